@@ -1,0 +1,1 @@
+"""atomq: an atomic queue engine on Redis and Valkey. See README.md."""

@@ -1,0 +1,712 @@
+"""Verbs: pure functions from arguments to one script call.
+
+A `Call` says which script, keys and arguments to send and how to read the answer. Nothing here
+talks to a server; `Engine.run` and `AsyncEngine.run` do. Every call may be sent again after a lost
+reply: `again()` is what to send then.
+
+All verbs raise `InvalidArgument` for what is out of range, before anything is sent. Times are
+milliseconds here, as the scripts have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+from atomq import scripts
+from atomq.errors import InvalidArgument
+from atomq.keys import QueueKeys
+from atomq.message import Delivery
+from atomq.scripts import Script
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+MOST = 1000  # messages, receipts or ids in one call
+MAX_BYTES = 1 << 20  # what one call moves before it stops: 1 MiB
+NO_CAP = 0  # of max_deliveries
+
+
+class Call(Generic[T_co]):
+    """One script call: what to send, and how to read the answer.
+
+    `repeated` tells that an earlier, equal call may have been carried out without an answer.
+    """
+
+    __slots__ = ("_attempt_at", "args", "keys", "parse", "queue", "repeated", "script")
+
+    def __init__(
+        self,
+        script: Script,
+        queue: QueueKeys,
+        keys: Sequence[str],
+        args: Sequence[Any],
+        parse: Callable[[Any, bool], T_co],
+        *,
+        attempt_at: int | None = None,
+        repeated: bool = False,
+    ) -> None:
+        self.script = script
+        self.queue = queue
+        self.keys = keys
+        self.args = args
+        self.parse = parse
+        self.repeated = repeated
+        self._attempt_at = attempt_at
+
+    def command(self) -> tuple[Any, ...]:
+        """The command to send."""
+        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
+
+    def again(self) -> Call[T_co]:
+        """The call to send after this one got no answer: harmless if this one was carried out."""
+        args = self.args
+        if self._attempt_at is not None:
+            args = list(args)
+            args[self._attempt_at] = min(args[self._attempt_at] + 1, 9)
+        return Call(
+            self.script,
+            self.queue,
+            self.keys,
+            args,
+            self.parse,
+            attempt_at=self._attempt_at,
+            repeated=True,
+        )
+
+    def __repr__(self) -> str:
+        return f"Call({self.script.name} {self.queue.name!r}, {len(self.args)} arguments)"
+
+
+class Verdict(Enum):
+    """What became of one item of a batch."""
+
+    DONE = "done"
+    LOST = "lost"
+    """Its receipt (or id) is not live: nothing was changed."""
+    UNKNOWN = "unknown"
+    """As LOST, but the call was repeated after a lost reply: the first one may have done it."""
+    AGAIN = "again"
+    """Not reached within the bytes of one call: call again with this item."""
+
+
+def _missing(n: int) -> Callable[[Any, bool], list[Verdict]]:
+    """Read a list of the 1-based positions of items that were not there."""
+
+    def parse(reply: Any, repeated: bool) -> list[Verdict]:
+        verdicts = [Verdict.DONE] * n
+        for position in reply:
+            verdicts[position - 1] = Verdict.UNKNOWN if repeated else Verdict.LOST
+        return verdicts
+
+    return parse
+
+
+def _verdicts(reply: Any, repeated: bool) -> list[Verdict]:
+    known = (Verdict.UNKNOWN if repeated else Verdict.LOST, Verdict.DONE, Verdict.AGAIN)
+    return [known[verdict] for verdict in reply]
+
+
+def _none(_reply: Any, _repeated: bool) -> None:
+    return None
+
+
+def _items(what: str, given: Sequence[Any], *, least: int = 1) -> int:
+    if not least <= len(given) <= MOST:
+        raise InvalidArgument(f"{what}: from {least} to {MOST} in one call, got {len(given)}")
+    return len(given)
+
+
+def _whole(name: str, value: int, low: int, high: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise InvalidArgument(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+    return value
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _pairs(flat: Any) -> dict[str, str]:
+    if isinstance(flat, dict):
+        return {_text(name): _text(value) for name, value in flat.items()}
+    return {_text(flat[i]): _text(flat[i + 1]) for i in range(0, len(flat), 2)}
+
+
+_QUEUE = ("unacked", "records", "delayed", "delayed_records", "dead", "wake", "meta", "stats")
+
+# ── publish ───────────────────────────────────────────────────────────────────────────────────
+
+_PUBLISH = scripts.declared(
+    "publish",
+    keys=("delayed", "delayed_records", "calls", "calls_old", "wake", "meta", "stats", "ready * step"),
+    argv=(
+        "call_id",
+        "window_ms",
+        *(f"{name} * group" for name in ("step", "delay_ms", "at_ms", "ttl_ms", "named", "count")),
+        "id * group * message",
+        "message * group * message",
+    ),
+)
+
+
+class Outgoing(NamedTuple):
+    """One message to publish."""
+
+    message: str | bytes
+    id: str
+    step: int = 1
+    """1-based priority step."""
+    delay_ms: int = 0
+    at_ms: int = 0
+    """When it falls due by the server's clock; 0: `delay_ms` from now."""
+    ttl_ms: int = 0
+    """0: never expires."""
+    dedup: bool = False
+    """Not put again while its id is remembered."""
+
+
+class Published(NamedTuple):
+    """What `publish` did."""
+
+    now_ms: int
+    count: int
+    """Messages put; those whose id was known are not among them."""
+    known: tuple[int, ...]
+    """Positions (from 0) of the messages that were not put because their id was known."""
+    repeated: bool
+    """An earlier, equal call had done it already; it put what it put, `known` is not."""
+
+
+def publish(
+    keys: QueueKeys, messages: Iterable[Outgoing], *, call_id: str = "", window_ms: int = 600_000
+) -> Call[Published]:
+    """Put 1 to 1,000 messages into a queue: all of them or, when the server is full, none."""
+    args: list[Any] = [call_id, window_ms]
+    total, group, count_at = 0, None, 0
+    for out in messages:
+        later = out.delay_ms > 0 or out.at_ms > 0
+        named = 2 if out.dedup else int(later)
+        settings = (out.step, out.delay_ms, out.at_ms, out.ttl_ms, named)
+        if settings != group:
+            args += (*settings, 0)
+            group, count_at = settings, len(args) - 1
+        args[count_at] += 1
+        total += 1
+        if named:
+            args.append(out.id)
+        args.append(out.message)
+    if not 1 <= total <= MOST:
+        raise InvalidArgument(f"messages: from 1 to {MOST} in one call, got {total}")
+    return Call(_PUBLISH, keys, keys.publish, args, _published)
+
+
+def _published(reply: Any, _repeated: bool) -> Published:
+    now, count, known, repeated = reply
+    return Published(now, count, tuple(position - 1 for position in known), bool(repeated))
+
+
+# ── claim ─────────────────────────────────────────────────────────────────────────────────────
+
+_CLAIM = scripts.declared(
+    "claim",
+    keys=(*(f"{name} * queue" for name in _QUEUE), "ready * queue * step"),
+    argv=(
+        "claim_id",
+        "attempt",
+        "limit",
+        "lease_ms",
+        "renew_ms",
+        "max_deliveries",
+        "max_bytes",
+        "steps",
+        "acks * queue",
+    ),
+)
+
+
+class Claimed(NamedTuple):
+    """What `claim` got."""
+
+    now_ms: int
+    wait_ms: int | None
+    """Claim again in so many ms, a delayed message falls due then; None: somebody else minds it."""
+    more: tuple[str, ...]
+    """Queues that have more to claim now."""
+    lost_acks: tuple[tuple[str, str], ...]
+    """Queue and receipt of acks that rode along and found nothing."""
+    deliveries: list[Delivery]
+
+
+def claim(
+    queues: Sequence[QueueKeys],
+    claim_id: str,
+    *,
+    limit: int,
+    lease_ms: int,
+    renew_ms: int | None = None,
+    max_deliveries: int | None = None,
+    max_bytes: int = MAX_BYTES,
+    acks: Sequence[Sequence[str]] | None = None,
+) -> Call[Claimed]:
+    """Lease up to `limit` messages. `claim_id` is `<consumer>-<counter>`, and used once.
+
+    `acks` holds, for each queue, receipts to ack in the same move. In a cluster all queues must
+    live in one slot. `limit` 0 takes nothing and wakes another consumer if there is work.
+    """
+    _items("queues", queues)
+    args: list[Any] = [
+        claim_id,
+        0,
+        _whole("limit", limit, 0, MOST),
+        _whole("lease_ms", lease_ms, 1, 31_622_400_000),
+        renew_ms or renewal_ms(lease_ms),
+        max_deliveries or NO_CAP,
+        max_bytes,
+        len(queues[0].steps),
+    ]
+    keys: Sequence[str] = queues[0].claim
+    if len(queues) > 1:
+        keys = [key for queue in queues for key in queue.claim]
+    for receipts in acks or [()] * len(queues):
+        args.append(_items("acks", receipts, least=0))
+        args += receipts
+    names = [queue.name for queue in queues]
+
+    def parse(reply: Any, _repeated: bool) -> Claimed:
+        now, wait, more, lost, flat = reply
+        deliveries = [
+            Delivery(names[flat[i] - 1], flat[i + 1].decode(), flat[i + 2], flat[i + 3], flat[i + 4])
+            for i in range(0, len(flat), 5)
+        ]
+        lost_acks = tuple(
+            (names[lost[i] - 1], (acks or ())[lost[i] - 1][lost[i + 1] - 1])
+            for i in range(0, len(lost), 2)
+        )
+        return Claimed(
+            now,
+            wait if wait >= 0 else None,
+            tuple(names[index - 1] for index in more) if more else (),
+            lost_acks,
+            deliveries,
+        )
+
+    return Call(_CLAIM, queues[0], keys, args, parse, attempt_at=1)
+
+
+def renewal_ms(lease_ms: int) -> int:
+    """How often a holder renews a lease of so many ms: every third of it, and every 20 s at least."""
+    return max(1, min(lease_ms // 3, 20_000))
+
+
+# ── what a holder does with a receipt ─────────────────────────────────────────────────────────
+
+_ACK = scripts.declared("ack", keys=("unacked", "records", "stats"), argv=("receipt * item",))
+
+
+def ack(keys: QueueKeys, receipts: Sequence[str]) -> Call[list[Verdict]]:
+    """These messages are done with; one verdict each."""
+    return Call(_ACK, keys, keys.ack, receipts, _missing(_items("receipts", receipts)))
+
+
+_RELEASE = scripts.declared(
+    "release",
+    keys=(
+        "unacked",
+        "records",
+        "delayed",
+        "delayed_records",
+        "wake",
+        "meta",
+        "stats",
+        "ready * step",
+    ),
+    argv=("delay_ms", "front", "counted", "max_bytes", "receipt * item", "id * item"),
+)
+
+
+def release(
+    keys: QueueKeys,
+    items: Sequence[tuple[str, str]],
+    *,
+    delay_ms: int = 0,
+    front: bool = False,
+    counted: bool = True,
+    max_bytes: int = MAX_BYTES,
+) -> Call[list[Verdict]]:
+    """Give messages back: items of (receipt, message id); one verdict each, AGAIN among them.
+
+    `counted` is for a delivery that may have started; one that surely did not must not count.
+    """
+    _items("receipts", items)
+    args = [_whole("delay_ms", delay_ms, 0, 1 << 42), int(front), int(counted), max_bytes]
+    return Call(_RELEASE, keys, keys.release, [*args, *(x for item in items for x in item)], _verdicts)
+
+
+_EXTEND = scripts.declared(
+    "extend",
+    keys=("unacked", "records", "meta"),
+    argv=("lease_ms", "renew_ms", "receipt * item"),
+)
+
+
+def extend(
+    keys: QueueKeys, receipts: Sequence[str], *, lease_ms: int, renew_ms: int | None = None
+) -> Call[list[Verdict]]:
+    """Hold these messages for `lease_ms` from now; one verdict each."""
+    n = _items("receipts", receipts)
+    args = [_whole("lease_ms", lease_ms, 0, 31_622_400_000), renew_ms or renewal_ms(lease_ms)]
+    return Call(_EXTEND, keys, keys.extend, [*args, *receipts], _missing(n))
+
+
+_REJECT = scripts.declared(
+    "reject",
+    keys=("unacked", "records", "dead", "stats", "result * item"),
+    argv=("ttl_ms", "max_bytes", *(f"{x} * item" for x in ("receipt", "reason", "detail", "value"))),
+)
+
+
+class Rejection(NamedTuple):
+    """One message to move to dead letters."""
+
+    receipt: str
+    id: str
+    reason: str
+    """One word, at most 64 characters."""
+    detail: str = ""
+    value: str = ""
+    """What to tell whoever waits for its result, as JSON; "": nothing."""
+
+
+def reject(
+    keys: QueueKeys,
+    items: Sequence[Rejection],
+    *,
+    ttl_ms: int = 86_400_000,
+    max_bytes: int = MAX_BYTES,
+) -> Call[list[Verdict]]:
+    """Move messages to dead letters, with the reason; one verdict each, AGAIN among them."""
+    _items("receipts", items)
+    args: list[Any] = [ttl_ms, max_bytes]
+    for item in items:
+        if not item.reason or len(item.reason) > 64 or "\n" in item.reason:
+            raise InvalidArgument(f"reason must be one line of 1 to 64 characters: {item.reason!r}")
+        args += (item.receipt, item.reason, item.detail[:4096], item.value)
+    results = [keys.result(item.id) for item in items]
+    return Call(_REJECT, keys, (*keys.reject, *results), args, _verdicts)
+
+
+_COMPLETE = scripts.declared(
+    "complete",
+    keys=("unacked", "records", "stats", "result * item"),
+    argv=("ttl_ms", "receipt * item", "value * item"),
+)
+
+
+def complete(
+    keys: QueueKeys, items: Sequence[tuple[str, str, str]], *, ttl_ms: int = 86_400_000
+) -> Call[list[Verdict]]:
+    """Ack and store results: items of (receipt, message id, result as JSON); one verdict each."""
+    n = _items("receipts", items)
+    results = [keys.result(message_id) for _, message_id, _ in items]
+    args = [ttl_ms, *(x for receipt, _, value in items for x in (receipt, value))]
+    return Call(_COMPLETE, keys, (*keys.complete, *results), args, _missing(n))
+
+
+# ── what an operator does ─────────────────────────────────────────────────────────────────────
+
+_CANCEL = scripts.declared(
+    "cancel", keys=("delayed", "delayed_records", "stats"), argv=("id * item",)
+)
+
+
+def cancel(keys: QueueKeys, ids: Sequence[str]) -> Call[list[Verdict]]:
+    """Delayed messages, by id, are gone for good; one verdict each."""
+    return Call(_CANCEL, keys, keys.cancel, ids, _missing(_items("ids", ids)))
+
+
+_REDRIVE = scripts.declared(
+    "redrive",
+    keys=("dead", "wake", "meta", "stats", "ready * step"),
+    argv=("limit", "max_bytes", "after", "until", "reason", "id * item"),
+)
+
+
+class Redriven(NamedTuple):
+    """What one call of `redrive` did."""
+
+    count: int
+    """Dead letters that went back to ready."""
+    seen: int
+    """Dead letters looked at; less than asked for: there are no more, or `max_bytes` were moved."""
+    last: str
+    """The id of the last one looked at: the next call's `after`."""
+
+
+def redrive(
+    keys: QueueKeys,
+    ids: Sequence[str] = (),
+    *,
+    limit: int = 100,
+    after: str = "",
+    until: str = "",
+    reason: str = "",
+    max_bytes: int = MAX_BYTES,
+) -> Call[Redriven]:
+    """Dead letters back to ready: these ids, or the oldest of those that match."""
+    _items("ids", ids, least=0)
+    args = [_whole("limit", limit, 1, MOST), max_bytes, after, until, reason, *ids]
+    return Call(
+        _REDRIVE, keys, keys.redrive, args, lambda reply, _: Redriven(reply[0], reply[1], _text(reply[2]))
+    )
+
+
+_PURGE = scripts.declared(
+    "purge",
+    keys=(*_QUEUE, "calls", "calls_old", "ready * step"),
+    argv=("ready", "delayed", "unacked", "dead", "settings", "id * item"),
+)
+
+
+class Counts(NamedTuple):
+    """Messages by the part of the queue they lie in."""
+
+    ready: int = 0
+    delayed: int = 0
+    unacked: int = 0
+    dead: int = 0
+
+
+Part = Literal["ready", "delayed", "unacked", "dead"]
+
+
+def purge(
+    keys: QueueKeys,
+    *,
+    ready: bool = False,
+    delayed: bool = False,
+    unacked: bool = False,
+    dead: bool = False,
+    settings: bool = False,
+    dead_ids: Sequence[str] = (),
+) -> Call[Counts]:
+    """Throw away what lies in the parts named, or single dead letters; how many that were."""
+    _items("dead_ids", dead_ids, least=0)
+    parts = [int(part) for part in (ready, delayed, unacked, dead, settings)]
+    return Call(_PURGE, keys, keys.purge, [*parts, *dead_ids], lambda reply, _: Counts(*reply))
+
+
+_PAUSE = scripts.declared("pause", keys=("wake", "meta"), argv=("paused",))
+
+
+def pause(keys: QueueKeys, *, paused: bool = True) -> Call[bool]:
+    """Stop (or resume) handing out messages; whether the queue was paused before."""
+    return Call(_PAUSE, keys, keys.pause, [int(paused)], lambda reply, _: bool(reply))
+
+
+_HAND_BACK = scripts.declared(
+    "hand_back",
+    keys=("unacked", "records", "delayed", "delayed_records", "stats", "ready * step"),
+    argv=("limit", "max_bytes", "unacked", "delayed"),
+)
+
+
+class HandedBack(NamedTuple):
+    """What one call of `hand_back` did."""
+
+    delayed: int
+    unacked: int
+    left: int
+
+
+def hand_back(
+    keys: QueueKeys,
+    *,
+    unacked: bool = True,
+    delayed: bool = True,
+    limit: int = 100,
+    max_bytes: int = MAX_BYTES,
+) -> Call[HandedBack]:
+    """Delayed and leased messages into the lists that stock workers read."""
+    args = [_whole("limit", limit, 1, MOST), max_bytes, int(unacked), int(delayed)]
+    return Call(_HAND_BACK, keys, keys.hand_back, args, lambda reply, _: HandedBack(*reply))
+
+
+_INSPECT = scripts.declared("inspect", keys=(*_QUEUE, "ready * step"), argv=())
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """A queue in numbers."""
+
+    name: str
+    now_ms: int
+    ready: int
+    ready_by_priority: dict[int, int]
+    unacked: int
+    expired: int
+    """Unacked messages past their deadline: the next claim gets them."""
+    delayed: int
+    due: int
+    """Delayed messages that are due: the next claim gets them."""
+    dead: int
+    next_due_ms: int | None
+    next_deadline_ms: int | None
+    paused: bool
+    inconsistent: int
+    """Entries that have lost their other half; 0 unless somebody else wrote to the keys."""
+    oldest: bytes
+    """The next message out, if it is smaller than 64 KiB."""
+    stats: dict[str, int]
+    """How many messages were published, delivered, acked, … since the queue began."""
+
+
+def inspect(keys: QueueKeys) -> Call[QueueState]:
+    """A queue in numbers; changes nothing."""
+
+    def parse(reply: Any, _repeated: bool) -> QueueState:
+        (now, ready, unacked, expired, delayed, due, dead, next_due, deadline) = reply[:9]
+        return QueueState(
+            name=keys.name,
+            now_ms=now,
+            ready=sum(ready),
+            ready_by_priority=dict(zip(keys.steps, ready, strict=True)),
+            unacked=unacked,
+            expired=expired,
+            delayed=delayed,
+            due=due,
+            dead=dead,
+            next_due_ms=next_due if next_due >= 0 else None,
+            next_deadline_ms=deadline if deadline >= 0 else None,
+            paused=_pairs(reply[12]).get("paused") == "1",
+            inconsistent=reply[9] + reply[10],
+            oldest=reply[11],
+            stats={name: int(value) for name, value in _pairs(reply[13]).items()},
+        )
+
+    return Call(_INSPECT, keys, keys.inspect, (), parse)
+
+
+_PEEK = scripts.declared(
+    "peek",
+    keys=("unacked", "records", "delayed", "delayed_records", "dead", "ready * step"),
+    argv=("part", "after", "offset", "limit", "max_bytes"),
+)
+
+
+@dataclass(frozen=True)
+class Peeked:
+    """One message looked at."""
+
+    name: str
+    """Its receipt (unacked), id (delayed) or stream id (dead); "" when ready."""
+    time_ms: int | None
+    """When its lease ends (unacked), it falls due (delayed) or it died (dead)."""
+    deliveries: int
+    step: int
+    since_ms: int | None
+    """When it was claimed (unacked) or published (delayed)."""
+    reason: str
+    detail: str
+    raw: bytes
+
+    @property
+    def holder(self) -> str:
+        """The consumer that holds it: the front of its receipt."""
+        return self.name.rpartition("-")[0]
+
+
+def peek(
+    keys: QueueKeys,
+    part: Part,
+    *,
+    limit: int = 20,
+    offset: int = 0,
+    after: str = "",
+    max_bytes: int = MAX_BYTES,
+) -> Call[list[Peeked]]:
+    """Look at messages in the order they would be handed out; changes nothing.
+
+    Dead letters are paged by `after`, the stream id of the last one seen; the others by `offset`.
+    """
+    args = [part, after, _whole("offset", offset, 0, 10**9), _whole("limit", limit, 1, MOST)]
+
+    def parse(reply: Any, _repeated: bool) -> list[Peeked]:
+        flat = reply[1]
+        return [_peeked(part, *flat[i : i + 6]) for i in range(0, len(flat), 6)]
+
+    return Call(_PEEK, keys, keys.peek, [*args, max_bytes], parse)
+
+
+def _peeked(
+    part: Part, name: bytes, ms: int, deliveries: int, step: int, about: bytes, raw: bytes
+) -> Peeked:
+    reason, _, detail = _text(about).partition("\n") if part == "dead" else ("", "", "")
+    died = int(name.partition(b"-")[0]) if part == "dead" else None
+    since = int(about) if part != "dead" and about else None
+    return Peeked(
+        _text(name), died or (ms if ms >= 0 else None), deliveries, step, since, reason, detail, raw
+    )
+
+
+_RESTORE_FOREIGN = scripts.declared(
+    "restore_foreign",
+    keys=(
+        "stock_unacked",
+        "stock_index",
+        "dead",
+        "stats",
+        *(f"{x} * item" for x in ("ready", "wake", "meta")),
+    ),
+    argv=("visibility_s", "limit", "tag * item"),
+)
+
+
+class Foreign(NamedTuple):
+    """One message that a stock worker holds for longer than the visibility timeout."""
+
+    tag: str
+    exchange: str
+    """As JSON."""
+    routing_key: str
+    """As JSON."""
+    priority: int
+
+
+def restore_foreign(
+    keys: QueueKeys,
+    stock: tuple[str, str],
+    *,
+    visibility_s: int,
+    limit: int = 100,
+    targets: Sequence[tuple[str, QueueKeys, int]] = (),
+) -> Call[tuple[int, list[Foreign]]]:
+    """Take over from dead stock workers: (tag, queue, priority) to restore, and who else is there.
+
+    `stock` names stock's hash and index. What cannot be parsed goes to the dead letters of `keys`.
+    """
+    _items("targets", targets, least=0)
+    names: list[str] = [*stock, keys.dead, keys.stats]
+    for _, target, priority in targets:
+        names += (target.ready[target.step_of(priority) - 1], target.wake, target.meta)
+
+    def parse(reply: Any, _repeated: bool) -> tuple[int, list[Foreign]]:
+        flat = [_text(value) for value in reply[1]]
+        found = [
+            Foreign(flat[i], flat[i + 1], flat[i + 2], int(flat[i + 3]))
+            for i in range(0, len(flat), 4)
+        ]
+        return reply[0], found
+
+    args = [_whole("visibility_s", visibility_s, 1, 10**9), limit, *(tag for tag, _, _ in targets)]
+    return Call(_RESTORE_FOREIGN, keys, names, args, parse)
+
+
+_PROBE = scripts.declared("probe", keys=("probe",), argv=())
+
+
+def probe(keys: QueueKeys) -> Call[dict[str, str]]:
+    """The commands inside the scripts that this user may not run, with the server's words."""
+    return Call(_PROBE, keys, (keys.probe,), (), lambda reply, _: _pairs(reply))

@@ -1,0 +1,562 @@
+"""The sync engine: runs calls and flows against a server. `aio.py` is its asyncio twin.
+
+All knowledge is elsewhere: `calls.py` says what to send, `exchange.py` what to do about errors,
+`flows.py` what comes next. Here are connections.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, TypeVar, overload
+
+from redis import exceptions as server
+from redis.connection import AbstractConnection
+
+from atomq import connect, exchange
+from atomq.address import Address
+from atomq.calls import Call
+from atomq.errors import AtomqError, ScriptsNotLoaded, ServerTooOld
+from atomq.exchange import Load, Pause, Retry, Send, translated
+from atomq.flows import Flow, Get, Listen, Wait, Withdraw
+from atomq.keys import Layout, QueueKeys
+from atomq.options import Options
+from atomq.scripts import Script, every
+
+T = TypeVar("T")
+
+_engines: weakref.WeakSet[EngineBase] = weakref.WeakSet()
+
+
+class EngineBase:
+    """What both engines share: address, options, key names."""
+
+    def __init__(self, address: str | Address, options: Options | None = None, **more: Any) -> None:
+        if not isinstance(address, Address):
+            address = Address.parse(address, options, **more)
+        self.address = address
+        self.options = address.options
+        self.retry = Retry(self.options.retry_attempts, self.options.retry_budget)
+        self.proved = False
+        self._keys: dict[str, QueueKeys] = {}
+        _engines.add(self)
+
+    @property
+    def layout(self) -> Layout:
+        """The key layout: as the option says, else by the kind of server."""
+        if self.options.layout == "cluster" or self.address.kind == "cluster":
+            return "cluster"
+        return "stock"
+
+    def keys(self, queue: str) -> QueueKeys:
+        """The keys of a queue. Raises `InvalidArgument` if no queue may be called so."""
+        found = self._keys.get(queue)
+        if found is None:
+            options = self.options
+            found = self._keys[queue] = QueueKeys(
+                queue,
+                prefix=options.global_keyprefix,
+                sep=options.sep,
+                steps=options.priority_steps,
+                layout=self.layout,
+            )
+        return found
+
+    def forked(self) -> None:
+        """Begin anew in a child process: connections belong to the parent."""
+        self.proved = False
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.address.safe_url!r})"
+
+
+def _after_fork() -> None:
+    for engine in list(_engines):
+        engine.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def check_version(hello: Any) -> None:
+    """Refuse a server that is too old, by its answer to HELLO. Raises `ServerTooOld`."""
+    if not isinstance(hello, dict):
+        return
+    known = {_text(name): _text(value) for name, value in hello.items()}
+    name, version = known.get("server", "redis"), known.get("version", "")
+    least = (7, 2) if name == "valkey" else (6, 2)
+    try:
+        found = tuple(int(part) for part in version.split(".")[:2])
+    except ValueError:
+        return
+    if found and found < least:
+        needed = ".".join(map(str, least))
+        raise ServerTooOld(f"this is {name} {version}: atomq needs {needed} or newer")
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+class Engine(EngineBase):
+    """Runs calls and flows, from any number of threads.
+
+    `address` is a server's URL (see `Address`); options are those of `Options`. Nothing is connected
+    before the first use. Raises `InvalidAddress` and `InvalidOptions`.
+
+    When the server is gone, a call is tried again for `retry_attempts` and `retry_budget`, then
+    raises `ServerUnavailable`. The first call on a server also finds out whether this user may run
+    what the scripts run, and raises `PermissionDenied` if not.
+    """
+
+    def __init__(self, address: str | Address, options: Options | None = None, **more: Any) -> None:
+        super().__init__(address, options, **more)
+        self._lines: _Lines | _ClusterLines = (
+            _ClusterLines(self) if self.address.kind == "cluster" else _Lines(self)
+        )
+
+    @overload
+    def run(self, work: Call[T], waiter: Waiter | None = None) -> T: ...
+    @overload
+    def run(self, work: Flow[T], waiter: Waiter | None = None) -> T: ...
+    def run(self, work: Call[T] | Flow[T], waiter: Waiter | None = None) -> T:
+        """Carry out one call, or a flow to its end. A flow that waits needs a `waiter`."""
+        if isinstance(work, Call):
+            result: T = self._exchange(exchange.exchange((work,), self.retry), work)[0]
+            return result
+        answer: Any = None
+        trouble: BaseException | None = None
+        while True:
+            try:
+                effect = work.send(answer) if trouble is None else work.throw(trouble)
+            except StopIteration as stop:
+                value: T = stop.value
+                return value
+            trouble = None
+            try:
+                answer = self._perform(effect, waiter)
+            except Exception as error:  # noqa: BLE001 - the flow's to handle; it is raised again there
+                trouble = error
+
+    def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        """Carry out many calls in one round trip.
+
+        Answers their results in order; an `AtomqError` stands in the place of what failed.
+        """
+        if not calls:
+            return []
+        return self._exchange(exchange.exchange(calls, self.retry, single=False), calls[0])
+
+    def command(self, *args: Any) -> Any:
+        """Any command, as the server answers it. Raises our exceptions; is not tried again."""
+        try:
+            return self._lines.command(args)
+        except (server.RedisError, OSError) as error:
+            raise translated(error) from error
+
+    def nodes(self) -> list[Node]:
+        """Every server that runs scripts: one, or the primaries of a cluster."""
+        try:
+            return self._lines.nodes()
+        except (server.RedisError, OSError) as error:
+            raise translated(error) from error
+
+    def waiter(self) -> Waiter:
+        """What a flow waits on. One for each consumer; close it when done."""
+        return Waiter(self)
+
+    def close(self) -> None:
+        """Close all connections. The engine opens new ones if it is used again."""
+        self._lines.close()
+
+    def forked(self) -> None:
+        """Begin anew in a child process."""
+        super().forked()
+        self._lines.forget()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ── driving ───────────────────────────────────────────────────────────────────────────────
+
+    def _exchange(self, steps: exchange.Exchange, call: Call[Any]) -> list[Any]:
+        if not self.proved:
+            self.proved = True
+            try:
+                self._drive(exchange.probing(call, self.retry))
+            except BaseException:
+                self.proved = False
+                raise
+        return self._drive(steps)
+
+    def _drive(self, steps: exchange.Exchange) -> list[Any]:
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = self._step(step)
+                except (server.RedisError, OSError) as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as stop:
+            results: list[Any] = stop.value
+            return results
+
+    def _step(self, step: exchange.Step) -> Any:
+        match step:
+            case Send(calls):
+                return self._lines.send(calls)
+            case Load(script, call):
+                return self._lines.load(script, call)
+            case Pause(seconds):
+                time.sleep(seconds)
+        return None
+
+    def _perform(self, effect: Any, waiter: Waiter | None) -> Any:
+        if isinstance(effect, Call):
+            return self.run(effect)
+        if isinstance(effect, Get):
+            return self.command("GET", effect.key)
+        if waiter is None:
+            raise TypeError(f"{effect} needs a waiter")
+        if isinstance(effect, Wait):
+            return waiter.wait(effect.keys, effect.seconds)
+        if isinstance(effect, Withdraw):
+            return waiter.withdraw()
+        if isinstance(effect, Listen):
+            return waiter.listen(effect.channel, effect.seconds)
+        raise TypeError(f"{effect!r} is no effect")
+
+
+class Node:
+    """One server that runs scripts, to be preloaded."""
+
+    def __init__(self, name: str, lines: _Lines | _ClusterLines, target: Any = None) -> None:
+        self.name = name
+        self._lines = lines
+        self._target = target
+
+    def command(self, *args: Any) -> Any:
+        """Any command on this node. Raises our exceptions."""
+        try:
+            return self._lines.command(args, self._target)
+        except (server.RedisError, OSError) as error:
+            raise translated(error) from error
+
+    def load(self, scripts: Sequence[Script] | None = None) -> list[Script]:
+        """SCRIPT LOAD all scripts (or these). Raises `ScriptsNotLoaded` if this user may not."""
+        scripts = every() if scripts is None else scripts
+        for script in scripts:
+            try:
+                sha = _text(self._lines.command(("SCRIPT LOAD", script.text), self._target))
+            except server.NoPermissionError as error:
+                raise ScriptsNotLoaded(
+                    f"this user may not load scripts on {self.name}: needs +script|load ({error})"
+                ) from error
+            except (server.RedisError, OSError) as error:
+                raise translated(error) from error
+            if sha != script.sha:
+                raise AtomqError(f"{self.name} named {script.name} {sha}, not {script.sha}")
+        return list(scripts)
+
+    def missing(self) -> list[Script]:
+        """The scripts this node does not know."""
+        scripts = every()
+        try:
+            known = self._lines.command(("SCRIPT EXISTS", *(s.sha for s in scripts)), self._target)
+        except (server.RedisError, OSError) as error:
+            raise translated(error) from error
+        return [script for script, present in zip(scripts, known, strict=True) if not present]
+
+
+# ── connections to one server ─────────────────────────────────────────────────────────────────
+
+
+class _Lines:
+    """Idle connections, last in first out; any number of threads takes and puts back."""
+
+    def __init__(self, engine: EngineBase) -> None:
+        self._engine = engine
+        self._connector = connect.connector(engine.address)
+        self._idle: deque[tuple[AbstractConnection, float]] = deque()
+        most = engine.options.max_connections
+        self._places = threading.BoundedSemaphore(most) if most else None
+
+    def send(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        return self._with_connection([call.command() for call in calls])
+
+    def load(self, script: Script, _call: Call[Any]) -> Any:
+        return self.command(("SCRIPT LOAD", script.text))
+
+    def command(self, args: Sequence[Any], _target: Any = None) -> Any:
+        head, *rest = args
+        reply = self._with_connection([(*str(head).split(), *rest)])[0]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def fresh(self) -> AbstractConnection:
+        """A connection of the caller's own, connected."""
+        connection = self._connector()
+        connection.connect()
+        check_version(getattr(connection, "handshake_metadata", None))
+        return connection
+
+    def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
+        return [(self.fresh(), list(keys))]
+
+    def nodes(self) -> list[Node]:
+        return [Node(self._engine.address.safe_url, self)]
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop()[0].disconnect()
+
+    def forget(self) -> None:
+        # Their sockets are the parent's; what is dropped here only closes the child's copies.
+        self._idle = deque()
+        if self._places is not None:
+            self._places = threading.BoundedSemaphore(self._engine.options.max_connections or 1)
+
+    def _take(self) -> AbstractConnection:
+        stale = time.monotonic() - (self._engine.options.health_check_interval or 1e9)
+        while self._idle:
+            try:
+                connection, since = self._idle.pop()
+            except IndexError:
+                break
+            if since > stale:
+                return connection
+            connection.disconnect()
+        return self.fresh()
+
+    def _with_connection(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        places = self._places
+        if places is not None:
+            places.acquire()
+        try:
+            connection = self._take()
+            try:
+                replies = _converse(connection, commands)
+            except (server.ConnectionError, server.TimeoutError, OSError):
+                connection.disconnect()
+                self.close()  # what idles beside it is most likely dead too
+                self._engine.proved = False
+                raise
+            except BaseException:
+                connection.disconnect()  # interrupted: an answer may be on its way
+                raise
+            self._idle.append((connection, time.monotonic()))
+            return replies
+        finally:
+            if places is not None:
+                places.release()
+
+
+def _converse(connection: AbstractConnection, commands: list[tuple[Any, ...]]) -> list[Any]:
+    if len(commands) == 1:
+        connection.send_command(*commands[0], check_health=False)
+    else:
+        connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+    replies: list[Any] = []
+    for _ in commands:
+        try:
+            replies.append(connection.read_response())
+        except server.ResponseError as error:
+            replies.append(error)
+    return replies
+
+
+class _ClusterLines:
+    """The same on a cluster: redis-py's client follows the slots."""
+
+    def __init__(self, engine: EngineBase) -> None:
+        self._engine = engine
+        self._client: Any = None
+        self._lock = threading.Lock()
+
+    @property
+    def client(self) -> Any:
+        with self._lock:
+            if self._client is None:
+                self._client = connect.cluster(self._engine.address)
+            return self._client
+
+    def send(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        replies: list[Any] = []
+        for call in calls:
+            try:
+                replies.append(self.client.execute_command(*call.command()))
+            except server.ResponseError as error:
+                replies.append(error)
+            except (server.RedisClusterException, server.ConnectionError):
+                self._engine.proved = False
+                raise
+        return replies
+
+    def load(self, script: Script, call: Call[Any]) -> Any:
+        node = self.client.get_node_from_key(call.keys[0])
+        return self.client.execute_command("SCRIPT LOAD", script.text, target_nodes=node)
+
+    def command(self, args: Sequence[Any], target: Any = None) -> Any:
+        if target is None:
+            return self.client.execute_command(*args)
+        reply = self.client.execute_command(*args, target_nodes=target)
+        return reply
+
+    def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
+        found = []
+        for key in keys:
+            node = self.client.get_node_from_key(key)
+            connection = node.redis_connection.connection_pool.make_connection()
+            connection.connect()
+            found.append((connection, [key]))
+        return found
+
+    def fresh(self) -> AbstractConnection:
+        """A connection to some node: in a cluster a message to a channel reaches all of them."""
+        node = self.client.get_random_node()
+        connection: AbstractConnection = node.redis_connection.connection_pool.make_connection()
+        connection.connect()
+        return connection
+
+    def nodes(self) -> list[Node]:
+        return [Node(node.name, self, node) for node in self.client.get_primaries()]
+
+    def close(self) -> None:
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def forget(self) -> None:
+        self._client = None
+        self._lock = threading.Lock()
+
+
+# ── waiting ───────────────────────────────────────────────────────────────────────────────────
+
+
+class Waiter:
+    """Connections of their own for what blocks: BLPOP on tokens, a subscription to a result.
+
+    The BLPOP stays out between two waits. Belongs to one thread at a time.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lines: list[tuple[AbstractConnection, list[str]]] = []
+        self._out: set[int] = set()
+        self._keys: tuple[str, ...] = ()
+        self._ear: AbstractConnection | None = None
+        self._channel = ""
+        self._blocks_inline = engine.address.kind == "memory"
+
+    def wait(self, keys: tuple[str, ...], seconds: float) -> str | None:
+        """The list a token came from, or None after `seconds` (or when the connection broke)."""
+        try:
+            if self._blocks_inline:
+                return self._wait_inline(keys, seconds)
+            if keys != self._keys:
+                self.close()
+                self._lines = self._engine._lines.blocking(keys)
+                self._keys = keys
+            for index, (connection, names) in enumerate(self._lines):
+                if index not in self._out:
+                    connection.send_command("BLPOP", *names, 0, check_health=False)
+                    self._out.add(index)
+            for index in self._readable(seconds):
+                return self._answer(index)
+        except (server.RedisError, OSError):
+            self.close()
+            time.sleep(min(seconds, 0.05))  # the claim that follows meets the same trouble
+        return None
+
+    def withdraw(self) -> str | None:
+        """Take the BLPOP back; the list whose token it had taken after all, or None."""
+        taken = None
+        try:
+            for index in sorted(self._out):
+                connection, _ = self._lines[index]
+                if not connection.can_read(0):
+                    self._unblock(connection)
+                taken = self._answer(index) or taken
+        except (server.RedisError, OSError, AtomqError):
+            self.close()
+        return taken
+
+    def listen(self, channel: str, seconds: float) -> bytes | None:
+        """The next message on a channel, or None after `seconds`; 0 only subscribes."""
+        try:
+            if self._ear is None or self._channel != channel:
+                self._hang_up()
+                self._ear = self._engine._lines.fresh()
+                self._ear.send_command("SUBSCRIBE", channel, check_health=False)
+                self._ear.read_response(push_request=True)
+                self._channel = channel
+            deadline = time.monotonic() + seconds
+            while seconds and self._ear.can_read(max(0.0, deadline - time.monotonic())):
+                said = self._ear.read_response(push_request=True)
+                if isinstance(said, list) and said and said[0] == b"message":
+                    found: bytes = said[2]
+                    return found
+        except (server.RedisError, OSError):
+            self._hang_up()
+            time.sleep(min(seconds, 0.05))
+        return None
+
+    def close(self) -> None:
+        """Close the connections. A token they were given unread is lost; others notice within 1.2 s."""
+        for connection, _ in self._lines:
+            connection.disconnect()
+        self._lines, self._out, self._keys = [], set(), ()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._ear is not None:
+            self._ear.disconnect()
+        self._ear, self._channel = None, ""
+
+    def _readable(self, seconds: float) -> list[int]:
+        if len(self._lines) == 1:
+            return [0] if self._lines[0][0].can_read(seconds) else []
+        for index, (connection, _) in enumerate(self._lines):
+            if connection.can_read(0):
+                return [index]
+        with selectors.DefaultSelector() as selector:
+            for index, (connection, _) in enumerate(self._lines):
+                selector.register(connection._sock, selectors.EVENT_READ, index)  # type: ignore[attr-defined]
+            return [key.data for key, _ in selector.select(seconds)]
+
+    def _answer(self, index: int) -> str | None:
+        self._out.discard(index)
+        reply = self._lines[index][0].read_response()
+        return _text(reply[0]) if reply else None
+
+    def _unblock(self, connection: AbstractConnection) -> None:
+        hello = getattr(connection, "handshake_metadata", None)
+        client_id = (hello or {}).get(b"id")
+        if client_id is None:
+            raise server.ConnectionError("the server did not say who we are")
+        target = None
+        if isinstance(self._engine._lines, _ClusterLines):
+            host, port = connection.host, connection.port  # type: ignore[attr-defined]
+            target = self._engine._lines.client.get_node(host, port)
+        self._engine._lines.command(("CLIENT UNBLOCK", client_id), target)
+
+    def _wait_inline(self, keys: tuple[str, ...], seconds: float) -> str | None:
+        if not self._lines:
+            self._lines = self._engine._lines.blocking(keys)
+        connection = self._lines[0][0]
+        connection.send_command("BLPOP", *keys, max(0.01, seconds), check_health=False)
+        reply = connection.read_response()
+        return _text(reply[0]) if reply else None

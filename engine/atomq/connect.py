@@ -1,0 +1,468 @@
+"""Opens connections: from an `Address` to redis-py's connection objects.
+
+`connector(address)` and `async_connector(address)` return a function; each call of it makes one
+fresh connection that is not connected yet. `cluster(address)` and `async_cluster(address)` return
+redis-py's cluster clients, which open connections of their own.
+
+All of them speak RESP3, never decode, and never retry: when to try again is the engine's to decide.
+redis-py's health check is off too, because its PING fails for users who may run little else than
+EVALSHA; the engine replaces a connection that idled longer than `health_check_interval`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import os
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
+
+from redis.asyncio import connection as aio_connection
+from redis.asyncio import sentinel as aio_sentinel
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.retry import Retry
+from redis.sentinel import (
+    MasterNotFoundError,
+    Sentinel,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
+
+from atomq.address import Address
+from atomq.errors import InvalidOptions
+
+if TYPE_CHECKING:
+    from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
+    from redis.cluster import RedisCluster
+
+Connector = Callable[[], AbstractConnection]
+AsyncConnector = Callable[[], aio_connection.AbstractConnection]
+
+# A sentinel that does not answer within this many seconds is passed over for the next.
+_SENTINEL_PATIENCE = 1.0
+# What redis-py 8 sets by itself and older ones do not.
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+
+
+def connector(address: Address) -> Connector:
+    """A function that makes fresh, unconnected sync connections.
+
+    Not for kind `cluster`. Raises `InvalidOptions` where an option cannot be used, ImportError
+    where memory:// lacks its extra. The connections raise redis-py's exceptions, and
+    `EmbeddedServerError` where the embedded server does not start.
+    """
+    kwargs = _kwargs(address, Retry(NoBackoff(), 0))
+    kwargs["redis_connect_func"] = _Hello(address.options.client_name)
+    match address.kind:
+        case "tcp":
+            tcp: Any = SSLConnection if address.tls else Connection
+            node = address.nodes[0]
+            return lambda: cast(AbstractConnection, tcp(host=node.host, port=node.port, **kwargs))
+        case "unix":
+            return lambda: _UnixConnection(path=address.path, **kwargs)
+        case "embedded":
+            return lambda: _EmbeddedConnection(path=address.path, **kwargs)
+        case "sentinel":
+            managed: Any = _SentinelSSLConnection if address.tls else _SentinelConnection
+            return lambda: cast(
+                AbstractConnection,
+                managed(connection_pool=_master(address, os.getpid()), **kwargs),
+            )
+        case "memory":
+            fakeredis, server = _memory(address.path)
+            return lambda: cast(
+                AbstractConnection, fakeredis.FakeRedisConnection(server=server, **kwargs)
+            )
+    raise TypeError(f"{address} is a cluster: use cluster(address)")
+
+
+def async_connector(address: Address) -> AsyncConnector:
+    """The asyncio twin of `connector`. Call the function it returns inside one event loop only."""
+    kwargs = _kwargs(address, AsyncRetry(NoBackoff(), 0))
+    kwargs["redis_connect_func"] = _AsyncHello(address.options.client_name).connected
+    match address.kind:
+        case "tcp":
+            tcp = aio_connection.SSLConnection if address.tls else aio_connection.Connection
+            node = address.nodes[0]
+            return lambda: tcp(host=node.host, port=node.port, **kwargs)
+        case "unix":
+            return lambda: _AsyncUnixConnection(path=address.path, **kwargs)
+        case "embedded":
+            return lambda: _AsyncEmbeddedConnection(path=address.path, **kwargs)
+        case "sentinel":
+            managed: Any = _AsyncSentinelSSLConnection if address.tls else _AsyncSentinelConnection
+            master = _AsyncMaster(address)
+            return lambda: cast(
+                aio_connection.AbstractConnection, managed(connection_pool=master, **kwargs)
+            )
+        case "memory":
+            fakeredis, server = _memory(address.path)
+            return lambda: cast(
+                aio_connection.AbstractConnection,
+                fakeredis.FakeAsyncRedisConnection(server=server, **kwargs),
+            )
+    raise TypeError(f"{address} is a cluster: use async_cluster(address)")
+
+
+def cluster(address: Address) -> RedisCluster:
+    """A sync cluster client. It connects at once, so redis-py's connection errors may be raised.
+
+    MOVED and ASK are followed; a lost node is not tried again but makes the client learn the
+    cluster anew, so that the engine's next try finds the new owner of the slot.
+    """
+    from redis.cluster import REDIS_ALLOWED_KEYS, ClusterNode, RedisCluster
+
+    kwargs = _cluster_kwargs(address, set(REDIS_ALLOWED_KEYS), "")
+    nodes = [ClusterNode(*node) for node in address.nodes]
+    return RedisCluster(startup_nodes=nodes, retry=Retry(NoBackoff(), 0), **kwargs)
+
+
+def async_cluster(address: Address) -> AsyncRedisCluster:
+    """The asyncio twin of `cluster`. It connects at its first use."""
+    from redis.asyncio.cluster import ClusterNode, RedisCluster
+
+    kwargs = _cluster_kwargs(address, _parameters(RedisCluster), "asyncio ")
+    nodes = [ClusterNode(*node) for node in address.nodes]
+    return RedisCluster(startup_nodes=nodes, retry=AsyncRetry(NoBackoff(), 0), **kwargs)
+
+
+# ── keyword arguments ─────────────────────────────────────────────────────────────────────────
+
+
+def _kwargs(address: Address, retry: object) -> dict[str, Any]:
+    """What every connection of this address is made with, apart from where it leads."""
+    options = address.options
+    kwargs: dict[str, Any] = {
+        "db": address.db,
+        "protocol": 3,
+        "decode_responses": False,
+        "retry": retry,
+        "retry_on_timeout": False,
+        "health_check_interval": 0,
+        "socket_timeout": options.socket_timeout,
+        "socket_connect_timeout": options.socket_connect_timeout,
+        **_credentials(address),
+        **_unintroduced(AbstractConnection),
+    }
+    if address.kind in ("tcp", "sentinel", "cluster"):
+        kwargs["socket_keepalive"] = options.socket_keepalive
+        kwargs["socket_keepalive_options"] = _keepalive(options.socket_keepalive_options)
+    if address.tls:
+        kwargs.update(_tls(address.tls))
+    return kwargs
+
+
+def _cluster_kwargs(address: Address, accepted: set[str], which: str) -> dict[str, Any]:
+    if address.kind != "cluster":
+        raise TypeError(f"{address} is no cluster: use connector(address)")
+    kwargs = _kwargs(address, None)
+    for name in ("db", "retry", "retry_on_timeout", "health_check_interval"):
+        del kwargs[name]
+    if address.tls:
+        _refuse_unknown(address.tls, accepted, which)
+        kwargs["ssl"] = True
+        kwargs = {k: v for k, v in kwargs.items() if not k.startswith("ssl_") or k in accepted}
+    kwargs["client_name"] = address.options.client_name or None
+    kwargs["require_full_coverage"] = False
+    if address.options.max_connections:
+        kwargs["max_connections"] = address.options.max_connections
+    if "maint_notifications_config" in accepted:
+        from redis.maint_notifications import MaintNotificationsConfig
+
+        kwargs["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
+    return kwargs
+
+
+def _refuse_unknown(tls: Mapping[str, Any], accepted: set[str], which: str) -> None:
+    """redis-py's cluster clients would drop some ssl_* settings without a word."""
+    lost = [name for name, value in tls.items() if value is not None and name not in accepted]
+    if lost:
+        raise InvalidOptions(
+            [f"{name}: redis-py's {which}cluster client cannot use it" for name in lost]
+        )
+
+
+def _credentials(address: Address) -> dict[str, Any]:
+    provider = address.options.credential_provider
+    if provider is None:
+        return {"username": address.username, "password": address.password}
+    if isinstance(provider, str):
+        provider = _imported(provider)()
+        if not hasattr(provider, "get_credentials"):
+            raise InvalidOptions(["credential_provider: its class has no get_credentials()"])
+    return {"credential_provider": provider}
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.replace(":", ".").rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidOptions([f"credential_provider: cannot import it: {error}"]) from error
+
+
+def _keepalive(given: Mapping[str, int] | None) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for name, value in (_KEEPALIVE if given is None else given).items():
+        number = int(name) if name.isdigit() else getattr(socket, name, None)
+        if number is not None:
+            found[number] = value
+        elif given is not None:
+            raise InvalidOptions([f"socket_keepalive_options: this system has no {name}"])
+    return found
+
+
+def _tls(settings: Mapping[str, Any]) -> dict[str, Any]:
+    kwargs = dict(settings)
+    if kwargs.get("ssl_min_version"):
+        import ssl
+
+        kwargs["ssl_min_version"] = ssl.TLSVersion[kwargs["ssl_min_version"].replace(".", "_")]
+    return kwargs
+
+
+@cache
+def _parameters(callee: Callable[..., object]) -> set[str]:
+    return set(inspect.signature(callee).parameters)
+
+
+def _unintroduced(callee: Callable[..., object]) -> dict[str, Any]:
+    """Switches off the CLIENT SETINFO pair that redis-py sends on every connect."""
+    if "driver_info" in _parameters(callee):
+        return {"driver_info": None}
+    return {"lib_name": None, "lib_version": None}
+
+
+# ── what is said on a fresh connection ────────────────────────────────────────────────────────
+
+
+class _Hello:
+    """redis-py's handshake, then the client's name by HELLO.
+
+    Any user may run HELLO; CLIENT SETNAME, which redis-py would use, is refused to a user who may
+    run little else than EVALSHA.
+    """
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+
+    def __call__(self, connection: AbstractConnection) -> None:
+        connection.on_connect_check_health(check_health=False)
+        if self.name:
+            connection.send_command("HELLO", 3, "SETNAME", self.name, check_health=False)
+            connection.read_response()
+
+
+class _AsyncHello:
+    """The asyncio twin of `_Hello`."""
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+
+    async def connected(self, connection: aio_connection.AbstractConnection) -> None:
+        await connection.on_connect_check_health(check_health=False)
+        if self.name:
+            await connection.send_command("HELLO", 3, "SETNAME", self.name, check_health=False)
+            await connection.read_response()
+
+
+if TYPE_CHECKING:
+
+    class _UnixConnection(UnixDomainSocketConnection):
+        """redis-py's class as it is: concrete, though its annotations call it abstract."""
+
+        host: Any = None
+
+        def __init__(self, path: str, **kwargs: Any) -> None: ...
+        def _connect(self) -> socket.socket: ...
+
+else:
+    _UnixConnection = UnixDomainSocketConnection
+
+
+class _AsyncUnixConnection(aio_connection.UnixDomainSocketConnection):
+    async def on_connect(self) -> None:
+        """Do nothing. redis-py calls this inside `_connect`, where a refused password would come
+        out as a broken connection; `_AsyncHello` does the handshake.
+        """
+
+
+# ── the embedded server ───────────────────────────────────────────────────────────────────────
+
+
+def _start(directory: str) -> str:
+    """The socket of the directory's server, which is started if it does not run."""
+    from atomq.embedded import start
+
+    return str(start(directory).socket)
+
+
+class _EmbeddedConnection(_UnixConnection):
+    """A connection to the server of a directory, which is started whenever it does not answer."""
+
+    def __init__(self, path: str, **kwargs: Any) -> None:
+        super().__init__(path="", **kwargs)
+        self.directory = path
+
+    def _connect(self) -> socket.socket:
+        try:
+            if self.path:
+                return super()._connect()
+        except OSError:
+            pass
+        self.path = _start(self.directory)
+        return super()._connect()
+
+
+class _AsyncEmbeddedConnection(_AsyncUnixConnection):
+    """The asyncio twin of `_EmbeddedConnection`. Starts in a thread, before it connects."""
+
+    def __init__(self, path: str, **kwargs: Any) -> None:
+        super().__init__(path="", **kwargs)
+        self.directory = path
+
+    async def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
+        # Not in `_connect`: there redis-py would turn our error into a broken connection.
+        if not self.is_connected:
+            self.path = await asyncio.to_thread(_start, self.directory)
+        await super().connect_check_health(*args, **kwargs)
+
+
+# ── sentinels ─────────────────────────────────────────────────────────────────────────────────
+
+
+class _Master:
+    """Asks the sentinels for the master, where a managed connection expects its pool."""
+
+    is_master = True
+    check_connection = False
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.service_name = address.master_name or ""
+        self._sentinel = Sentinel(
+            address.nodes,
+            min_other_sentinels=address.options.min_other_sentinels,
+            sentinel_kwargs=_sentinel_kwargs(address, Retry(NoBackoff(), 0)),
+        )
+        self._lock = threading.Lock()  # redis-py reorders its list of sentinels as it goes
+
+    def get_master_address(self) -> tuple[str, int]:
+        try:
+            with self._lock:
+                host, port = self._sentinel.discover_master(self.service_name)
+        except MasterNotFoundError:
+            raise _not_found(self.address) from None
+        return host, port
+
+
+class _AsyncMaster:
+    """The asyncio twin of `_Master`."""
+
+    is_master = True
+    check_connection = False
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.service_name = address.master_name or ""
+        self._sentinel = aio_sentinel.Sentinel(
+            address.nodes,
+            min_other_sentinels=address.options.min_other_sentinels,
+            sentinel_kwargs=_sentinel_kwargs(address, AsyncRetry(NoBackoff(), 0)),
+        )
+
+    async def get_master_address(self) -> tuple[str, int]:
+        found = cast(Awaitable[Any], self._sentinel.discover_master(self.service_name))
+        try:
+            host, port = await found
+        except aio_sentinel.MasterNotFoundError:
+            raise _not_found(self.address) from None
+        return host, port
+
+
+def _not_found(address: Address) -> MasterNotFoundError:
+    """The text of redis-py itself shows how the sentinels are logged in to, password and all."""
+    return MasterNotFoundError(
+        f"no sentinel of {address} answers or knows a living master {address.master_name!r}"
+    )
+
+
+@cache
+def _master(address: Address, _pid: int) -> _Master:
+    """One for the process: its connections to the sentinels are shared, but not with a fork."""
+    return _Master(address)
+
+
+def _sentinel_kwargs(address: Address, retry: object) -> dict[str, Any]:
+    options = address.options
+    kwargs: dict[str, Any] = {
+        name: min(_SENTINEL_PATIENCE, getattr(options, name) or _SENTINEL_PATIENCE)
+        for name in ("socket_timeout", "socket_connect_timeout")
+    }
+    kwargs["retry"] = retry
+    if address.sentinel_tls and address.tls:
+        kwargs.update(ssl=True, **_tls(address.tls))
+    return {**kwargs, **(options.sentinel_kwargs or {})}
+
+
+class _SentinelConnection(SentinelManagedConnection):
+    """A connection that asks for the master whenever it is made.
+
+    redis-py's own does so in `connect()` only: when a lost connection is made again by sending a
+    command, it would go to the old master.
+    """
+
+    def connect(self) -> None:
+        self.connect_check_health(check_health=False)
+
+    def _connect(self) -> socket.socket:
+        self.host, self.port = self.connection_pool.get_master_address()
+        untyped: Any = super()
+        return cast(socket.socket, untyped._connect())
+
+
+class _SentinelSSLConnection(_SentinelConnection, SentinelManagedSSLConnection):
+    """The same over TLS."""
+
+
+class _AsyncSentinelConnection(aio_sentinel.SentinelManagedConnection):
+    """The asyncio twin of `_SentinelConnection`."""
+
+    async def connect(self) -> None:
+        await self.connect_check_health(check_health=False)
+
+    async def _connect(self) -> None:
+        self.host, self.port = await self.connection_pool.get_master_address()
+        untyped: Any = super()
+        await untyped._connect()
+
+
+class _AsyncSentinelSSLConnection(
+    _AsyncSentinelConnection, aio_sentinel.SentinelManagedSSLConnection
+):
+    """The same over TLS."""
+
+
+# ── memory:// ─────────────────────────────────────────────────────────────────────────────────
+
+
+@cache
+def _memory(_name: str) -> tuple[Any, Any]:
+    """The module fakeredis, and the one server of this name in this process."""
+    try:
+        import fakeredis
+        import lupa  # noqa: F401  (fakeredis runs scripts with it, and says so only at the first)
+    except ImportError as error:
+        raise ImportError('memory:// needs fakeredis: pip install "atomq[memory]"') from error
+    return fakeredis, fakeredis.FakeServer(version=(7, 4))

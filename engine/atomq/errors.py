@@ -1,0 +1,101 @@
+"""Every exception atomq raises. Catch `AtomqError` to catch them all.
+
+Where an exception of the standard library says the same thing (`ValueError`,
+`ConnectionError`, `TimeoutError`), ours is also one of those.
+"""
+
+from __future__ import annotations
+
+
+class AtomqError(Exception):
+    """Base of everything raised on purpose by atomq."""
+
+
+# ── what the caller passed ────────────────────────────────────────────────────────────────────
+
+
+class InvalidArgument(AtomqError, ValueError):
+    """An argument is of the wrong type or outside its range; nothing was sent to the server."""
+
+
+class InvalidOptions(InvalidArgument):
+    """One or more options are wrong. The message lists every fault, not just the first."""
+
+    def __init__(self, faults: list[str]) -> None:
+        self.faults = list(faults)
+        super().__init__("; ".join(self.faults))
+
+
+class InvalidAddress(InvalidArgument):
+    """A server URL cannot be understood. The message says which part and gives a working form."""
+
+
+class InvalidMessage(InvalidArgument):
+    """A body cannot be serialized, or does not meet the queue's JSON Schema."""
+
+
+# ── the server ────────────────────────────────────────────────────────────────────────────────
+
+
+class ServerError(AtomqError):
+    """The server answered with an error that has no class of its own."""
+
+
+class ServerUnavailable(ServerError, ConnectionError):
+    """The server cannot be reached, or cannot serve now (loading, read-only, failing over).
+
+    Raised after the retries of the call are used up. Every verb is safe to call again.
+    """
+
+
+class ServerFull(ServerError):
+    """The server is at `maxmemory`. Nothing was written; consumers go on and will make room."""
+
+
+class ServerTooOld(ServerError):
+    """The server lacks commands atomq needs (Redis >= 6.2 or Valkey >= 7.2)."""
+
+
+class PermissionDenied(ServerError):
+    """The ACL user may not run a command or touch a key that the verb needs. Nothing was moved."""
+
+
+class ScriptsNotLoaded(ServerError):
+    """The server does not know the script and this user may not load it.
+
+    Run `atomq scripts load --url ...` as a user with `+script|load`, at deploy time.
+    """
+
+
+class WrongType(ServerError):
+    """A key that belongs to a queue holds another Redis type. Nothing was moved."""
+
+
+class ScriptFault(ServerError):
+    """A script failed in a way it should not. The message names file and line under `lua/`."""
+
+
+# ── leases and results ────────────────────────────────────────────────────────────────────────
+
+
+class LeaseLost(AtomqError):
+    """The receipt is not live any more: the message was handed to somebody else, or is gone."""
+
+
+class ResultTimeout(AtomqError, TimeoutError):
+    """No result arrived within the time given to `wait`."""
+
+
+class MessageFailed(AtomqError):
+    """The message whose result was awaited was rejected. `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+# ── the embedded server ───────────────────────────────────────────────────────────────────────
+
+
+class EmbeddedServerError(AtomqError):
+    """The embedded server could not be found, started or reached. The message says what to do."""

@@ -1,0 +1,291 @@
+"""Behaviour of several steps, without I/O: generators over calls.
+
+A flow yields a `Call`, or one of the effects below, and is sent the result. `Engine.run` and
+`AsyncEngine.run` drive the same flow.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from atomq import calls
+from atomq.calls import Call, Claimed, Verdict
+from atomq.keys import QueueKeys
+from atomq.message import Delivery, Ids
+from atomq.options import Options
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Block until a token arrives on one of these lists, at most `seconds`.
+
+    Answer: the list's name, or None. The wait goes on in the server afterwards, so that no token
+    falls between two waits; `Withdraw` ends it.
+    """
+
+    keys: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """End the wait that goes on in the server. Answer: the list whose token it took after all, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Block until a message arrives on this channel, at most `seconds`; 0: only begin to listen.
+
+    Answer: the message, or None.
+    """
+
+    channel: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """Read a string. Answer: its bytes, or None."""
+
+    key: str
+
+
+Effect = Call[Any] | Wait | Withdraw | Listen | Get
+Flow = Generator[Effect, Any, T]
+
+
+class Consumer:
+    """One consumer of one or several queues: claims, waits, and carries acks along.
+
+    It belongs to one thread or task. A forked child must make its own.
+    """
+
+    def __init__(self, queues: Sequence[QueueKeys], options: Options) -> None:
+        self.queues = list(queues)
+        self.options = options
+        self._ids = Ids()
+        self._by_wake = {queue.wake: queue for queue in queues}
+        self._waiting = False
+        self._first = 0
+        # In a cluster each queue has a slot of its own, and a claim has one slot.
+        by_slot = any(queue.layout == "cluster" for queue in queues)
+        self._groups = [[q] for q in self.queues] if by_slot else [self.queues]
+        self.acks: dict[str, list[str]] = {}
+        """Receipts to ack with the next claim, by queue name."""
+
+    @property
+    def name(self) -> str:
+        """What its receipts begin with: 96 random bits."""
+        return self._ids.prefix
+
+    def claim(self, queues: Sequence[QueueKeys], limit: int) -> Call[Claimed]:
+        """A claim on some of its queues (of one slot), with the acks that wait for them."""
+        options = self.options
+        return calls.claim(
+            queues,
+            self._ids.next(),
+            limit=limit,
+            lease_ms=options.lease_ms,
+            max_deliveries=options.max_deliveries,
+            max_bytes=options.max_bytes,
+            acks=[self.acks.pop(queue.name, ()) for queue in queues] if self.acks else None,
+        )
+
+    def receive(
+        self,
+        limit: int,
+        timeout: float | None,
+        claimed_by: Callable[[Claimed], None] = lambda _: None,
+    ) -> Flow[list[Delivery]]:
+        """Up to `limit` messages; waits for the first at most `timeout` seconds (None: for ever).
+
+        `claimed_by` is told of every claim before the messages are handed over.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        wanted: set[str] | None = None  # queues whose token fired; None: all
+        while True:
+            got: list[Delivery] = []
+            next_ms: int | None = None
+            more = False
+            for group in self._rotated():
+                queues = [q for q in group if wanted is None or q.name in wanted]
+                if queues and len(got) < limit:
+                    claimed: Claimed = yield self.claim(queues, limit - len(got))
+                    claimed_by(claimed)
+                    got += claimed.deliveries
+                    more = more or bool(claimed.more)
+                    if claimed.wait_ms is not None:
+                        next_ms = min(next_ms or claimed.wait_ms, claimed.wait_ms)
+            if got:
+                yield from self.stop_waiting(handing_over=True)
+                return got
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                fired = yield from self.stop_waiting()
+                if fired is None:
+                    return []
+                wanted = {fired.name}
+                continue
+            if more:
+                wanted = None
+                continue
+            seconds = self.options.wait_cap * random.uniform(0.8, 1.2)
+            if next_ms is not None:
+                seconds = min(seconds, next_ms / 1000)
+            if left is not None:
+                seconds = min(seconds, left)
+            self._waiting = True
+            token: str | None = yield Wait(tuple(self._by_wake), seconds)
+            if token is not None:
+                self._waiting = False
+            wanted = {self._by_wake[token].name} if token in self._by_wake else None
+
+    def stop_waiting(self, *, handing_over: bool = False) -> Flow[QueueKeys | None]:
+        """Take back the wait in the server; the queue whose token it had taken, if any.
+
+        With `handing_over` the token is passed on: this consumer goes to work now.
+        """
+        if not self._waiting:
+            return None
+        self._waiting = False
+        token: str | None = yield Withdraw()
+        queue = self._by_wake.get(token) if token is not None else None
+        if queue is not None and handing_over:
+            yield self.claim([queue], 0)
+        return queue
+
+    def close(self) -> Flow[None]:
+        """Leave: pass on what was taken, flush the acks that wait."""
+        yield from self.stop_waiting(handing_over=True)
+        by_name = {queue.name: queue for queue in self.queues}
+        for name in list(self.acks):
+            for some in batches(self.acks.pop(name)):
+                yield calls.ack(by_name[name], some)
+
+    def _rotated(self) -> Iterable[list[QueueKeys]]:
+        if len(self._groups) == 1:
+            return self._groups
+        self._first = (self._first + 1) % len(self._groups)
+        return self._groups[self._first :] + self._groups[: self._first]
+
+
+# ── batches of any size ───────────────────────────────────────────────────────────────────────
+
+
+def batches(items: Sequence[T], size: int = calls.MOST) -> list[Sequence[T]]:
+    """Slices of at most `size`."""
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def in_batches(items: Sequence[T], call: Callable[[Sequence[T]], Call[list[Verdict]]]) -> Flow[list[Verdict]]:
+    """A verb that takes items and answers verdicts, over any number of items.
+
+    What one call did not reach within its bytes is asked for again, until it is done.
+    """
+    verdicts: list[Verdict] = []
+    for batch in batches(items):
+        found: list[Verdict] = yield call(batch)
+        while Verdict.AGAIN in found:
+            left = [i for i, verdict in enumerate(found) if verdict is Verdict.AGAIN]
+            again: list[Verdict] = yield call([batch[i] for i in left])
+            for i, verdict in zip(left, again, strict=True):
+                found[i] = verdict
+        verdicts += found
+    return verdicts
+
+
+def publish_all(
+    keys: QueueKeys, messages: Sequence[calls.Outgoing], *, ids: Ids, window_ms: int, max_bytes: int
+) -> Flow[list[bool]]:
+    """Publish any number of messages; which of them were put (False: the id was known).
+
+    Each call is atomic, the whole is not: calls hold at most 1,000 messages and about `max_bytes`.
+    """
+    put: list[bool] = []
+    for batch in _by_size(messages, max_bytes):
+        done = yield calls.publish(keys, batch, call_id=ids.next(), window_ms=window_ms)
+        known = set(done.known)
+        put += [i not in known for i in range(len(batch))]
+    return put
+
+
+def _by_size(messages: Sequence[calls.Outgoing], max_bytes: int) -> list[Sequence[calls.Outgoing]]:
+    if len(messages) <= calls.MOST and sum(len(m.message) for m in messages) <= max_bytes:
+        return [messages]
+    found: list[Sequence[calls.Outgoing]] = []
+    first, size = 0, 0
+    for i, message in enumerate(messages):
+        size += len(message.message)
+        if i > first and (size > max_bytes or i - first == calls.MOST):
+            found.append(messages[first:i])
+            first, size = i, len(message.message)
+    found.append(messages[first:])
+    return found
+
+
+def redrive_all(
+    keys: QueueKeys, *, until: str = "", reason: str = "", told: Callable[[int], None] = lambda _: None
+) -> Flow[int]:
+    """Every dead letter (of this reason) back to ready, those that died until now; how many.
+
+    `told` is called with the running count after every call.
+    """
+    total, after = 0, ""
+    if not until:
+        newest: calls.QueueState = yield calls.inspect(keys)
+        until = f"{newest.now_ms}-18446744073709551615"
+    while True:
+        step: calls.Redriven = yield calls.redrive(
+            keys, after=after, until=until, reason=reason, limit=500
+        )
+        total += step.count
+        told(total)
+        if step.seen == 0:
+            return total
+        after = step.last
+
+
+def hand_back_all(
+    keys: QueueKeys,
+    *,
+    unacked: bool = True,
+    delayed: bool = True,
+    told: Callable[[int], None] = lambda _: None,
+) -> Flow[calls.HandedBack]:
+    """All delayed and leased messages into the lists that stock workers read."""
+    delayed_count = unacked_count = 0
+    while True:
+        step: calls.HandedBack = yield calls.hand_back(
+            keys, unacked=unacked, delayed=delayed, limit=500
+        )
+        delayed_count, unacked_count = delayed_count + step.delayed, unacked_count + step.unacked
+        told(delayed_count + unacked_count)
+        if step.left == 0 or step.delayed + step.unacked == 0:
+            return calls.HandedBack(delayed_count, unacked_count, step.left)
+
+
+def await_result(key: str, timeout: float | None) -> Flow[bytes | None]:
+    """The result stored under `key`, or None after `timeout` seconds (None: wait for ever).
+
+    Listens before it looks, so nothing falls between; looks again every 5 s, should a message have
+    been lost with a connection.
+    """
+    found: bytes | None = yield Get(key)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    if found is None and (timeout is None or timeout > 0):
+        yield Listen(key, 0)
+        found = yield Get(key)
+    while found is None:
+        left = 5.0 if deadline is None else min(5.0, deadline - time.monotonic())
+        if left <= 0:
+            return None
+        found = yield Listen(key, left)
+        if found is None:
+            found = yield Get(key)
+    return found

@@ -1,0 +1,170 @@
+"""Every key name, of both layouts.
+
+    celery                            ready, priority step 0: as stock Kombu has it
+    celery\\x06\\x163                   ready, priority step 3 (cluster: {celery}\\x06\\x163)
+    _atomq.{celery}.unacked           and the rest: see lua/README.md
+    _atomq.{celery}.result.<id>
+
+A `global_keyprefix` goes in front of the queue's name, inside the braces too. The hash tag is the
+name itself, so in a cluster all keys of a queue live in the slot of its bare list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from atomq.errors import InvalidArgument
+
+Layout = Literal["stock", "cluster"]
+
+SEP = "\x06\x16"
+STEPS = (0, 3, 6, 9)
+_PLAIN = str.maketrans({"{": "%7B", "}": "%7D", "%": "%25"})
+
+
+class QueueKeys:
+    """The keys of one queue, and the tuple of them that each script takes. Made once a queue."""
+
+    __slots__ = (
+        "ack",
+        "calls",
+        "calls_old",
+        "cancel",
+        "claim",
+        "complete",
+        "dead",
+        "delayed",
+        "delayed_records",
+        "extend",
+        "hand_back",
+        "inspect",
+        "layout",
+        "meta",
+        "name",
+        "pause",
+        "peek",
+        "probe",
+        "publish",
+        "purge",
+        "ready",
+        "records",
+        "redrive",
+        "reject",
+        "release",
+        "result_prefix",
+        "stats",
+        "steps",
+        "unacked",
+        "wake",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        prefix: str = "",
+        sep: str = SEP,
+        steps: Sequence[int] = STEPS,
+        layout: Layout = "stock",
+    ) -> None:
+        """`name` as users know it. Raises `InvalidArgument` if no queue may be called so."""
+        check_name(name, sep=sep, layout=layout)
+        self.name, self.layout, self.steps = name, layout, tuple(steps)
+        full = prefix + name
+        tagged = f"{{{full}}}" if layout == "cluster" else full
+        self.ready = (full, *(f"{tagged}{sep}{step}" for step in self.steps[1:]))
+        own = f"_atomq.{{{full.translate(_PLAIN)}}}."
+        self.unacked, self.records = own + "unacked", own + "records"
+        self.delayed, self.delayed_records = own + "delayed", own + "delayed_records"
+        self.dead, self.wake, self.meta, self.stats = (
+            own + "dead",
+            own + "wake",
+            own + "meta",
+            own + "stats",
+        )
+        self.calls, self.calls_old = own + "calls", own + "calls_old"
+        self.probe, self.result_prefix = own + "probe", own + "result."
+
+        held, later = (self.unacked, self.records), (self.delayed, self.delayed_records)
+        self.claim = (*held, *later, self.dead, self.wake, self.meta, self.stats, *self.ready)
+        self.inspect = self.claim
+        self.publish = (
+            *later,
+            self.calls,
+            self.calls_old,
+            self.wake,
+            self.meta,
+            self.stats,
+            *self.ready,
+        )
+        self.ack = self.complete = (*held, self.stats)
+        self.release = (*held, *later, self.wake, self.meta, self.stats, *self.ready)
+        self.extend = (*held, self.meta)
+        self.reject = (*held, self.dead, self.stats)
+        self.redrive = (self.dead, self.wake, self.meta, self.stats, *self.ready)
+        self.cancel = (*later, self.stats)
+        self.purge = (
+            *held,
+            *later,
+            self.dead,
+            self.wake,
+            self.meta,
+            self.stats,
+            self.calls,
+            self.calls_old,
+            *self.ready,
+        )
+        self.pause = (self.wake, self.meta)
+        self.peek = (*held, *later, self.dead, *self.ready)
+        self.hand_back = (*held, *later, self.stats, *self.ready)
+
+    def result(self, message_id: str) -> str:
+        """The key, and the channel, of one message's result."""
+        return self.result_prefix + message_id
+
+    def every(self) -> tuple[str, ...]:
+        """All keys of the queue but those of results."""
+        return (*self.purge, self.probe)
+
+    def step_of(self, priority: int) -> int:
+        """The 1-based step a priority (0 to 9, 0 first) belongs to: the largest that is not above it."""
+        for index in range(len(self.steps) - 1, -1, -1):
+            if self.steps[index] <= priority:
+                return index + 1
+        return 1
+
+    def priority_of(self, step: int) -> int:
+        """The priority that a 1-based step stands for."""
+        return self.steps[min(max(step, 1), len(self.steps)) - 1]
+
+    def __repr__(self) -> str:
+        return f"QueueKeys({self.name!r}, layout={self.layout!r})"
+
+
+def check_name(name: str, *, sep: str = SEP, layout: Layout = "stock") -> None:
+    """Refuse what no queue may be called, saying why: `InvalidArgument`."""
+    if not isinstance(name, str) or not name:
+        raise InvalidArgument(f"a queue's name must be text and not empty, got {name!r}")
+    if len(name.encode("utf-8", "surrogatepass")) > 512:
+        raise InvalidArgument(f"a queue's name must be at most 512 bytes, got {len(name)} characters")
+    if sep in name:
+        raise InvalidArgument(f"the queue name {name!r} contains the separator {sep!r}")
+    if name.startswith(("unacked", "_kombu.", "_atomq.")):
+        raise InvalidArgument(f"the queue name {name!r} is reserved: unacked*, _kombu.*, _atomq.*")
+    if layout == "cluster" and ("{" in name or "}" in name):
+        raise InvalidArgument(f"in a cluster a queue's name has no braces, got {name!r}")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"the queue name {name!r} cannot be written as UTF-8") from None
+
+
+def is_queue_key(key: str) -> str | None:
+    """The full name (prefix included) of the queue that an `_atomq.` key of ours belongs to."""
+    if not key.startswith("_atomq.{"):
+        return None
+    inner, brace, _ = key.removeprefix("_atomq.{").partition("}")
+    if not brace:
+        return None
+    return inner.replace("%7B", "{").replace("%7D", "}").replace("%25", "%")

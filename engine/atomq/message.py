@@ -1,0 +1,220 @@
+"""Messages on the wire: Kombu's JSON envelope, written fast and read when asked for.
+
+    {"body": "...", "content-encoding": "utf-8", "content-type": "application/json",
+     "headers": {}, "properties": {"delivery_tag": "...", "delivery_info": {...}, ...}}
+
+A stock Kombu consumer reads what is written here, and the other way round.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii as quoted
+from typing import Any
+
+from atomq.errors import InvalidArgument, InvalidMessage
+
+
+@dataclass(frozen=True)
+class Serializer:
+    """How a body becomes text or bytes and back. `loads` gets what `dumps` returned."""
+
+    content_type: str
+    dumps: Callable[[Any], str | bytes]
+    loads: Callable[[Any], Any]
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _bytes(value: Any) -> bytes:
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise TypeError(f"a bytes queue takes bytes, got {type(value).__name__}")
+    return bytes(value)
+
+
+JSON = Serializer("application/json", _compact, json.loads)
+BYTES = Serializer("application/octet-stream", _bytes, bytes)
+
+
+# ── ids ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class Ids:
+    """Unique names without a system call each: 96 random bits and a counter, remade after a fork."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew with other random bits; a forked child must."""
+        self.prefix = os.urandom(12).hex()
+        self._count = itertools.count(1)
+
+    def next(self) -> str:
+        """`<prefix>-<counter>`."""
+        return f"{self.prefix}-{next(self._count)}"
+
+
+message_ids = Ids()
+os.register_at_fork(after_in_child=message_ids.renew)
+
+
+# ── writing ───────────────────────────────────────────────────────────────────────────────────
+
+
+class Writer:
+    """Writes the envelopes of one queue. What does not change from message to message is made once."""
+
+    def __init__(self, queue: str, serializer: Serializer = JSON) -> None:
+        self.serializer = serializer
+        kind = quoted(serializer.content_type)
+        self._text = f', "content-encoding": "utf-8", "content-type": {kind}, "headers": '
+        self._binary = f', "content-encoding": "binary", "content-type": {kind}, "headers": '
+        info = f'{{"exchange": "", "routing_key": {quoted(queue)}}}'
+        self._properties = f', "properties": {{"delivery_mode": 2, "delivery_info": {info}, '
+
+    def write(
+        self,
+        body: Any,
+        message_id: str,
+        *,
+        priority: int = 0,
+        headers: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The envelope as text. Raises `InvalidMessage` if body or headers cannot be serialized."""
+        try:
+            data = self.serializer.dumps(body)
+            more = json.dumps(headers) if headers else "{}"
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidMessage(f"the message cannot be serialized: {error}") from error
+        encoding = ""
+        if isinstance(data, str):
+            head = f'{{"body": {quoted(data)}{self._text}{more}'
+        else:
+            encoding = '"body_encoding": "base64", '
+            head = f'{{"body": "{base64.b64encode(data).decode()}"{self._binary}{more}'
+        tag = quoted(message_id)
+        return (
+            f'{head}{self._properties}"priority": {priority}, {encoding}"timestamp": '
+            f'{time.time():.3f}, "message_id": {tag}, "delivery_tag": {tag}}}}}'
+        )
+
+
+def check_priority(priority: int) -> int:
+    """A priority as Kombu's Redis transport has it: 0 to 9, and 0 goes first."""
+    if not isinstance(priority, int) or isinstance(priority, bool) or not 0 <= priority <= 9:
+        raise InvalidArgument(f"priority must be a whole number from 0 (first) to 9, got {priority!r}")
+    return priority
+
+
+# ── reading ───────────────────────────────────────────────────────────────────────────────────
+
+
+class Envelope:
+    """A message as it lies in the server, decoded when the first of its parts is asked for."""
+
+    __slots__ = ("_decoded", "raw")
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        self._decoded: dict[str, Any] | None = None
+
+    @property
+    def decoded(self) -> dict[str, Any]:
+        """The whole envelope. Raises `InvalidMessage` if it is not a JSON object."""
+        if self._decoded is None:
+            try:
+                decoded = json.loads(self.raw)
+            except (ValueError, RecursionError) as error:
+                raise InvalidMessage(f"the message is not JSON: {error}") from error
+            if not isinstance(decoded, dict):
+                raise InvalidMessage(f"the message is not a JSON object but {type(decoded).__name__}")
+            self._decoded = decoded
+        return self._decoded
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """Its headers; empty if there are none."""
+        headers = self.decoded.get("headers")
+        return headers if isinstance(headers, dict) else {}
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """Its properties; empty if there are none."""
+        properties = self.decoded.get("properties")
+        return properties if isinstance(properties, dict) else {}
+
+    @property
+    def id(self) -> str:
+        """Its message id; Celery's task id; or else the delivery tag its producer gave it."""
+        named = self.properties.get("message_id") or self.headers.get("id")
+        return str(named or self.properties.get("delivery_tag") or "")
+
+    @property
+    def expires_ms(self) -> int | None:
+        """When it expires, by the server's clock, in ms since 1970; None: never."""
+        expires = self.decoded.get("x-expires")
+        return expires if isinstance(expires, int) else None
+
+    @property
+    def data(self) -> str | bytes:
+        """The body, still serialized. Raises `InvalidMessage` if it cannot be decoded."""
+        body = self.decoded.get("body", "")
+        encoding = self.properties.get("body_encoding")
+        if encoding == "base64":
+            try:
+                data = base64.b64decode(body, validate=True)
+            except (binascii.Error, TypeError, ValueError) as error:
+                raise InvalidMessage(f"the body is not base64: {error}") from error
+            if self.decoded.get("content-encoding") in ("binary", "us-ascii", None):
+                return data
+            try:
+                return data.decode(self.decoded["content-encoding"])
+            except (LookupError, TypeError, ValueError) as error:
+                raise InvalidMessage(f"the body's text cannot be decoded: {error}") from error
+        if encoding is not None:
+            raise InvalidMessage(f"the body encoding {encoding!r} is not known")
+        if not isinstance(body, str):
+            raise InvalidMessage(f"the body is not text but {type(body).__name__}")
+        return body
+
+    def body(self, serializer: Serializer = JSON) -> Any:
+        """The body as the producer gave it. Raises `InvalidMessage` if it cannot be decoded."""
+        data = self.data
+        kind = self.decoded.get("content-type")
+        if kind not in (serializer.content_type, None):
+            raise InvalidMessage(
+                f"the body is {kind!r}, this queue reads {serializer.content_type!r}"
+            )
+        try:
+            return serializer.loads(data)
+        except Exception as error:
+            raise InvalidMessage(f"the body cannot be deserialized: {error}") from error
+
+
+# ── claimed ───────────────────────────────────────────────────────────────────────────────────
+
+
+class Delivery:
+    """One claimed message: what the server answered, and the receipt that acks it."""
+
+    __slots__ = ("deliveries", "envelope", "queue", "receipt", "step")
+
+    def __init__(self, queue: str, receipt: str, deliveries: int, step: int, raw: bytes) -> None:
+        self.queue = queue
+        self.receipt = receipt
+        self.deliveries = deliveries
+        self.step = step
+        self.envelope = Envelope(raw)
+
+    def __repr__(self) -> str:
+        return f"Delivery({self.queue!r}, {self.receipt!r}, deliveries={self.deliveries})"

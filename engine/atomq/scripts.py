@@ -1,0 +1,227 @@
+"""The Lua scripts as the server runs them: bundled, checked against their headers, named by their SHA1.
+
+A script under `lua/` may begin with lines `local clock = require("lib.clock")`. Each module is put
+in front of it once; lines that hold only a comment are left out, so that a comment changes no SHA.
+What the server says of a line is translated back to the file it came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from atomq.assets import lua_dir
+
+_REQUIRE = re.compile(r'^local (\w+) = require\("([\w.]+)"\)$')
+_FIELD = re.compile(r"^--   (\w+)\s+(\w+)((?:\s+\* \w+)*)(?:\s{2,}(.*))?$")
+_SECTION = re.compile(r"^-- (KEYS|ARGV|RETURNS|ERRORS)$")
+# "@user_script:29:", "on @user_script:29.", "user_script:29:" - by server and version.
+_LINE = re.compile(r"@?user_script:(\d+)")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One key or argument of a script, as its header declares it."""
+
+    name: str
+    type: str
+    repeats: tuple[str, ...]
+    about: str
+
+    def __str__(self) -> str:
+        return " * ".join((self.name, *self.repeats))
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a script's header promises."""
+
+    summary: str
+    keys: tuple[Parameter, ...]
+    argv: tuple[Parameter, ...]
+    returns: str
+    errors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Script:
+    """One script: the exact text that is loaded, its SHA1 and where each line came from."""
+
+    name: str
+    text: str
+    sha: str
+    contract: Contract = field(repr=False)
+    lines: tuple[tuple[str, int], ...] = field(repr=False)
+
+    @property
+    def file(self) -> str:
+        """Its file, relative to the `lua` directory."""
+        return f"{self.name}.lua"
+
+    def locate(self, error: str) -> str:
+        """An error text of the server with line numbers of the files instead of the bundle."""
+
+        def named(match: re.Match[str]) -> str:
+            number = int(match[1]) - 1
+            if not 0 <= number < len(self.lines):
+                return match[0]
+            file, line = self.lines[number]
+            return f"lua/{file}:{line}"
+
+        return _LINE.sub(named, error)
+
+    def describe(self) -> dict[str, Any]:
+        """Its entry in the manifest."""
+        return {
+            "name": self.name,
+            "sha1": self.sha,
+            "file": self.file,
+            "bytes": len(self.text.encode()),
+            "keys": [str(key) for key in self.contract.keys],
+            "argv": [str(arg) for arg in self.contract.argv],
+        }
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """The names of all scripts, sorted."""
+    return tuple(sorted(path.stem for path in lua_dir().glob("*.lua")))
+
+
+@cache
+def get(name: str) -> Script:
+    """The script `lua/<name>.lua`, bundled once a process.
+
+    Raises `LookupError` if there is no such script and `ValueError` if it cannot be bundled: both
+    mean a broken installation.
+    """
+    if name not in names():
+        raise LookupError(f"there is no script {name}")
+    bundle = _Bundle()
+    bundle.add(name)
+    text = "\n".join(bundle.text) + "\n"
+    return Script(
+        name=name,
+        text=text,
+        sha=hashlib.sha1(text.encode()).hexdigest(),  # noqa: S324 - the server's name for it
+        contract=contract_of((lua_dir() / f"{name}.lua").read_text(encoding="utf-8")),
+        lines=tuple(bundle.lines),
+    )
+
+
+def every() -> tuple[Script, ...]:
+    """All scripts, by name."""
+    return tuple(get(name) for name in names())
+
+
+def manifest(version: str) -> dict[str, Any]:
+    """What a release of atomq runs: meets `schemas/manifest.schema.json`."""
+    return {"atomq": version, "scripts": [script.describe() for script in every()]}
+
+
+def declared(name: str, *, keys: Sequence[str], argv: Sequence[str]) -> Script:
+    """The script `name`, whose header must declare exactly these keys and arguments.
+
+    A caller states what it is going to pass; a header that says otherwise is a `ValueError` when the
+    module is imported, not a surprise at run time.
+    """
+    script = get(name)
+    for what, ours, theirs in (
+        ("KEYS", keys, script.contract.keys),
+        ("ARGV", argv, script.contract.argv),
+    ):
+        if tuple(ours) != tuple(map(str, theirs)):
+            raise ValueError(
+                f"lua/{script.file} declares {what} {list(map(str, theirs))}, "
+                f"its caller passes {list(ours)}"
+            )
+    return script
+
+
+def contract_of(source: str) -> Contract:
+    """The contract in the comment a script begins with."""
+    sections: dict[str, list[str]] = {"": [], "KEYS": [], "ARGV": [], "RETURNS": [], "ERRORS": []}
+    section = ""
+    for line in source.splitlines():
+        if not line.startswith("--"):
+            break
+        if found := _SECTION.match(line):
+            section = found[1]
+        else:
+            sections[section].append(line)
+    return Contract(
+        summary=_prose(sections[""]),
+        keys=_parameters(sections["KEYS"]),
+        argv=_parameters(sections["ARGV"]),
+        returns=_prose(sections["RETURNS"]),
+        errors=tuple(_prose(sections["ERRORS"]).split()),
+    )
+
+
+def _prose(lines: list[str]) -> str:
+    return "\n".join(line.removeprefix("--").strip() for line in lines).strip()
+
+
+def _parameters(lines: list[str]) -> tuple[Parameter, ...]:
+    found = []
+    for line in lines:
+        match = _FIELD.match(line)
+        if not match:
+            raise ValueError(f"not a declaration of a key or an argument: {line}")
+        name, kind, repeats, about = match.groups(default="")
+        found.append(Parameter(name, kind, tuple(repeats.replace("*", " ").split()), about))
+    return tuple(found)
+
+
+class _Bundle:
+    """Modules first, each once, then the script; with the origin of every line."""
+
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.lines: list[tuple[str, int]] = []
+        self._open: list[str] = []
+        self._done: set[str] = set()
+
+    def add(self, module: str) -> None:
+        file = module.replace(".", "/") + ".lua"
+        if module in self._open:
+            raise ValueError(f"lua/{file} requires itself: {' > '.join([*self._open, module])}")
+        self._open.append(module)
+        source = (lua_dir() / file).read_text(encoding="utf-8").splitlines()
+        kept = [(n, line) for n, line in enumerate(source, 1) if not _is_comment(line)]
+        for _, line in kept:
+            if found := _REQUIRE.match(line):
+                self._require(found[2])
+        is_module = len(self._open) > 1
+        if is_module:
+            self._emit(f"local {_variable(module)} = (function()", file, 1)
+        for number, line in kept:
+            found = _REQUIRE.match(line)
+            self._emit(f"local {found[1]} = {_variable(found[2])}" if found else line, file, number)
+        if is_module:
+            self._emit("end)()", file, len(source))
+        self._open.pop()
+
+    def _require(self, module: str) -> None:
+        if module not in self._done:
+            self.add(module)
+            self._done.add(module)
+
+    def _emit(self, line: str, file: str, number: int) -> None:
+        self.text.append(line)
+        self.lines.append((file, number))
+
+
+def _is_comment(line: str) -> bool:
+    bare = line.strip()
+    return not bare or (bare.startswith("--") and not bare.startswith("--[["))
+
+
+def _variable(module: str) -> str:
+    return "_" + module.replace(".", "_")
+
+

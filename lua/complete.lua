@@ -1,0 +1,47 @@
+-- complete: ack messages, store their results and tell whoever waits for them, in one move.
+--
+-- A receipt that is not live changes nothing: no result of a holder who lost the message is stored. Begins with a
+-- freeing command, so it works at full memory.
+--
+-- KEYS
+--   unacked          zset    receipt -> deadline (bands)
+--   records          hash    receipt -> record
+--   stats            hash
+--   result           string  * item    also the channel its waiters listen on
+-- ARGV
+--   ttl_ms           int     ms that a result is kept
+--   receipt          text    * item    1 to 1000
+--   value            text    * item    the result, JSON
+-- RETURNS
+--   positions of the receipts that are not live
+-- ERRORS
+--   BADARG  WRONGTYPE
+local args = require("lib.args")
+local guard = require("lib.guard")
+local receipts = require("lib.receipts")
+local results = require("lib.results")
+
+local unacked, records, stats, RESULT = KEYS[1], KEYS[2], KEYS[3], 4
+local ttl = args.int("ttl_ms", 1, 31622400000)
+local items = args.items("receipt and value", 2, 1000)
+args.keys(RESULT - 1, items, items)
+guard.zset(unacked); guard.hash(records); guard.hash(stats)
+local fault = args.fault or guard.fault
+if fault then
+  return redis.error_reply(fault)
+end
+
+local names, is_lost = {}, {}
+for i = 1, items do
+  names[i] = ARGV[args.at + 2 * i - 1]
+end
+local lost = receipts.ack(unacked, records, stats, names)
+for i = 1, #lost do
+  is_lost[lost[i]] = true
+end
+for i = 1, items do
+  if not is_lost[i] then
+    results.tell(KEYS[RESULT + i - 1], ARGV[args.at + 2 * i], ttl)
+  end
+end
+return lost

@@ -1,0 +1,56 @@
+-- extend: renew leases from now on. Live receipts get `lease_ms` from now; the others change nothing.
+--
+-- Begins with a freeing command (it frees nothing): refused at full memory, it would cost every living lease.
+--
+-- KEYS
+--   unacked          zset    receipt -> deadline (bands)
+--   records          hash    receipt -> record
+--   meta             hash
+-- ARGV
+--   lease_ms         int     ms from now
+--   renew_ms         int     ms between two renewals of a holder
+--   receipt          text    * item    1 to 1000
+-- RETURNS
+--   positions of the receipts that are not live
+-- ERRORS
+--   BADARG  WRONGTYPE
+local args = require("lib.args")
+local bands = require("lib.bands")
+local clock = require("lib.clock")
+local guard = require("lib.guard")
+local outage = require("lib.outage")
+local receipts = require("lib.receipts")
+
+local unacked, records, meta = KEYS[1], KEYS[2], KEYS[3]
+args.keys(3, 0, 0)
+local lease, renew = args.int("lease_ms", 0, 31622400000), args.int("renew_ms", 1, 31622400000)
+local items = args.items("receipt", 1, 1000)
+guard.zset(unacked); guard.hash(records); guard.hash(meta)
+local fault = args.fault or guard.fault
+if fault then
+  return redis.error_reply(fault)
+end
+
+local now, names = clock.now(), {}
+for i = 1, items do
+  names[i] = ARGV[args.at + i]
+end
+local known = redis.call("HMGET", meta, "seen", "grace", "renew")
+local changes, renewed, lost = {}, {}, {}
+outage.grace(known[1], known[2], known[3], renew, now, changes)
+local scores = receipts.scores(unacked, names)
+for i = 1, items do
+  if scores[i] then
+    renewed[#renewed + 1], renewed[#renewed + 2] = bands.moved(scores[i], now + lease), names[i]
+  else
+    lost[#lost + 1] = i
+  end
+end
+redis.call("HDEL", records, "")
+if #renewed > 0 then
+  redis.call("ZADD", unacked, "XX", unpack(renewed))
+end
+if #changes > 0 then
+  redis.call("HSET", meta, unpack(changes))
+end
+return lost

@@ -1,0 +1,18 @@
+-- Dead letters: a stream, so that each has an id in the order of their death and the time in it.
+local M = {}
+
+function M.add(dead, reason, detail, deliveries, step, message)
+  redis.call("XADD", dead, "*", "reason", reason, "detail", detail, "deliveries", deliveries, "step", step,
+    "message", message)
+end
+
+-- A stream entry as a table by field name.
+function M.fields(entry)
+  local by_name = {}
+  for i = 1, #entry[2], 2 do
+    by_name[entry[2][i]] = entry[2][i + 1]
+  end
+  return by_name
+end
+
+return M

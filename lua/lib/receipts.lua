@@ -1,0 +1,55 @@
+-- Receipts: <consumer>-<counter>.<attempt>.<i>. One is live while its record is there, also past its deadline.
+local M = {}
+
+function M.named(claim_id, attempt, n)
+  local names, front = {}, claim_id .. "." .. attempt .. "."
+  for i = 1, n do
+    names[i] = front .. i
+  end
+  return names
+end
+
+-- Which of these are live: their scores, false for the others. One that is named twice is live once.
+function M.scores(unacked, receipts)
+  if #receipts == 0 then
+    return {}
+  end
+  local scores, seen = redis.call("ZMSCORE", unacked, unpack(receipts)), {}
+  for i = 1, #receipts do
+    if seen[receipts[i]] then
+      scores[i] = false
+    end
+    seen[receipts[i]] = true
+  end
+  return scores
+end
+
+-- Take the live ones out of `unacked` and `records`; answers the positions of those that are not live.
+function M.ack(unacked, records, stats, receipts)
+  local lost = {}
+  if #receipts == 0 then
+    return lost
+  end
+  local scores = M.scores(unacked, receipts)
+  for i = 1, #receipts do
+    if not scores[i] then
+      lost[#lost + 1] = i
+    end
+  end
+  if #lost < #receipts then
+    redis.call("ZREM", unacked, unpack(receipts))
+    redis.call("HDEL", records, unpack(receipts))
+    redis.call("HINCRBY", stats, "acked", #receipts - #lost)
+  end
+  return lost
+end
+
+-- Take one message out, as its record: for verbs that move it on. The first of these calls frees memory.
+function M.remove(unacked, records, receipt)
+  local held = redis.call("HGET", records, receipt)
+  redis.call("ZREM", unacked, receipt)
+  redis.call("HDEL", records, receipt)
+  return held
+end
+
+return M

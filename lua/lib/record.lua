@@ -1,0 +1,17 @@
+-- A record is `<deliveries> <step> <ms> ` in front of the message: what a lease or a delay has to know without reading it.
+local M = {}
+
+function M.header(deliveries, step, ms)
+  return string.format("%d %d %.0f ", deliveries, step, ms)
+end
+
+-- deliveries, step, ms, message; nil when it is no record of ours.
+function M.split(record)
+  local _, stop, deliveries, step, ms = string.find(record, "^(%d+) (%d+) (%d+) ")
+  if not stop or #deliveries > 9 or #step > 2 or #ms > 15 then
+    return nil
+  end
+  return tonumber(deliveries), tonumber(step), tonumber(ms), string.sub(record, stop + 1)
+end
+
+return M

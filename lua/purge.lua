@@ -1,0 +1,77 @@
+-- purge: throw away what a queue holds in the parts named; or single dead letters.
+--
+-- Frees in the background. With the part `settings` nothing of the queue is left.
+--
+-- KEYS
+--   unacked          zset
+--   records          hash
+--   delayed          zset
+--   delayed_records  hash
+--   dead             stream
+--   wake             list    tokens
+--   meta             hash
+--   stats            hash
+--   calls            set
+--   calls_old        set
+--   ready            list    * step
+-- ARGV
+--   ready            int     1: this part
+--   delayed          int     1: this part
+--   unacked          int     1: this part
+--   dead             int     1: this part
+--   settings         int     1: pause, timer, counters and remembered ids too
+--   id               text    * item    these dead letters only
+-- RETURNS
+--   messages thrown away: ready, delayed, unacked, dead
+-- ERRORS
+--   BADARG  WRONGTYPE
+local args = require("lib.args")
+local guard = require("lib.guard")
+
+local unacked, records, delayed, delayed_records = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local dead, tokens, meta, stats, calls, calls_old, READY = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], 11
+args.keys(READY - 1, 1, 10)
+local parts = {
+  ready = args.int("ready", 0, 1) == 1, delayed = args.int("delayed", 0, 1) == 1,
+  unacked = args.int("unacked", 0, 1) == 1, dead = args.int("dead", 0, 1) == 1,
+  settings = args.int("settings", 0, 1) == 1,
+}
+local items = args.items("id", 1, 1000)
+local sizes = { 0, guard.zset(delayed), guard.zset(unacked), guard.stream(dead) }
+local ready = guard.ready(READY)
+local fault = args.fault or guard.fault
+if fault then
+  return redis.error_reply(fault)
+end
+
+if items > 0 then
+  local gone = 0
+  for i = 1, items do
+    local n = redis.pcall("XDEL", dead, ARGV[args.at + i])
+    gone = gone + (type(n) == "number" and n or 0)
+  end
+  return { 0, 0, 0, gone }
+end
+if parts.ready then
+  for i = 1, #ready do
+    sizes[1] = sizes[1] + ready[i]
+    redis.call("UNLINK", KEYS[READY + i - 1])
+  end
+  redis.call("DEL", tokens)
+end
+if parts.delayed then
+  redis.call("UNLINK", delayed, delayed_records)
+  redis.call("HDEL", meta, "timer_at", "timer_by")
+end
+if parts.unacked then
+  redis.call("UNLINK", unacked, records)
+end
+if parts.dead then
+  redis.call("UNLINK", dead)
+end
+if parts.settings then
+  redis.call("UNLINK", meta, stats, calls, calls_old, tokens)
+end
+return {
+  sizes[1], parts.delayed and sizes[2] or 0, parts.unacked and sizes[3] or 0, parts.dead and sizes[4] or 0,
+}

@@ -1,0 +1,75 @@
+-- redrive: dead letters back to ready, with their deliveries and their time to live forgotten.
+--
+-- Named ones, or the oldest first up to an id; bounded by `limit` and `max_bytes` a call. What cannot be decoded
+-- stays where it is. Begins with a growing command, so a server at full memory refuses it whole.
+--
+-- KEYS
+--   dead             stream
+--   wake             list    tokens
+--   meta             hash
+--   stats            hash
+--   ready            list    * step
+-- ARGV
+--   limit            int     entries looked at, 1 to 1000
+--   max_bytes        int     bytes
+--   after            text    stream id: only what died later; "" for all
+--   until            text    stream id: only what died no later; "" for all
+--   reason           text    only those that died of this; "" for all
+--   id               text    * item    these and no others; none: by after and until
+-- RETURNS
+--   entries redriven; entries looked at; the stream id of the last one looked at
+-- ERRORS
+--   BADARG  WRONGTYPE
+local args = require("lib.args")
+local dead = require("lib.dead")
+local guard = require("lib.guard")
+local message = require("lib.message")
+local wake = require("lib.wake")
+
+local letters, tokens, meta, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[4], 5
+local steps = args.keys(READY - 1, 1, 10)
+local limit, max_bytes = args.int("limit", 1, 1000), args.int("max_bytes", 1, 1073741824)
+local after, last, reason = args.text("after", 41), args.text("until", 41), args.text("reason", 64)
+local items = args.items("id", 1, 1000)
+guard.stream(letters); guard.list(tokens); guard.hash(meta); guard.hash(stats); guard.ready(READY)
+local fault = args.fault or guard.fault
+if fault then
+  return redis.error_reply(fault)
+end
+
+local redriven, bytes, seen, from = 0, 0, 0, after
+local function look(entry)
+  local letter = dead.fields(entry)
+  seen, from = seen + 1, entry[1]
+  if message.sound(letter.message) and (reason == "" or letter.reason == reason) then
+    local step = math.min(math.max(tonumber(letter.step) or 1, 1), steps)
+    redis.call("LPUSH", KEYS[READY + step - 1], message.with(letter.message, 0, 0))
+    redis.call("XDEL", letters, entry[1])
+    redriven = redriven + 1
+  end
+  bytes = bytes + #letter.message
+end
+
+-- One at a time: the size of an entry is unknown until it is read.
+for i = 1, items > 0 and items or limit do
+  if bytes >= max_bytes then
+    break
+  end
+  local low, high = ARGV[args.at + i], ARGV[args.at + i]
+  if items == 0 then
+    low, high = from == "" and "-" or "(" .. from, last == "" and "+" or last
+  end
+  local entry = redis.pcall("XRANGE", letters, low, high, "COUNT", 1)
+  if entry.err then
+    return redis.error_reply("BADARG id: " .. low .. " is no id of a dead letter")
+  elseif entry[1] then
+    look(entry[1])
+  elseif items == 0 then
+    break
+  end
+end
+if redriven > 0 then
+  redis.call("HINCRBY", stats, "redriven", redriven)
+  wake.one(tokens, redis.call("HGET", meta, "paused") == "1")
+end
+return { redriven, seen, from }

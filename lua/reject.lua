@@ -1,0 +1,57 @@
+-- reject: move messages to dead letters, with the reason; who waits for their results is told.
+--
+-- Begins with a freeing command, so it works at full memory. Stops once `max_bytes` were moved.
+--
+-- KEYS
+--   unacked          zset    receipt -> deadline (bands)
+--   records          hash    receipt -> record
+--   dead             stream
+--   stats            hash
+--   result           string  * item    also the channel its waiters listen on
+-- ARGV
+--   ttl_ms           int     ms that a result is kept
+--   max_bytes        int     bytes
+--   receipt          text    * item    1 to 1000
+--   reason           text    * item    one word
+--   detail           text    * item    what a person would ask next; "" if nothing
+--   value            text    * item    the result, JSON; "": nobody waits for one
+-- RETURNS
+--   a verdict per item: 1 rejected, 0 not live, 2 not done, call again
+-- ERRORS
+--   BADARG  WRONGTYPE
+local args = require("lib.args")
+local dead = require("lib.dead")
+local guard = require("lib.guard")
+local receipts = require("lib.receipts")
+local record = require("lib.record")
+local results = require("lib.results")
+
+local unacked, records, letters, stats, RESULT = KEYS[1], KEYS[2], KEYS[3], KEYS[4], 5
+local ttl, max_bytes = args.int("ttl_ms", 1, 31622400000), args.int("max_bytes", 1, 1073741824)
+local items = args.items("receipt, reason, detail and value", 4, 1000)
+args.keys(RESULT - 1, items, items)
+guard.zset(unacked); guard.hash(records); guard.stream(letters); guard.hash(stats)
+local fault = args.fault or guard.fault
+if fault then
+  return redis.error_reply(fault)
+end
+
+local verdicts, bytes, rejected = {}, 0, 0
+for i = 1, items do
+  local at = args.at + 4 * (i - 1)
+  verdicts[i] = 2
+  if bytes < max_bytes then
+    local held = receipts.remove(unacked, records, ARGV[at + 1])
+    verdicts[i] = held and 1 or 0
+    if held then
+      local deliveries, step, _, body = record.split(held)
+      bytes, rejected = bytes + #held, rejected + 1
+      dead.add(letters, ARGV[at + 2], ARGV[at + 3], deliveries or 0, step or 1, body or held)
+      results.tell(KEYS[RESULT + i - 1], ARGV[at + 4], ttl)
+    end
+  end
+end
+if rejected > 0 then
+  redis.call("HINCRBY", stats, "dead", rejected)
+end
+return verdicts
