@@ -240,19 +240,20 @@ def _node(text: str, default_port: int) -> Node:
                 "there is more than one ':' in the host: an IPv6 address is written in brackets, "
                 f"[::1]:6379, and a password ends with '@'; {_LOOKS_LIKE}"
             )
-    if re.search(r"[\s,;]", host + port):
+    host = _decoded(host)
+    if re.search(r"[\x00-\x20\x7f,;]", host + port):
         raise InvalidAddress(
             "a host contains no blanks, commas or semicolons; several servers are written as "
             "sentinel://a:26379;sentinel://b:26379"
         )
     if port and not (re.fullmatch(r"[0-9]{1,5}", port) and 1 <= int(port) <= 65535):
         raise InvalidAddress(f"the port is not a number from 1 to 65535; {_LOOKS_LIKE}")
-    return Node(_decoded(host) or "localhost", int(port or default_port))
+    return Node(host or "localhost", int(port or default_port))
 
 
 def _socket(scheme: str, host: str, path: str) -> str:
     decoded = _decoded(path)
-    if host or decoded in ("", "/"):
+    if host or decoded in ("", "/") or "\0" in decoded:
         raise InvalidAddress(
             f"the path of the socket is missing or relative: write {scheme}:///run/redis.sock, "
             "with three slashes"
@@ -268,7 +269,7 @@ def _directory(rest: str) -> str:
             )
         rest = rest.removeprefix("//")
     directory = _decoded(rest)
-    if not directory:
+    if not directory or "\0" in directory:
         raise InvalidAddress("embedded: needs a directory, as in embedded:///var/lib/atomq")
     return str(Path(directory).expanduser().resolve())
 
@@ -296,7 +297,7 @@ def _query(text: str) -> dict[str, str]:
 def _decoded(text: str) -> str:
     try:
         return unquote_to_bytes(text).decode()
-    except UnicodeDecodeError:
+    except UnicodeError:
         raise InvalidAddress("what is percent-encoded in a URL must be UTF-8") from None
 
 

@@ -125,6 +125,11 @@ def _whole(name: str, value: int, low: int, high: int) -> int:
     return value
 
 
+def check_limit(limit: int) -> None:
+    """How many messages may be asked for in one claim: 1 to 1,000. Raises `InvalidArgument`."""
+    _whole("limit", limit, 1, MOST)
+
+
 def _text(value: bytes | str) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
@@ -141,7 +146,16 @@ _QUEUE = ("unacked", "records", "delayed", "delayed_records", "dead", "wake", "m
 
 _PUBLISH = scripts.declared(
     "publish",
-    keys=("delayed", "delayed_records", "calls", "calls_old", "wake", "meta", "stats", "ready * step"),
+    keys=(
+        "delayed",
+        "delayed_records",
+        "calls",
+        "calls_old",
+        "wake",
+        "meta",
+        "stats",
+        "ready * step",
+    ),
     argv=(
         "call_id",
         "window_ms",
@@ -278,7 +292,9 @@ def claim(
     def parse(reply: Any, _repeated: bool) -> Claimed:
         now, wait, more, lost, flat = reply
         deliveries = [
-            Delivery(names[flat[i] - 1], flat[i + 1].decode(), flat[i + 2], flat[i + 3], flat[i + 4])
+            Delivery(
+                names[flat[i] - 1], flat[i + 1].decode(), flat[i + 2], flat[i + 3], flat[i + 4]
+            )
             for i in range(0, len(flat), 5)
         ]
         lost_acks = tuple(
@@ -342,7 +358,9 @@ def release(
     """
     _items("receipts", items)
     args = [_whole("delay_ms", delay_ms, 0, 1 << 42), int(front), int(counted), max_bytes]
-    return Call(_RELEASE, keys, keys.release, [*args, *(x for item in items for x in item)], _verdicts)
+    return Call(
+        _RELEASE, keys, keys.release, [*args, *(x for item in items for x in item)], _verdicts
+    )
 
 
 _EXTEND = scripts.declared(
@@ -364,7 +382,11 @@ def extend(
 _REJECT = scripts.declared(
     "reject",
     keys=("unacked", "records", "dead", "stats", "result * item"),
-    argv=("ttl_ms", "max_bytes", *(f"{x} * item" for x in ("receipt", "reason", "detail", "value"))),
+    argv=(
+        "ttl_ms",
+        "max_bytes",
+        *(f"{x} * item" for x in ("receipt", "reason", "detail", "value")),
+    ),
 )
 
 
@@ -459,7 +481,11 @@ def redrive(
     _items("ids", ids, least=0)
     args = [_whole("limit", limit, 1, MOST), max_bytes, after, until, reason, *ids]
     return Call(
-        _REDRIVE, keys, keys.redrive, args, lambda reply, _: Redriven(reply[0], reply[1], _text(reply[2]))
+        _REDRIVE,
+        keys,
+        keys.redrive,
+        args,
+        lambda reply, _: Redriven(reply[0], reply[1], _text(reply[2])),
     )
 
 

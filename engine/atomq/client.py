@@ -88,8 +88,8 @@ def check_version(hello: Any) -> None:
     if not isinstance(hello, dict):
         return
     known = {_text(name): _text(value) for name, value in hello.items()}
-    name, version = known.get("server", "redis"), known.get("version", "")
-    least = (7, 2) if name == "valkey" else (6, 2)
+    name, version = known.get("server", ""), known.get("version", "")
+    least = {"redis": (6, 2), "valkey": (7, 2)}.get(name, (0,))
     try:
         found = tuple(int(part) for part in version.split(".")[:2])
     except ValueError:

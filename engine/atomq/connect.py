@@ -420,11 +420,14 @@ class _SentinelConnection(SentinelManagedConnection):
     """A connection that asks for the master whenever it is made.
 
     redis-py's own does so in `connect()` only: when a lost connection is made again by sending a
-    command, it would go to the old master.
+    command, it would go to the old master. Nor does it notice by itself that it was lost.
     """
 
     def connect(self) -> None:
         self.connect_check_health(check_health=False)
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        return super().read_response(*args, **{"disconnect_on_error": True, **kwargs})
 
     def _connect(self) -> socket.socket:
         self.host, self.port = self.connection_pool.get_master_address()

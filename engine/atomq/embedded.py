@@ -219,8 +219,7 @@ class _Home:
     def make_socket_path(self) -> Path:
         """Return where the socket will be. Call with `lock` held."""
         if path := self.socket_path():
-            path.unlink(missing_ok=True)  # left by a server that was killed
-            return path
+            return path  # what a killed server left there, the new one replaces itself
         for place in (None, "/tmp"):  # noqa: S108 - mkdtemp makes a directory of our own in it
             made = Path(tempfile.mkdtemp(prefix="atomq-", dir=place)) / "server.sock"
             if len(os.fsencode(made)) <= _LONGEST_SOCKET_PATH:

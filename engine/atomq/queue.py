@@ -1,0 +1,969 @@
+"""What a user of the library holds: `Queue` and `AsyncQueue`, messages, results.
+
+Both queues are the same: `_Queue` makes the calls and flows, the twins run them. Times are seconds
+here; they become milliseconds in `calls.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from atomq import calls, flows
+from atomq.aio import AsyncEngine, AsyncWaiter
+from atomq.calls import (
+    Call,
+    Claimed,
+    Counts,
+    Outgoing,
+    Part,
+    Peeked,
+    QueueState,
+    Rejection,
+    Verdict,
+)
+from atomq.client import Engine, EngineBase, Waiter
+from atomq.errors import (
+    InvalidArgument,
+    InvalidMessage,
+    LeaseLost,
+    MessageFailed,
+    ResultTimeout,
+)
+from atomq.flows import Consumer, Flow
+from atomq.keys import QueueKeys
+from atomq.leases import LeaseKeeper, keeper
+from atomq.message import JSON, Delivery, Ids, Serializer, Writer, check_priority, message_ids
+
+log = logging.getLogger("atomq.queue")
+
+T = TypeVar("T")
+EngineT = TypeVar("EngineT", bound=EngineBase)
+LONGEST = 100 * 365 * 86_400.0  # seconds: what is longer is a mistake
+
+
+def default_backoff(deliveries: int) -> float:
+    """Seconds until a message that failed is tried again: 1, 2, 4, … 300, give or take a quarter."""
+    return min(300.0, 2.0 ** (deliveries - 1)) * random.uniform(0.75, 1.25)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One message for `put_many`, where it needs settings of its own."""
+
+    body: Any
+    delay: float = 0
+    at: datetime | float | None = None
+    priority: int = 0
+    id: str | None = None
+    headers: Mapping[str, Any] | None = None
+    ttl: float | None = None
+
+
+# ── what both queues share ────────────────────────────────────────────────────────────────────
+
+
+class _Queue(Generic[EngineT]):
+    """Calls and flows of one queue."""
+
+    def __init__(
+        self,
+        name: str,
+        engine: EngineT,
+        *,
+        serializer: Serializer = JSON,
+        schema: Mapping[str, Any] | None = None,
+        backoff: Callable[[int], float] = default_backoff,
+    ) -> None:
+        self.name = name
+        self.engine = engine
+        self.serializer = serializer
+        self.backoff = backoff
+        self.keys: QueueKeys = engine.keys(name)
+        self._writer = Writer(name, serializer)
+        self._check = _body_check(schema)
+        self._call_ids = Ids()
+
+    @property
+    def keeper(self) -> LeaseKeeper:
+        """What renews the leases of this process."""
+        return keeper(self.engine)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.engine.address.safe_url!r})"
+
+    # ── publish ───────────────────────────────────────────────────────────────────────────────
+
+    def _outgoing(self, item: Item) -> Outgoing:
+        check_priority(item.priority)
+        if self._check is not None:
+            self._check(item.body)
+        if item.id is not None and not (isinstance(item.id, str) and 0 < len(item.id) <= 256):
+            raise InvalidArgument(f"id must be text of 1 to 256 characters, got {item.id!r}")
+        message_id = item.id if item.id is not None else message_ids.next()
+        text = self._writer.write(
+            item.body, message_id, priority=item.priority, headers=item.headers
+        )
+        return Outgoing(
+            text,
+            message_id,
+            step=self.keys.step_of(item.priority),
+            delay_ms=_ms("delay", item.delay),
+            at_ms=_at_ms(item.at),
+            ttl_ms=_ms("ttl", item.ttl) if item.ttl is not None else 0,
+            dedup=item.id is not None,
+        )
+
+    def _put(self, messages: list[Outgoing]) -> Flow[list[bool]]:
+        options = self.engine.options
+        return flows.publish_all(
+            self.keys,
+            messages,
+            ids=self._call_ids,
+            window_ms=options.dedup_window_ms,
+            max_bytes=options.max_bytes,
+        )
+
+    def _result_key(self, message_id: str) -> str:
+        return self.keys.result(message_id)
+
+    # ── what happens to a message ─────────────────────────────────────────────────────────────
+
+    def _ack(self, receipts: Sequence[str]) -> Flow[list[Verdict]]:
+        return flows.in_batches(receipts, lambda some: calls.ack(self.keys, some))
+
+    def _release(
+        self,
+        messages: Sequence[_Message[Any]],
+        *,
+        delay: float = 0,
+        front: bool = False,
+        counted: bool = True,
+    ) -> Flow[list[Verdict]]:
+        items = [(message.receipt, _id_or_none(message) if delay else "") for message in messages]
+        delay_ms = _ms("delay", delay)
+        return flows.in_batches(
+            items,
+            lambda some: calls.release(
+                self.keys, some, delay_ms=delay_ms, front=front, counted=counted
+            ),
+        )
+
+    def _extend(self, receipts: Sequence[str], seconds: float | None) -> Flow[list[Verdict]]:
+        lease_ms = self.engine.options.lease_ms if seconds is None else _ms("seconds", seconds)
+        return flows.in_batches(
+            receipts, lambda some: calls.extend(self.keys, some, lease_ms=lease_ms)
+        )
+
+    def _reject(
+        self, messages: Sequence[_Message[Any]], reason: str, detail: str
+    ) -> Flow[list[Verdict]]:
+        items = []
+        for message in messages:
+            message_id = _id_or_none(message)
+            failed = {
+                "id": message_id,
+                "state": "failed",
+                "reason": f"{reason}: {detail}".rstrip(": "),
+            }
+            value = json.dumps(failed) if message_id else ""
+            items.append(Rejection(message.receipt, message_id, reason, detail, value))
+        ttl_ms = self.engine.options.result_ttl_ms
+        return flows.in_batches(items, lambda some: calls.reject(self.keys, some, ttl_ms=ttl_ms))
+
+    def _complete(self, message: _Message[Any], value: Any) -> Flow[list[Verdict]]:
+        try:
+            done = json.dumps({"id": message.id, "state": "done", "value": value})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidMessage(f"the result is not JSON: {error}") from error
+        items = [(message.receipt, message.id, done)]
+        ttl_ms = self.engine.options.result_ttl_ms
+        return flows.in_batches(items, lambda some: calls.complete(self.keys, some, ttl_ms=ttl_ms))
+
+    def _fail(self, message: _Message[Any], error: BaseException) -> Flow[list[Verdict]]:
+        """After an exception: later again, or to dead letters when it was tried often enough."""
+        most = self.engine.options.max_deliveries
+        if most is not None and message.deliveries >= most:
+            return self._reject([message], "max_deliveries", _words(error))
+        return self._release([message], delay=self.backoff(message.deliveries))
+
+    def _settle(self, message: _Message[Any], verdicts: list[Verdict]) -> Verdict:
+        """What a single message's verb answers; raises `LeaseLost`."""
+        self.keeper.drop((message.receipt,))
+        if verdicts[0] is Verdict.LOST:
+            message.lost = True
+            raise LeaseLost(
+                f"{message.receipt} is not live: the message was handed to somebody else, or is gone"
+            )
+        return verdicts[0]
+
+    def _dropped(self, messages: Iterable[_Message[Any]]) -> None:
+        self.keeper.drop([message.receipt for message in messages])
+
+    # ── what an operator does ─────────────────────────────────────────────────────────────────
+
+    def _redrive(self, ids: Sequence[str] | None, reason: str) -> Flow[int]:
+        if ids is None:
+            return (yield from flows.redrive_all(self.keys, reason=reason))
+        total = 0
+        for some in flows.batches(ids):
+            done: calls.Redriven = yield calls.redrive(self.keys, some, reason=reason)
+            total += done.count
+        return total
+
+    def _purge(self, parts: Iterable[Part]) -> Call[Counts]:
+        return calls.purge(self.keys, **dict.fromkeys(_parts(parts), True))
+
+
+def _parts(parts: Iterable[Part]) -> list[Part]:
+    given = list(parts) or ["ready", "delayed"]
+    for part in given:
+        if part not in ("ready", "delayed", "unacked", "dead"):
+            raise InvalidArgument(f"there is no part {part!r}: ready, delayed, unacked or dead")
+    return given  # type: ignore[return-value]
+
+
+def _body_check(schema: Mapping[str, Any] | None) -> Callable[[Any], None] | None:
+    if schema is None:
+        return None
+    from jsonschema import SchemaError
+    from jsonschema.exceptions import best_match
+    from jsonschema.validators import validator_for
+
+    kind = validator_for(schema)
+    try:
+        kind.check_schema(schema)
+    except SchemaError as error:
+        raise InvalidArgument(f"the schema is no JSON Schema: {error.message}") from error
+    compiled = kind(schema)
+
+    def check(body: Any) -> None:
+        error = best_match(compiled.iter_errors(body))
+        if error is not None:
+            raise InvalidMessage(
+                f"the body does not meet the schema at {error.json_path}: {error.message}"
+            )
+
+    return check
+
+
+def _ms(name: str, seconds: float) -> int:
+    if (
+        not isinstance(seconds, int | float)
+        or isinstance(seconds, bool)
+        or not 0 <= seconds <= LONGEST
+    ):
+        raise InvalidArgument(f"{name} must be seconds from 0 to {LONGEST:.0f}, got {seconds!r}")
+    return round(seconds * 1000) or int(seconds > 0)
+
+
+def _at_ms(at: datetime | float | None) -> int:
+    if at is None:
+        return 0
+    if isinstance(at, datetime):
+        if at.tzinfo is None:
+            raise InvalidArgument(f"at must say its time zone: {at!r} does not")
+        at = at.timestamp()
+    return max(1, _ms("at (as seconds since 1970)", at))
+
+
+def _settling(messages: Iterable[_Message[Any]]) -> list[str]:
+    """The receipts of messages that are settled by the call that follows."""
+    receipts = []
+    for message in messages:
+        message.settled = True
+        receipts.append(message.receipt)
+    return receipts
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:4000]
+
+
+def _id_or_none(message: _Message[Any]) -> str:
+    """The id of a message, or "" where it cannot be read: it must still be possible to give it back."""
+    try:
+        return message.id
+    except InvalidMessage:
+        return ""
+
+
+def _value(message_id: str, stored: bytes | None, timeout: float | None) -> Any:
+    if stored is None:
+        raise ResultTimeout(f"no result of {message_id} within {timeout} s")
+    result = json.loads(stored)
+    if result["state"] == "failed":
+        raise MessageFailed(result.get("reason", ""))
+    return result["value"]
+
+
+# ── messages ──────────────────────────────────────────────────────────────────────────────────
+
+QueueT = TypeVar("QueueT", bound=_Queue[Any])
+
+
+class _Message(Generic[QueueT]):
+    """A claimed message. Its lease is renewed as long as this object lives and is not settled."""
+
+    __slots__ = ("__weakref__", "_body", "_delivery", "_queue", "lost", "receipt", "settled")
+
+    def __init__(self, queue: QueueT, delivery: Delivery) -> None:
+        self._queue = queue
+        self._delivery = delivery
+        self._body: Any = _UNREAD
+        self.receipt = delivery.receipt
+        self.settled = False
+        """It was acked, released, rejected or completed, or is about to be."""
+        self.lost = False
+        """The lease could not be kept: the message was handed to somebody else."""
+
+    @property
+    def body(self) -> Any:
+        """What was put. Raises `InvalidMessage` if it cannot be decoded; `reject` it then."""
+        if self._body is _UNREAD:
+            self._body = self._delivery.envelope.body(self._queue.serializer)
+        return self._body
+
+    @property
+    def id(self) -> str:
+        """Its message id."""
+        return self._delivery.envelope.id
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """Its headers."""
+        return self._delivery.envelope.headers
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """The properties of its envelope, as Kombu has them."""
+        return self._delivery.envelope.properties
+
+    @property
+    def deliveries(self) -> int:
+        """How often it was handed out, this time included."""
+        return self._delivery.deliveries
+
+    @property
+    def priority(self) -> int:
+        """The priority step it was put with, 0 to 9; 0 goes first."""
+        return self._queue.keys.priority_of(self._delivery.step)
+
+    @property
+    def raw(self) -> bytes:
+        """The envelope as it lies in the server."""
+        return self._delivery.envelope.raw
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.receipt} of {self._queue.name!r}>"
+
+
+_UNREAD = object()
+
+
+class Message(_Message["Queue"]):
+    """A claimed message.
+
+    Use it in a `with` block: at its end the message is acked, and after an exception it is released,
+    to be tried again after the queue's backoff. Or settle it yourself, once. Each verb raises
+    `LeaseLost` if the receipt is not live, and `ServerUnavailable` if the server is gone; the
+    message is then somebody else's when its lease ends.
+    """
+
+    __slots__ = ()
+
+    def ack(self) -> Verdict:
+        """It is done with. DONE, or UNKNOWN after a lost reply."""
+        return self._done(self._queue._ack((self.receipt,)))
+
+    def release(self, delay: float = 0, *, front: bool = False, counted: bool = True) -> Verdict:
+        """Give it back, now or in `delay` seconds. `counted=False` if the work did not begin."""
+        return self._done(self._queue._release((self,), delay=delay, front=front, counted=counted))
+
+    def reject(self, reason: str = "rejected", detail: str = "") -> Verdict:
+        """Move it to dead letters. `reason` is one word or so, `detail` what helps to find out why."""
+        return self._done(self._queue._reject((self,), reason, detail))
+
+    def complete(self, value: Any = None) -> Verdict:
+        """Ack it and store its result, which must be JSON; whoever waits for it is told."""
+        return self._done(self._queue._complete(self, value))
+
+    def extend(self, seconds: float | None = None) -> None:
+        """Hold it for so many seconds from now (default: one lease).
+
+        Rarely needed: leases are renewed in the background. Raises `LeaseLost`.
+        """
+        verdicts = self._queue.engine.run(self._queue._extend((self.receipt,), seconds))
+        if verdicts[0] is not Verdict.DONE:
+            self._queue._settle(self, [Verdict.LOST])
+
+    def _done(self, flow: Flow[list[Verdict]]) -> Verdict:
+        self.settled = True
+        return self._queue._settle(self, self._queue.engine.run(flow))
+
+    def __enter__(self) -> Self:
+        self._queue.keeper.start(self.receipt)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.settled:
+            return
+        if error is None:
+            self.settled = True
+            self._queue.keeper.ack_later(self._queue.keys, self.receipt)
+            return
+        try:
+            self._done(self._queue._fail(self, error))
+        except LeaseLost as lost:
+            log.warning("%s", lost)
+
+
+class AsyncMessage(_Message["AsyncQueue"]):
+    """A claimed message; see `Message`. Used in an `async with` block."""
+
+    __slots__ = ()
+
+    async def ack(self) -> Verdict:
+        """See `Message.ack`."""
+        return await self._done(self._queue._ack((self.receipt,)))
+
+    async def release(
+        self, delay: float = 0, *, front: bool = False, counted: bool = True
+    ) -> Verdict:
+        """See `Message.release`."""
+        return await self._done(
+            self._queue._release((self,), delay=delay, front=front, counted=counted)
+        )
+
+    async def reject(self, reason: str = "rejected", detail: str = "") -> Verdict:
+        """See `Message.reject`."""
+        return await self._done(self._queue._reject((self,), reason, detail))
+
+    async def complete(self, value: Any = None) -> Verdict:
+        """See `Message.complete`."""
+        return await self._done(self._queue._complete(self, value))
+
+    async def extend(self, seconds: float | None = None) -> None:
+        """See `Message.extend`."""
+        verdicts = await self._queue.engine.run(self._queue._extend((self.receipt,), seconds))
+        if verdicts[0] is not Verdict.DONE:
+            self._queue._settle(self, [Verdict.LOST])
+
+    async def _done(self, flow: Flow[list[Verdict]]) -> Verdict:
+        self.settled = True
+        return self._queue._settle(self, await self._queue.engine.run(flow))
+
+    async def __aenter__(self) -> Self:
+        self._queue.keeper.start(self.receipt)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.settled:
+            return
+        if error is None:
+            self.settled = True
+            self._queue.keeper.ack_later(self._queue.keys, self.receipt)
+            return
+        try:
+            await self._done(self._queue._fail(self, error))
+        except LeaseLost as lost:
+            log.warning("%s", lost)
+
+
+# ── results ───────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A message that was put; `wait` for its result."""
+
+    id: str
+    queue: Queue
+    new: bool = True
+    """False if a message of this id had been put within the window: this one was not put again."""
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """See `Queue.wait`."""
+        return self.queue.wait(self.id, timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncSent:
+    """A message that was put; see `Sent`."""
+
+    id: str
+    queue: AsyncQueue
+    new: bool = True
+
+    async def wait(self, timeout: float | None = None) -> Any:
+        """See `Queue.wait`."""
+        return await self.queue.wait(self.id, timeout)
+
+
+# ── the queues ────────────────────────────────────────────────────────────────────────────────
+
+
+class Queue(_Queue[Engine]):
+    """A queue. Any number of threads may use it.
+
+    `engine` is an `Engine`, or the URL of a server (with `options`, see `Options`). Bodies are JSON
+    unless `serializer` says otherwise; with `schema`, a JSON Schema, `put` refuses bodies that do
+    not meet it. `backoff` says for how many seconds a message waits that failed for the nth time.
+
+    Every method raises `ServerUnavailable` when the server cannot be reached within the retries,
+    `PermissionDenied` and `ScriptsNotLoaded` when this user may not do it, and `InvalidArgument` for
+    arguments out of range. Each is safe to call again.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        engine: Engine | str,
+        *,
+        serializer: Serializer = JSON,
+        schema: Mapping[str, Any] | None = None,
+        backoff: Callable[[int], float] = default_backoff,
+        **options: Any,
+    ) -> None:
+        if isinstance(engine, str):
+            engine = Engine(engine, **options)
+        elif options:
+            raise InvalidArgument("options belong to the engine: give them to Engine(url, ...)")
+        super().__init__(name, engine, serializer=serializer, schema=schema, backoff=backoff)
+
+    # ── publish ───────────────────────────────────────────────────────────────────────────────
+
+    def put(
+        self,
+        body: Any,
+        *,
+        delay: float = 0,
+        at: datetime | float | None = None,
+        priority: int = 0,
+        id: str | None = None,  # noqa: A002 - the word everybody uses for it
+        headers: Mapping[str, Any] | None = None,
+        ttl: float | None = None,
+    ) -> Sent:
+        """Put one message.
+
+        It is handed out at once, or in `delay` seconds, or `at` a time (aware datetime, or seconds
+        since 1970 by the server's clock). `priority` 0 goes first, 9 last. With an `id` of your own
+        it is not put again within `dedup_window`. After `ttl` seconds it goes to dead letters
+        instead of a consumer. Raises `InvalidMessage` for a body that cannot be serialized or does
+        not meet the schema, `ServerFull` at maxmemory.
+        """
+        return self.put_many([Item(body, delay, at, priority, id, headers, ttl)])[0]
+
+    def put_many(self, items: Iterable[Any]) -> list[Sent]:
+        """Put many messages; each a body, or an `Item` with settings of its own.
+
+        They travel 1,000 (or `max_bytes`) to a call. A call is all or nothing, the whole is not.
+        """
+        messages = [self._outgoing(i if isinstance(i, Item) else Item(i)) for i in items]
+        if not messages:
+            return []
+        put = self.engine.run(self._put(messages))
+        return [Sent(m.id, self, new) for m, new in zip(messages, put, strict=True)]
+
+    # ── consume ───────────────────────────────────────────────────────────────────────────────
+
+    def claim(self, timeout: float | None = 0) -> Message | None:
+        """One message, or None after `timeout` seconds (None: wait for ever)."""
+        found = self.claim_many(1, timeout)
+        return found[0] if found else None
+
+    def claim_many(self, limit: int, timeout: float | None = 0) -> list[Message]:
+        """Up to `limit` messages (at most 1,000). Waits for the first one only."""
+        with Receiver([self]) as receiver:
+            return receiver.receive(limit, timeout)
+
+    def consume(
+        self, *, prefetch: int | None = None, timeout: float | None = None
+    ) -> Iterator[Message]:
+        """Messages, one after another; ends when none came for `timeout` seconds (None: never).
+
+        `prefetch` messages (default: the option) are claimed at once. What was claimed and not
+        handed over when the loop is left is given back at once, as if it had never been claimed.
+        """
+        limit = self.engine.options.prefetch if prefetch is None else prefetch
+        with Receiver([self]) as receiver:
+            while found := receiver.receive(limit, timeout):
+                waiting = deque(found)
+                del found
+                try:
+                    while waiting:
+                        message = waiting.popleft()
+                        if not message.lost:
+                            yield message
+                        del message
+                finally:
+                    self.give_back(waiting)
+
+    def __iter__(self) -> Iterator[Message]:
+        return self.consume()
+
+    def work(
+        self,
+        handler: Callable[[Message], Any],
+        *,
+        prefetch: int | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Call `handler` with each message; how many it was called with.
+
+        A message is acked when the handler returns; after an exception, which is logged, it is
+        released and tried again later.
+        """
+        count = 0
+        for message in self.consume(prefetch=prefetch, timeout=timeout):
+            count += 1
+            try:
+                with message:
+                    handler(message)
+            except Exception:
+                log.exception("%s: the handler failed", message)
+        return count
+
+    def ack_many(self, messages: Sequence[Message]) -> list[Verdict]:
+        """Ack messages in one call; a verdict for each, LOST among them."""
+        verdicts = self.engine.run(self._ack(_settling(messages)))
+        self._dropped(messages)
+        return verdicts
+
+    def give_back(self, messages: Iterable[Message]) -> None:
+        """Release messages that were not started: to the front, in their order, uncounted."""
+        given = list(messages)
+        if _settling(given):
+            self.engine.run(self._release(given, front=True, counted=False))
+            self._dropped(given)
+
+    # ── results ───────────────────────────────────────────────────────────────────────────────
+
+    def wait(self, message_id: str, timeout: float | None = None) -> Any:
+        """The result that a consumer stored with `complete`, as soon as it is there. Does not poll.
+
+        Raises `ResultTimeout` after `timeout` seconds, `MessageFailed` if it was rejected.
+        """
+        flow = flows.await_result(self._result_key(message_id), timeout)
+        waiter = self.engine.waiter()
+        try:
+            return _value(message_id, self.engine.run(flow, waiter), timeout)
+        finally:
+            waiter.close()
+
+    # ── operate ───────────────────────────────────────────────────────────────────────────────
+
+    def state(self) -> QueueState:
+        """The queue in numbers."""
+        return self.engine.run(calls.inspect(self.keys))
+
+    def peek(
+        self, part: Part = "ready", limit: int = 20, *, offset: int = 0, after: str = ""
+    ) -> list[Peeked]:
+        """Look at messages without claiming them: ready, delayed, unacked or dead ones."""
+        return self.engine.run(calls.peek(self.keys, part, limit=limit, offset=offset, after=after))
+
+    def cancel(self, *ids: str) -> list[Verdict]:
+        """Throw delayed messages away, by id; a verdict for each."""
+        return self.engine.run(flows.in_batches(ids, lambda some: calls.cancel(self.keys, some)))
+
+    def redrive(self, ids: Sequence[str] | None = None, *, reason: str = "") -> int:
+        """Dead letters back to ready: these (by the name `peek` gives), or all (of one reason)."""
+        return self.engine.run(self._redrive(ids, reason))
+
+    def purge(self, *parts: Part) -> Counts:
+        """Throw away what lies in these parts; by default what is ready and delayed."""
+        return self.engine.run(self._purge(parts))
+
+    def pause(self) -> None:
+        """Hand out nothing until `resume`."""
+        self.engine.run(calls.pause(self.keys))
+
+    def resume(self) -> None:
+        """Hand out messages again."""
+        self.engine.run(calls.pause(self.keys, paused=False))
+
+
+class Receiver:
+    """One consumer of one or several queues of one engine, for one thread at a time.
+
+    Use it in a `with` block, or close it: it holds connections.
+    """
+
+    def __init__(self, queues: Sequence[Queue]) -> None:
+        self._by_name = {queue.name: queue for queue in queues}
+        self._engine = queues[0].engine
+        self._keeper = queues[0].keeper
+        keys = [queue.keys for queue in queues]
+        self._consumer = Consumer(keys, self._engine.options, self._keeper.acks)
+        self._waiter: Waiter | None = None
+
+    def receive(self, limit: int, timeout: float | None = None) -> list[Message]:
+        """Up to `limit` messages; waits for the first at most `timeout` seconds (None: for ever)."""
+        calls.check_limit(limit)
+        if self._waiter is None:
+            self._waiter = self._engine.waiter()
+        messages: list[Message] = []
+
+        def claimed(claim: Claimed) -> None:
+            got = [Message(self._by_name[d.queue], d) for d in claim.deliveries]
+            _hold(self._keeper, claim, got)
+            messages.extend(got)
+
+        self._engine.run(self._consumer.receive(limit, timeout, claimed), self._waiter)
+        return messages
+
+    def close(self) -> None:
+        """Leave. A wake-up that was meant for this consumer goes to another."""
+        if self._waiter is not None:
+            try:
+                self._engine.run(self._consumer.close(), self._waiter)
+            finally:
+                self._waiter.close()
+                self._waiter = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _hold(keeper: LeaseKeeper, claim: Claimed, messages: Sequence[_Message[Any]]) -> None:
+    by_queue: dict[str, list[_Message[Any]]] = {}
+    for message in messages:
+        by_queue.setdefault(message._queue.name, []).append(message)
+    for held in by_queue.values():
+        keeper.hold(held[0]._queue.keys, held)
+    if claim.lost_acks:
+        keeper.lost([receipt for _, receipt in claim.lost_acks])
+
+
+class AsyncQueue(_Queue[AsyncEngine]):
+    """A queue, for the tasks of one event loop. Every method is that of `Queue`."""
+
+    def __init__(
+        self,
+        name: str,
+        engine: AsyncEngine | str,
+        *,
+        serializer: Serializer = JSON,
+        schema: Mapping[str, Any] | None = None,
+        backoff: Callable[[int], float] = default_backoff,
+        **options: Any,
+    ) -> None:
+        if isinstance(engine, str):
+            engine = AsyncEngine(engine, **options)
+        elif options:
+            raise InvalidArgument(
+                "options belong to the engine: give them to AsyncEngine(url, ...)"
+            )
+        super().__init__(name, engine, serializer=serializer, schema=schema, backoff=backoff)
+
+    # ── publish ───────────────────────────────────────────────────────────────────────────────
+
+    async def put(
+        self,
+        body: Any,
+        *,
+        delay: float = 0,
+        at: datetime | float | None = None,
+        priority: int = 0,
+        id: str | None = None,  # noqa: A002 - the word everybody uses for it
+        headers: Mapping[str, Any] | None = None,
+        ttl: float | None = None,
+    ) -> AsyncSent:
+        """See `Queue.put`."""
+        return (await self.put_many([Item(body, delay, at, priority, id, headers, ttl)]))[0]
+
+    async def put_many(self, items: Iterable[Any]) -> list[AsyncSent]:
+        """See `Queue.put_many`."""
+        messages = [self._outgoing(i if isinstance(i, Item) else Item(i)) for i in items]
+        if not messages:
+            return []
+        put = await self.engine.run(self._put(messages))
+        return [AsyncSent(m.id, self, new) for m, new in zip(messages, put, strict=True)]
+
+    # ── consume ───────────────────────────────────────────────────────────────────────────────
+
+    async def claim(self, timeout: float | None = 0) -> AsyncMessage | None:  # noqa: ASYNC109
+        """See `Queue.claim`."""
+        found = await self.claim_many(1, timeout)
+        return found[0] if found else None
+
+    async def claim_many(
+        self,
+        limit: int,
+        timeout: float | None = 0,  # noqa: ASYNC109 - it ends the wait, not the call
+    ) -> list[AsyncMessage]:
+        """See `Queue.claim_many`."""
+        async with AsyncReceiver([self]) as receiver:
+            return await receiver.receive(limit, timeout)
+
+    async def consume(
+        self,
+        *,
+        prefetch: int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
+    ) -> AsyncIterator[AsyncMessage]:
+        """See `Queue.consume`. Leave the loop through `contextlib.aclosing` to give back at once."""
+        limit = self.engine.options.prefetch if prefetch is None else prefetch
+        async with AsyncReceiver([self]) as receiver:
+            while found := await receiver.receive(limit, timeout):
+                waiting = deque(found)
+                del found
+                try:
+                    while waiting:
+                        message = waiting.popleft()
+                        if not message.lost:
+                            yield message
+                        del message
+                finally:
+                    await self.give_back(waiting)
+
+    def __aiter__(self) -> AsyncIterator[AsyncMessage]:
+        return self.consume()
+
+    async def work(
+        self,
+        handler: Callable[[AsyncMessage], Any],
+        *,
+        prefetch: int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
+    ) -> int:
+        """See `Queue.work`; `handler` is a coroutine function."""
+        count = 0
+        async for message in self.consume(prefetch=prefetch, timeout=timeout):
+            count += 1
+            try:
+                async with message:
+                    await handler(message)
+            except Exception:
+                log.exception("%s: the handler failed", message)
+        return count
+
+    async def ack_many(self, messages: Sequence[AsyncMessage]) -> list[Verdict]:
+        """See `Queue.ack_many`."""
+        verdicts = await self.engine.run(self._ack(_settling(messages)))
+        self._dropped(messages)
+        return verdicts
+
+    async def give_back(self, messages: Iterable[AsyncMessage]) -> None:
+        """See `Queue.give_back`."""
+        given = list(messages)
+        if _settling(given):
+            await self.engine.run(self._release(given, front=True, counted=False))
+            self._dropped(given)
+
+    # ── results ───────────────────────────────────────────────────────────────────────────────
+
+    async def wait(
+        self,
+        message_id: str,
+        timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
+    ) -> Any:
+        """See `Queue.wait`."""
+        flow = flows.await_result(self._result_key(message_id), timeout)
+        waiter = self.engine.waiter()
+        try:
+            return _value(message_id, await self.engine.run(flow, waiter), timeout)
+        finally:
+            await waiter.close()
+
+    # ── operate ───────────────────────────────────────────────────────────────────────────────
+
+    async def state(self) -> QueueState:
+        """See `Queue.state`."""
+        return await self.engine.run(calls.inspect(self.keys))
+
+    async def peek(
+        self, part: Part = "ready", limit: int = 20, *, offset: int = 0, after: str = ""
+    ) -> list[Peeked]:
+        """See `Queue.peek`."""
+        return await self.engine.run(
+            calls.peek(self.keys, part, limit=limit, offset=offset, after=after)
+        )
+
+    async def cancel(self, *ids: str) -> list[Verdict]:
+        """See `Queue.cancel`."""
+        flow = flows.in_batches(ids, lambda some: calls.cancel(self.keys, some))
+        return await self.engine.run(flow)
+
+    async def redrive(self, ids: Sequence[str] | None = None, *, reason: str = "") -> int:
+        """See `Queue.redrive`."""
+        return await self.engine.run(self._redrive(ids, reason))
+
+    async def purge(self, *parts: Part) -> Counts:
+        """See `Queue.purge`."""
+        return await self.engine.run(self._purge(parts))
+
+    async def pause(self) -> None:
+        """See `Queue.pause`."""
+        await self.engine.run(calls.pause(self.keys))
+
+    async def resume(self) -> None:
+        """See `Queue.resume`."""
+        await self.engine.run(calls.pause(self.keys, paused=False))
+
+
+class AsyncReceiver:
+    """One consumer of one or several queues of one engine, for one task at a time."""
+
+    def __init__(self, queues: Sequence[AsyncQueue]) -> None:
+        self._by_name = {queue.name: queue for queue in queues}
+        self._engine = queues[0].engine
+        self._keeper = queues[0].keeper
+        keys = [queue.keys for queue in queues]
+        self._consumer = Consumer(keys, self._engine.options, self._keeper.acks)
+        self._waiter: AsyncWaiter | None = None
+
+    async def receive(
+        self,
+        limit: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
+    ) -> list[AsyncMessage]:
+        """Up to `limit` messages; waits for the first at most `timeout` seconds (None: for ever)."""
+        calls.check_limit(limit)
+        if self._waiter is None:
+            self._waiter = self._engine.waiter()
+        messages: list[AsyncMessage] = []
+
+        def claimed(claim: Claimed) -> None:
+            got = [AsyncMessage(self._by_name[d.queue], d) for d in claim.deliveries]
+            _hold(self._keeper, claim, got)
+            messages.extend(got)
+
+        await self._engine.run(self._consumer.receive(limit, timeout, claimed), self._waiter)
+        return messages
+
+    async def close(self) -> None:
+        """Leave. A wake-up that was meant for this consumer goes to another."""
+        if self._waiter is not None:
+            try:
+                await self._engine.run(self._consumer.close(), self._waiter)
+            finally:
+                await self._waiter.close()
+                self._waiter = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

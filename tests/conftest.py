@@ -1,0 +1,122 @@
+"""Fixtures every test may ask for: real servers of all kinds that can be run here.
+
+`server` is shared by the whole run and put back into its first state before each test; a test that
+kills, fills or reconfigures for good takes `own_server`. `cluster` and `sentinel` are the same
+servers in those two arrangements. ATOMQ_TEST_SERVERS=valkey-9,redis-7 (or --servers) restricts
+the kinds; a test of one kind says `@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from tests.servers import KINDS, Cluster, NotAvailable, Sentinel, Server, choose_kinds
+
+LONG = os.environ.get("ATOMQ_LONG") == "1"
+
+hypothesis.settings.register_profile("short", deadline=None, print_blob=True, max_examples=50)
+hypothesis.settings.register_profile("long", deadline=None, print_blob=True, max_examples=1000)
+hypothesis.settings.load_profile("long" if LONG else "short")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--servers",
+        default=os.environ.get("ATOMQ_TEST_SERVERS"),
+        help=f"kinds of server to run, with commas, of {', '.join(KINDS)} (default: all there are)",
+    )
+
+
+_RUN = pytest.StashKey[dict[str, Path]]()
+_LEFT_OUT = pytest.StashKey[dict[str, str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    try:
+        run, left_out = choose_kinds(config.getoption("--servers"))
+    except NotAvailable as reason:
+        raise pytest.UsageError(str(reason)) from None
+    config.stash[_RUN] = run
+    config.stash[_LEFT_OUT] = left_out
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    lines = [f"server {kind}: {binary}" for kind, binary in config.stash[_RUN].items()]
+    return lines + [
+        f"server {kind}: NOT RUN, {why}" for kind, why in config.stash[_LEFT_OUT].items()
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "kind" not in metafunc.fixturenames:
+        return
+    for mark in metafunc.definition.iter_markers("parametrize"):
+        if mark.args and mark.args[0] == "kind":
+            return  # the test names its kinds itself
+    run = metafunc.config.stash[_RUN]
+    metafunc.parametrize("kind", list(run), indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if LONG:
+        return
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="set ATOMQ_LONG=1, or `make test-long`"))
+
+
+@pytest.fixture(scope="session")
+def kind(request: pytest.FixtureRequest) -> str:
+    """The kind of server a test runs on."""
+    name: str = request.param
+    if name not in request.config.stash[_RUN]:
+        why = request.config.stash[_LEFT_OUT].get(name, "unknown kind")
+        pytest.skip(f"{name}: {why}")
+    return name
+
+
+@pytest.fixture(scope="session")
+def shared_server(kind: str) -> Iterator[Server]:
+    """The server behind `server`, as the test before left it."""
+    with Server(kind) as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared_server: Server) -> Server:
+    """A server of each kind, empty and in its first configuration."""
+    shared_server.reset()
+    return shared_server
+
+
+@pytest.fixture
+def own_server(kind: str) -> Iterator[Server]:
+    """A server of each kind for this test alone, with an AOF: a kill loses nothing."""
+    with Server(kind, persistent=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(kind: str) -> Iterator[Cluster]:
+    """The cluster behind `cluster`, as the test before left it."""
+    with Cluster(kind) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(shared_cluster: Cluster) -> Cluster:
+    """A cluster of one node of each kind, empty. `Cluster(kind, nodes=3)` makes more nodes."""
+    shared_cluster.reset()
+    return shared_cluster
+
+
+@pytest.fixture
+def sentinel(kind: str) -> Iterator[Sentinel]:
+    """A master, a replica and a Sentinel of each kind for this test alone."""
+    with Sentinel(kind) as sentinel:
+        yield sentinel

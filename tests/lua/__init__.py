@@ -1,0 +1,1 @@
+"""The scripts, proved on real servers."""

