@@ -23,4 +23,4 @@ stds.redis = {
   },
 }
 std = "redis"
-max_line_length = 110
+max_line_length = 120

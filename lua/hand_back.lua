@@ -26,11 +26,13 @@ local message = require("lib.message")
 local receipts = require("lib.receipts")
 local record = require("lib.record")
 
-local unacked, records, delayed, delayed_records, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], 6
+local unacked, records, delayed, delayed_records = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local stats, READY = KEYS[5], 6
 local steps = args.keys(READY - 1, 1, 10)
 local limit, max_bytes = args.int("limit", 1, 1000), args.int("max_bytes", 1, 1073741824)
 local with_unacked, with_delayed = args.int("unacked", 0, 1) == 1, args.int("delayed", 0, 1) == 1
-guard.zset(unacked); guard.zset(delayed); guard.hash(records); guard.hash(delayed_records); guard.hash(stats); guard.ready(READY)
+guard.zset(unacked); guard.zset(delayed); guard.hash(records)
+guard.hash(delayed_records); guard.hash(stats); guard.ready(READY)
 local fault = args.done() or guard.fault
 if fault then
   return redis.error_reply(fault)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 from redis import exceptions as server
 from redis.asyncio.connection import AbstractConnection
@@ -89,7 +89,7 @@ class AsyncEngine(EngineBase):
         super().forked()
         self._begin()
 
-    async def __aenter__(self) -> AsyncEngine:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -372,7 +372,7 @@ class AsyncWaiter:
         return None
 
     async def close(self) -> None:
-        """Close the connections. A token they were given unread is lost; others notice within 1.2 s."""
+        """Close the connections. A token read by nobody is lost; others notice within 1.2 s."""
         for task in self._out.values():
             task.cancel()
         for connection, _ in self._lines:

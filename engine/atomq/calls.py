@@ -186,7 +186,7 @@ class Published(NamedTuple):
     """What `publish` did."""
 
     now_ms: int
-    count: int
+    count: int  # type: ignore[assignment] # hides tuple.count, which nobody needs here
     """Messages put; those whose id was known are not among them."""
     known: tuple[int, ...]
     """Positions (from 0) of the messages that were not put because their id was known."""
@@ -313,7 +313,7 @@ def claim(
 
 
 def renewal_ms(lease_ms: int) -> int:
-    """How often a holder renews a lease of so many ms: every third of it, and every 20 s at least."""
+    """Between two renewals of a lease of so many ms: a third of it, 20 s at most."""
     return max(1, min(lease_ms // 3, 20_000))
 
 
@@ -459,7 +459,7 @@ _REDRIVE = scripts.declared(
 class Redriven(NamedTuple):
     """What one call of `redrive` did."""
 
-    count: int
+    count: int  # type: ignore[assignment] # as in Published
     """Dead letters that went back to ready."""
     seen: int
     """Dead letters looked at; less than asked for: there are no more, or `max_bytes` were moved."""

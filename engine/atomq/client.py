@@ -13,7 +13,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 from redis import exceptions as server
 from redis.connection import AbstractConnection
@@ -106,8 +106,8 @@ def _text(value: Any) -> str:
 class Engine(EngineBase):
     """Runs calls and flows, from any number of threads.
 
-    `address` is a server's URL (see `Address`); options are those of `Options`. Nothing is connected
-    before the first use. Raises `InvalidAddress` and `InvalidOptions`.
+    `address` is a server's URL (see `Address`); options are those of `Options`. Nothing is
+    connected before the first use. Raises `InvalidAddress` and `InvalidOptions`.
 
     When the server is gone, a call is tried again for `retry_attempts` and `retry_budget`, then
     raises `ServerUnavailable`. The first call on a server also finds out whether this user may run
@@ -179,7 +179,7 @@ class Engine(EngineBase):
         super().forked()
         self._lines.forget()
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -410,8 +410,7 @@ class _ClusterLines:
     def command(self, args: Sequence[Any], target: Any = None) -> Any:
         if target is None:
             return self.client.execute_command(*args)
-        reply = self.client.execute_command(*args, target_nodes=target)
-        return reply
+        return self.client.execute_command(*args, target_nodes=target)
 
     def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
         found = []
@@ -515,7 +514,7 @@ class Waiter:
         return None
 
     def close(self) -> None:
-        """Close the connections. A token they were given unread is lost; others notice within 1.2 s."""
+        """Close the connections. A token read by nobody is lost; others notice within 1.2 s."""
         for connection, _ in self._lines:
             connection.disconnect()
         self._lines, self._out, self._keys = [], set(), ()
@@ -534,7 +533,8 @@ class Waiter:
                 return [index]
         with selectors.DefaultSelector() as selector:
             for index, (connection, _) in enumerate(self._lines):
-                selector.register(connection._sock, selectors.EVENT_READ, index)  # type: ignore[attr-defined]
+                sock: Any = connection._sock
+                selector.register(sock, selectors.EVENT_READ, index)
             return [key.data for key, _ in selector.select(seconds)]
 
     def _answer(self, index: int) -> str | None:

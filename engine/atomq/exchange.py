@@ -90,52 +90,72 @@ def exchange(calls: Sequence[Call[Any]], retry: Retry, *, single: bool = True) -
     Raises `ServerUnavailable` once `retry` is used up. Without `single`, an error of one call takes
     the place of its result and the others go on.
     """
-    calls = list(calls)
-    results: list[Any] = [None] * len(calls)
-    pending = list(range(len(calls)))
-    attempt, healed, began = 0, 0, time.monotonic()
-    while pending:
-        trouble: Exception | None = None
-        replies: list[Any] = []
+    batch = _Batch(calls, single=single)
+    attempt, began = 0, time.monotonic()
+    while batch.left:
+        trouble: Exception | None
         try:
-            replies = yield Send([calls[i] for i in pending])
+            trouble = batch.answered((yield Send([batch.calls[i] for i in batch.left])))
         except _REFUSED as error:
             raise PermissionDenied(f"the server refused user or password: {error}") from error
         except (server.ConnectionError, server.TimeoutError, OSError) as error:
             trouble = error
-        left: list[int] = []
-        unknown: dict[str, int] = {}
-        for i, reply in zip(pending, replies, strict=False):
-            if isinstance(reply, server.NoScriptError) and healed < 3:
-                unknown.setdefault(calls[i].script.name, i)
-                left.append(i)
-            elif isinstance(reply, Exception):
-                if _passes(reply):
-                    trouble = reply
-                    left.append(i)
-                elif single:
-                    raise translated(reply, calls[i]) from reply
-                else:
-                    results[i] = translated(reply, calls[i])
-            else:
-                results[i] = calls[i].parse(reply, calls[i].repeated)
-        if trouble is not None and not replies:
-            left = pending
         if trouble is not None:
-            attempt += 1
-            spent = time.monotonic() - began
+            attempt, spent = attempt + 1, time.monotonic() - began
             if attempt > retry.attempts or spent > retry.budget:
-                raise ServerUnavailable(
-                    f"{trouble} ({calls[left[0]]}, {attempt} attempts in {spent:.1f} s)"
-                ) from trouble
-            for i in left:
-                calls[i] = calls[i].again()
+                what = f"{batch.calls[batch.left[0]]}, {attempt} attempts in {spent:.1f} s"
+                raise ServerUnavailable(f"{trouble} ({what})") from trouble
+            batch.again()
             yield Pause(retry.pause(attempt))
-        for i in unknown.values():
-            yield from _heal(calls[i])
-        healed += bool(unknown)
-        pending = left
-    return results
+        for call in batch.unloaded():
+            yield from _heal(call)
+    return batch.results
+
+
+class _Batch:
+    """Calls on their way: which are left to be answered, and what the others answered."""
+
+    def __init__(self, calls: Sequence[Call[Any]], *, single: bool) -> None:
+        self.calls = list(calls)
+        self.left = list(range(len(self.calls)))
+        self.results: list[Any] = [None] * len(self.calls)
+        self._single = single
+        self._unloaded: dict[str, Call[Any]] = {}
+        self._heals = 3  # then NOSCRIPT is an error like others: somebody flushes without end
+
+    def answered(self, replies: Sequence[Any]) -> Exception | None:
+        """Sort the replies; the passing trouble of those that are left, if any."""
+        trouble: Exception | None = None
+        left = []
+        for i, reply in zip(self.left, replies, strict=True):
+            call = self.calls[i]
+            if not isinstance(reply, Exception):
+                self.results[i] = call.parse(reply, call.repeated)
+                continue
+            if isinstance(reply, server.NoScriptError) and self._heals:
+                self._unloaded.setdefault(call.script.name, call)
+            elif _passes(reply):
+                trouble = reply
+            elif self._single:
+                raise translated(reply, call) from reply
+            else:
+                self.results[i] = translated(reply, call)
+                continue
+            left.append(i)
+        self.left = left
+        return trouble
+
+    def again(self) -> None:
+        """What is left may have been carried out without an answer."""
+        for i in self.left:
+            self.calls[i] = self.calls[i].again()
+
+    def unloaded(self) -> list[Call[Any]]:
+        """One call for each script the server did not know."""
+        found = list(self._unloaded.values())
+        self._unloaded.clear()
+        self._heals -= bool(found)
+        return found
 
 
 def _heal(call: Call[Any]) -> Generator[Step, Any, None]:

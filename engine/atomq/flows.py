@@ -36,7 +36,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Withdraw:
-    """End the wait that goes on in the server. Answer: the list whose token it took after all, or None."""
+    """End the wait in the server. Answer: the list whose token it took after all, or None."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""Every key name, of both layouts.
+r"""Every key name, of both layouts.
 
     celery                            ready, priority step 0: as stock Kombu has it
-    celery\\x06\\x163                   ready, priority step 3 (cluster: {celery}\\x06\\x163)
+    celery\x06\x163                   ready, priority step 3 (cluster: {celery}\x06\x163)
     _atomq.{celery}.unacked           and the rest: see lua/README.md
     _atomq.{celery}.result.<id>
 
@@ -128,7 +128,7 @@ class QueueKeys:
         return (*self.purge, self.probe)
 
     def step_of(self, priority: int) -> int:
-        """The 1-based step a priority (0 to 9, 0 first) belongs to: the largest that is not above it."""
+        """The 1-based step of a priority (0 to 9, 0 first): the largest that is not above it."""
         for index in range(len(self.steps) - 1, -1, -1):
             if self.steps[index] <= priority:
                 return index + 1

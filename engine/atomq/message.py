@@ -49,7 +49,7 @@ BYTES = Serializer("application/octet-stream", _bytes, bytes)
 
 
 class Ids:
-    """Unique names without a system call each: 96 random bits and a counter, remade after a fork."""
+    """Unique names without a system call each: 96 random bits (new after a fork), a counter."""
 
     def __init__(self) -> None:
         self.renew()
@@ -72,7 +72,7 @@ os.register_at_fork(after_in_child=message_ids.renew)
 
 
 class Writer:
-    """Writes the envelopes of one queue. What does not change from message to message is made once."""
+    """Writes the envelopes of one queue. What is the same in all of them is made once."""
 
     def __init__(self, queue: str, serializer: Serializer = JSON) -> None:
         self.serializer = serializer

@@ -50,7 +50,7 @@ LONGEST = 100 * 365 * 86_400.0  # seconds: what is longer is a mistake
 
 
 def default_backoff(deliveries: int) -> float:
-    """Seconds until a message that failed is tried again: 1, 2, 4, … 300, give or take a quarter."""
+    """Seconds until a failed message is tried again: 1, 2, 4, … 300, give or take a quarter."""
     return min(300.0, 2.0 ** (deliveries - 1)) * random.uniform(0.75, 1.25)
 
 
@@ -200,7 +200,7 @@ class _Queue(Generic[EngineT]):
         if verdicts[0] is Verdict.LOST:
             message.lost = True
             raise LeaseLost(
-                f"{message.receipt} is not live: the message was handed to somebody else, or is gone"
+                f"{message.receipt} is not live: somebody else has the message, or it is gone"
             )
         return verdicts[0]
 
@@ -219,15 +219,22 @@ class _Queue(Generic[EngineT]):
         return total
 
     def _purge(self, parts: Iterable[Part]) -> Call[Counts]:
-        return calls.purge(self.keys, **dict.fromkeys(_parts(parts), True))
+        chosen = _parts(parts)
+        return calls.purge(
+            self.keys,
+            ready="ready" in chosen,
+            delayed="delayed" in chosen,
+            unacked="unacked" in chosen,
+            dead="dead" in chosen,
+        )
 
 
 def _parts(parts: Iterable[Part]) -> list[Part]:
-    given = list(parts) or ["ready", "delayed"]
+    given: list[Part] = list(parts) or ["ready", "delayed"]
     for part in given:
         if part not in ("ready", "delayed", "unacked", "dead"):
             raise InvalidArgument(f"there is no part {part!r}: ready, delayed, unacked or dead")
-    return given  # type: ignore[return-value]
+    return given
 
 
 def _body_check(schema: Mapping[str, Any] | None) -> Callable[[Any], None] | None:
@@ -237,6 +244,7 @@ def _body_check(schema: Mapping[str, Any] | None) -> Callable[[Any], None] | Non
     from jsonschema.exceptions import best_match
     from jsonschema.validators import validator_for
 
+    schema = dict(schema)
     kind = validator_for(schema)
     try:
         kind.check_schema(schema)
@@ -288,7 +296,7 @@ def _words(error: BaseException) -> str:
 
 
 def _id_or_none(message: _Message[Any]) -> str:
-    """The id of a message, or "" where it cannot be read: it must still be possible to give it back."""
+    """The id of a message, or "" where it cannot be read: it can still be given back then."""
     try:
         return message.id
     except InvalidMessage:
@@ -371,10 +379,10 @@ _UNREAD = object()
 class Message(_Message["Queue"]):
     """A claimed message.
 
-    Use it in a `with` block: at its end the message is acked, and after an exception it is released,
-    to be tried again after the queue's backoff. Or settle it yourself, once. Each verb raises
-    `LeaseLost` if the receipt is not live, and `ServerUnavailable` if the server is gone; the
-    message is then somebody else's when its lease ends.
+    Use it in a `with` block: at its end the message is acked, and after an exception it is
+    released, to be tried again after the queue's backoff. Or settle it yourself, once. Each verb
+    raises `LeaseLost` if the receipt is not live, and `ServerUnavailable` if the server is gone;
+    the message is then somebody else's when its lease ends.
     """
 
     __slots__ = ()
@@ -388,7 +396,7 @@ class Message(_Message["Queue"]):
         return self._done(self._queue._release((self,), delay=delay, front=front, counted=counted))
 
     def reject(self, reason: str = "rejected", detail: str = "") -> Verdict:
-        """Move it to dead letters. `reason` is one word or so, `detail` what helps to find out why."""
+        """Move it to dead letters. `reason` is a word or two, `detail` helps to find out why."""
         return self._done(self._queue._reject((self,), reason, detail))
 
     def complete(self, value: Any = None) -> Verdict:
@@ -512,7 +520,7 @@ class AsyncSent:
     queue: AsyncQueue
     new: bool = True
 
-    async def wait(self, timeout: float | None = None) -> Any:
+    async def wait(self, timeout: float | None = None) -> Any:  # noqa: ASYNC109
         """See `Queue.wait`."""
         return await self.queue.wait(self.id, timeout)
 
@@ -528,8 +536,8 @@ class Queue(_Queue[Engine]):
     not meet it. `backoff` says for how many seconds a message waits that failed for the nth time.
 
     Every method raises `ServerUnavailable` when the server cannot be reached within the retries,
-    `PermissionDenied` and `ScriptsNotLoaded` when this user may not do it, and `InvalidArgument` for
-    arguments out of range. Each is safe to call again.
+    `PermissionDenied` and `ScriptsNotLoaded` when this user may not do it, and `InvalidArgument`
+    for arguments out of range. Each is safe to call again.
     """
 
     def __init__(
@@ -716,7 +724,7 @@ class Receiver:
         self._waiter: Waiter | None = None
 
     def receive(self, limit: int, timeout: float | None = None) -> list[Message]:
-        """Up to `limit` messages; waits for the first at most `timeout` seconds (None: for ever)."""
+        """Up to `limit` messages; waits for the first `timeout` seconds (None: for ever)."""
         calls.check_limit(limit)
         if self._waiter is None:
             self._waiter = self._engine.waiter()
@@ -823,7 +831,7 @@ class AsyncQueue(_Queue[AsyncEngine]):
         prefetch: int | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
     ) -> AsyncIterator[AsyncMessage]:
-        """See `Queue.consume`. Leave the loop through `contextlib.aclosing` to give back at once."""
+        """See `Queue.consume`. Left through `contextlib.aclosing`, it gives back at once."""
         limit = self.engine.options.prefetch if prefetch is None else prefetch
         async with AsyncReceiver([self]) as receiver:
             while found := await receiver.receive(limit, timeout):
@@ -939,7 +947,7 @@ class AsyncReceiver:
         limit: int,
         timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
     ) -> list[AsyncMessage]:
-        """Up to `limit` messages; waits for the first at most `timeout` seconds (None: for ever)."""
+        """Up to `limit` messages; waits for the first `timeout` seconds (None: for ever)."""
         calls.check_limit(limit)
         if self._waiter is None:
             self._waiter = self._engine.waiter()

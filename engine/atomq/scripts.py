@@ -1,4 +1,4 @@
-"""The Lua scripts as the server runs them: bundled, checked against their headers, named by their SHA1.
+"""The Lua scripts as the server runs them: bundled, checked, and named by their SHA1.
 
 A script under `lua/` may begin with lines `local clock = require("lib.clock")`. Each module is put
 in front of it once; lines that hold only a comment are left out, so that a comment changes no SHA.
@@ -126,8 +126,8 @@ def manifest(version: str) -> dict[str, Any]:
 def declared(name: str, *, keys: Sequence[str], argv: Sequence[str]) -> Script:
     """The script `name`, whose header must declare exactly these keys and arguments.
 
-    A caller states what it is going to pass; a header that says otherwise is a `ValueError` when the
-    module is imported, not a surprise at run time.
+    A caller states what it is going to pass; a header that says otherwise is a `ValueError` when
+    the module is imported, not a surprise at run time.
     """
     script = get(name)
     for what, ours, theirs in (

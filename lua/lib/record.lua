@@ -1,4 +1,5 @@
--- A record is `<deliveries> <step> <ms> ` in front of the message: what a lease or a delay has to know without reading it.
+-- A record is `<deliveries> <step> <ms> ` in front of the message: what a lease or a delay has to know, without
+-- reading the message.
 local M = {}
 
 function M.header(deliveries, step, ms)
