@@ -3,8 +3,8 @@
 -- Priority steps go before queues, queues in the order given; within a step expired leases first, then due delayed
 -- messages, then ready ones, each oldest first. Stops early once `max_bytes` are handed out (never before the first
 -- message). What cannot be decoded, is past its time to live or was delivered `max_deliveries` times goes to dead
--- letters. Acks of earlier messages may ride along. The same claim id sent again is answered with the leases it
--- already has and takes nothing new. Begins with a freeing command, so it works at full memory.
+-- letters, some hundred a call. Acks of earlier messages may ride along. The same claim id sent again is answered with
+-- the leases it already has and takes nothing new. Begins with a freeing command, so it works at full memory.
 --
 -- KEYS
 --   unacked          zset    * queue   receipt -> deadline (bands)
@@ -49,7 +49,7 @@ local call = {
   steps = args.int("steps", 1, 10),
   consumer = string.match(claim_id, "^(.+)%-%d+$"),
   now = clock.now(),
-  count = 0, bytes = 0, headers = {}, deadlines = {}, receipts = {}, out = {}, more = {},
+  count = 0, deaths = 0, bytes = 0, headers = {}, deadlines = {}, receipts = {}, out = {}, more = {},
 }
 local width = lane.FIXED + call.steps
 local queues = #KEYS / width

@@ -52,7 +52,7 @@ for step = 1, steps do
 end
 return {
   now, ready, sizes[1], due(unacked, sizes[1]), sizes[3], due(delayed, sizes[3]), sizes[5],
-  sizes[3] > 0 and bands.earliest(delayed, steps) or -1, sizes[1] > 0 and bands.earliest(unacked, steps) or -1,
+  sizes[3] > 0 and bands.earliest(delayed, 10) or -1, sizes[1] > 0 and bands.earliest(unacked, 10) or -1,
   math.abs(sizes[1] - sizes[2]), math.abs(sizes[3] - sizes[4]), oldest,
   redis.call("HGETALL", meta), redis.call("HGETALL", stats),
 }

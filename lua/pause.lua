@@ -23,8 +23,8 @@ end
 
 local was = redis.call("HEXISTS", KEYS[2], "paused")
 if paused == 1 then
+  redis.call("DEL", KEYS[1]) -- frees, so that a full server can be paused too
   redis.call("HSET", KEYS[2], "paused", 1)
-  redis.call("DEL", KEYS[1])
 else
   redis.call("HDEL", KEYS[2], "paused")
   wake.one(KEYS[1], false)

@@ -20,6 +20,7 @@
 --   delay_ms         int     * group   ms from now
 --   at_ms            int     * group   server ms; when 0, delay_ms counts
 --   ttl_ms           int     * group   ms from now until it expires; 0: never
+--   alive_ms         int     * group   delay only if a consumer was seen in so many ms, else ready at once; 0: always
 --   named            int     * group   0: messages alone, 1: each has its id before it, 2: and is put once a window
 --   count            int     * group   messages in this group; 1,000 in a call
 --   id               text    * group * message
@@ -51,6 +52,7 @@ while args.at < #ARGV and not args.fault do
   local group = {
     step = args.int("step", 1, steps), delay = args.int("delay_ms", 0, LONGEST),
     at = args.int("at_ms", 0, LONGEST), ttl = args.int("ttl_ms", 0, LONGEST),
+    alive = args.int("alive_ms", 0, LONGEST),
     named = args.int("named", 0, 2), ids = {}, bodies = {},
   }
   total = total + args.messages(group, 1000 - total)
@@ -125,11 +127,14 @@ local function put(group)
   redis.call("ZADD", delayed, unpack(scores))
 end
 
-local set = redis.call("HMGET", meta, "paused", "largest", "timer_at", "calls_since")
+local set = redis.call("HMGET", meta, "paused", "largest", "timer_at", "calls_since", "seen")
 local timer_at, is_ready, soonest = tonumber(set[3]) or 0, false, nil
 local size = 0
 for _, group in ipairs(groups) do
   local count = #group.bodies
+  if group.alive > 0 and now - (tonumber(set[5]) or 0) > group.alive then
+    group.due = now
+  end
   if #group.ids > 0 then
     fresh(group)
   end

@@ -39,6 +39,8 @@ local parts = {
 local items = args.items("id", 1, 1000)
 local sizes = { 0, guard.zset(delayed), guard.zset(unacked), guard.stream(dead) }
 local ready = guard.ready(READY)
+guard.hash(records); guard.hash(delayed_records); guard.list(tokens); guard.hash(meta); guard.hash(stats)
+guard.set(calls); guard.set(calls_old)
 local fault = args.fault or guard.fault
 if fault then
   return redis.error_reply(fault)

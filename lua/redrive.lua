@@ -32,6 +32,12 @@ local limit, max_bytes = args.int("limit", 1, 1000), args.int("max_bytes", 1, 10
 local after, last, reason = args.text("after", 41), args.text("until", 41), args.text("reason", 64)
 local items = args.items("id", 1, 1000)
 guard.stream(letters); guard.list(tokens); guard.hash(meta); guard.hash(stats); guard.ready(READY)
+for i = 1, (args.fault or guard.fault) and 0 or items do -- an empty range: only the id is read
+  local id = ARGV[args.at + i]
+  if redis.pcall("XRANGE", letters, id, "0-0", "COUNT", 1).err then
+    args.refuse("id", id, "the id of a dead letter")
+  end
+end
 local fault = args.fault or guard.fault
 if fault then
   return redis.error_reply(fault)
@@ -60,8 +66,8 @@ for i = 1, items > 0 and items or limit do
     low, high = from == "" and "-" or "(" .. from, last == "" and "+" or last
   end
   local entry = redis.pcall("XRANGE", letters, low, high, "COUNT", 1)
-  if entry.err then
-    return redis.error_reply("BADARG id: " .. low .. " is no id of a dead letter")
+  if entry.err then -- `after` or `until`, before anything was written
+    return redis.error_reply("BADARG after or until: " .. low .. " or " .. high .. " is no id of a dead letter")
   elseif entry[1] then
     look(entry[1])
   elseif items == 0 then

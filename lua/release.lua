@@ -34,8 +34,9 @@ local wake = require("lib.wake")
 
 local unacked, records, delayed, delayed_records = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local tokens, meta, stats, READY = KEYS[5], KEYS[6], KEYS[7], 8
+local LONGEST = 4398046511103 -- the last ms a band holds
 local steps = args.keys(READY - 1, 1, 10)
-local delay, front, counted = args.int("delay_ms", 0, 4398046511103), args.int("front", 0, 1), args.int("counted", 0, 1)
+local delay, front, counted = args.int("delay_ms", 0, LONGEST), args.int("front", 0, 1), args.int("counted", 0, 1)
 local max_bytes = args.int("max_bytes", 1, 1073741824)
 local items = args.items("receipt and id", 2, 1000)
 guard.zset(unacked); guard.hash(records); guard.zset(delayed); guard.hash(delayed_records)
@@ -46,6 +47,7 @@ if fault then
 end
 
 local now, first = clock.now(), args.at
+local due = math.min(now + delay, LONGEST)
 local settings = redis.call("HMGET", meta, "paused", "timer_at")
 local verdicts, bytes, released = {}, 0, 0
 -- At the front the last one pushed is the next one out: go backwards, and they keep the order they are named in.
@@ -71,7 +73,7 @@ for i = from, to, by do
           id = receipt
         end
         redis.call("HSET", delayed_records, id, record.header(deliveries, step, now) .. body)
-        redis.call("ZADD", delayed, bands.score(step, now + delay), id)
+        redis.call("ZADD", delayed, bands.score(step, due), id)
       else
         redis.call(front == 1 and "RPUSH" or "LPUSH", KEYS[READY + step - 1], message.counted(body, deliveries))
       end
@@ -81,7 +83,7 @@ end
 if released > 0 then
   redis.call("HINCRBY", stats, "released", released)
   local timer_at = tonumber(settings[2]) or 0
-  if delay == 0 or timer_at <= now or now + delay < timer_at then
+  if delay == 0 or timer_at <= now or due < timer_at then
     wake.one(tokens, settings[1] == "1")
   end
 end

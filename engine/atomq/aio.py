@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -14,28 +15,34 @@ from redis.asyncio.connection import AbstractConnection
 from atomq import connect, exchange
 from atomq.address import Address
 from atomq.calls import Call
-from atomq.client import EngineBase, check_version
+from atomq.client import SERVER_ERRORS, EngineBase, check_version, warn_no_blocking
 from atomq.errors import AtomqError
 from atomq.exchange import Load, Pause, Send, translated
-from atomq.flows import Flow, Get, Listen, Wait, Withdraw
+from atomq.flows import Flow, Get, Listen, Sleep, Wait, Withdraw
 from atomq.options import Options
 from atomq.scripts import Script
 
 T = TypeVar("T")
 
 LONG = 86_400.0  # seconds: instead of the socket's own timeout, where an answer may take its time
+PROMPT = 5.0  # seconds: an answer that is on its way does not take longer
 MOST_CONNECTIONS = 64  # of one engine, unless `max_connections` says otherwise
 
 
 class AsyncEngine(EngineBase):
-    """Runs calls and flows in one event loop, from any number of tasks. See `Engine`."""
+    """Runs calls and flows in one event loop, from any number of tasks. See `Engine`.
+
+    Used in another event loop, it begins anew: connections belong to the loop that opened them.
+    """
 
     def __init__(self, address: str | Address, options: Options | None = None, **more: Any) -> None:
         super().__init__(address, options, **more)
         self._begin()
 
     def _begin(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._proving: asyncio.Future[Any] | None = None
+        self.listener = _Listener(self)
         self._lines: _Lines | _ClusterLines = (
             _ClusterLines(self) if self.address.kind == "cluster" else _Lines(self)
         )
@@ -71,17 +78,25 @@ class AsyncEngine(EngineBase):
 
     async def command(self, *args: Any) -> Any:
         """Any command, as the server answers it. Raises our exceptions; is not tried again."""
+        self._enter_loop()
         try:
             return await self._lines.command(args)
-        except (server.RedisError, OSError) as error:
+        except SERVER_ERRORS as error:
             raise translated(error) from error
 
     def waiter(self) -> AsyncWaiter:
         """What a flow waits on. One for each consumer; close it when done."""
+        self._enter_loop()
         return AsyncWaiter(self)
 
     async def close(self) -> None:
-        """Close all connections. The engine opens new ones if it is used again."""
+        """Send the acks that wait, renew leases no more, close all connections.
+
+        The engine opens new ones if it is used again.
+        """
+        for task in self.at_close:
+            await asyncio.to_thread(task)
+        await self.listener.close()
         await self._lines.close()
 
     def forked(self) -> None:
@@ -97,7 +112,15 @@ class AsyncEngine(EngineBase):
 
     # ── driving ───────────────────────────────────────────────────────────────────────────────
 
+    def _enter_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            if self._loop is not None:
+                self._begin()
+            self._loop = loop
+
     async def _exchange(self, steps: exchange.Exchange, call: Call[Any]) -> list[Any]:
+        self._enter_loop()
         if not self.proved:
             await self._prove(call)
         return await self._drive(steps)
@@ -119,7 +142,7 @@ class AsyncEngine(EngineBase):
             while True:
                 try:
                     answer = await self._step(step)
-                except (server.RedisError, OSError) as error:
+                except SERVER_ERRORS as error:
                     step = steps.throw(error)
                 else:
                     step = steps.send(answer)
@@ -142,6 +165,8 @@ class AsyncEngine(EngineBase):
             return await self.run(effect)
         if isinstance(effect, Get):
             return await self.command("GET", effect.key)
+        if isinstance(effect, Sleep):
+            return await asyncio.sleep(effect.seconds)
         if waiter is None:
             raise TypeError(f"{effect} needs a waiter")
         if isinstance(effect, Wait):
@@ -214,7 +239,12 @@ class _Lines:
             except BaseException:
                 await connection.disconnect(nowait=True)  # interrupted: an answer is on its way
                 raise
-            self._idle.append((connection, time.monotonic()))
+            if any(type(reply) is server.ReadOnlyError for reply in replies):
+                await connection.disconnect()  # a replica now: a new one may lead to the primary
+                await self.close()
+                self._engine.proved = False
+            else:
+                self._idle.append((connection, time.monotonic()))
             return replies
 
 
@@ -297,6 +327,119 @@ class _ClusterLines:
             await client.aclose()
 
 
+# ── listening ─────────────────────────────────────────────────────────────────────────────────
+
+
+class _Ear:
+    """One task's place in the audience of a channel."""
+
+    def __init__(self, channel: str) -> None:
+        self.channel = channel
+        self.subscribed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._heard: asyncio.Queue[bytes | Exception] = asyncio.Queue()
+
+    async def next(self, seconds: float) -> bytes | None:
+        """The next message, or None after `seconds`; raises what broke the connection."""
+        try:
+            heard = await asyncio.wait_for(self._heard.get(), seconds)
+        except TimeoutError:
+            return None
+        if isinstance(heard, Exception):
+            raise heard
+        return heard
+
+    def tell(self, what: bytes | Exception) -> None:
+        """A message came, or the connection broke."""
+        if isinstance(what, bytes):
+            self._heard.put_nowait(what)
+        elif self.subscribed.done():
+            self._heard.put_nowait(server.ConnectionError(str(what)))
+        else:
+            self.subscribed.set_exception(what)
+
+    def confirm(self) -> None:
+        """The server has subscribed us."""
+        if not self.subscribed.done():
+            self.subscribed.set_result(None)
+
+
+class _Listener:
+    """One subscription connection for all tasks of an engine that wait for results."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._audience: dict[str, set[_Ear]] = {}
+        self._connection: AbstractConnection | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
+
+    async def listen(self, channel: str) -> _Ear:
+        """Listen from now on: once this returns, no message on the channel is missed."""
+        ear = _Ear(channel)
+        try:
+            async with self._writing:
+                if self._connection is None:
+                    self._connection = await self._engine._lines.fresh()
+                    self._reading = asyncio.ensure_future(self._read(self._connection))
+                self._audience.setdefault(channel, set()).add(ear)
+                # Also where others listen already: the answer says that this is so.
+                await self._connection.send_command("SUBSCRIBE", channel, check_health=False)
+            await asyncio.wait_for(ear.subscribed, PROMPT)
+        except BaseException as error:
+            if isinstance(error, SERVER_ERRORS):
+                self._break(error)
+            await self.leave(ear)
+            raise
+        return ear
+
+    async def leave(self, ear: _Ear) -> None:
+        """Listen no more."""
+        audience = self._audience.get(ear.channel, set())
+        audience.discard(ear)
+        if audience or ear.channel not in self._audience:
+            return
+        async with self._writing:
+            if self._audience.get(ear.channel) or self._connection is None:
+                return
+            self._audience.pop(ear.channel, None)
+            try:
+                await self._connection.send_command("UNSUBSCRIBE", ear.channel, check_health=False)
+            except SERVER_ERRORS as error:
+                self._break(error)
+
+    async def close(self) -> None:
+        """Close the connection; whoever listens is told that it broke."""
+        self._break(server.ConnectionError("the engine was closed"))
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        try:
+            while True:
+                said = await connection.read_response(timeout=LONG, push_request=True)
+                if not isinstance(said, list) or len(said) < 3:
+                    continue
+                for ear in tuple(self._audience.get(said[1].decode(), ())):
+                    if said[0] == b"message":
+                        ear.tell(said[2])
+                    elif said[0] == b"subscribe":
+                        ear.confirm()
+        except SERVER_ERRORS as error:
+            if connection is self._connection:
+                self._break(error)
+        finally:
+            with contextlib.suppress(*SERVER_ERRORS):
+                await connection.disconnect(nowait=True)
+
+    def _break(self, error: Exception) -> None:
+        """Tell all that listen. The next who does opens a new connection."""
+        reading, self._reading, self._connection = self._reading, None, None
+        audience, self._audience = self._audience, {}
+        for ears in audience.values():
+            for ear in ears:
+                ear.tell(error)
+        if reading is not None and reading is not asyncio.current_task():
+            reading.cancel()
+
+
 # ── waiting ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -308,9 +451,7 @@ class AsyncWaiter:
         self._lines: list[tuple[AbstractConnection, list[str]]] = []
         self._out: dict[int, asyncio.Task[Any]] = {}
         self._keys: tuple[str, ...] = ()
-        self._ear: AbstractConnection | None = None
-        self._hearing: asyncio.Task[Any] | None = None
-        self._channel = ""
+        self._ear: _Ear | None = None
 
     async def wait(self, keys: tuple[str, ...], seconds: float) -> str | None:
         """The list a token came from, or None after `seconds` (or when the connection broke)."""
@@ -323,6 +464,7 @@ class AsyncWaiter:
                 if index not in self._out:
                     await connection.send_command("BLPOP", *names, 0, check_health=False)
                     self._out[index] = asyncio.ensure_future(_read(connection))
+                    self._out[index].add_done_callback(_seen)
             await asyncio.wait(
                 self._out.values(), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
             )
@@ -330,7 +472,11 @@ class AsyncWaiter:
                 if task.done():
                     del self._out[index]
                     return _list_of(task.result())
-        except (server.RedisError, OSError):
+        except server.NoPermissionError as error:
+            warn_no_blocking(error)
+            await self.close()
+            await asyncio.sleep(seconds)
+        except SERVER_ERRORS:
             await self.close()
             await asyncio.sleep(min(seconds, 0.05))  # the claim that follows meets the same trouble
         return None
@@ -342,31 +488,23 @@ class AsyncWaiter:
             for index, task in list(self._out.items()):
                 if not task.done():
                     await self._unblock(self._lines[index][0])
-                taken = _list_of(await task) or taken
+                taken = _list_of(await asyncio.wait_for(task, PROMPT)) or taken
                 self._out.pop(index, None)
-        except (server.RedisError, OSError, AtomqError):
+        except (*SERVER_ERRORS, AtomqError, TimeoutError):
             await self.close()
         return taken
 
     async def listen(self, channel: str, seconds: float) -> bytes | None:
         """The next message on a channel, or None after `seconds`; 0 only subscribes."""
         try:
-            if self._ear is None or self._channel != channel:
+            if self._ear is None or self._ear.channel != channel:
                 await self._hang_up()
-                self._ear = await self._engine._lines.fresh()
-                await self._ear.send_command("SUBSCRIBE", channel, check_health=False)
-                await self._ear.read_response(push_request=True)
-                self._channel = channel
-            if not seconds:
-                return None
-            if self._hearing is None:
-                self._hearing = asyncio.ensure_future(_hear(self._ear))
-            done, _ = await asyncio.wait({self._hearing}, timeout=seconds)
-            if done:
-                hearing, self._hearing = self._hearing, None
-                found: bytes = hearing.result()
-                return found
-        except (server.RedisError, OSError):
+                self._ear = await self._engine.listener.listen(channel)
+            if seconds:
+                return await self._ear.next(seconds)
+        except server.NoPermissionError as error:
+            raise translated(error) from error
+        except SERVER_ERRORS:
             await self._hang_up()
             await asyncio.sleep(min(seconds, 0.05))
         return None
@@ -381,11 +519,9 @@ class AsyncWaiter:
         await self._hang_up()
 
     async def _hang_up(self) -> None:
-        if self._hearing is not None:
-            self._hearing.cancel()
-        if self._ear is not None:
-            await self._ear.disconnect(nowait=True)
-        self._ear, self._hearing, self._channel = None, None, ""
+        ear, self._ear = self._ear, None
+        if ear is not None:
+            await self._engine.listener.leave(ear)
 
     async def _unblock(self, connection: AbstractConnection) -> None:
         hello = getattr(connection, "handshake_metadata", None)
@@ -403,12 +539,10 @@ async def _read(connection: AbstractConnection) -> Any:
     return await connection.read_response(timeout=LONG)
 
 
-async def _hear(connection: AbstractConnection) -> bytes:
-    while True:
-        said = await connection.read_response(timeout=LONG, push_request=True)
-        if isinstance(said, list) and said and said[0] == b"message":
-            found: bytes = said[2]
-            return found
+def _seen(task: asyncio.Future[Any]) -> None:
+    """The waiter that would ask for its exception may be gone."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _list_of(reply: Any) -> str | None:

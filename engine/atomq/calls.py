@@ -159,7 +159,10 @@ _PUBLISH = scripts.declared(
     argv=(
         "call_id",
         "window_ms",
-        *(f"{name} * group" for name in ("step", "delay_ms", "at_ms", "ttl_ms", "named", "count")),
+        *(
+            f"{name} * group"
+            for name in ("step", "delay_ms", "at_ms", "ttl_ms", "alive_ms", "named", "count")
+        ),
         "id * group * message",
         "message * group * message",
     ),
@@ -178,6 +181,8 @@ class Outgoing(NamedTuple):
     """When it falls due by the server's clock; 0: `delay_ms` from now."""
     ttl_ms: int = 0
     """0: never expires."""
+    alive_ms: int = 0
+    """Delay it only if a consumer was seen in so many ms, else it is ready at once; 0: always."""
     dedup: bool = False
     """Not put again while its id is remembered."""
 
@@ -203,7 +208,7 @@ def publish(
     for out in messages:
         later = out.delay_ms > 0 or out.at_ms > 0
         named = 2 if out.dedup else int(later)
-        settings = (out.step, out.delay_ms, out.at_ms, out.ttl_ms, named)
+        settings = (out.step, out.delay_ms, out.at_ms, out.ttl_ms, out.alive_ms, named)
         if settings != group:
             args += (*settings, 0)
             group, count_at = settings, len(args) - 1
@@ -289,8 +294,10 @@ def claim(
         args += receipts
     names = [queue.name for queue in queues]
 
-    def parse(reply: Any, _repeated: bool) -> Claimed:
+    def parse(reply: Any, repeated: bool) -> Claimed:
         now, wait, more, lost, flat = reply
+        if repeated:
+            lost = ()  # the call before, whose answer was lost, may have acked them
         deliveries = [
             Delivery(
                 names[flat[i] - 1], flat[i + 1].decode(), flat[i + 2], flat[i + 3], flat[i + 4]

@@ -6,13 +6,15 @@ All knowledge is elsewhere: `calls.py` says what to send, `exchange.py` what to 
 
 from __future__ import annotations
 
+import logging
 import os
 import selectors
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any, Self, TypeVar, overload
 
 from redis import exceptions as server
@@ -21,14 +23,18 @@ from redis.connection import AbstractConnection
 from atomq import connect, exchange
 from atomq.address import Address
 from atomq.calls import Call
-from atomq.errors import AtomqError, ScriptsNotLoaded, ServerTooOld
+from atomq.errors import AtomqError, ScriptsNotLoaded, ServerTooOld, ServerUnavailable
 from atomq.exchange import Load, Pause, Retry, Send, translated
-from atomq.flows import Flow, Get, Listen, Wait, Withdraw
+from atomq.flows import Flow, Get, Listen, Sleep, Wait, Withdraw
 from atomq.keys import Layout, QueueKeys
 from atomq.options import Options
 from atomq.scripts import Script, every
 
+log = logging.getLogger("atomq.client")
+
 T = TypeVar("T")
+# redis-py's own, of which the cluster's are no RedisError.
+SERVER_ERRORS = (server.RedisError, server.RedisClusterException, OSError)
 
 _engines: weakref.WeakSet[EngineBase] = weakref.WeakSet()
 
@@ -43,6 +49,8 @@ class EngineBase:
         self.options = address.options
         self.retry = Retry(self.options.retry_attempts, self.options.retry_budget)
         self.proved = False
+        self.at_close: list[Callable[[], None]] = []
+        """What has to be done before the connections are closed."""
         self._keys: dict[str, QueueKeys] = {}
         _engines.add(self)
 
@@ -83,6 +91,11 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
+def warn_no_blocking(error: Exception) -> None:
+    """Say that BLPOP was refused."""
+    log.warning("looking for messages once a second: this user may not wait for them: %s", error)
+
+
 def check_version(hello: Any) -> None:
     """Refuse a server that is too old, by its answer to HELLO. Raises `ServerTooOld`."""
     if not isinstance(hello, dict):
@@ -119,6 +132,8 @@ class Engine(EngineBase):
         self._lines: _Lines | _ClusterLines = (
             _ClusterLines(self) if self.address.kind == "cluster" else _Lines(self)
         )
+        self._gate = threading.Lock()
+        self._proving: Future[None] | None = None
 
     @overload
     def run(self, work: Call[T], waiter: Waiter | None = None) -> T: ...
@@ -156,13 +171,20 @@ class Engine(EngineBase):
         """Any command, as the server answers it. Raises our exceptions; is not tried again."""
         try:
             return self._lines.command(args)
-        except (server.RedisError, OSError) as error:
+        except SERVER_ERRORS as error:
             raise translated(error) from error
 
     def nodes(self) -> list[Node]:
         """Every server that runs scripts: one, or the primaries of a cluster."""
         try:
             return self._lines.nodes()
+        except SERVER_ERRORS as error:
+            raise translated(error) from error
+
+    def connection(self) -> AbstractConnection:
+        """A connection of the caller's own, connected; for those who wait in a loop of their own."""
+        try:
+            return self._lines.fresh()
         except (server.RedisError, OSError) as error:
             raise translated(error) from error
 
@@ -171,12 +193,18 @@ class Engine(EngineBase):
         return Waiter(self)
 
     def close(self) -> None:
-        """Close all connections. The engine opens new ones if it is used again."""
+        """Send the acks that wait, renew leases no more, close all connections.
+
+        The engine opens new ones if it is used again.
+        """
+        for task in self.at_close:
+            task()
         self._lines.close()
 
     def forked(self) -> None:
         """Begin anew in a child process."""
         super().forked()
+        self._gate, self._proving = threading.Lock(), None
         self._lines.forget()
 
     def __enter__(self) -> Self:
@@ -189,13 +217,29 @@ class Engine(EngineBase):
 
     def _exchange(self, steps: exchange.Exchange, call: Call[Any]) -> list[Any]:
         if not self.proved:
-            self.proved = True
-            try:
-                self._drive(exchange.probing(call, self.retry))
-            except BaseException:
-                self.proved = False
-                raise
+            self._prove(call)
         return self._drive(steps)
+
+    def _prove(self, call: Call[Any]) -> None:
+        # Many threads may come at once; one asks, the others wait for its answer.
+        with self._gate:
+            others, mine = self._proving, Future[None]()
+            if others is None:
+                self._proving = mine
+        if others is not None:
+            others.result()
+            return
+        try:
+            self._drive(exchange.probing(call, self.retry))
+        except BaseException as error:
+            known = isinstance(error, Exception)
+            mine.set_exception(error if known else ServerUnavailable("the probe was interrupted"))
+            raise
+        else:
+            self.proved = True
+            mine.set_result(None)
+        finally:
+            self._proving = None
 
     def _drive(self, steps: exchange.Exchange) -> list[Any]:
         try:
@@ -203,7 +247,7 @@ class Engine(EngineBase):
             while True:
                 try:
                     answer = self._step(step)
-                except (server.RedisError, OSError) as error:
+                except SERVER_ERRORS as error:
                     step = steps.throw(error)
                 else:
                     step = steps.send(answer)
@@ -226,6 +270,9 @@ class Engine(EngineBase):
             return self.run(effect)
         if isinstance(effect, Get):
             return self.command("GET", effect.key)
+        if isinstance(effect, Sleep):
+            time.sleep(effect.seconds)
+            return None
         if waiter is None:
             raise TypeError(f"{effect} needs a waiter")
         if isinstance(effect, Wait):
@@ -249,7 +296,7 @@ class Node:
         """Any command on this node. Raises our exceptions."""
         try:
             return self._lines.command(args, self._target)
-        except (server.RedisError, OSError) as error:
+        except SERVER_ERRORS as error:
             raise translated(error) from error
 
     def load(self, scripts: Sequence[Script] | None = None) -> list[Script]:
@@ -262,7 +309,7 @@ class Node:
                 raise ScriptsNotLoaded(
                     f"this user may not load scripts on {self.name}: needs +script|load ({error})"
                 ) from error
-            except (server.RedisError, OSError) as error:
+            except SERVER_ERRORS as error:
                 raise translated(error) from error
             if sha != script.sha:
                 raise AtomqError(f"{self.name} named {script.name} {sha}, not {script.sha}")
@@ -273,7 +320,7 @@ class Node:
         scripts = every()
         try:
             known = self._lines.command(("SCRIPT EXISTS", *(s.sha for s in scripts)), self._target)
-        except (server.RedisError, OSError) as error:
+        except SERVER_ERRORS as error:
             raise translated(error) from error
         return [script for script, present in zip(scripts, known, strict=True) if not present]
 
@@ -355,7 +402,12 @@ class _Lines:
             except BaseException:
                 connection.disconnect()  # interrupted: an answer may be on its way
                 raise
-            self._idle.append((connection, time.monotonic()))
+            if any(type(reply) is server.ReadOnlyError for reply in replies):
+                connection.disconnect()  # a replica now: a new one may lead to the primary
+                self.close()
+                self._engine.proved = False
+            else:
+                self._idle.append((connection, time.monotonic()))
             return replies
         finally:
             if places is not None:
@@ -475,7 +527,11 @@ class Waiter:
                     self._out.add(index)
             for index in self._readable(seconds):
                 return self._answer(index)
-        except (server.RedisError, OSError):
+        except server.NoPermissionError as error:
+            warn_no_blocking(error)
+            self.close()
+            time.sleep(seconds)
+        except SERVER_ERRORS:
             self.close()
             time.sleep(min(seconds, 0.05))  # the claim that follows meets the same trouble
         return None
@@ -489,7 +545,7 @@ class Waiter:
                 if not connection.can_read(0):
                     self._unblock(connection)
                 taken = self._answer(index) or taken
-        except (server.RedisError, OSError, AtomqError):
+        except (*SERVER_ERRORS, AtomqError):
             self.close()
         return taken
 
@@ -508,7 +564,10 @@ class Waiter:
                 if isinstance(said, list) and said and said[0] == b"message":
                     found: bytes = said[2]
                     return found
-        except (server.RedisError, OSError):
+        except server.NoPermissionError as error:
+            self._hang_up()
+            raise translated(error) from error
+        except SERVER_ERRORS:
             self._hang_up()
             time.sleep(min(seconds, 0.05))
         return None

@@ -82,6 +82,7 @@ _PASSING = (
 )
 _PASSING_CODES = frozenset({"UNBLOCKED", "BUSY", "LOADING", "MASTERDOWN", "READONLY", "NOREPLICAS"})
 _REFUSED = (server.AuthenticationError, server.AuthenticationWrongNumberOfArgsError)
+_AWAY = (server.ConnectionError, server.TimeoutError, server.RedisClusterException, OSError)
 
 
 def exchange(calls: Sequence[Call[Any]], retry: Retry, *, single: bool = True) -> Exchange:
@@ -98,8 +99,10 @@ def exchange(calls: Sequence[Call[Any]], retry: Retry, *, single: bool = True) -
             trouble = batch.answered((yield Send([batch.calls[i] for i in batch.left])))
         except _REFUSED as error:
             raise PermissionDenied(f"the server refused user or password: {error}") from error
-        except (server.ConnectionError, server.TimeoutError, OSError) as error:
+        except _AWAY as error:
             trouble = error
+        except server.RedisError as error:
+            raise translated(error) from error
         if trouble is not None:
             attempt, spent = attempt + 1, time.monotonic() - began
             if attempt > retry.attempts or spent > retry.budget:
@@ -121,7 +124,7 @@ class _Batch:
         self.results: list[Any] = [None] * len(self.calls)
         self._single = single
         self._unloaded: dict[str, Call[Any]] = {}
-        self._heals = 3  # then NOSCRIPT is an error like others: somebody flushes without end
+        self._heals = 10  # then NOSCRIPT is an error like others: somebody flushes without end
 
     def answered(self, replies: Sequence[Any]) -> Exception | None:
         """Sort the replies; the passing trouble of those that are left, if any."""
@@ -166,7 +169,7 @@ def _heal(call: Call[Any]) -> Generator[Step, Any, None]:
             f"the server does not know the script {call.script.name} ({call.script.sha}) and this "
             "user may not load it: run `atomq scripts load --url ...` as a user who may"
         ) from error
-    except (server.ConnectionError, server.TimeoutError, OSError):
+    except _AWAY:
         return  # the call comes next and meets the same trouble, with its retries
 
 
@@ -200,6 +203,10 @@ _CODES: dict[str, type[AtomqError]] = {
 }
 
 
+# What servers say inside a script, where NOPERM does not stand in front: 7 and later, 6.2.
+_NO_PERMISSION = ("ACL failure in script", "The user executing the script can't")
+
+
 def translated(error: Exception, call: Call[Any] | None = None) -> AtomqError:
     """The exception of ours that says what this one of redis-py means."""
     text = str(error)
@@ -208,11 +215,13 @@ def translated(error: Exception, call: Call[Any] | None = None) -> AtomqError:
         text = call.script.locate(text)
     if isinstance(error, server.OutOfMemoryError) or "OOM command not allowed" in text:
         return ServerFull(f"the server is at maxmemory and refused to grow{where}")
-    if isinstance(error, server.NoPermissionError) or "ACL failure in script" in text:
+    if isinstance(error, server.NoPermissionError) or any(says in text for says in _NO_PERMISSION):
         return PermissionDenied(f"{text}{where}")
+    if isinstance(error, server.NoScriptError):
+        return ScriptsNotLoaded(f"the server forgets its scripts as fast as they are loaded{where}")
     if isinstance(error, _REFUSED):
         return PermissionDenied(f"the server refused user or password: {text}")
-    if isinstance(error, server.ConnectionError | server.TimeoutError | OSError) or _passes(error):
+    if isinstance(error, _AWAY) or _passes(error):
         return ServerUnavailable(f"{text}{where}")
     code, _, detail = text.partition(" ")
     if code in _CODES:

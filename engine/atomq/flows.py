@@ -6,6 +6,7 @@ A flow yields a `Call`, or one of the effects below, and is sent the result. `En
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -15,11 +16,15 @@ from typing import Any, TypeVar
 
 from atomq import calls
 from atomq.calls import Call, Claimed, Verdict
+from atomq.errors import AtomqError, ServerUnavailable
 from atomq.keys import QueueKeys
 from atomq.message import Delivery, Ids
 from atomq.options import Options
 
+log = logging.getLogger("atomq.flows")
+
 T = TypeVar("T")
+BEYOND_RETRIES = 9  # the highest attempt a claim can have
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +62,43 @@ class Get:
     key: str
 
 
-Effect = Call[Any] | Wait | Withdraw | Listen | Get
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Do nothing for so many seconds. Answer: None."""
+
+    seconds: float
+
+
+Effect = Call[Any] | Wait | Withdraw | Listen | Get | Sleep
 Flow = Generator[Effect, Any, T]
 
 
 class Acks:
     """Acks that may wait a moment, to ride along with the next claim. Any thread may add.
 
-    What is taken is not forgotten until its call was answered: `put_back` if it was not.
+    What is taken is not forgotten until its call was answered: `put_back` if it was not. `waiting`
+    is told when the first one comes to wait for a queue, `lost` of those that came too late.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        waiting: Callable[[], None] = lambda: None,
+        lost: Callable[[Sequence[str]], None] = lambda _: None,
+    ) -> None:
         self._receipts: dict[str, list[str]] = {}
+        self._repeated: set[str] = set()
         self._lock = threading.Lock()
+        self._waiting = waiting
+        self._lost = lost
 
-    def add(self, queue: str, receipt: str) -> int:
-        """One more; how many wait now for this queue."""
+    def add(self, queue: str, receipt: str) -> None:
+        """One more."""
         with self._lock:
             waiting = self._receipts.setdefault(queue, [])
             waiting.append(receipt)
-            return len(waiting)
+            first = len(waiting) == 1
+        if first:
+            self._waiting()
 
     def take(self, queue: str) -> list[str]:
         """At most 1,000 of those that wait, oldest first."""
@@ -94,10 +116,22 @@ class Acks:
             return taken
 
     def put_back(self, queue: str, receipts: Sequence[str]) -> None:
-        """These were taken and not answered for."""
+        """These were taken and not answered for: nobody knows whether they were carried out."""
         if receipts:
             with self._lock:
                 self._receipts[queue] = [*receipts, *self._receipts.get(queue, ())]
+                self._repeated.update(receipts)
+            self._waiting()
+
+    def answered(self, receipts: Sequence[str], missing: Sequence[str]) -> None:
+        """These were taken and carried out; `missing` of them found nothing."""
+        if self._repeated:
+            with self._lock:
+                # Sent before, and maybe carried out then: that they find nothing says nothing.
+                missing = [receipt for receipt in missing if receipt not in self._repeated]
+                self._repeated.difference_update(receipts)
+        if missing:
+            self._lost(missing)
 
     def queues(self) -> list[str]:
         """The queues something waits for."""
@@ -107,7 +141,7 @@ class Acks:
     def forget(self) -> None:
         """In a forked child: they are the parent's."""
         self._lock = threading.Lock()
-        self._receipts = {}
+        self._receipts, self._repeated = {}, set()
 
 
 class Consumer:
@@ -125,6 +159,8 @@ class Consumer:
         self._ids = Ids()
         self._by_wake = {queue.wake: queue for queue in queues}
         self._waiting = False
+        self._served = False
+        self._unanswered: tuple[Sequence[QueueKeys], str, int] | None = None
         self._first = 0
         # In a cluster each queue has a slot of its own, and a claim has one slot.
         by_slot = any(queue.layout == "cluster" for queue in queues)
@@ -137,51 +173,86 @@ class Consumer:
 
     def claim(self, queues: Sequence[QueueKeys], limit: int) -> Flow[Claimed]:
         """A claim on some of its queues (of one slot), with the acks that wait for them."""
-        options = self.options
+        claim_id = self._ids.next()
         acks = [self.acks.take(queue.name) for queue in queues]
         try:
-            claimed: Claimed = yield calls.claim(
-                queues,
-                self._ids.next(),
-                limit=limit,
-                lease_ms=options.lease_ms,
-                max_deliveries=options.max_deliveries,
-                max_bytes=options.max_bytes,
-                acks=acks,
-            )
-        except BaseException:
+            claimed: Claimed = yield self._call(queues, claim_id, limit, acks)
+        except BaseException as error:
             for queue, receipts in zip(queues, acks, strict=True):
                 self.acks.put_back(queue.name, receipts)
+            refused = isinstance(error, AtomqError) and not isinstance(error, ServerUnavailable)
+            if limit and not refused:
+                self._unanswered = (queues, claim_id, limit)
             raise
+        self._served = True
+        for receipts in acks:
+            if receipts:
+                taken = set(receipts)
+                missing = [receipt for _, receipt in claimed.lost_acks if receipt in taken]
+                self.acks.answered(receipts, missing)
         return claimed
+
+    def _call(
+        self,
+        queues: Sequence[QueueKeys],
+        claim_id: str,
+        limit: int,
+        acks: Sequence[Sequence[str]] | None = None,
+    ) -> Call[Claimed]:
+        options = self.options
+        return calls.claim(
+            queues,
+            claim_id,
+            limit=limit,
+            lease_ms=options.lease_ms,
+            max_deliveries=options.max_deliveries,
+            max_bytes=options.max_bytes,
+            acks=acks,
+        )
+
+    def _give_back_unanswered(self) -> Flow[None]:
+        """Undo a claim that got no answer at all: what it may hold goes back, uncounted."""
+        if self._unanswered is None:
+            return
+        queues, claim_id, limit = self._unanswered
+        call = self._call(queues, claim_id, limit)
+        for _ in range(BEYOND_RETRIES):
+            call = call.again()
+        claimed: Claimed = yield call
+        self._unanswered = None
+        for queue in queues:
+            held = [(d.receipt, "") for d in claimed.deliveries if d.queue == queue.name]
+            yield from give_back(queue, held)
 
     def receive(
         self,
         limit: int,
         timeout: float | None,
         claimed_by: Callable[[Claimed], None] = lambda _: None,
+        *,
+        patient: bool = False,
     ) -> Flow[list[Delivery]]:
         """Up to `limit` messages; waits for the first at most `timeout` seconds (None: for ever).
 
-        `claimed_by` is told of every claim before the messages are handed over.
+        `claimed_by` is told of every claim before the messages are handed over. With `patient` a
+        server that served before and is away now is waited for, like a message.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         wanted: set[str] | None = None  # queues whose token fired; None: all
         while True:
-            got: list[Delivery] = []
-            next_ms: int | None = None
-            more = False
-            for group in self._rotated():
-                queues = [q for q in group if wanted is None or q.name in wanted]
-                if queues and len(got) < limit:
-                    claimed = yield from self.claim(queues, limit - len(got))
-                    claimed_by(claimed)
-                    got += claimed.deliveries
-                    more = more or bool(claimed.more)
-                    if claimed.wait_ms is not None:
-                        next_ms = min(next_ms or claimed.wait_ms, claimed.wait_ms)
+            try:
+                yield from self._give_back_unanswered()
+                got, more, next_ms = yield from self._claim_groups(limit, wanted, claimed_by)
+            except ServerUnavailable as error:
+                away = deadline is not None and time.monotonic() >= deadline
+                if away or not (patient and self._served):
+                    raise
+                log.warning("waiting for the server: %s", error)
+                wanted = None
+                yield Sleep(random.uniform(0.2, 1.0))
+                continue
             if got:
-                yield from self.stop_waiting(handing_over=True)
+                yield from self._hand_over()
                 return got
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
@@ -193,7 +264,8 @@ class Consumer:
             if more:
                 wanted = None
                 continue
-            seconds = self.options.wait_cap * random.uniform(0.8, 1.2)
+            # Under one cap, so that an expired lease is offered again within a second.
+            seconds = self.options.wait_cap * random.uniform(0.8, 0.98)
             if next_ms is not None:
                 seconds = min(seconds, next_ms / 1000)
             if left is not None:
@@ -203,6 +275,37 @@ class Consumer:
             if token is not None:
                 self._waiting = False
             wanted = {self._by_wake[token].name} if token in self._by_wake else None
+
+    def _claim_groups(
+        self, limit: int, wanted: set[str] | None, claimed_by: Callable[[Claimed], None]
+    ) -> Flow[tuple[list[Delivery], bool, int | None]]:
+        """One claim a group; the messages, whether there are more, and ms until one falls due."""
+        got: list[Delivery] = []
+        more, next_ms = False, None
+        for group in self._rotated():
+            queues = [q for q in group if wanted is None or q.name in wanted]
+            if not queues or len(got) >= limit:
+                continue
+            try:
+                claimed = yield from self.claim(queues, limit - len(got))
+            except AtomqError as error:
+                if not got:
+                    raise
+                log.warning("handing over what was claimed before this: %s", error)
+                break
+            claimed_by(claimed)
+            got += claimed.deliveries
+            more = more or bool(claimed.more)
+            if claimed.wait_ms is not None:
+                next_ms = claimed.wait_ms if next_ms is None else min(next_ms, claimed.wait_ms)
+        return got, more, next_ms
+
+    def _hand_over(self) -> Flow[None]:
+        """Stop waiting. Must not fail: there are messages in hand."""
+        try:
+            yield from self.stop_waiting(handing_over=True)
+        except AtomqError as error:  # the token is lost: others notice within a second
+            log.info("a wake-up could not be passed on: %s", error)
 
     def stop_waiting(self, *, handing_over: bool = False) -> Flow[QueueKeys | None]:
         """Take back the wait in the server; the queue whose token it had taken, if any.
@@ -220,7 +323,8 @@ class Consumer:
 
     def close(self) -> Flow[None]:
         """Leave: pass on what was taken, send the acks that wait."""
-        yield from self.stop_waiting(handing_over=True)
+        yield from self._hand_over()
+        yield from self._give_back_unanswered()
         for queue in self.queues:
             yield from flush(queue, self.acks)
 
@@ -231,17 +335,16 @@ class Consumer:
         return self._groups[self._first :] + self._groups[: self._first]
 
 
-def flush(queue: QueueKeys, acks: Acks) -> Flow[list[str]]:
-    """Send the acks that wait for a queue; the receipts that were not live."""
-    lost: list[str] = []
+def flush(queue: QueueKeys, acks: Acks) -> Flow[None]:
+    """Send the acks that wait for a queue."""
     while receipts := acks.take(queue.name):
         try:
             verdicts: list[Verdict] = yield calls.ack(queue, receipts)
         except BaseException:
             acks.put_back(queue.name, receipts)
             raise
-        lost += [r for r, v in zip(receipts, verdicts, strict=True) if v is Verdict.LOST]
-    return lost
+        pairs = zip(receipts, verdicts, strict=True)
+        acks.answered(receipts, [r for r, verdict in pairs if verdict is Verdict.LOST])
 
 
 # ── batches of any size ───────────────────────────────────────────────────────────────────────
@@ -269,6 +372,11 @@ def in_batches(
                 found[i] = verdict
         verdicts += found
     return verdicts
+
+
+def give_back(keys: QueueKeys, items: Sequence[tuple[str, str]]) -> Flow[list[Verdict]]:
+    """Release what was not started, as if it had never been claimed: in front, uncounted."""
+    return in_batches(items, lambda some: calls.release(keys, some, front=True, counted=False))
 
 
 def publish_all(
@@ -349,18 +457,22 @@ def await_result(key: str, timeout: float | None) -> Flow[bytes | None]:
     """The result stored under `key`, or None after `timeout` seconds (None: wait for ever).
 
     Listens before it looks, so nothing falls between; looks again every 5 s, should a message have
-    been lost with a connection.
+    been lost with a connection. A server that served once and is away is waited for.
     """
     found: bytes | None = yield Get(key)
     deadline = None if timeout is None else time.monotonic() + timeout
-    if found is None and (timeout is None or timeout > 0):
-        yield Listen(key, 0)
-        found = yield Get(key)
+    seconds = 0.0
     while found is None:
         left = 5.0 if deadline is None else min(5.0, deadline - time.monotonic())
         if left <= 0:
             return None
-        found = yield Listen(key, left)
+        found = yield Listen(key, min(seconds, left))
+        seconds = 5.0
         if found is None:
-            found = yield Get(key)
+            try:
+                found = yield Get(key)
+            except ServerUnavailable as error:
+                log.info("waiting for the server: %s", error)
+                seconds = 0.0
+                yield Sleep(random.uniform(0.05, 0.5))
     return found

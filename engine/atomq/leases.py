@@ -7,24 +7,27 @@ next claim are sent after a moment if no claim comes.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from atomq import calls, flows
 from atomq.calls import Verdict, renewal_ms
 from atomq.client import Engine, EngineBase
-from atomq.errors import AtomqError
-from atomq.flows import Acks
+from atomq.errors import AtomqError, ServerUnavailable
+from atomq.flows import Acks, Flow
 from atomq.keys import QueueKeys
 
 log = logging.getLogger("atomq.leases")
 
 ACK_DELAY = 0.005  # seconds an ack waits for a claim to ride along with
+RETRY = 0.3  # seconds until something is tried again that met a server that was gone
 IDLE = 5.0  # seconds after which the thread ends when nothing is held
 
 
@@ -37,11 +40,12 @@ class Held(Protocol):
 
 
 class _Lease:
-    __slots__ = ("holder", "queue", "started")
+    __slots__ = ("holder", "queue", "since", "started")
 
     def __init__(self, queue: QueueKeys, holder: weakref.ref[Any]) -> None:
         self.queue = queue
         self.holder = holder
+        self.since = time.monotonic()  # when it was claimed or last renewed
         self.started: float | None = None
 
 
@@ -53,15 +57,19 @@ class LeaseKeeper:
         self.lease_ms = options.lease_ms
         self.renew_ms = renewal_ms(self.lease_ms)
         self.max_lease = options.max_lease
-        self.acks = Acks()
+        self.acks = Acks(waiting=self._send_soon, lost=_too_late)
         # Tried again by the loop below, at its own pace, so not by the engine.
         self._engine = Engine(engine.address)
         self._engine.retry = type(engine.retry)(attempts=0, budget=self.renew_ms / 1000)
         self._begin()
+        engine.at_close.append(self.close)
         _keepers.add(self)
 
     def _begin(self) -> None:
+        self.home = object()
+        """Another one in a forked child: what was claimed elsewhere belongs to another process."""
         self._leases: dict[str, _Lease] = {}
+        self._later: deque[tuple[Sequence[str], Callable[[], Flow[Any]]]] = deque()
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -82,7 +90,7 @@ class LeaseKeeper:
                 self._rouse()
 
     def start(self, receipt: str) -> None:
-        """The work begins now: `max_lease` counts from here."""
+        """The work begins now: `max_lease` counts from here, once."""
         if self.max_lease is not None:
             lease = self._leases.get(receipt)
             if lease is not None and lease.started is None:
@@ -90,17 +98,44 @@ class LeaseKeeper:
 
     def drop(self, receipts: Iterable[str]) -> None:
         """These are not held any more."""
-        with self._wake:
-            for receipt in receipts:
-                self._leases.pop(receipt, None)
+        for receipt in receipts:
+            self._leases.pop(receipt, None)
 
     def ack_later(self, queue: QueueKeys, receipt: str) -> None:
-        """Ack with the next claim on the queue, or in 5 ms."""
-        if self.acks.add(queue.name, receipt) == 1:
+        """Ack with the next claim on the queue, or in 5 ms. It is not held any more."""
+        self._leases.pop(receipt, None)
+        self.acks.add(queue.name, receipt)
+
+    def _send_soon(self) -> None:
+        with self._wake:
+            if self._flush_at == float("inf"):
+                self._flush_at = time.monotonic() + ACK_DELAY
+                self._rouse()
+
+    def settle(self, receipts: Sequence[str], flow: Callable[[], Flow[Any]]) -> bool:
+        """Settle what is held by a flow; whether that was done now.
+
+        If the server is gone it is done by the thread, as soon as the server is back.
+        """
+        try:
+            self._engine.run(flow())
+        except ServerUnavailable as error:
+            log.warning("%d messages are settled later: %s", len(receipts), error)
             with self._wake:
-                if self._flush_at == float("inf"):
-                    self._flush_at = time.monotonic() + ACK_DELAY
-                    self._rouse()
+                self._later.append((receipts, flow))
+                self._flush_at = min(self._flush_at, time.monotonic() + RETRY)
+                self._rouse()
+            return False
+        self.drop(receipts)
+        return True
+
+    def abandoned(self) -> list[tuple[QueueKeys, list[str]]]:
+        """Receipts whose holder is garbage, by queue. They are forgotten here."""
+        found: dict[QueueKeys, list[str]] = {}
+        for receipt, lease in self._leases.copy().items():
+            if lease.holder() is None and self._leases.pop(receipt, None) is not None:
+                found.setdefault(lease.queue, []).append(receipt)
+        return list(found.items())
 
     def holds(self, receipt: str) -> bool:
         """Whether this receipt is still renewed."""
@@ -111,12 +146,18 @@ class LeaseKeeper:
         with self._wake:
             self._closed = True
             self._leases.clear()
+            self._renew_at = self._flush_at = float("inf")
             self._wake.notify()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout=2)
         self._flush()
         self._engine.close()
+
+    def send(self) -> None:
+        """Send the acks that wait, now. Those that cannot be sent are kept."""
+        if self.acks.queues():
+            self._flush()
 
     def forked(self) -> None:
         """In a child process: everything held is the parent's."""
@@ -145,7 +186,7 @@ class LeaseKeeper:
                 self._flush_at = float("inf")
             if not self._flush():
                 with self._wake:
-                    self._flush_at = min(self._flush_at, now + 0.2)
+                    self._flush_at = min(self._flush_at, now + RETRY)
         if now >= self._renew_at:
             again = self._renew()
             with self._wake:
@@ -162,22 +203,33 @@ class LeaseKeeper:
             return True
 
     def _flush(self) -> bool:
+        sent = True
         for name in self.acks.queues():
             try:
-                lost = self._engine.run(flows.flush(self._engine.keys(name), self.acks))
-            except AtomqError as error:
+                self._engine.run(flows.flush(self._engine.keys(name), self.acks))
+            except AtomqError as error:  # which may be the trouble of this one queue
                 log.warning("acks of %s are kept and sent again: %s", name, error)
+                sent = False
+        while sent and self._later:
+            receipts, flow = self._later[0]
+            try:
+                self._engine.run(flow())
+            except ServerUnavailable:
                 return False
-            self.lost(lost)
-        return True
+            except AtomqError as error:
+                log.warning("%d messages were not settled: %s", len(receipts), error)
+            self._later.popleft()
+            self.drop(receipts)
+        return sent
 
     def _renew(self) -> float:
         """Extend everything held; seconds until the next time."""
         by_queue: dict[QueueKeys, list[str]] = {}
-        now = time.monotonic()
-        for receipt, lease in list(self._leases.items()):
+        now, pause = time.monotonic(), self.renew_ms / 1000
+        for receipt, lease in self._leases.copy().items():
             if lease.holder() is None:
-                self.drop([receipt])
+                if now - lease.since > self.lease_ms / 1000:
+                    self.drop([receipt])  # its lease has ended
             elif lease.started and self.max_lease and now - lease.started > self.max_lease:
                 log.warning("%s was worked on for longer than max_lease: no longer held", receipt)
                 self.drop([receipt])
@@ -193,10 +245,14 @@ class LeaseKeeper:
                     log.warning(
                         "%d leases of %s not renewed yet: %s", len(batch), queue.name, error
                     )
-                    return min(0.5, self.renew_ms / 3000)
+                    pause = min(0.5, self.renew_ms / 3000)
+                    break  # the other queues may fare better
+                for receipt in batch:
+                    if renewed := self._leases.get(receipt):
+                        renewed.since = now
                 pairs = zip(batch, verdicts, strict=True)
                 self.lost([receipt for receipt, v in pairs if v is not Verdict.DONE])
-        return self.renew_ms / 1000
+        return pause
 
     def lost(self, receipts: Iterable[str]) -> None:
         """These receipts are not live: tell their holders, once."""
@@ -208,8 +264,20 @@ class LeaseKeeper:
                 log.warning("lost the lease %s: the message was handed to somebody else", receipt)
 
 
+def _too_late(receipts: Sequence[str]) -> None:
+    for receipt in receipts:
+        log.warning("%s was acked too late: the message was handed to somebody else", receipt)
+
+
 def _loop(run: weakref.WeakMethod[Callable[[], bool]]) -> None:
-    while (turn := run()) is not None and turn():
+    while (turn := run()) is not None:
+        try:
+            if not turn():
+                return
+        except Exception:
+            # Whatever this is, the leases are still held.
+            log.exception("the thread that renews leases goes on")
+            time.sleep(RETRY)
         del turn
 
 
@@ -235,3 +303,9 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+@atexit.register
+def _at_exit() -> None:
+    for one in list(_keepers):
+        one.send()

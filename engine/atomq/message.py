@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as quoted
@@ -53,9 +54,10 @@ class Ids:
 
     def __init__(self) -> None:
         self.renew()
+        _all_ids.add(self)
 
     def renew(self) -> None:
-        """Begin anew with other random bits; a forked child must."""
+        """Begin anew with other random bits, as a forked child does."""
         self.prefix = os.urandom(12).hex()
         self._count = itertools.count(1)
 
@@ -64,8 +66,16 @@ class Ids:
         return f"{self.prefix}-{next(self._count)}"
 
 
+_all_ids: weakref.WeakSet[Ids] = weakref.WeakSet()
 message_ids = Ids()
-os.register_at_fork(after_in_child=message_ids.renew)
+
+
+def _after_fork() -> None:
+    for ids in list(_all_ids):
+        ids.renew()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 # ── writing ───────────────────────────────────────────────────────────────────────────────────
@@ -211,7 +221,16 @@ class Envelope:
 class Delivery:
     """One claimed message: what the server answered, and the receipt that acks it."""
 
-    __slots__ = ("deliveries", "envelope", "queue", "receipt", "step")
+    __slots__ = (
+        "__weakref__",
+        "deliveries",
+        "envelope",
+        "lost",
+        "queue",
+        "receipt",
+        "settled",
+        "step",
+    )
 
     def __init__(self, queue: str, receipt: str, deliveries: int, step: int, raw: bytes) -> None:
         self.queue = queue
@@ -219,6 +238,7 @@ class Delivery:
         self.deliveries = deliveries
         self.step = step
         self.envelope = Envelope(raw)
+        self.settled = self.lost = False
 
     def __repr__(self) -> str:
         return f"Delivery({self.queue!r}, {self.receipt!r}, deliveries={self.deliveries})"

@@ -11,8 +11,10 @@ import logging
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -31,11 +33,13 @@ from atomq.calls import (
 )
 from atomq.client import Engine, EngineBase, Waiter
 from atomq.errors import (
+    AtomqError,
     InvalidArgument,
     InvalidMessage,
     LeaseLost,
     MessageFailed,
     ResultTimeout,
+    ServerUnavailable,
 )
 from atomq.flows import Consumer, Flow
 from atomq.keys import QueueKeys
@@ -46,6 +50,8 @@ log = logging.getLogger("atomq.queue")
 
 T = TypeVar("T")
 EngineT = TypeVar("EngineT", bound=EngineBase)
+QueueT = TypeVar("QueueT", bound="_Queue[Any]")
+MessageT = TypeVar("MessageT", bound="_Message[Any]")
 LONGEST = 100 * 365 * 86_400.0  # seconds: what is longer is a mistake
 
 
@@ -91,7 +97,7 @@ class _Queue(Generic[EngineT]):
         self._check = _body_check(schema)
         self._call_ids = Ids()
 
-    @property
+    @cached_property
     def keeper(self) -> LeaseKeeper:
         """What renews the leases of this process."""
         return keeper(self.engine)
@@ -188,7 +194,11 @@ class _Queue(Generic[EngineT]):
         return flows.in_batches(items, lambda some: calls.complete(self.keys, some, ttl_ms=ttl_ms))
 
     def _fail(self, message: _Message[Any], error: BaseException) -> Flow[list[Verdict]]:
-        """After an exception: later again, or to dead letters when it was tried often enough."""
+        """After an exception: later again, or to dead letters when that is of no use."""
+        if not isinstance(error, Exception):
+            return self._release([message], front=True)  # told to stop: not the message's fault
+        if message.undecodable:
+            return self._reject([message], "undecodable", _words(error))
         most = self.engine.options.max_deliveries
         if most is not None and message.deliveries >= most:
             return self._reject([message], "max_deliveries", _words(error))
@@ -204,8 +214,15 @@ class _Queue(Generic[EngineT]):
             )
         return verdicts[0]
 
-    def _dropped(self, messages: Iterable[_Message[Any]]) -> None:
+    def _settled(self, messages: Sequence[_Message[Any]], verdicts: list[Verdict]) -> list[Verdict]:
+        """The same for many."""
         self.keeper.drop([message.receipt for message in messages])
+        for message, verdict in zip(messages, verdicts, strict=True):
+            message.lost = message.lost or verdict is Verdict.LOST
+        return verdicts
+
+    def _give_back(self, messages: Sequence[_Message[Any]]) -> Flow[list[Verdict]]:
+        return flows.give_back(self.keys, [(message.receipt, "") for message in messages])
 
     # ── what an operator does ─────────────────────────────────────────────────────────────────
 
@@ -282,13 +299,17 @@ def _at_ms(at: datetime | float | None) -> int:
     return max(1, _ms("at (as seconds since 1970)", at))
 
 
-def _settling(messages: Iterable[_Message[Any]]) -> list[str]:
-    """The receipts of messages that are settled by the call that follows."""
-    receipts = []
+@contextmanager
+def _settling(messages: Iterable[_Message[Any]]) -> Iterator[None]:
+    """These messages are settled by what follows, unless that fails."""
     for message in messages:
         message.settled = True
-        receipts.append(message.receipt)
-    return receipts
+    try:
+        yield
+    except BaseException:
+        for message in messages:
+            message.settled = False
+        raise
 
 
 def _words(error: BaseException) -> str:
@@ -314,29 +335,49 @@ def _value(message_id: str, stored: bytes | None, timeout: float | None) -> Any:
 
 # ── messages ──────────────────────────────────────────────────────────────────────────────────
 
-QueueT = TypeVar("QueueT", bound=_Queue[Any])
-
 
 class _Message(Generic[QueueT]):
     """A claimed message. Its lease is renewed as long as this object lives and is not settled."""
 
-    __slots__ = ("__weakref__", "_body", "_delivery", "_queue", "lost", "receipt", "settled")
+    __slots__ = (
+        "__weakref__",
+        "_body",
+        "_delivery",
+        "_home",
+        "_queue",
+        "_rides",
+        "lost",
+        "receipt",
+        "settled",
+        "undecodable",
+    )
 
     def __init__(self, queue: QueueT, delivery: Delivery) -> None:
         self._queue = queue
         self._delivery = delivery
+        self._home = queue.keeper.home
+        self._rides = False  # with the claim that follows: its ack need not be sent at once
         self._body: Any = _UNREAD
         self.receipt = delivery.receipt
         self.settled = False
         """It was acked, released, rejected or completed, or is about to be."""
         self.lost = False
         """The lease could not be kept: the message was handed to somebody else."""
+        self.undecodable = False
+        """Its body was asked for and cannot be decoded."""
 
     @property
     def body(self) -> Any:
-        """What was put. Raises `InvalidMessage` if it cannot be decoded; `reject` it then."""
+        """What was put. Raises `InvalidMessage` if it cannot be decoded.
+
+        At the end of a `with` block such a message goes to dead letters; otherwise `reject` it.
+        """
         if self._body is _UNREAD:
-            self._body = self._delivery.envelope.body(self._queue.serializer)
+            try:
+                self._body = self._delivery.envelope.body(self._queue.serializer)
+            except InvalidMessage:
+                self.undecodable = True
+                raise
         return self._body
 
     @property
@@ -369,6 +410,40 @@ class _Message(Generic[QueueT]):
         """The envelope as it lies in the server."""
         return self._delivery.envelope.raw
 
+    def _hand_over(self, *, rides: bool) -> Self:
+        """It goes to whoever asked for it, who begins to work."""
+        self._rides = rides
+        self._queue.keeper.start(self.receipt)
+        return self
+
+    def _leave(self, error: BaseException | None) -> Flow[list[Verdict]] | None:
+        """What is to be done at the end of its block, if anything."""
+        keeper = self._queue.keeper
+        if self.settled or self._home is not keeper.home:
+            return None  # a forked child leaves alone what its parent claimed
+        self.settled = True
+        if error is not None:
+            return self._queue._fail(self, error)
+        if self._rides:
+            keeper.ack_later(self._queue.keys, self.receipt)
+            return None
+        return self._queue._ack((self.receipt,))
+
+    def _left(self, verdicts: list[Verdict]) -> None:
+        self._queue._settled([self], verdicts)
+        if self.lost:
+            log.warning("%s: the lease was lost, somebody else has the message", self)
+
+    def _stuck(self, error: BaseException | None, trouble: AtomqError) -> None:
+        """What its block ended with could not be said to the server."""
+        keeper = self._queue.keeper
+        keeper.drop([self.receipt])
+        if error is None and isinstance(trouble, ServerUnavailable):
+            keeper.acks.put_back(self._queue.name, [self.receipt])
+            log.warning("%s is acked as soon as the server is back: %s", self, trouble)
+        else:
+            log.error("%s comes back when its lease ends: %s", self, trouble)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.receipt} of {self._queue.name!r}>"
 
@@ -380,9 +455,11 @@ class Message(_Message["Queue"]):
     """A claimed message.
 
     Use it in a `with` block: at its end the message is acked, and after an exception it is
-    released, to be tried again after the queue's backoff. Or settle it yourself, once. Each verb
-    raises `LeaseLost` if the receipt is not live, and `ServerUnavailable` if the server is gone;
-    the message is then somebody else's when its lease ends.
+    released, to be tried again after the queue's backoff. The block raises nothing of its own: an
+    ack that cannot be sent is sent as soon as the server is back, one that comes too late is
+    logged. Or settle it yourself, once. Each verb raises `LeaseLost` if the receipt is not live,
+    and `ServerUnavailable` if the server is gone; the message is then somebody else's when its
+    lease ends.
     """
 
     __slots__ = ()
@@ -413,8 +490,9 @@ class Message(_Message["Queue"]):
             self._queue._settle(self, [Verdict.LOST])
 
     def _done(self, flow: Flow[list[Verdict]]) -> Verdict:
-        self.settled = True
-        return self._queue._settle(self, self._queue.engine.run(flow))
+        with _settling((self,)):
+            verdicts = self._queue.engine.run(flow)
+        return self._queue._settle(self, verdicts)
 
     def __enter__(self) -> Self:
         self._queue.keeper.start(self.receipt)
@@ -426,16 +504,12 @@ class Message(_Message["Queue"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.settled:
-            return
-        if error is None:
-            self.settled = True
-            self._queue.keeper.ack_later(self._queue.keys, self.receipt)
-            return
-        try:
-            self._done(self._queue._fail(self, error))
-        except LeaseLost as lost:
-            log.warning("%s", lost)
+        flow = self._leave(error)
+        if flow is not None:
+            try:
+                self._left(self._queue.engine.run(flow))
+            except AtomqError as trouble:
+                self._stuck(error, trouble)
 
 
 class AsyncMessage(_Message["AsyncQueue"]):
@@ -470,8 +544,9 @@ class AsyncMessage(_Message["AsyncQueue"]):
             self._queue._settle(self, [Verdict.LOST])
 
     async def _done(self, flow: Flow[list[Verdict]]) -> Verdict:
-        self.settled = True
-        return self._queue._settle(self, await self._queue.engine.run(flow))
+        with _settling((self,)):
+            verdicts = await self._queue.engine.run(flow)
+        return self._queue._settle(self, verdicts)
 
     async def __aenter__(self) -> Self:
         self._queue.keeper.start(self.receipt)
@@ -483,16 +558,12 @@ class AsyncMessage(_Message["AsyncQueue"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.settled:
-            return
-        if error is None:
-            self.settled = True
-            self._queue.keeper.ack_later(self._queue.keys, self.receipt)
-            return
-        try:
-            await self._done(self._queue._fail(self, error))
-        except LeaseLost as lost:
-            log.warning("%s", lost)
+        flow = self._leave(error)
+        if flow is not None:
+            try:
+                self._left(await self._queue.engine.run(flow))
+            except AtomqError as trouble:
+                self._stuck(error, trouble)
 
 
 # ── results ───────────────────────────────────────────────────────────────────────────────────
@@ -595,7 +666,7 @@ class Queue(_Queue[Engine]):
     def claim(self, timeout: float | None = 0) -> Message | None:
         """One message, or None after `timeout` seconds (None: wait for ever)."""
         found = self.claim_many(1, timeout)
-        return found[0] if found else None
+        return found[0]._hand_over(rides=False) if found else None
 
     def claim_many(self, limit: int, timeout: float | None = 0) -> list[Message]:
         """Up to `limit` messages (at most 1,000). Waits for the first one only."""
@@ -609,20 +680,22 @@ class Queue(_Queue[Engine]):
 
         `prefetch` messages (default: the option) are claimed at once. What was claimed and not
         handed over when the loop is left is given back at once, as if it had never been claimed.
+        A server that goes away is waited for; `ServerUnavailable` is raised if it was not there to
+        begin with, or is away when `timeout` has passed.
         """
         limit = self.engine.options.prefetch if prefetch is None else prefetch
         with Receiver([self]) as receiver:
-            while found := receiver.receive(limit, timeout):
+            while found := receiver.receive(limit, timeout, patient=True):
                 waiting = deque(found)
                 del found
                 try:
                     while waiting:
                         message = waiting.popleft()
                         if not message.lost:
-                            yield message
+                            yield message._hand_over(rides=True)
                         del message
                 finally:
-                    self.give_back(waiting)
+                    receiver.return_unstarted(waiting)
 
     def __iter__(self) -> Iterator[Message]:
         return self.consume()
@@ -651,16 +724,17 @@ class Queue(_Queue[Engine]):
 
     def ack_many(self, messages: Sequence[Message]) -> list[Verdict]:
         """Ack messages in one call; a verdict for each, LOST among them."""
-        verdicts = self.engine.run(self._ack(_settling(messages)))
-        self._dropped(messages)
-        return verdicts
+        with _settling(messages):
+            verdicts = self.engine.run(self._ack([message.receipt for message in messages]))
+        return self._settled(messages, verdicts)
 
     def give_back(self, messages: Iterable[Message]) -> None:
         """Release messages that were not started: to the front, in their order, uncounted."""
         given = list(messages)
-        if _settling(given):
-            self.engine.run(self._release(given, front=True, counted=False))
-            self._dropped(given)
+        if given:
+            with _settling(given):
+                verdicts = self.engine.run(self._give_back(given))
+            self._settled(given, verdicts)
 
     # ── results ───────────────────────────────────────────────────────────────────────────────
 
@@ -716,36 +790,63 @@ class Receiver:
     """
 
     def __init__(self, queues: Sequence[Queue]) -> None:
-        self._by_name = {queue.name: queue for queue in queues}
+        self._by_name = _by_name(queues)
         self._engine = queues[0].engine
         self._keeper = queues[0].keeper
-        keys = [queue.keys for queue in queues]
-        self._consumer = Consumer(keys, self._engine.options, self._keeper.acks)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._home = self._keeper.home
+        self._consumer = _consumer(self._by_name.values())
         self._waiter: Waiter | None = None
 
-    def receive(self, limit: int, timeout: float | None = None) -> list[Message]:
-        """Up to `limit` messages; waits for the first `timeout` seconds (None: for ever)."""
+    def receive(
+        self, limit: int, timeout: float | None = None, *, patient: bool = False
+    ) -> list[Message]:
+        """Up to `limit` messages; waits for the first `timeout` seconds (None: for ever).
+
+        Raises `ServerUnavailable` if the server is gone; with `patient`, a server that was there
+        before is waited for.
+        """
         calls.check_limit(limit)
+        if self._home is not self._keeper.home:
+            self._begin()  # in a forked child
         if self._waiter is None:
             self._waiter = self._engine.waiter()
         messages: list[Message] = []
 
         def claimed(claim: Claimed) -> None:
             got = [Message(self._by_name[d.queue], d) for d in claim.deliveries]
-            _hold(self._keeper, claim, got)
+            _hold(self._keeper, got)
             messages.extend(got)
 
-        self._engine.run(self._consumer.receive(limit, timeout, claimed), self._waiter)
+        flow = self._consumer.receive(limit, timeout, claimed, patient=patient)
+        try:
+            self._engine.run(flow, self._waiter)
+        except BaseException:
+            self.return_unstarted(messages)
+            raise
         return messages
 
-    def close(self) -> None:
-        """Leave. A wake-up that was meant for this consumer goes to another."""
-        if self._waiter is not None:
+    def return_unstarted(self, messages: Iterable[Message]) -> None:
+        """Give back what was received and nobody began to work on. Never raises."""
+        for queue, given in _unstarted(messages, self._keeper):
             try:
-                self._engine.run(self._consumer.close(), self._waiter)
-            finally:
-                self._waiter.close()
-                self._waiter = None
+                queue.give_back(given)
+            except AtomqError as error:
+                log.warning("%d messages come back when their leases end: %s", len(given), error)
+
+    def close(self) -> None:
+        """Leave. A wake-up that was meant for this consumer goes to another. Never raises."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is None or self._home is not self._keeper.home:
+            return  # in a forked child the connections are the parent's
+        try:
+            self._engine.run(self._consumer.close(), waiter)
+        except AtomqError as error:
+            log.warning("left without a word to the server: %s", error)
+        finally:
+            waiter.close()
 
     def __enter__(self) -> Self:
         return self
@@ -754,14 +855,39 @@ class Receiver:
         self.close()
 
 
-def _hold(keeper: LeaseKeeper, claim: Claimed, messages: Sequence[_Message[Any]]) -> None:
-    by_queue: dict[str, list[_Message[Any]]] = {}
+def _by_name(queues: Sequence[QueueT]) -> dict[str, QueueT]:
+    """The queues of one consumer. Raises `InvalidArgument` if they cannot be."""
+    if not queues or any(queue.engine is not queues[0].engine for queue in queues):
+        raise InvalidArgument("a consumer has one queue or more, all of one engine")
+    found = {queue.name: queue for queue in queues}
+    if len(found) < len(queues):
+        raise InvalidArgument("a consumer has each queue once")
+    return found
+
+
+def _consumer(queues: Iterable[_Queue[Any]]) -> Consumer:
+    first, *_ = given = list(queues)
+    return Consumer([queue.keys for queue in given], first.engine.options, first.keeper.acks)
+
+
+def _by_queue(messages: Iterable[MessageT]) -> list[tuple[Any, list[MessageT]]]:
+    found: dict[str, list[MessageT]] = {}
     for message in messages:
-        by_queue.setdefault(message._queue.name, []).append(message)
-    for held in by_queue.values():
-        keeper.hold(held[0]._queue.keys, held)
-    if claim.lost_acks:
-        keeper.lost([receipt for _, receipt in claim.lost_acks])
+        found.setdefault(message._queue.name, []).append(message)
+    return [(held[0]._queue, held) for held in found.values()]
+
+
+def _hold(keeper: LeaseKeeper, messages: Iterable[_Message[Any]]) -> None:
+    for queue, held in _by_queue(messages):
+        keeper.hold(queue.keys, held)
+
+
+def _unstarted(
+    messages: Iterable[MessageT], keeper: LeaseKeeper
+) -> list[tuple[Any, list[MessageT]]]:
+    """By queue, what this process has to give back: a forked child has nothing of its parent's."""
+    home = keeper.home
+    return _by_queue(m for m in messages if m._home is home and not (m.lost or m.settled))
 
 
 class AsyncQueue(_Queue[AsyncEngine]):
@@ -814,7 +940,7 @@ class AsyncQueue(_Queue[AsyncEngine]):
     async def claim(self, timeout: float | None = 0) -> AsyncMessage | None:  # noqa: ASYNC109
         """See `Queue.claim`."""
         found = await self.claim_many(1, timeout)
-        return found[0] if found else None
+        return found[0]._hand_over(rides=False) if found else None
 
     async def claim_many(
         self,
@@ -834,17 +960,17 @@ class AsyncQueue(_Queue[AsyncEngine]):
         """See `Queue.consume`. Left through `contextlib.aclosing`, it gives back at once."""
         limit = self.engine.options.prefetch if prefetch is None else prefetch
         async with AsyncReceiver([self]) as receiver:
-            while found := await receiver.receive(limit, timeout):
+            while found := await receiver.receive(limit, timeout, patient=True):
                 waiting = deque(found)
                 del found
                 try:
                     while waiting:
                         message = waiting.popleft()
                         if not message.lost:
-                            yield message
+                            yield message._hand_over(rides=True)
                         del message
                 finally:
-                    await self.give_back(waiting)
+                    await receiver.return_unstarted(waiting)
 
     def __aiter__(self) -> AsyncIterator[AsyncMessage]:
         return self.consume()
@@ -869,16 +995,17 @@ class AsyncQueue(_Queue[AsyncEngine]):
 
     async def ack_many(self, messages: Sequence[AsyncMessage]) -> list[Verdict]:
         """See `Queue.ack_many`."""
-        verdicts = await self.engine.run(self._ack(_settling(messages)))
-        self._dropped(messages)
-        return verdicts
+        with _settling(messages):
+            verdicts = await self.engine.run(self._ack([message.receipt for message in messages]))
+        return self._settled(messages, verdicts)
 
     async def give_back(self, messages: Iterable[AsyncMessage]) -> None:
         """See `Queue.give_back`."""
         given = list(messages)
-        if _settling(given):
-            await self.engine.run(self._release(given, front=True, counted=False))
-            self._dropped(given)
+        if given:
+            with _settling(given):
+                verdicts = await self.engine.run(self._give_back(given))
+            self._settled(given, verdicts)
 
     # ── results ───────────────────────────────────────────────────────────────────────────────
 
@@ -935,40 +1062,63 @@ class AsyncReceiver:
     """One consumer of one or several queues of one engine, for one task at a time."""
 
     def __init__(self, queues: Sequence[AsyncQueue]) -> None:
-        self._by_name = {queue.name: queue for queue in queues}
+        self._by_name = _by_name(queues)
         self._engine = queues[0].engine
         self._keeper = queues[0].keeper
-        keys = [queue.keys for queue in queues]
-        self._consumer = Consumer(keys, self._engine.options, self._keeper.acks)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._home = self._keeper.home
+        self._consumer = _consumer(self._by_name.values())
         self._waiter: AsyncWaiter | None = None
 
     async def receive(
         self,
         limit: int,
         timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
+        *,
+        patient: bool = False,
     ) -> list[AsyncMessage]:
-        """Up to `limit` messages; waits for the first `timeout` seconds (None: for ever)."""
+        """See `Receiver.receive`."""
         calls.check_limit(limit)
+        if self._home is not self._keeper.home:
+            self._begin()  # in a forked child
         if self._waiter is None:
             self._waiter = self._engine.waiter()
         messages: list[AsyncMessage] = []
 
         def claimed(claim: Claimed) -> None:
             got = [AsyncMessage(self._by_name[d.queue], d) for d in claim.deliveries]
-            _hold(self._keeper, claim, got)
+            _hold(self._keeper, got)
             messages.extend(got)
 
-        await self._engine.run(self._consumer.receive(limit, timeout, claimed), self._waiter)
+        flow = self._consumer.receive(limit, timeout, claimed, patient=patient)
+        try:
+            await self._engine.run(flow, self._waiter)
+        except BaseException:
+            await self.return_unstarted(messages)
+            raise
         return messages
 
-    async def close(self) -> None:
-        """Leave. A wake-up that was meant for this consumer goes to another."""
-        if self._waiter is not None:
+    async def return_unstarted(self, messages: Iterable[AsyncMessage]) -> None:
+        """See `Receiver.return_unstarted`."""
+        for queue, given in _unstarted(messages, self._keeper):
             try:
-                await self._engine.run(self._consumer.close(), self._waiter)
-            finally:
-                await self._waiter.close()
-                self._waiter = None
+                await queue.give_back(given)
+            except AtomqError as error:
+                log.warning("%d messages come back when their leases end: %s", len(given), error)
+
+    async def close(self) -> None:
+        """See `Receiver.close`."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is None or self._home is not self._keeper.home:
+            return  # in a forked child the connections are the parent's
+        try:
+            await self._engine.run(self._consumer.close(), waiter)
+        except AtomqError as error:
+            log.warning("left without a word to the server: %s", error)
+        finally:
+            await waiter.close()
 
     async def __aenter__(self) -> Self:
         return self

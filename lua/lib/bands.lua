@@ -13,29 +13,27 @@ function M.moved(score, ms)
   return string.format("%.0f", score - score % M.SIZE + ms)
 end
 
--- What is due in this step at `now`, oldest first. The last step also looks into the bands behind it, where a
--- fleet with more priority steps may have put something.
-function M.due(key, step, now, limit, foreign)
-  local low = M.low(step)
+-- What is due at `now` in the steps `from` to `to`, step by step, oldest first.
+function M.due(key, from, to, now, limit)
+  local low = M.low(from)
   local found = redis.call("ZRANGEBYSCORE", key, low, low + now, "LIMIT", 0, limit)
-  if foreign and #found < limit then
-    local rest = redis.call("ZRANGEBYSCORE", key, low + M.SIZE, "+inf", "WITHSCORES", "LIMIT", 0, limit - #found)
-    for i = 1, #rest, 2 do
-      if rest[i + 1] % M.SIZE <= now then
-        found[#found + 1] = rest[i]
+  for step = from + 1, to do
+    if #found < limit then
+      low = M.low(step)
+      for _, name in ipairs(redis.call("ZRANGEBYSCORE", key, low, low + now, "LIMIT", 0, limit - #found)) do
+        found[#found + 1] = name
       end
     end
   end
   return found
 end
 
--- The earliest time of all bands, or nil. `steps` bands are looked at one by one, those behind them by their first.
+-- The earliest time of all steps, or nil.
 function M.earliest(key, steps)
   local earliest
-  for step = 1, steps + 1 do
+  for step = 1, steps do
     local low = M.low(step)
-    local high = step > steps and "+inf" or low + M.SIZE - 1
-    local head = redis.call("ZRANGEBYSCORE", key, low, high, "WITHSCORES", "LIMIT", 0, 1)
+    local head = redis.call("ZRANGEBYSCORE", key, low, low + M.SIZE - 1, "WITHSCORES", "LIMIT", 0, 1)
     local ms = head[2] and head[2] % M.SIZE
     if ms and (not earliest or ms < earliest) then
       earliest = ms

@@ -6,9 +6,9 @@ function M.add(dead, reason, detail, deliveries, step, message)
     "message", message)
 end
 
--- A stream entry as a table by field name.
+-- A stream entry as a table by field name. One that somebody else wrote has no message.
 function M.fields(entry)
-  local by_name = {}
+  local by_name = { message = "", reason = "", detail = "" }
   for i = 1, #entry[2], 2 do
     by_name[entry[2][i]] = entry[2][i + 1]
   end

@@ -8,6 +8,7 @@ local outage = require("lib.outage")
 local record = require("lib.record")
 
 local M = { FIXED = 8 }
+local MOST_DEATHS = 100 -- a claim that sent so many to dead letters stops, though it has room for more
 local SMALL = 8192 -- bytes; below this the size of a message does not limit how many are popped at once
 
 -- The queue whose keys begin behind KEYS[at].
@@ -16,7 +17,7 @@ function M.open(at, call)
     unacked = KEYS[at + 1], records = KEYS[at + 2], delayed = KEYS[at + 3], delayed_records = KEYS[at + 4],
     dead = KEYS[at + 5], wake = KEYS[at + 6], meta = KEYS[at + 7], stats = KEYS[at + 8],
     ready = {}, left = 0, index = at / (M.FIXED + call.steps) + 1,
-    changes = {}, gone = {}, scores = {}, held = {}, delivered = 0, redelivered = 0, cut = false,
+    changes = {}, gone = {}, scores = {}, held = {}, delivered = 0, redelivered = 0, deaths = 0, cut = false,
   }
   lane.in_unacked, lane.in_delayed = guard.zset(lane.unacked), guard.zset(lane.delayed)
   guard.hash(lane.records); guard.hash(lane.delayed_records)
@@ -38,7 +39,7 @@ function M.open(at, call)
   lane.largest = math.max(SMALL, tonumber(meta[5]) or 0)
   lane.known_largest = lane.largest
   local known_steps = tonumber(meta[6]) or 0
-  lane.foreign = known_steps > call.steps
+  lane.steps = math.max(known_steps, call.steps)
   if known_steps < call.steps then
     M.change(lane, "steps", call.steps)
   end
@@ -50,6 +51,11 @@ function M.change(lane, field, value)
   lane.changes[#lane.changes + 1], lane.changes[#lane.changes + 2] = field, value
 end
 
+local function bury(lane, call, reason, deliveries, step, body)
+  dead.add(lane.dead, reason, "", deliveries, step, body)
+  lane.deaths, call.deaths, call.bytes = lane.deaths + 1, call.deaths + 1, call.bytes + #body
+end
+
 -- Lease one message to the caller, or send it to dead letters when it may not be delivered (again).
 local function hand(lane, call, deliveries, step, body)
   local expires = 0
@@ -58,13 +64,9 @@ local function hand(lane, call, deliveries, step, body)
     _, expires = message.head(body)
   end
   if call.max_deliveries > 0 and deliveries > call.max_deliveries then
-    dead.add(lane.dead, "max_deliveries", "", deliveries - 1, step, body)
-    lane.deaths = (lane.deaths or 0) + 1
-    return
+    return bury(lane, call, "max_deliveries", deliveries - 1, step, body)
   elseif expires > 0 and expires <= call.now then
-    dead.add(lane.dead, "expired", "", deliveries - 1, step, body)
-    lane.deaths = (lane.deaths or 0) + 1
-    return
+    return bury(lane, call, "expired", deliveries - 1, step, body)
   end
   call.count = call.count + 1
   local receipt = call.receipts[call.count]
@@ -104,26 +106,28 @@ function M.replay(lane, call, names)
 end
 
 local function room(call)
-  if call.count > 0 and call.bytes >= call.max_bytes then
+  if call.bytes >= call.max_bytes and call.count + call.deaths > 0 or call.deaths >= MOST_DEATHS then
     return 0
   end
   return call.limit - call.count
 end
 
+-- A claim's last step also takes what a fleet with more priority steps has left behind it.
+local function last(lane, call, step)
+  return step == call.steps and lane.steps or step
+end
+
 -- What is due in `unacked` or `delayed` of this step, handed out directly: parked in ready it would lose its order.
+-- Answers how many entries are gone from there.
 local function recover(lane, call, step, index, records)
   local free = room(call)
   if free == 0 then
-    return
+    return 0
   end
-  local found = bands.due(index, step, call.now, free, lane.foreign and step == call.steps)
-  if #found == free then
-    lane.cut = true
-  end
+  local found = bands.due(index, step, last(lane, call, step), call.now, free)
   for i = 1, #found do
     if room(call) == 0 then
-      lane.cut = true
-      return
+      return i - 1
     end
     local held = redis.call("HGET", records, found[i])
     redis.call("ZREM", index, found[i])
@@ -133,10 +137,12 @@ local function recover(lane, call, step, index, records)
       if deliveries then
         hand(lane, call, deliveries + 1, step, body)
       else
-        dead.add(lane.dead, "corrupt", "", 0, step, held)
-        lane.deaths = (lane.deaths or 0) + 1
+        bury(lane, call, "corrupt", 0, step, held)
       end
     end
+  end
+  if #found == free and room(call) > 0 then
+    lane.cut = true -- some were dead letters, and there may be more behind them
   end
   return #found
 end
@@ -162,8 +168,7 @@ local function pop(lane, call, step)
       if message.sound(body) then
         hand(lane, call, string.byte(body, 3) == 120 and message.head(body) + 1 or 1, step, body)
       else
-        dead.add(lane.dead, "undecodable", "", 0, step, body)
-        lane.deaths = (lane.deaths or 0) + 1
+        bury(lane, call, "undecodable", 0, step, body)
       end
     end
   end
@@ -175,11 +180,11 @@ function M.take(lane, call, step)
     return
   end
   if lane.in_unacked > 0 and call.now >= lane.grace then
-    local n = recover(lane, call, step, lane.unacked, lane.records) or 0
+    local n = recover(lane, call, step, lane.unacked, lane.records)
     lane.in_unacked, lane.redelivered = lane.in_unacked - n, lane.redelivered + n
   end
   if lane.in_delayed > 0 then
-    lane.in_delayed = lane.in_delayed - (recover(lane, call, step, lane.delayed, lane.delayed_records) or 0)
+    lane.in_delayed = lane.in_delayed - recover(lane, call, step, lane.delayed, lane.delayed_records)
   end
   pop(lane, call, step)
 end
@@ -194,10 +199,10 @@ local function more(lane, call)
     return false -- every step was looked at and ran dry
   end
   for step = 1, call.steps do
-    local foreign = lane.foreign and step == call.steps
-    if lane.in_delayed > 0 and #bands.due(lane.delayed, step, call.now, 1, foreign) > 0
+    local to = last(lane, call, step)
+    if lane.in_delayed > 0 and #bands.due(lane.delayed, step, to, call.now, 1) > 0
       or lane.in_unacked > 0 and call.now >= lane.grace
-      and #bands.due(lane.unacked, step, call.now, 1, foreign) > 0 then
+      and #bands.due(lane.unacked, step, to, call.now, 1) > 0 then
       return true
     end
   end
@@ -207,7 +212,7 @@ end
 -- When the next delayed message falls due, told to one waiting consumer only; others hear of it by token.
 local function timer(lane, call)
   local mine = lane.timer_by == call.consumer
-  local next_due = lane.in_delayed > 0 and bands.earliest(lane.delayed, call.steps) or nil
+  local next_due = lane.in_delayed > 0 and bands.earliest(lane.delayed, lane.steps) or nil
   if not next_due then
     if mine then
       M.change(lane, "timer_at", 0)
@@ -239,7 +244,7 @@ function M.close(lane, call)
   if lane.redelivered > 0 then
     redis.call("HINCRBY", lane.stats, "expired", lane.redelivered)
   end
-  if lane.deaths then
+  if lane.deaths > 0 then
     redis.call("HINCRBY", lane.stats, "dead", lane.deaths)
   end
   if lane.largest > lane.known_largest then

@@ -8,20 +8,26 @@ function M.sound(message)
   return brace == 123 and quote == 34
 end
 
+local MOST_DELIVERIES, LAST_MS = 99999999, 4398046511103 -- what a record's header and a band can hold
+
+-- A member at the head, and where it ends. Anybody may have written it: what is no number counts as 0.
+local function member(message, name, at, most)
+  local _, stop, value = string.find(message, '^"x%-' .. name .. '": ?"?([%w.+-]*)"?, ?', at)
+  if not stop then
+    return 0, at
+  end
+  local n = tonumber(value) or 0
+  return n > 0 and math.min(math.floor(n), most) or 0, stop + 1
+end
+
 -- Deliveries so far, expiry (server ms, 0: never), and where the rest of the message begins.
 -- Stock Kombu writes a blank behind ":" and "," when it gives a message back.
 function M.head(message)
-  local deliveries, expires, rest = 0, 0, 2
-  if string.sub(message, 3, 4) == "x-" then
-    local _, stop, n = string.find(message, '^"x%-deliveries": ?(%d+), ?', rest)
-    if stop and #n < 10 then
-      deliveries, rest = tonumber(n), stop + 1
-    end
-    _, stop, n = string.find(message, '^"x%-expires": ?(%d+), ?', rest)
-    if stop and #n < 16 then
-      expires, rest = tonumber(n), stop + 1
-    end
+  if string.sub(message, 3, 4) ~= "x-" then
+    return 0, 0, 2
   end
+  local deliveries, after = member(message, "deliveries", 2, MOST_DELIVERIES)
+  local expires, rest = member(message, "expires", after, LAST_MS)
   return deliveries, expires, rest
 end
 
@@ -38,10 +44,10 @@ function M.with(message, deliveries, expires)
   return head .. string.sub(message, rest)
 end
 
--- As it goes back to a ready list, delivered so many times.
+-- As it goes back to a ready list, delivered so many times. What is no message keeps its bytes.
 function M.counted(message, deliveries)
   local was, expires = M.head(message)
-  if was == deliveries then
+  if was == deliveries or not M.sound(message) then
     return message
   end
   return M.with(message, deliveries, expires)

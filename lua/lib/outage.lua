@@ -12,7 +12,9 @@ function M.grace(seen, grace, known_renew, renew, now, changes)
   else
     renew = known_renew
   end
-  if seen and now - seen > renew * 1.5 then
+  -- Where nobody holds and one consumer waits, its claims lie further apart than the renewals of a short lease: each
+  -- would be an outage to the next. So the one that follows a gap right away is none.
+  if seen and now - seen > renew * 1.5 and seen ~= grace - renew then
     grace = now + renew
     changes[#changes + 1], changes[#changes + 2] = "grace", string.format("%.0f", grace)
   end

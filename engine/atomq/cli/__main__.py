@@ -1,0 +1,5 @@
+"""`python -m atomq.cli` is `atomq`."""
+
+from atomq.cli import main
+
+main()

@@ -1,0 +1,61 @@
+"""`atomq delayed`: what waits for its time."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from atomq.cli.look import Body, Limit, PartName, peek
+from atomq.cli.output import plural
+from atomq.cli.queues import One
+from atomq.cli.session import Session, command, names_from
+
+app = typer.Typer(no_args_is_help=True, help="What waits for its time: list it, cancel it.")
+
+Ids = Annotated[
+    list[str], typer.Argument(metavar="ID", help="Message ids; - reads them from stdin.")
+]
+
+
+def register(root: typer.Typer) -> None:
+    """Add the group to the command line."""
+    root.add_typer(app, name="delayed", rich_help_panel="Move")
+
+
+@command(app, "list")
+def list_(
+    session: Session,
+    queue: One,
+    *,
+    limit: Limit = 20,
+    offset: Annotated[int, typer.Option(metavar="N", min=0, help="Pass over so many.")] = 0,
+    body: Body = False,
+) -> None:
+    """List delayed messages, the next one due first within a priority."""
+    peek(session, queue, part=PartName.DELAYED, limit=limit, offset=offset, body=body)
+
+
+@command(app, "cancel")
+def cancel(session: Session, queue: One, ids: Ids) -> int:
+    """Cancel delayed messages: they are gone for good. Exit code 1 if some were not there.
+
+    `atomq delayed list Q --json | jq -r '.[].id' | atomq delayed cancel Q -`
+    """
+    from atomq import calls, flows
+    from atomq.calls import Verdict
+
+    keys = session.keys(queue)
+    wanted = names_from(ids, what="ids")
+    verdicts: list[Verdict] = []
+    with session.out.progress("cancelling", len(wanted)) as told:
+        for batch in flows.batches(wanted):
+            verdicts += session.engine.run(calls.cancel(keys, batch))
+            told(len(verdicts))
+    done = verdicts.count(Verdict.DONE)
+    left = {
+        name: "not delayed"
+        for name, verdict in zip(wanted, verdicts, strict=True)
+        if verdict is not Verdict.DONE
+    }
+    return session.report(queue, f"cancelled {plural(done, 'message')}", done, left)

@@ -1,0 +1,134 @@
+"""`atomq demo`: watch the engine do its job, and see at the end whether everything holds.
+
+The demo is a row of acts on one stage. An act is a function `play(stage, show, settings)` that
+answers an `Outcome`; `_acts` lists them. The stage (`stage.py`) has the server and the processes
+and removes them whatever happens, the show (`view.py`) is what people watch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from atomq.cli.session import Exit, Session, Usage
+from atomq.cli.session import command as command_of
+
+if TYPE_CHECKING:
+    from atomq.cli.demo.outcome import Outcome
+    from atomq.cli.demo.stage import Stage
+    from atomq.cli.demo.view import Show
+
+FEWEST_FILES = 50  # fewer than this are done before the demo has told its story
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the command line says about the demo."""
+
+    workers: int = 4
+    seconds: float = 12
+    """How long the work should last, about; 0: as fast as it goes."""
+    lease: float = 3
+    files: int | None = None
+    max_deliveries: int = 4
+
+
+Act = Callable[["Stage", "Show", DemoSettings], "Outcome"]
+
+
+def _acts() -> list[Act]:
+    from atomq.cli.demo import library
+
+    return [library.play]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `demo` to the command line."""
+    command_of(app, "demo", server=False, rich_help_panel="Try it")(demo)
+
+
+def demo(
+    session: Session,
+    workers: Annotated[
+        int, typer.Option(min=2, max=8, help="Worker processes; one of them is killed.")
+    ] = 4,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            min=0, max=600, help="How long the work should last, about; 0: as fast as it goes."
+        ),
+    ] = 12,
+    lease: Annotated[
+        float, typer.Option(min=0.5, max=60, help="Seconds a lease lasts unless it is renewed.")
+    ] = 3,
+    files: Annotated[
+        int | None,
+        typer.Option(min=FEWEST_FILES, help="Take only so many files.", show_default="all"),
+    ] = None,
+    max_deliveries: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=100,
+            help="How often a message is handed out before it goes to dead letters. With 1, what "
+            "the killed worker held goes there, and the demo fails.",
+        ),
+    ] = 4,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--url",
+            metavar="URL",
+            help="Play on this server, in queues of its own that are removed again. "
+            "[default: an embedded server in a new temporary directory]",
+            show_default=False,
+        ),
+    ] = None,
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--dir",
+            metavar="PATH",
+            help="Where the embedded server keeps its data, which stays.",
+            show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep server data, queues and logs afterwards.")
+    ] = False,
+) -> int:
+    """Watch it work: every file of the standard library, four workers, one of them killed.
+
+    Each file of Python's standard library is a message. Worker processes compute its SHA-256 and
+    count its lines; half way one of them is killed with SIGKILL. At the end a ledger says whether
+    every promise was kept, and so does the exit code.
+    """
+    from atomq.cli.demo import view
+    from atomq.cli.demo.outcome import report
+    from atomq.cli.demo.stage import Stage
+
+    if sys.platform == "win32":
+        raise Usage("the demo needs Linux or macOS: it kills processes with signals")
+    if url is not None and directory is not None:
+        raise Usage("give --url or --dir, not both")
+    settings = DemoSettings(workers, seconds, lease, files, max_deliveries)
+    console = session.out.errors if session.as_json else session.out.console
+    outcomes: list[Outcome] = []
+    with Stage(url, directory, keep=keep) as stage:
+        for play in _acts():
+            with view.Show(console) as show:
+                outcome = play(stage, show, settings)
+            outcomes.append(outcome)
+            if not session.as_json:
+                session.out.show(view.ledger(outcome))
+        server = stage.server
+    if session.as_json:
+        session.out.document(report(outcomes, server))
+    elif keep or directory is not None:
+        session.out.line(f"kept: {stage.kept}")
+    return Exit.OK if all(outcome.ok for outcome in outcomes) else Exit.NOT_ALL

@@ -1,0 +1,121 @@
+"""What the first act counts: results as they come, and who died."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from atomq import Peeked
+from atomq.message import Envelope
+
+PUNCTUAL = 0.005  # seconds by which two clocks of one machine may differ in what they round
+
+
+def path_of(peeked: Peeked) -> str:
+    """The file a message is about."""
+    return str(Envelope(peeked.raw).body()["path"])
+
+
+@dataclass
+class Death:
+    """A worker that died, and what it held."""
+
+    worker: int
+    pid: int
+    how: str
+    planned: bool
+    at: float
+    held: dict[str, str]
+    """Receipts, and the files they stand for."""
+    back: dict[str, float] = field(default_factory=dict)
+    """Receipts that are live no more, and how many seconds after the death that was."""
+
+    buried: int = 0
+    """How many of them went to dead letters instead."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether some of it is still held in the dead worker's name."""
+        return len(self.back) < len(self.held)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took until the last one was in other hands; None if that was not seen."""
+        return max(self.back.values()) if self.back and not self.waiting else None
+
+    def seen(self, live: set[str]) -> bool:
+        """These receipts are live now. Whether with that the last one has come back."""
+        seconds = time.monotonic() - self.at
+        gone = self.held.keys() - self.back.keys() - live
+        self.back.update(dict.fromkeys(gone, seconds))
+        return bool(gone) and not self.waiting
+
+
+class Tally:
+    """Results, as they come."""
+
+    def __init__(self, paths: Sequence[str], missing: str) -> None:
+        self.paths = list(paths)
+        self.missing = missing
+        self.found: dict[str, tuple[str, int]] = {}
+        self.deliveries: Counter[str] = Counter()
+        self.by_worker: Counter[int] = Counter()
+        self.results = 0
+        self.unequal = 0
+        """Results that came again and were not the same."""
+        self.wrong = 0
+        """Files whose digest or line count is not what it should be."""
+        self.not_before: dict[str, float] = {}
+        self.early: list[str] = []
+        self.first_at = self.last_at = 0.0
+        self.publishing = 0.0
+        self.overtaken = 0
+        self.urgent_seconds: float | None = None
+
+    def add(self, result: dict[str, Any]) -> None:
+        """One result."""
+        path, facts = result["path"], (result["sha256"], result["lines"])
+        self.results += 1
+        self.last_at = time.monotonic()
+        self.first_at = self.first_at or self.last_at
+        self.by_worker[result["worker"]] += 1
+        self.deliveries[path] = max(self.deliveries[path], result["deliveries"])
+        self.unequal += self.found.setdefault(path, facts) != facts
+        if result["began"] < self.not_before.get(path, 0.0) - PUNCTUAL:
+            self.early.append(path)
+
+    def has_all(self, paths: Iterable[str]) -> bool:
+        """Whether there is a result for each of these."""
+        return all(path in self.found for path in paths)
+
+    def check(self, root: Path) -> None:
+        """Compute everything again, here and in another way, and compare."""
+        for path, facts in self.found.items():
+            content = (root / path).read_bytes()
+            self.wrong += facts != (hashlib.sha256(content).hexdigest(), content.count(b"\n"))
+
+    @property
+    def completed(self) -> int:
+        """Files with a result."""
+        return len(self.found)
+
+    @property
+    def duplicates(self) -> int:
+        """Results beyond the first of their file."""
+        return self.results - len(self.found)
+
+    @property
+    def redelivered(self) -> set[str]:
+        """Files that were handed out more than once."""
+        return {path for path, count in self.deliveries.items() if count > 1}
+
+    @property
+    def per_second(self) -> float:
+        """Files a second, from the first result to the last."""
+        span = self.last_at - self.first_at
+        return self.completed / span if span > 0 else 0.0

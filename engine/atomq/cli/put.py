@@ -1,0 +1,235 @@
+"""`atomq put`: publish messages."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from atomq.cli.output import number, plural
+from atomq.cli.queues import One
+from atomq.cli.session import Exit, Session, Usage, command
+from atomq.errors import AtomqError
+
+if TYPE_CHECKING:
+    from atomq.calls import Outgoing
+
+_AT_ONCE = 1000
+_UNITS = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def register(root: typer.Typer) -> None:
+    """Add the command to the command line."""
+    command(root, "put", rich_help_panel="Move")(put)
+
+
+def put(
+    session: Session,
+    queue: One,
+    body: Annotated[
+        str | None,
+        typer.Argument(metavar="BODY|-", help="JSON; - reads it from stdin.", show_default=False),
+    ] = None,
+    *,
+    lines: Annotated[
+        bool, typer.Option("--lines", help="Stdin holds one message a line; no BODY.")
+    ] = False,
+    text: Annotated[
+        bool, typer.Option("--text", help="BODY is text as it stands, not JSON.")
+    ] = False,
+    delay: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Hand it out in so long: 90, 1.5s, 10m, 2h, 7d."),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHEN",
+            help="Hand it out then: 2030-01-31T12:00+01:00 (without an offset: the time of this "
+            "machine's zone), or seconds since 1970.",
+        ),
+    ] = None,
+    priority: Annotated[int, typer.Option(metavar="0-9", min=0, max=9, help="0 goes first.")] = 0,
+    id_: Annotated[
+        str | None,
+        typer.Option(
+            "--id", metavar="ID", help="Its id; nothing is put while the same id is remembered."
+        ),
+    ] = None,
+    ttl: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="To dead letters if nobody took it in so long: 90, 10m, 2h."
+        ),
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="A header, its value JSON or else text. Repeatable."
+        ),
+    ] = None,
+) -> int:
+    """Put a message into a queue, or many from stdin.
+
+    `atomq put emails '{"to": "ann"}' --delay 10m`
+
+    `jq -c '.[]' all.json | atomq put emails --lines`
+
+    With --lines messages go in batches of at most 1,000, each whole or not at all; the first line
+    that cannot be put ends it, and says how many went before. Exit code 1 if ids were known.
+    """
+    if lines == (body is not None):
+        raise Usage("give a BODY (- for stdin), or --lines")
+    if delay and at:
+        raise Usage("--delay and --at are two answers to one question")
+    if lines and id_:
+        raise Usage("--id is for one message, --lines for many")
+    settings = {
+        "delay_ms": _milliseconds("--delay", delay),
+        "at_ms": _moment(at),
+        "ttl_ms": _milliseconds("--ttl", ttl),
+    }
+    writing = _Writing(session, queue, priority, _headers(header), settings, id_)
+    if lines:
+        return _put_lines(session, writing, text=text)
+    given = sys.stdin.read() if body == "-" else body or ""
+    outgoing = writing.outgoing(given if text else _parsed(given, "BODY"))
+    published = writing.publish([outgoing])
+    if session.as_json:
+        session.out.rows([writing.row(published, 1 - published) | {"id": outgoing.id}])
+    elif published:
+        session.out.line(f"{queue}: put {outgoing.id}")
+    else:
+        session.out.error(f"{outgoing.id} is known in {queue}: nothing was put")
+    return Exit.OK if published else Exit.NOT_ALL
+
+
+class _Writing:
+    """Makes messages of one queue, all with the same settings, and publishes them."""
+
+    def __init__(
+        self,
+        session: Session,
+        queue: str,
+        priority: int,
+        headers: dict[str, Any],
+        settings: dict[str, int],
+        message_id: str | None,
+    ) -> None:
+        from atomq.message import Ids, Writer
+
+        self.engine = session.engine
+        self.keys = session.keys(queue)
+        self.ids = Ids()
+        self._writer = Writer(queue)
+        self._priority, self._headers = priority, headers
+        self._settings, self._id = settings, message_id
+
+    def outgoing(self, body: Any) -> Outgoing:
+        from atomq.calls import Outgoing
+
+        name = self._id or self.ids.next()
+        text = self._writer.write(body, name, priority=self._priority, headers=self._headers)
+        step = self.keys.step_of(self._priority)
+        return Outgoing(text, name, step, **self._settings, dedup=self._id is not None)
+
+    def publish(self, messages: list[Outgoing]) -> int:
+        """Publish; how many were put, the others' ids were known."""
+        from atomq import flows
+
+        options = self.engine.options
+        put = self.engine.run(
+            flows.publish_all(
+                self.keys,
+                messages,
+                ids=self.ids,
+                window_ms=options.dedup_window_ms,
+                max_bytes=options.max_bytes,
+            )
+        )
+        return sum(put)
+
+    def row(self, published: int, known: int) -> dict[str, Any]:
+        return {"queue": self.keys.name, "published": published, "known": known}
+
+
+def _put_lines(session: Session, writing: _Writing, *, text: bool) -> int:
+    began, published = time.monotonic(), 0
+    try:
+        with session.out.progress("putting") as told:
+            numbered = _numbered(text=text)
+            while batch := list(itertools.islice(numbered, _AT_ONCE)):
+                published += writing.publish([writing.outgoing(body) for body in batch])
+                told(published)
+    except AtomqError:
+        session.out.note(f"{plural(published, 'message')} were put before")
+        raise
+    if session.as_json:
+        session.out.rows([writing.row(published, 0)])
+    else:
+        seconds = max(0.001, time.monotonic() - began)
+        rate = f" ({number(round(published / seconds))}/s)" if published >= _AT_ONCE else ""
+        session.out.line(f"{writing.keys.name}: put {plural(published, 'message')}{rate}")
+    return Exit.OK
+
+
+def _numbered(*, text: bool) -> Iterator[Any]:
+    for line_number, ended in enumerate(sys.stdin, 1):
+        if line := ended.rstrip("\r\n"):
+            yield line if text else _parsed(line, f"line {line_number}")
+
+
+# ── what was typed ────────────────────────────────────────────────────────────────────────────
+
+
+def _parsed(text: str, what: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refused)
+    except (ValueError, RecursionError) as error:
+        raise Usage(
+            f"{what} is not JSON ({error}): quote text as '\"text\"', or give --text"
+        ) from None
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _milliseconds(option: str, text: str | None) -> int:
+    if text is None:
+        return 0
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|)", text.strip())
+    if match is None:
+        raise Usage(f"{option} takes seconds, or a number with ms, s, m, h or d; got {text!r}")
+    return round(float(match[1]) * _UNITS[match[2]] * 1000)
+
+
+def _moment(text: str | None) -> int:
+    if text is None:
+        return 0
+    try:
+        if re.fullmatch(r"[0-9]{9,11}(\.[0-9]+)?", text):
+            return round(float(text) * 1000)
+        return round(datetime.fromisoformat(text).timestamp() * 1000)
+    except (ValueError, OverflowError) as error:
+        raise Usage(f"--at takes 2030-01-31T12:00+01:00 or seconds since 1970: {error}") from None
+
+
+def _headers(given: list[str] | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for pair in given or ():
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise Usage(f"--header takes NAME=VALUE, got {pair!r}")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found

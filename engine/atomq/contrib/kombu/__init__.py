@@ -1,0 +1,1 @@
+"""A Kombu transport: an unmodified Celery on the engine. Registered by `atomq.celery`."""

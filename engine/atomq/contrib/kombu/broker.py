@@ -1,0 +1,151 @@
+"""One server as one process sees it: shared by all connections and channels to it.
+
+Leases belong to the process, not to a connection: what was claimed over one that is gone is
+renewed, acked and given back all the same.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from atomq import calls, flows
+from atomq.address import Address
+from atomq.calls import Call, Claimed
+from atomq.client import Engine
+from atomq.errors import AtomqError
+from atomq.keys import QueueKeys
+from atomq.leases import LeaseKeeper, keeper
+from atomq.message import Ids
+
+_TABLE_AGE = 2.0  # seconds a binding table is believed
+
+
+class Broker:
+    """Engine, leases and routing tables of one server."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.engine = Engine(address)
+        self.keeper: LeaseKeeper = keeper(self.engine)
+        self.ids = Ids()
+        self.unanswered: list[Call[Claimed]] = []
+        """Claims that a connection was lost under: what they hold is asked for again."""
+        self._tables: dict[str, tuple[float, list[tuple[str, ...]]]] = {}
+
+    def keys(self, queue: str) -> QueueKeys:
+        """The keys of a queue."""
+        return self.engine.keys(queue)
+
+    def claim(
+        self, queues: Sequence[str], limit: int, acks: Mapping[str, Sequence[str]] | None = None
+    ) -> Call[Claimed]:
+        """A claim on some queues, with the acks that ride along."""
+        options = self.engine.options
+        return calls.claim(
+            [self.keys(name) for name in queues],
+            self.ids.next(),
+            limit=limit,
+            lease_ms=options.lease_ms,
+            max_deliveries=options.max_deliveries,
+            max_bytes=options.max_bytes,
+            acks=[acks[name] for name in queues] if acks is not None else None,
+        )
+
+    # ── routing tables, as stock keeps them ───────────────────────────────────────────────────
+
+    def table(self, exchange: str, *, fresh: bool = False) -> list[tuple[str, ...]]:
+        """The bindings of an exchange: (routing key, pattern, queue)."""
+        at, found = self._tables.get(exchange, (0.0, []))
+        if fresh or time.monotonic() - at > _TABLE_AGE:
+            sep = self.engine.options.sep
+            members = self.engine.command("SMEMBERS", self._binding("binding", exchange))
+            found = [tuple(member.decode().split(sep)) for member in members]
+            self._tables[exchange] = (time.monotonic(), found)
+        return found
+
+    def bind(self, exchange: str, member: tuple[str, str, str]) -> None:
+        """Add a binding; doing it again heals what was lost."""
+        text = self.engine.options.sep.join(member)
+        self.engine.command("SADD", self._binding("binding", exchange), text)
+        # Stock's sweep of expiring bindings keeps a table that this set has members for.
+        self.engine.command("SADD", self._binding("binding_permanent", exchange), text)
+        self._tables.pop(exchange, None)
+
+    def unbind(self, exchange: str, member: tuple[str, str, str]) -> None:
+        """Take a binding away."""
+        text = self.engine.options.sep.join(member)
+        self.engine.command("SREM", self._binding("binding", exchange), text)
+        self.engine.command("SREM", self._binding("binding_permanent", exchange), text)
+        self._tables.pop(exchange, None)
+
+    def _binding(self, kind: str, exchange: str) -> str:
+        return f"{self.engine.options.global_keyprefix}_kombu.{kind}.{exchange}"
+
+    # ── giving back ───────────────────────────────────────────────────────────────────────────
+
+    def give_back(self, queue: QueueKeys, receipts: list[str], *, counted: bool = False) -> None:
+        """Messages that this process will not work on: to the front, in their order."""
+        items = [(receipt, "") for receipt in receipts]
+        self.keeper.settle(
+            receipts,
+            lambda: flows.in_batches(
+                items, lambda some: calls.release(queue, some, front=True, counted=counted)
+            ),
+        )
+
+    def reap(self) -> int:
+        """Give back what nobody can settle any more: its Message is garbage, or never was."""
+        gc.collect()
+        count = 0
+        while self.unanswered:
+            claimed = self.engine.run(self.unanswered[0].again())
+            del self.unanswered[0]
+            for delivery in claimed.deliveries:
+                self.give_back(self.keys(delivery.queue), [delivery.receipt])
+                count += 1
+        for queue, receipts in self.keeper.abandoned():
+            self.give_back(queue, receipts)
+            count += len(receipts)
+        return count
+
+
+_brokers: dict[Address, Broker] = {}
+_lock = threading.Lock()
+
+
+def broker_of(address: Address) -> Broker:
+    """The broker of an address; the same for equal addresses."""
+    with _lock:
+        found = _brokers.get(address)
+        if found is None:
+            found = _brokers[address] = Broker(address)
+        return found
+
+
+@atexit.register
+def _at_exit() -> None:
+    for broker in list(_brokers.values()):
+        try:
+            broker.keeper.close()
+        except AtomqError:  # pragma: no cover - the server is gone; leases end by themselves
+            continue
+
+
+def eta_ms(eta: Any, utc: bool) -> int | None:
+    """An ISO 8601 time as ms since 1970; None where it is none."""
+    from datetime import UTC, datetime
+
+    if not isinstance(eta, str):
+        return None
+    try:
+        parsed = datetime.fromisoformat(eta)
+    except ValueError:
+        return None
+    if parsed.tzinfo is None:
+        parsed = parsed.replace(tzinfo=UTC) if utc else parsed.astimezone()
+    return int(parsed.timestamp() * 1000)

@@ -1,0 +1,401 @@
+"""What one connection receives: claims, wake-ups and broadcasts, over one socket of its own.
+
+The socket is either waiting for a claim's answer, or blocked on tokens, or only listening to
+broadcasts; whatever comes makes it readable, so an event loop can watch it and a blocking caller
+can wait on it. Everything is handed over from `on_readable`: what Celery does in there is seen by
+its loop before it sleeps again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from kombu.utils.json import loads
+from redis import exceptions as server
+
+from atomq.calls import Call, Claimed
+from atomq.errors import AtomqError
+from atomq.keys import QueueKeys, is_queue_key
+from atomq.message import Delivery
+
+if TYPE_CHECKING:
+    from atomq.contrib.kombu.channel import Channel
+
+log = logging.getLogger("atomq.kombu")
+
+Taken = dict[str, list[str]]  # receipts whose acks ride along, by queue
+
+MOST_CLAIMED = 100
+PATIENCE = 5.0  # seconds an answer may be late before the connection counts as dead
+_PUSHES = frozenset({b"pmessage", b"message", b"psubscribe", b"punsubscribe", b"invalidate"})
+
+
+class Poller:
+    """The receiving side of one transport. Belongs to one thread."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._broker = transport.broker
+        self._line: Any = None
+        self._claim: tuple[Channel, Call[Claimed], Taken] | None = None
+        self._blocked: tuple[str, ...] = ()
+        self._until = 0.0  # when what is outstanding must have been answered
+        self._hot: set[str] = set()  # queues that may have something to claim
+        self._due_at = float("inf")
+        self._buffer: deque[tuple[Channel, Delivery, int]] = deque()
+        self._patterns: dict[str, tuple[Channel, str]] = {}
+        self._on_socket: Callable[[int | None], None] = lambda _: None
+        self._all_at = 0.0
+
+    # ── what channels say ─────────────────────────────────────────────────────────────────────
+
+    def changed(self, keys: QueueKeys) -> None:
+        """A consumer came: look into its queue, listen to its broadcasts."""
+        self._hot.add(keys.name)
+        self._subscribe()
+
+    def cancelled(self, channel: Channel, queue: str) -> None:
+        """A consumer went: what was claimed for it and not handed over goes back."""
+        self._hot.discard(queue)
+        self._return(lambda ch, delivery: ch is channel and delivery.queue == queue)
+        if self._line is not None and not self._transport.lost:
+            self._subscribe()
+            wake = self._broker.keys(queue).wake
+            if wake in self._blocked:
+                self.withdraw()
+
+    def forget(self, channel: Channel) -> None:
+        """A channel closes."""
+        self._return(lambda ch, _: ch is channel)
+        self._patterns = {p: (ch, q) for p, (ch, q) in self._patterns.items() if ch is not channel}
+
+    def _return(self, which: Callable[[Channel, Delivery], bool]) -> None:
+        if self._transport.lost:
+            return
+        kept: deque[tuple[Channel, Delivery, int]] = deque()
+        by_queue: dict[str, list[str]] = {}
+        for channel, delivery, now_ms in self._buffer:
+            if which(channel, delivery):
+                delivery.settled = True
+                by_queue.setdefault(delivery.queue, []).append(delivery.receipt)
+            else:
+                kept.append((channel, delivery, now_ms))
+        self._buffer = kept
+        for queue, receipts in by_queue.items():
+            self._broker.give_back(self._broker.keys(queue), receipts)
+
+    # ── the socket ────────────────────────────────────────────────────────────────────────────
+
+    def watch(self, on_socket: Callable[[int | None], None]) -> None:
+        """Tell `on_socket` the file number to watch, and None when there is none any more."""
+        self._on_socket = on_socket
+        if self._line is not None:
+            on_socket(self._line._sock.fileno())
+
+    def _connected(self) -> Any:
+        if self._line is None:
+            self._line = self._broker.engine.connection()
+            self._on_socket(self._line._sock.fileno())
+        return self._line
+
+    def close(self) -> None:
+        """Give back what was not handed over, pass a wake-up on, and hang up."""
+        if self._line is None:
+            return
+        if not self._transport.lost:
+            try:
+                self._settle_claim()
+                self.withdraw()
+            except (server.RedisError, OSError, AtomqError) as error:
+                log.debug("while hanging up: %s", error)
+        self._return(lambda *_: True)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._line is not None:
+            self._on_socket(None)
+            self._line.disconnect()
+        self._line, self._claim, self._blocked = None, None, ()
+        self._patterns = {}
+
+    def _settle_claim(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while self._claim is not None and time.monotonic() < deadline:
+            if self._line.can_read(0.1):
+                self._read()
+
+    # ── sending ───────────────────────────────────────────────────────────────────────────────
+
+    def pump(self) -> None:
+        """Send what there is to send: a claim if there is room and work, else the wait for work."""
+        self._check()
+        if self._claim is not None:
+            return
+        now = time.monotonic()
+        channels = self._claiming()
+        if now >= self._due_at or now >= self._all_at:
+            self._due_at = float("inf")
+            self._all_at = now + 1.0 * random.uniform(0.8, 1.2)
+            self._hot.update(name for channel in channels for name in channel.claimed_queues())
+        for channel in channels:
+            queues = [name for name in channel.ordered() if name in self._hot]
+            if queues:
+                if self._blocked:
+                    self.withdraw()
+                self._send_claim(channel, queues)
+                return
+        self._block(channels)
+
+    def _claiming(self) -> list[Channel]:
+        """Channels with room for what is worth a call: half of what they may hold."""
+        found = []
+        for channel in self._transport.channels:
+            if channel.closed or not channel.claimed_queues():
+                continue
+            waiting = sum(1 for ch, _, _ in self._buffer if ch is channel)
+            free = channel.free(waiting)
+            if free and 2 * free >= channel.qos.prefetch_count:
+                found.append(channel)
+        return found
+
+    def _send_claim(self, channel: Channel, queues: list[str]) -> None:
+        acks = {name: self._broker.keeper.acks.take(name) for name in queues}
+        call = self._broker.claim(queues, min(channel.free(0), MOST_CLAIMED), acks)
+        self._hot.difference_update(queues)
+        self._claim = (channel, call, acks)
+        self._until = time.monotonic() + PATIENCE
+        self._send(*call.command())
+
+    def _block(self, channels: list[Channel]) -> None:
+        wanted = [
+            self._broker.keys(name).wake
+            for channel in channels
+            for name in channel.claimed_queues()
+        ]
+        for channel in self._transport.channels:
+            for name in channel.popped_queues():
+                wanted += self._broker.keys(name).ready
+        keys = tuple(dict.fromkeys(wanted))
+        if keys == self._blocked:
+            return
+        if self._blocked:
+            self.withdraw()
+            self.pump()
+            return
+        if keys:
+            # The server's own timer ends the wait: whatever was missed is found within 1.2 s.
+            seconds = random.uniform(0.8, 1.2)
+            self._blocked = keys
+            self._until = time.monotonic() + seconds + PATIENCE
+            self._send("BRPOP", *keys, round(seconds, 3))
+
+    def _send(self, *command: Any) -> None:
+        try:
+            self._connected().send_command(*command, check_health=False)
+        except (server.ConnectionError, server.TimeoutError, OSError):
+            self._lost()
+            raise
+
+    def _subscribe(self) -> None:
+        wanted = {
+            pattern: (channel, queue)
+            for channel in self._transport.channels
+            for pattern, queue in channel.subscriptions().items()
+        }
+        new = [pattern for pattern in wanted if pattern not in self._patterns]
+        old = [pattern for pattern in self._patterns if pattern not in wanted]
+        self._patterns = wanted
+        if not (new or old):
+            return
+        self._settle_claim()
+        self.withdraw()
+        if new:
+            self._send("PSUBSCRIBE", *new)
+        if old:
+            self._send("PUNSUBSCRIBE", *old)
+
+    def withdraw(self) -> None:
+        """End the wait in the server; what it had got after all is taken in."""
+        if not self._blocked or self._line is None:
+            return
+        if not self._line.can_read(0):
+            hello = self._line.handshake_metadata or {}
+            try:
+                self._broker.engine.command("CLIENT UNBLOCK", hello.get(b"id"))
+            except AtomqError as error:
+                # Not permitted, or not there: the server's own timer ends the wait soon.
+                log.debug("CLIENT UNBLOCK: %s", error)
+        while self._blocked:
+            self._read()
+
+    # ── receiving ─────────────────────────────────────────────────────────────────────────────
+
+    def on_readable(self) -> None:
+        """Take in what came, hand over what can be, and send what comes next."""
+        while self._line is not None and self._line.can_read(0):
+            self._read()
+            while self._buffer:
+                self.deliver_one()
+            self.pump()
+
+    def receive(self, timeout: float | None) -> bool:
+        """Hand over one message or broadcast; False if none came within `timeout` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            if self._buffer:
+                self.deliver_one()
+                return True
+            self.pump()
+            left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
+            wait = max(0.0, min(left, self._due_at - time.monotonic()))
+            if self._line is None:
+                time.sleep(min(wait, 0.1))
+            elif self._can_read(wait) and self._read():
+                return True
+            if deadline is not None and time.monotonic() >= deadline and not self._buffer:
+                return False
+
+    def deliver_one(self) -> None:
+        """Hand over the oldest message that waits."""
+        channel, delivery, now_ms = self._buffer.popleft()
+        if not delivery.lost and not channel.closed:
+            channel.deliver(delivery, now_ms)
+
+    def _can_read(self, seconds: float) -> bool:
+        try:
+            return bool(self._line.can_read(seconds))
+        except (server.ConnectionError, server.TimeoutError, OSError):
+            self._lost()
+            raise
+
+    def _read(self) -> bool:
+        """Take in one answer or push; True if something was handed over at once."""
+        try:
+            reply = self._line.read_response(push_request=True)
+        except (server.ConnectionError, server.TimeoutError, OSError):
+            self._lost()
+            raise
+        except server.ResponseError as error:
+            return self._refused(error)
+        if isinstance(reply, list) and reply and reply[0] in _PUSHES:
+            return self._pushed(reply)
+        if self._claim is not None:
+            channel, call, acks = self._claim
+            self._claim = None
+            self._claimed(channel, call.parse(reply, call.repeated), acks)
+            return False
+        self._blocked = ()
+        if not reply:
+            self._all_at = 0.0
+            return False
+        return self._woken(reply[0].decode(), reply[1])
+
+    def _refused(self, error: server.ResponseError) -> bool:
+        if self._claim is None:
+            # A wait that was broken off: the master became a replica, the type is wrong, …
+            self._blocked = ()
+            self._lost()
+            raise server.ConnectionError(str(error)) from error
+        channel, call, acks = self._claim
+        self._claim = None
+        # The engine knows what to do about scripts that are not loaded, and about passing trouble.
+        try:
+            claimed = self._broker.engine.run(call)
+        except BaseException:
+            self._put_back(acks)
+            raise
+        self._claimed(channel, claimed, acks)
+        return False
+
+    def _put_back(self, acks: Taken) -> None:
+        for queue, receipts in acks.items():
+            self._broker.keeper.acks.put_back(queue, receipts)
+
+    def _claimed(self, channel: Channel, claimed: Claimed, acks: Taken) -> None:
+        keeper = self._broker.keeper
+        by_queue: dict[str, list[Delivery]] = {}
+        for delivery in claimed.deliveries:
+            by_queue.setdefault(delivery.queue, []).append(delivery)
+        for queue, held in by_queue.items():
+            # All of them, before the first is handed over: a solo worker runs it in there.
+            keeper.hold(self._broker.keys(queue), held)
+        for queue, receipts in acks.items():
+            missing = [receipt for name, receipt in claimed.lost_acks if name == queue]
+            keeper.acks.answered(receipts, missing)
+        self._hot.update(claimed.more)
+        if claimed.wait_ms is not None:
+            self._due_at = min(self._due_at, time.monotonic() + claimed.wait_ms / 1000)
+            self._transport.wake_in(claimed.wait_ms / 1000)
+        for delivery in claimed.deliveries:
+            self._buffer.append((channel, delivery, claimed.now_ms))
+        if claimed.deliveries:
+            channel.rotate(claimed.deliveries[-1].queue)
+
+    def _woken(self, key: str, value: bytes) -> bool:
+        for channel in list(self._transport.channels):
+            for name in channel.claimed_queues():
+                if self._broker.keys(name).wake == key:
+                    self._hot.add(name)
+                    return False
+            for name in channel.popped_queues():
+                if key in self._broker.keys(name).ready:
+                    self._pop(channel, name, value)
+                    return True
+        self._pass_on(key)
+        return False
+
+    def _pop(self, channel: Channel, queue: str, raw: bytes) -> None:
+        """A message that nobody will ack."""
+        try:
+            payload = loads(raw.decode())
+        except ValueError as error:
+            log.warning("an unreadable message of %s was dropped: %s", queue, error)
+            return
+        callback = self._transport._callbacks.get(queue)
+        if callback is not None:
+            callback(payload)
+
+    def _pass_on(self, key: str) -> None:
+        """A token for a queue that is not consumed here any more."""
+        full = is_queue_key(key)
+        prefix = self._broker.engine.options.global_keyprefix
+        if full is not None and full.startswith(prefix):
+            self._broker.engine.run(self._broker.claim([full.removeprefix(prefix)], 0))
+
+    def _pushed(self, push: list[Any]) -> bool:
+        if push[0] != b"pmessage":
+            return False
+        channel, queue = self._patterns.get(push[1].decode(), (None, ""))
+        callback = self._transport._callbacks.get(queue)
+        if channel is None or callback is None or not push[3]:
+            return False
+        try:
+            payload = json.loads(push[3])
+        except ValueError:
+            log.warning("an unreadable broadcast on %r was dropped", push[2])
+            return False
+        callback(payload)
+        return True
+
+    # ── health ────────────────────────────────────────────────────────────────────────────────
+
+    def _check(self) -> None:
+        if (self._claim is not None or self._blocked) and time.monotonic() > self._until:
+            self._lost()
+            raise server.ConnectionError("the broker did not answer in time")
+
+    def _lost(self) -> None:
+        """The connection is gone: nothing is given back, what is held stays held."""
+        self._transport.lost = True
+        if self._claim is not None:
+            _, call, acks = self._claim
+            self._put_back(acks)
+            self._broker.unanswered.append(call)
+        self._buffer.clear()
+        self._hang_up()

@@ -1,0 +1,151 @@
+"""Messages as Kombu hands them out, and what becomes of them.
+
+A delivery tag here is the receipt: new at every delivery, so two holders of one message can never
+settle each other's. Acks never raise: they wait for the next claim, or a few milliseconds, in a
+buffer of the process, and stay there until the server has answered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+from typing import Any
+
+from kombu.transport import virtual
+
+from atomq import calls, flows
+from atomq.calls import Rejection
+from atomq.errors import AtomqError, ServerUnavailable
+from atomq.message import Delivery
+
+
+class Message(virtual.Message):
+    """A message that remembers its delivery, and whether it could be decoded."""
+
+    def __init__(self, payload: dict[str, Any], channel: Any = None, **kwargs: Any) -> None:
+        self.delivery: Delivery | None = payload.pop("atomq.delivery", None)
+        self.undecodable: BaseException | None = None
+        super().__init__(payload, channel=channel, **kwargs)
+
+    def _decode(self) -> Any:
+        try:
+            return super()._decode()
+        except Exception as error:
+            self.undecodable = error
+            raise
+
+
+class QoS(virtual.QoS):
+    """Local bookkeeping for `can_consume`, and one place where messages are settled."""
+
+    def ack(self, delivery_tag: str) -> None:
+        message = self._delivered.get(delivery_tag)
+        delivery = getattr(message, "delivery", None)
+        if delivery is not None and not delivery.settled:
+            if message.undecodable is not None:
+                # Celery acks what it could not decode; nothing is dropped in silence here.
+                self._dead(delivery, "undecodable", message.undecodable)
+            else:
+                delivery.settled = True
+                broker = self.channel.broker
+                broker.keeper.ack_later(broker.keys(delivery.queue), delivery.receipt)
+        super().ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        message = self._delivered.get(delivery_tag)
+        delivery = getattr(message, "delivery", None)
+        if delivery is not None and not delivery.settled:
+            if requeue:
+                self._requeue(delivery)
+            else:
+                self._dead(delivery, "rejected", message.undecodable or sys.exc_info()[1])
+        self._quick_ack(delivery_tag)
+
+    def release(self, delivery: Delivery, *, delay_ms: int = 0, counted: bool = True) -> None:
+        """Give one message back, at once or after a delay."""
+        delivery.settled = True
+        broker = self.channel.broker
+        queue = broker.keys(delivery.queue)
+        item = (delivery.receipt, _id_of(delivery) if delay_ms else "")
+        self._settle(
+            delivery,
+            lambda: flows.in_batches(
+                [item], lambda some: calls.release(queue, some, delay_ms=delay_ms, counted=counted)
+            ),
+        )
+
+    def _requeue(self, delivery: Delivery) -> None:
+        # To the back, as stock does it; it counts, so a message that kills its workers ends.
+        self.release(delivery)
+
+    def _dead(self, delivery: Delivery, reason: str, error: BaseException | None) -> None:
+        delivery.settled = True
+        broker = self.channel.broker
+        queue = broker.keys(delivery.queue)
+        detail = "".join(traceback.format_exception_only(error)).strip() if error else ""
+        item = Rejection(delivery.receipt, _id_of(delivery), reason, detail)
+        self._settle(
+            delivery,
+            lambda: flows.in_batches([item], lambda some: calls.reject(queue, some)),
+        )
+
+    def _settle(self, delivery: Delivery, flow: Any) -> None:
+        keeper = self.channel.broker.keeper
+        with contextlib.suppress(AtomqError):
+            keeper.settle([delivery.receipt], flow)
+
+    # ── leaving ───────────────────────────────────────────────────────────────────────────────
+
+    def restore_unacked(self) -> list[Any]:
+        """Give back what was not started, in one call a queue; it does not count as delivered.
+
+        After a lost connection nothing is given back: what runs goes on under its lease, and what
+        nobody holds any more is found when the next connection is made.
+        """
+        self._flush()
+        transport = self.channel.connection
+        if transport is not None and transport.lost:
+            self._delivered.clear()
+            return []
+        running = _running()
+        by_queue: dict[tuple[str, bool], list[str]] = {}
+        for tag, message in list(self._delivered.items()):
+            delivery = getattr(message, "delivery", None)
+            if delivery is None or delivery.settled:
+                continue
+            started = tag in running
+            if started and not _terminating():
+                continue  # it ends under its lease, and its ack finds its way without this channel
+            delivery.settled = True
+            by_queue.setdefault((delivery.queue, started), []).append(delivery.receipt)
+        broker = self.channel.broker
+        for (queue, started), receipts in by_queue.items():
+            with contextlib.suppress(ServerUnavailable):
+                broker.give_back(broker.keys(queue), receipts, counted=started)
+        self._delivered.clear()
+        return []
+
+
+def _id_of(delivery: Delivery) -> str:
+    try:
+        return delivery.envelope.headers.get("id") or delivery.envelope.id
+    except AtomqError:
+        return ""
+
+
+def _running() -> set[str]:
+    """Delivery tags of the tasks that a Celery worker in this process has started."""
+    state = sys.modules.get("celery.worker.state")
+    if state is None:
+        return set()
+    return {
+        tag
+        for request in tuple(state.active_requests)
+        if (tag := getattr(request.message, "delivery_tag", None)) is not None
+    }
+
+
+def _terminating() -> bool:
+    state = sys.modules.get("celery.worker.state")
+    return state is not None and state.should_terminate not in (None, False)

@@ -1,0 +1,57 @@
+"""Makes Kombu know our schemes.
+
+`import celery` imports this module where atomq is installed, so it must never raise: Kombu has no
+entry points for transports, but loads those for serializers. So there is one: JSON under a name of
+our own, which nobody needs to use.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+
+log = logging.getLogger("atomq.kombu")
+
+TRANSPORT = "atomq.contrib.kombu.transport:Transport"
+SCHEMES = ("atomq", "atomqs", "atomq-sentinel", "atomqs-sentinel", "valkey", "valkeys")
+STOCK_SCHEMES = ("redis", "rediss", "sentinel")
+
+
+def register() -> None:
+    """Make Kombu know our schemes. Doing it again changes nothing."""
+    from kombu import transport
+
+    for scheme in SCHEMES:
+        transport.TRANSPORT_ALIASES.setdefault(scheme, TRANSPORT)
+
+
+def take_over() -> None:
+    """Run unmodified redis://, rediss://, redis+socket:// and sentinel:// broker URLs on atomq.
+
+    To be called before the first connection is made, and in every process that is spawned; with
+    ATOMQ_TAKE_OVER=1 in the environment, importing Celery does it.
+    """
+    from kombu import transport
+
+    register()
+    for scheme in STOCK_SCHEMES:
+        transport.TRANSPORT_ALIASES[scheme] = TRANSPORT
+    transport._transport_cache.clear()
+
+
+def _on_import() -> None:
+    try:
+        if os.environ.get("ATOMQ_TAKE_OVER", "").lower() in ("1", "true", "yes", "on"):
+            take_over()
+        else:
+            register()
+    except Exception:
+        # Whatever it is, an app that does not even use us must not fail to start for it.
+        log.exception("the atomq:// schemes are not available")
+
+
+_on_import()
+
+# encoder, decoder, content type, content encoding
+ARGUMENTS = (json.dumps, json.loads, "application/x-atomq-json", "utf-8")

@@ -1,0 +1,172 @@
+"""From a `kombu.Connection` to an address and the options of the transport.
+
+Same names, meanings and defaults as Kombu's Redis transport; ours beside them. A wrong value is one
+clear error when the connection is made; an unknown name is a warning with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from atomq.address import Address
+from atomq.errors import InvalidOptions
+from atomq.options import Options
+
+# Options of Kombu's that are not the engine's, with what they may be.
+_OURS: dict[str, tuple[type, ...]] = {
+    "fanout_prefix": (bool, str),
+    "fanout_patterns": (bool,),
+    "queue_order_strategy": (str, type),
+    "delay_in_server": (str,),
+    "polling_interval": (int, float),
+    "body_encoding": (str,),
+    "deadletter_queue": (str,),
+}
+# Known, and without a meaning here: what they tuned does not exist, or Kombu reads them itself.
+_IGNORED = frozenset(
+    {
+        "ack_emulation",
+        "callback",
+        "connect_retries_timeout",
+        "confirm_publish",
+        "errback",
+        "interval_max",
+        "interval_start",
+        "interval_step",
+        "max_retries",
+        "reauth_check_interval",
+        "result_chord_ordered",
+        "retry_on_timeout",
+        "retry_policy",
+        "sentinel_fanout_compat",
+        "unacked_index_key",
+        "unacked_key",
+        "unacked_mutex_expire",
+        "unacked_mutex_key",
+        "unacked_restore_interval",
+        "unacked_restore_limit",
+        "unacked_restore_throttle",
+    }
+)
+# What a broker's calls are tried: Kombu and Celery try again by themselves.
+_DEFAULTS: dict[str, Any] = {"retry_attempts": 1, "retry_budget": 2.0}
+
+
+class UnknownOption(UserWarning):
+    """A transport option that nobody reads."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the transport of one connection goes by."""
+
+    address: Address
+    fanout_prefix: str = "/{db}."
+    fanout_patterns: bool = True
+    queue_order_strategy: Any = "round_robin"
+    delay_in_server: str = "auto"
+    polling_interval: float | None = None
+    body_encoding: str = "base64"
+    deadletter_queue: str | None = None
+    stock_unacked: tuple[str, str] = ("unacked", "unacked_index")
+
+    @classmethod
+    def of(cls, client: Any) -> Settings:
+        """Of a `kombu.Connection`. Raises `InvalidOptions` and `InvalidAddress`."""
+        given = dict(client.transport_options or {})
+        engine, ours, faults = _sorted(given)
+        if client.ssl and not isinstance(client.ssl, bool) and "ssl" not in engine:
+            engine["ssl"] = {k: v for k, v in client.ssl.items() if v is not None}
+        url = _url(client)
+        if _insecure_by_kombu(client):
+            engine.pop("ssl", None)
+        try:
+            address = Address.parse(url, {**_DEFAULTS, **engine})
+        except InvalidOptions as error:
+            raise InvalidOptions([*error.faults, *faults]) from None
+        if faults:
+            raise InvalidOptions(faults)
+        prefix = ours.pop("fanout_prefix", True)
+        template = ("/{db}." if prefix else "") if isinstance(prefix, bool) else prefix
+        stock = (
+            given.get("unacked_key", "unacked"),
+            given.get("unacked_index_key", "unacked_index"),
+        )
+        return cls(
+            address=address,
+            fanout_prefix=template.format(db=address.db),
+            stock_unacked=stock,
+            **ours,
+        )
+
+
+def _sorted(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Options of the engine, those of the transport, and what is wrong with the latter."""
+    engine: dict[str, Any] = {}
+    ours: dict[str, Any] = {}
+    faults: list[str] = []
+    unknown = Options.unknown([n for n in given if n not in _OURS and n not in _IGNORED])
+    for name, value in given.items():
+        if name in unknown:
+            warnings.warn(unknown[name], UnknownOption, stacklevel=2)
+        elif name in _IGNORED or value is None:
+            continue
+        elif name not in _OURS:
+            engine[name] = value
+        elif not isinstance(value, _OURS[name]) or (
+            isinstance(value, bool) and bool not in _OURS[name]
+        ):
+            allowed = " or ".join(kind.__name__ for kind in _OURS[name])
+            faults.append(f"{name}: got {value!r}, must be {allowed}")
+        else:
+            ours[name] = value
+    prefix = ours.get("fanout_prefix")
+    if isinstance(prefix, str) and not re.fullmatch(r"/.*\.", prefix):
+        faults.append(f"fanout_prefix: got {prefix!r}, must begin with '/' and end with '.'")
+    if ours.get("delay_in_server", "auto") not in ("auto", "always", "never"):
+        faults.append(
+            f"delay_in_server: got {ours['delay_in_server']!r}, must be auto, always or never"
+        )
+    return engine, ours, faults
+
+
+_TLS = frozenset({"atomqs", "rediss", "valkeys", "atomqs-sentinel"})
+_SENTINEL = frozenset({"sentinel", "atomq-sentinel", "atomqs-sentinel"})
+
+
+def _scheme(client: Any) -> str:
+    scheme = client.transport_cls
+    return scheme if isinstance(scheme, str) and "." not in scheme else "redis"
+
+
+def _url(client: Any) -> str:
+    scheme = _scheme(client)
+    if scheme in _SENTINEL:
+        # After a failover the client shows the next URL alone; the list says who all of them are.
+        urls = [url for url in client.alt if url.startswith(tuple(f"{s}://" for s in _SENTINEL))]
+        if urls:
+            return ";".join(f"{scheme}://{url.partition('://')[2]}" for url in urls)
+    hostname = client.hostname or "localhost"
+    if hostname.startswith("socket://"):
+        return f"redis+{hostname}"
+    user = quote(client.userid or "", safe="")
+    password = ":" + quote(client.password, safe="") if client.password else ""
+    login = f"{user}{password}@" if user or password else ""
+    host = f"[{hostname}]" if ":" in hostname else hostname
+    database = str(client.virtual_host or "/").lstrip("/") or "0"
+    port = f":{client.port}" if client.port else ""
+    tls = scheme in _TLS or bool(client.ssl)
+    kind = "sentinel" if scheme in _SENTINEL else "redis"
+    prefix = {("redis", True): "rediss", ("sentinel", True): "sentinels"}.get((kind, tls), kind)
+    return f"{prefix}://{login}{host}{port}/{database}"
+
+
+def _insecure_by_kombu(client: Any) -> bool:
+    """Kombu turns certificate checking off for a bare rediss:// before anybody was asked."""
+    said = getattr(client, "_initial_params", {}).get("ssl")
+    return _scheme(client) == "rediss" and not isinstance(said, dict)

@@ -1,0 +1,108 @@
+"""The transport: one Kombu connection, in an event loop or drained by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+from kombu.transport import virtual
+from redis import exceptions as server
+
+from atomq.contrib.kombu.broker import broker_of
+from atomq.contrib.kombu.channel import Channel
+from atomq.contrib.kombu.poller import Poller
+from atomq.contrib.kombu.settings import Settings
+from atomq.errors import ServerError, ServerUnavailable
+
+
+class Transport(virtual.Transport):
+    """Kombu on the engine.
+
+    `driver_type` is "redis": Celery turns on mingle, gossip and events by that name.
+    """
+
+    Channel = Channel
+    polling_interval = None
+    default_port = 6379
+    driver_type = "redis"
+    driver_name = "atomq"
+    supports_batch_publish = True
+
+    implements = virtual.Transport.implements.extend(
+        asynchronous=True,
+        batch_publish=True,
+        exchange_type=frozenset(["direct", "topic", "fanout"]),
+    )
+
+    connection_errors = (
+        *virtual.Transport.connection_errors,
+        ServerUnavailable,
+        server.ConnectionError,
+        server.TimeoutError,
+        OSError,
+    )
+    channel_errors = (*virtual.Transport.channel_errors, server.ResponseError, ServerError)
+
+    def __init__(self, client: Any, **kwargs: Any) -> None:
+        self.settings = Settings.of(client)
+        self.broker = broker_of(self.settings.address)
+        self.lost = False
+        self._loop: Any = None
+        super().__init__(client, **kwargs)
+        self.poller = Poller(self)
+
+    def driver_version(self) -> str:
+        return redis.__version__
+
+    def establish_connection(self) -> Any:
+        self.broker.engine.command("PING")
+        self.broker.reap()
+        return super().establish_connection()
+
+    def close_connection(self, connection: Any) -> None:
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.on_tick.discard(self._on_tick)
+        self.poller.close()
+        for channels in (self._avail_channels, self.channels):
+            while channels:
+                channels.pop().close()
+
+    # ── drained by hand ───────────────────────────────────────────────────────────────────────
+
+    def drain_events(self, connection: Any, timeout: float | None = None) -> None:
+        """Hand over one message. Raises `TimeoutError` if none comes."""
+        if not self.poller.receive(timeout):
+            raise TimeoutError("timed out")
+
+    # ── in an event loop ──────────────────────────────────────────────────────────────────────
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Let Kombu's event loop watch the socket."""
+        self._loop = loop
+        watched: list[int] = []
+
+        def on_socket(number: int | None) -> None:
+            while watched:
+                loop.remove(watched.pop())
+            if number is not None and self._loop is loop:
+                watched.append(number)
+                loop.add_reader(number, self.poller.on_readable)
+
+        self.poller.watch(on_socket)
+        loop.on_tick.add(self._on_tick)
+        loop.call_repeatedly(1.0, self._on_tick)
+
+    def wake_in(self, seconds: float) -> None:
+        """A delayed message falls due then."""
+        if self._loop is not None:
+            self._loop.call_later(max(0.0, seconds), self._on_tick)
+
+    def _on_tick(self) -> None:
+        if self._loop is not None:
+            self.poller.pump()
+
+    # ── what Kombu shows ──────────────────────────────────────────────────────────────────────
+
+    def verify_connection(self, connection: Any) -> bool:
+        return not self.lost
