@@ -57,6 +57,7 @@ class QueueKeys:
         "steps",
         "unacked",
         "wake",
+        "watch",
     )
 
     def __init__(
@@ -85,7 +86,8 @@ class QueueKeys:
             own + "stats",
         )
         self.calls, self.calls_old = own + "calls", own + "calls_old"
-        self.probe, self.result_prefix = own + "probe", own + "result."
+        self.probe, self.watch = own + "probe", own + "watch"
+        self.result_prefix = own + "result."
 
         held, later = (self.unacked, self.records), (self.delayed, self.delayed_records)
         self.claim = (*held, *later, self.dead, self.wake, self.meta, self.stats, *self.ready)
@@ -126,7 +128,7 @@ class QueueKeys:
 
     def every(self) -> tuple[str, ...]:
         """All keys of the queue but those of results."""
-        return (*self.purge, self.probe)
+        return (*self.purge, self.probe, self.watch)
 
     def step_of(self, priority: int) -> int:
         """The 1-based step of a priority (0 to 9, 0 first): the largest that is not above it."""

@@ -166,7 +166,7 @@ def _memory(_session: Session, place: Place) -> Findings:
         else:
             yield Finding("memory", "ok", found)
         return
-    found = f"{size(used)} of {size(limit)} used ({used / limit:.0%})"
+    found = f"{size(used)} of {size(limit)} used"
     if used >= limit:
         yield Finding(
             "memory", "fail", f"{found}: publish is refused", "drain the queues, or raise maxmemory"
@@ -387,7 +387,7 @@ def _known(missing: list[str], total: int) -> str:
     if len(missing) == total:
         return f"none of the {total} scripts is loaded"
     some = ", ".join(missing[:4]) + (", …" if len(missing) > 4 else "")
-    return f"{len(missing)} of {total} scripts are not loaded ({some})"
+    return f"{len(missing)} of {total} scripts not loaded ({some})"
 
 
 _Checks = tuple[tuple[str, Callable[..., Findings], str], ...]
@@ -412,16 +412,24 @@ _ON_A_SERVER: _Checks = (
 
 def _rights(session: Session, names: Sequence[str]) -> Findings:
     """Each command once: inside a script by `probe`, on a scratch key outside."""
+    from redis.exceptions import ResponseError
+
     from atomq import calls
+    from atomq.exchange import translated
 
     keys = session.keys(names[0] if names else "celery")
     engine = session.engine
     user = _user(session)
     refused: dict[str, str] = {}
+    trouble = ""
     try:
         # Not as the engine does by itself at the first use: there a refusal is raised.
         engine.proved = True
-        refused |= engine.run(calls.probe(keys))
+        for name, words in engine.run(calls.probe(keys)).items():
+            if isinstance(translated(ResponseError(words)), PermissionDenied):
+                refused[name] = words
+            else:  # NOREPLICAS, MISCONF, READONLY: nobody may
+                trouble = words
     except ScriptsNotLoaded:
         yield Finding(
             "rights", "skip", f"{user}the scripts are not loaded", "run atomq scripts load"
@@ -444,6 +452,8 @@ def _rights(session: Session, names: Sequence[str]) -> Findings:
             refused[name] = str(error)
         except ServerError:
             pass  # it may; what it said of our scratch arguments does not matter
+    if trouble:
+        yield Finding("writing", "fail", trouble, "until this is mended nothing can be moved")
     if refused:
         grants = " ".join("+" + name.lower().replace(" ", "|") for name in refused)
         yield Finding(

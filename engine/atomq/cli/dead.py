@@ -101,7 +101,7 @@ def show(session: Session, queue: One, ids: Ids) -> int:
         if letter is None:
             missing.append(name)
         else:
-            rows.append(messages.row(keys, "dead", letter), whole=True)
+            rows.append(messages.row(keys, "dead", letter, whole=True))
     if session.as_json:
         session.out.rows(rows)
     for row in rows if not session.as_json else ():

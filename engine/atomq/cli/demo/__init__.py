@@ -79,7 +79,7 @@ def demo(
             "the killed worker held goes there, and the demo fails.",
         ),
     ] = 4,
-    url: Annotated[
+    address: Annotated[
         str | None,
         typer.Option(
             "--url",
@@ -108,18 +108,21 @@ def demo(
     count its lines; half way one of them is killed with SIGKILL. At the end a ledger says whether
     every promise was kept, and so does the exit code.
     """
+    from atomq.address import Address
     from atomq.cli.demo import view
     from atomq.cli.demo.outcome import report
     from atomq.cli.demo.stage import Stage
 
     if sys.platform == "win32":
         raise Usage("the demo needs Linux or macOS: it kills processes with signals")
-    if url is not None and directory is not None:
+    if address is not None and directory is not None:
         raise Usage("give --url or --dir, not both")
+    if address is not None and Address.parse(address).kind == "memory":
+        raise Usage("memory:// is one process's own; the workers of the demo are others")
     settings = DemoSettings(workers, seconds, lease, files, max_deliveries)
     console = session.out.errors if session.as_json else session.out.console
     outcomes: list[Outcome] = []
-    with Stage(url, directory, keep=keep) as stage:
+    with Stage(address, directory, keep=keep) as stage:
         for play in _acts():
             with view.Show(console) as show:
                 outcome = play(stage, show, settings)
@@ -129,6 +132,7 @@ def demo(
         server = stage.server
     if session.as_json:
         session.out.document(report(outcomes, server))
-    elif keep or directory is not None:
-        session.out.line(f"kept: {stage.kept}")
+    else:
+        for line in stage.kept():
+            session.out.line(line)
     return Exit.OK if all(outcome.ok for outcome in outcomes) else Exit.NOT_ALL

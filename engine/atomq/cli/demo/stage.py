@@ -91,6 +91,8 @@ class Stage:
         self._processes: list[Process] = []
         self._queues: list[tuple[Engine, str]] = []
         self._handlers: dict[int, Any] = {}
+        self._server_pid: int | None = None
+        self._asked_at = 0.0
         self.url = ""
         self.server = ""
         """What runs and where, in words."""
@@ -151,6 +153,16 @@ class Stage:
         found = places(engine)[0]
         where = engine.address.safe_url if self._given_url else "embedded"
         self.server = f"{found.server.capitalize()} {found.version}, {where}"
+        self.restarted()
+
+    def restarted(self) -> bool:
+        """Whether our server is another process than the last time this was asked."""
+        if not self._ours or time.monotonic() < self._asked_at + 1:
+            return False
+        self._asked_at = time.monotonic()
+        server = embedded.status(self._home)
+        before, self._server_pid = self._server_pid, server.pid if server else self._server_pid
+        return before not in (None, self._server_pid)
 
     def queue_name(self, engine: Engine, name: str) -> str:
         """The name of a queue on this stage; on a server not our own it is removed at the end."""
@@ -158,12 +170,15 @@ class Stage:
         self._queues.append((engine, named))
         return named
 
-    @property
-    def kept(self) -> str:
-        """What is left after a demo that keeps it."""
-        left = self._scratch if self._keep else self._home
-        queues = " and ".join(name for _, name in self._queues)
-        return f"{left}; look at the queues {queues} with: atomq --url '{self.url}' queues"
+    def kept(self) -> list[str]:
+        """What is left after the demo, in words."""
+        lines = [f"workers' log: {self.log}"] if self._keep else []
+        if self._given_url is None and (self._keep or self._directory is not None):
+            lines.append(f"server data: {self._home}")
+            lines.append(f"look into it: atomq --url '{self.url}' queues")
+        elif self._keep:
+            lines.append(f"queues: {', '.join(name for _, name in self._queues)}")
+        return lines
 
     # ── cleaning up ───────────────────────────────────────────────────────────────────────────
 

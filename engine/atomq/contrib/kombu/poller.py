@@ -20,6 +20,7 @@ from kombu.utils.json import loads
 from redis import exceptions as server
 
 from atomq.calls import Call, Claimed
+from atomq.contrib.kombu.stock import Restore, Watch
 from atomq.errors import AtomqError
 from atomq.keys import QueueKeys, is_queue_key
 from atomq.message import Delivery
@@ -52,6 +53,10 @@ class Poller:
         self._patterns: dict[str, tuple[Channel, str]] = {}
         self._on_socket: Callable[[int | None], None] = lambda _: None
         self._all_at = 0.0
+        self._watch = Watch(self._broker)
+        self._restore = Restore(self._broker, transport.settings.stock_unacked)
+        self._arming: deque[str | None] = deque()  # answers that come before that of the wait
+        self._tracking: bool | None = None  # None: not tried on this connection
 
     # ── what channels say ─────────────────────────────────────────────────────────────────────
 
@@ -101,6 +106,8 @@ class Poller:
     def _connected(self) -> Any:
         if self._line is None:
             self._line = self._broker.engine.connection()
+            # Without a handler redis-py keeps invalidations to itself.
+            self._line._parser.set_invalidation_push_handler(lambda push: push)
             self._on_socket(self._line._sock.fileno())
         return self._line
 
@@ -112,6 +119,7 @@ class Poller:
             try:
                 self._settle_claim()
                 self.withdraw()
+                self._watch.resign()
             except (server.RedisError, OSError, AtomqError) as error:
                 log.debug("while hanging up: %s", error)
         self._return(lambda *_: True)
@@ -122,7 +130,8 @@ class Poller:
             self._on_socket(None)
             self._line.disconnect()
         self._line, self._claim, self._blocked = None, None, ()
-        self._patterns = {}
+        self._patterns, self._tracking = {}, None
+        self._arming.clear()
 
     def _settle_claim(self) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -143,6 +152,7 @@ class Poller:
             self._due_at = float("inf")
             self._all_at = now + 1.0 * random.uniform(0.8, 1.2)
             self._hot.update(name for channel in channels for name in channel.claimed_queues())
+            self._look_beside()
         for channel in channels:
             queues = [name for name in channel.ordered() if name in self._hot]
             if queues:
@@ -151,6 +161,17 @@ class Poller:
                 self._send_claim(channel, queues)
                 return
         self._block(channels)
+
+    def _look_beside(self) -> None:
+        """Once a second: stand for election as watcher, take over what stock workers left."""
+        queues = [
+            (channel, name)
+            for channel in self._transport.channels
+            for name in channel.claimed_queues()
+        ]
+        if queues:
+            self._watch.elect([name for _, name in queues])
+            self._restore.turn(*queues[0])
 
     def _claiming(self) -> list[Channel]:
         """Channels with room for what is worth a call: half of what they may hold."""
@@ -191,9 +212,23 @@ class Poller:
         if keys:
             # The server's own timer ends the wait: whatever was missed is found within 1.2 s.
             seconds = random.uniform(0.8, 1.2)
+            self._arm([name for channel in channels for name in channel.claimed_queues()])
             self._blocked = keys
             self._until = time.monotonic() + seconds + PATIENCE
             self._send("BRPOP", *keys, round(seconds, 3))
+
+    def _arm(self, queues: list[str]) -> None:
+        """Have the server tell of the next change of the lists we watch: by reading them."""
+        keys = self._watch.lists(queues)
+        if not keys or self._tracking is False:
+            return
+        if self._tracking is None:
+            self._tracking = True
+            self._arming.append(None)
+            self._send("CLIENT", "TRACKING", "ON", "NOLOOP")
+        for key in keys:
+            self._arming.append(key)
+            self._send("LLEN", key)
 
     def _send(self, *command: Any) -> None:
         try:
@@ -224,15 +259,20 @@ class Poller:
         """End the wait in the server; what it had got after all is taken in."""
         if not self._blocked or self._line is None:
             return
-        if not self._line.can_read(0):
-            hello = self._line.handshake_metadata or {}
-            try:
-                self._broker.engine.command("CLIENT UNBLOCK", hello.get(b"id"))
-            except AtomqError as error:
-                # Not permitted, or not there: the server's own timer ends the wait soon.
-                log.debug("CLIENT UNBLOCK: %s", error)
+        asked = False
         while self._blocked:
+            if not (asked or self._arming or self._line.can_read(0)):
+                asked = True
+                self._unblock()
             self._read()
+
+    def _unblock(self) -> None:
+        hello = self._line.handshake_metadata or {}
+        try:
+            self._broker.engine.command("CLIENT UNBLOCK", hello.get(b"id"))
+        except AtomqError as error:
+            # Not permitted, or not there: the server's own timer ends the wait soon.
+            log.debug("CLIENT UNBLOCK: %s", error)
 
     # ── receiving ─────────────────────────────────────────────────────────────────────────────
 
@@ -285,6 +325,11 @@ class Poller:
             return self._refused(error)
         if isinstance(reply, list) and reply and reply[0] in _PUSHES:
             return self._pushed(reply)
+        if self._arming:
+            key = self._arming.popleft()
+            if key is not None and reply:
+                self._stirred([key])
+            return False
         if self._claim is not None:
             channel, call, acks = self._claim
             self._claim = None
@@ -297,6 +342,11 @@ class Poller:
         return self._woken(reply[0].decode(), reply[1])
 
     def _refused(self, error: server.ResponseError) -> bool:
+        if self._arming:
+            log.debug("not watching for stock producers: %s", error)
+            self._arming.popleft()
+            self._tracking = False
+            return False
         if self._claim is None:
             # A wait that was broken off: the master became a replica, the type is wrong, …
             self._blocked = ()
@@ -350,6 +400,19 @@ class Poller:
         self._pass_on(key)
         return False
 
+    def _stirred(self, lists: list[str]) -> None:
+        """Ready lists that somebody else changed: claim, or let another consumer claim."""
+        able = {name for channel in self._claiming() for name in channel.claimed_queues()}
+        for channel in self._transport.channels:
+            for name in channel.claimed_queues():
+                keys = self._broker.keys(name)
+                if any(key in lists for key in keys.ready):
+                    self._hot.add(name)
+                    if name not in able:
+                        self._pass_on(keys.wake)
+                        if not self._blocked:
+                            self._arm([name])
+
     def _pop(self, channel: Channel, queue: str, raw: bytes) -> None:
         """A message that nobody will ack."""
         try:
@@ -369,6 +432,9 @@ class Poller:
             self._broker.engine.run(self._broker.claim([full.removeprefix(prefix)], 0))
 
     def _pushed(self, push: list[Any]) -> bool:
+        if push[0] == b"invalidate":
+            self._stirred([key.decode() for key in push[1] or ()])
+            return False
         if push[0] != b"pmessage":
             return False
         channel, queue = self._patterns.get(push[1].decode(), (None, ""))

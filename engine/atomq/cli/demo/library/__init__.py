@@ -34,6 +34,7 @@ NORMAL, URGENT = 3, 0  # priorities: 0 goes first
 LONG_LEASES = 1.5  # so many leases the longest job takes
 RETRY = 0.5  # seconds until a file that failed is tried again
 HOLD = 0.4  # seconds of work a worker takes at once, so that somebody claims often enough
+MANY = 1000  # results taken at once
 MOST_HELD = 16  # and never more messages than this
 PATIENCE = 15.0  # seconds (and a lease) without any progress, then the act is over
 
@@ -72,6 +73,7 @@ class _Play:
         self.options: dict[str, Any] = {
             "lease": settings.lease,
             "max_deliveries": settings.max_deliveries,
+            "result_ttl": 60,  # nobody fetches the one result there is: that of the bad message
         }
         self.pace = settings.seconds * settings.workers / max(1, len(files))
         fair = len(files) // (settings.workers * 4)
@@ -117,6 +119,7 @@ class _Play:
         began = time.monotonic()
         self.files.put_many(items)
         took = time.monotonic() - began
+        self.tally.published += len(items)
         self.tally.not_before = {path: began + delay for path, delay in self.delays.items()}
         self.tally.publishing = len(items) / took
         self.show.event(
@@ -129,6 +132,7 @@ class _Play:
         self.tally.overtaken = self.states[0].ready
         self.urgent_at = time.monotonic()
         self.files.put_many([Item({"path": path}, priority=URGENT) for path in self.urgent])
+        self.tally.published += len(self.urgent)
         self.show.event(
             f"published {plural(len(self.urgent), 'urgent message')} while "
             f"{number(self.tally.overtaken)} others are waiting"
@@ -174,13 +178,10 @@ class _Play:
         moved_at, before = time.monotonic(), None
         while True:
             began = time.monotonic()
-            found = receiver.receive(1000, TICK)
-            for message in found:
-                self.take(message.body)
-            self.results.ack_many(found)
-            # In this order: a worker acks a file only after its result is in the other queue.
-            self.states = [self.files.state(), self.results.state()]
+            found = self.look(receiver)
             self.count_the_dead()
+            if self.stage.restarted():
+                self.show.event("the server died and was started again by those who need it", "red")
             self.follow_up()
             self.paint()
             now = time.monotonic()
@@ -188,14 +189,24 @@ class _Play:
                 moved_at, before = now, (self.states[0].stats, self.tally.results)
             if all(s.ready + s.unacked + s.delayed == 0 for s in self.states) and self.told():
                 return
-            if not self.alive():
-                self.show.event("no worker is left", "red")
+            stuck = now - moved_at > PATIENCE + self.settings.lease
+            if stuck or not self.alive():
+                self.show.event("nothing moves any more" if stuck else "no worker is left", "red")
+                while self.look(receiver):
+                    pass
                 return
-            if now - moved_at > PATIENCE + self.settings.lease:
-                self.show.event("nothing moves any more", "red")
-                return
-            if len(found) < 1000:
+            if found < MANY:
                 time.sleep(max(0.0, began + TICK - now))
+
+    def look(self, receiver: Receiver) -> int:
+        """Take the results that are there, and see how the queues are; how many results it was."""
+        found = receiver.receive(MANY, TICK)
+        for message in found:
+            self.take(message.body)
+        self.results.ack_many(found)
+        # In this order: a worker acks a file only after its result is in the other queue.
+        self.states = [self.files.state(), self.results.state()]
+        return len(found)
 
     def told(self) -> bool:
         """Whether everything that should happen has happened."""

@@ -31,11 +31,6 @@ class Played:
     urgent: Sequence[str]
 
     @property
-    def published(self) -> int:
-        """Every file, and the one that does not exist."""
-        return len(self.tally.paths) + 1
-
-    @property
     def left(self) -> int:
         """What nobody has done: it is still in the queue."""
         return self.state.ready + self.state.unacked + self.state.delayed
@@ -45,13 +40,17 @@ class Played:
         """What is nowhere."""
         # By name: what its worker had answered and not yet acked may have become a dead letter.
         known = self.tally.found.keys() | {path_of(peeked) for peeked in self.dead}
-        return max(0, self.published - len(known) - self.left)
+        return max(0, self.tally.published - len(known) - self.left)
+
+    @property
+    def from_the_dead(self) -> set[str]:
+        """Files that were held by workers when they died."""
+        return {path for death in self.deaths for path in death.held.values()}
 
     @property
     def stolen(self) -> int:
         """Files that were handed out again while the worker that held them was alive."""
-        from_the_dead = {path for death in self.deaths for path in death.held.values()}
-        return len(self.tally.redelivered - from_the_dead)
+        return len(self.tally.redelivered - self.from_the_dead)
 
 
 def outcome(played: Played) -> Outcome:
@@ -63,7 +62,7 @@ def _facts(played: Played) -> dict[str, Any]:
     tally = played.tally
     return {
         "files": len(tally.paths),
-        "published": played.published,
+        "published": tally.published,
         "completed": tally.completed,
         "wrong": tally.wrong,
         "dead": played.state.dead,
@@ -101,7 +100,7 @@ def _facts(played: Played) -> dict[str, Any]:
 
 def _messages(played: Played) -> Iterator[Entry]:
     tally = played.tally
-    yield Entry("published", number(played.published), "every file, and one that does not exist")
+    yield Entry("published", number(tally.published), "every file, and one that does not exist")
     right = "each digest and line count is what is computed here"
     wrong = f"{number(tally.wrong)} of them with a wrong digest or line count"
     all_right = tally.completed == len(tally.paths) and not tally.wrong
@@ -111,12 +110,7 @@ def _messages(played: Played) -> Iterator[Entry]:
         yield Entry("left over", number(played.left), "still in the queue", holds=False)
     only_missing = [path_of(peeked) for peeked in played.dead] == [tally.missing]
     yield Entry("dead letters", number(played.state.dead), _obituary(played.dead), only_missing)
-    yield Entry(
-        "duplicates",
-        number(tally.duplicates),
-        f"{number(tally.unequal)} of them not equal" if tally.unequal else _twice(tally.duplicates),
-        tally.unequal == 0,
-    )
+    yield Entry("duplicates", number(tally.duplicates), _twice(played), tally.unequal == 0)
     note = (
         f"{number(len(tally.early))} of them handed out too early" if tally.early else "none early"
     )
@@ -162,10 +156,15 @@ def _obituary(dead: Sequence[Peeked]) -> str:
     return f"{path_of(first)}: {why}, handed out {plural(first.deliveries, 'time')}{more}"
 
 
-def _twice(count: int) -> str:
-    if count == 0:
+def _twice(played: Played) -> str:
+    tally = played.tally
+    if tally.unequal:
+        return f"{number(tally.unequal)} of them not equal"
+    if not tally.repeated:
         return ""
-    return "answered and not yet acked when their worker died; all are equal"
+    if tally.repeated <= played.from_the_dead:
+        return "answered and not yet acked when their worker died; all are equal"
+    return "all are equal"
 
 
 def _rounded(seconds: float | None) -> float | None:

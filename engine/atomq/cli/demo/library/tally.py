@@ -66,6 +66,8 @@ class Tally:
         self.deliveries: Counter[str] = Counter()
         self.by_worker: Counter[int] = Counter()
         self.results = 0
+        self.repeated: set[str] = set()
+        """Files with more than one result."""
         self.unequal = 0
         """Results that came again and were not the same."""
         self.wrong = 0
@@ -73,7 +75,9 @@ class Tally:
         self.not_before: dict[str, float] = {}
         self.early: list[str] = []
         self.first_at = self.last_at = 0.0
+        self.published = 0
         self.publishing = 0.0
+        """Messages a second, in the first and biggest call."""
         self.overtaken = 0
         self.urgent_seconds: float | None = None
 
@@ -85,6 +89,8 @@ class Tally:
         self.first_at = self.first_at or self.last_at
         self.by_worker[result["worker"]] += 1
         self.deliveries[path] = max(self.deliveries[path], result["deliveries"])
+        if path in self.found:
+            self.repeated.add(path)
         self.unequal += self.found.setdefault(path, facts) != facts
         if result["began"] < self.not_before.get(path, 0.0) - PUNCTUAL:
             self.early.append(path)

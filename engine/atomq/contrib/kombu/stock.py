@@ -1,0 +1,135 @@
+"""Living beside stock workers and producers: what they publish, and what they leave behind.
+
+A stock producer pushes to a list and no token. One consumer a queue, elected by a key that expires,
+lets the server track the lists it is blocked beside (CLIENT TRACKING) and hears of it. A stock
+worker that died left its messages in a hash of its own; they are taken over by the rules of its
+visibility timeout.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+from atomq import calls
+from atomq.calls import Foreign
+from atomq.errors import AtomqError, ServerUnavailable
+from atomq.keys import QueueKeys
+
+if TYPE_CHECKING:
+    from atomq.contrib.kombu.broker import Broker
+    from atomq.contrib.kombu.channel import Channel
+
+log = logging.getLogger("atomq.kombu")
+
+WATCH_MS = 3000  # a watcher that does not say so again is none any more
+RESTORE_EVERY = 10.0  # seconds between two looks at what stock workers left
+RESTORE_MOST = 100  # messages taken over in one call
+
+
+class Watch:
+    """Which queues this process watches for messages put by others."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._mine: dict[str, float] = {}
+        self._next = 0.0
+
+    def elect(self, queues: list[str]) -> None:
+        """Stand for election, once a second; the key is renewed while it is ours."""
+        now = time.monotonic()
+        if now < self._next or self._broker.engine.layout == "cluster":
+            return
+        self._next = now + 1.0
+        for queue in queues:
+            key = self._broker.keys(queue).watch
+            mine = self._mine.get(queue, 0.0) > now
+            try:
+                won = self._broker.engine.command(
+                    "SET", key, self._broker.ids.prefix, "XX" if mine else "NX", "PX", WATCH_MS
+                )
+            except ServerUnavailable:
+                raise
+            except AtomqError as error:  # not permitted: the claim once a second finds it, too
+                log.debug("no watcher of %s: %s", queue, error)
+                won = None
+            if won:
+                self._mine[queue] = now + WATCH_MS / 1000
+            else:
+                self._mine.pop(queue, None)
+
+    def lists(self, queues: list[str]) -> list[str]:
+        """The ready lists to be tracked now."""
+        now = time.monotonic()
+        return [
+            key
+            for queue in queues
+            if self._mine.get(queue, 0.0) > now
+            for key in self._broker.keys(queue).ready
+        ]
+
+    def resign(self) -> None:
+        """Leave the watch to others at once."""
+        for queue in list(self._mine):
+            del self._mine[queue]
+            self._broker.engine.command("DEL", self._broker.keys(queue).watch)
+
+
+class Restore:
+    """Takes over what dead stock workers left, at most every 10 s."""
+
+    def __init__(self, broker: Broker, stock: tuple[str, str]) -> None:
+        self._broker = broker
+        prefix = broker.engine.options.global_keyprefix
+        self._stock = (prefix + stock[0], prefix + stock[1])
+        self._next = 0.0
+
+    def turn(self, channel: Channel, queue: str) -> int:
+        """Do it if it is time; how many messages came back. Never raises for bad records."""
+        now = time.monotonic()
+        if now < self._next or self._broker.engine.layout == "cluster":
+            return 0
+        self._next = now + RESTORE_EVERY * random.uniform(0.8, 1.2)
+        keys = self._broker.keys(queue)
+        total = 0
+        while True:
+            _, found = self._call(keys, [], RESTORE_MOST)
+            targets = [target for foreign in found if (target := self._target(channel, foreign))]
+            if not targets:
+                break
+            restored, _ = self._call(keys, targets, 0)
+            total += restored
+            if len(found) < RESTORE_MOST or not restored:
+                break
+        if total:
+            log.info("took over %d messages that dead stock workers had left", total)
+        return total
+
+    def _call(
+        self, keys: QueueKeys, targets: list[tuple[str, QueueKeys, int]], limit: int
+    ) -> tuple[int, list[Foreign]]:
+        return self._broker.engine.run(
+            calls.restore_foreign(
+                keys,
+                self._stock,
+                visibility_s=self._broker.engine.options.visibility_timeout,
+                limit=limit,
+                targets=targets,
+            )
+        )
+
+    def _target(self, channel: Channel, foreign: Foreign) -> tuple[str, QueueKeys, int] | None:
+        """Where a message belongs: one of its queues, ours first. None: left where it is."""
+        try:
+            exchange: Any = json.loads(foreign.exchange)
+            routing_key: Any = json.loads(foreign.routing_key)
+            names = channel._lookup(exchange or "", routing_key)
+            ours = [name for name in names if name in channel.claimed_queues()]
+            chosen = (ours or names)[0]
+            return foreign.tag, self._broker.keys(chosen), foreign.priority
+        except (ValueError, LookupError, AtomqError) as error:
+            log.warning("cannot tell where %s of a stock worker belongs: %s", foreign.tag, error)
+            return None
