@@ -80,7 +80,9 @@ _PASSING = (
     server.ClusterDownError,
     server.TryAgainError,
 )
-_PASSING_CODES = frozenset({"UNBLOCKED", "BUSY", "LOADING", "MASTERDOWN", "READONLY", "NOREPLICAS"})
+_PASSING_CODES = frozenset(
+    {"UNBLOCKED", "BUSY", "LOADING", "MASTERDOWN", "MISCONF", "READONLY", "NOREPLICAS"}
+)
 _REFUSED = (server.AuthenticationError, server.AuthenticationWrongNumberOfArgsError)
 _AWAY = (server.ConnectionError, server.TimeoutError, server.RedisClusterException, OSError)
 
@@ -177,6 +179,9 @@ def probing(call: Call[Any], retry: Retry) -> Exchange:
     """Find out whether this user may run what the scripts run. Raises `PermissionDenied` if not."""
     results = yield from exchange([probe(call.queue)], retry)
     refused: dict[str, str] = results[0]
+    for words in refused.values():
+        if words.removeprefix("-").partition(" ")[0] in _PASSING_CODES:
+            raise ServerUnavailable(f"the server takes no writes now: {words}")
     if refused and all("unknown" in words.lower() for words in refused.values()):
         raise ServerTooOld(
             f"the server does not know {', '.join(refused)}: atomq needs Redis 6.2 or Valkey 7.2"

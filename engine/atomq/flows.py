@@ -10,6 +10,7 @@ import logging
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -86,6 +87,7 @@ class Acks:
         lost: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> None:
         self._receipts: dict[str, list[str]] = {}
+        self._under_way: Counter[str] = Counter()
         self._repeated: set[str] = set()
         self._lock = threading.Lock()
         self._waiting = waiting
@@ -113,25 +115,37 @@ class Acks:
                 self._receipts[queue] = left
             else:
                 del self._receipts[queue]
+            self._under_way[queue] += len(taken)
             return taken
 
     def put_back(self, queue: str, receipts: Sequence[str]) -> None:
         """These were taken and not answered for: nobody knows whether they were carried out."""
+        with self._lock:
+            self._under_way[queue] -= len(receipts)
+        self.send_again(queue, receipts)
+
+    def send_again(self, queue: str, receipts: Sequence[str]) -> None:
+        """These were sent, and not answered for."""
         if receipts:
             with self._lock:
                 self._receipts[queue] = [*receipts, *self._receipts.get(queue, ())]
                 self._repeated.update(receipts)
             self._waiting()
 
-    def answered(self, receipts: Sequence[str], missing: Sequence[str]) -> None:
+    def answered(self, queue: str, receipts: Sequence[str], missing: Sequence[str]) -> None:
         """These were taken and carried out; `missing` of them found nothing."""
-        if self._repeated:
-            with self._lock:
+        with self._lock:
+            self._under_way[queue] -= len(receipts)
+            if self._repeated:
                 # Sent before, and maybe carried out then: that they find nothing says nothing.
                 missing = [receipt for receipt in missing if receipt not in self._repeated]
                 self._repeated.difference_update(receipts)
         if missing:
             self._lost(missing)
+
+    def under_way(self, queue: str) -> bool:
+        """Whether some are taken and not answered for yet, by another thread maybe."""
+        return self._under_way[queue] > 0
 
     def queues(self) -> list[str]:
         """The queues something waits for."""
@@ -141,7 +155,7 @@ class Acks:
     def forget(self) -> None:
         """In a forked child: they are the parent's."""
         self._lock = threading.Lock()
-        self._receipts, self._repeated = {}, set()
+        self._receipts, self._under_way, self._repeated = {}, Counter(), set()
 
 
 class Consumer:
@@ -160,6 +174,7 @@ class Consumer:
         self._by_wake = {queue.wake: queue for queue in queues}
         self._waiting = False
         self._served = False
+        self._minds: set[str] = set()  # queues whose next due time was told to this consumer only
         self._unanswered: tuple[Sequence[QueueKeys], str, int] | None = None
         self._first = 0
         # In a cluster each queue has a slot of its own, and a claim has one slot.
@@ -185,11 +200,15 @@ class Consumer:
                 self._unanswered = (queues, claim_id, limit)
             raise
         self._served = True
-        for receipts in acks:
+        for queue, receipts in zip(queues, acks, strict=True):
             if receipts:
-                taken = set(receipts)
-                missing = [receipt for _, receipt in claimed.lost_acks if receipt in taken]
-                self.acks.answered(receipts, missing)
+                missing = [receipt for name, receipt in claimed.lost_acks if name == queue.name]
+                self.acks.answered(queue.name, receipts, missing)
+        names = [queue.name for queue in queues]
+        if claimed.wait_ms is not None:
+            self._minds.update(names)
+        elif self._minds:
+            self._minds.difference_update(names)
         return claimed
 
     def _call(
@@ -258,6 +277,7 @@ class Consumer:
             if left is not None and left <= 0:
                 fired = yield from self.stop_waiting()
                 if fired is None:
+                    yield from self._hand_over()
                     return []
                 wanted = {fired.name}
                 continue
@@ -301,11 +321,19 @@ class Consumer:
         return got, more, next_ms
 
     def _hand_over(self) -> Flow[None]:
-        """Stop waiting. Must not fail: there are messages in hand."""
+        """Stop waiting; what is due next is somebody else's to mind. Does not fail.
+
+        If it cannot be said to the server, others notice within a second.
+        """
         try:
             yield from self.stop_waiting(handing_over=True)
-        except AtomqError as error:  # the token is lost: others notice within a second
+            for group in self._groups if self._minds else ():
+                minded = [queue for queue in group if queue.name in self._minds]
+                if minded:
+                    yield from self.claim(minded, 0)
+        except AtomqError as error:
             log.info("a wake-up could not be passed on: %s", error)
+        self._minds.clear()
 
     def stop_waiting(self, *, handing_over: bool = False) -> Flow[QueueKeys | None]:
         """Take back the wait in the server; the queue whose token it had taken, if any.
@@ -327,6 +355,10 @@ class Consumer:
         yield from self._give_back_unanswered()
         for queue in self.queues:
             yield from flush(queue, self.acks)
+        for _ in range(100):  # 0.2 s: others may be sending some of ours right now
+            if not any(self.acks.under_way(queue.name) for queue in self.queues):
+                break
+            yield Sleep(0.002)
 
     def _rotated(self) -> Iterable[list[QueueKeys]]:
         if len(self._groups) == 1:
@@ -344,7 +376,8 @@ def flush(queue: QueueKeys, acks: Acks) -> Flow[None]:
             acks.put_back(queue.name, receipts)
             raise
         pairs = zip(receipts, verdicts, strict=True)
-        acks.answered(receipts, [r for r, verdict in pairs if verdict is Verdict.LOST])
+        missing = [receipt for receipt, verdict in pairs if verdict is Verdict.LOST]
+        acks.answered(queue.name, receipts, missing)
 
 
 # ── batches of any size ───────────────────────────────────────────────────────────────────────

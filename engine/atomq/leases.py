@@ -72,7 +72,7 @@ class LeaseKeeper:
         self._later: deque[tuple[Sequence[str], Callable[[], Flow[Any]]]] = deque()
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self._closed = self._acking = False
         self._renew_at = self._flush_at = float("inf")
 
     # ── what holders say ──────────────────────────────────────────────────────────────────────
@@ -107,6 +107,11 @@ class LeaseKeeper:
         self.acks.add(queue.name, receipt)
 
     def _send_soon(self) -> None:
+        # While acks come all the time the thread looks by itself every few milliseconds: rousing it
+        # costs the thread that works more than the ack does.
+        self._acking = True
+        if self._flush_at != float("inf"):
+            return
         with self._wake:
             if self._flush_at == float("inf"):
                 self._flush_at = time.monotonic() + ACK_DELAY
@@ -183,10 +188,11 @@ class LeaseKeeper:
         now = time.monotonic()
         if now >= self._flush_at:
             with self._wake:
-                self._flush_at = float("inf")
+                self._flush_at = now + ACK_DELAY if self._acking else float("inf")
+                self._acking = False
             if not self._flush():
                 with self._wake:
-                    self._flush_at = min(self._flush_at, now + RETRY)
+                    self._flush_at = now + RETRY
         if now >= self._renew_at:
             again = self._renew()
             with self._wake:

@@ -439,7 +439,7 @@ class _Message(Generic[QueueT]):
         keeper = self._queue.keeper
         keeper.drop([self.receipt])
         if error is None and isinstance(trouble, ServerUnavailable):
-            keeper.acks.put_back(self._queue.name, [self.receipt])
+            keeper.acks.send_again(self._queue.name, [self.receipt])
             log.warning("%s is acked as soon as the server is back: %s", self, trouble)
         else:
             log.error("%s comes back when its lease ends: %s", self, trouble)

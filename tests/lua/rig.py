@@ -97,9 +97,18 @@ class Queue:
     def pass_time(self, ms: int, *, of: str = "unacked") -> None:
         """Let leases (or delays, of="delayed") be so much older."""
         key = getattr(self.keys, of)
-        moved = {member: score - ms for member, score in self.db.zrange(key, 0, -1, withscores=True)}
+        moved = {
+            member: score - ms for member, score in self.db.zrange(key, 0, -1, withscores=True)
+        }
         if moved:
             self.db.zadd(key, moved)
+
+    def pass_one(self, ms: int, ids: list[str]) -> None:
+        """Let these delayed messages be so much older."""
+        with self.db.pipeline(transaction=False) as pipe:
+            for each in ids:
+                pipe.zincrby(self.keys.delayed, -ms, each)
+            pipe.execute()
 
     def expire(self) -> None:
         """Let every lease be past its deadline, in the order they were."""
@@ -225,22 +234,3 @@ class Rig:
             if key not in self.allowed
             and not (results and key.startswith(results) and self.db.pttl(key) > 0)
         ]
-
-    def micros(self, call: Call[Any]) -> list[int]:
-        """What each call of this script since `watch()` took in the server."""
-        sha = call.script.sha.encode()
-        return [
-            entry["duration"] for entry in self.db.slowlog_get(10_000) if sha in entry["command"]
-        ]
-
-    def watch(self) -> None:
-        """Begin to note the duration of every command, and to count them."""
-        self.db.config_set("slowlog-max-len", 10_000)
-        self.db.config_set("slowlog-log-slower-than", 0)
-        self.db.slowlog_reset()
-        self.db.config_resetstat()
-
-    def commands(self) -> dict[str, int]:
-        """How often each command ran since `watch()`, inside scripts or not."""
-        stats = self.db.info("commandstats")
-        return {name.removeprefix("cmdstat_"): each["calls"] for name, each in stats.items()}

@@ -180,6 +180,11 @@ class Stage:
             lines.append(f"queues: {', '.join(name for _, name in self._queues)}")
         return lines
 
+    def last_words(self) -> str:
+        """The last line that a worker wrote on stderr."""
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "none"
+
     # ── cleaning up ───────────────────────────────────────────────────────────────────────────
 
     def end_processes(self) -> None:

@@ -78,7 +78,7 @@ class Show:
 
     def __enter__(self) -> Self:
         if self._console.is_terminal and not self._console.is_dumb_terminal:
-            self._live = Live(console=self._console, auto_refresh=False, redirect_stderr=False)
+            self._live = Live(console=self._console, auto_refresh=False)
             self._live.start()
         return self
 

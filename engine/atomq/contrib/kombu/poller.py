@@ -377,7 +377,7 @@ class Poller:
             keeper.hold(self._broker.keys(queue), held)
         for queue, receipts in acks.items():
             missing = [receipt for name, receipt in claimed.lost_acks if name == queue]
-            keeper.acks.answered(receipts, missing)
+            keeper.acks.answered(queue, receipts, missing)
         self._hot.update(claimed.more)
         if claimed.wait_ms is not None:
             self._due_at = min(self._due_at, time.monotonic() + claimed.wait_ms / 1000)

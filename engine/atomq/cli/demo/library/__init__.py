@@ -7,18 +7,14 @@ answer comes through a second queue, and is checked at the end against the files
 
 from __future__ import annotations
 
-import os
 import platform
-import random
-import sysconfig
 import time
 from collections import deque
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atomq import Engine, Item, Peeked, Queue, QueueState, Receiver
+from atomq import Engine, Peeked, Queue, QueueState, Receiver
 from atomq.cli.demo.library.ledger import Played, outcome
+from atomq.cli.demo.library.plan import MISSING, Plan
 from atomq.cli.demo.library.tally import Death, Tally, path_of
 from atomq.cli.demo.outcome import Outcome
 from atomq.cli.demo.view import QueueRow, Show, WorkerRow
@@ -29,34 +25,9 @@ if TYPE_CHECKING:
     from atomq.cli.demo.stage import Process, Stage
 
 TICK = 0.1  # seconds between two looks at everything
-MISSING = "no/such/file.py"
-NORMAL, URGENT = 3, 0  # priorities: 0 goes first
-LONG_LEASES = 1.5  # so many leases the longest job takes
 RETRY = 0.5  # seconds until a file that failed is tried again
-HOLD = 0.4  # seconds of work a worker takes at once, so that somebody claims often enough
 MANY = 1000  # results taken at once
-MOST_HELD = 16  # and never more messages than this
-PATIENCE = 15.0  # seconds (and a lease) without any progress, then the act is over
-
-
-def standard_library(most: int | None = None) -> tuple[Path, list[tuple[str, int]]]:
-    """Where it is, and its files with their sizes."""
-    root = Path(sysconfig.get_path("stdlib"))
-    apart = {"site-packages", "dist-packages", "__pycache__"}
-    found = []
-    for place, folders, names in os.walk(root):
-        folders[:] = sorted(set(folders) - apart)
-        for name in sorted(names):
-            path = Path(place, name)
-            try:
-                with path.open("rb") as file:
-                    count = os.fstat(file.fileno()).st_size
-            except OSError:
-                continue  # not ours to read
-            found.append((str(path.relative_to(root)), count))
-    if most is not None and len(found) > most:
-        found = sorted(random.Random(0).sample(found, most))
-    return root, found
+PATIENCE = 15.0  # seconds (and a long job) without any progress, then the act is over
 
 
 def play(stage: Stage, show: Show, settings: DemoSettings) -> Outcome:
@@ -67,18 +38,14 @@ def play(stage: Stage, show: Show, settings: DemoSettings) -> Outcome:
 class _Play:
     def __init__(self, stage: Stage, show: Show, settings: DemoSettings) -> None:
         self.stage, self.show, self.settings = stage, show, settings
-        self.root, files = standard_library(settings.files)
-        self.tally = Tally([path for path, _ in files], MISSING)
-        self.bytes = sum(count for _, count in files)
+        self.plan = Plan.of(settings.workers, settings.seconds, settings.lease, settings.files)
+        self.tally = Tally(self.plan.paths, MISSING)
         self.options: dict[str, Any] = {
             "lease": settings.lease,
             "max_deliveries": settings.max_deliveries,
+            "prefetch": self.plan.prefetch,
             "result_ttl": 60,  # nobody fetches the one result there is: that of the bad message
         }
-        self.pace = settings.seconds * settings.workers / max(1, len(files))
-        fair = len(files) // (settings.workers * 4)
-        often = int(HOLD / self.pace) if self.pace else MOST_HELD
-        self.options["prefetch"] = max(2, min(MOST_HELD, fair, often))
         self.engine = Engine(stage.url, **self.options)
         self.files = Queue(stage.queue_name(self.engine, "files"), self.engine)
         self.results = Queue(stage.queue_name(self.engine, "results"), self.engine)
@@ -89,52 +56,33 @@ class _Play:
         self.long_job: int | None = None
         self.states: list[QueueState] = []
         self.recent: deque[tuple[float, int]] = deque()
-        self.plan(files)
+        self.urgent_at = 0.0
 
     # ── what is published ─────────────────────────────────────────────────────────────────────
 
-    def plan(self, files: Sequence[tuple[str, int]]) -> None:
-        """Which file plays which part."""
-        chance = random.Random(1)
-        self.longest = max(files, key=lambda file: file[1])[0]
-        rest = [path for path, _ in files if path != self.longest]
-        chance.shuffle(rest)
-        few = max(3, min(40, len(rest) // 20))
-        self.delayed, rest = rest[:few], rest[few:]
-        self.urgent, rest = rest[: few // 3], rest[few // 3 :]
-        self.normal = sorted(rest)
-        spread = max(2.0, self.settings.seconds * 0.6)
-        self.delays = {path: round(chance.uniform(0.5, spread), 1) for path in self.delayed}
-        self.urgent_at = 0.0
-
     def publish(self) -> None:
         """Everything but the urgent ones."""
-        long = {"path": self.longest, "seconds": self.settings.lease * LONG_LEASES}
-        items = [Item(long, priority=URGENT)]
-        items += [
-            Item({"path": path}, delay=self.delays[path], priority=NORMAL) for path in self.delays
-        ]
-        items += [Item({"path": path}, priority=NORMAL) for path in self.normal]
-        items.insert(len(items) // 8, Item({"path": MISSING}, priority=NORMAL))
+        items, delays = self.plan.first(), self.plan.delays
         began = time.monotonic()
         self.files.put_many(items)
         took = time.monotonic() - began
         self.tally.published += len(items)
-        self.tally.not_before = {path: began + delay for path, delay in self.delays.items()}
+        self.tally.not_before = {path: began + delay for path, delay in delays.items()}
         self.tally.publishing = len(items) / took
         self.show.event(
             f"published {plural(len(items), 'message')} in {took * 1000:.0f} ms, "
-            f"{len(self.delays)} of them delayed"
+            f"{len(delays)} of them delayed"
         )
 
     def publish_urgent(self) -> None:
         """In the middle of the work, ahead of all that waits."""
         self.tally.overtaken = self.states[0].ready
         self.urgent_at = time.monotonic()
-        self.files.put_many([Item({"path": path}, priority=URGENT) for path in self.urgent])
-        self.tally.published += len(self.urgent)
+        items = self.plan.then()
+        self.files.put_many(items)
+        self.tally.published += len(items)
         self.show.event(
-            f"published {plural(len(self.urgent), 'urgent message')} while "
+            f"published {plural(len(items), 'urgent message')} while "
             f"{number(self.tally.overtaken)} others are waiting"
         )
 
@@ -142,7 +90,7 @@ class _Play:
 
     def run(self) -> Outcome:
         self.show.title(
-            f"{plural(len(self.tally.paths), 'file')}, {size(self.bytes)}: "
+            f"{plural(len(self.tally.paths), 'file')}, {size(self.plan.bytes)}: "
             f"Python {platform.python_version()}'s standard library",
             "each is a message; workers compute its SHA-256 and count its lines",
         )
@@ -156,10 +104,10 @@ class _Play:
                     "worker": worker.number,
                     "url": self.stage.url,
                     "options": self.options,
-                    "root": str(self.root),
+                    "root": str(self.plan.root),
                     "files": self.files.name,
                     "results": self.results.name,
-                    "pace": self.pace,
+                    "pace": self.plan.pace,
                     "retry": RETRY,
                 }
             )
@@ -167,10 +115,10 @@ class _Play:
             self.watch(receiver)
         self.stage.end_processes()
         self.show.event("checking every digest against the file itself")
-        self.tally.check(self.root)
+        self.tally.check(self.plan.root)
         dead = self.dead_letters()
         return outcome(
-            Played(self.settings, self.tally, self.deaths, self.states[0], dead, self.urgent)
+            Played(self.settings, self.tally, self.deaths, self.states[0], dead, self.plan.urgent)
         )
 
     def watch(self, receiver: Receiver) -> None:
@@ -189,7 +137,7 @@ class _Play:
                 moved_at, before = now, (self.states[0].stats, self.tally.results)
             if all(s.ready + s.unacked + s.delayed == 0 for s in self.states) and self.told():
                 return
-            stuck = now - moved_at > PATIENCE + self.settings.lease
+            stuck = now - moved_at > PATIENCE + self.plan.long_seconds
             if stuck or not self.alive():
                 self.show.event("nothing moves any more" if stuck else "no worker is left", "red")
                 while self.look(receiver):
@@ -216,18 +164,21 @@ class _Play:
         """One result, or a worker that says who it is."""
         if "holder" in body:
             self.holders[body["holder"]] = body["worker"]
-            if body["at"] == self.longest:
+            if body["at"] == self.plan.longest:
                 self.long_job = body["worker"]
             return
         self.tally.add(body)
-        if body["path"] == self.longest and self.long_job is not None:
+        if body["path"] == self.plan.longest and self.long_job is not None:
             self.long_job = None
-            lease = self.settings.lease
             self.show.event(
-                f"worker {body['worker']} has done its long job: {lease * LONG_LEASES:g} s "
-                f"under a lease of {lease:g} s"
+                f"worker {body['worker']} has done its long job: {self.plan.long_seconds:g} s "
+                f"under a lease of {self.settings.lease:g} s"
             )
-        if self.urgent_at and not self.tally.urgent_seconds and self.tally.has_all(self.urgent):
+        if (
+            self.urgent_at
+            and not self.tally.urgent_seconds
+            and self.tally.has_all(self.plan.urgent)
+        ):
             self.tally.urgent_seconds = time.monotonic() - self.urgent_at
             self.show.event(f"the urgent ones are done, after {self.tally.urgent_seconds:.1f} s")
 
@@ -285,6 +236,8 @@ class _Play:
             f"which held {plural(len(held), 'message')}",
             "red",
         )
+        if not worker.ended.startswith("SIG"):
+            self.show.event(f"its last words: {self.stage.last_words()}", "red")
 
     def tell_return(self, death: Death) -> None:
         """All of a dead worker's messages are in other hands."""

@@ -1,0 +1,78 @@
+"""The command line as users run it: a process of its own, its exit code, stdout and stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atomq import schema
+from atomq.client import Engine
+from tests.servers import Server
+
+
+@dataclass
+class Done:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self, part: str | None, name: str = "cli") -> Any:
+        """What it printed with --json, once it meets the schema."""
+        value = json.loads(self.out)
+        schema.validator(name, part).validate(value)
+        return value
+
+
+Atomq = Callable[..., Done]
+
+
+@pytest.fixture
+def atomq(tmp_path: Path) -> Atomq:
+    """Run `atomq` with these arguments, in an empty directory."""
+
+    def run(*arguments: str, url: str | None = None, stdin: str = "") -> Done:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ATOMQ_")}
+        if url is not None:
+            environment["ATOMQ_URL"] = url
+        path = [str(Path(p).resolve()) for p in os.environ.get("PYTHONPATH", "").split(":") if p]
+        environment["PYTHONPATH"] = ":".join(path)
+        done = subprocess.run(
+            [sys.executable, "-m", "atomq.cli", *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+            timeout=60,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def on(atomq: Atomq, server: Server) -> Atomq:
+    """Run `atomq` against the test's server, named by ATOMQ_URL."""
+
+    def run(*arguments: str, stdin: str = "") -> Done:
+        return atomq(*arguments, url=server.tcp_url, stdin=stdin)
+
+    return run
+
+
+@pytest.fixture
+def engine(server: Server) -> Iterator[Engine]:
+    """An engine on the test's server, to arrange what a command will meet."""
+    with Engine(server.url) as engine:
+        yield engine

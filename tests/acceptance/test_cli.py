@@ -1,0 +1,195 @@
+"""What all commands have in common: help, options, errors, exit codes, terminals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atomq import calls
+from atomq.calls import Outgoing
+from atomq.client import Engine
+from tests.acceptance.conftest import Atomq
+from tests.servers import Server, wait_until
+
+pytestmark = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+
+
+def test_help_lists_the_commands_and_the_exit_codes(atomq: Atomq, kind: str) -> None:
+    done = atomq("--help")
+    assert done.code == 0
+    for word in ("scripts", "doctor", "queues", "peek", "dead", "delayed", "unacked", "hand-back"):
+        assert word in done.out
+    assert "Exit codes" in done.out
+
+
+def test_the_version_comes_at_once(atomq: Atomq, kind: str) -> None:
+    began = time.perf_counter()
+    done = atomq("--version")
+    assert done.out.startswith("atomq ")
+    assert time.perf_counter() - began < 2  # 0.1 s on a quiet machine
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--url", "nix://host", "queues"], "there is no scheme nix://"),
+        (["queues", "--url", "redis://:hunter2@h:x"], "the port is not a number"),
+        (["queues", "--option", "visibility_timeut=5"], "did you mean visibility_timeout?"),
+        (["queues", "--option", "hunter2"], "--option takes NAME=VALUE"),
+        (["nonsense"], "No such command"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(
+    atomq: Atomq, kind: str, arguments: list[str], said: str
+) -> None:
+    done = atomq(*arguments)
+    assert done.code == 2
+    assert said in done.err
+    assert "hunter2" not in done.err + done.out
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hunter2@127.0.0.1:1/0",
+        "redis+socket:///nowhere/redis.sock",
+        "sentinel://:hunter2@127.0.0.1:1?master_name=main",
+        "redis+cluster://:hunter2@127.0.0.1:1",
+    ],
+)
+def test_an_unreachable_server_is_exit_code_3_and_one_line(
+    atomq: Atomq, kind: str, url: str
+) -> None:
+    done = atomq("queues", url=url)
+    assert done.code == 3
+    assert done.err.startswith("atomq: ")
+    assert len(done.err.strip().splitlines()) == 1
+    assert "hunter2" not in done.err
+
+
+def test_a_refused_password_is_exit_code_4(atomq: Atomq, server: Server) -> None:
+    server.client().config_set("requirepass", "secret")
+    try:
+        done = atomq("queues", url=f"redis://:hunter2@127.0.0.1:{server.port}")
+        assert done.code == 4
+        assert "hunter2" not in done.err
+        assert atomq("queues", url=f"redis://:secret@127.0.0.1:{server.port}").code == 0
+    finally:
+        server.client(password="secret").config_set("requirepass", "")
+
+
+def test_a_user_who_may_not_is_exit_code_4(atomq: Atomq, server: Server) -> None:
+    server.client().execute_command("ACL SETUSER", "bare", "on", ">pw", "~*", "+ping", "+hello")
+    done = atomq("queues", url=f"redis://bare:pw@127.0.0.1:{server.port}")
+    assert done.code == 4
+    assert "+scan" in done.err
+    assert "\n" not in done.err.strip()
+
+
+def test_url_and_json_may_stand_before_the_command(atomq: Atomq, server: Server) -> None:
+    done = atomq("--url", server.tcp_url, "--json", "queues", url="redis://127.0.0.1:1")
+    assert done.code == 0
+    assert done.json("queues") == []
+
+
+def test_options_reach_the_engine(atomq: Atomq, server: Server) -> None:
+    options = ["--option", "global_keyprefix=app:", "--option", "priority_steps=0,5"]
+    put = atomq("put", "q", "1", "--priority", "9", *options, url=server.tcp_url)
+    assert put.code == 0, put.err
+    assert server.client().llen("app:q\x06\x165") == 1
+    listed = atomq("queues", "--json", *options, url=server.tcp_url)
+    assert [row["queue"] for row in listed.json("queues")] == ["q"]
+
+
+class Terminal:
+    """`atomq` with stderr, and stdin unless it is piped, on a pseudo-terminal."""
+
+    def __init__(self, url: str, *arguments: str, piped: bool = False) -> None:
+        self._ours, theirs = os.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "atomq.cli", *arguments],
+            stdin=subprocess.PIPE if piped else theirs,
+            stdout=subprocess.DEVNULL,
+            stderr=theirs,
+            env=os.environ | {"ATOMQ_URL": url, "TERM": "xterm", "COLUMNS": "80"},
+        )
+        os.close(theirs)
+
+    def answer(self, text: str) -> None:
+        os.write(self._ours, text.encode())
+
+    def pipe(self, text: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(text.encode())
+        self.process.stdin.flush()
+
+    def end(self) -> tuple[int, str]:
+        """Its exit code, and what the terminal showed."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        shown = b""
+        with contextlib.suppress(OSError):  # the terminal is gone with its last user
+            while data := os.read(self._ours, 4096):
+                shown += data
+        os.close(self._ours)
+        return self.process.wait(30), shown.decode(errors="replace")
+
+
+def _holds(client: Any, count: int) -> bool:
+    return bool(client.llen("q") == count)
+
+
+def test_a_terminal_shows_progress_of_what_lasts(server: Server) -> None:
+    admin = server.client()
+    terminal = Terminal(server.tcp_url, "put", "q", "--lines", piped=True)
+    for batch in (1, 2):
+        terminal.pipe("1\n" * 1000)
+        wait_until("the batch to be put", partial(_holds, admin, 1000 * batch))
+        time.sleep(0.4)
+    terminal.pipe("1\n" * 1000)
+    code, shown = terminal.end()
+    assert code == 0
+    assert "putting" in shown
+    assert "3000" in shown
+
+
+def test_a_terminal_is_asked_before_messages_are_thrown_away(
+    engine: Engine, server: Server
+) -> None:
+    engine.run(calls.publish(engine.keys("q"), [Outgoing('{"body": "1"}', str(i)) for i in "12"]))
+    for answer, code, left in (("n\n", 1, 2), ("y\n", 0, 0)):
+        terminal = Terminal(server.tcp_url, "purge", "q", "--ready")
+        terminal.answer(answer)
+        ended, shown = terminal.end()
+        assert ended == code
+        assert "Throw away 2 ready of q?" in shown
+        assert server.client().llen("q") == left
+
+
+def test_the_embedded_server_is_started_shown_and_stopped(
+    atomq: Atomq, kind: str, tmp_path: Path
+) -> None:
+    directory = str(tmp_path / "queue")
+    assert atomq("embedded", "status", directory, "--json").code == 1
+    try:
+        started = atomq("embedded", "start", directory, "--json")
+        assert started.code == 0, started.err
+        row = started.json("embedded")[0]
+        assert row["running"]
+        assert row["started"]
+        assert atomq("put", "q", "1", url=row["url"]).code == 0
+        status = atomq("embedded", "status", directory)
+        assert status.code == 0
+        assert str(row["pid"]) in status.out
+    finally:
+        stopped = atomq("embedded", "stop", directory, "--json")
+    assert stopped.json("embedded")[0]["stopped"]
+    assert atomq("embedded", "stop", directory).code == 0

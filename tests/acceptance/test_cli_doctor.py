@@ -1,0 +1,131 @@
+"""`atomq doctor` against servers with every fault it looks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from atomq import calls, scripts
+from atomq.calls import Outgoing, Rejection
+from atomq.client import Engine
+from tests.acceptance.conftest import Atomq, Done
+from tests.servers import Server, assert_only_keys
+
+ONE_KIND = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+MESSAGE = '{"body": "1"}'
+
+
+def lines(done: Done) -> dict[str, dict[str, Any]]:
+    return {finding["check"]: finding for finding in done.json("doctor")}
+
+
+def test_a_server_as_it_should_be(on: Atomq, server: Server) -> None:
+    server.client().config_set("appendonly", "yes")
+    done = on("doctor", "--json", "--strict")
+    found = lines(done)
+    assert {line["status"] for line in found.values()} == {"ok"}, done.out
+    assert done.code == 0
+    assert {"version", "eviction", "persistence", "timeout", "scripts", "rights"} <= found.keys()
+    assert_only_keys(server.client(), [])
+
+
+@ONE_KIND
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            {"maxmemory": "1gb", "maxmemory-policy": "allkeys-lru", "save": "60 1000"},
+            {"eviction": "fail", "memory": "ok", "persistence": "warn"},
+        ),
+        (
+            {"maxmemory-policy": "allkeys-lru", "min-replicas-to-write": "1", "timeout": "300"},
+            {"eviction": "warn", "replicas": "fail", "writing": "fail", "timeout": "warn"},
+        ),
+        (
+            {"maxmemory": "1", "appendonly": "yes", "appendfsync": "no"},
+            {"memory": "fail", "persistence": "warn", "rights": "ok"},
+        ),
+        (
+            {"maxmemory": "1gb", "maxmemory-policy": "volatile-ttl"},
+            {"eviction": "warn", "persistence": "warn"},
+        ),
+    ],
+)
+def test_a_badly_configured_server(
+    on: Atomq, server: Server, settings: dict[str, str], expected: dict[str, str]
+) -> None:
+    for name, value in settings.items():
+        server.client().config_set(name, value)
+    done = on("doctor", "--json")
+    found = lines(done)
+    assert {check: found[check]["status"] for check in expected} == expected, done.out
+    assert done.code == int("fail" in expected.values())
+
+
+@ONE_KIND
+def test_what_lies_in_the_queues(on: Atomq, server: Server, engine: Engine) -> None:
+    admin = server.client()
+    dead, damaged, paused = (engine.keys(name) for name in ("dead", "damaged", "paused"))
+    engine.run(calls.publish(dead, [Outgoing(MESSAGE, "m")]))
+    taken = engine.run(calls.claim([dead], "c-1", limit=1, lease_ms=1000)).deliveries[0]
+    engine.run(calls.reject(dead, [Rejection(taken.receipt, "m", "rejected")]))
+    engine.run(calls.publish(damaged, [Outgoing(MESSAGE, "m", delay_ms=1000)]))
+    admin.hdel(damaged.delayed_records, "m")
+    admin.hset(damaged.meta, "steps", 9)
+    engine.run(calls.pause(paused))
+    admin.set(engine.keys("taken").ready[0], "by something else")
+    admin.sadd(engine.keys("taken").meta, "by something else")
+    admin.hset("unacked", "tag", "[]")
+
+    done = on("doctor", "dead", "damaged", "paused", "taken", "--json")
+    assert done.code == 1
+    said = [(f["check"], f["status"], f["found"]) for f in done.json("doctor")]
+    for check, status, words in [
+        ("queue dead", "warn", "1 dead letter"),
+        ("queue damaged", "fail", "1 entries have lost their other half"),
+        ("queue damaged", "warn", "9 priority steps"),
+        ("queue paused", "warn", "paused"),
+        ("queue taken", "fail", "not of the type"),
+        ("stock kombu", "warn", "1 message held by stock workers"),
+    ]:
+        assert any(c == check and s == status and words in f for c, s, f in said), (check, said)
+
+
+@ONE_KIND
+def test_a_restricted_user_is_told_what_was_skipped_and_what_is_missing(
+    atomq: Atomq, server: Server
+) -> None:
+    for script in scripts.every():
+        server.client().script_load(script.text)
+    groups = "+@read", "+@write", "-@dangerous", "+evalsha", "+time", "+publish", "+hello", "+ping"
+    rights = [*groups, "-scan", "-hincrby"]
+    server.client().execute_command("ACL SETUSER", "app", "on", ">pw", "~*", "&*", *rights)
+    url = f"redis://app:pw@127.0.0.1:{server.port}"
+    done = atomq("doctor", "--json", url=url)
+    found = lines(done)
+    assert done.code == 1
+    for check, needs in [("memory", "+info"), ("timeout", "+config|get"), ("queues", "+scan")]:
+        assert found[check]["status"] in ("skip", "ok")
+        if found[check]["status"] == "skip":
+            assert needs in found[check]["found"]
+    assert found["memory"]["status"] == "skip"
+    assert found["rights"]["status"] == "fail"
+    assert "+hincrby" in found["rights"]["advice"]
+    assert "+client|unblock" in found["rights"]["advice"]
+    assert "pw" not in done.out.split()
+
+
+@ONE_KIND
+def test_no_server_is_a_finding_too(atomq: Atomq, kind: str) -> None:
+    done = atomq("doctor", "--json", url="redis://127.0.0.1:1")
+    assert done.code == 3
+    assert [f["check"] for f in done.json("doctor")] == ["connection"]
+
+
+@ONE_KIND
+def test_memory_is_told_to_keep_nothing(atomq: Atomq, kind: str) -> None:
+    pytest.importorskip("fakeredis")
+    done = atomq("doctor", "--json", url="memory://")
+    assert done.code == 0
+    assert lines(done)["storage"]["status"] == "warn"

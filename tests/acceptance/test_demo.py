@@ -1,0 +1,154 @@
+"""`atomq demo`: it holds, it can fail, and it leaves nothing behind whatever becomes of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from atomq import schema
+from atomq.client import Engine
+from tests.acceptance.conftest import Atomq
+from tests.servers import Server
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc"),
+]
+
+SHORT = ("--files", "240", "--seconds", "3", "--lease", "2")
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the demo makes its temporary directory."""
+    folder = tmp_path / "t"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+def processes(scratch: Path, what: str = "") -> list[int]:
+    """Processes that have this directory, and these words, in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if str(scratch) in command and what in command:
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+def until(condition: Callable[[], object], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.02)
+
+
+class Running:
+    """A demo that is going on, and what it has printed so far."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.said = folder / "said"
+        with self.said.open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "atomq.cli", "demo", *arguments],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )
+
+    def says(self, words: str) -> None:
+        until(lambda: words in self.said.read_text() or self.process.poll() is not None)
+        assert words in self.said.read_text()
+
+
+def test_everything_holds_and_nothing_is_left(atomq: Atomq, scratch: Path) -> None:
+    done = atomq("demo", *SHORT, "--json")
+
+    assert done.code == 0, done.err
+    report = done.json("demo")
+    (act,) = report["acts"]
+    assert report["ok"] is True
+    assert act["faults"] == []
+    assert (act["published"], act["completed"], act["dead"]) == (241, 240, 1)
+    assert (act["lost"], act["left"], act["wrong"], act["early"]) == (0, 0, 0, 0)
+    (death,) = act["deaths"]
+    assert death["how"] == "SIGKILL"
+    assert 1 <= act["redelivered"] <= death["held"]
+    assert 0 < death["back_seconds"] <= 3
+    assert processes(scratch) == []
+    assert list(scratch.iterdir()) == []
+
+
+def test_it_can_fail_and_says_why_in_plain_lines(atomq: Atomq, scratch: Path) -> None:
+    done = atomq("demo", *SHORT, "--max-deliveries", "1")
+
+    assert done.code == 1
+    assert "\x1b" not in done.out
+    assert "of its messages went to dead letters" in done.out
+    assert "Not everything holds." in done.out
+    assert processes(scratch) == []
+    assert list(scratch.iterdir()) == []
+
+
+def test_it_survives_the_death_of_another_worker_and_of_the_server(
+    tmp_path: Path, scratch: Path
+) -> None:
+    demo = Running(tmp_path, "--files", "400", "--seconds", "6", "--lease", "2")
+    demo.says("of 400 done")
+    until(lambda: "unacked" in demo.said.read_text())
+    os.kill(processes(scratch, "library.worker")[0], signal.SIGKILL)
+    demo.says("lost worker")
+    os.kill(processes(scratch, "valkey-server")[0], signal.SIGKILL)
+
+    assert demo.process.wait(60) == 0, demo.said.read_text()
+    assert "the server died and was started again" in demo.said.read_text()
+    assert processes(scratch) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("moment", ["published", "of 240 done"])
+def test_it_leaves_nothing_when_it_is_interrupted(
+    number: signal.Signals, moment: str, tmp_path: Path, scratch: Path
+) -> None:
+    demo = Running(tmp_path, *SHORT)
+    demo.says(moment)
+
+    demo.process.send_signal(number)
+
+    code = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    assert demo.process.wait(10) == code
+    if number == signal.SIGKILL:  # then the workers clean up
+        until(lambda: not processes(scratch) and not list(scratch.iterdir()))
+    assert processes(scratch) == []
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+def test_on_a_server_of_others_its_queues_are_removed(atomq: Atomq, server: Server) -> None:
+    with Engine(server.url) as engine:
+        engine.command("SET", "theirs", "1")
+        done = atomq("demo", *SHORT, "--json", "--url", server.url)
+
+        assert done.code == 0, done.err
+        schema.validator("cli", "demo").validate(done.json("demo"))
+        left = {key.decode() for key in engine.command("KEYS", "*")} - {"theirs"}
+        assert all(".result." in key and engine.command("TTL", key) <= 60 for key in left)
+
+
+def test_what_makes_no_sense_is_refused(atomq: Atomq, tmp_path: Path) -> None:
+    assert atomq("demo", "--url", "redis://localhost", "--dir", str(tmp_path)).code == 2
+    assert atomq("demo", "--url", "memory://").code == 2
+    assert atomq("demo", "--workers", "1").code == 2
+    assert atomq("demo", "--url", "redis://localhost:1").code == 3

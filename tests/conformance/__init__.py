@@ -1,0 +1,1 @@
+"""What a user of the library may rely on: one suite for both queues, on every kind of server."""

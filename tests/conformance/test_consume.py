@@ -1,0 +1,372 @@
+"""Claiming and settling: where a message is after each thing a consumer can do with it."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from atomq import (
+    BYTES,
+    Counts,
+    InvalidArgument,
+    InvalidMessage,
+    Item,
+    LeaseLost,
+    QueueState,
+    Verdict,
+)
+from tests.servers import wait_until
+
+
+def counts(q: Any) -> Counts:
+    state: QueueState = q.state()
+    return Counts(state.ready, state.delayed, state.unacked, state.dead)
+
+
+def now(_: int) -> float:
+    return 0
+
+
+# ── claim ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_claim_takes_one_or_none(q: Any) -> None:
+    assert q.claim() is None
+    began = time.monotonic()
+    assert q.claim(timeout=0.1) is None
+    assert 0.1 <= time.monotonic() - began < 0.5
+    q.put_many(["a", "b"])
+    assert q.claim().body == "a"
+    assert q.claim(timeout=5).body == "b"
+
+
+def test_claim_many_takes_up_to_its_limit_and_waits_for_the_first_only(q: Any) -> None:
+    q.put_many(range(5))
+    assert [m.body for m in q.claim_many(3)] == [0, 1, 2]
+    assert [m.body for m in q.claim_many(1000, timeout=5)] == [3, 4]
+    for limit in (0, 1001, -1, True, 2.5):
+        with pytest.raises(InvalidArgument):
+            q.claim_many(limit)
+
+
+def test_a_message_tells_about_itself(q: Any) -> None:
+    sent = q.put({"n": 1}, priority=6, headers={"h": 1})
+    message = q.claim()
+    assert (message.id, message.priority, message.deliveries) == (sent.id, 6, 1)
+    assert message.headers == {"h": 1}
+    assert message.properties["delivery_info"]["routing_key"] == "q"
+    assert json.loads(message.raw)["content-type"] == "application/json"
+    assert (message.settled, message.lost) == (False, False)
+    assert message.receipt in repr(getattr(message, "target", message))
+
+
+# ── the block ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_block_that_ends_well_acks(q: Any) -> None:
+    q.put("x")
+    with q.claim() as message:
+        assert counts(q) == (0, 0, 1, 0)
+        assert message.body == "x"
+    assert message.settled
+    assert counts(q) == (0, 0, 0, 0), "acked at once: no other claim follows to carry the ack"
+
+
+def test_an_exception_releases_with_backoff(make: Any) -> None:
+    delays = []
+
+    def backoff(deliveries: int) -> float:
+        delays.append(deliveries)
+        return 0.05
+
+    q = make(backoff=backoff)
+    q.put("x")
+    for deliveries in (1, 2, 3):
+        message = q.claim(timeout=5)
+        assert message.deliveries == deliveries
+        with pytest.raises(ZeroDivisionError), message:
+            _ = 1 / 0
+        assert counts(q) == (0, 1, 0, 0)
+    assert delays == [1, 2, 3]
+
+
+def test_what_failed_too_often_is_a_dead_letter_that_says_why(make: Any) -> None:
+    q = make(backoff=now, max_deliveries=2)
+    q.put("x")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="bad"), q.claim(timeout=5):
+            raise ValueError("bad\nluck")
+    assert q.claim() is None
+    [letter] = q.peek("dead")
+    assert (letter.reason, letter.detail, letter.deliveries) == (
+        "max_deliveries",
+        "ValueError: bad\nluck",
+        2,
+    )
+
+
+def test_being_told_to_stop_is_no_failure(make: Any) -> None:
+    q = make(max_deliveries=1)
+    q.put("x")
+    with pytest.raises(KeyboardInterrupt), q.claim():
+        raise KeyboardInterrupt
+    assert counts(q) == (1, 0, 0, 0), "released at once, though it was its last delivery"
+
+
+def test_what_cannot_be_decoded_is_a_dead_letter_at_once(make: Any) -> None:
+    q = make()
+    make(serializer=BYTES).put(b"\xff")
+    with pytest.raises(InvalidMessage), q.claim() as message:
+        _ = message.body
+    [letter] = q.peek("dead")
+    assert letter.reason == "undecodable"
+    assert "octet-stream" in letter.detail
+
+
+def test_a_message_settled_inside_its_block_is_left_alone(q: Any) -> None:
+    q.put_many("abc")
+    with q.claim() as message:
+        message.release()
+    with pytest.raises(ZeroDivisionError), q.claim() as message:
+        _ = message.ack() and 1 / 0
+    assert counts(q) == (2, 0, 0, 0)
+    with pytest.raises(InvalidArgument), q.claim() as message:
+        message.reject("two\nlines")
+    assert counts(q) == (1, 1, 0, 0), "a refused verb settled nothing, so the block did"
+
+
+# ── verbs ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_ack(q: Any) -> None:
+    q.put("x")
+    message = q.claim()
+    assert message.ack() is Verdict.DONE
+    assert counts(q) == (0, 0, 0, 0)
+    with pytest.raises(LeaseLost, match=message.receipt):
+        message.ack()
+    assert message.lost
+
+
+def test_release_to_front_and_back_counted_and_not(q: Any) -> None:
+    q.put_many("abc")
+    q.claim().release()
+    q.claim().release(front=True, counted=False)
+    messages = q.claim_many(3)
+    assert [(m.body, m.deliveries) for m in messages] == [("b", 1), ("c", 1), ("a", 2)]
+
+
+def test_release_for_a_while(q: Any) -> None:
+    sent = q.put("x")
+    q.claim().release(delay=0.1)
+    assert [p.name for p in q.peek("delayed")] == [sent.id]
+    assert q.claim() is None
+    assert q.claim(timeout=5).deliveries == 2
+    q.put("y")
+    message = q.claim()
+    with pytest.raises(InvalidArgument):
+        message.release(delay=-1)
+    message.ack()
+
+
+def test_reject_keeps_the_message_and_the_reason(q: Any) -> None:
+    q.put({"n": 1})
+    assert q.claim().reject("unknown_user", "no user 7") is Verdict.DONE
+    [letter] = q.peek("dead")
+    assert (letter.reason, letter.detail) == ("unknown_user", "no user 7")
+    assert b'"n":1' in letter.raw.replace(b"\\", b"")
+
+
+def test_extend_holds_on_and_says_when_it_cannot(make: Any) -> None:
+    q = make(lease=1)
+    q.put("x")
+    message = q.claim()
+    message.extend(60)
+    [held] = q.peek("unacked")
+    assert 50_000 < held.time_ms - q.state().now_ms <= 60_000
+    assert held.name == message.receipt
+    message.extend()
+    [held] = q.peek("unacked")
+    assert held.time_ms - q.state().now_ms <= 1000
+    message.ack()
+    with pytest.raises(LeaseLost):
+        message.extend()
+
+
+def test_a_lost_lease_changes_nothing(make: Any) -> None:
+    q = make(lease=60)
+    q.put("x")
+    first = q.claim()
+    first.extend(0)
+    second = q.claim(timeout=5)
+    assert second.deliveries == 2
+    for settle in (first.ack, first.release, first.reject, first.complete, first.extend):
+        with pytest.raises(LeaseLost):
+            settle()
+    assert counts(q) == (0, 0, 1, 0)
+    assert second.ack() is Verdict.DONE
+
+
+def test_ack_many_tells_of_each(q: Any) -> None:
+    q.put_many(range(4))
+    messages = q.claim_many(4)
+    messages[1].ack()
+    assert q.ack_many(messages) == [Verdict.DONE, Verdict.LOST, Verdict.DONE, Verdict.DONE]
+    assert [m.lost for m in messages] == [False, True, False, False]
+    assert q.ack_many([]) == []
+
+
+# ── consume ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_consume_hands_out_all_and_ends_after_its_timeout(q: Any) -> None:
+    q.put_many(range(150))
+    got = []
+    for message in q.consume(timeout=0):
+        with message:
+            got.append(message.body)
+    assert got == list(range(150))
+    assert counts(q) == (0, 0, 0, 0), "leaving the loop sends the last acks"
+
+
+def test_consume_claims_in_batches_and_acks_ride_along(place: Any, q: Any) -> None:
+    q.put_many(range(100))
+    if place.server is None:
+        pytest.skip("its commands cannot be counted")
+    db = place.db
+    db.config_resetstat()
+    for message in q.consume(prefetch=20, timeout=0):
+        with message:
+            pass
+    scripts = db.info("commandstats")["cmdstat_evalsha"]["calls"]
+    assert scripts < 50, (
+        "five claims, one that finds nothing, and acks that waited too long for one"
+    )
+
+
+def test_leaving_the_loop_gives_the_rest_back_in_order_and_uncounted(q: Any) -> None:
+    q.put_many(range(10))
+    messages = q.consume(prefetch=8, timeout=0)
+    for message in messages:
+        with message:
+            if message.body == 2:
+                break
+    messages.close()
+    assert counts(q) == (7, 0, 0, 0)
+    assert [(m.body, m.deliveries) for m in q.claim_many(10)] == [(n, 1) for n in range(3, 10)]
+
+
+def test_an_exception_out_of_the_loop_gives_the_rest_back_too(q: Any) -> None:
+    q.put_many(range(5))
+
+    def run() -> None:
+        messages = q.consume(timeout=0)
+        try:
+            for message in messages:
+                with message:
+                    raise ValueError
+        finally:
+            messages.close()
+
+    with pytest.raises(ValueError):  # noqa: PT011 - it is the one raised above
+        run()
+    assert counts(q) == (4, 1, 0, 0)
+
+
+def test_iterating_over_the_queue_is_consuming(q: Any) -> None:
+    q.put("x")
+    messages = iter(q)
+    with next(messages) as message:
+        assert message.body == "x"
+    messages.close()
+
+
+def test_consume_waits_for_what_comes(q: Any) -> None:
+    q.put("a", delay=0.05)
+    q.put("b", delay=0.1)
+    got = []
+    for message in q.consume(timeout=0.15):
+        with message:
+            got.append(message.body)
+    assert got == ["a", "b"]
+
+
+def test_work_calls_a_handler_and_goes_on_after_errors(make: Any) -> None:
+    q = make(backoff=now)
+    q.put_many(range(5))
+    failed = set()
+
+    def handler(message: Any) -> None:
+        if message.body == 2 and message.deliveries == 1:
+            failed.add(message.body)
+            raise ValueError("once")
+
+    assert q.work(handler, timeout=0) == 6
+    assert failed == {2}
+    assert counts(q) == (0, 0, 0, 0)
+
+
+def test_give_back(q: Any) -> None:
+    q.put_many(range(3))
+    messages = q.claim_many(3)
+    q.give_back(messages[1:])
+    assert [m.body for m in q.claim_many(3)] == [1, 2]
+    q.give_back([])
+
+
+# ── several queues ────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_receiver_of_two_queues(make: Any) -> None:
+    one, two = make("q"), make("other")
+    with make.receiver(one, two) as receiver:
+        assert receiver.receive(10, 0) == []
+        two.put("from other")
+        [message] = receiver.receive(10, 5)
+        message.ack()
+        one.put("from q", delay=0.05)
+        [message] = receiver.receive(10, 5)
+        message.ack()
+        one.put_many(range(3))
+        two.put_many(range(3))
+        got = []
+        while len(got) < 6:
+            got += receiver.receive(10, 5)
+        assert sorted((m._queue.name, m.body) for m in got) == [
+            (name, n) for name in ("other", "q") for n in range(3)
+        ]
+
+
+def test_a_receiver_refuses_what_it_cannot_serve(make: Any) -> None:
+    with pytest.raises(InvalidArgument, match="one engine"):
+        make.receiver(make("q"), make("other", lease=7))
+    with pytest.raises(InvalidArgument, match="once"):
+        make.receiver(make("q"), make("q"))
+    with pytest.raises(InvalidArgument, match="one queue or more"):
+        make.receiver()
+
+
+def test_priorities_go_before_queues(place: Any, make: Any) -> None:
+    if "cluster" in place.name:
+        pytest.skip("in a cluster each queue is claimed by itself")
+    one, two = make("q"), make("other")
+    one.put_many([Item("q9", priority=9), Item("q0")])
+    two.put_many([Item("other9", priority=9), Item("other0")])
+    with make.receiver(one, two) as receiver:
+        assert [m.body for m in receiver.receive(10, 0)] == ["q0", "other0", "q9", "other9"]
+
+
+def test_nothing_is_left_open(place: Any, make: Any, q: Any) -> None:
+    if place.server is None:
+        pytest.skip("its connections cannot be counted")
+    db = place.db
+    before = len(db.client_list())
+    q.put_many(range(3))
+    for _ in range(3):
+        q.claim(timeout=5).ack()
+    q.claim(timeout=0.01)
+    make.close()
+    wait_until("its connections to go", lambda: len(db.client_list()) <= before)

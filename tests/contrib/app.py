@@ -1,0 +1,188 @@
+"""The Celery app of these tests: what a worker process loads, and what a test sends.
+
+Everything comes from the environment, so that one module serves every worker. Each start and end of
+a task is a line in one ledger file: it outlives brokers, workers and connections.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import celery
+from celery import Celery, Task, signals
+from celery.exceptions import Ignore, Reject
+
+LEDGER = os.environ.get("ATOMQ_TEST_LEDGER", os.devnull)
+
+
+def make(broker: str, backend: str | None = None, **conf: Any) -> Celery:
+    """An app with these tasks; in a worker that of the environment."""
+    app = Celery("contrib", broker=broker, backend=backend, set_as_default=False)
+    app.conf.update(
+        worker_hijack_root_logger=True,
+        broker_connection_retry_on_startup=True,
+        worker_proc_alive_timeout=60,
+        task_default_queue="celery",
+    )
+    app.conf.update(conf)
+    for name, (function, options) in TASKS.items():
+        app.task(function, name=name, **options)
+    return app
+
+
+def note(*words: Any) -> None:
+    """One line in the ledger, in one write."""
+    line = " ".join(str(word) for word in (*words, os.getpid(), f"{time.time():.6f}")) + "\n"
+    with Path(LEDGER).open("a") as file:
+        file.write(line)
+
+
+TASKS: dict[str, tuple[Any, dict[str, Any]]] = {}
+
+
+def task(**options: Any) -> Any:
+    """Declare a task of every app made here."""
+
+    def declared(function: Any) -> Any:
+        TASKS[function.__name__] = (function, {"bind": True, **options})
+        return function
+
+    return declared
+
+
+def started(self: Task) -> None:
+    note("start", self.request.id, self.name)
+
+
+def ended(self: Task) -> None:
+    note("end", self.request.id, self.name)
+
+
+@task(acks_late=True)
+def work(self: Task, seconds: float = 0.0, value: Any = None) -> Any:
+    """Sleep and return `value`; acked when done."""
+    started(self)
+    if seconds:
+        time.sleep(seconds)
+    ended(self)
+    return value
+
+
+@task(acks_late=False)
+def early(self: Task, seconds: float = 0.0) -> None:
+    """The same, acked before it starts."""
+    started(self)
+    if seconds:
+        time.sleep(seconds)
+    ended(self)
+
+
+@task(acks_late=True)
+def info(self: Task) -> dict[str, Any]:
+    """What the request says of its delivery."""
+    started(self)
+    request = self.request
+    return {
+        "redelivered": (request.delivery_info or {}).get("redelivered"),
+        "count": (request.properties or {}).get("x-delivery-count"),
+        "headers": sorted(request.headers or ()),
+        "retries": request.retries,
+        "eta": request.eta,
+    }
+
+
+@task(acks_late=True, max_retries=3)
+def retried(self: Task, times: int, countdown: float) -> int:
+    """Retry `times` times, `countdown` seconds apart."""
+    started(self)
+    if self.request.retries < times:
+        raise self.retry(countdown=countdown)
+    ended(self)
+    return int(self.request.retries)
+
+
+@task(autoretry_for=(KeyError,), retry_backoff=False, default_retry_delay=0.05, max_retries=2)
+def flaky(self: Task) -> str:
+    """Fails with an error that Celery retries by itself, until the last time."""
+    started(self)
+    if self.request.retries < 2:
+        raise KeyError("not yet")
+    return "well"
+
+
+@task(acks_late=True)
+def rejected(self: Task, requeue: bool) -> None:
+    started(self)
+    raise Reject("told to", requeue=requeue)
+
+
+@task(acks_late=True)
+def ignored(self: Task) -> None:
+    started(self)
+    raise Ignore
+
+
+@task(acks_late=True)
+def failing(self: Task) -> None:
+    started(self)
+    raise ValueError("a task that fails")
+
+
+@task(acks_late=True, reject_on_worker_lost=True)
+def deadly(self: Task, how: str = "exit") -> None:
+    """Ends the process that runs it."""
+    started(self)
+    if how == "exit":
+        os._exit(7)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task(acks_late=True, rate_limit="5/s")
+def limited(self: Task) -> None:
+    started(self)
+
+
+@task()
+def tick(self: Task) -> None:
+    started(self)
+
+
+@task()
+def vitals(self: Task) -> dict[str, Any]:
+    """What this worker process holds open. Meant for pools that run tasks in it."""
+    from kombu.asynchronous import get_event_loop
+
+    loop = get_event_loop()
+    return {
+        "fds": len(os.listdir("/proc/self/fd")),
+        "threads": threading.active_count(),
+        "on_tick": len(loop.on_tick) if loop is not None else 0,
+        "timers": len(loop.timer.queue) if loop is not None else 0,
+    }
+
+
+@signals.worker_init.connect
+def _vitals_by_signal(**_: Any) -> None:
+    """SIGUSR2: write the vitals of the worker's own process into the ledger."""
+
+    def write(*_: Any) -> None:
+        note("vitals", json.dumps(vitals(None), separators=(",", ":")))
+
+    signal.signal(signal.SIGUSR2, write)
+
+
+if os.environ.get("ATOMQ_TEST_WORKER"):
+    app = make(
+        os.environ["ATOMQ_TEST_BROKER"],
+        os.environ.get("ATOMQ_TEST_BACKEND"),
+        **json.loads(os.environ.get("ATOMQ_TEST_CONF", "{}")),
+    )
+    if os.environ.get("ATOMQ_TEST_WORKER") == "beat":
+        app.conf.beat_schedule = {"every-second": {"task": "tick", "schedule": 1.0}}
+    __all__ = ["app", "celery"]

@@ -1,0 +1,230 @@
+"""A lease means that its holder lives: tasks run once, or again soon when their worker is dead."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import time
+
+import pytest
+
+from atomq import calls
+from tests.contrib.rig import ON_ONE_KIND, POOLS, Fleet, Place, await_true
+from tests.servers import wait_until
+
+pytestmark = [pytest.mark.slow, ON_ONE_KIND]
+
+LEASE = 2.0
+OPTIONS = {"broker_transport_options": {"lease": LEASE}}
+
+
+# ── alive means held ──────────────────────────────────────────────────────────────────────────
+
+
+def test_tasks_three_times_as_long_as_the_lease_run_once(fleet: Fleet) -> None:
+    late = fleet.each("work", 3 * LEASE)
+    # In solo these wait behind it, claimed in the same batch and not started.
+    behind = [fleet.send("work", 0.1, queue="solo") for _ in range(3)]
+    fleet.ledger.await_starts(list(late.values()))
+    for pool in POOLS:
+        fleet.await_state(lambda s: s.ready == 0, queue=pool)
+    thief, stolen = fleet.engine(lease=60.0), []
+    deadline = time.monotonic() + 3 * LEASE - 0.5
+    n = 0
+    while time.monotonic() < deadline:
+        for pool in POOLS:
+            n += 1
+            claim = calls.claim([thief.keys(pool)], f"thief-{n}", limit=10, lease_ms=60_000)
+            stolen += thief.run(claim).deliveries
+        time.sleep(0.1)
+    assert stolen == []
+    fleet.ledger.await_ends([*late.values(), *behind])
+    fleet.await_all_empty()
+    starts = fleet.ledger.starts()
+    assert {starts[one] for one in [*late.values(), *behind]} == {1}
+    fleet.assert_alive()
+
+
+def test_what_a_killed_worker_held_starts_elsewhere(at: Place) -> None:
+    pools = ("prefork", "threads", "gevent")
+    dead = [at.worker(pool, 1, queues=pool, **OPTIONS) for pool in pools]
+    heir = at.worker("threads", 20, queues=",".join(pools), **OPTIONS)
+    for worker in dead:
+        worker.ready()
+    heir.ready()
+    heir.freeze()  # so that it takes none of them yet
+    time.sleep(0.1)
+    ids = {pool: [at.send("work", 30, queue=pool) for _ in range(3)] for pool in pools}
+    for pool in pools:
+        at.await_state(lambda s: s.unacked == 3, queue=pool)
+        at.ledger.await_starts(ids[pool][0])
+    heir.thaw()
+    time.sleep(LEASE)  # they are renewed, and the heir gets none
+    assert all(at.state(pool).unacked == 3 for pool in pools)
+    died = time.time()
+    for worker in dead:
+        worker.kill()
+    heirs = {one: n for pool in pools for n, one in enumerate(ids[pool])}
+    mine = [e for e in at.ledger.events() if e.what == "start"]
+
+    def again() -> bool:
+        now = {e.id for e in at.ledger.events() if e.pid == heir.pid}
+        return now == set(heirs)
+
+    wait_until("all of them to start", again, 10)
+    last = max(e.at for e in at.ledger.events() if e.pid == heir.pid)
+    assert last - died <= LEASE + 1.0 + 0.3, mine  # 0.3: two slow cores
+    # Its own are not taken from the heir.
+    assert all(count <= 2 for count in at.ledger.starts().values())
+
+
+# ── told to stop ──────────────────────────────────────────────────────────────────────────────
+
+
+def _stopped(at: Place, number: int, pools: tuple[str, ...], **conf: object) -> dict[str, list[str]]:
+    """Four tasks of 2 s in each pool, told to stop while the first runs; their ids by pool."""
+    workers = {
+        pool: at.worker(pool, 1, queues=pool, broker_transport_options={"lease": 30}, **conf)
+        for pool in pools
+    }
+    for worker in workers.values():
+        worker.ready()
+    ids = {pool: [at.send("work", 2.0, queue=pool) for _ in range(4)] for pool in pools}
+    for pool in pools:
+        at.ledger.await_starts(ids[pool][0])
+        at.await_state(lambda s: s.unacked >= 2, queue=pool)
+    for worker in workers.values():
+        worker.send_signal(number)
+    for worker in workers.values():
+        worker.ended()
+    return ids
+
+
+def _in_one_place(at: Place, pool: str, ids: list[str]) -> tuple[list[str], dict[str, int]]:
+    """Those that ended, and those in ready with their delivery counts; no task is in both."""
+    ready = at.peek("ready", pool)
+    names = {m.raw.partition(b'"id": "')[2][:36].decode(): m.deliveries for m in ready}
+    ends = at.ledger.ends()
+    done = [one for one in ids if ends[one]]
+    assert at.state(pool).unacked == 0, (pool, at.state(pool))
+    assert sorted([*done, *names]) == sorted(ids), (pool, done, names)
+    assert len(names) == len(ready), pool
+    return done, names
+
+
+def test_a_warm_shutdown_gives_back_what_was_not_started(at: Place) -> None:
+    ids = _stopped(at, signal.SIGTERM, POOLS)
+    starts = at.ledger.starts()
+    for pool in POOLS:
+        done, names = _in_one_place(at, pool, ids[pool])
+        assert ids[pool][0] in done, (pool, "what runs ends")
+        assert set(names.values()) <= {0}, (pool, "not counted")
+        assert not any(starts[one] for one in names), (pool, "and not started")
+        assert all(starts[one] == 1 for one in done), pool
+        # Celery sends a pool one task ahead; what is left of a batch is not for a stopping worker.
+        assert len(done) <= 2, (pool, starts)
+
+
+# Celery's threads and solo pools cannot end a task that runs (NotImplementedError in Celery).
+def test_a_cold_shutdown_gives_all_of_it_back(at: Place) -> None:
+    pools = ("prefork", "gevent", "eventlet")
+    ids = _stopped(at, signal.SIGQUIT, pools)
+    starts = at.ledger.starts()
+    for pool in pools:
+        _, names = _in_one_place(at, pool, ids[pool])
+        for one, deliveries in names.items():
+            assert deliveries == min(1, starts[one]), (pool, "what may have started counts")
+
+
+def test_a_soft_shutdown_lets_tasks_end(at: Place) -> None:
+    pools = ("prefork", "threads", "gevent")
+    ids = _stopped(at, signal.SIGQUIT, pools, worker_soft_shutdown_timeout=3.0)
+    for pool in pools:
+        done, _ = _in_one_place(at, pool, ids[pool])
+        assert ids[pool][0] in done, pool
+
+
+# ── lost connections ──────────────────────────────────────────────────────────────────────────
+
+
+def test_lost_connections_and_broker_restarts_under_load(fleet: Fleet) -> None:
+    ids: list[str] = []
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            for pool in POOLS:
+                try:
+                    ids.append(
+                        fleet.send("work", random.uniform(0.0, 0.3), queue=pool, retry=True)
+                    )
+                except Exception as error:  # noqa: BLE001 - the broker is away; it was not sent
+                    print("not sent:", error)
+            stop.wait(0.1)
+
+    sender = threading.Thread(target=load)
+    long = fleet.each("work", 4.0)
+    fleet.ledger.await_starts(list(long.values()))
+    sender.start()
+    try:
+        for _ in range(3):
+            time.sleep(0.4)
+            fleet.server.client().execute_command("CLIENT", "KILL", "TYPE", "normal")
+        time.sleep(0.5)
+        fleet.server.restart(0.3)
+        time.sleep(1.0)
+        fleet.server.restart(0.0)
+        time.sleep(1.0)
+    finally:
+        stop.set()
+        sender.join()
+    fleet.ledger.await_ends([*ids, *long.values()], 30)
+    fleet.await_all_empty(15)
+    starts = fleet.ledger.starts()
+    assert {one: starts[one] for one in [*ids, *long.values()] if starts[one] != 1} == {}
+    fleet.assert_alive()
+
+
+def test_reconnects_leave_nothing_behind(fleet: Fleet) -> None:
+    def lose(times: int) -> None:
+        for _ in range(times):
+            fleet.server.client().execute_command("CLIENT", "KILL", "TYPE", "normal")
+            done = fleet.each("early")
+            fleet.ledger.await_starts(list(done.values()))
+
+    lose(3)
+    measured = ("prefork", "threads", "solo")
+    before = {pool: fleet.of[pool].vitals(fleet.ledger) for pool in measured}
+    lose(12)
+    after = {pool: fleet.of[pool].vitals(fleet.ledger) for pool in measured}
+    for pool in measured:
+        assert after[pool]["on_tick"] == before[pool]["on_tick"], pool
+        for name in ("fds", "threads", "timers"):
+            assert after[pool][name] <= before[pool][name] + 2, (pool, name, before, after)
+    fleet.assert_alive()
+
+
+# ── suspended ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_suspended_worker_comes_back_too_late(at: Place, pool: str) -> None:
+    first = at.worker(pool, 1, **OPTIONS).ready()
+    one = at.send("work", 1.0)
+    at.ledger.await_starts(one)
+    first.freeze()
+    second = at.worker("threads", 1, **OPTIONS).ready()
+    at.ledger.await_starts(one, times=2)
+    at.await_empty()
+    first.thaw()
+    first.await_log("too late|lost the lease")
+    after = at.send_many(4, "work", 0.2)
+    at.ledger.await_ends(after)
+    at.await_empty()
+    assert first.alive
+    assert second.alive
+    assert len([x for x in first.log.splitlines() if "too late" in x or "lost the lease" in x]) == 1
+    assert "Traceback" not in first.log
+    assert at.state().dead == 0
+    await_true("both to work", lambda: at.ledger.starts()[one] == 2)

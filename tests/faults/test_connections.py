@@ -1,0 +1,340 @@
+"""Connections that break at any point, and servers that go away and come back.
+
+Nothing is lost, nothing is done twice while its holder lives, and nobody has to be restarted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from atomq import (
+    AsyncEngine,
+    AsyncQueue,
+    AsyncReceiver,
+    Engine,
+    Queue,
+    Receiver,
+    ServerUnavailable,
+    Verdict,
+)
+from tests.proxy import Proxy
+from tests.servers import Server, wait_until
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    with Proxy(server.socket) as proxy:
+        yield proxy
+
+
+@contextmanager
+def again_and_again(what: Callable[[], Any], seconds: float) -> Iterator[Counter[str]]:
+    """Do something every few milliseconds meanwhile."""
+    stop, done = threading.Event(), Counter[str]()
+
+    def run() -> None:
+        while not stop.wait(seconds):
+            what()
+            done["times"] += 1
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield done
+    finally:
+        stop.set()
+        thread.join()
+
+
+def killing(server: Server) -> Callable[[], Any]:
+    db = server.client()
+    return lambda: db.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
+# ── CLIENT KILL ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_connections_killed_under_a_consumer(server: Server) -> None:
+    queue = Queue("q", server.url, retry_attempts=50)
+    got: Counter[int] = Counter()
+    with again_and_again(killing(server), 0.005) as killed:
+        for n in range(0, 300, 10):
+            queue.put_many(range(n, n + 10))
+        for message in queue.consume(prefetch=7, timeout=0.3):
+            with message:
+                got[message.body] += 1
+                if message.body % 50 == 0:
+                    time.sleep(0.01)
+    assert killed["times"] > 5
+    assert got == Counter(range(300))
+    wait_until("the acks to arrive", lambda: queue.state().unacked == 0)
+    assert queue.state().stats["acked"] == 300
+    queue.engine.close()
+
+
+def test_connections_killed_under_asyncio_consumers(server: Server) -> None:
+    got: Counter[int] = Counter()
+
+    async def consume(queue: AsyncQueue) -> None:
+        async for message in queue.consume(prefetch=3, timeout=0.4):
+            async with message:
+                got[message.body] += 1
+                await asyncio.sleep(0.001)
+
+    async def main() -> None:
+        async with AsyncEngine(server.url, retry_attempts=50) as engine:
+            queue = AsyncQueue("q", engine)
+            await queue.put_many(range(200))
+            await asyncio.gather(*(consume(queue) for _ in range(4)))
+
+    with again_and_again(killing(server), 0.01):
+        asyncio.run(main())
+    assert got == Counter(range(200))
+    assert Queue("q", server.url).state().unacked == 0
+
+
+def test_waits_for_results_outlive_their_connections(server: Server) -> None:
+    def kill() -> None:
+        admin.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    admin = server.client()
+    queue = Queue("q", server.url)
+    sent = queue.put_many(range(4))
+
+    async def wait_async(message_id: str) -> Any:
+        async with AsyncEngine(server.url) as engine:
+            return await AsyncQueue("q", engine).wait(message_id, 10)
+
+    answers: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda one=one: answers.append(one.wait(10))) for one in sent[:2]
+    ]
+    threads += [
+        threading.Thread(target=lambda one=one: answers.append(asyncio.run(wait_async(one.id))))
+        for one in sent[2:]
+    ]
+    for thread in threads:
+        thread.start()
+    wait_until("all to listen", lambda: len(admin.pubsub_channels()) == 4)
+    for _ in range(3):
+        kill()
+        time.sleep(0.02)
+    messages = queue.claim_many(4)
+    began = time.monotonic()
+    for message in messages:
+        message.complete(message.body)
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == [0, 1, 2, 3]
+    assert time.monotonic() - began < 4, "before the look that every waiter takes after 5 s"
+    queue.engine.close()
+
+
+# ── lost replies ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_lost_reply_of_any_verb_is_harmless(proxy: Proxy) -> None:
+    queue = Queue("q", proxy.url)
+
+    def lossy(call: Callable[..., Any], *args: Any) -> Any:
+        dropped = proxy.dropped
+        proxy.drop_reply()
+        answer = call(*args)
+        assert proxy.dropped == dropped + 1
+        return answer
+
+    queue.state()  # past the probe
+    lossy(queue.put_many, [1, 2, 3, 4, 5, 6])
+    assert queue.state().ready == 6
+    [one] = lossy(queue.claim_many, 1)
+    two, three, four, five = queue.claim_many(4)
+    assert (one.body, one.deliveries, five.body, queue.state().unacked) == (1, 1, 5, 5)
+    assert lossy(one.ack) is Verdict.UNKNOWN
+    assert lossy(two.complete, "done") is Verdict.UNKNOWN
+    assert queue.wait(two.id, 0) == "done"
+    assert lossy(three.release) is Verdict.UNKNOWN
+    assert lossy(four.reject, "bad") is Verdict.UNKNOWN
+    lossy(five.extend)
+    state = queue.state()
+    assert (state.ready, state.unacked, state.dead) == (2, 1, 1)
+    assert lossy(queue.redrive) in (0, 1)
+    assert queue.state().ready == 3
+    queue.engine.close()
+
+
+def test_acks_that_ride_with_a_lost_claim_are_neither_lost_nor_called_too_late(
+    proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = Queue("q", proxy.url)
+    queue.put_many(range(40))
+    got = []
+    for message in queue.consume(prefetch=4, timeout=0):
+        with message:
+            got.append(message.body)
+            if message.body % 4 == 3:
+                proxy.drop_reply()
+    assert got == list(range(40))
+    assert queue.state().stats["acked"] == 40
+    assert "too late" not in caplog.text
+    queue.engine.close()
+
+
+def test_a_claim_that_was_never_answered_is_given_back(proxy: Proxy) -> None:
+    queue = Queue("q", proxy.url, retry_attempts=1)
+    queue.put_many(range(3))
+    receiver = Receiver([queue])
+    proxy.drop_reply(2)
+    with pytest.raises(ServerUnavailable, match="2 attempts"):
+        receiver.receive(2, 0)
+    assert queue.state().unacked == 2
+    messages = receiver.receive(3, 0)
+    assert [(m.body, m.deliveries) for m in messages] == [(0, 1), (1, 1), (2, 1)]
+    proxy.drop_reply(2)
+    with pytest.raises(ServerUnavailable):
+        receiver.receive(1, 0)
+    receiver.close()
+    assert queue.state().unacked == 3, "those in hand stay in hand"
+    queue.engine.close()
+
+
+def test_a_cancelled_claim_leaves_nothing_leased(proxy: Proxy) -> None:
+    async def main() -> None:
+        async with AsyncEngine(proxy.url) as engine:
+            queue = AsyncQueue("q", engine)
+            await queue.put_many(range(3))
+            receiver = AsyncReceiver([queue])
+            proxy.delay(200)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await receiver.receive(3, 0)
+            proxy.delay(0)
+            await receiver.close()
+            assert (await queue.state()).unacked == 0
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await queue.claim_many(1, timeout=None) and await queue.claim(timeout=None)
+                    await asyncio.sleep(1)
+            messages = await queue.claim_many(3)
+            assert {m.deliveries for m in messages} <= {1, 2}
+
+    asyncio.run(main())
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_without_end(proxy: Proxy) -> None:
+    queue = Queue("q", proxy.url, socket_timeout=0.1, retry_attempts=2)
+    queue.put("x")
+    proxy.block()
+    began = time.monotonic()
+    with pytest.raises(ServerUnavailable):
+        queue.put("y")
+    with pytest.raises(ServerUnavailable):
+        queue.claim()
+    assert time.monotonic() - began < 5
+    proxy.unblock()
+    wait_until("it to be back", lambda: queue.claim(timeout=1), 5)
+    queue.engine.close()
+
+
+def test_a_server_that_was_never_there_is_an_error_at_once(tmp_path: Any) -> None:
+    queue = Queue("q", f"redis+socket://{tmp_path}/none", retry_attempts=1)
+    for use in (lambda: queue.put("x"), queue.claim, lambda: next(queue.consume()), queue.state):
+        with pytest.raises(ServerUnavailable):
+            use()
+    with pytest.raises(ConnectionError):
+        queue.wait("nothing", 1)
+
+    async def main() -> None:
+        async with AsyncEngine(f"redis+socket://{tmp_path}/none", retry_attempts=1) as engine:
+            with pytest.raises(ServerUnavailable):
+                await anext(aiter(AsyncQueue("q", engine)))
+
+    asyncio.run(main())
+
+
+# ── the server is restarted ───────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.slow
+def test_a_restart_under_consumers_costs_nothing(own_server: Server) -> None:
+    """What is held stays held, acks that wait are sent when it is back, consumers go on."""
+    server = own_server
+    queue = Queue("q", server.url, lease=3)
+    queue.put_many(range(200))
+    got: Counter[int] = Counter()
+    lock = threading.Lock()
+
+    def note(body: int) -> None:
+        with lock:
+            got[body] += 1
+
+    def consume() -> None:
+        for message in queue.consume(prefetch=5, timeout=1.5):
+            with message:
+                note(message.body)
+                time.sleep(0.005)
+
+    async def consume_async() -> None:
+        async with AsyncEngine(server.url, lease=3) as engine:
+            async for message in AsyncQueue("q", engine).consume(prefetch=5, timeout=1.5):
+                async with message:
+                    note(message.body)
+                    await asyncio.sleep(0.005)
+
+    held = queue.claim()
+    assert held is not None
+    threads = [threading.Thread(target=consume) for _ in range(2)]
+    threads.append(threading.Thread(target=lambda: asyncio.run(consume_async())))
+    for thread in threads:
+        thread.start()
+    wait_until("some to be done", lambda: sum(got.values()) > 20)
+    for _ in range(2):
+        server.restart(down=0.8)
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join()
+    assert got == Counter(range(1, 200)), "each once, and what is held by nobody else"
+    assert held.ack() is Verdict.DONE
+    wait_until("the acks to arrive", lambda: queue.state().unacked == 0)
+    assert queue.state().stats["acked"] == 200
+    queue.engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+def test_a_message_finished_while_the_server_is_away_is_acked_when_it_is_back(
+    own_server: Server,
+) -> None:
+    queue = Queue("q", own_server.url, retry_attempts=0)
+    queue.put_many([1, 2])
+    with queue.claim():  # type: ignore[union-attr]
+        own_server.kill()
+    with pytest.raises(ServerUnavailable):
+        queue.state()
+    own_server.start()
+    wait_until("the ack to arrive", lambda: queue.state().stats.get("acked") == 1)
+    assert [m.body for m in queue.claim_many(5)] == [2]
+    queue.engine.close()
+
+
+def test_scripts_flushed_under_load(server: Server) -> None:
+    db = server.client()
+    with again_and_again(db.script_flush, 0.0005) as flushed, Engine(server.url) as engine:
+        queue = Queue("q", engine)
+        queue.put_many(range(100))
+        got = []
+        for message in queue.consume(prefetch=3, timeout=0):
+            with message:
+                got.append(message.body)
+        for n in range(50):
+            queue.put(n)
+    assert got == list(range(100))
+    assert flushed["times"] > 10

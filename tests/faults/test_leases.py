@@ -1,0 +1,210 @@
+"""Alive means held (promise 3): a lease is kept as long as its holder lives, and no longer."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from atomq import AsyncQueue, Engine, LeaseLost, Queue, calls
+from tests.servers import Server, wait_until
+
+LEASE = 0.4  # seconds; renewed every third of it
+
+
+@contextmanager
+def rival(server: Server, **options: Any) -> Iterator[list[Any]]:
+    """Another consumer that takes whatever it can get; what it got."""
+    got: list[Any] = []
+    queue = Queue("q", server.url, lease=LEASE, **options)
+    stop = threading.Event()
+
+    def take() -> None:
+        while not stop.is_set():
+            for message in queue.claim_many(10, timeout=0.1):
+                got.append(message)
+                message.ack()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    try:
+        yield got
+    finally:
+        stop.set()
+        thread.join()
+        queue.engine.close()
+
+
+def take_away(queue: Queue, receipt: str) -> None:
+    """Let somebody else have the message of this receipt."""
+    queue.engine.run(calls.extend(queue.keys, [receipt], lease_ms=0))
+    with Engine(queue.engine.address) as other:
+        assert Queue("q", other).claim(timeout=2) is not None
+
+
+def busy(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def test_a_task_longer_than_its_lease_runs_once(server: Server) -> None:
+    queue = Queue("q", server.url, lease=LEASE)
+    queue.put_many(["asleep in C", "busy in Python", "asyncio, its loop blocked"])
+    claimed = threading.Barrier(4)
+
+    def work(how: Callable[[float], None]) -> None:
+        with queue.claim() as message:  # type: ignore[union-attr]
+            claimed.wait()
+            how(3 * LEASE)
+            assert message.deliveries == 1
+
+    async def blocked() -> None:
+        aqueue = AsyncQueue("q", server.url, lease=LEASE)
+        async with aqueue.engine, await aqueue.claim():  # type: ignore[union-attr]
+            claimed.wait()
+            time.sleep(3 * LEASE)  # noqa: ASYNC251 - a task that blocks its loop
+
+    with ThreadPoolExecutor() as pool:
+        works = [pool.submit(work, time.sleep), pool.submit(work, busy)]
+        works.append(pool.submit(lambda: asyncio.run(blocked())))
+        claimed.wait()
+        with rival(server) as stolen:
+            for each in works:
+                each.result()
+            assert stolen == []
+    assert queue.state().stats["acked"] == 3
+    queue.engine.close()
+
+
+def test_a_message_whose_holder_is_garbage_is_not_renewed(server: Server) -> None:
+    queue = Queue("q", server.url, lease=LEASE)
+    queue.put("x")
+    message = queue.claim()
+    assert message is not None
+    began = time.monotonic()
+    with rival(server) as got:
+        time.sleep(1.5 * LEASE)
+        assert got == []
+        del message
+        gc.collect()
+        wait_until("somebody else to get it", lambda: got, 3)
+    assert got[0].deliveries == 2
+    assert time.monotonic() - began < 1.5 * LEASE + LEASE + 1.2
+    queue.engine.close()
+
+
+def test_max_lease_counts_from_the_start_of_the_work(server: Server) -> None:
+    queue = Queue("q", server.url, lease=LEASE, max_lease=2 * LEASE)
+    queue.put_many(["first", "second"])
+    messages = queue.consume(prefetch=2)
+    with rival(server, max_lease=2 * LEASE) as got:
+        with next(messages):
+            time.sleep(1.5 * LEASE)
+        second = next(messages)  # claimed long ago, begun now
+        time.sleep(1.5 * LEASE)
+        assert got == []
+        wait_until("the hung task to lose it", lambda: got, 4)
+    with pytest.raises(LeaseLost):
+        second.ack()
+    messages.close()
+    queue.engine.close()
+
+
+def test_a_lost_lease_is_told_and_what_waits_for_its_turn_is_not_handed_over(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = Queue("q", server.url, lease=LEASE)
+    queue.put_many([1, 2, 3])
+    messages = queue.consume(prefetch=3)
+    first = next(messages)
+    _, second, _ = sorted(p.name for p in queue.peek("unacked"))
+    with caplog.at_level(logging.WARNING, "atomq.leases"):
+        take_away(queue, second)
+        wait_until("the loss to be noticed", lambda: second in caplog.text, 3)
+    first.ack()
+    third = next(messages)
+    assert third.body == 3
+    with caplog.at_level(logging.WARNING, "atomq.leases"):
+        take_away(queue, third.receipt)
+        wait_until("the loss to be noticed", lambda: third.lost, 3)
+    with pytest.raises(LeaseLost):
+        third.complete("too late")
+    messages.close()
+    queue.engine.close()
+
+
+def test_a_block_that_ends_too_late_says_so(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = Queue("q", server.url)
+    queue.put_many([1, 2])
+    with queue.claim() as message:  # type: ignore[union-attr]
+        take_away(queue, message.receipt)
+    assert message.lost
+    assert message.receipt in caplog.text
+    for riding in queue.consume(timeout=0):
+        with riding:
+            take_away(queue, riding.receipt)
+    assert f"{riding.receipt} was acked too late" in caplog.text
+    queue.engine.close()
+
+
+def test_one_queue_in_trouble_does_not_cost_another_its_leases(server: Server) -> None:
+    engine = Queue("bad", server.url, lease=LEASE).engine
+    bad, good = Queue("bad", engine), Queue("q", engine)
+    bad.put("x")
+    good.put("y")
+    messages = [bad.claim(), good.claim()]
+    db = server.client()
+    db.rename("_atomq.{bad}.unacked", "aside")
+    db.set("_atomq.{bad}.unacked", "of another type")
+    with rival(server) as stolen:
+        time.sleep(3 * LEASE)
+        assert stolen == []
+    assert len(messages) == 2
+    engine.close()
+
+
+def test_an_engine_that_was_closed_can_be_used_again(server: Server) -> None:
+    queue = Queue("q", server.url, lease=LEASE)
+    queue.put_many([1, 2])
+    with queue.claim():  # type: ignore[union-attr]
+        pass
+    queue.engine.close()
+    message = queue.claim()
+    with rival(server) as stolen:
+        time.sleep(3 * LEASE)
+        assert stolen == []
+    assert message is not None
+    message.ack()
+    queue.engine.close()
+
+
+def test_settled_messages_leave_nothing_behind(server: Server) -> None:
+    queue = Queue("q", server.url)
+    queue.put_many(range(60))
+    for n, message in enumerate(queue.consume(timeout=0, prefetch=16)):
+        match n % 5:
+            case 0:
+                message.ack()
+            case 1:
+                message.complete()
+            case 2:
+                message.reject()
+            case 3:
+                message.release(delay=60)
+            case _:
+                with message:
+                    pass
+    assert queue.keeper._leases == {}
+    assert queue.state().unacked == 0
+    queue.engine.close()

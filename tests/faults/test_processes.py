@@ -1,0 +1,221 @@
+"""Forks, spawned processes, threads: nobody takes, gives back or drops what is another's."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from atomq import Queue
+from tests.servers import Server, wait_until
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+
+
+def fork(work: Callable[[], Any]) -> int:
+    """Run `work` in a forked child, which ends as it would by `sys.exit`; its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        work()
+        code = 0
+    except BaseException:  # noqa: BLE001 - the child must not go on as pytest
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def reap(*pids: int) -> None:
+    for pid in pids:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_forked_child_is_a_consumer_of_its_own(server: Server) -> None:
+    queue = Queue("q", server.url)
+    queue.put_many(range(6))
+    messages = queue.consume(prefetch=3)
+    first = next(messages)
+
+    def child() -> None:
+        mine = queue.claim()
+        assert mine is not None
+        assert mine.body == 3, "what the parent holds is the parent's"
+        assert mine.receipt.partition("-")[0] != first.receipt.partition("-")[0]
+        mine.complete("by the child")
+        queue.put("from the child")
+        assert not queue.keeper.holds(first.receipt)
+        with contextlib.suppress(SystemExit), first:
+            raise SystemExit  # the frames of the parent, unwound in the child …
+        messages.close()  # … change nothing of what it holds
+
+    reap(fork(child))
+    state = queue.state()
+    assert (state.unacked, state.ready) == (3, 3)
+    with first:
+        assert first.body == 0
+    assert [next(messages).body for _ in range(2)] == [1, 2]
+    assert queue.keeper.holds(first.receipt) is False
+    messages.close()
+    assert [m.body for m in queue.claim_many(10)] == [4, 5, "from the child"]
+    queue.engine.close()
+
+
+def test_children_that_put_by_the_same_queue_lose_nothing(server: Server) -> None:
+    queue = Queue("q", server.url)
+    queue.put("parent 0")
+
+    def child() -> None:
+        for n in range(10):
+            queue.put(f"{os.getpid()} {n}")
+
+    pids = [fork(child) for _ in range(4)]
+    child()
+    reap(*pids)
+    bodies = [m.body for m in queue.claim_many(1000)]
+    assert len(bodies) == len(set(bodies)) == 51
+    assert len({p.partition(" ")[0] for p in bodies}) == 6
+    queue.engine.close()
+
+
+def test_a_child_renews_its_own_leases_while_its_parents_go_on(server: Server) -> None:
+    queue = Queue("q", server.url, lease=0.4)
+    queue.put_many(["parent's", "child's"])
+    held = queue.claim()
+
+    def child() -> None:
+        with queue.claim() as message:  # type: ignore[union-attr]
+            assert message.body == "child's"
+            time.sleep(1.2)
+
+    pid = fork(child)
+    wait_until("the child to have its message", lambda: queue.state().unacked == 2)
+    assert queue.claim(timeout=1.2) is None
+    reap(pid)
+    assert held is not None
+    held.ack()
+    assert queue.state().stats["acked"] == 2
+    queue.engine.close()
+
+
+def test_a_child_forked_while_threads_are_at_work_is_not_stuck(server: Server) -> None:
+    queue = Queue("q", server.url, max_connections=4)
+    stop = threading.Event()
+
+    def hammer() -> None:
+        while not stop.is_set():
+            queue.put("x")
+            if message := queue.claim():
+                with message:
+                    pass
+
+    threads = [threading.Thread(target=hammer) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+
+    def child() -> None:
+        for _ in range(20):
+            queue.put("from a child")
+
+    try:
+        for _ in range(5):
+            reap(fork(child))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert queue.state().stats["published"] >= 100
+    queue.engine.close()
+
+
+def consume_all(url: str, name: str, results: Any) -> None:
+    """What a spawned worker runs."""
+    queue = Queue(name, url)
+    for message in queue.consume(timeout=0.3):
+        with message:
+            results.put((os.getpid(), message.body))
+    queue.engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+def test_spawned_workers_share_the_work(server: Server) -> None:
+    queue = Queue("q", server.url)
+    queue.put_many(range(400))
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    workers = [
+        context.Process(target=consume_all, args=(server.url, "q", results)) for _ in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    done = [results.get(timeout=30) for _ in range(400)]
+    for worker in workers:
+        worker.join(30)
+        assert worker.exitcode == 0
+    assert sorted(body for _, body in done) == list(range(400))
+    assert queue.state().stats["acked"] == 400
+    queue.engine.close()
+
+
+def test_eight_threads_hammer_one_queue(server: Server) -> None:
+    queue = Queue("q", server.url)
+    got: Counter[int] = Counter()
+    lock = threading.Lock()
+
+    def put(start: int) -> None:
+        for n in range(start, start + 250, 10):
+            queue.put_many(range(n, n + 10))
+
+    def consume(how: int) -> None:
+        messages = queue.consume(prefetch=7, timeout=0.3)
+        for message in messages:
+            if how:
+                message.complete(message.body)
+            with lock:
+                got[message.body] += 1
+            with message:
+                pass
+
+    threads = [threading.Thread(target=put, args=(250 * n,)) for n in range(4)]
+    threads += [threading.Thread(target=consume, args=(n % 2,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == Counter(range(1000))
+    state = queue.state()
+    assert (state.ready, state.unacked, state.stats["acked"]) == (0, 0, 1000)
+    queue.engine.close()
+
+
+def test_what_was_acked_at_the_very_end_of_a_program_is_acked(server: Server) -> None:
+    import subprocess
+
+    queue = Queue("q", server.url)
+    queue.put_many(range(3))
+    program = f"""
+from atomq import Queue
+queue = Queue("q", {server.url!r})
+messages = queue.consume()
+for message in messages:
+    with message:
+        pass
+    if message.body == 1:
+        raise SystemExit
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    state = queue.state()
+    assert (state.stats["acked"], state.ready, state.unacked) == (2, 1, 0)
+    queue.engine.close()

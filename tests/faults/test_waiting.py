@@ -1,0 +1,317 @@
+"""Waiting without polling and without a herd.
+
+What one message costs the server does not depend on how many wait, and whoever dies at whatever
+point costs the others a second at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from statistics import quantiles
+from typing import Any
+
+import pytest
+
+from atomq import AsyncEngine, AsyncMessage, AsyncQueue, AsyncReceiver, Engine, Queue, Receiver
+from tests.servers import Server, wait_until
+
+CAP = 1.0  # seconds: how long anybody waits without asking
+ASKING = ("evalsha", "blpop", "client|unblock")
+
+
+def commands(db: Any) -> int:
+    """What consumers have sent so far."""
+    stats = db.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ASKING)
+
+
+@asynccontextmanager
+async def waiters(
+    url: str, count: int, handle: Callable[[AsyncMessage], None], names: tuple[str, ...] = ("q",)
+) -> AsyncIterator[AsyncEngine]:
+    """So many consumers that wait for messages of these queues."""
+
+    async def consume(queues: list[AsyncQueue]) -> None:
+        async with AsyncReceiver(queues) as receiver:
+            while True:
+                for message in await receiver.receive(1):
+                    async with message:
+                        handle(message)
+
+    async with AsyncEngine(url) as engine:
+        queues = [AsyncQueue(name, engine) for name in names]
+        tasks = [asyncio.create_task(consume(queues)) for _ in range(count)]
+        try:
+            yield engine
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until(test: Callable[[], object], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not test():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.001)
+
+
+def blocked(db: Any) -> int:
+    count: int = db.info("clients")["blocked_clients"]
+    return count
+
+
+# ── no herd ───────────────────────────────────────────────────────────────────────────────────
+
+
+async def cost(server: Server, count: int, delay: float) -> tuple[float, list[float]]:
+    """Commands a message, less those of the waiters' idle life, and how late each was handled."""
+    many = 20
+    handled: list[float] = []
+    db = server.client()
+
+    def handle(message: AsyncMessage) -> None:
+        handled.append(time.time() - message.body)
+
+    async with waiters(server.url, count, handle) as engine, AsyncEngine(server.url) as other:
+        queue = AsyncQueue("q", other)
+        await queue.state()
+        await until(lambda: blocked(db) == count)
+        assert engine is not other
+        before, began = commands(db), time.monotonic()
+        for n in range(many):
+            await queue.put(time.time() + delay, delay=delay)
+            if not delay:
+                await until(lambda n=n: len(handled) > n)
+        await until(lambda: len(handled) == many)
+        elapsed = time.monotonic() - began
+        idle = count * elapsed / (0.89 * CAP) * 1.2
+        return (commands(db) - before - idle) / many, handled
+
+
+@pytest.mark.parametrize("delay", [0, 0.1], ids=["ready", "delayed"])
+def test_a_message_costs_the_same_whether_1_or_64_wait(server: Server, delay: float) -> None:
+    costs = {}
+    for count in (1, 8, 64):
+        costs[count], late = asyncio.run(cost(server, count, delay))
+        if delay:
+            assert min(late) > -0.002, "not before its time"
+        assert quantiles(late, n=10)[-1] < 0.05
+        server.client().flushall()
+    assert max(costs.values()) < 14, costs
+    assert costs[64] < costs[1] + 8, costs
+
+
+@pytest.mark.slow
+def test_delayed_messages_come_in_time_whoever_waits(server: Server) -> None:
+    late: list[float] = []
+
+    def handle(message: AsyncMessage) -> None:
+        late.append(time.time() - message.body)
+
+    async def main() -> None:
+        async with waiters(server.url, 64, handle), AsyncEngine(server.url) as engine:
+            queue = AsyncQueue("q", engine)
+            await queue.put_many([0] * 0)
+            now = time.time()
+            for n in range(60):
+                # Out of order: each third becomes the head of what is delayed.
+                due = now + 0.3 + (n * 37 % 60) / 60
+                await queue.put(due, delay=due - time.time())
+            await until(lambda: len(late) == 60)
+
+    asyncio.run(main())
+    assert min(late) > -0.002
+    assert sorted(late)[56] < 0.05, sorted(late)[-5:]
+
+
+def test_whoever_waits_idles(server: Server) -> None:
+    async def main() -> float:
+        async with waiters(server.url, 16, lambda _: None):
+            db = server.client()
+            await until(lambda: blocked(db) == 16)
+            before, began = commands(db), time.monotonic()
+            await asyncio.sleep(1.2)
+            return (commands(db) - before) / (time.monotonic() - began) / 16
+
+    assert asyncio.run(main()) < 1.6, "a claim a second, and not even that often a BLPOP"
+
+
+def test_a_consumer_of_many_queues_claims_the_one_that_has_something(server: Server) -> None:
+    names = tuple(f"q{n}" for n in range(30))
+    got: list[str] = []
+
+    async def main() -> None:
+        async with (
+            waiters(server.url, 4, lambda m: got.append(m._queue.name), names),
+            AsyncEngine(server.url) as engine,
+        ):
+            db = server.client()
+            await until(lambda: blocked(db) == 4)
+            began = time.monotonic()
+            for name in names:
+                await AsyncQueue(name, engine).put("x")
+                await until(lambda: len(got) == len(set(got)) and name in got)  # noqa: B023
+            assert time.monotonic() - began < 1.5
+
+    asyncio.run(main())
+    assert tuple(got) == names
+
+
+def test_a_paused_queue_wakes_nobody_until_it_is_resumed(server: Server) -> None:
+    got: list[int] = []
+
+    async def main() -> None:
+        async with (
+            waiters(server.url, 8, lambda m: got.append(m.body)),
+            AsyncEngine(server.url) as engine,
+        ):
+            queue, db = AsyncQueue("q", engine), server.client()
+            await until(lambda: blocked(db) == 8)
+            await queue.pause()
+            await queue.put_many(range(5))
+            before = commands(db)
+            await asyncio.sleep(0.3)
+            assert got == []
+            assert commands(db) - before < 8
+            began = time.monotonic()
+            await queue.resume()
+            await until(lambda: len(got) == 5)
+            assert time.monotonic() - began < 0.5
+
+    asyncio.run(main())
+    assert sorted(got) == list(range(5))
+
+
+# ── deaths ────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def stealing_tokens(server: Server) -> Iterator[list[Any]]:
+    """Consumers that take a wake-up and die before they claim."""
+    stolen: list[Any] = []
+    stop = threading.Event()
+
+    def steal() -> None:
+        client = server.client()
+        while not stop.is_set():
+            if token := client.blpop("_atomq.{q}.wake", 0.05):
+                stolen.append(token)
+
+    threads = [threading.Thread(target=steal) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield stolen
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.mark.slow
+def test_who_dies_between_token_and_claim_costs_a_second_at_most(server: Server) -> None:
+    queue = Queue("q", server.url)
+    done: dict[int, float] = {}
+
+    def consume() -> None:
+        for message in queue.consume(prefetch=1, timeout=2):
+            with message:
+                done[message.body] = time.monotonic()
+
+    put: dict[int, float] = {}
+    with stealing_tokens(server) as stolen:
+        thread = threading.Thread(target=consume)
+        thread.start()
+        for n in range(6):
+            put[n] = time.monotonic()
+            queue.put(n, delay=0.05 if n % 2 else 0)
+            wait_until("it to be done", lambda n=n: n in done, 5)
+        thread.join()
+    assert len(stolen) > 3
+    assert max(done[n] - put[n] for n in put) < 1.3
+    queue.engine.close()
+
+
+@pytest.mark.slow
+def test_waiters_cut_off_at_any_point_lose_nothing(server: Server) -> None:
+    got: list[int] = []
+
+    async def main() -> None:
+        admin = server.client()
+        async with waiters(server.url, 16, lambda m: got.append(m.body)) as engine:
+            engine.retry = type(engine.retry)(attempts=50, budget=10)
+            with Engine(server.url, retry_attempts=50) as sync:
+                queue = Queue("q", sync)
+                for n in range(60):
+                    await asyncio.to_thread(queue.put, n, delay=0.02 * (n % 3))
+                    if n % 4 == 0:
+                        admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                    await asyncio.sleep(0.005)
+            await until(lambda: len(got) >= 60, 5)
+
+    asyncio.run(main())
+    assert sorted(got) == list(range(60))
+
+
+def test_a_waiter_that_leaves_passes_its_wake_up_on(server: Server) -> None:
+    """A token that reaches a BLPOP just when its consumer gives up goes to another consumer."""
+    with Engine(server.url) as engine:
+        queue = Queue("q", engine)
+        leaver = Receiver([queue])
+        assert leaver.receive(1, 0.01) == []
+        got: list[Any] = []
+        # The leaver's BLPOP goes out first, so the token is its.
+        waiter = engine.waiter()
+        leaver._waiter = waiter
+        leaver._consumer._waiting = True
+        assert waiter.wait((queue.keys.wake,), 0.01) is None
+        other = threading.Thread(target=lambda: got.append(queue.claim(timeout=5)))
+        other.start()
+        wait_until("both to wait", lambda: blocked(server.client()) == 2)
+        began = time.monotonic()
+        queue.put("x")
+        leaver.close()
+        other.join()
+        assert got[0].body == "x"
+        assert time.monotonic() - began < 0.3
+
+
+def test_who_minds_the_time_hands_it_over_when_it_goes(server: Server) -> None:
+    """Only one consumer is told when the next delayed message falls due."""
+    with Engine(server.url) as engine:
+        queue = Queue("q", engine)
+        put = time.monotonic()
+        queue.put("x", delay=0.25)
+        got: list[tuple[Any, float]] = []
+        assert queue.claim() is None, "this one was told, and is gone"
+        minder = Receiver([queue])
+        assert minder.receive(1, 0.05) == [], "so was this one"
+        others = threading.Thread(
+            target=lambda: got.append((queue.claim(timeout=5), time.monotonic()))
+        )
+        others.start()
+        others.join()
+        assert got[0][0].body == "x"
+        assert 0.25 <= got[0][1] - put < 0.32
+        minder.close()
+
+
+def test_an_expired_lease_is_offered_within_a_second(server: Server) -> None:
+    with Engine(server.url, lease=0.6) as engine, Engine(server.url) as other:
+        dead = Queue("q", engine)
+        dead.put("x")
+        message = dead.claim()
+        assert message is not None
+        [held] = dead.peek("unacked")
+        assert held.time_ms is not None
+        dead.keeper.drop([message.receipt])
+        queue = Queue("q", other)
+        again = queue.claim(timeout=5)
+        assert again is not None
+        assert again.deliveries == 2
+        assert queue.state().now_ms - held.time_ms < 1050

@@ -1,0 +1,617 @@
+"""claim: who gets what, in which order, and what is kept of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from atomq import calls
+from atomq.calls import Outgoing
+from tests.lua.rig import Queue, Rig, msg, name_of, names
+
+# ── what is stored ────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_claimed_message_is_leased_and_nowhere_else(q: Queue) -> None:
+    q.put("a", "b", step=2)
+    before = q.now()
+    (got,) = q.run(q.claiming(1, claim_id="me-7", lease_ms=5000)).deliveries
+
+    assert (got.receipt, got.deliveries, got.step, got.queue) == ("me-7.0.1", 1, 2, "q")
+    assert names([got]) == ["a"]
+    ((receipt, lease),) = q.unacked.items()
+    assert receipt == got.receipt
+    assert (lease.step, lease.deliveries, lease.raw) == (2, 1, msg("a"))
+    assert before <= lease.since <= q.now()
+    assert lease.deadline == lease.since + 5000
+    assert names(q.ready) == ["b"]
+    assert q.stats["delivered"] == 1
+
+
+def test_every_receipt_is_fresh(q: Queue) -> None:
+    q.put(*range(20))
+    receipts = [each.receipt for _ in range(4) for each in q.take(5)]
+    assert len(set(receipts)) == 20 == len(q.unacked)
+
+
+def test_nothing_to_claim(q: Queue) -> None:
+    got = q.claim()
+    assert (got.deliveries, got.wait_ms, got.more, got.lost_acks) == ([], None, (), ())
+    assert abs(got.now_ms - q.now()) < 1000
+
+
+# ── order ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_oldest_first(q: Queue) -> None:
+    q.put(*range(10))
+    assert names(q.take(4) + q.take(4) + q.take(4)) == [str(i) for i in range(10)]
+
+
+def test_within_a_step_expired_then_due_then_ready_each_oldest_first(q: Queue) -> None:
+    q.put("expired 1")
+    q.put("expired 2")
+    q.take(1)
+    q.pass_time(1000)
+    q.take(1)
+    q.put("due 2", delay_ms=2000)
+    q.put("due 1", delay_ms=1000)
+    q.put("ready 1", "ready 2")
+    q.expire()
+    q.fall_due()
+    wanted = ["expired 1", "expired 2", "due 1", "due 2", "ready 1", "ready 2"]
+    assert names(q.take()) == wanted
+
+
+def test_across_steps_order_is_strict(q: Queue) -> None:
+    """A due message of a low priority comes behind a ready one of a high priority."""
+    q.put("expired low", step=3)
+    q.take()
+    q.put("due middle", step=2, delay_ms=1000)
+    q.put("ready middle", step=2)
+    q.put("ready lowest", step=4)
+    q.put("ready high")
+    q.put("due high", delay_ms=1000)
+    q.expire()
+    q.fall_due()
+    wanted = [
+        "due high",
+        "ready high",
+        "due middle",
+        "ready middle",
+        "expired low",
+        "ready lowest",
+    ]
+    assert names(q.take(2) + q.take(3) + q.take(5)) == wanted
+
+
+def test_expired_order_holds_over_many_claims(q: Queue) -> None:
+    """Parked in ready, 100 at a time, they came out turned around."""
+    q.put(*range(50))
+    for _ in range(50):
+        q.take(1)
+    order = [name_of(lease.raw) for lease in q.unacked.values()]
+    q.expire()
+    got = [each for _ in range(10) for each in q.take(5)]
+    assert names(got) == order
+    assert all(each.deliveries == 2 for each in got)
+
+
+def test_what_is_not_due_is_not_handed_out(q: Queue) -> None:
+    q.put("a", delay_ms=60_000)
+    assert q.take() == []
+    q.fall_due()
+    (got,) = q.take()
+    assert got.deliveries == 1
+    assert q.delayed == {}
+
+
+def test_a_lease_that_runs_is_not_taken(q: Queue) -> None:
+    q.put("a")
+    q.take()
+    q.pass_time(59_000)
+    assert q.take() == []
+    q.pass_time(1_001)
+    (again,) = q.take()
+    assert again.deliveries == 2
+    assert list(q.unacked) == [again.receipt]
+    assert q.stats["expired"] == 1
+
+
+def test_several_queues_in_the_order_given(rig: Rig, q: Queue) -> None:
+    if rig.layout == "cluster":
+        pytest.skip("in a cluster a claim has one queue")
+    other = rig.queue("other")
+    q.put("q low", step=2)
+    other.put("other high")
+    q.put("q high")
+    other.put("other low", step=2)
+    call = calls.claim([q.keys, other.keys], "c-1", limit=3, lease_ms=1000)
+    got = rig.engine.run(call)
+    assert names(got.deliveries) == ["q high", "other high", "q low"]
+    assert [each.queue for each in got.deliveries] == ["q", "other", "q"]
+    assert got.more == ("other",)
+    assert (len(q.unacked), len(other.unacked)) == (2, 1)
+
+
+# ── bounds ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_limit_and_more(q: Queue) -> None:
+    q.put(*range(3))
+    first, second = q.claim(2), q.claim(2)
+    assert (len(first.deliveries), first.more) == (2, ("q",))
+    assert (len(second.deliveries), second.more) == (1, ())
+
+
+@pytest.mark.parametrize("source", ["ready", "unacked", "delayed"])
+def test_bytes_stop_a_claim_but_never_before_the_first(q: Queue, source: str) -> None:
+    q.put(*[msg(i, size=1000) for i in range(6)], delay_ms=1000 if source == "delayed" else 0)
+    if source == "unacked":
+        q.take()
+        q.expire()
+    q.fall_due()
+    assert len(q.take(10, max_bytes=1)) == 1
+    got = q.claim(10, max_bytes=2500)
+    assert len(got.deliveries) in (1, 2, 3)
+    assert got.more == ("q",)
+    assert len(set(q.places())) == 6
+
+
+def test_a_thousand_at_once(q: Queue) -> None:
+    q.put(*range(1000))
+    q.put(1000)
+    got = q.claim(1000)
+    assert names(got.deliveries) == [str(i) for i in range(1000)]
+    assert got.more == ("q",)
+    q.expire()
+    assert len(q.take(1000)) == 1000
+
+
+# ── dead on arrival ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"{}", b"[1]", b"not json", b"\x00\xff", b"1 1 1 {}"])
+def test_what_cannot_be_decoded_goes_to_dead_letters(q: Queue, raw: bytes) -> None:
+    q.db.lpush("q", msg("a"), raw, msg("b"))
+    assert names(q.take()) == ["a", "b"]
+    (letter,) = q.dead
+    assert (letter.reason, letter.raw, letter.step) == ("undecodable", raw, 1)
+    assert q.stats["dead"] == 1
+
+
+def test_a_corrupt_record_goes_to_dead_letters_whole(q: Queue) -> None:
+    q.put("a")
+    (got,) = q.take()
+    q.db.hset(q.keys.records, got.receipt, b"what is this")
+    q.db.zadd(q.keys.unacked, {got.receipt: 1})
+    assert q.take() == []
+    assert [(letter.reason, letter.raw) for letter in q.dead] == [("corrupt", b"what is this")]
+    assert q.unacked == {}
+
+
+def test_a_deadline_without_a_record_is_dropped(q: Queue) -> None:
+    q.db.zadd(q.keys.unacked, {"ghost": 1})
+    assert q.take() == []
+    assert q.unacked == {}
+
+
+def test_a_message_delivered_often_enough_is_dead(q: Queue) -> None:
+    q.put("a", step=2)
+    for n in (1, 2, 3):
+        (got,) = q.take(max_deliveries=3)
+        assert got.deliveries == n
+        q.expire()
+    assert q.take(max_deliveries=3) == []
+    (letter,) = q.dead
+    assert (letter.reason, letter.deliveries, letter.step) == ("max_deliveries", 3, 2)
+    assert name_of(letter.raw) == "a"
+    assert q.unacked == {}
+
+
+def test_deliveries_count_on_through_ready(q: Queue) -> None:
+    """A release writes the count into the message, and the claim goes on from there."""
+    q.put("a")
+    for n in (1, 2, 3):
+        (got,) = q.take(max_deliveries=3)
+        assert got.deliveries == n
+        q.run(calls.release(q.keys, [(got.receipt, "a")]))
+    assert q.take(max_deliveries=3) == []
+    assert [letter.reason for letter in q.dead] == ["max_deliveries"]
+
+
+@pytest.mark.parametrize("source", ["ready", "unacked", "delayed"])
+def test_past_its_time_to_live_it_is_dead(q: Queue, source: str) -> None:
+    q.put("a", ttl_ms=1 if source != "unacked" else 20, delay_ms=500 * (source == "delayed"))
+    if source == "unacked":
+        q.take()
+    time.sleep(0.003 if source != "unacked" else 0.022)
+    q.expire()
+    q.fall_due()
+    assert q.take() == []
+    (letter,) = q.dead
+    assert letter.reason == "expired"
+    assert name_of(letter.raw) == "a"
+
+
+def test_before_its_time_to_live_it_lives(q: Queue) -> None:
+    q.put("a", ttl_ms=60_000)
+    assert names(q.take()) == ["a"]
+    q.expire()
+    assert names(q.take()) == ["a"]
+
+
+def test_a_claim_buries_no_more_than_some_hundred(q: Queue) -> None:
+    """One claim that met 100,000 expired messages would move them all, and hold the server."""
+    q.put(*range(1000), ttl_ms=1)
+    q.put(*range(1000, 2000), ttl_ms=1)
+    q.put("alive")
+    time.sleep(0.003)
+    got = q.claim(1)
+    assert (got.deliveries, got.more) == ([], ("q",))
+    assert len(q.dead) == 100
+    assert q.tokens == 1
+    found = [each for _ in range(20) for each in q.take(1)]
+    assert names(found) == ["alive"]
+    assert len(q.dead) == 2000
+
+
+@pytest.mark.parametrize("source", ["unacked", "delayed"])
+def test_the_dead_do_not_hide_what_is_behind_them(q: Queue, source: str) -> None:
+    q.put(*range(5), ttl_ms=20, delay_ms=500 * (source == "delayed"))
+    q.put("alive", delay_ms=1000 * (source == "delayed"))
+    if source == "unacked":
+        q.take()
+    q.expire()
+    q.fall_due()
+    time.sleep(0.022)
+    got = q.claim(3)
+    while not got.deliveries and got.more:
+        got = q.claim(3)
+    assert names(got.deliveries) == ["alive"]
+
+
+# ── the count at the head of a message ────────────────────────────────────────────────────────
+
+HEADS = {
+    "stock's blanks": (b'{"x-deliveries": 3, "body": "a"}', 4),
+    "ours": (b'{"x-deliveries":3,"body":"a"}', 4),
+    "with expiry": (b'{"x-deliveries":3,"x-expires":4398046511000,"body":"a"}', 4),
+    "stock's, with expiry": (b'{"x-deliveries": 3, "x-expires": 4398046511000, "body": "a"}', 4),
+    "zero": (b'{"x-deliveries":0,"body":"a"}', 1),
+    "none": (b'{"body":"a"}', 1),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_count_is_read_and_replaced(q: Queue, head: str) -> None:
+    raw, wanted = HEADS[head]
+    q.db.lpush("q", raw)
+    (got,) = q.take()
+    assert got.deliveries == wanted
+    q.run(calls.release(q.keys, [(got.receipt, "a")]))
+    (back,) = q.ready
+    assert back.startswith(b'{"x-deliveries":%d,' % wanted)
+    assert back.count(b"x-deliveries") == 1
+    kept = {k: v for k, v in json.loads(raw).items() if k != "x-deliveries"}
+    assert {k: v for k, v in json.loads(back).items() if k != "x-deliveries"} == kept
+
+
+HOSTILE = [
+    b'{"x-deliveries":-1,"body":"a"}',
+    b'{"x-deliveries":"3","body":"a"}',
+    b'{"x-deliveries":1.5,"body":"a"}',
+    b'{"x-deliveries":1e9,"body":"a"}',
+    b'{"x-deliveries":999999999,"body":"a"}',
+    b'{"x-deliveries":9999999999,"body":"a"}',
+    b'{"x-deliveries":99999999999999999999,"body":"a"}',
+    b'{"x-expires":99999999999999999999,"body":"a"}',
+    b'{"x-expires":-5,"body":"a"}',
+    b'{"x-deliveries":3,"x-deliveries":4,"body":"a"}',
+    b'{"x-',
+    b'{"x-deliveries":null,"body":"a"}',
+    b'{"',
+]
+
+
+@pytest.mark.parametrize("raw", HOSTILE)
+def test_a_hostile_head_neither_wedges_nor_loses(q: Queue, raw: bytes) -> None:
+    """It may be delivered or be dead; it is in one place, and what stands behind it comes."""
+    q.db.lpush("q", raw, msg("b"))
+    for _ in range(3):
+        got = q.take()
+        q.run(calls.release(q.keys, [(each.receipt, "") for each in got]))
+        assert len(q.ready) + len(q.dead) == 2
+        assert any(b'"b"' in each for each in q.ready)
+        for each in q.ready:
+            assert each.count(b'"x-deliveries":') <= max(1, raw.count(b'"x-deliveries":'))
+
+
+# ── retry ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_retry_is_given_the_same_leases_and_nothing_new(q: Queue) -> None:
+    q.put(*range(5))
+    call = q.claiming(3)
+    first = q.run(call)
+    stored = q.unacked
+    for again in (call.again(), call.again().again()):
+        second = q.run(again)
+        assert [d.receipt for d in second.deliveries] == [d.receipt for d in first.deliveries]
+        assert [d.envelope.raw for d in second.deliveries] == [msg(0), msg(1), msg(2)]
+        assert [d.deliveries for d in second.deliveries] == [1, 1, 1]
+    assert q.unacked == stored
+    assert names(q.ready) == ["3", "4"]
+    assert q.stats["delivered"] == 3
+
+
+def test_a_retry_leaves_out_what_was_acked_since(q: Queue) -> None:
+    q.put(*range(5))
+    call = q.claiming(4)
+    got = q.run(call).deliveries
+    q.run(calls.ack(q.keys, [got[1].receipt, got[2].receipt]))
+    assert names(q.run(call.again()).deliveries) == ["0", "3"]
+    assert names(q.ready) == ["4"]
+
+
+def test_a_retry_of_a_claim_that_never_arrived_is_that_claim(q: Queue) -> None:
+    q.put("a")
+    (got,) = q.run(q.claiming(3).again()).deliveries
+    assert name_of(got) == "a"
+    assert got.receipt.endswith(".1.1")
+
+
+def test_the_same_claim_id_twice_overwrites_no_lease(q: Queue) -> None:
+    """Also the first attempt asks for its own names: the prototype lost five of ten here."""
+    q.put(*range(10))
+    call = q.claiming(5)
+    q.run(call)
+    second = q.run(call)
+    assert names(second.deliveries) == ["0", "1", "2", "3", "4"]
+    assert sorted(q.places()) == [str(i) for i in range(10)]
+
+
+def test_a_late_original_behind_its_retry_doubles_nothing(q: Queue) -> None:
+    q.put(*range(4))
+    call = q.claiming(2)
+    retried = q.run(call.again())
+    late = q.run(call)
+    assert names(retried.deliveries + late.deliveries) == ["0", "1", "2", "3"]
+    assert sorted(q.places()) == ["0", "1", "2", "3"]
+
+
+def test_a_retry_after_the_leases_expired_and_went_elsewhere(q: Queue) -> None:
+    q.put("a")
+    call = q.claiming(1)
+    q.run(call)
+    q.expire()
+    (taken,) = q.take(by="other")
+    assert q.run(call.again()).deliveries == []
+    assert list(q.unacked) == [taken.receipt]
+
+
+# ── acks that ride along ──────────────────────────────────────────────────────────────────────
+
+
+def test_acks_ride_along(q: Queue) -> None:
+    q.put(*range(4))
+    first = q.take(2)
+    got = q.claim(5, acks=[[first[0].receipt, "stale", first[1].receipt, first[0].receipt]])
+    assert got.lost_acks == (("q", "stale"), ("q", first[0].receipt))
+    assert names(got.deliveries) == ["2", "3"]
+    assert q.places() == {"2": "unacked", "3": "unacked"}
+    assert q.stats["acked"] == 2
+
+
+def test_acks_of_several_queues(rig: Rig, q: Queue) -> None:
+    if rig.layout == "cluster":
+        pytest.skip("in a cluster a claim has one queue")
+    other = rig.queue("other")
+    q.put("a")
+    other.put("b")
+    mine, theirs = q.take()[0].receipt, other.take()[0].receipt
+    acks = [[mine], ["stale", theirs]]
+    call = calls.claim([q.keys, other.keys], "c-99", limit=1, lease_ms=1000, acks=acks)
+    assert rig.engine.run(call).lost_acks == (("other", "stale"),)
+    assert (q.unacked, other.unacked) == ({}, {})
+
+
+# ── waking ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_token_stays_only_where_work_remains(q: Queue) -> None:
+    q.put("a", "b")
+    q.take(1)
+    assert q.tokens == 1
+    q.take(1)
+    assert q.tokens == 0
+
+
+@pytest.mark.parametrize("work", ["ready", "due", "expired", "none"])
+def test_limit_nought_passes_the_token_on_and_takes_nothing(q: Queue, work: str) -> None:
+    if work == "expired":
+        q.put("a")
+        q.take()
+        q.expire()
+    elif work != "none":
+        q.put("a", delay_ms=1000 if work == "due" else 0)
+        q.fall_due()
+    held = q.places()
+    got = q.claim(0)
+    assert got.deliveries == []
+    assert q.places() == held
+    assert q.tokens == (work != "none")
+
+
+def test_a_paused_queue_hands_out_nothing_and_keeps_no_token(q: Queue) -> None:
+    q.put("a", "expired")
+    q.put("due", delay_ms=1000)
+    held = q.take(1)[0]
+    q.run(calls.pause(q.keys))
+    q.expire()
+    q.fall_due()
+    got = q.claim(acks=[[held.receipt]])
+    assert (got.deliveries, got.more, got.wait_ms) == ([], (), None)
+    assert q.tokens == 0
+    assert "a" not in q.places()  # its ack was taken
+    q.run(calls.pause(q.keys, paused=False))
+    assert q.tokens == 1
+    assert len(q.take()) == 2
+
+
+def test_one_of_many_waiters_minds_the_time(q: Queue) -> None:
+    """Told to all 64, a delayed message cost 40 claims; told to none it would be late."""
+    q.put("a", delay_ms=30_000)
+    waits = [q.claim(by=f"waiter{i}").wait_ms for i in range(8)]
+    assert [wait is not None for wait in waits] == [True] + [False] * 7
+    assert 29_000 < (waits[0] or 0) <= 30_000
+    again = q.claim(by="waiter0").wait_ms
+    assert again is not None  # it still does
+    assert q.tokens == 0
+
+
+def test_an_earlier_message_has_its_time_minded_too(q: Queue) -> None:
+    q.put("late", delay_ms=30_000)
+    q.claim(by="one")
+    q.put("soon", delay_ms=10_000)
+    assert q.tokens == 1
+    wait = q.claim(by="two").wait_ms
+    assert 9_000 < (wait or 0) <= 10_000
+
+
+def test_the_minder_that_goes_to_work_wakes_another(q: Queue) -> None:
+    q.put("later", delay_ms=30_000)
+    assert q.claim(by="minder").wait_ms is not None
+    q.put("now")
+    assert len(q.take(by="minder")) == 1
+    assert q.tokens == 1
+    assert q.claim(by="other").wait_ms is not None
+
+
+def test_a_minder_that_vanished_is_replaced_when_its_time_has_come(q: Queue) -> None:
+    q.put("first", "second", delay_ms=30_000)
+    q.claim(by="vanished")
+    q.db.hset(q.keys.meta, "timer_at", q.now() - 1)
+    assert q.claim(by="other").wait_ms is not None
+
+
+# ── fleets with other priority steps ──────────────────────────────────────────────────────────
+
+
+def test_a_fleet_of_one_step_strands_nothing_of_a_fleet_of_four(rig: Rig, q: Queue) -> None:
+    """Leases and delays of steps it does not have are handed out with its last step."""
+    few = rig.queue("q", steps=(0,))
+    q.put("held", step=4)
+    q.put("delayed", step=3, delay_ms=1000)
+    q.put("high", delay_ms=2000)
+    q.take(1)
+    q.expire()
+    q.fall_due()
+    got = few.take()
+    assert sorted(names(got)) == ["delayed", "held", "high"]
+    assert {each.step for each in got} == {1}
+    few.run(calls.ack(few.keys, [each.receipt for each in got]))
+    assert q.places() == {}
+
+
+def test_what_is_due_in_a_far_step_is_not_hidden_by_what_is_not(rig: Rig, q: Queue) -> None:
+    """Ten that wait in the step behind the last, and one due two steps further."""
+    few = rig.queue("q", steps=(0,))
+    q.put(*range(10), step=2, delay_ms=3_600_000)
+    q.put("due", step=4, delay_ms=1000)
+    q.claim()
+    q.db.zincrby(q.keys.delayed, -2000, "due")
+    assert names(few.take(5)) == ["due"]
+    q.put("soon", step=4, delay_ms=30_000)
+    assert 20_000 < (few.claim(by="another").wait_ms or 0) <= 30_000
+
+
+def test_steps_behind_the_last_wait_for_their_time(rig: Rig, q: Queue) -> None:
+    few = rig.queue("q", steps=(0,))
+    q.put("later", step=4, delay_ms=30_000)
+    q.put("due", step=3, delay_ms=1000)
+    q.claim()
+    q.db.zincrby(q.keys.delayed, -2000, "due")
+    got = few.claim()
+    assert names(got.deliveries) == ["due"]
+    assert few.claim(by="another").wait_ms is not None
+
+
+# ── after an outage ───────────────────────────────────────────────────────────────────────────
+
+
+def away(q: Queue, ms: int) -> None:
+    """As if nobody had reached the server for so long; every lease is that much older."""
+    q.db.hset(q.keys.meta, "seen", q.now() - ms)
+    q.pass_time(ms)
+
+
+def claimed_and_away(q: Queue, ms: int) -> Any:
+    q.put("a", "b")
+    got = q.take(2)
+    away(q, ms)
+    return got
+
+
+def test_after_an_outage_nothing_is_taken_for_a_renewal_period(q: Queue) -> None:
+    """20 of 20 living leases were handed away by the first claim after a restart."""
+    claimed_and_away(q, 100_000)
+    assert q.take(by="thief") == []
+    until = int(q.meta["grace"])
+    assert abs(until - q.now() - 20_000) < 2000
+    q.db.hset(q.keys.meta, mapping={"grace": q.now(), "seen": q.now()})
+    assert len(q.take(by="heir")) == 2
+
+
+def test_a_living_holder_renews_within_the_grace(q: Queue) -> None:
+    held = claimed_and_away(q, 100_000)
+    assert q.take(by="thief") == []
+    verdicts = q.run(calls.extend(q.keys, [d.receipt for d in held], lease_ms=60_000))
+    assert verdicts == [calls.Verdict.DONE] * 2
+    q.db.hset(q.keys.meta, "grace", q.now())
+    assert q.take(by="thief") == []
+
+
+def test_the_first_to_come_back_may_be_a_holder(q: Queue) -> None:
+    """Its extend sees the gap too, and the other holders have their grace."""
+    held = claimed_and_away(q, 100_000)
+    q.run(calls.extend(q.keys, [held[0].receipt], lease_ms=60_000))
+    assert q.take(by="thief") == []
+    assert len(q.unacked) == 2
+
+
+def test_without_an_outage_there_is_no_grace(q: Queue) -> None:
+    claimed_and_away(q, 61_000)
+    q.db.hset(q.keys.meta, "seen", q.now() - 29_000)  # less than one and a half renewals
+    assert len(q.take(by="heir")) == 2
+
+
+def test_ready_and_due_are_handed_out_in_the_grace(q: Queue) -> None:
+    claimed_and_away(q, 100_000)
+    q.put("ready")
+    q.put("due", delay_ms=1)
+    q.fall_due()
+    assert names(q.take()) == ["due", "ready"]
+
+
+def test_a_short_lease_comes_back_though_claims_are_rare(q: Queue) -> None:
+    """One consumer waits and claims once a second; its claims are no outage to each other."""
+    q.put("a")
+    q.take(lease_ms=900)
+    came_back = []
+    for _ in range(5):
+        q.pass_time(1000)
+        for field in ("seen", "grace"):
+            q.db.hincrby(q.keys.meta, field, -1000)
+        came_back += q.take(by="waiter", lease_ms=900)
+    assert came_back
+
+
+def test_large_claims_of_messages_sent_as_one_call(q: Queue) -> None:
+    outgoing = [Outgoing(msg(i, size=300), str(i), step=1 + i % 4) for i in range(1000)]
+    q.run(calls.publish(q.keys, outgoing))
+    got = q.take(1000)
+    assert names(got) == [str(i) for step in range(4) for i in range(step, 1000, 4)]

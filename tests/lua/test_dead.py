@@ -1,0 +1,184 @@
+"""redrive and purge: what an operator does about what lies there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from atomq import calls, flows
+from atomq.calls import Counts, Rejection
+from atomq.errors import InvalidArgument
+from tests.lua.rig import Queue, Rig, msg, name_of, names
+
+
+def bury(q: Queue, *bodies: object, reason: str = "failed", **settings: int) -> list[str]:
+    """Dead letters, by way of a claim and a reject; their ids."""
+    q.put(*bodies, **settings)
+    items = [Rejection(each.receipt, name_of(each), reason) for each in q.take(1000)]
+    q.run(calls.reject(q.keys, items))
+    return [letter.id for letter in q.dead][-len(bodies) :]
+
+
+# ── redrive ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_all_oldest_first_each_to_its_step(q: Queue) -> None:
+    bury(q, "a", "b")
+    ids = bury(q, "low", step=4)
+    done = q.run(calls.redrive(q.keys))
+    assert (done.count, done.seen, done.last) == (3, 3, ids[0])
+    assert names(q.ready) == ["a", "b", "low"]
+    assert name_of(q.db.lindex(q.keys.ready[3], 0)) == "low"
+    assert q.dead == []
+    assert q.stats["redriven"] == 3
+    assert q.tokens == 1
+
+
+def test_named_ones(q: Queue) -> None:
+    ids = bury(q, "a", "b", "c")
+    done = q.run(calls.redrive(q.keys, [ids[2], ids[0], ids[2], "1-1"]))
+    assert done.count == 2
+    assert names(q.ready) == ["c", "a"]
+    assert names([letter.raw for letter in q.dead]) == ["b"]
+
+
+def test_limit_after_until_and_reason(q: Queue) -> None:
+    ids = bury(q, *"abcdef")
+    assert q.run(calls.redrive(q.keys, limit=1)).count == 1
+    q.run(calls.redrive(q.keys, after=ids[1], until=ids[3]))
+    assert names(q.ready) == ["a", "c", "d"]
+    q.db.delete("q")
+    bury(q, "other", reason="other")
+    q.run(calls.redrive(q.keys, reason="other"))
+    assert names(q.ready) == ["other"]
+
+
+def test_deliveries_and_time_to_live_are_forgotten(q: Queue) -> None:
+    """Else it would die again at once, of the same."""
+    q.put("a", ttl_ms=60_000)
+    (got,) = q.take()
+    q.run(calls.release(q.keys, [(got.receipt, "a")]))
+    q.run(calls.reject(q.keys, [Rejection(q.take()[0].receipt, "a", "failed")]))
+    q.run(calls.redrive(q.keys))
+    assert q.ready == [msg("a")]
+
+
+def test_what_cannot_be_decoded_stays(q: Queue) -> None:
+    q.db.lpush("q", b"junk")
+    q.take()
+    bury(q, "a")
+    done = q.run(calls.redrive(q.keys))
+    assert (done.count, done.seen) == (1, 2)
+    assert [letter.raw for letter in q.dead] == [b"junk"]
+
+
+def test_what_somebody_else_wrote_there_is_in_nobodys_way(q: Queue) -> None:
+    q.db.xadd(q.keys.dead, {"hello": "world"})
+    q.put("a")
+    q.run(calls.reject(q.keys, [Rejection(q.take()[0].receipt, "a", "failed")]))
+    assert q.run(calls.redrive(q.keys)).count == 1
+    assert [each.raw for each in q.run(calls.peek(q.keys, "dead"))] == [b""]
+    assert names(q.ready) == ["a"]
+
+
+def test_bytes_stop_a_redrive(q: Queue) -> None:
+    bury(q, *[msg(i, size=1000) for i in range(4)])
+    done = q.run(calls.redrive(q.keys, max_bytes=2000))
+    assert (done.count, done.seen) == (2, 2)
+
+
+def test_all_of_many(q: Queue) -> None:
+    bury(q, *range(1000))
+    told: list[int] = []
+    assert q.rig.engine.run(flows.redrive_all(q.keys, told=told.append)) == 1000
+    assert names(q.ready) == [str(i) for i in range(1000)]
+    assert told[-1] == 1000
+
+
+BAD_IDS = (
+    {"ids": ["nonsense"]},
+    {"ids": ["1-x"]},
+    {"ids": [""]},
+    {"ids": ["99999999999999999999-1"]},
+    {"after": "x"},
+    {"until": "x"},
+)
+
+
+@pytest.mark.parametrize("given", BAD_IDS, ids=str)
+def test_what_is_no_id_is_refused_before_anything_moved(q: Queue, given: dict[str, Any]) -> None:
+    good = bury(q, "a", "b")
+    if "ids" in given:
+        given = {"ids": [good[0], *given["ids"]]}
+    stored = q.rig.snapshot()
+    with pytest.raises(InvalidArgument, match="no id|not the id"):
+        q.run(calls.redrive(q.keys, **given))
+    assert q.rig.snapshot() == stored
+
+
+def test_a_paused_queue_gets_its_letters_and_no_token(q: Queue) -> None:
+    bury(q, "a")
+    q.run(calls.pause(q.keys))
+    q.run(calls.redrive(q.keys))
+    assert (len(q.ready), q.tokens) == (1, 0)
+
+
+def test_fewer_steps_than_it_died_with(rig: Rig, q: Queue) -> None:
+    bury(q, "a", step=4)
+    few = rig.queue("q", steps=(0,))
+    few.run(calls.redrive(few.keys))
+    assert q.db.llen("q") == 1
+
+
+# ── purge ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def filled(q: Queue) -> None:
+    bury(q, "dead", "dead too")
+    q.put("unacked")
+    q.take()
+    q.put("ready", "ready too")
+    q.put("low", step=3)
+    q.put("delayed", delay_ms=60_000)
+
+
+PARTS = {"ready": 3, "delayed": 1, "unacked": 1, "dead": 2}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_one_part_and_no_other(q: Queue, part: str) -> None:
+    filled(q)
+    before = q.places()
+    gone = q.run(calls.purge(q.keys, **{part: True}))
+    assert gone == Counts(**{part: PARTS[part]})
+    assert q.places() == {name: place for name, place in before.items() if place != part}
+
+
+def test_everything_leaves_no_key(q: Queue) -> None:
+    filled(q)
+    q.put("x", dedup=True)
+    call = calls.purge(q.keys, ready=True, delayed=True, unacked=True, dead=True, settings=True)
+    assert q.run(call) == Counts(4, 1, 1, 2)
+    assert q.db.keys() == []
+
+
+def test_single_dead_letters(q: Queue) -> None:
+    ids = bury(q, "a", "b", "c")
+    gone = q.run(calls.purge(q.keys, dead_ids=[ids[1], "nonsense", "1-1"]))
+    assert gone == Counts(dead=1)
+    assert names([letter.raw for letter in q.dead]) == ["a", "c"]
+
+
+def test_nothing_named_is_nothing_purged(q: Queue) -> None:
+    filled(q)
+    stored = q.rig.snapshot()
+    assert q.run(calls.purge(q.keys)) == Counts()
+    assert q.rig.snapshot() == stored
+
+
+def test_a_purged_receipt_is_lost(q: Queue) -> None:
+    q.put("a")
+    (got,) = q.take()
+    q.run(calls.purge(q.keys, unacked=True))
+    assert q.run(calls.ack(q.keys, [got.receipt])) == [calls.Verdict.LOST]

@@ -1,0 +1,117 @@
+"""Every verb as one call with something to do, for the promises that all of them keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from atomq import calls
+from atomq.calls import Call, Outgoing, Rejection
+from tests.lua.rig import Queue, Rig, msg
+
+STOCK = ("unacked", "unacked_index")
+STOCK_RECORD = b'[{"body": "foreign", "properties": {"priority": 0}}, "", "q"]'
+
+
+class World(NamedTuple):
+    """A queue in which every verb finds work."""
+
+    q: Queue
+    held: list[str]
+    """Receipts of three leases; their messages are held0, held1, held2."""
+    letter: str
+    """The id of the dead letter."""
+
+
+def world(rig: Rig, name: str = "q", *, stock: bool = True) -> World:
+    """One dead, three leased (one expired), two ready, two delayed (one due), some remembered ids."""
+    q = rig.queue(name)
+    q.put(f"{name}-dead")
+    q.run(calls.reject(q.keys, [Rejection(q.take()[0].receipt, "dead", "failed")]))
+    q.put(*(f"{name}-held{i}" for i in range(3)))
+    held = [each.receipt for each in q.take()]
+    last = held[-1]
+    q.db.zincrby(q.keys.unacked, -120_000, last)
+    q.run(calls.publish(q.keys, [Outgoing(msg(f"{name}-ready"), "r", dedup=True)], call_id="seen"))
+    q.put(f"{name}-low", step=3)
+    q.put(f"{name}-later", f"{name}-due", delay_ms=60_000)
+    q.db.zincrby(q.keys.delayed, -120_000, f"{name}-due")
+    if stock:
+        rig.allowed |= {key.encode() for key in STOCK}
+        q.db.hset(STOCK[0], f"{name}-tag", STOCK_RECORD.replace(b"foreign", name.encode() + b"-f"))
+        q.db.zadd(STOCK[1], {f"{name}-tag": 1})
+    return World(q, held, q.dead[0].id)
+
+
+def _claim(w: World) -> Call[Any]:
+    return w.q.claiming(10, max_deliveries=20, acks=[[w.held[0]]])
+
+
+def _restore_foreign(w: World) -> Call[Any]:
+    targets = [(f"{w.q.name}-tag", w.q.keys, 0)]
+    return calls.restore_foreign(w.q.keys, STOCK, visibility_s=60, limit=1, targets=targets)
+
+
+VERBS: dict[str, Callable[[World], Call[Any]]] = {
+    "publish": lambda w: calls.publish(
+        w.q.keys,
+        [
+            Outgoing(msg(f"{w.q.name}-new{i}"), f"new{i}", dedup=i > 0, ttl_ms=9000)
+            for i in range(3)
+        ],
+        call_id="new-1",
+    ),
+    "publish delayed": lambda w: calls.publish(
+        w.q.keys, [Outgoing(msg(f"{w.q.name}-new"), "new", delay_ms=1000, step=2)]
+    ),
+    "claim": _claim,
+    "ack": lambda w: calls.ack(w.q.keys, w.held[:2]),
+    "release": lambda w: calls.release(w.q.keys, [(r, f"r{r}") for r in w.held[:2]]),
+    "release later": lambda w: calls.release(
+        w.q.keys, [(r, f"r{r}") for r in w.held[:2]], delay_ms=500
+    ),
+    "extend": lambda w: calls.extend(w.q.keys, w.held, lease_ms=90_000),
+    "reject": lambda w: calls.reject(
+        w.q.keys, [Rejection(r, f"i{r}", "failed", "x", "null") for r in w.held[:2]]
+    ),
+    "complete": lambda w: calls.complete(w.q.keys, [(r, f"i{r}", "1") for r in w.held[:2]]),
+    "cancel": lambda w: calls.cancel(w.q.keys, [f"{w.q.name}-later", "nobody"]),
+    "redrive": lambda w: calls.redrive(w.q.keys),
+    "redrive one": lambda w: calls.redrive(w.q.keys, [w.letter]),
+    "purge": lambda w: calls.purge(
+        w.q.keys, ready=True, delayed=True, unacked=True, dead=True, settings=True
+    ),
+    "purge dead": lambda w: calls.purge(w.q.keys, dead_ids=[w.letter]),
+    "pause": lambda w: calls.pause(w.q.keys),
+    "resume": lambda w: calls.pause(w.q.keys, paused=False),
+    "hand_back": lambda w: calls.hand_back(w.q.keys),
+    "restore_foreign": _restore_foreign,
+    "inspect": lambda w: calls.inspect(w.q.keys),
+    "peek ready": lambda w: calls.peek(w.q.keys, "ready"),
+    "peek dead": lambda w: calls.peek(w.q.keys, "dead"),
+    "peek unacked": lambda w: calls.peek(w.q.keys, "unacked"),
+    "peek delayed": lambda w: calls.peek(w.q.keys, "delayed"),
+    "probe": lambda w: calls.probe(w.q.keys),
+}
+READING = {"inspect", "peek", "probe"}
+GROWING = {"publish", "redrive"}  # refused at full memory; all others go on
+
+# How often each repeated key and argument of these calls is there: `* item`, `* queue`, …
+SIZES: dict[str, dict[str, int]] = {
+    # Three groups would be one more; ids stand only before the two messages that have one.
+    "publish": {"step": 4, "group": 2, "message of id": 2, "message of message": 3},
+    "publish delayed": {"step": 4, "group": 1, "message of id": 1, "message of message": 1},
+    "claim": {"step": 4, "queue": 1, "members of acks": 1},
+    "cancel": {"item": 2},
+    "extend": {"item": 3},
+    "ack": {"item": 2},
+    "release": {"item": 2, "step": 4},
+    "release later": {"item": 2, "step": 4},
+    "reject": {"item": 2},
+    "complete": {"item": 2},
+    "redrive": {"item": 0, "step": 4},
+    "redrive one": {"item": 1, "step": 4},
+    "purge": {"item": 0, "step": 4},
+    "purge dead": {"item": 1, "step": 4},
+    "restore_foreign": {"item": 1},
+}
