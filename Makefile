@@ -55,6 +55,10 @@ tools: ## get Debian's Redis 7 and Lua tools into .tools/ (no root; skipped wher
 .PHONY: run
 run: venv ## watch it work: every file of the standard library, four workers, one of them killed
 	@$(BIN)/atomq demo
+	@printf '%-40s %s\n' '' '' \
+	  '$(BIN)/atomq demo --max-deliveries 1' 'see it fail (demo --help has more)' \
+	  '$(BIN)/atomq demo --dir ./demo' 'keep the queues, and look into them' \
+	  'make test' 'prove it'
 
 # ── proof ───────────────────────────────────────────────────────────────────────────────────────
 

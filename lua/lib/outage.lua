@@ -3,6 +3,7 @@
 -- holder for one period. Half a lease is the least that cannot be taken for two renewals that came in time.
 local M = {}
 local RESOLUTION = 250 -- ms; `seen` is written no more often than that
+local WAIT = 1500 -- ms; a waiting consumer claims once in 1.2 s, so a shorter gap is no outage, however short the lease
 
 -- Fields of `meta` as read; answers until when nothing expires, and adds what is to be written to `changes`.
 function M.grace(seen, grace, known_renew, renew, now, changes)
@@ -12,9 +13,7 @@ function M.grace(seen, grace, known_renew, renew, now, changes)
   else
     renew = known_renew
   end
-  -- Where nobody holds and one consumer waits, its claims lie further apart than the renewals of a short lease: each
-  -- would be an outage to the next. So the one that follows a gap right away is none.
-  if seen and now - seen > renew * 1.5 and seen ~= grace - renew then
+  if seen and now - seen > math.max(renew * 1.5, WAIT) then
     grace = now + renew
     changes[#changes + 1], changes[#changes + 2] = "grace", string.format("%.0f", grace)
   end
