@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, Self, TypeVar, overload
 
 from redis import exceptions as server
@@ -206,7 +206,7 @@ class _Lines:
     async def fresh(self) -> AbstractConnection:
         """A connection of the caller's own, connected."""
         connection = self._connector()
-        await connection.connect()
+        await _heeded(connection.connect())
         check_version(getattr(connection, "handshake_metadata", None))
         return connection
 
@@ -230,7 +230,7 @@ class _Lines:
         async with self._places:
             connection = await self._take()
             try:
-                replies = await _converse(connection, commands)
+                replies = await _heeded(_converse(connection, commands))
             except (server.ConnectionError, server.TimeoutError, OSError):
                 await connection.disconnect()
                 await self.close()  # what idles beside it is most likely dead too
@@ -246,6 +246,20 @@ class _Lines:
             else:
                 self._idle.append((connection, time.monotonic()))
             return replies
+
+
+async def _heeded(work: Coroutine[Any, Any, T]) -> T:
+    """Await redis-py so that no cancellation is lost.
+
+    It writes by `asyncio.wait_for`, which before Python 3.12 may swallow one, and the task would
+    go on for ever. https://github.com/python/cpython/issues/86296
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    result = await work
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return result
 
 
 async def _converse(connection: AbstractConnection, commands: list[tuple[Any, ...]]) -> list[Any]:
@@ -284,7 +298,7 @@ class _ClusterLines:
         replies: list[Any] = []
         for call in calls:
             try:
-                replies.append(await client.execute_command(*call.command()))
+                replies.append(await _heeded(client.execute_command(*call.command())))
             except server.ResponseError as error:
                 replies.append(error)
             except (server.RedisClusterException, server.ConnectionError):
@@ -300,8 +314,8 @@ class _ClusterLines:
     async def command(self, args: Sequence[Any], target: Any = None) -> Any:
         client = await self.client()
         if target is None:
-            return await client.execute_command(*args)
-        return await client.execute_command(*args, target_nodes=target)
+            return await _heeded(client.execute_command(*args))
+        return await _heeded(client.execute_command(*args, target_nodes=target))
 
     async def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
         client = await self.client()
@@ -318,7 +332,7 @@ class _ClusterLines:
 
     async def _open(self, node: Any) -> AbstractConnection:
         connection: AbstractConnection = node.connection_class(**node.connection_kwargs)
-        await connection.connect()
+        await _heeded(connection.connect())
         return connection
 
     async def close(self) -> None:
@@ -341,7 +355,8 @@ class _Ear:
     async def next(self, seconds: float) -> bytes | None:
         """The next message, or None after `seconds`; raises what broke the connection."""
         try:
-            heard = await asyncio.wait_for(self._heard.get(), seconds)
+            async with asyncio.timeout(seconds):
+                heard = await self._heard.get()
         except TimeoutError:
             return None
         if isinstance(heard, Exception):
@@ -383,8 +398,10 @@ class _Listener:
                     self._reading = asyncio.ensure_future(self._read(self._connection))
                 self._audience.setdefault(channel, set()).add(ear)
                 # Also where others listen already: the answer says that this is so.
-                await self._connection.send_command("SUBSCRIBE", channel, check_health=False)
-            await asyncio.wait_for(ear.subscribed, PROMPT)
+                send = self._connection.send_command("SUBSCRIBE", channel, check_health=False)
+                await _heeded(send)
+            async with asyncio.timeout(PROMPT):
+                await ear.subscribed
         except BaseException as error:
             if isinstance(error, SERVER_ERRORS):
                 self._break(error)
@@ -462,7 +479,8 @@ class AsyncWaiter:
                 self._keys = keys
             for index, (connection, names) in enumerate(self._lines):
                 if index not in self._out:
-                    await connection.send_command("BLPOP", *names, 0, check_health=False)
+                    send = connection.send_command("BLPOP", *names, 0, check_health=False)
+                    await _heeded(send)
                     self._out[index] = asyncio.ensure_future(_read(connection))
                     self._out[index].add_done_callback(_seen)
             await asyncio.wait(
@@ -488,9 +506,10 @@ class AsyncWaiter:
             for index, task in list(self._out.items()):
                 if not task.done():
                     await self._unblock(self._lines[index][0])
-                taken = _list_of(await asyncio.wait_for(task, PROMPT)) or taken
+                await asyncio.wait({task}, timeout=PROMPT)
+                taken = _list_of(task.result()) or taken
                 self._out.pop(index, None)
-        except (*SERVER_ERRORS, AtomqError, TimeoutError):
+        except (*SERVER_ERRORS, AtomqError, asyncio.InvalidStateError):
             await self.close()
         return taken
 

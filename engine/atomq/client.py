@@ -182,7 +182,7 @@ class Engine(EngineBase):
             raise translated(error) from error
 
     def connection(self) -> AbstractConnection:
-        """A connection of the caller's own, connected; for those who wait in a loop of their own."""
+        """A connection of the caller's own, connected: for those with a loop of their own."""
         try:
             return self._lines.fresh()
         except (server.RedisError, OSError) as error:

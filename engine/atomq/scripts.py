@@ -1,8 +1,9 @@
 """The Lua scripts as the server runs them: bundled, checked, and named by their SHA1.
 
 A script under `lua/` may begin with lines `local clock = require("lib.clock")`. Each module is put
-in front of it once; lines that hold only a comment are left out, so that a comment changes no SHA.
-What the server says of a line is translated back to the file it came from.
+in front of it once. Lines that hold only a comment are left out, so that a comment changes no SHA,
+and so are functions of modules that nothing in the bundle calls: the server makes every function
+anew at each call. What it says of a line is translated back to the file it came from.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import Any
 from atomq.assets import lua_dir
 
 _REQUIRE = re.compile(r'^local (\w+) = require\("([\w.]+)"\)$')
+_FUNCTION = re.compile(r"^function M\.(\w+)\(")
 _FIELD = re.compile(r"^--   (\w+)\s+(\w+)((?:\s+\* \w+)*)(?:\s{2,}(.*))?$")
+_MEMBER = re.compile(r"\b(\w+)\.(\w+)")
 _SECTION = re.compile(r"^-- (KEYS|ARGV|RETURNS|ERRORS)$")
 # "@user_script:29:", "on @user_script:29.", "user_script:29:" - by server and version.
 _LINE = re.compile(r"@?user_script:(\d+)")
@@ -101,15 +104,14 @@ def get(name: str) -> Script:
     """
     if name not in names():
         raise LookupError(f"there is no script {name}")
-    bundle = _Bundle()
-    bundle.add(name)
-    text = "\n".join(bundle.text) + "\n"
+    bundle = _Bundle(name)
+    text = bundle.text
     return Script(
         name=name,
         text=text,
         sha=hashlib.sha1(text.encode()).hexdigest(),  # noqa: S324 - the server's name for it
         contract=contract_of((lua_dir() / f"{name}.lua").read_text(encoding="utf-8")),
-        lines=tuple(bundle.lines),
+        lines=bundle.origins,
     )
 
 
@@ -180,40 +182,72 @@ def _parameters(lines: list[str]) -> tuple[Parameter, ...]:
 class _Bundle:
     """Modules first, each once, then the script; with the origin of every line."""
 
-    def __init__(self) -> None:
-        self.text: list[str] = []
-        self.lines: list[tuple[str, int]] = []
+    def __init__(self, script: str) -> None:
+        self._lines: list[tuple[str, str, int]] = []  # text, file, number
         self._open: list[str] = []
         self._done: set[str] = set()
+        self._add(script)
+        while self._prune():
+            pass
 
-    def add(self, module: str) -> None:
+    @property
+    def text(self) -> str:
+        return "".join(f"{text}\n" for text, _, _ in self._lines)
+
+    @property
+    def origins(self) -> tuple[tuple[str, int], ...]:
+        return tuple((file, number) for _, file, number in self._lines)
+
+    def _add(self, module: str) -> None:
         file = module.replace(".", "/") + ".lua"
         if module in self._open:
             raise ValueError(f"lua/{file} requires itself: {' > '.join([*self._open, module])}")
         self._open.append(module)
         source = (lua_dir() / file).read_text(encoding="utf-8").splitlines()
-        kept = [(n, line) for n, line in enumerate(source, 1) if not _is_comment(line)]
-        for _, line in kept:
+        kept = [(line, file, n) for n, line in enumerate(source, 1) if not _is_comment(line)]
+        for line, _, _ in kept:
             if found := _REQUIRE.match(line):
-                self._require(found[2])
-        is_module = len(self._open) > 1
-        if is_module:
-            self._emit(f"local {_variable(module)} = (function()", file, 1)
-        for number, line in kept:
-            found = _REQUIRE.match(line)
-            self._emit(f"local {found[1]} = {_variable(found[2])}" if found else line, file, number)
-        if is_module:
-            self._emit("end)()", file, len(source))
+                self._require(found[1], found[2])
+        if len(self._open) > 1:
+            if kept[-1][0] != "return M":
+                raise ValueError(f"lua/{file}: a module ends in `return M`")
+            # A block, not a function: that would be one more to make and to call.
+            name = _name(module)
+            kept = [
+                (f"local {name} do", file, 1),
+                *kept[:-1],
+                (f"{name} = M end", file, len(source)),
+            ]
+        self._lines += [one for one in kept if not _REQUIRE.match(one[0])]
         self._open.pop()
 
-    def _require(self, module: str) -> None:
+    def _require(self, alias: str, module: str) -> None:
+        if alias != _name(module):
+            raise ValueError(f"{module} is required as {alias}: its name is {_name(module)}")
         if module not in self._done:
-            self.add(module)
+            self._add(module)
             self._done.add(module)
 
-    def _emit(self, line: str, file: str, number: int) -> None:
-        self.text.append(line)
-        self.lines.append((file, number))
+    def _prune(self) -> bool:
+        """Leave out the functions of modules that nothing mentions. True if there was one."""
+        mentioned = {
+            (_stem(file) if module == "M" else module, name)
+            for text, file, _ in self._lines
+            if "." in text
+            for module, name in _MEMBER.findall(_FUNCTION.sub("", text))
+        }
+        kept, idle = [], False
+        for line in self._lines:
+            text, file, _ = line
+            if found := _FUNCTION.match(text):
+                idle = (_stem(file), found[1]) not in mentioned
+            if not idle:
+                kept.append(line)
+            if text[:1] != " " and text.endswith("end"):
+                idle = False
+        shorter = len(kept) < len(self._lines)
+        self._lines = kept
+        return shorter
 
 
 def _is_comment(line: str) -> bool:
@@ -221,5 +255,9 @@ def _is_comment(line: str) -> bool:
     return not bare or (bare.startswith("--") and not bare.startswith("--[["))
 
 
-def _variable(module: str) -> str:
-    return "_" + module.replace(".", "_")
+def _name(module: str) -> str:
+    return module.rpartition(".")[2]
+
+
+def _stem(file: str) -> str:
+    return file.removesuffix(".lua").rpartition("/")[2]

@@ -489,6 +489,21 @@ def _database(session: Session, names: Sequence[str]) -> Findings:
     yield Finding("database", "ok", found + (f"; other databases: {others}" if others else ""))
 
 
+def _fleet(session: Session, _names: Sequence[str]) -> Findings:
+    from atomq.cli.queues import scan
+    from atomq.contrib import fleet
+
+    keys = list(scan(session, f"{fleet.PREFIX}*", "string"))
+    found = fleet.workers((key, session.reader.command("GET", key)) for key in keys)
+    if not found:
+        return
+    faults = fleet.disagreements(found)
+    if not faults:
+        yield Finding("workers", "ok", f"{plural(len(found), 'Celery worker')}, of one mind")
+    for fault in faults:
+        yield Finding("workers", "fail", fault, "workers of one database must agree: restart them")
+
+
 def _stock_leftovers(session: Session, _names: Sequence[str]) -> Findings:
     engine = session.engine
     prefix = engine.options.global_keyprefix
@@ -606,4 +621,5 @@ _ON_QUEUES: _Checks = (
     ("database", _database, "+info"),
     ("stock kombu", _stock_leftovers, "+hlen ~unacked"),
     ("queues", _queues, "+evalsha"),
+    ("workers", _fleet, "+scan +get"),
 )

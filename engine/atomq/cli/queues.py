@@ -84,11 +84,11 @@ def discover(session: Session) -> list[str]:
     try:
         with session.out.progress("looking for queues") as told:
             # Of a queue's keys at least one is a hash; its results, maybe millions, are strings.
-            for count, key in enumerate(_scan(session, "_atomq.{*}.*", "hash")):
+            for count, key in enumerate(scan(session, "_atomq.{*}.*", "hash")):
                 full.add(is_queue_key(key) or "")
                 told(count)
             bound = set()
-            for key in _scan(session, f"{_glob(prefix)}_kombu.binding.*", "set"):
+            for key in scan(session, f"{_glob(prefix)}_kombu.binding.*", "set"):
                 if key.endswith((".pidbox", ".celeryev")) or "_kombu.binding.reply." in key:
                     continue  # workers talk to each other there
                 for member in engine.command("SMEMBERS", key):
@@ -113,7 +113,8 @@ def _glob(text: str) -> str:
     return "".join(f"\\{c}" if c in "*?[]\\" else c for c in text)
 
 
-def _scan(session: Session, pattern: str, kind: str) -> Iterator[str]:
+def scan(session: Session, pattern: str, kind: str) -> Iterator[str]:
+    """The keys of one type that match, on every node."""
     for node in session.engine.nodes():
         cursor: Any = 0
         while True:

@@ -20,7 +20,7 @@ from kombu.utils.scheduling import cycle_by_name
 from atomq import calls
 from atomq.calls import Outgoing, Rejection
 from atomq.contrib.kombu.broker import Broker, eta_ms
-from atomq.contrib.kombu.qos import Message, QoS
+from atomq.contrib.kombu.qos import Message, QoS, stopping
 from atomq.contrib.kombu.settings import Settings
 from atomq.errors import AtomqError, InvalidMessage
 from atomq.keys import QueueKeys
@@ -317,6 +317,11 @@ class Channel(virtual.Channel):
         return False
 
     def _failed(self, delivery: Delivery, error: Exception) -> None:
+        if stopping():  # whatever it met, it is a consumer that goes away
+            self.qos._quick_ack(delivery.receipt)
+            if not delivery.settled:
+                self.broker.give_back(self.broker.keys(delivery.queue), [delivery.receipt])
+            return
         log.error("the consumer could not take %s", delivery, exc_info=error)
         self.qos._quick_ack(delivery.receipt)
         if delivery.settled:

@@ -20,6 +20,8 @@ from kombu.utils.json import loads
 from redis import exceptions as server
 
 from atomq.calls import Call, Claimed
+from atomq.contrib.fleet import Roll
+from atomq.contrib.kombu.qos import stopping
 from atomq.contrib.kombu.stock import Restore, Watch
 from atomq.errors import AtomqError
 from atomq.keys import QueueKeys, is_queue_key
@@ -55,6 +57,8 @@ class Poller:
         self._all_at = 0.0
         self._watch = Watch(self._broker)
         self._restore = Restore(self._broker, transport.settings.stock_unacked)
+        name = f"{self._broker.ids.prefix}-{id(self):x}"
+        self._roll = Roll(self._broker.engine, name, transport.settings.shared())
         self._arming: deque[str | None] = deque()  # answers that come before that of the wait
         self._tracking: bool | None = None  # None: not tried on this connection
 
@@ -120,6 +124,7 @@ class Poller:
                 self._settle_claim()
                 self.withdraw()
                 self._watch.resign()
+                self._roll.leave()
             except (server.RedisError, OSError, AtomqError) as error:
                 log.debug("while hanging up: %s", error)
         self._return(lambda *_: True)
@@ -144,7 +149,7 @@ class Poller:
     def pump(self) -> None:
         """Send what there is to send: a claim if there is room and work, else the wait for work."""
         self._check()
-        if self._claim is not None:
+        if self._claim is not None or stopping():
             return
         now = time.monotonic()
         channels = self._claiming()
@@ -170,7 +175,9 @@ class Poller:
             for name in channel.claimed_queues()
         ]
         if queues:
-            self._watch.elect([name for _, name in queues])
+            names = [name for _, name in queues]
+            self._watch.elect(names)
+            self._roll.say(names)
             self._restore.turn(*queues[0])
 
     def _claiming(self) -> list[Channel]:
@@ -280,7 +287,8 @@ class Poller:
         """Take in what came, hand over what can be, and send what comes next."""
         while self._line is not None and self._line.can_read(0):
             self._read()
-            while self._buffer:
+            # A solo worker runs a task in there, and may be told to stop meanwhile.
+            while self._buffer and not stopping():
                 self.deliver_one()
             self.pump()
 

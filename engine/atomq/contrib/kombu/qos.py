@@ -8,11 +8,14 @@ buffer of the process, and stay there until the server has answered.
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 import traceback
 from typing import Any
+from weakref import WeakValueDictionary
 
 from kombu.transport import virtual
+from kombu.utils.compat import detect_environment
 
 from atomq import calls, flows
 from atomq.calls import Rejection
@@ -39,11 +42,25 @@ class Message(virtual.Message):
 class QoS(virtual.QoS):
     """Local bookkeeping for `can_consume`, and one place where messages are settled."""
 
+    def __init__(self, channel: Any, prefetch_count: int = 0) -> None:
+        super().__init__(channel, prefetch_count)
+        self._killed: set[str] = set()
+        # What still ran when the channel was closed: settled through it all the same.
+        self._outlived: WeakValueDictionary[str, Any] = WeakValueDictionary()
+
+    def _message(self, delivery_tag: str) -> Any:
+        return self._delivered.get(delivery_tag) or self._outlived.get(delivery_tag)
+
     def ack(self, delivery_tag: str) -> None:
-        message = self._delivered.get(delivery_tag)
+        message = self._message(delivery_tag)
         delivery = getattr(message, "delivery", None)
         if delivery is not None and not delivery.settled:
-            if message.undecodable is not None:
+            if _terminating() and _killed(delivery_tag):
+                self._killed.add(delivery_tag)  # it is given back with the rest
+                return
+            if delivery.lost:
+                delivery.settled = True  # somebody else has it, which was said when it was found
+            elif message.undecodable is not None:
                 # Celery acks what it could not decode; nothing is dropped in silence here.
                 self._dead(delivery, "undecodable", message.undecodable)
             else:
@@ -53,7 +70,7 @@ class QoS(virtual.QoS):
         super().ack(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        message = self._delivered.get(delivery_tag)
+        message = self._message(delivery_tag)
         delivery = getattr(message, "delivery", None)
         if delivery is not None and not delivery.settled:
             if requeue:
@@ -106,16 +123,18 @@ class QoS(virtual.QoS):
         self._flush()
         transport = self.channel.connection
         if transport is not None and transport.lost:
+            self._outlived.update(self._delivered)
             self._delivered.clear()
             return []
-        running = _running()
+        terminating = _terminating()
+        running = _started() | self._killed if terminating else _running()
         by_queue: dict[tuple[str, bool], list[str]] = {}
         for tag, message in list(self._delivered.items()):
             delivery = getattr(message, "delivery", None)
             if delivery is None or delivery.settled:
                 continue
             started = tag in running
-            if started and not _terminating():
+            if started and not terminating:
                 continue  # it ends under its lease, and its ack finds its way without this channel
             delivery.settled = True
             by_queue.setdefault((delivery.queue, started), []).append(delivery.receipt)
@@ -123,6 +142,7 @@ class QoS(virtual.QoS):
         for (queue, started), receipts in by_queue.items():
             with contextlib.suppress(ServerUnavailable):
                 broker.give_back(broker.keys(queue), receipts, counted=started)
+        self._outlived.update(self._delivered)
         self._delivered.clear()
         return []
 
@@ -146,6 +166,46 @@ def _running() -> set[str]:
     }
 
 
+def _requests() -> dict[str, Any]:
+    """Every request of a Celery worker that is alive in this process, by delivery tag.
+
+    At a cold shutdown Celery strikes those it kills from its own lists, so the heap is asked.
+    """
+    module = sys.modules.get("celery.worker.request")
+    if module is None:
+        return {}
+    return {
+        tag: thing
+        for thing in gc.get_objects()
+        if issubclass(type(thing), module.Request)
+        and (tag := getattr(thing.message, "delivery_tag", None)) is not None
+    }
+
+
+def _started() -> set[str]:
+    """Delivery tags of the tasks that were started, and maybe killed since."""
+    return {tag for tag, request in _requests().items() if request.time_start is not None}
+
+
+def _killed(tag: str) -> bool:
+    """Whether a task was killed in a green pool: to Celery that looks like success, and it acks."""
+    if detect_environment() == "default":
+        return False
+    return bool(getattr(_requests().get(tag), "_already_cancelled", False))
+
+
 def _terminating() -> bool:
+    return _told("should_terminate")
+
+
+def stopping() -> bool:
+    """Whether a Celery worker in this process was told to stop, and begins nothing any more."""
+    return _told("should_stop") or _terminating()
+
+
+def _told(how: str) -> bool:
     state = sys.modules.get("celery.worker.state")
-    return state is not None and state.should_terminate not in (None, False)
+    if state is None:
+        return False
+    code = getattr(state, how)
+    return code is not None and code is not False  # 0, an exit code, is a yes

@@ -104,6 +104,19 @@ class Settings:
             **ours,
         )
 
+    def shared(self) -> dict[str, Any]:
+        """What the workers of one database should have alike, for `atomq doctor`."""
+        options = self.address.options
+        return {
+            "visibility_timeout": options.visibility_timeout,
+            "global_keyprefix": options.global_keyprefix,
+            "sep": options.sep,
+            "priority_steps": options.priority_steps,
+            "fanout_prefix": self.fanout_prefix,
+            "fanout_patterns": self.fanout_patterns,
+            "lease": options.lease,
+        }
+
 
 def _sorted(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """Options of the engine, those of the transport, and what is wrong with the latter."""

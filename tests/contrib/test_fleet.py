@@ -1,0 +1,60 @@
+"""What workers say of themselves, and what `atomq doctor` makes of it."""
+
+from __future__ import annotations
+
+import json
+
+from atomq.client import Engine
+from atomq.contrib import fleet
+from atomq.contrib.fleet import Roll
+
+SETTINGS = {
+    "visibility_timeout": 3600,
+    "global_keyprefix": "",
+    "sep": "\x06\x16",
+    "priority_steps": [0, 3, 6, 9],
+    "fanout_prefix": "/0.",
+    "fanout_patterns": True,
+}
+
+
+def entries(engine: Engine) -> list[fleet.Worker]:
+    keys = [key.decode() for key in engine.command("KEYS", fleet.PREFIX + "*")]
+    return fleet.workers((key, engine.command("GET", key)) for key in keys)
+
+
+def test_a_worker_is_on_the_roll_until_it_leaves(server) -> None:
+    with Engine(server.url) as engine:
+        roll = Roll(engine, "w1", SETTINGS)
+        roll.say(["b", "a"])
+        (worker,) = entries(engine)
+        assert worker.settings["queues"] == ["a", "b"]
+        assert abs(worker.skew_ms) < 5_000
+        assert 0 < engine.command("PTTL", fleet.PREFIX + "w1") <= fleet.KEPT_MS
+        assert fleet.disagreements([worker, worker]) == []
+        roll.leave()
+        assert entries(engine) == []
+
+
+def test_settings_and_clocks_that_differ_are_named() -> None:
+    one = fleet.Worker("1", {**SETTINGS, "host": "a", "pid": 1, "clock_ms": 0, "server_ms": 0})
+    two = fleet.Worker(
+        "2",
+        {
+            **SETTINGS,
+            "host": "b",
+            "pid": 2,
+            "visibility_timeout": 60,
+            "fanout_prefix": "",
+            "clock_ms": 11_000,
+            "server_ms": 0,
+        },
+    )
+    faults = fleet.disagreements([one, two])
+    assert [fault.split()[0] for fault in faults] == ["visibility_timeout", "fanout_prefix", "the"]
+    assert "3600 on a (pid 1); 60 on b (pid 2)" in faults[0]
+    assert "differ by 11 s" in faults[2]
+
+
+def test_an_unreadable_entry_is_passed_over() -> None:
+    assert fleet.workers([("k", b"{"), ("k", None), ("k", json.dumps([1]).encode())]) == []
