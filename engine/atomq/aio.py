@@ -94,6 +94,7 @@ class AsyncEngine(EngineBase):
 
         The engine opens new ones if it is used again.
         """
+        self._enter_loop()
         for task in self.at_close:
             await asyncio.to_thread(task)
         await self.listener.close()
@@ -479,9 +480,7 @@ class AsyncWaiter:
                 self._keys = keys
             for index, (connection, names) in enumerate(self._lines):
                 if index not in self._out:
-                    send = connection.send_command("BLPOP", *names, 0, check_health=False)
-                    await _heeded(send)
-                    self._out[index] = asyncio.ensure_future(_read(connection))
+                    self._out[index] = asyncio.ensure_future(_blpop(connection, names))
                     self._out[index].add_done_callback(_seen)
             await asyncio.wait(
                 self._out.values(), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
@@ -554,7 +553,8 @@ class AsyncWaiter:
         await self._engine._lines.command(("CLIENT UNBLOCK", client_id), target)
 
 
-async def _read(connection: AbstractConnection) -> Any:
+async def _blpop(connection: AbstractConnection, names: Sequence[str]) -> Any:
+    await connection.send_command("BLPOP", *names, 0, check_health=False)
     return await connection.read_response(timeout=LONG)
 
 

@@ -170,7 +170,7 @@ _PUBLISH = scripts.declared(
 
 
 class Outgoing(NamedTuple):
-    """One message to publish."""
+    """One message to publish. What stands behind its id are its settings."""
 
     message: str | bytes
     id: str
@@ -204,14 +204,13 @@ def publish(
 ) -> Call[Published]:
     """Put 1 to 1,000 messages into a queue: all of them or, when the server is full, none."""
     args: list[Any] = [call_id, window_ms]
-    total, group, count_at = 0, None, 0
+    total, group, count_at, named = 0, None, 0, 0
     for out in messages:
-        later = out.delay_ms > 0 or out.at_ms > 0
-        named = 2 if out.dedup else int(later)
-        settings = (out.step, out.delay_ms, out.at_ms, out.ttl_ms, out.alive_ms, named)
-        if settings != group:
-            args += (*settings, 0)
-            group, count_at = settings, len(args) - 1
+        if out[2:] != group:
+            group = out[2:]
+            named = 2 if out.dedup else int(out.delay_ms > 0 or out.at_ms > 0)
+            args += (out.step, out.delay_ms, out.at_ms, out.ttl_ms, out.alive_ms, named, 0)
+            count_at = len(args) - 1
         args[count_at] += 1
         total += 1
         if named:

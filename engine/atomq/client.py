@@ -17,12 +17,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar, overload
 
+from hiredis import pack_command
 from redis import exceptions as server
 from redis.connection import AbstractConnection
 
 from atomq import connect, exchange
 from atomq.address import Address
-from atomq.calls import Call
+from atomq.calls import Call, Claimed
 from atomq.errors import AtomqError, ScriptsNotLoaded, ServerTooOld, ServerUnavailable
 from atomq.exchange import Load, Pause, Retry, Send, translated
 from atomq.flows import Flow, Get, Listen, Sleep, Wait, Withdraw
@@ -276,7 +277,7 @@ class Engine(EngineBase):
         if waiter is None:
             raise TypeError(f"{effect} needs a waiter")
         if isinstance(effect, Wait):
-            return waiter.wait(effect.keys, effect.seconds)
+            return waiter.wait(effect.keys, effect.seconds, effect.ahead)
         if isinstance(effect, Withdraw):
             return waiter.withdraw()
         if isinstance(effect, Listen):
@@ -381,7 +382,7 @@ class _Lines:
                 connection, since = self._idle.pop()
             except IndexError:
                 break
-            if since > stale:
+            if since > stale and not _hung_up(connection):
                 return connection
             connection.disconnect()
         return self.fresh()
@@ -414,11 +415,18 @@ class _Lines:
                 places.release()
 
 
+def _hung_up(connection: AbstractConnection) -> bool:
+    """Whether an idle connection was closed by the server: nothing else makes it readable."""
+    try:
+        return bool(connection.can_read(0))
+    except (server.RedisError, OSError):
+        return True
+
+
 def _converse(connection: AbstractConnection, commands: list[tuple[Any, ...]]) -> list[Any]:
-    if len(commands) == 1:
-        connection.send_command(*commands[0], check_health=False)
-    else:
-        connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+    # `send_command` would look for spaces in the name and for odd types in every argument.
+    packed = b"".join([pack_command(command) for command in commands])
+    connection.send_packed_command([packed], check_health=False)
     replies: list[Any] = []
     for _ in commands:
         try:
@@ -507,13 +515,19 @@ class Waiter:
         self._engine = engine
         self._lines: list[tuple[AbstractConnection, list[str]]] = []
         self._out: set[int] = set()
+        self._ahead: Call[Claimed] | None = None
         self._keys: tuple[str, ...] = ()
         self._ear: AbstractConnection | None = None
         self._channel = ""
         self._blocks_inline = engine.address.kind == "memory"
 
-    def wait(self, keys: tuple[str, ...], seconds: float) -> str | None:
-        """The list a token came from, or None after `seconds` (or when the connection broke)."""
+    def wait(
+        self, keys: tuple[str, ...], seconds: float, ahead: Call[Claimed] | None = None
+    ) -> str | Claimed | None:
+        """The list a token came from, or None after `seconds` (or when the connection broke).
+
+        With `ahead`, see `Wait`: the result of that claim.
+        """
         try:
             if self._blocks_inline:
                 return self._wait_inline(keys, seconds)
@@ -521,6 +535,8 @@ class Waiter:
                 self.close()
                 self._lines = self._engine._lines.blocking(keys)
                 self._keys = keys
+            if ahead is not None and len(self._lines) == 1 and not self._out:
+                return self._wait_ahead(seconds, ahead)
             for index, (connection, names) in enumerate(self._lines):
                 if index not in self._out:
                     connection.send_command("BLPOP", *names, 0, check_health=False)
@@ -536,8 +552,56 @@ class Waiter:
             time.sleep(min(seconds, 0.05))  # the claim that follows meets the same trouble
         return None
 
-    def withdraw(self) -> str | None:
-        """Take the BLPOP back; the list whose token it had taken after all, or None."""
+    def _wait_ahead(self, seconds: float, ahead: Call[Claimed]) -> str | Claimed | None:
+        connection, names = self._lines[0]
+        # The server's own end of the wait comes late, and is for a client that is there no more:
+        # nobody may be handed a message a minute after he died.
+        wait = pack_command(("BLPOP", *names, f"{seconds + 0.1:.3f}"))
+        self._ahead = ahead
+        self._out.add(0)
+        try:
+            packed = wait + pack_command(ahead.command())
+            connection.send_packed_command([packed], check_health=False)
+            if not connection.can_read(seconds):
+                self._unblock(connection)
+            return self._answer_ahead()
+        except (*SERVER_ERRORS, AtomqError) as error:
+            self.close()
+            time.sleep(min(seconds, 0.05))
+            raise ServerUnavailable(str(error)) from error
+
+    def _answer_ahead(self) -> str | Claimed | None:
+        connection, _ = self._lines[0]
+        ahead, replies = self._ahead, []
+        assert ahead is not None
+        for _ in range(2):
+            try:
+                replies.append(connection.read_response())
+            except server.ResponseError as error:
+                replies.append(error)
+        self._out.clear()
+        self._ahead = None
+        token, reply = replies
+        if isinstance(token, server.NoPermissionError):
+            warn_no_blocking(token)
+            time.sleep(0.5)
+        if isinstance(reply, Exception):  # a claim that is asked for the answer will tell
+            return _text(token[0]) if isinstance(token, list) else None
+        return ahead.parse(reply, False)
+
+    def withdraw(self) -> str | Claimed | None:
+        """Take the BLPOP back; the list whose token it had taken after all, or None.
+
+        With a claim behind it: its result.
+        """
+        if self._ahead is not None:
+            try:
+                if not self._lines[0][0].can_read(0):
+                    self._unblock(self._lines[0][0])
+                return self._answer_ahead()
+            except (*SERVER_ERRORS, AtomqError) as error:
+                self.close()
+                raise ServerUnavailable(str(error)) from error
         taken = None
         try:
             for index in sorted(self._out):
@@ -576,7 +640,7 @@ class Waiter:
         """Close the connections. A token read by nobody is lost; others notice within 1.2 s."""
         for connection, _ in self._lines:
             connection.disconnect()
-        self._lines, self._out, self._keys = [], set(), ()
+        self._lines, self._out, self._keys, self._ahead = [], set(), (), None
         self._hang_up()
 
     def _hang_up(self) -> None:

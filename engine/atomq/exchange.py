@@ -187,7 +187,10 @@ def probing(call: Call[Any], retry: Retry) -> Exchange:
             f"the server does not know {', '.join(refused)}: atomq needs Redis 6.2 or Valkey 7.2"
         )
     if refused:
-        grants = " ".join(f"+{name.lower()}" for name in refused)
+        grants = " ".join(
+            "&_atomq.*" if "channel" in words else f"+{name.lower()}"
+            for name, words in refused.items()
+        )
         raise PermissionDenied(
             f"this user may not run {', '.join(refused)} inside a script: grant {grants} "
             f"(the server says: {next(iter(refused.values()))})"

@@ -26,6 +26,7 @@ log = logging.getLogger("atomq.flows")
 
 T = TypeVar("T")
 BEYOND_RETRIES = 9  # the highest attempt a claim can have
+AHEAD = 4  # a consumer of more queues claims only from the one whose token came, so behind the wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +35,24 @@ class Wait:
 
     Answer: the list's name, or None. The wait goes on in the server afterwards, so that no token
     falls between two waits; `Withdraw` ends it.
+
+    `ahead` is a claim that may be sent right behind the wait, for the server to carry out at the
+    moment the wait ends: a round trip less until the message is here. Whoever does so ends the wait
+    in the server when it ends here, and answers with the claim's result instead. Raises
+    `ServerUnavailable` if it got no answer to it.
     """
 
     keys: tuple[str, ...]
     seconds: float
+    ahead: Call[Claimed] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Withdraw:
-    """End the wait in the server. Answer: the list whose token it took after all, or None."""
+    """End the wait in the server. Answer: the list whose token it took after all, or None.
+
+    Or the result of the claim that was sent behind it; and `ServerUnavailable`, as with `Wait`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,7 @@ class Acks:
         lost: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> None:
         self._receipts: dict[str, list[str]] = {}
+        self._since: dict[str, float] = {}
         self._under_way: Counter[str] = Counter()
         self._repeated: set[str] = set()
         self._lock = threading.Lock()
@@ -99,6 +110,8 @@ class Acks:
             waiting = self._receipts.setdefault(queue, [])
             waiting.append(receipt)
             first = len(waiting) == 1
+            if first:
+                self._since[queue] = time.monotonic()
         if first:
             self._waiting()
 
@@ -129,6 +142,7 @@ class Acks:
         if receipts:
             with self._lock:
                 self._receipts[queue] = [*receipts, *self._receipts.get(queue, ())]
+                self._since[queue] = 0.0
                 self._repeated.update(receipts)
             self._waiting()
 
@@ -151,6 +165,11 @@ class Acks:
         """The queues something waits for."""
         with self._lock:
             return list(self._receipts)
+
+    def since(self) -> float:
+        """When the one that waits longest came (monotonic); inf: none waits."""
+        with self._lock:
+            return min([self._since[queue] for queue in self._receipts], default=float("inf"))
 
     def forget(self) -> None:
         """In a forked child: they are the parent's."""
@@ -176,6 +195,7 @@ class Consumer:
         self._served = False
         self._minds: set[str] = set()  # queues whose next due time was told to this consumer only
         self._unanswered: tuple[Sequence[QueueKeys], str, int] | None = None
+        self._ahead: tuple[Sequence[QueueKeys], str, int] | None = None
         self._first = 0
         # In a cluster each queue has a slot of its own, and a claim has one slot.
         by_slot = any(queue.layout == "cluster" for queue in queues)
@@ -199,17 +219,20 @@ class Consumer:
             if limit and not refused:
                 self._unanswered = (queues, claim_id, limit)
             raise
-        self._served = True
         for queue, receipts in zip(queues, acks, strict=True):
             if receipts:
                 missing = [receipt for name, receipt in claimed.lost_acks if name == queue.name]
                 self.acks.answered(queue.name, receipts, missing)
+        self._note(queues, claimed)
+        return claimed
+
+    def _note(self, queues: Sequence[QueueKeys], claimed: Claimed) -> None:
+        self._served = True
         names = [queue.name for queue in queues]
         if claimed.wait_ms is not None:
             self._minds.update(names)
         elif self._minds:
             self._minds.difference_update(names)
-        return claimed
 
     def _call(
         self,
@@ -258,10 +281,18 @@ class Consumer:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         wanted: set[str] | None = None  # queues whose token fired; None: all
+        claimed: Claimed | None = None  # what was sent ahead got
+        if self._ahead is not None:  # the last time was interrupted
+            yield from self.stop_waiting()
         while True:
             try:
-                yield from self._give_back_unanswered()
-                got, more, next_ms = yield from self._claim_groups(limit, wanted, claimed_by)
+                if claimed is None:
+                    yield from self._give_back_unanswered()
+                    got, more, next_ms = yield from self._claim_groups(limit, wanted, claimed_by)
+                else:
+                    claimed_by(claimed)
+                    got, more, next_ms = claimed.deliveries, bool(claimed.more), claimed.wait_ms
+                    claimed = None
             except ServerUnavailable as error:
                 away = deadline is not None and time.monotonic() >= deadline
                 if away or not (patient and self._served):
@@ -290,11 +321,30 @@ class Consumer:
                 seconds = min(seconds, next_ms / 1000)
             if left is not None:
                 seconds = min(seconds, left)
-            self._waiting = True
-            token: str | None = yield Wait(tuple(self._by_wake), seconds)
-            if token is not None:
-                self._waiting = False
-            wanted = {self._by_wake[token].name} if token in self._by_wake else None
+            answer = yield from self._wait(seconds, limit)
+            if isinstance(answer, Claimed):
+                claimed = answer
+            fired = isinstance(answer, str) and answer in self._by_wake
+            wanted = {self._by_wake[str(answer)].name} if fired else None
+
+    def _wait(self, seconds: float, limit: int) -> Flow[str | Claimed | None]:
+        keys, ahead = tuple(self._by_wake), None
+        if len(self._groups) == 1 and len(self.queues) <= AHEAD:
+            self._ahead = (self.queues, self._ids.next(), limit)
+            ahead = self._call(*self._ahead)
+        self._waiting = True
+        try:
+            answer: str | Claimed | None = yield Wait(keys, seconds, ahead)
+        except ServerUnavailable as error:
+            log.info("a claim was sent and not answered: %s", error)
+            self._unanswered, self._ahead, self._waiting = self._ahead, None, False
+            return None
+        self._ahead = None
+        if answer is not None:
+            self._waiting = False
+        if isinstance(answer, Claimed):
+            self._note(self.queues, answer)
+        return answer
 
     def _claim_groups(
         self, limit: int, wanted: set[str] | None, claimed_by: Callable[[Claimed], None]
@@ -343,11 +393,21 @@ class Consumer:
         if not self._waiting:
             return None
         self._waiting = False
-        token: str | None = yield Withdraw()
-        queue = self._by_wake.get(token) if token is not None else None
-        if queue is not None and handing_over:
-            yield from self.claim([queue], 0)
-        return queue
+        try:
+            answer: str | Claimed | None = yield Withdraw()
+        except ServerUnavailable:
+            self._unanswered, self._ahead = self._ahead, None
+            raise
+        self._ahead = None
+        if isinstance(answer, Claimed):
+            for queue in self.queues:
+                held = [(d.receipt, "") for d in answer.deliveries if d.queue == queue.name]
+                yield from give_back(queue, held)
+            return None
+        fired = self._by_wake.get(answer) if answer is not None else None
+        if fired is not None and handing_over:
+            yield from self.claim([fired], 0)
+        return fired
 
     def close(self) -> Flow[None]:
         """Leave: pass on what was taken, send the acks that wait."""

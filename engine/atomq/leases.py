@@ -190,7 +190,12 @@ class LeaseKeeper:
             with self._wake:
                 self._flush_at = now + ACK_DELAY if self._acking else float("inf")
                 self._acking = False
-            if not self._flush():
+            oldest = self.acks.since()
+            if oldest + ACK_DELAY > now and not self._later:
+                # A claim may take them along before their time is up.
+                with self._wake:
+                    self._flush_at = min(self._flush_at, max(oldest + ACK_DELAY, now + 0.001))
+            elif not self._flush():
                 with self._wake:
                     self._flush_at = now + RETRY
         if now >= self._renew_at:

@@ -32,8 +32,9 @@ class Serializer:
     loads: Callable[[Any], Any]
 
 
-def _compact(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
+# Made once: `json.dumps` makes an encoder a call, `json.loads` guesses the encoding of bytes.
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode
 
 
 def _bytes(value: Any) -> bytes:
@@ -145,7 +146,7 @@ class Envelope:
         """The whole envelope. Raises `InvalidMessage` if it is not a JSON object."""
         if self._decoded is None:
             try:
-                decoded = json.loads(self.raw)
+                decoded = _decode(self.raw.decode())
             except (ValueError, RecursionError) as error:
                 raise InvalidMessage(f"the message is not JSON: {error}") from error
             if not isinstance(decoded, dict):

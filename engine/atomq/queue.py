@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from atomq import calls, flows
 from atomq.aio import AsyncEngine, AsyncWaiter
@@ -107,8 +107,15 @@ class _Queue(Generic[EngineT]):
 
     # ── publish ───────────────────────────────────────────────────────────────────────────────
 
-    def _outgoing(self, item: Item) -> Outgoing:
-        check_priority(item.priority)
+    def _outgoing(self, item: Any) -> Outgoing:
+        """What `put_many` was given (a body, or an `Item`) as it is published."""
+        if not isinstance(item, Item):
+            if self._check is not None:
+                self._check(item)
+            message_id = message_ids.next()
+            return Outgoing(self._writer.write(item, message_id), message_id)
+        if item.priority != 0:
+            check_priority(item.priority)
         if self._check is not None:
             self._check(item.body)
         if item.id is not None and not (isinstance(item.id, str) and 0 < len(item.id) <= 256):
@@ -120,11 +127,17 @@ class _Queue(Generic[EngineT]):
         return Outgoing(
             text,
             message_id,
-            step=self.keys.step_of(item.priority),
-            delay_ms=_ms("delay", item.delay),
+            step=self.keys.step_of(item.priority) if item.priority != 0 else 1,
+            delay_ms=_ms("delay", item.delay) if item.delay != 0 else 0,
             at_ms=_at_ms(item.at),
             ttl_ms=_ms("ttl", item.ttl) if item.ttl is not None else 0,
             dedup=item.id is not None,
+        )
+
+    def _put_one(self, message: Outgoing) -> Call[calls.Published]:
+        window_ms = self.engine.options.dedup_window_ms
+        return calls.publish(
+            self.keys, [message], call_id=self._call_ids.next(), window_ms=window_ms
         )
 
     def _put(self, messages: list[Outgoing]) -> Flow[list[bool]]:
@@ -569,8 +582,7 @@ class AsyncMessage(_Message["AsyncQueue"]):
 # ── results ───────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """A message that was put; `wait` for its result."""
 
     id: str
@@ -583,8 +595,7 @@ class Sent:
         return self.queue.wait(self.id, timeout)
 
 
-@dataclass(frozen=True, slots=True)
-class AsyncSent:
+class AsyncSent(NamedTuple):
     """A message that was put; see `Sent`."""
 
     id: str
@@ -648,14 +659,16 @@ class Queue(_Queue[Engine]):
         instead of a consumer. Raises `InvalidMessage` for a body that cannot be serialized or does
         not meet the schema, `ServerFull` at maxmemory.
         """
-        return self.put_many([Item(body, delay, at, priority, id, headers, ttl)])[0]
+        message = self._outgoing(Item(body, delay, at, priority, id, headers, ttl))
+        done = self.engine.run(self._put_one(message))
+        return Sent(message.id, self, not done.known)
 
     def put_many(self, items: Iterable[Any]) -> list[Sent]:
         """Put many messages; each a body, or an `Item` with settings of its own.
 
         They travel 1,000 (or `max_bytes`) to a call. A call is all or nothing, the whole is not.
         """
-        messages = [self._outgoing(i if isinstance(i, Item) else Item(i)) for i in items]
+        messages = [self._outgoing(item) for item in items]
         if not messages:
             return []
         put = self.engine.run(self._put(messages))
@@ -925,11 +938,13 @@ class AsyncQueue(_Queue[AsyncEngine]):
         ttl: float | None = None,
     ) -> AsyncSent:
         """See `Queue.put`."""
-        return (await self.put_many([Item(body, delay, at, priority, id, headers, ttl)]))[0]
+        message = self._outgoing(Item(body, delay, at, priority, id, headers, ttl))
+        done = await self.engine.run(self._put_one(message))
+        return AsyncSent(message.id, self, not done.known)
 
     async def put_many(self, items: Iterable[Any]) -> list[AsyncSent]:
         """See `Queue.put_many`."""
-        messages = [self._outgoing(i if isinstance(i, Item) else Item(i)) for i in items]
+        messages = [self._outgoing(item) for item in items]
         if not messages:
             return []
         put = await self.engine.run(self._put(messages))

@@ -13,6 +13,11 @@ function M.moved(score, ms)
   return string.format("%.0f", score - score % M.SIZE + ms)
 end
 
+-- Is there anything in a step behind the first? Most queues have none, and need not be asked step by step.
+function M.behind_first(key)
+  return redis.call("ZCOUNT", key, M.SIZE, "+inf") > 0
+end
+
 -- What is due at `now` in the steps `from` to `to`, step by step, oldest first.
 function M.due(key, from, to, now, limit)
   local low = M.low(from)
@@ -28,7 +33,7 @@ function M.due(key, from, to, now, limit)
   return found
 end
 
--- The earliest time of all steps, or nil.
+-- The earliest time of the steps 1 to `steps`, or nil.
 function M.earliest(key, steps)
   local earliest
   for step = 1, steps do

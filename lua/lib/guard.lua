@@ -2,29 +2,31 @@
 -- type (or a read that this user may not run) becomes `fault`. A Lua error undoes nothing, so it must not happen late.
 local M = { fault = false }
 
-local function size(command, key)
-  local n = redis.pcall(command, key)
-  if type(n) == "table" then
+local function checked(answer, key, command)
+  if type(answer) == "table" and answer.err then
     if not M.fault then
-      local wrong = string.find(n.err, "WRONGTYPE", 1, true)
-      M.fault = wrong and ("WRONGTYPE " .. key .. " is not of the type " .. command .. " reads") or n.err
+      local wrong = string.find(answer.err, "WRONGTYPE", 1, true)
+      M.fault = wrong and ("WRONGTYPE " .. key .. " is not of the type " .. command .. " reads") or answer.err
     end
-    return 0
+    return nil
   end
-  return n
+  return answer
 end
 
-function M.list(key) return size("LLEN", key) end
-function M.hash(key) return size("HLEN", key) end
-function M.zset(key) return size("ZCARD", key) end
-function M.set(key) return size("SCARD", key) end
-function M.stream(key) return size("XLEN", key) end
+function M.list(key) return checked(redis.pcall("LLEN", key), key, "LLEN") or 0 end
+function M.hash(key) return checked(redis.pcall("HLEN", key), key, "HLEN") or 0 end
+function M.zset(key) return checked(redis.pcall("ZCARD", key), key, "ZCARD") or 0 end
+function M.set(key) return checked(redis.pcall("SCARD", key), key, "SCARD") or 0 end
+function M.stream(key) return checked(redis.pcall("XLEN", key), key, "XLEN") or 0 end
+
+-- Fields of a hash that is read anyway; none of them when it cannot be.
+function M.fields(key, ...) return checked(redis.pcall("HMGET", key, ...), key, "HMGET") or {} end
 
 -- The ready lists are the last keys of a call: from KEYS[first] on, one a priority step. Answers their sizes.
 function M.ready(first)
   local sizes = {}
   for i = first, #KEYS do
-    sizes[#sizes + 1] = size("LLEN", KEYS[i])
+    sizes[#sizes + 1] = M.list(KEYS[i])
   end
   return sizes
 end

@@ -9,42 +9,34 @@ local record = require("lib.record")
 
 local M = { FIXED = 8 }
 local MOST_DEATHS = 100 -- a claim that sent so many to dead letters stops, though it has room for more
+local MOST_RECOVERED = 200 -- as does one that took so many expired or due ones: a thousand would hold the server for 10 ms
 local SMALL = 8192 -- bytes; below this the size of a message does not limit how many are popped at once
 
 -- The queue whose keys begin behind KEYS[at].
 function M.open(at, call)
-  local lane = {
-    unacked = KEYS[at + 1], records = KEYS[at + 2], delayed = KEYS[at + 3], delayed_records = KEYS[at + 4],
-    dead = KEYS[at + 5], wake = KEYS[at + 6], meta = KEYS[at + 7], stats = KEYS[at + 8],
-    ready = {}, left = 0, index = at / (M.FIXED + call.steps) + 1,
-    changes = {}, gone = {}, scores = {}, held = {}, delivered = 0, redelivered = 0, deaths = 0, cut = false,
-  }
-  lane.in_unacked, lane.in_delayed = guard.zset(lane.unacked), guard.zset(lane.delayed)
-  guard.hash(lane.records); guard.hash(lane.delayed_records)
-  guard.stream(lane.dead); guard.list(lane.wake); guard.hash(lane.stats)
+  local unacked, delayed, meta, changes = KEYS[at + 1], KEYS[at + 3], KEYS[at + 7], {}
+  guard.hash(KEYS[at + 2]); guard.hash(KEYS[at + 4])
+  guard.stream(KEYS[at + 5]); guard.list(KEYS[at + 6]); guard.hash(KEYS[at + 8])
+  local sizes, left = {}, 0
   for step = 1, call.steps do
-    local key = KEYS[at + M.FIXED + step]
-    local size = guard.list(key)
-    lane.ready[step] = { key = key, size = size }
-    lane.left = lane.left + size
+    sizes[step] = guard.list(KEYS[at + M.FIXED + step])
+    left = left + sizes[step]
   end
-  local meta = redis.pcall("HMGET", lane.meta, "paused", "seen", "grace", "renew", "largest", "steps",
-    "timer_at", "timer_by")
-  if meta.err then
-    guard.hash(lane.meta)
-    return lane
-  end
-  lane.paused = meta[1] == "1"
-  lane.grace = outage.grace(meta[2], meta[3], meta[4], call.renew, call.now, lane.changes)
-  lane.largest = math.max(SMALL, tonumber(meta[5]) or 0)
-  lane.known_largest = lane.largest
-  local known_steps = tonumber(meta[6]) or 0
-  lane.steps = math.max(known_steps, call.steps)
+  local set = guard.fields(meta, "paused", "seen", "grace", "renew", "largest", "steps", "timer_at", "timer_by")
+  local known_steps, largest = tonumber(set[6]) or 0, math.max(SMALL, tonumber(set[5]) or 0)
   if known_steps < call.steps then
-    M.change(lane, "steps", call.steps)
+    changes[1], changes[2] = "steps", call.steps
   end
-  lane.timer_at, lane.timer_by = tonumber(meta[7]), meta[8]
-  return lane
+  return {
+    unacked = unacked, records = KEYS[at + 2], delayed = delayed, delayed_records = KEYS[at + 4],
+    dead = KEYS[at + 5], wake = KEYS[at + 6], meta = meta, stats = KEYS[at + 8],
+    first = at + M.FIXED, index = at / (M.FIXED + call.steps) + 1, steps = math.max(known_steps, call.steps),
+    in_unacked = guard.zset(unacked), in_delayed = guard.zset(delayed), sizes = sizes, left = left,
+    paused = set[1] == "1", largest = largest, known_largest = largest,
+    grace = outage.grace(set[2], set[3], set[4], call.renew, call.now, changes),
+    timer_at = tonumber(set[7]), timer_by = set[8],
+    changes = changes, scores = {}, held = {}, delivered = 0, redelivered = 0, deaths = 0, cut = false,
+  }
 end
 
 function M.change(lane, field, value)
@@ -56,40 +48,32 @@ local function bury(lane, call, reason, deliveries, step, body)
   lane.deaths, call.deaths, call.bytes = lane.deaths + 1, call.deaths + 1, call.bytes + #body
 end
 
--- Lease one message to the caller, or send it to dead letters when it may not be delivered (again).
-local function hand(lane, call, deliveries, step, body)
-  local expires = 0
-  if string.byte(body, 3) == 120 then -- "x-...
-    local _
-    _, expires = message.head(body)
+-- Lease messages (bodies[from] to bodies[to], alike but for their bytes) to the caller, or send them to dead letters
+-- when they may not be delivered (again). One loop over locals: this is where a claim spends its time.
+local function hand(lane, call, deliveries, expires, step, bodies, from, to)
+  local spent = call.max_deliveries > 0 and deliveries > call.max_deliveries
+  if spent or expires > 0 and expires <= call.now then
+    for i = from, to do
+      bury(lane, call, spent and "max_deliveries" or "expired", deliveries - 1, step, bodies[i])
+    end
+    return
   end
-  if call.max_deliveries > 0 and deliveries > call.max_deliveries then
-    return bury(lane, call, "max_deliveries", deliveries - 1, step, body)
-  elseif expires > 0 and expires <= call.now then
-    return bury(lane, call, "expired", deliveries - 1, step, body)
-  end
-  call.count = call.count + 1
-  local receipt = call.receipts[call.count]
   local known = deliveries * 16 + step
-  local header = call.headers[known]
-  if not header then
-    header = record.header(deliveries, step, call.now)
-    call.headers[known] = header
+  if not call.headers[known] then
+    call.headers[known] = record.header(deliveries, step, call.now)
     call.deadlines[step] = call.deadlines[step] or bands.score(step, call.now + call.lease)
   end
-  lane.held[#lane.held + 1], lane.held[#lane.held + 2] = receipt, header .. body
-  lane.scores[#lane.scores + 1], lane.scores[#lane.scores + 2] = call.deadlines[step], receipt
-  lane.delivered = lane.delivered + 1
-  M.answer(lane, call, receipt, deliveries, step, body)
-  call.bytes = call.bytes + #body
-  if #body > lane.largest then
-    lane.largest = #body
+  local header, deadline, index = call.headers[known], call.deadlines[step], lane.index
+  local receipts, count, bytes = call.receipts, call.count, call.bytes
+  local out, held, scores, o, n = call.out, lane.held, lane.scores, 5 * count, 2 * lane.delivered
+  for i = from, to do
+    local body, receipt = bodies[i], receipts[count + 1]
+    out[o + 1], out[o + 2], out[o + 3], out[o + 4], out[o + 5] = index, receipt, deliveries, step, body
+    held[n + 1], held[n + 2] = receipt, header .. body
+    scores[n + 1], scores[n + 2] = deadline, receipt
+    count, o, n, bytes = count + 1, o + 5, n + 2, bytes + #body
   end
-end
-
-function M.answer(lane, call, receipt, deliveries, step, body)
-  local out, n = call.out, #call.out
-  out[n + 1], out[n + 2], out[n + 3], out[n + 4], out[n + 5] = lane.index, receipt, deliveries, step, body
+  call.count, call.bytes, lane.delivered = count, bytes, n / 2
 end
 
 -- Leases of this claim that are already there: answered again, unchanged.
@@ -98,7 +82,8 @@ function M.replay(lane, call, names)
   for i = 1, #names do
     if held[i] then
       local deliveries, step, _, body = record.split(held[i])
-      M.answer(lane, call, names[i], deliveries, step, body)
+      local out, n = call.out, #call.out
+      out[n + 1], out[n + 2], out[n + 3], out[n + 4], out[n + 5] = lane.index, names[i], deliveries, step, body
       found = true
     end
   end
@@ -110,6 +95,15 @@ local function room(call)
     return 0
   end
   return call.limit - call.count
+end
+
+-- How many messages surely fit: the first alone, for sizes are unknown until one is read.
+local function fitting(lane, call)
+  local free = room(call)
+  if free == 0 or call.count == 0 then
+    return math.min(free, 1)
+  end
+  return math.max(1, math.min(free, math.floor((call.max_bytes - call.bytes) / lane.largest)))
 end
 
 -- A claim's last step also takes what a fleet with more priority steps has left behind it.
@@ -124,66 +118,82 @@ local function recover(lane, call, step, index, records)
   if free == 0 then
     return 0
   end
-  local found = bands.due(index, step, last(lane, call, step), call.now, free)
-  for i = 1, #found do
-    if room(call) == 0 then
-      return i - 1
+  local most = math.min(free, MOST_RECOVERED)
+  local found, at = bands.due(index, step, last(lane, call, step), call.now, most), 0
+  while at < #found do
+    local many = math.min(fitting(lane, call), #found - at)
+    if many == 0 then
+      return at
     end
-    local held = redis.call("HGET", records, found[i])
-    redis.call("ZREM", index, found[i])
-    redis.call("HDEL", records, found[i])
-    if held then
-      local deliveries, _, _, body = record.split(held)
-      if deliveries then
-        hand(lane, call, deliveries + 1, step, body)
-      else
-        bury(lane, call, "corrupt", 0, step, held)
+    local held = redis.call("HMGET", records, unpack(found, at + 1, at + many))
+    redis.call("ZREM", index, unpack(found, at + 1, at + many))
+    redis.call("HDEL", records, unpack(found, at + 1, at + many))
+    for i = 1, many do
+      if held[i] then
+        local deliveries, _, _, body = record.split(held[i])
+        if deliveries then
+          local _, expires = message.head(body)
+          lane.largest = math.max(lane.largest, #body)
+          hand(lane, call, deliveries + 1, expires, step, { body }, 1, 1)
+        else
+          bury(lane, call, "corrupt", 0, step, held[i])
+        end
       end
     end
+    at = at + many
   end
-  if #found == free and room(call) > 0 then
-    lane.cut = true -- some were dead letters, and there may be more behind them
+  if #found == most and room(call) > 0 then
+    lane.cut = true -- some were dead letters, or there are many: there may be more behind them
+    if most < free then
+      call.limit = call.count -- what comes behind them must wait for its turn
+    end
   end
   return #found
 end
 
 local function pop(lane, call, step)
-  local ready = lane.ready[step]
-  while ready.size > 0 do
-    local free = room(call)
-    if free == 0 then
-      return
-    end
-    -- The first alone, then as many as surely fit: sizes are unknown until they are popped.
-    local many = call.count == 0 and 1
-      or math.max(1, math.min(free, math.floor((call.max_bytes - call.bytes) / lane.largest)))
-    local bodies = redis.call("RPOP", ready.key, many)
+  while lane.sizes[step] > 0 do
+    local many = fitting(lane, call)
+    local bodies = many > 0 and redis.call("RPOP", KEYS[lane.first + step], many)
     if not bodies then
-      ready.size = 0
       return
     end
-    ready.size, lane.left = ready.size - #bodies, lane.left - #bodies
-    for i = 1, #bodies do
-      local body = bodies[i]
-      if message.sound(body) then
-        hand(lane, call, string.byte(body, 3) == 120 and message.head(body) + 1 or 1, step, body)
-      else
-        bury(lane, call, "undecodable", 0, step, body)
+    lane.sizes[step], lane.left = lane.sizes[step] - #bodies, lane.left - #bodies
+    local odd, largest = message.odd(bodies)
+    lane.largest = math.max(lane.largest, largest)
+    if next(odd) == nil then
+      hand(lane, call, 1, 0, step, bodies, 1, #bodies)
+    else
+      for i = 1, #bodies do
+        local head = odd[i]
+        if head == false then
+          bury(lane, call, "undecodable", 0, step, bodies[i])
+        else
+          hand(lane, call, head and head.deliveries + 1 or 1, head and head.expires or 0, step, bodies, i, i)
+        end
       end
     end
   end
+end
+
+-- The last step that has anything in this index.
+local function deepest(lane, index, size)
+  return size == 0 and 0 or lane.steps > 1 and bands.behind_first(index) and lane.steps or 1
 end
 
 -- Everything claimable of one step: expired first, then due, then ready.
 function M.take(lane, call, step)
   if lane.paused then
     return
+  elseif step == 1 then
+    lane.deepest_unacked = call.now >= lane.grace and deepest(lane, lane.unacked, lane.in_unacked) or 0
+    lane.deepest_delayed = deepest(lane, lane.delayed, lane.in_delayed)
   end
-  if lane.in_unacked > 0 and call.now >= lane.grace then
+  if step <= lane.deepest_unacked then
     local n = recover(lane, call, step, lane.unacked, lane.records)
     lane.in_unacked, lane.redelivered = lane.in_unacked - n, lane.redelivered + n
   end
-  if lane.in_delayed > 0 then
+  if step <= lane.deepest_delayed then
     lane.in_delayed = lane.in_delayed - recover(lane, call, step, lane.delayed, lane.delayed_records)
   end
   pop(lane, call, step)
@@ -212,7 +222,7 @@ end
 -- When the next delayed message falls due, told to one waiting consumer only; others hear of it by token.
 local function timer(lane, call)
   local mine = lane.timer_by == call.consumer
-  local next_due = lane.in_delayed > 0 and bands.earliest(lane.delayed, lane.steps) or nil
+  local next_due = lane.in_delayed > 0 and bands.earliest(lane.delayed, deepest(lane, lane.delayed, lane.in_delayed))
   if not next_due then
     if mine then
       M.change(lane, "timer_at", 0)

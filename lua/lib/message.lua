@@ -2,12 +2,6 @@
 -- any JSON reader skips: {"x-deliveries":2,"x-expires":1790000000000,"body":...
 local M = {}
 
--- Kombu writes an object that begins with a member; what does not look like that is not put into a ready list.
-function M.sound(message)
-  local brace, quote = string.byte(message, 1, 2)
-  return brace == 123 and quote == 34
-end
-
 local MOST_DELIVERIES, LAST_MS = 99999999, 4398046511103 -- what a record's header and a band can hold
 
 -- A member at the head, and where it ends. Anybody may have written it: what is no number counts as 0.
@@ -29,6 +23,31 @@ function M.head(message)
   local deliveries, after = member(message, "deliveries", 2, MOST_DELIVERIES)
   local expires, rest = member(message, "expires", after, LAST_MS)
   return deliveries, expires, rest
+end
+
+-- Those of these messages that are not plain, by position: deliveries and expiry where the head says something, false
+-- for what is no message. Kombu writes an object that begins with a member; nothing else is put into a ready list.
+-- Answers the largest size as well.
+function M.odd(messages)
+  local odd, largest, byte = {}, 0, string.byte
+  for i = 1, #messages do
+    local message = messages[i]
+    local brace, quote, first = byte(message, 1, 3)
+    if brace ~= 123 or quote ~= 34 then
+      odd[i] = false
+    elseif first == 120 then -- may be "x-...
+      local deliveries, expires = M.head(message)
+      odd[i] = { deliveries = deliveries, expires = expires }
+    end
+    if #message > largest then
+      largest = #message
+    end
+  end
+  return odd, largest
+end
+
+function M.sound(message)
+  return M.odd({ message })[1] ~= false
 end
 
 -- The message with this head; an older head is replaced, never joined by a second one (JSON keeps the last).

@@ -24,21 +24,23 @@ function M.scores(unacked, receipts)
   return scores
 end
 
--- Take the live ones out of `unacked` and `records`; answers the positions of those that are not live.
+-- Take the live ones out of `unacked` and `records`; answers the positions of those that are not live. Nearly always
+-- all are: only when fewer were there than named (one may be named twice) is each asked for by itself.
 function M.ack(unacked, records, stats, receipts)
   local lost = {}
   if #receipts == 0 then
     return lost
   end
-  local scores = M.scores(unacked, receipts)
-  for i = 1, #receipts do
-    if not scores[i] then
-      lost[#lost + 1] = i
+  if redis.call("HDEL", records, unpack(receipts)) == #receipts then
+    redis.call("ZREM", unacked, unpack(receipts))
+  else
+    for i = 1, #receipts do
+      if redis.call("ZREM", unacked, receipts[i]) == 0 then
+        lost[#lost + 1] = i
+      end
     end
   end
   if #lost < #receipts then
-    redis.call("ZREM", unacked, unpack(receipts))
-    redis.call("HDEL", records, unpack(receipts))
     redis.call("HINCRBY", stats, "acked", #receipts - #lost)
   end
   return lost

@@ -72,6 +72,15 @@ def on(atomq: Atomq, server: Server) -> Atomq:
 
 
 @pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where commands make their temporary directories."""
+    folder = tmp_path / "t"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+@pytest.fixture
 def engine(server: Server) -> Iterator[Engine]:
     """An engine on the test's server, to arrange what a command will meet."""
     with Engine(server.url) as engine:

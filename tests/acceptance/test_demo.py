@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,62 +11,16 @@ import pytest
 from atomq import schema
 from atomq.client import Engine
 from tests.acceptance.conftest import Atomq
+from tests.acceptance.watch import Running, processes, until
 from tests.servers import Server
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("scratch"),
     pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc"),
 ]
 
-SHORT = ("--files", "240", "--seconds", "3", "--lease", "2")
-
-
-@pytest.fixture(autouse=True)
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the demo makes its temporary directory."""
-    folder = tmp_path / "t"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    return folder
-
-
-def processes(scratch: Path, what: str = "") -> list[int]:
-    """Processes that have this directory, and these words, in their command line."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            if str(scratch) in command and what in command:
-                found.append(int(entry.name))
-    return sorted(found)
-
-
-def until(condition: Callable[[], object], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)
-
-
-class Running:
-    """A demo that is going on, and what it has printed so far."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.said = folder / "said"
-        with self.said.open("wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "atomq.cli", "demo", *arguments],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            )
-
-    def says(self, words: str) -> None:
-        until(lambda: words in self.said.read_text() or self.process.poll() is not None)
-        assert words in self.said.read_text()
+SHORT = ("--act", "library", "--files", "240", "--seconds", "3", "--lease", "2")
 
 
 def test_everything_holds_and_nothing_is_left(atomq: Atomq, scratch: Path) -> None:
@@ -105,7 +55,7 @@ def test_it_can_fail_and_says_why_in_plain_lines(atomq: Atomq, scratch: Path) ->
 def test_it_survives_the_death_of_another_worker_and_of_the_server(
     tmp_path: Path, scratch: Path
 ) -> None:
-    demo = Running(tmp_path, "--files", "400", "--seconds", "6", "--lease", "2")
+    demo = Running(tmp_path, "--act", "library", "--files", "400", "--seconds", "6", "--lease", "2")
     demo.says("of 400 done")
     until(lambda: "unacked" in demo.said.read_text())
     os.kill(processes(scratch, "library.worker")[0], signal.SIGKILL)

@@ -152,7 +152,11 @@ def per_second(value: float) -> str:
 
 def throughput(bench: Bench) -> None:
     """Publish, and consume with ack, through what a user of either library holds."""
-    stock_n, batch_n, single_n = bench.times(1500, 400), bench.times(30_000, 8_000), bench.times(3000, 800)
+    stock_n, batch_n, single_n = (
+        bench.times(1500, 400),
+        bench.times(30_000, 8_000),
+        bench.times(3000, 800),
+    )
     singles = [BODY] * single_n
     found: dict[str, list[float]] = {}
 
@@ -229,7 +233,12 @@ def throughput(bench: Bench) -> None:
         )
 
     compare("put_many, 100 a call, against stock publish", "put_many", "stock publish", 50)
-    compare("claim_many + ack_many, 64 a call, against stock consume + ack", "claim_many", "stock consume", 30)
+    compare(
+        "claim_many + ack_many, 64 a call, against stock consume + ack",
+        "claim_many",
+        "stock consume",
+        30,
+    )
     compare("put, one by one", "put", "stock publish", 4)
     compare("claim + ack, one by one", "claim", "stock consume", 4)
     compare("consume(prefetch=1), one by one, acks ride along", "consume", "stock consume", 4)
@@ -333,7 +342,9 @@ def server_cpu(bench: Bench) -> None:
             ][1:]
             ratio = median([sum(r["ours"].values()) / sum(r["A"].values()) for r in rounds])
             told = {
-                name: " + ".join(f"{median([r[name][verb] for r in rounds]):.2f}" for verb in LAYOUT_A)
+                name: " + ".join(
+                    f"{median([r[name][verb] for r in rounds]):.2f}" for verb in LAYOUT_A
+                )
                 for name in rivals
             }
             bench.add(
@@ -450,7 +461,14 @@ def idle(bench: Bench) -> None:
         span = (time.monotonic() - began) * number
         commands = (bench.meter.commands() - calls_before) / span
         cpu = (bench.meter.cpu() - cpu_before) * 1e6 / span
-    bench.add("idle", "commands a second and waiter, inner ones too", f"{commands:.1f}", "", commands, "/s")
+    bench.add(
+        "idle",
+        "commands a second and waiter, inner ones too",
+        f"{commands:.1f}",
+        "",
+        commands,
+        "/s",
+    )
     bench.add("idle", "server CPU a second and waiter", f"{cpu:.0f} µs", "", cpu, "µs/s")
 
 
@@ -514,7 +532,11 @@ def sizes(bench: Bench) -> None:
                 about_one(ratio, 0.2),
             )
 
-        for part, when, limit in (("ready", 0, 10), ("delayed", 86_400_000, 10), ("due", -86_400_000, 10)):
+        for part, when, limit in (
+            ("ready", 0, 10),
+            ("delayed", 86_400_000, 10),
+            ("due", -86_400_000, 10),
+        ):
             now = int(time.time() * 1000)
             kind = "ready" if part == "ready" else "delayed"
             # The small queue of due messages is filled for the whole series: each claim finds ten more.
@@ -574,7 +596,14 @@ def recovery(bench: Bench) -> None:
 
 # ── the run ──────────────────────────────────────────────────────────────────────────────────
 
-PARTS: tuple[Callable[[Bench], None], ...] = (throughput, server_cpu, latency, idle, sizes, recovery)
+PARTS: tuple[Callable[[Bench], None], ...] = (
+    throughput,
+    server_cpu,
+    latency,
+    idle,
+    sizes,
+    recovery,
+)
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -12,6 +12,9 @@ from tests.servers import Server
 
 pytest.importorskip("celery")
 
+# Otherwise a kill loses what the server answered in the last second, and tasks run again.
+SYNCED = {"appendfsync": "always"}
+
 
 @pytest.fixture
 def at(server: Server, tmp_path: Path) -> Iterator[Place]:
@@ -29,10 +32,14 @@ def own(own_server: Server, tmp_path: Path) -> Iterator[Place]:
 
 @pytest.fixture(scope="module")
 def _fleet(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with Server(kind, persistent=True) as server:
+    # Results lie elsewhere: a task whose result cannot be stored is Celery's trouble, not ours.
+    with Server(kind, persistent=True, options=SYNCED) as server, Server(kind) as results:
         options = {"lease": 2, "visibility_timeout": 2, "max_deliveries": 3}
         fleet = Fleet(
-            server, tmp_path_factory.mktemp("fleet"), broker_transport_options=options
+            server,
+            tmp_path_factory.mktemp("fleet"),
+            results.url,
+            broker_transport_options=options,
         )
         try:
             yield fleet
@@ -46,4 +53,4 @@ def fleet(_fleet: Fleet) -> Iterator[Fleet]:
     _fleet.muster()
     yield _fleet
     for worker in _fleet.of.values():
-        print(f"── {worker.name} ({worker.pool}) ──\n{worker.log[-3000:]}")
+        print(f"── {worker.name} ({worker.pool}) ──\n{worker.log[-30_000:]}")

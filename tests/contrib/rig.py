@@ -101,7 +101,11 @@ class Ledger:
 
     def await_ends(self, ids: list[str] | str, seconds: float = 15) -> None:
         wanted = set([ids] if isinstance(ids, str) else ids)
-        wait_until(f"{len(wanted)} tasks to end", lambda: not wanted - set(self.ends()), seconds)
+        try:
+            wait_until(f"{len(wanted)} tasks", lambda: not wanted - set(self.ends()), seconds)
+        except AssertionError as error:
+            missing = sorted(wanted - set(self.ends()))
+            raise AssertionError(f"{error}; {len(missing)} did not end: {missing[:5]}") from None
 
 
 class Worker:
@@ -231,7 +235,13 @@ class Worker:
 class Place:
     """A broker, the app that sends to it, and the workers of one test."""
 
-    def __init__(self, server: Server, directory: Path, url: str | None = None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        directory: Path,
+        url: str | None = None,
+        backend: str | None = None,
+    ) -> None:
         self.server = server
         self.directory = directory
         self.url = ours(url or server.url)
@@ -239,7 +249,7 @@ class Place:
         self.workers: list[Worker] = []
         self._apps: list[Celery] = []
         self._engines: dict[str, Engine] = {}
-        self.backend = server.url.replace("virtual_host=0", "virtual_host=1")
+        self.backend = backend or server.url.replace("virtual_host=0", "virtual_host=1")
         # What sends has no result backend: it would subscribe to each result it sends for.
         self.app = self.make_app()
         self.reader = self.make_app(backend=self.backend)
@@ -340,8 +350,8 @@ class Place:
 class Fleet(Place):
     """One worker of each pool, each on a queue of its own that is called like the pool."""
 
-    def __init__(self, server: Server, directory: Path, **conf: Any) -> None:
-        super().__init__(server, directory)
+    def __init__(self, server: Server, directory: Path, backend: str, **conf: Any) -> None:
+        super().__init__(server, directory, backend=backend)
         self.conf = conf
         self.of: dict[str, Worker] = {}
         self.muster()
@@ -361,6 +371,14 @@ class Fleet(Place):
     def await_all_empty(self, seconds: float = 10) -> None:
         for pool in POOLS:
             self.await_empty(seconds, pool)
+
+    def where(self) -> dict[str, Any]:
+        """What lies in each queue, for those who ask why a test failed."""
+        return {
+            f"{pool} {part}": [(m.name, m.deliveries, m.raw[-600:]) for m in self.peek(part, pool)]
+            for pool in POOLS
+            for part in ("ready", "unacked", "delayed", "dead")
+        }
 
     def assert_alive(self) -> None:
         """No worker died, or logged what it should not have."""

@@ -20,6 +20,7 @@ from atomq import (
     AsyncQueue,
     AsyncReceiver,
     Engine,
+    Item,
     Queue,
     Receiver,
     ServerUnavailable,
@@ -63,7 +64,7 @@ def killing(server: Server) -> Callable[[], Any]:
 
 
 def test_connections_killed_under_a_consumer(server: Server) -> None:
-    queue = Queue("q", server.url, retry_attempts=50)
+    queue = Queue("q", server.url, retry_attempts=9)
     got: Counter[int] = Counter()
     with again_and_again(killing(server), 0.005) as killed:
         for n in range(0, 300, 10):
@@ -90,7 +91,7 @@ def test_connections_killed_under_asyncio_consumers(server: Server) -> None:
                 await asyncio.sleep(0.001)
 
     async def main() -> None:
-        async with AsyncEngine(server.url, retry_attempts=50) as engine:
+        async with AsyncEngine(server.url, retry_attempts=9) as engine:
             queue = AsyncQueue("q", engine)
             await queue.put_many(range(200))
             await asyncio.gather(*(consume(queue) for _ in range(4)))
@@ -146,13 +147,14 @@ def test_a_lost_reply_of_any_verb_is_harmless(proxy: Proxy) -> None:
     queue = Queue("q", proxy.url)
 
     def lossy(call: Callable[..., Any], *args: Any) -> Any:
+        queue.state()  # past the probe that follows a broken connection
         dropped = proxy.dropped
         proxy.drop_reply()
         answer = call(*args)
         assert proxy.dropped == dropped + 1
         return answer
 
-    queue.state()  # past the probe
+    Queue("warm", proxy.url).engine.nodes()[0].load()
     lossy(queue.put_many, [1, 2, 3, 4, 5, 6])
     assert queue.state().ready == 6
     [one] = lossy(queue.claim_many, 1)
@@ -190,6 +192,7 @@ def test_acks_that_ride_with_a_lost_claim_are_neither_lost_nor_called_too_late(
 
 def test_a_claim_that_was_never_answered_is_given_back(proxy: Proxy) -> None:
     queue = Queue("q", proxy.url, retry_attempts=1)
+    queue.engine.nodes()[0].load()
     queue.put_many(range(3))
     receiver = Receiver([queue])
     proxy.drop_reply(2)
@@ -198,9 +201,11 @@ def test_a_claim_that_was_never_answered_is_given_back(proxy: Proxy) -> None:
     assert queue.state().unacked == 2
     messages = receiver.receive(3, 0)
     assert [(m.body, m.deliveries) for m in messages] == [(0, 1), (1, 1), (2, 1)]
+    queue.put("one more")
     proxy.drop_reply(2)
     with pytest.raises(ServerUnavailable):
         receiver.receive(1, 0)
+    assert queue.state().unacked == 4
     receiver.close()
     assert queue.state().unacked == 3, "those in hand stay in hand"
     queue.engine.close()
@@ -210,7 +215,7 @@ def test_a_cancelled_claim_leaves_nothing_leased(proxy: Proxy) -> None:
     async def main() -> None:
         async with AsyncEngine(proxy.url) as engine:
             queue = AsyncQueue("q", engine)
-            await queue.put_many(range(3))
+            await queue.put_many(range(3))  # past the probe
             receiver = AsyncReceiver([queue])
             proxy.delay(200)
             with pytest.raises(TimeoutError):
@@ -219,12 +224,8 @@ def test_a_cancelled_claim_leaves_nothing_leased(proxy: Proxy) -> None:
             proxy.delay(0)
             await receiver.close()
             assert (await queue.state()).unacked == 0
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05):
-                    await queue.claim_many(1, timeout=None) and await queue.claim(timeout=None)
-                    await asyncio.sleep(1)
             messages = await queue.claim_many(3)
-            assert {m.deliveries for m in messages} <= {1, 2}
+            assert [(m.body, m.deliveries) for m in messages] == [(0, 1), (1, 1), (2, 1)]
 
     asyncio.run(main())
 
@@ -277,15 +278,19 @@ def test_a_restart_under_consumers_costs_nothing(own_server: Server) -> None:
             got[body] += 1
 
     def consume() -> None:
-        for message in queue.consume(prefetch=5, timeout=1.5):
+        for message in queue.consume(prefetch=5):
             with message:
+                if message.body == "stop":
+                    break
                 note(message.body)
                 time.sleep(0.005)
 
     async def consume_async() -> None:
         async with AsyncEngine(server.url, lease=3) as engine:
-            async for message in AsyncQueue("q", engine).consume(prefetch=5, timeout=1.5):
+            async for message in AsyncQueue("q", engine).consume(prefetch=5):
                 async with message:
+                    if message.body == "stop":
+                        break
                     note(message.body)
                     await asyncio.sleep(0.005)
 
@@ -299,12 +304,13 @@ def test_a_restart_under_consumers_costs_nothing(own_server: Server) -> None:
     for _ in range(2):
         server.restart(down=0.8)
         time.sleep(0.1)
+    queue.put_many([Item("stop", priority=9)] * 3)
     for thread in threads:
         thread.join()
     assert got == Counter(range(1, 200)), "each once, and what is held by nobody else"
     assert held.ack() is Verdict.DONE
     wait_until("the acks to arrive", lambda: queue.state().unacked == 0)
-    assert queue.state().stats["acked"] == 200
+    assert queue.state().stats["acked"] == 203
     queue.engine.close()
 
 
@@ -327,14 +333,13 @@ def test_a_message_finished_while_the_server_is_away_is_acked_when_it_is_back(
 
 def test_scripts_flushed_under_load(server: Server) -> None:
     db = server.client()
-    with again_and_again(db.script_flush, 0.0005) as flushed, Engine(server.url) as engine:
+    with again_and_again(db.script_flush, 0.003) as flushed, Engine(server.url) as engine:
         queue = Queue("q", engine)
         queue.put_many(range(100))
         got = []
         for message in queue.consume(prefetch=3, timeout=0):
             with message:
                 got.append(message.body)
-        for n in range(50):
-            queue.put(n)
+        while flushed["times"] < 10:
+            queue.put("x")
     assert got == list(range(100))
-    assert flushed["times"] > 10

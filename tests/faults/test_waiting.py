@@ -245,7 +245,7 @@ def test_waiters_cut_off_at_any_point_lose_nothing(server: Server) -> None:
         admin = server.client()
         async with waiters(server.url, 16, lambda m: got.append(m.body)) as engine:
             engine.retry = type(engine.retry)(attempts=50, budget=10)
-            with Engine(server.url, retry_attempts=50) as sync:
+            with Engine(server.url, retry_attempts=9) as sync:
                 queue = Queue("q", sync)
                 for n in range(60):
                     await asyncio.to_thread(queue.put, n, delay=0.02 * (n % 3))

@@ -168,7 +168,7 @@ def test_a_thousand_at_once(q: Queue) -> None:
     assert names(got.deliveries) == [str(i) for i in range(1000)]
     assert got.more == ("q",)
     q.expire()
-    assert len(q.take(1000)) == 1000
+    assert [len(q.take(1000)) for _ in range(5)] == [200] * 5  # promise 10: these cost more
 
 
 # ── dead on arrival ───────────────────────────────────────────────────────────────────────────
@@ -406,6 +406,17 @@ def test_acks_ride_along(q: Queue) -> None:
     assert q.stats["acked"] == 2
 
 
+def test_acks_of_a_repeated_claim_are_not_said_to_be_lost(q: Queue) -> None:
+    """The first one may have done them, and its answer never came."""
+    q.put("a", "b")
+    (held,) = q.take(1)
+    call = q.claiming(1, acks=[[held.receipt]])
+    q.run(call)
+    again = q.run(call.again())
+    assert (again.lost_acks, names(again.deliveries)) == ((), ["b"])
+    assert q.stats["acked"] == 1
+
+
 def test_acks_of_several_queues(rig: Rig, q: Queue) -> None:
     if rig.layout == "cluster":
         pytest.skip("in a cluster a claim has one queue")
@@ -598,16 +609,12 @@ def test_ready_and_due_are_handed_out_in_the_grace(q: Queue) -> None:
 
 
 def test_a_short_lease_comes_back_though_claims_are_rare(q: Queue) -> None:
-    """One consumer waits and claims once a second; its claims are no outage to each other."""
+    """One consumer waits and claims once in 1.2 s; its claims are no outage to each other."""
     q.put("a")
     q.take(lease_ms=900)
-    came_back = []
-    for _ in range(5):
-        q.pass_time(1000)
-        for field in ("seen", "grace"):
-            q.db.hincrby(q.keys.meta, field, -1000)
-        came_back += q.take(by="waiter", lease_ms=900)
-    assert came_back
+    q.pass_time(1200)
+    q.db.hincrby(q.keys.meta, "seen", -1200)
+    assert names(q.take(by="waiter", lease_ms=900)) == ["a"]
 
 
 def test_large_claims_of_messages_sent_as_one_call(q: Queue) -> None:

@@ -112,7 +112,7 @@ def test_what_is_no_id_is_refused_before_anything_moved(q: Queue, given: dict[st
     if "ids" in given:
         given = {"ids": [good[0], *given["ids"]]}
     stored = q.rig.snapshot()
-    with pytest.raises(InvalidArgument, match="no id|not the id"):
+    with pytest.raises(InvalidArgument, match=r"no id|not the id"):
         q.run(calls.redrive(q.keys, **given))
     assert q.rig.snapshot() == stored
 

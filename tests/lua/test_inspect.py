@@ -125,8 +125,8 @@ def test_bytes_stop_a_look(q: Queue, part: Any) -> None:
 def test_a_part_that_does_not_exist(q: Queue) -> None:
     with pytest.raises(InvalidArgument, match="part"):
         q.run(calls.peek(q.keys, "nothing"))  # type: ignore[arg-type]
+    q.db.xadd(q.keys.dead, {"a": 1})
     with pytest.raises(InvalidArgument, match="after"):
-        q.db.xadd(q.keys.dead, {"a": 1})
         q.run(calls.peek(q.keys, "dead", after="x"))
 
 

@@ -259,9 +259,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.rig.db.hincrby(self.q.keys.meta, "seen", -90_000)
 
     def contact(self) -> None:
-        """Somebody comes to the server: was nobody there for too long, twice in a row apart?"""
-        seen, grace = (int(self.q.meta.get(name, 0)) for name in ("seen", "grace"))
-        self.model.gap = 0 < seen < self.q.now() - 30_000 and seen != grace - 20_000
+        """Somebody comes to the server: was nobody there for too long?"""
+        self.model.gap = 0 < int(self.q.meta.get("seen", 0)) < self.q.now() - 30_000
 
     # what must hold
 

@@ -24,7 +24,7 @@ class World(NamedTuple):
 
 
 def world(rig: Rig, name: str = "q", *, stock: bool = True) -> World:
-    """One dead, three leased (one expired), two ready, two delayed (one due), some remembered ids."""
+    """One dead, three leased (one expired), two ready, two delayed (one due), ids remembered."""
     q = rig.queue(name)
     q.put(f"{name}-dead")
     q.run(calls.reject(q.keys, [Rejection(q.take()[0].receipt, "dead", "failed")]))

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from atomq import Peeked, QueueState
 from atomq.cli.demo import DemoSettings
+from atomq.cli.demo.deaths import Death
 from atomq.cli.demo.library.ledger import Played, outcome
-from atomq.cli.demo.library.tally import Death, Tally
+from atomq.cli.demo.library.tally import Tally
 from atomq.cli.demo.outcome import Outcome
 from atomq.cli.demo.view import Picture, QueueRow, WorkerRow, draw
 

@@ -42,3 +42,8 @@ def report(outcomes: Sequence[Outcome], server: str) -> dict[str, Any]:
     """What `atomq demo --json` prints."""
     acts = [{"act": o.act, "ok": o.ok, "faults": o.faults, **o.facts} for o in outcomes]
     return {"ok": all(o.ok for o in outcomes), "server": server, "acts": acts}
+
+
+def rounded(seconds: float | None) -> float | None:
+    """Seconds as a machine may like them."""
+    return None if seconds is None else round(seconds, 3)

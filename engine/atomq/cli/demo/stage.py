@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Self
@@ -27,12 +27,16 @@ from atomq import calls, embedded
 from atomq.client import Engine
 from atomq.errors import AtomqError, EmbeddedServerError
 
-_PATIENCE = 2.0  # seconds a worker has to end by itself
+_PATIENCE = 5.0  # seconds a worker has to end by itself
+_HURRY = 1.0  # seconds it has when the demo was interrupted
 _ENDING = ("SIGTERM", "SIGHUP")
 
 
 class Process:
-    """A worker process. What it is to know is its first line on stdin; when stdin ends, it ends."""
+    """A worker process, and all it starts: a process group of its own.
+
+    What it is to know is its first line on stdin; when stdin ends, it ends.
+    """
 
     def __init__(self, number: int, module: str, log: Path, argv: Sequence[str]) -> None:
         self.number = number
@@ -45,6 +49,7 @@ class Process:
                 start_new_session=True,  # Ctrl-C is for the demo alone
             )
         self.pid = self._process.pid
+        self._swept = False
 
     def tell(self, settings: Mapping[str, Any]) -> None:
         """Hand it its settings. An address may hold a password, so not on the command line."""
@@ -54,9 +59,10 @@ class Process:
             self._process.stdin.flush()
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
-        self._process.kill()
-        self._process.wait()
+        """SIGKILL for the whole group, and wait until it is gone."""
+        if not self.ended:
+            _kill_group(self.pid)
+            self._process.wait()
 
     def end(self) -> None:
         """Ask it to end."""
@@ -68,9 +74,16 @@ class Process:
             self._process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self.kill()
+        self._sweep()
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
+
+    def _sweep(self) -> None:
+        """Its leader has ended: so must the group. At once, and once: the number may be reused."""
+        if not self._swept:
+            self._swept = True
+            _kill_group(self.pid)
 
     @property
     def ended(self) -> str:
@@ -78,6 +91,7 @@ class Process:
         code = self._process.poll()
         if code is None:
             return ""
+        self._sweep()
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
@@ -90,6 +104,7 @@ class Stage:
         self._keep = keep
         self._processes: list[Process] = []
         self._queues: list[tuple[Engine, str]] = []
+        self._removals: list[Callable[[], object]] = []
         self._handlers: dict[int, Any] = {}
         self._server_pid: int | None = None
         self._asked_at = 0.0
@@ -107,7 +122,7 @@ class Stage:
                 if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` says otherwise
                     self._handlers[number] = signal.signal(number, _interrupted)
         self._scratch = Path(tempfile.mkdtemp(prefix="atomq-demo-"))
-        self.log = self._scratch / "workers.log"
+        self.log = self.file("workers.log")
         self._home = (self._directory or self._scratch / "server").absolute()
         self.url = self._given_url or f"embedded://{quote(str(self._home))}"
         # A server that ran before us goes on after us.
@@ -117,7 +132,7 @@ class Stage:
         # On a server that others use too, or that an earlier demo has used, our queues have names
         # of their own.
         shared = self._given_url is not None or self._directory is not None
-        self._prefix = f"demo-{secrets.token_hex(3)}." if shared else ""
+        self.prefix = f"demo-{secrets.token_hex(3)}." if shared else ""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -126,7 +141,7 @@ class Stage:
             for number in self._handlers:
                 signal.signal(number, signal.SIG_IGN)
         try:
-            self.end_processes()
+            self.end_processes(_HURRY)
             self._end_server()
         finally:
             if not self._keep:
@@ -166,9 +181,17 @@ class Stage:
 
     def queue_name(self, engine: Engine, name: str) -> str:
         """The name of a queue on this stage; on a server not our own it is removed at the end."""
-        named = self._prefix + name
+        named = self.prefix + name
         self._queues.append((engine, named))
         return named
+
+    def file(self, name: str) -> Path:
+        """A file that goes with the stage."""
+        return self._scratch / name
+
+    def at_end(self, remove: Callable[[], object]) -> None:
+        """Call this when all processes have ended, where the server is one that others use too."""
+        self._removals.append(remove)
 
     def kept(self) -> list[str]:
         """What is left after the demo, in words."""
@@ -187,9 +210,9 @@ class Stage:
 
     # ── cleaning up ───────────────────────────────────────────────────────────────────────────
 
-    def end_processes(self) -> None:
-        """Ask all workers to end, and see to it that they do."""
-        deadline = time.monotonic() + _PATIENCE
+    def end_processes(self, patience: float = _PATIENCE) -> None:
+        """Ask all workers to end, and see to it that they do after `patience` seconds."""
+        deadline = time.monotonic() + patience
         for process in self._processes:
             process.end()
         for process in self._processes:
@@ -199,6 +222,8 @@ class Stage:
     def _end_server(self) -> None:
         if self._given_url and not self._keep:
             with contextlib.suppress(AtomqError):
+                for remove in self._removals:
+                    remove()
                 for engine, name in self._queues:
                     purge = calls.purge(
                         engine.keys(name),
@@ -217,6 +242,11 @@ class Stage:
 
 def _interrupted(number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
+
+
+def _kill_group(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: only zombies are left
+        os.killpg(leader, signal.SIGKILL)
 
 
 # ── in a worker ───────────────────────────────────────────────────────────────────────────────
@@ -244,8 +274,13 @@ def _guard(scratch: str, home: str) -> None:
 
 
 def _left_alone(scratch: str, home: str) -> NoReturn:
-    # A new program in this process: no thread goes on that might start the server once more.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", __name__, scratch, home])  # noqa: S606 - no shell is wanted
+    # By a program outside this group: nothing of the group goes on that might start the server
+    # once more, or be left over.
+    module = [sys.executable, "-P", "-m", __name__, scratch, home]
+    subprocess.Popen(module, stdin=subprocess.DEVNULL, start_new_session=True)
+    if os.getpgrp() == os.getpid():
+        _kill_group(os.getpid())
+    os._exit(1)
 
 
 def sweep(scratch: str, home: str) -> None:

@@ -52,6 +52,22 @@ class WorkerRow:
     done: int
 
 
+class Pace:
+    """How many a second it has been, over the last two seconds."""
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[float, int]] = deque()
+
+    def at(self, done: int) -> float:
+        """So many are done now."""
+        now = time.monotonic()
+        self._recent.append((now, done))
+        while now - self._recent[0][0] > 2:
+            self._recent.popleft()
+        since, then = self._recent[0]
+        return (done - then) / (now - since) if now > since else 0.0
+
+
 @dataclass
 class Picture:
     """One moment of an act."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import gc
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,12 +16,12 @@ from atomq import calls, flows
 from atomq.address import Address
 from atomq.calls import Call, Claimed
 from atomq.client import Engine
+from atomq.contrib.kombu.bindings import Bindings
+from atomq.contrib.kombu.doubts import Doubts
 from atomq.errors import AtomqError
 from atomq.keys import QueueKeys
 from atomq.leases import LeaseKeeper, keeper
 from atomq.message import Ids
-
-_TABLE_AGE = 2.0  # seconds a binding table is believed
 
 
 class Broker:
@@ -35,7 +34,8 @@ class Broker:
         self.ids = Ids()
         self.unanswered: list[Call[Claimed]] = []
         """Claims that a connection was lost under: what they hold is asked for again."""
-        self._tables: dict[str, tuple[float, list[tuple[str, ...]]]] = {}
+        self.bindings = Bindings(self.engine)
+        self.doubts = Doubts(self.engine.options.dedup_window)
 
     def keys(self, queue: str) -> QueueKeys:
         """The keys of a queue."""
@@ -55,36 +55,6 @@ class Broker:
             max_bytes=options.max_bytes,
             acks=[acks[name] for name in queues] if acks is not None else None,
         )
-
-    # ── routing tables, as stock keeps them ───────────────────────────────────────────────────
-
-    def table(self, exchange: str, *, fresh: bool = False) -> list[tuple[str, ...]]:
-        """The bindings of an exchange: (routing key, pattern, queue)."""
-        at, found = self._tables.get(exchange, (0.0, []))
-        if fresh or time.monotonic() - at > _TABLE_AGE:
-            sep = self.engine.options.sep
-            members = self.engine.command("SMEMBERS", self._binding("binding", exchange))
-            found = [tuple(member.decode().split(sep)) for member in members]
-            self._tables[exchange] = (time.monotonic(), found)
-        return found
-
-    def bind(self, exchange: str, member: tuple[str, str, str]) -> None:
-        """Add a binding; doing it again heals what was lost."""
-        text = self.engine.options.sep.join(member)
-        self.engine.command("SADD", self._binding("binding", exchange), text)
-        # Stock's sweep of expiring bindings keeps a table that this set has members for.
-        self.engine.command("SADD", self._binding("binding_permanent", exchange), text)
-        self._tables.pop(exchange, None)
-
-    def unbind(self, exchange: str, member: tuple[str, str, str]) -> None:
-        """Take a binding away."""
-        text = self.engine.options.sep.join(member)
-        self.engine.command("SREM", self._binding("binding", exchange), text)
-        self.engine.command("SREM", self._binding("binding_permanent", exchange), text)
-        self._tables.pop(exchange, None)
-
-    def _binding(self, kind: str, exchange: str) -> str:
-        return f"{self.engine.options.global_keyprefix}_kombu.{kind}.{exchange}"
 
     # ── giving back ───────────────────────────────────────────────────────────────────────────
 

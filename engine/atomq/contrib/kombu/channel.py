@@ -6,12 +6,14 @@ channel asks of a transport, and the wire format that stock workers share.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import time
 from queue import Empty
-from typing import Any
+from typing import Any, ClassVar
 
-from kombu.exceptions import ChannelError
+from kombu.exceptions import BatchPublishError, KombuError
 from kombu.transport import virtual
 from kombu.transport.base import to_rabbitmq_queue_arguments
 from kombu.utils.json import dumps, loads
@@ -19,10 +21,12 @@ from kombu.utils.scheduling import cycle_by_name
 
 from atomq import calls
 from atomq.calls import Outgoing, Rejection
+from atomq.contrib.kombu.bindings import LEAST_MS
 from atomq.contrib.kombu.broker import Broker, eta_ms
-from atomq.contrib.kombu.qos import Message, QoS, stopping
+from atomq.contrib.kombu.qos import Message, QoS
 from atomq.contrib.kombu.settings import Settings
-from atomq.errors import AtomqError, InvalidMessage
+from atomq.contrib.kombu.worker import stopping
+from atomq.errors import AtomqError, InvalidMessage, ServerUnavailable
 from atomq.keys import QueueKeys
 from atomq.message import Delivery
 
@@ -30,11 +34,25 @@ log = logging.getLogger("atomq.kombu")
 
 REPLY_TTL_MS = 60_000  # of a reply that nobody fetched: its client may be dead
 CONSUMER_ALIVE_MS = 60_000  # a consumer was seen within: renewals come every 20 s at least
+KEEP_EVERY = LEAST_MS / 3000  # seconds between two words for the bindings of queues that expire
+MOST_CLAIMED = 100  # messages in one claim
+PACE = 0.05  # seconds
 FAILURES = 3  # deliveries after which what the consumer cannot take is dead
 
 
-class UnroutableMessage(ChannelError, AtomqError):
-    """No queue is bound for this exchange and routing key, and there is no `deadletter_queue`."""
+class UnroutableMessage(KombuError, AtomqError):
+    """No queue is bound for this exchange and routing key, and there is no `deadletter_queue`.
+
+    Not one of the errors of a channel: those make Kombu connect anew, maybe to another broker.
+    """
+
+
+class TopicExchange(virtual.exchange.TopicExchange):
+    """Delivers to `deadletter_queue` too, as the other exchanges do."""
+
+    def deliver(self, message: Any, exchange: str, routing_key: str, **kwargs: Any) -> None:
+        for queue in self.channel._lookup(exchange, routing_key):
+            self.channel._put(queue, message, **kwargs)
 
 
 class Channel(virtual.Channel):
@@ -44,7 +62,10 @@ class Channel(virtual.Channel):
     QoS = QoS
     supports_fanout = True
     from_transport_options = ()
-    keyprefix_queue = "_kombu.binding.%s"
+    exchange_types: ClassVar[Any] = {
+        **virtual.Channel.exchange_types,
+        "topic": TopicExchange,
+    }
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         super().__init__(connection, **kwargs)
@@ -57,7 +78,11 @@ class Channel(virtual.Channel):
         self.auto_delete_queues: set[str] = set()
         self.no_ack_queues: set[str] = set()
         self._expires: dict[str, int] = {}
+        self._touched: dict[str, float] = {}
+        self._kept_at = time.monotonic()
         self._order = cycle_by_name(settings.queue_order_strategy)()
+        self._consumed: tuple[list[str], list[str]] | None = None
+        self._pace, self._claimed_at = 1, 0.0
 
     # ── publish ───────────────────────────────────────────────────────────────────────────────
 
@@ -71,9 +96,15 @@ class Channel(virtual.Channel):
         if batch is not None:
             batch.add(keys, outgoing)
             return
-        self.broker.engine.run(
-            calls.publish(keys, [outgoing], call_id=self.broker.ids.next(), **self._window())
-        )
+        doubts = self.broker.doubts
+        call_id = doubts.take(queue, message) or self.broker.ids.next()
+        try:
+            self.broker.engine.run(
+                calls.publish(keys, [outgoing], call_id=call_id, **self._window())
+            )
+        except ServerUnavailable:
+            doubts.add(queue, message, call_id)
+            raise
         self._touch(queue, keys)
 
     def _outgoing(self, keys: QueueKeys, message: dict[str, Any]) -> Outgoing:
@@ -97,9 +128,18 @@ class Channel(virtual.Channel):
         self.broker.engine.command("LPUSH", keys.ready[0], dumps(message))
         self.broker.engine.command("PEXPIRE", keys.ready[0], REPLY_TTL_MS)
 
-    def _put_fanout(self, exchange: str, message: Any, routing_key: str, **_kwargs: Any) -> None:
-        topic = self.publish_topic(exchange, routing_key)
-        self.broker.engine.command("PUBLISH", topic, dumps(message))
+    def _put_fanout(self, exchange: str, message: Any, routing_key: str, **kwargs: Any) -> None:
+        topic, text = self.publish_topic(exchange, routing_key), dumps(message)
+        batch = kwargs.get("_publish_batch")
+        if batch is not None:
+            batch.add_broadcast(topic, text)
+            return
+        self.broker.engine.command("PUBLISH", topic, text)
+
+    @property
+    def supports_batch_publish(self) -> bool:
+        """Not with `retry_on_timeout`, as in Kombu: then each message is sent at once."""
+        return bool(self.connection.supports_batch_publish)
 
     def create_publish_batch(self, max_size: int) -> PublishBatch:
         """Kombu's `Producer.batch()`: messages that travel together."""
@@ -143,31 +183,45 @@ class Channel(virtual.Channel):
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
         if self.typeof(exchange).type == "fanout":
             self.fanout_queues[queue] = (exchange, routing_key.replace("#", "*"))
-        self.broker.bind(exchange, (routing_key or "", pattern or "", queue or ""))
+            self._consumed = None
+        self.broker.bindings.bind(
+            exchange, (routing_key or "", pattern or "", queue or ""), self._expires.get(queue)
+        )
+
+    def queue_unbind(
+        self,
+        queue: str,
+        exchange: Any = None,
+        routing_key: str = "",
+        arguments: Any = None,
+        **_: Any,
+    ) -> None:
+        self.state.binding_delete(queue, exchange, routing_key)
+        key, pattern, queue = self.typeof(exchange).prepare_bind(
+            queue, exchange, routing_key, arguments
+        )
+        self.broker.bindings.unbind(exchange, (key or "", pattern or "", queue or ""))
 
     def _delete(
         self, queue: str, exchange: str, routing_key: str, pattern: str, *_args: Any, **_kwargs: Any
     ) -> None:
         self.auto_delete_queues.discard(queue)
-        self.broker.unbind(exchange, (routing_key or "", pattern or "", queue or ""))
+        self.broker.bindings.unbind(exchange, (routing_key or "", pattern or "", queue or ""))
         keys = self.broker.keys(queue)
         self.broker.engine.run(
             calls.purge(keys, ready=True, delayed=True, dead=True, settings=True)
         )
 
     def get_table(self, exchange: str) -> list[tuple[str, ...]]:
-        return self.broker.table(exchange)
+        return self.broker.bindings.table(exchange)
 
     def _lookup(self, exchange: str, routing_key: str, default: Any = None) -> list[str]:
         if not exchange:
             return [routing_key or default or self.deadletter_queue or ""]
-        kind = self.typeof(exchange)
-        for fresh in (False, True):
-            table = self.broker.table(exchange, fresh=fresh)
-            if found := kind.lookup(table, exchange, routing_key, None):
+        kind, tables = self.typeof(exchange), self.broker.bindings
+        for look in (tables.table, tables.read, self._healed):
+            if found := kind.lookup(look(exchange), exchange, routing_key, None):
                 return list(found)
-        if self._heal(exchange):
-            return list(kind.lookup(self.broker.table(exchange), exchange, routing_key, None))
         if self.deadletter_queue:
             return [self.deadletter_queue]
         if is_reply_exchange(exchange):
@@ -178,21 +232,51 @@ class Channel(virtual.Channel):
             "or set the transport option deadletter_queue"
         )
 
-    def _heal(self, exchange: str) -> bool:
-        """Write the bindings of this exchange that this connection declared once more."""
+    def _healed(self, exchange: str) -> list[tuple[str, ...]]:
+        """The table, with what this connection bound and what is gone written once more."""
+        table = self.broker.bindings.table(exchange)
         healed = False
         for queue, source, routing_key in list(self.state.bindings):
             if source == exchange:
                 meta = self.typeof(exchange).prepare_bind(queue, exchange, routing_key, {})
-                self._queue_bind(exchange, *meta)
-                healed = True
-        return healed
+                if tuple(part or "" for part in meta) not in table:
+                    self._queue_bind(exchange, *meta)
+                    healed = True
+        return self.broker.bindings.table(exchange) if healed else []
 
     def _touch(self, queue: str, keys: QueueKeys) -> None:
+        """A queue that expires is used: it lives on."""
         expires = self._expires.get(queue)
         if expires is not None:
+            self._touched[queue] = time.monotonic()
             for key in (*keys.ready, keys.meta, keys.stats, keys.wake):
                 self.broker.engine.command("PEXPIRE", key, expires)
+
+    def _touch_now_and_then(self, queue: str) -> None:
+        since = time.monotonic() - self._touched.get(queue, 0.0)
+        if since * 4000 > self._expires[queue]:
+            self._touch(queue, self.broker.keys(queue))
+
+    def maybe_refresh_binding_expiry(self) -> None:
+        """Now and then: the bindings of consumed queues that expire live on, others are swept."""
+        if not self._expires:
+            return
+        queues = [queue for queue in self._active_queues if queue in self._expires]
+        now = time.monotonic()
+        if not queues or now - self._kept_at < KEEP_EVERY:
+            return
+        self._kept_at = now
+        for queue in queues:
+            for exchange, routing_key, arguments in list(self.state.queue_bindings(queue)):
+                kind = self.typeof(exchange)
+                self._queue_bind(
+                    exchange, *kind.prepare_bind(queue, exchange, routing_key, arguments)
+                )
+        self.sweep_bindings()
+
+    def sweep_bindings(self, limit: int = 100) -> int:
+        """Delete binding tables that no consumer spoke for in time; how many deadlines went."""
+        return self.broker.bindings.sweep(limit)
 
     def prepare_queue_arguments(self, arguments: Any, **kwargs: Any) -> Any:
         return to_rabbitmq_queue_arguments(arguments, **kwargs)
@@ -217,6 +301,7 @@ class Channel(virtual.Channel):
         if no_ack:
             self.no_ack_queues.add(queue)
         found = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
+        self._consumed = None
         self._order.update(self.claimed_queues())
         self.connection.poller.changed(keys)
         return found
@@ -226,6 +311,7 @@ class Channel(virtual.Channel):
         found = super().basic_cancel(consumer_tag)
         if queue is not None:
             self.no_ack_queues.discard(queue)
+            self._consumed = None
             self._order.update(self.claimed_queues())
             if self.connection is not None:
                 self.connection.poller.cancelled(self, queue)
@@ -233,19 +319,21 @@ class Channel(virtual.Channel):
 
     def claimed_queues(self) -> list[str]:
         """The queues it claims from: consumed with acks, and no fanout."""
-        return [
-            queue
-            for queue in dict.fromkeys(self._active_queues)
-            if queue not in self.fanout_queues and queue not in self.no_ack_queues
-        ]
+        return (self._consumed or self._sorted())[0]
 
     def popped_queues(self) -> list[str]:
         """The queues it pops from: nobody acks, so nobody holds."""
-        return [
-            queue
-            for queue in dict.fromkeys(self._active_queues)
-            if queue not in self.fanout_queues and queue in self.no_ack_queues
-        ]
+        return (self._consumed or self._sorted())[1]
+
+    def _sorted(self) -> tuple[list[str], list[str]]:
+        # Kept until consumers change: the event loop asks at every turn.
+        claimed: list[str] = []
+        popped: list[str] = []
+        for queue in dict.fromkeys(self._active_queues):
+            if queue not in self.fanout_queues:
+                (popped if queue in self.no_ack_queues else claimed).append(queue)
+        self._consumed = claimed, popped
+        return self._consumed
 
     def ordered(self) -> list[str]:
         """Its claimed queues, in the order of `queue_order_strategy`."""
@@ -262,8 +350,18 @@ class Channel(virtual.Channel):
         if "can_consume" in qos.__dict__:  # worker_disable_prefetch: it wants to be asked each time
             return 1 if not buffered and qos.can_consume() else 0
         if not qos.prefetch_count:
-            return 0 if buffered else 1
+            return 0 if buffered else self._pace
         return max(0, int(qos.can_consume_max_estimate()) - buffered)
+
+    def pace(self) -> None:
+        """Claims are sent: without a limit it gets what it takes in some 50 ms, and hoards nothing.
+
+        Only in an event loop: who drains by hand may stop after any message.
+        """
+        now = time.monotonic()
+        quick = now - self._claimed_at < PACE and self.connection.in_loop
+        self._claimed_at = now
+        self._pace = min(2 * self._pace, MOST_CLAIMED) if quick else max(1, self._pace // 2)
 
     def deliver(self, delivery: Delivery, now_ms: int) -> None:
         """Hand one claimed message to its consumer, or send it where it belongs instead."""
@@ -278,6 +376,8 @@ class Channel(virtual.Channel):
         except Exception as error:  # noqa: BLE001 - whatever a foreign producer may have written
             self.qos._dead(delivery, "undecodable", error)
             return
+        if delivery.queue in self._expires:
+            self._touch_now_and_then(delivery.queue)
         try:
             callback(payload)
         except self.connection.connection_errors:
@@ -294,10 +394,15 @@ class Channel(virtual.Channel):
         info = properties.setdefault("delivery_info", {})
         properties["delivery_tag"] = delivery.receipt
         properties["x-delivery-count"] = delivery.deliveries
+        headers = payload.get("headers")
+        if headers is None:
+            headers = payload["headers"] = {}
         if delivery.deliveries > 1:
             info["redelivered"] = True
-        if payload.get("headers") is None:
-            payload["headers"] = {}
+            if "task" not in headers:
+                # Stock says it here too. Celery reads the other one, and would copy this one into
+                # every retry.
+                headers["redelivered"] = True
         payload["atomq.delivery"] = delivery
         return payload
 
@@ -337,6 +442,8 @@ class Channel(virtual.Channel):
             raise Empty
         delivery = found.deliveries[0]
         self.broker.keeper.hold(self.broker.keys(queue), [delivery])
+        if queue in self._expires:
+            self._touch_now_and_then(queue)
         try:
             return self._payload(delivery)
         except Exception as error:
@@ -361,8 +468,9 @@ class Channel(virtual.Channel):
     def close(self) -> None:
         if not self.closed and self.connection is not None:
             if not self.connection.lost:
-                for queue in list(self.auto_delete_queues & set(self.fanout_queues)):
-                    self.queue_delete(queue)
+                with contextlib.suppress(AtomqError):
+                    for queue in list(self.auto_delete_queues & set(self.fanout_queues)):
+                        self.queue_delete(queue)
             self.connection.poller.forget(self)
         super().close()
 
@@ -378,44 +486,82 @@ def is_reply_exchange(exchange: str) -> bool:
 
 
 class PublishBatch:
-    """Messages of one `Producer.batch()`, published in calls of up to 1,000 a queue."""
+    """Messages of one `Producer.batch()`: one call a queue, all of them in one round trip."""
 
     def __init__(self, channel: Channel, max_size: int) -> None:
         self.channel = channel
-        self.max_size = max(1, min(max_size, calls.MOST))
-        self._waiting: dict[QueueKeys, list[Outgoing]] = {}
-        self._closed = False
+        self.max_size = max(1, max_size)
+        self._messages: dict[QueueKeys, list[Outgoing]] = {}
+        self._broadcasts: list[tuple[str, str]] = []
+        self._count = 0
+        self._failed: BaseException | None = None
+        self._state = "open"
 
     def publish(self, message: Any, **kwargs: Any) -> Any:
         """Route one message; it is sent when the batch is full or flushed."""
-        if self._closed:
-            raise RuntimeError("this publish batch is closed")
-        return self.channel.basic_publish(message, _publish_batch=self, **kwargs)
+        self._check()
+        result = self.channel.basic_publish(message, _publish_batch=self, **kwargs)
+        if self._count >= self.max_size:
+            self.flush()
+        return result
 
     def add(self, keys: QueueKeys, outgoing: Outgoing) -> None:
         """One message, for one queue."""
-        waiting = self._waiting.setdefault(keys, [])
-        waiting.append(outgoing)
-        if len(waiting) >= self.max_size:
-            self._send(keys, self._waiting.pop(keys))
+        self._messages.setdefault(keys, []).append(outgoing)
+        self._count += 1
+
+    def add_broadcast(self, topic: str, text: str) -> None:
+        """One message for whoever listens."""
+        self._broadcasts.append((topic, text))
+        self._count += 1
 
     def flush(self) -> None:
-        """Send what waits."""
-        while self._waiting:
-            keys, messages = self._waiting.popitem()
-            self._send(keys, messages)
+        """Send what waits. Raises `BatchPublishError`: some of it may have been sent."""
+        self._check()
+        messages, broadcasts = self._messages, self._broadcasts
+        self._forget()
+        try:
+            self._send(messages, broadcasts)
+        except BaseException as error:
+            self._failed = error
+            if isinstance(error, AtomqError):
+                raise BatchPublishError(f"not all of the batch was published: {error}") from error
+            raise
+
+    def _send(
+        self, messages: dict[QueueKeys, list[Outgoing]], broadcasts: list[tuple[str, str]]
+    ) -> None:
+        broker, window = self.channel.broker, self.channel._window()
+        published = [
+            calls.publish(keys, some[i : i + calls.MOST], call_id=broker.ids.next(), **window)
+            for keys, some in messages.items()
+            for i in range(0, len(some), calls.MOST)
+        ]
+        for result in broker.engine.run_all(published):
+            if isinstance(result, AtomqError):
+                raise result
+        for keys in messages:
+            self.channel._touch(keys.name, keys)
+        for topic, text in broadcasts:
+            broker.engine.command("PUBLISH", topic, text)
 
     def discard(self) -> None:
         """Forget what was not sent."""
-        self._waiting.clear()
+        self._state = "aborted"
+        self._forget()
 
     def close(self) -> None:
         """No more messages."""
-        self._closed = True
-        self._waiting.clear()
+        self._state = "closed"
+        self._forget()
 
-    def _send(self, keys: QueueKeys, messages: list[Outgoing]) -> None:
-        broker = self.channel.broker
-        broker.engine.run(
-            calls.publish(keys, messages, call_id=broker.ids.next(), **self.channel._window())
-        )
+    def _forget(self) -> None:
+        self._messages, self._broadcasts, self._count = {}, [], 0
+
+    def _check(self) -> None:
+        if self._state != "open":
+            raise RuntimeError(f"this publish batch is {self._state}")
+        if self._failed is not None:
+            raise BatchPublishError(
+                "this publish batch failed before: some of it may have been sent"
+            ) from self._failed

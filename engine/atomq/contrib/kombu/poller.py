@@ -14,28 +14,27 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kombu.utils.json import loads
 from redis import exceptions as server
 
 from atomq.calls import Call, Claimed
 from atomq.contrib.fleet import Roll
-from atomq.contrib.kombu.qos import stopping
+from atomq.contrib.kombu.channel import MOST_CLAIMED, Channel
 from atomq.contrib.kombu.stock import Restore, Watch
+from atomq.contrib.kombu.worker import in_gevent_hub, stopping
 from atomq.errors import AtomqError
 from atomq.keys import QueueKeys, is_queue_key
 from atomq.message import Delivery
-
-if TYPE_CHECKING:
-    from atomq.contrib.kombu.channel import Channel
 
 log = logging.getLogger("atomq.kombu")
 
 Taken = dict[str, list[str]]  # receipts whose acks ride along, by queue
 
-MOST_CLAIMED = 100
 PATIENCE = 5.0  # seconds an answer may be late before the connection counts as dead
+QUICK = 1.0  # seconds a connection must have lasted to be replaced without a word to Celery
+GONE = (server.ConnectionError, server.TimeoutError, OSError)
 _PUSHES = frozenset({b"pmessage", b"message", b"psubscribe", b"punsubscribe", b"invalidate"})
 
 
@@ -46,6 +45,7 @@ class Poller:
         self._transport = transport
         self._broker = transport.broker
         self._line: Any = None
+        self._opened = 0.0
         self._claim: tuple[Channel, Call[Claimed], Taken] | None = None
         self._blocked: tuple[str, ...] = ()
         self._until = 0.0  # when what is outstanding must have been answered
@@ -72,12 +72,19 @@ class Poller:
     def cancelled(self, channel: Channel, queue: str) -> None:
         """A consumer went: what was claimed for it and not handed over goes back."""
         self._hot.discard(queue)
-        self._return(lambda ch, delivery: ch is channel and delivery.queue == queue)
-        if self._line is not None and not self._transport.lost:
-            self._subscribe()
-            wake = self._broker.keys(queue).wake
-            if wake in self._blocked:
-                self.withdraw()
+        if in_gevent_hub():
+            return  # a signal handler of a worker that stops: all of this is done when it hangs up
+        try:
+            self._return(lambda ch, delivery: ch is channel and delivery.queue == queue)
+            if self._line is not None and not self._transport.lost:
+                self._subscribe()
+                wake = self._broker.keys(queue).wake
+                if wake in self._blocked:
+                    self.withdraw()
+        except (server.RedisError, OSError, AtomqError) as error:
+            if not channel.closed:
+                raise
+            log.debug("while closing a channel: %s", error)  # it must get to its end
 
     def forget(self, channel: Channel) -> None:
         """A channel closes."""
@@ -110,6 +117,7 @@ class Poller:
     def _connected(self) -> Any:
         if self._line is None:
             self._line = self._broker.engine.connection()
+            self._opened = time.monotonic()
             # Without a handler redis-py keeps invalidations to itself.
             self._line._parser.set_invalidation_push_handler(lambda push: push)
             self._on_socket(self._line._sock.fileno())
@@ -141,7 +149,7 @@ class Poller:
     def _settle_claim(self) -> None:
         deadline = time.monotonic() + PATIENCE
         while self._claim is not None and time.monotonic() < deadline:
-            if self._line.can_read(0.1):
+            if self._can_read(0.1):
                 self._read()
 
     # ── sending ───────────────────────────────────────────────────────────────────────────────
@@ -149,10 +157,10 @@ class Poller:
     def pump(self) -> None:
         """Send what there is to send: a claim if there is room and work, else the wait for work."""
         self._check()
-        if self._claim is not None or stopping():
+        if self._claim is not None:
             return
         now = time.monotonic()
-        channels = self._claiming()
+        channels = [] if stopping() else self._claiming()
         if now >= self._due_at or now >= self._all_at:
             self._due_at = float("inf")
             self._all_at = now + 1.0 * random.uniform(0.8, 1.2)
@@ -195,6 +203,8 @@ class Poller:
     def _send_claim(self, channel: Channel, queues: list[str]) -> None:
         acks = {name: self._broker.keeper.acks.take(name) for name in queues}
         call = self._broker.claim(queues, min(channel.free(0), MOST_CLAIMED), acks)
+        if not channel.qos.prefetch_count:
+            channel.pace()
         self._hot.difference_update(queues)
         self._claim = (channel, call, acks)
         self._until = time.monotonic() + PATIENCE
@@ -240,9 +250,8 @@ class Poller:
     def _send(self, *command: Any) -> None:
         try:
             self._connected().send_command(*command, check_health=False)
-        except (server.ConnectionError, server.TimeoutError, OSError):
-            self._lost()
-            raise
+        except GONE as error:
+            self._broken(error)
 
     def _subscribe(self) -> None:
         wanted = {
@@ -268,7 +277,7 @@ class Poller:
             return
         asked = False
         while self._blocked:
-            if not (asked or self._arming or self._line.can_read(0)):
+            if not (asked or self._arming or self._can_read(0)):
                 asked = True
                 self._unblock()
             self._read()
@@ -285,18 +294,27 @@ class Poller:
 
     def on_readable(self) -> None:
         """Take in what came, hand over what can be, and send what comes next."""
-        while self._line is not None and self._line.can_read(0):
+        if self._line is None or not self._line.can_read(0):
+            return
+        while True:
             self._read()
             # A solo worker runs a task in there, and may be told to stop meanwhile.
             while self._buffer and not stopping():
                 self.deliver_one()
             self.pump()
+            if self._line is None or not self._has_more():
+                return
+
+    def _has_more(self) -> bool:
+        """Whether another answer was read already. The loop tells of what the system holds."""
+        has_data = getattr(getattr(self._line._parser, "_reader", None), "has_data", None)
+        return bool(has_data() if has_data is not None else self._line.can_read(0))
 
     def receive(self, timeout: float | None) -> bool:
         """Hand over one message or broadcast; False if none came within `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            if self._buffer:
+            if self._buffer and not stopping():
                 self.deliver_one()
                 return True
             self.pump()
@@ -306,7 +324,8 @@ class Poller:
                 time.sleep(min(wait, 0.1))
             elif self._can_read(wait) and self._read():
                 return True
-            if deadline is not None and time.monotonic() >= deadline and not self._buffer:
+            late = deadline is not None and time.monotonic() >= deadline
+            if late and (not self._buffer or stopping()):
                 return False
 
     def deliver_one(self) -> None:
@@ -318,17 +337,17 @@ class Poller:
     def _can_read(self, seconds: float) -> bool:
         try:
             return bool(self._line.can_read(seconds))
-        except (server.ConnectionError, server.TimeoutError, OSError):
-            self._lost()
-            raise
+        except GONE as error:
+            self._broken(error)
+            return False
 
     def _read(self) -> bool:
         """Take in one answer or push; True if something was handed over at once."""
         try:
             reply = self._line.read_response(push_request=True)
-        except (server.ConnectionError, server.TimeoutError, OSError):
-            self._lost()
-            raise
+        except GONE as error:
+            self._broken(error)
+            return False
         except server.ResponseError as error:
             return self._refused(error)
         if isinstance(reply, list) and reply and reply[0] in _PUSHES:
@@ -336,7 +355,7 @@ class Poller:
         if self._arming:
             key = self._arming.popleft()
             if key is not None and reply:
-                self._stirred([key])
+                self._stirred([key], changed=False)
             return False
         if self._claim is not None:
             channel, call, acks = self._claim
@@ -357,9 +376,8 @@ class Poller:
             return False
         if self._claim is None:
             # A wait that was broken off: the master became a replica, the type is wrong, …
-            self._blocked = ()
-            self._lost()
-            raise server.ConnectionError(str(error)) from error
+            self._broken(server.ConnectionError(str(error)))
+            return False
         channel, call, acks = self._claim
         self._claim = None
         # The engine knows what to do about scripts that are not loaded, and about passing trouble.
@@ -367,6 +385,7 @@ class Poller:
             claimed = self._broker.engine.run(call)
         except BaseException:
             self._put_back(acks)
+            self._broker.unanswered.append(call)
             raise
         self._claimed(channel, claimed, acks)
         return False
@@ -408,15 +427,19 @@ class Poller:
         self._pass_on(key)
         return False
 
-    def _stirred(self, lists: list[str]) -> None:
-        """Ready lists that somebody else changed: claim, or let another consumer claim."""
+    def _stirred(self, lists: list[str], *, changed: bool = True) -> None:
+        """Ready lists that somebody else changed: claim, or let another consumer claim.
+
+        Not `changed`: there was something in them when we looked.
+        """
         able = {name for channel in self._claiming() for name in channel.claimed_queues()}
         for channel in self._transport.channels:
             for name in channel.claimed_queues():
                 keys = self._broker.keys(name)
                 if any(key in lists for key in keys.ready):
                     self._hot.add(name)
-                    if name not in able:
+                    # Only for what is new: who looked because of this would find the same again.
+                    if changed and name not in able:
                         self._pass_on(keys.wake)
                         if not self._blocked:
                             self._arm([name])
@@ -444,7 +467,7 @@ class Poller:
             self._stirred([key.decode() for key in push[1] or ()])
             return False
         if push[0] != b"pmessage":
-            return False
+            return bool(push[0] == b"psubscribe")  # stock's drain_events() ends with that, too
         channel, queue = self._patterns.get(push[1].decode(), (None, ""))
         callback = self._transport._callbacks.get(queue)
         if channel is None or callback is None or not push[3]:
@@ -461,8 +484,38 @@ class Poller:
 
     def _check(self) -> None:
         if (self._claim is not None or self._blocked) and time.monotonic() > self._until:
+            self._broken(server.ConnectionError("the broker did not answer in time"))
+
+    def _broken(self, error: Exception) -> None:
+        """The socket is of no use any more: make another, or raise `error`.
+
+        Celery drops what it has reserved when a connection is lost, so it is not told of one that
+        can be replaced at once. One that breaks again right away is not replaced in silence.
+        """
+        if time.monotonic() - self._opened < QUICK or not self._reopened():
             self._lost()
-            raise server.ConnectionError("the broker did not answer in time")
+            raise error
+        log.info("the connection was lost and made again: %s", error)
+
+    def _reopened(self) -> bool:
+        """Connect anew and say again what was outstanding: subscriptions, and a claim."""
+        claim, patterns = self._claim, self._patterns
+        self._hang_up()
+        self._claim, self._patterns = claim, patterns
+        try:
+            line = self._connected()
+            if patterns:
+                line.send_command("PSUBSCRIBE", *patterns, check_health=False)
+            if claim is not None:
+                channel, call, acks = claim
+                self._claim = (channel, call.again(), acks)
+                self._until = time.monotonic() + PATIENCE
+                line.send_command(*self._claim[1].command(), check_health=False)
+        except (*GONE, AtomqError) as error:
+            log.debug("and could not be made again: %s", error)
+            return False
+        self._all_at = 0.0
+        return True
 
     def _lost(self) -> None:
         """The connection is gone: nothing is given back, what is held stays held."""

@@ -8,17 +8,16 @@ buffer of the process, and stay there until the server has answered.
 from __future__ import annotations
 
 import contextlib
-import gc
 import sys
 import traceback
 from typing import Any
 from weakref import WeakValueDictionary
 
 from kombu.transport import virtual
-from kombu.utils.compat import detect_environment
 
 from atomq import calls, flows
 from atomq.calls import Rejection
+from atomq.contrib.kombu import worker
 from atomq.errors import AtomqError, ServerUnavailable
 from atomq.message import Delivery
 
@@ -55,7 +54,7 @@ class QoS(virtual.QoS):
         message = self._message(delivery_tag)
         delivery = getattr(message, "delivery", None)
         if delivery is not None and not delivery.settled:
-            if _terminating() and _killed(delivery_tag):
+            if worker.killed(delivery_tag):
                 self._killed.add(delivery_tag)  # it is given back with the rest
                 return
             if delivery.lost:
@@ -117,27 +116,22 @@ class QoS(virtual.QoS):
     def restore_unacked(self) -> list[Any]:
         """Give back what was not started, in one call a queue; it does not count as delivered.
 
-        After a lost connection nothing is given back: what runs goes on under its lease, and what
-        nobody holds any more is found when the next connection is made.
+        Only a worker that stops gives back what it has taken on. If it was its connection that
+        ended, what runs, or waits in its pool, goes on under its lease; what nobody holds any more
+        is found when the next connection is made.
         """
         self._flush()
         transport = self.channel.connection
-        if transport is not None and transport.lost:
-            self._outlived.update(self._delivered)
-            self._delivered.clear()
-            return []
-        terminating = _terminating()
-        running = _started() | self._killed if terminating else _running()
+        kept, counted = self._told_apart()
         by_queue: dict[tuple[str, bool], list[str]] = {}
         for tag, message in list(self._delivered.items()):
             delivery = getattr(message, "delivery", None)
-            if delivery is None or delivery.settled:
+            if delivery is None or delivery.settled or tag in kept:
                 continue
-            started = tag in running
-            if started and not terminating:
-                continue  # it ends under its lease, and its ack finds its way without this channel
+            if transport is not None and transport.lost:
+                continue
             delivery.settled = True
-            by_queue.setdefault((delivery.queue, started), []).append(delivery.receipt)
+            by_queue.setdefault((delivery.queue, tag in counted), []).append(delivery.receipt)
         broker = self.channel.broker
         for (queue, started), receipts in by_queue.items():
             with contextlib.suppress(ServerUnavailable):
@@ -146,66 +140,19 @@ class QoS(virtual.QoS):
         self._delivered.clear()
         return []
 
+    def _told_apart(self) -> tuple[set[str], set[str]]:
+        """Of what was delivered: what is not to be given back, and what counts if it is."""
+        if worker.terminating():
+            requests = worker.requests()
+            started = {tag for tag, request in requests.items() if request.time_start is not None}
+            return set(), started | self._killed
+        if worker.stopping():
+            return worker.running(), set()
+        return set(worker.requests()) if self._delivered else set(), set()
+
 
 def _id_of(delivery: Delivery) -> str:
     try:
         return delivery.envelope.headers.get("id") or delivery.envelope.id
     except AtomqError:
         return ""
-
-
-def _running() -> set[str]:
-    """Delivery tags of the tasks that a Celery worker in this process has started."""
-    state = sys.modules.get("celery.worker.state")
-    if state is None:
-        return set()
-    return {
-        tag
-        for request in tuple(state.active_requests)
-        if (tag := getattr(request.message, "delivery_tag", None)) is not None
-    }
-
-
-def _requests() -> dict[str, Any]:
-    """Every request of a Celery worker that is alive in this process, by delivery tag.
-
-    At a cold shutdown Celery strikes those it kills from its own lists, so the heap is asked.
-    """
-    module = sys.modules.get("celery.worker.request")
-    if module is None:
-        return {}
-    return {
-        tag: thing
-        for thing in gc.get_objects()
-        if issubclass(type(thing), module.Request)
-        and (tag := getattr(thing.message, "delivery_tag", None)) is not None
-    }
-
-
-def _started() -> set[str]:
-    """Delivery tags of the tasks that were started, and maybe killed since."""
-    return {tag for tag, request in _requests().items() if request.time_start is not None}
-
-
-def _killed(tag: str) -> bool:
-    """Whether a task was killed in a green pool: to Celery that looks like success, and it acks."""
-    if detect_environment() == "default":
-        return False
-    return bool(getattr(_requests().get(tag), "_already_cancelled", False))
-
-
-def _terminating() -> bool:
-    return _told("should_terminate")
-
-
-def stopping() -> bool:
-    """Whether a Celery worker in this process was told to stop, and begins nothing any more."""
-    return _told("should_stop") or _terminating()
-
-
-def _told(how: str) -> bool:
-    state = sys.modules.get("celery.worker.state")
-    if state is None:
-        return False
-    code = getattr(state, how)
-    return code is not None and code is not False  # 0, an exit code, is a yes

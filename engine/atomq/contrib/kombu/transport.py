@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import redis
@@ -12,7 +13,9 @@ from atomq.contrib.kombu.broker import broker_of
 from atomq.contrib.kombu.channel import Channel
 from atomq.contrib.kombu.poller import Poller
 from atomq.contrib.kombu.settings import Settings
-from atomq.errors import ServerError, ServerUnavailable
+from atomq.errors import AtomqError, ServerError, ServerUnavailable
+
+log = logging.getLogger("atomq.kombu")
 
 
 class Transport(virtual.Transport):
@@ -26,7 +29,6 @@ class Transport(virtual.Transport):
     default_port = 6379
     driver_type = "redis"
     driver_name = "atomq"
-    supports_batch_publish = True
 
     implements = virtual.Transport.implements.extend(
         asynchronous=True,
@@ -48,21 +50,36 @@ class Transport(virtual.Transport):
         self.broker = broker_of(self.settings.address)
         self.lost = False
         self._loop: Any = None
+        self._timer: Any = None
         super().__init__(client, **kwargs)
         self.poller = Poller(self)
 
     def driver_version(self) -> str:
         return redis.__version__
 
+    @property
+    def supports_batch_publish(self) -> bool:
+        """Not with `retry_on_timeout`, as in Kombu's own: then each message is sent at once."""
+        return not (self.client.transport_options or {}).get("retry_on_timeout")
+
     def establish_connection(self) -> Any:
-        self.broker.engine.command("PING")
-        self.broker.reap()
+        try:
+            self.broker.engine.command("PING")
+            self.broker.reap()
+        except AtomqError as error:
+            # What redis-py said, as apps know it: wrong password, refused, too late.
+            if isinstance(error.__cause__, OSError | server.RedisError):
+                raise error.__cause__ from None
+            raise
         return super().establish_connection()
 
     def close_connection(self, connection: Any) -> None:
         loop, self._loop = self._loop, None
         if loop is not None:
             loop.on_tick.discard(self._on_tick)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self.poller.close()
         for channels in (self._avail_channels, self.channels):
             while channels:
@@ -72,6 +89,7 @@ class Transport(virtual.Transport):
 
     def drain_events(self, connection: Any, timeout: float | None = None) -> None:
         """Hand over one message. Raises `TimeoutError` if none comes."""
+        self._keep_bindings()
         if not self.poller.receive(timeout):
             raise TimeoutError("timed out")
 
@@ -91,12 +109,30 @@ class Transport(virtual.Transport):
 
         self.poller.watch(on_socket)
         loop.on_tick.add(self._on_tick)
-        loop.call_repeatedly(1.0, self._on_tick)
+        self._timer = loop.call_repeatedly(1.0, self._every_second)
+
+    @property
+    def in_loop(self) -> bool:
+        """Whether an event loop drives it; else somebody drains it by hand."""
+        return self._loop is not None
 
     def wake_in(self, seconds: float) -> None:
         """A delayed message falls due then."""
         if self._loop is not None:
             self._loop.call_later(max(0.0, seconds), self._on_tick)
+
+    def _every_second(self) -> None:
+        self._on_tick()
+        if self._loop is not None:
+            self._keep_bindings()
+
+    def _keep_bindings(self) -> None:
+        for channel in list(self.channels):
+            try:
+                channel.maybe_refresh_binding_expiry()
+            except AtomqError as error:
+                # The server is gone, which is found out elsewhere; or this user may not.
+                log.debug("bindings of queues that expire: %s", error)
 
     def _on_tick(self) -> None:
         if self._loop is not None:

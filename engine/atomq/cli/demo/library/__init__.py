@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import platform
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from atomq import Engine, Peeked, Queue, QueueState, Receiver
+from atomq import Engine, Queue, QueueState, Receiver
+from atomq.cli.demo.deaths import Deaths
 from atomq.cli.demo.library.ledger import Played, outcome
 from atomq.cli.demo.library.plan import MISSING, Plan
-from atomq.cli.demo.library.tally import Death, Tally, path_of
+from atomq.cli.demo.library.tally import Tally, path_of
 from atomq.cli.demo.outcome import Outcome
-from atomq.cli.demo.view import QueueRow, Show, WorkerRow
+from atomq.cli.demo.view import Pace, QueueRow, Show, WorkerRow
 from atomq.cli.output import number, plural, size
 
 if TYPE_CHECKING:
     from atomq.cli.demo import DemoSettings
-    from atomq.cli.demo.stage import Process, Stage
+    from atomq.cli.demo.stage import Stage
 
 TICK = 0.1  # seconds between two looks at everything
 RETRY = 0.5  # seconds until a file that failed is tried again
@@ -49,13 +49,11 @@ class _Play:
         self.engine = Engine(stage.url, **self.options)
         self.files = Queue(stage.queue_name(self.engine, "files"), self.engine)
         self.results = Queue(stage.queue_name(self.engine, "results"), self.engine)
-        self.workers: list[Process] = []
-        self.holders: dict[str, int] = {}
-        self.deaths: list[Death] = []
+        self.deaths = Deaths(stage, show, self.files, path_of)
         self.killed = self.poisoned = False
         self.long_job: int | None = None
         self.states: list[QueueState] = []
-        self.recent: deque[tuple[float, int]] = deque()
+        self.pace = Pace()
         self.urgent_at = 0.0
 
     # ── what is published ─────────────────────────────────────────────────────────────────────
@@ -94,11 +92,13 @@ class _Play:
             f"Python {platform.python_version()}'s standard library",
             "each is a message; workers compute its SHA-256 and count its lines",
         )
-        self.workers = self.stage.processes("atomq.cli.demo.library.worker", self.settings.workers)
+        self.deaths.workers = self.stage.processes(
+            "atomq.cli.demo.library.worker", self.settings.workers
+        )
         self.stage.open(self.engine)
         self.show.event(f"{self.stage.server}; lease {self.settings.lease:g} s")
         self.publish()
-        for worker in self.workers:
+        for worker in self.deaths.workers:
             worker.tell(
                 {
                     "worker": worker.number,
@@ -116,9 +116,15 @@ class _Play:
         self.stage.end_processes()
         self.show.event("checking every digest against the file itself")
         self.tally.check(self.plan.root)
-        dead = self.dead_letters()
         return outcome(
-            Played(self.settings, self.tally, self.deaths, self.states[0], dead, self.plan.urgent)
+            Played(
+                self.settings,
+                self.tally,
+                self.deaths.all,
+                self.states[0],
+                self.deaths.letters(),
+                self.plan.urgent,
+            )
         )
 
     def watch(self, receiver: Receiver) -> None:
@@ -127,7 +133,7 @@ class _Play:
         while True:
             began = time.monotonic()
             found = self.look(receiver)
-            self.count_the_dead()
+            self.deaths.count()
             if self.stage.restarted():
                 self.show.event("the server died and was started again by those who need it", "red")
             self.follow_up()
@@ -138,7 +144,7 @@ class _Play:
             if all(s.ready + s.unacked + s.delayed == 0 for s in self.states) and self.told():
                 return
             stuck = now - moved_at > PATIENCE + self.plan.long_seconds
-            if stuck or not self.alive():
+            if stuck or not self.deaths.alive():
                 self.show.event("nothing moves any more" if stuck else "no worker is left", "red")
                 while self.look(receiver):
                     pass
@@ -158,12 +164,12 @@ class _Play:
 
     def told(self) -> bool:
         """Whether everything that should happen has happened."""
-        return self.urgent_at > 0 and all(not death.waiting for death in self.deaths)
+        return self.urgent_at > 0 and not self.deaths.waiting
 
     def take(self, body: dict[str, Any]) -> None:
         """One result, or a worker that says who it is."""
         if "holder" in body:
-            self.holders[body["holder"]] = body["worker"]
+            self.deaths.holders[body["holder"]] = body["worker"]
             if body["at"] == self.plan.longest:
                 self.long_job = body["worker"]
             return
@@ -195,93 +201,32 @@ class _Play:
         if not self.killed and self.urgent_at and done >= len(self.tally.paths) // 2:
             self.kill_one()
 
-    # ── who dies, and what becomes of what it held ────────────────────────────────────────────
+    # ── the end of one ────────────────────────────────────────────────────────────────────────
 
     def kill_one(self) -> None:
         """SIGKILL for the worker that holds most; rather not the one with the long job."""
-        held = self.held()
-        alive = self.alive()
+        held = self.deaths.held()
+        alive = self.deaths.alive()
         fit = [w for w in alive if held[w.number] and w.number != self.long_job]
         fit = fit or [w for w in alive if held[w.number]]
         if len(alive) < 2 or not fit:
             return
-        victim = max(fit, key=lambda worker: len(held[worker.number]))
-        victim.kill()
         self.killed = True
-        self.bury(victim, planned=True)
-
-    def count_the_dead(self) -> None:
-        """Who died by itself, or by somebody else's hand; and whose messages came back."""
-        buried = {death.worker for death in self.deaths}
-        for worker in self.workers:
-            if worker.ended and worker.number not in buried:
-                self.bury(worker, planned=False)
-        waiting = [death for death in self.deaths if death.waiting]
-        if not waiting:
-            return
-        live = {peeked.name for peeked in self.files.peek("unacked", 1000)}
-        for death in waiting:
-            if death.seen(live):
-                self.tell_return(death)
-
-    def bury(self, worker: Process, *, planned: bool) -> None:
-        """From here on it is watched how its messages come back."""
-        at = time.monotonic()
-        self.files.state()  # with this the server has also read what the worker had sent before
-        held = self.held()[worker.number]
-        self.deaths.append(Death(worker.number, worker.pid, worker.ended, planned, at, held))
-        did = "killed" if planned else "lost"
-        self.show.event(
-            f"{did} worker {worker.number} (pid {worker.pid}, {worker.ended}), "
-            f"which held {plural(len(held), 'message')}",
-            "red",
-        )
-        if not worker.ended.startswith("SIG"):
-            self.show.event(f"its last words: {self.stage.last_words()}", "red")
-
-    def tell_return(self, death: Death) -> None:
-        """All of a dead worker's messages are in other hands."""
-        dead = {path_of(peeked) for peeked in self.dead_letters()}
-        death.buried = len(dead.intersection(death.held.values()))
-        after = f"the last after {death.seconds:.1f} s"
-        if death.buried:
-            self.show.event(f"{death.buried} of its messages went to dead letters: {after}", "red")
-        else:
-            self.show.event(f"its messages came back: {after}", "green")
-
-    def dead_letters(self) -> list[Peeked]:
-        """All of them."""
-        letters: list[Peeked] = []
-        while some := self.files.peek("dead", 1000, after=letters[-1].name if letters else ""):
-            letters += some
-        return letters
-
-    def held(self) -> dict[int, dict[str, str]]:
-        """Who holds what: receipts and paths by worker."""
-        held: dict[int, dict[str, str]] = {worker.number: {} for worker in self.workers}
-        for peeked in self.files.peek("unacked", 1000):
-            holder = self.holders.get(peeked.holder)
-            if holder is not None:
-                held[holder][peeked.name] = path_of(peeked)
-        return held
-
-    def alive(self) -> list[Process]:
-        """The workers that are there."""
-        return [worker for worker in self.workers if not worker.ended]
+        self.deaths.kill(max(fit, key=lambda worker: len(held[worker.number])))
 
     # ── the picture ───────────────────────────────────────────────────────────────────────────
 
     def paint(self) -> None:
         """Everything as it is now."""
-        picture, now = self.show.picture, time.monotonic()
+        picture = self.show.picture
         picture.queues = [
             QueueRow(state.name, state.ready, state.unacked, state.delayed, state.dead)
             for state in self.states
         ]
-        states = dict.fromkeys(self.holders.values(), "working")
+        states = dict.fromkeys(self.deaths.holders.values(), "working")
         if self.long_job is not None:
             states[self.long_job] = "long job"
-        states |= {death.worker: "killed" if death.planned else "died" for death in self.deaths}
+        states |= self.deaths.states()
         picture.workers = [
             WorkerRow(
                 worker.number,
@@ -289,12 +234,8 @@ class _Play:
                 states.get(worker.number, "starting"),
                 self.tally.by_worker[worker.number],
             )
-            for worker in self.workers
+            for worker in self.deaths.workers
         ]
         picture.done, picture.total = self.tally.completed, len(self.tally.paths)
-        self.recent.append((now, self.tally.completed))
-        while now - self.recent[0][0] > 2:
-            self.recent.popleft()
-        (since, then), span = self.recent[0], now - self.recent[0][0]
-        picture.per_second = (self.tally.completed - then) / span if span > 0 and since else 0
+        picture.per_second = self.pace.at(self.tally.completed)
         self.show.refresh()

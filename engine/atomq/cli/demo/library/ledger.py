@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from atomq import Peeked, QueueState
-from atomq.cli.demo.library.tally import Death, Tally, path_of
-from atomq.cli.demo.outcome import Entry, Outcome
+from atomq.cli.demo.deaths import Death
+from atomq.cli.demo.library.tally import Tally, path_of
+from atomq.cli.demo.outcome import Entry, Outcome, rounded
 from atomq.cli.output import number, plural
 
 if TYPE_CHECKING:
     from atomq.cli.demo import DemoSettings
-
-SLACK = 1.0  # seconds after its end within which a lease must have been handed on
 
 
 @dataclass(frozen=True)
@@ -76,25 +75,14 @@ def _facts(played: Played) -> dict[str, Any]:
         "early": len(tally.early),
         "urgent": len(played.urgent),
         "urgent_overtook": tally.overtaken,
-        "urgent_seconds": _rounded(tally.urgent_seconds),
+        "urgent_seconds": rounded(tally.urgent_seconds),
         "lease_seconds": played.settings.lease,
         "published_per_second": round(tally.publishing),
         "completed_per_second": round(tally.per_second, 1),
         "done_by_worker": {
             str(worker): tally.by_worker[worker] for worker in sorted(tally.by_worker)
         },
-        "deaths": [
-            {
-                "worker": death.worker,
-                "pid": death.pid,
-                "how": death.how,
-                "planned": death.planned,
-                "held": len(death.held),
-                "buried": death.buried,
-                "back_seconds": _rounded(death.seconds),
-            }
-            for death in played.deaths
-        ],
+        "deaths": [death.facts() for death in played.deaths],
     }
 
 
@@ -130,21 +118,11 @@ def _workers(played: Played) -> Iterator[Entry]:
         yield Entry("came back", "-", "no worker was killed while it held messages", holds=False)
     for death in played.deaths:
         if death.held:
-            yield _return(death, settings.lease)
+            yield death.entry(settings.lease)
     pace = "as fast as it goes" if not settings.seconds else "slowed down to be watched"
     yield Entry(
         "throughput", f"{tally.per_second:.0f}/s", f"{pace}; published {tally.publishing:,.0f}/s"
     )
-
-
-def _return(death: Death, lease: float) -> Entry:
-    seconds, within = death.seconds, lease + SLACK
-    value = "never" if seconds is None else f"{seconds:.1f} s"
-    note = f"{plural(len(death.held), 'message')} of worker {death.worker}; "
-    if death.buried:
-        return Entry("came back", value, f"{note}{death.buried} went to dead letters", holds=False)
-    note += f"lease {lease:g} s, so {within:g} s at most"
-    return Entry("came back", value, note, seconds is not None and seconds <= within)
 
 
 def _obituary(dead: Sequence[Peeked]) -> str:
@@ -165,7 +143,3 @@ def _twice(played: Played) -> str:
     if tally.repeated <= played.from_the_dead:
         return "answered and not yet acked when their worker died; all are equal"
     return "all are equal"
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)

@@ -1,4 +1,4 @@
-"""What the first act counts: results as they come, and who died."""
+"""What the first act counts: results as they come."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,41 +18,6 @@ PUNCTUAL = 0.005  # seconds by which two clocks of one machine may differ in wha
 def path_of(peeked: Peeked) -> str:
     """The file a message is about."""
     return str(Envelope(peeked.raw).body()["path"])
-
-
-@dataclass
-class Death:
-    """A worker that died, and what it held."""
-
-    worker: int
-    pid: int
-    how: str
-    planned: bool
-    at: float
-    held: dict[str, str]
-    """Receipts, and the files they stand for."""
-    back: dict[str, float] = field(default_factory=dict)
-    """Receipts that are live no more, and how many seconds after the death that was."""
-
-    buried: int = 0
-    """How many of them went to dead letters instead."""
-
-    @property
-    def waiting(self) -> bool:
-        """Whether some of it is still held in the dead worker's name."""
-        return len(self.back) < len(self.held)
-
-    @property
-    def seconds(self) -> float | None:
-        """How long it took until the last one was in other hands; None if that was not seen."""
-        return max(self.back.values()) if self.back and not self.waiting else None
-
-    def seen(self, live: set[str]) -> bool:
-        """These receipts are live now. Whether with that the last one has come back."""
-        seconds = time.monotonic() - self.at
-        gone = self.held.keys() - self.back.keys() - live
-        self.back.update(dict.fromkeys(gone, seconds))
-        return bool(gone) and not self.waiting
 
 
 class Tally:

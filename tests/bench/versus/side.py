@@ -1,0 +1,168 @@
+"""The two sides: a fresh server each, an app that sends, workers to start and to kill."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from tests.bench.core import Meter
+from tests.contrib.rig import Place, Worker
+from tests.servers import Server
+
+SIDES = ("stock", "atomq")
+BARE = ("--without-mingle", "--without-gossip", "--without-heartbeat", "-l", "WARNING")
+
+
+@dataclass
+class Row:
+    """One line of the table."""
+
+    what: str
+    stock: str
+    atomq: str
+    value: float | None = None
+    """What the target is about."""
+    unit: str = ""
+    target: str = ""
+    met: bool | None = None
+
+
+@dataclass
+class Group:
+    """One scenario: its rows, and what they mean, in a line."""
+
+    name: str
+    meaning: str
+    rows: list[Row] = field(default_factory=list)
+
+    def add(
+        self,
+        what: str,
+        stock: str,
+        atomq: str,
+        value: float | None = None,
+        unit: str = "",
+        *,
+        most: float | None = None,
+        least: float | None = None,
+    ) -> None:
+        """A line, held against the most or the least that `value` may be."""
+        target, met = "", None
+        if value is not None and most is not None:
+            target, met = f"≤ {most:g}{unit}", value <= most
+        elif value is not None and least is not None:
+            target, met = f"≥ {least:g}{unit}", value >= least
+        self.rows.append(Row(what, stock, atomq, value, unit, target, met))
+
+
+class Side(Place):
+    """Stock or atomq: a broker on a server of its own, and its workers."""
+
+    def __init__(self, name: str, kind: str, directory: Path) -> None:
+        self._stack = ExitStack()
+        server = self._stack.enter_context(Server(kind))
+        super().__init__(server, directory)
+        self.name = name
+        self.meter = Meter(server)
+        self.admin: redis.Redis = self.meter.admin
+        self.url = self.speak(server.url)
+        self.app = self.make_app()
+
+    def speak(self, url: str) -> str:
+        """A URL in this side's scheme."""
+        return url.replace("redis", "atomq", 1) if self.name == "atomq" else url
+
+    def worker(self, pool: str = "solo", concurrency: int = 1, **more: Any) -> Worker:
+        """A worker that logs and says as little as can be."""
+        more = {"args": BARE, "backend": None, **more}
+        more["args"] = (*more["args"], "-I", "tests.bench.versus.tasks")
+        return super().worker(pool, concurrency, **more)
+
+    def publish(self, count: int, name: str = "noop", queue: str = "celery", **options: Any) -> list[str]:
+        """Send so many tasks over one connection; their ids."""
+        with self.app.producer_pool.acquire(block=True) as producer:
+            return [
+                str(self.app.send_task(name, queue=queue, producer=producer, **options).id)
+                for _ in range(count)
+            ]
+
+    def held(self, queue: str = "celery") -> int:
+        """Messages that workers have and did not ack."""
+        key = "unacked" if self.name == "stock" else f"_atomq.{{{queue}}}.records"
+        return int(self.admin.hlen(key))  # type: ignore[arg-type]
+
+    def ready(self, queue: str = "celery") -> int:
+        return int(self.admin.llen(queue))  # type: ignore[arg-type]
+
+    def left(self, queue: str = "celery") -> int:
+        """Messages that are not done with."""
+        with self.admin.pipeline(transaction=False) as pipe:
+            pipe.llen(queue)
+            pipe.hlen("unacked" if self.name == "stock" else f"_atomq.{{{queue}}}.records")
+            return sum(pipe.execute())
+
+    def drained(self, queue: str = "celery", seconds: float = 60, *, pause: float = 0.02) -> tuple[bool, int]:
+        """Wait until nothing is left; whether that came about, and how often was asked."""
+        deadline, asked = time.monotonic() + seconds, 0
+        while time.monotonic() < deadline:
+            asked += 1
+            if not self.left(queue):
+                return True, asked
+            time.sleep(pause)
+        return False, asked
+
+    def end(self) -> None:
+        """Kill the workers there are, and forget everything in the server."""
+        for worker in self.workers:
+            worker.kill()
+        self.workers.clear()
+        self.ledger.path.write_text("")
+        self.admin.flushall()
+
+    def close(self) -> None:
+        """End everything; no log is shown."""
+        for worker in self.workers:
+            worker.kill()
+        for app in self._apps:
+            app.close()
+        for engine in self._engines.values():
+            engine.close()
+        self._stack.close()
+
+
+@contextlib.contextmanager
+def both(kind: str) -> Iterator[list[Side]]:
+    """Stock and atomq, each with a fresh server. Nothing of them is left behind."""
+    with tempfile.TemporaryDirectory(prefix="atomq-versus-") as root, ExitStack() as stack:
+        sides = []
+        for name in SIDES:
+            directory = Path(root) / name
+            directory.mkdir()
+            side = Side(name, kind, directory)
+            stack.callback(side.close)
+            sides.append(side)
+        yield sides
+
+
+def told(values: Sequence[float], form: str = "{:,.2f}") -> str:
+    """The median, as text."""
+    return form.format(statistics.median(values))
+
+
+def until(test: Callable[[], object], seconds: float, pause: float = 0.02) -> bool:
+    """Wait until `test` is true; whether it became so."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if test():
+            return True
+        time.sleep(pause)
+    return bool(test())

@@ -1,0 +1,714 @@
+"""Stock and atomq on one server: whatever one of them writes the other understands."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from kombu import Connection, Consumer, Exchange, Producer, Queue
+from kombu.asynchronous.hub import Hub
+from kombu.exceptions import BatchPublishError, OperationalError
+
+import atomq.celery
+from atomq import Engine, calls
+from atomq.contrib.kombu.channel import UnroutableMessage
+from tests.contrib.rig import ON_ONE_KIND, Place, ours, place
+from tests.servers import Server, full_memory, wait_until
+
+pytestmark = ON_ONE_KIND
+
+BOTH_WAYS = pytest.mark.parametrize(
+    ("sender", "receiver"), [("stock", "atomq"), ("atomq", "stock")], ids=" to ".join
+)
+EACH = pytest.mark.parametrize("side", ["stock", "atomq"])
+LAYOUTS = {
+    "plain": {},
+    "prefixed": {"global_keyprefix": "app1:"},
+    "other steps and separator": {"sep": ":::", "priority_steps": [0, 2, 5, 8]},
+}
+FANOUTS = {
+    "plain": {},
+    "prefixed": {"global_keyprefix": "app1:"},
+    "no prefix": {"fanout_prefix": False},
+    "own prefix": {"fanout_prefix": "/of-{db}."},
+    "no patterns": {"fanout_patterns": False},
+    "neither": {"fanout_prefix": False, "fanout_patterns": False},
+}
+_names = (f"wire-{n}" for n in itertools.count())
+
+atomq.celery.register()
+
+
+class Wire:
+    """Connections of both kinds to one server."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.db = server.client()
+        self._stack = ExitStack()
+
+    def url(self, side: str) -> str:
+        return self.server.url if side == "stock" else ours(self.server.url)
+
+    def connect(self, side: str, **options: Any) -> Connection:
+        connection = Connection(self.url(side), transport_options=options)
+        self._stack.callback(connection.release)
+        module = type(connection.transport).__module__
+        assert module.startswith("atomq." if side == "atomq" else "kombu.")
+        return connection
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@pytest.fixture
+def wire(server: Server) -> Iterator[Wire]:
+    found = Wire(server)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def two(server: Server, tmp_path: Any) -> Iterator[Place]:
+    """A broker of ours, for workers and apps of both kinds."""
+    with place(server, tmp_path) as found:
+        yield found
+
+
+@contextmanager
+def consuming(
+    connection: Connection, queue: Queue, received: list[Any], **options: Any
+) -> Iterator[Consumer]:
+    def on_message(body: Any, message: Any) -> None:
+        received.append(body)
+        if not options.get("no_ack"):
+            message.ack()
+
+    with Consumer(connection, [queue], callbacks=[on_message], accept=["json"], **options) as found:
+        yield found
+
+
+def drain(connection: Connection, received: list[Any], n: int, seconds: float = 8) -> None:
+    """Drain until `n` were received; fails if they are not."""
+    deadline = time.monotonic() + seconds
+    while len(received) < n:
+        assert time.monotonic() < deadline, f"{len(received)} of {n}: {received}"
+        try:
+            connection.drain_events(timeout=0.2)
+        except TimeoutError:
+            continue
+
+
+def listen(connection: Connection) -> None:
+    """Let the server confirm the subscription."""
+    deadline = time.monotonic() + 0.5
+    while time.monotonic() < deadline:
+        try:
+            connection.drain_events(timeout=0.1)
+        except TimeoutError:
+            continue
+
+
+# ── messages in lists ─────────────────────────────────────────────────────────────────────────
+
+
+def test_one_message_is_the_same_bytes(wire: Wire) -> None:
+    seen = {}
+    for side in ("stock", "atomq"):
+        name = f"bytes-{side}"
+        Producer(wire.connect(side)).publish(
+            {"a": [], "b": {}, "n": 1.5, "u": "é\x00 </>", "t": 1700000000123456},
+            routing_key=name,
+            headers={"x": [], "when": None},
+            priority=3,
+            expiration=60,
+            correlation_id="c",
+            declare=[Queue(name, Exchange(""), routing_key=name)],
+        )
+        (raw,) = wire.db.lrange(f"{name}\x06\x163", 0, -1)
+        assert wire.db.keys("*unacked*") == []
+        seen[side] = re.sub(
+            rb'"delivery_tag": "[-0-9a-f]{36}"', b"TAG", raw.replace(name.encode(), b"Q")
+        )
+        assert b"TAG" in seen[side]
+    assert seen["atomq"] == seen["stock"]
+
+
+def test_one_task_is_the_same_bytes(two: Place) -> None:
+    seen = []
+    for broker in (two.server.url, two.url):
+        app = two.make_app(broker)
+        app.tasks["work"].apply_async((0, "é"), task_id="t", priority=6)
+        (raw,) = two.db.lrange("celery\x06\x166", 0, -1)
+        two.db.flushdb()
+        message = json.loads(raw)
+        assert list(message) == [
+            "body",
+            "content-encoding",
+            "content-type",
+            "headers",
+            "properties",
+        ]
+        seen.append(re.sub(rb'"(delivery_tag|reply_to)": "[-0-9a-f]{36}"', rb"\1", raw))
+    assert seen[0] == seen[1]
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("options", LAYOUTS.values(), ids=LAYOUTS)
+def test_messages_by_priority(
+    wire: Wire, sender: str, receiver: str, options: dict[str, Any]
+) -> None:
+    queue = Queue(next(_names), routing_key="", max_priority=10)
+    steps: list[int] = options.get("priority_steps", [0, 3, 6, 9])
+    sent = [(n % 11 - 1, n) for n in range(44)]  # -1 is held for 0
+    producer = Producer(wire.connect(sender, **options))
+    for priority, n in sent:
+        producer.publish({"n": n}, routing_key=queue.name, priority=priority, declare=[queue])
+
+    connection = wire.connect(receiver, **options)
+    assert queue(connection.default_channel).queue_declare(passive=True).message_count == 44
+    received: list[Any] = []
+    with consuming(connection, queue, received):
+        drain(connection, received, 44)
+
+    def place_of(one: tuple[int, int]) -> tuple[int, int]:
+        priority, n = one
+        return max(step for step in steps if step <= max(priority, 0)), n
+
+    assert [each["n"] for each in received] == [n for _, n in sorted(sent, key=place_of)]
+    connection.release()  # acks that wait are sent
+    prefix = options.get("global_keyprefix", "")
+    left = [key for key in wire.db.keys("*") if b"_kombu.binding" not in key]
+    assert all(key.startswith(prefix.encode() + b"_atomq.") for key in left), left
+    assert wire.db.hlen(f"{prefix}_atomq.{{{queue.name}}}.records") == 0
+
+
+@BOTH_WAYS
+def test_purge_and_delete(wire: Wire, sender: str, receiver: str) -> None:
+    exchange = Exchange(next(_names))
+    queue = Queue(exchange.name, exchange, routing_key="k")
+    producer = Producer(wire.connect(sender))
+    for priority in (0, 3, 9):
+        producer.publish(1, exchange=exchange, routing_key="k", priority=priority, declare=[queue])
+    bound = queue(wire.connect(receiver).default_channel)
+    assert bound.purge() == 3
+    producer.publish(1, exchange=exchange, routing_key="k")
+    bound.declare()
+    bound.delete()
+    assert [key for key in wire.db.keys("*") if exchange.name.encode() in key] == []
+
+
+@BOTH_WAYS
+def test_basic_get_and_simple_queue(wire: Wire, sender: str, receiver: str) -> None:
+    name = next(_names)
+    with (
+        wire.connect(sender).SimpleQueue(name) as out,
+        wire.connect(receiver).SimpleQueue(name) as q,
+    ):
+        out.put({"a": 1}, headers={"k": "v"})
+        message = q.get(timeout=3)
+        assert (message.payload, message.headers) == ({"a": 1}, {"k": "v"})
+        message.ack()
+        with pytest.raises(q.Empty):
+            q.get_nowait()
+
+
+def test_a_message_that_was_held_here_goes_on_there(wire: Wire) -> None:
+    """Released and counted by ours, it carries a head that stock does not mind."""
+    name = next(_names)
+    queue = Queue(name, Exchange(""), routing_key=name)
+    connection = wire.connect("atomq")
+    Producer(connection).publish({"n": 1}, routing_key=name, declare=[queue])
+    channel = connection.default_channel
+    for times in (1, 2, 3):
+        message = queue(channel).get()
+        assert message.properties["x-delivery-count"] == times
+        assert message.delivery_info.get("redelivered", False) is (times > 1)
+        assert message.headers.get("redelivered", False) is (times > 1)
+        message.requeue()
+    assert wire.db.lindex(name, 0).startswith(b'{"x-deliveries":')
+    taken = queue(wire.connect("stock").default_channel).get()
+    assert taken.payload == {"n": 1}
+    taken.requeue()
+    back = queue(channel).get(no_ack=True)
+    assert back.payload == {"n": 1}
+    assert back.properties["x-delivery-count"] == 4
+    assert back.delivery_info["redelivered"] is True
+
+
+def test_tasks_have_no_header_that_a_retry_would_copy(wire: Wire) -> None:
+    name = next(_names)
+    connection = wire.connect("atomq")
+    Producer(connection).publish(
+        {}, routing_key=name, headers={"task": "t", "id": "i"}, declare=[Queue(name)]
+    )
+    bound = Queue(name)(connection.default_channel)
+    bound.get().requeue()
+    assert bound.get().headers == {"task": "t", "id": "i"}
+
+
+# ── broadcasts ────────────────────────────────────────────────────────────────────────────────
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("options", FANOUTS.values(), ids=FANOUTS)
+def test_broadcasts(wire: Wire, sender: str, receiver: str, options: dict[str, Any]) -> None:
+    patterns = options.get("fanout_patterns", True)
+    exchange = Exchange(next(_names), type="fanout")
+    queue = Queue("", exchange, routing_key="worker.#" if patterns else "", exclusive=True)
+    connection = wire.connect(receiver, **options)
+    received: list[Any] = []
+    with consuming(
+        connection,
+        Queue(next(_names), exchange, routing_key=queue.routing_key),
+        received,
+        no_ack=True,
+    ):
+        listen(connection)
+        producer = Producer(wire.connect(sender, **options), exchange=exchange)
+        producer.publish({"n": 1}, routing_key="worker.online", declare=[exchange])
+        if patterns:
+            producer.publish({"n": 0}, routing_key="task.sent")
+        producer.publish({"n": 2}, routing_key="worker.heartbeat.x")
+        drain(connection, received, 2)
+    assert received == [{"n": 1}, {"n": 2}]
+
+
+# ── bindings ──────────────────────────────────────────────────────────────────────────────────
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("options", LAYOUTS.values(), ids=LAYOUTS)
+def test_topic_bindings(wire: Wire, sender: str, receiver: str, options: dict[str, Any]) -> None:
+    """Bound by one kind, routed by the other; and taken away."""
+    exchange = Exchange(next(_names), type="topic")
+    names = [next(_names) for _ in range(3)]
+    keys = ["a.*", "a.#", "b.c"]
+    connection = wire.connect(receiver, **options)
+    queues = [Queue(name, exchange, routing_key=key) for name, key in zip(names, keys, strict=True)]
+    bound = [queue(connection.default_channel) for queue in queues]
+    for each in bound:
+        each.declare()
+    producer = Producer(wire.connect(sender, **options), exchange=exchange)
+    for n, key in enumerate(["a.b", "a.b.c", "b.c", "a"]):
+        if key != "a" or sender == "stock":
+            producer.publish(n, routing_key=key, declare=[exchange])
+
+    def drained(queue: Any) -> list[int]:
+        return [message.payload for message in iter(lambda: queue.get(no_ack=True), None)]
+
+    assert [drained(queue) for queue in bound] == [[0], [0, 1], [2]]
+    bound[0].delete()
+    time.sleep(2.1)  # a table is believed for two seconds
+    producer.publish(4, routing_key="a.b")
+    assert [drained(queue) for queue in bound[1:]] == [[4], []]
+    prefix, sep = options.get("global_keyprefix", ""), options.get("sep", "\x06\x16")
+    members = wire.db.smembers(f"{prefix}_kombu.binding.{exchange.name}")
+    assert {tuple(m.decode().split(sep)) for m in members} == {
+        ("a.#", r"^a\..*?$", names[1]),
+        ("b.c", r"^b\.c$", names[2]),
+    }
+    assert wire.db.smembers(f"{prefix}_kombu.binding_permanent.{exchange.name}") == members
+
+
+@EACH
+def test_bindings_of_queues_that_expire(wire: Wire, side: str) -> None:
+    """A deadline an hour away at least, by the server's clock, and no permanent member."""
+    exchange = Exchange(next(_names))
+    connection = wire.connect(side)
+    queue = Queue(next(_names), exchange, routing_key="k", expires=7200.0)
+    queue(connection.default_channel).declare()
+    table, permanent = (
+        f"_kombu.{kind}.{exchange.name}" for kind in ("binding", "binding_permanent")
+    )
+    assert wire.db.scard(table) == 1
+    assert wire.db.pttl(table) == -1
+    assert wire.db.exists(permanent) == 0
+    left = wire.db.zscore("_kombu.binding_deadlines", exchange.name) - wire.db.time()[0] * 1000
+    assert left == pytest.approx(2 * 7_200_000, abs=5_000)
+    Queue(next(_names), exchange, routing_key="j", expires=1)(connection.default_channel).declare()
+    assert wire.db.zscore("_kombu.binding_deadlines", exchange.name) > left  # never sooner
+    assert wire.db.scard(table) == 2
+
+
+@EACH
+def test_tables_past_their_deadline_are_swept(wire: Wire, side: str) -> None:
+    connection = wire.connect(side)
+    channel = connection.default_channel
+    gone, kept, alive = (Exchange(next(_names)) for _ in range(3))
+    for exchange in (gone, kept, alive):
+        Queue(next(_names), exchange, routing_key="k", expires=10)(channel).declare()
+    Queue(next(_names), kept, routing_key="j")(channel).declare()
+    wire.db.zadd("_kombu.binding_deadlines", {gone.name: 1, kept.name: 1})
+    assert channel.sweep_bindings() == 2
+    tables = {
+        exchange: wire.db.scard(f"_kombu.binding.{exchange.name}")
+        for exchange in (gone, kept, alive)
+    }
+    assert list(tables.values()) == [0, 2, 1]
+    assert wire.db.zrange("_kombu.binding_deadlines", 0, -1) == [alive.name.encode()]
+
+
+def test_a_consumer_keeps_the_bindings_of_queues_that_expire(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from atomq.contrib.kombu import channel
+
+    monkeypatch.setattr(channel, "KEEP_EVERY", 0.2)
+    exchange = Exchange(next(_names))
+    connection = wire.connect("atomq")
+    table = f"_kombu.binding.{exchange.name}"
+    with consuming(connection, Queue(next(_names), exchange, routing_key="k", expires=10), []):
+        before = wire.db.smembers(table)
+        wire.db.delete(table)
+        wire.db.zadd("_kombu.binding_deadlines", {exchange.name: 1, "nobody's": 1})
+        wire.db.sadd("_kombu.binding.nobody's", "x")
+        listen(connection)
+        assert wire.db.smembers(table) == before
+        assert wire.db.zrange("_kombu.binding_deadlines", 0, -1) == [exchange.name.encode()]
+        assert wire.db.exists("_kombu.binding.nobody's") == 0
+
+
+def test_a_queue_that_expires_lives_while_it_is_used(wire: Wire) -> None:
+    queue = Queue(next(_names), Exchange(""), expires=2, max_priority=10)
+    queue.routing_key = queue.name
+    connection = wire.connect("atomq")
+    producer = Producer(connection)
+    for n, priority in enumerate((0, 3, 3)):
+        producer.publish(n, routing_key=queue.name, priority=priority, declare=[queue])
+    lists = [queue.name, f"{queue.name}\x06\x163"]
+    assert all(0 < wire.db.pttl(key) <= 2000 for key in lists)
+    time.sleep(0.7)
+    assert queue(connection.default_channel).get(no_ack=True).payload == 0
+    assert wire.db.pttl(lists[1]) > 1500
+    wait_until("the queue to expire", lambda: not wire.db.exists(*lists), 5)
+
+
+def test_missing_bindings_heal_themselves(wire: Wire) -> None:
+    exchange = Exchange(next(_names))
+    connection = wire.connect("atomq")
+    queue = Queue(next(_names), exchange, routing_key="k")(connection.default_channel)
+    queue.declare()
+    wire.db.flushdb()
+    time.sleep(2.1)
+    Producer(connection, exchange=exchange).publish({"n": 1}, routing_key="k")
+    assert queue.get(no_ack=True).payload == {"n": 1}
+
+
+@pytest.mark.parametrize("kind_of", ["direct", "topic"])
+@pytest.mark.parametrize("others", [False, True], ids=["nothing bound", "others bound"])
+def test_what_leads_nowhere_is_an_error(wire: Wire, kind_of: str, others: bool) -> None:
+    exchange = Exchange(next(_names), type=kind_of)
+    connection = wire.connect("atomq")
+    producer = Producer(connection, exchange=exchange)
+    if others:
+        Queue(next(_names), exchange, routing_key="other")(connection.default_channel).declare()
+    channel = connection.default_channel
+    for retry in (False, True):
+        with pytest.raises(UnroutableMessage, match=f"{exchange.name}.*'k'"):
+            producer.publish({}, routing_key="k", declare=[exchange], retry=retry)
+    assert connection.default_channel is channel, "not a reason to connect anew"
+
+
+@pytest.mark.parametrize("kind_of", ["direct", "topic"])
+def test_what_leads_nowhere_goes_where_it_is_told(wire: Wire, kind_of: str) -> None:
+    exchange = Exchange(next(_names), type=kind_of)
+    connection = wire.connect("atomq", deadletter_queue="nowhere")
+    Producer(connection, exchange=exchange).publish({"n": 1}, routing_key="k", declare=[exchange])
+    assert Queue("nowhere")(connection.default_channel).get(no_ack=True).payload == {"n": 1}
+
+
+def test_unbound(wire: Wire) -> None:
+    exchange = Exchange(next(_names))
+    connection = wire.connect("atomq")
+    queue = Queue(next(_names), exchange, routing_key="k")(connection.default_channel)
+    queue.declare()
+    queue.unbind_from(exchange, routing_key="k")
+    assert wire.db.keys(f"*binding*{exchange.name}") == []
+
+
+# ── Producer.batch() ──────────────────────────────────────────────────────────────────────────
+
+
+def calls_of(db: redis.Redis, command: str) -> int:
+    stats: dict[str, Any] = db.info("commandstats")
+    return int(stats.get(f"cmdstat_{command}", {}).get("calls", 0))
+
+
+def test_a_batch_is_one_call_a_queue(wire: Wire) -> None:
+    connection = wire.connect("atomq")
+    producer = Producer(connection)
+    names = [next(_names), next(_names)]
+    producer.publish({"n": -1}, routing_key=names[0])
+    before = calls_of(wire.db, "evalsha")
+    with producer.batch():
+        for n in range(500):
+            producer.publish({"n": n}, routing_key=names[n % 2], priority=n % 3)
+        assert wire.db.llen(names[1]) == 0
+    assert calls_of(wire.db, "evalsha") - before == 2
+    received: list[Any] = []
+    stock = wire.connect("stock")
+    with consuming(stock, Queue(names[1], Exchange(""), routing_key=names[1]), received):
+        drain(stock, received, 250)
+    assert [each["n"] for each in received] == list(range(1, 500, 2))
+
+
+def test_a_batch_is_sent_when_full_and_when_told(wire: Wire) -> None:
+    producer, name = Producer(wire.connect("atomq")), next(_names)
+    with producer.batch(max_size=3) as batch:
+        for n in range(4):
+            producer.publish({"n": n}, routing_key=name)
+        assert wire.db.llen(name) == 3
+        batch.flush()
+        assert wire.db.llen(name) == 4
+        with producer.batch():
+            producer.publish({}, routing_key=name)
+        assert wire.db.llen(name) == 4, "a batch within a batch is part of it"
+    assert wire.db.llen(name) == 5
+
+
+def test_nothing_of_a_batch_is_sent_after_an_exception(wire: Wire) -> None:
+    producer, name = Producer(wire.connect("atomq")), next(_names)
+    with pytest.raises(KeyError), producer.batch():
+        producer.publish({}, routing_key=name)
+        raise KeyError
+    assert wire.db.llen(name) == 0
+    producer.publish({}, routing_key=name)
+    assert wire.db.llen(name) == 1
+
+
+def test_broadcasts_wait_for_their_batch(wire: Wire) -> None:
+    exchange = Exchange(next(_names), type="fanout")
+    producer = Producer(wire.connect("atomq"), exchange=exchange)
+    stock, received = wire.connect("stock"), list[Any]()
+    with consuming(stock, Queue(next(_names), exchange), received, no_ack=True):
+        listen(stock)
+        with producer.batch():
+            producer.publish({"n": 1}, declare=[exchange])
+            listen(stock)
+            assert received == []
+        drain(stock, received, 1)
+
+
+def test_a_batch_that_was_refused_says_so_and_is_of_no_use(wire: Wire) -> None:
+    producer, name = Producer(wire.connect("atomq")), next(_names)
+    producer.publish({}, routing_key=name)
+    with pytest.raises(BatchPublishError, match="maxmemory"), producer.batch() as batch:
+        producer.publish({}, routing_key=name)
+        with full_memory(wire.db), pytest.raises(BatchPublishError):
+            batch.flush()
+        producer.publish({}, routing_key=name)
+    assert wire.db.llen(name) == 1
+
+
+def test_no_batch_with_retry_on_timeout(wire: Wire) -> None:
+    """As with stock, which cannot tell whether a pipeline was carried out."""
+    for side in ("stock", "atomq"):
+        producer, name = Producer(wire.connect(side, retry_on_timeout=True)), next(_names)
+        assert producer.supports_batch_publish is False
+        with producer.batch():
+            producer.publish({}, routing_key=name)
+            assert wire.db.llen(name) == 1
+
+
+# ── what both raise ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("how", ["refused", "wrong password", "silent"])
+def test_a_failed_connection_raises_what_stock_raises(wire: Wire, how: str) -> None:
+    at = f"127.0.0.1:{wire.server.port}"
+    place_of = {
+        "refused": "127.0.0.1:1",
+        "wrong password": f"nobody:x@{at}",
+        "silent": "192.0.2.1:6379",
+    }
+    raised = []
+    for scheme in ("redis", "atomq"):
+        options = {"socket_connect_timeout": 0.2}
+        connection = Connection(f"{scheme}://{place_of[how]}//", transport_options=options)
+        with pytest.raises(redis.RedisError) as caught:
+            connection.connect()
+        assert isinstance(caught.value, connection.connection_errors)
+        raised.append(caught.type)
+        with pytest.raises(OperationalError):
+            connection.ensure_connection(max_retries=1, interval_start=0)
+    assert raised[0] is raised[1]
+
+
+# ── workers ───────────────────────────────────────────────────────────────────────────────────
+
+
+def app_of(two: Place, side: str, **conf: Any) -> Celery:
+    return two.make_app(two.server.url if side == "stock" else two.url, **conf)
+
+
+def worker_of(two: Place, side: str, **more: Any) -> Any:
+    broker = two.server.url if side == "stock" else two.url
+    return two.worker(broker=broker, args=("-E",), **more)
+
+
+@BOTH_WAYS
+def test_control_inspect_and_events(two: Place, sender: str, receiver: str) -> None:
+    """A client of one kind and a worker of the other."""
+    app, worker = app_of(two, sender), worker_of(two, receiver, pool="threads").ready()
+    seen: list[dict[str, Any]] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        with app.connection() as connection:
+            receiver_of_events = app.events.Receiver(connection, handlers={"*": seen.append})
+            while not stop.is_set():
+                try:
+                    receiver_of_events.capture(limit=None, timeout=0.5, wakeup=True)
+                except TimeoutError:
+                    continue
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        control = app.control
+        assert control.ping(timeout=2, destination=[worker.name]) == [{worker.name: {"ok": "pong"}}]
+        inspect = control.inspect(destination=[worker.name], timeout=2)
+        assert [q["name"] for q in inspect.active_queues()[worker.name]] == ["celery"]
+        assert "work" in inspect.registered()[worker.name]
+        assert inspect.stats()[worker.name]["pool"]["max-concurrency"] == 1
+        control.add_consumer("more", reply=True, timeout=2, destination=[worker.name])
+        running = two.send("work", 1.5, app=app)
+        other = two.send("work", 0, "x", app=app, queue="more")
+        two.ledger.await_starts(running)
+        assert [t["id"] for t in inspect.active()[worker.name]] == [running]
+        two.ledger.await_ends([running, other])
+        control.cancel_consumer("more", reply=True, timeout=2, destination=[worker.name])
+        assert control.rate_limit("work", "10/m", reply=True, timeout=2)[0][worker.name]["ok"]
+
+        def types() -> set[str]:
+            return {event["type"] for event in list(seen)}
+
+        wanted = {"worker-heartbeat", "task-received", "task-started", "task-succeeded"}
+        wait_until("events", lambda: wanted <= types(), 10)
+        assert {e["uuid"] for e in list(seen) if e["type"] == "task-succeeded"} <= {running, other}
+    finally:
+        stop.set()
+        watcher.join()
+    wait_until(
+        "no reply list left behind",
+        lambda: not [k for k in two.db.keys("*.reply.celery.pidbox") if b"binding" not in k],
+        70 if sender == "stock" else 5,
+    )
+    assert worker.stop() == 0
+
+
+def test_mixed_workers_on_one_queue(two: Place) -> None:
+    """200 tasks from both kinds of producer: none lost, none twice, both kinds at work."""
+    workers = {
+        side: worker_of(two, side, pool="prefork", concurrency=2) for side in ("stock", "atomq")
+    }
+    for worker in workers.values():
+        worker.ready()
+    apps = [app_of(two, side) for side in workers]
+    ids = [
+        two.send(
+            "work",
+            0.02,
+            app=apps[n % 2],
+            priority=n % 10,
+            **({"countdown": 1} if n % 20 == 0 else {}),
+        )
+        for n in range(200)
+    ]
+    two.ledger.await_ends(ids, 60)
+    time.sleep(1)
+    starts = two.ledger.starts()
+    assert set(starts) == set(ids)
+    assert set(starts.values()) == {1}
+    by_pid = {event.pid for event in two.ledger.events()}
+    assert len(by_pid) == 4, "every child of both worked"
+    for side, worker in workers.items():
+        assert worker.alive
+        assert re.search(r"Task work\[.*\] succeeded", worker.log), side
+    two.await_empty()
+    assert two.db.hlen("unacked") == two.db.zcard("unacked_index") == 0
+    for worker in workers.values():
+        assert worker.stop() == 0
+
+
+def test_rolled_out_and_back(two: Place) -> None:
+    """Stock, then both, then ours, then both, then stock: warm shutdowns, and every task once."""
+    app = app_of(two, "stock")
+    ids: list[str] = []
+    stop = threading.Event()
+
+    def produce() -> None:
+        while not stop.is_set():
+            ids.append(two.send("work", 0.01, app=app))
+            time.sleep(0.02)
+
+    worker = worker_of(two, "stock", pool="threads", concurrency=2).ready()
+    producer = threading.Thread(target=produce)
+    producer.start()
+    try:
+        for side in ("atomq", "stock"):
+            newer = worker_of(two, side, pool="threads", concurrency=2).ready()
+            time.sleep(1)
+            assert worker.stop() == 0
+            time.sleep(1)
+            worker = newer
+    finally:
+        stop.set()
+        producer.join()
+    two.ledger.await_ends(ids, 30)
+    time.sleep(0.5)
+    assert set(two.ledger.starts().values()) == {1}
+    assert worker.stop() == 0
+    assert two.state().unacked == 0
+
+
+# ── a consumer that is full ───────────────────────────────────────────────────────────────────
+
+
+def test_a_full_consumer_leaves_the_server_alone(wire: Wire) -> None:
+    """It holds what it may, more waits in the list, and stock and ours go on publishing."""
+    name = next(_names)
+    queue = Queue(name, Exchange(""), routing_key=name)
+    connection, hub = wire.connect("atomq"), Hub()
+    held: list[Any] = []
+    consumer = Consumer(connection, [queue], on_message=held.append, prefetch_count=2)
+    producers = {side: Producer(wire.connect(side)) for side in ("stock", "atomq")}
+    try:
+        consumer.consume()
+        connection.register_with_event_loop(hub)
+
+        def turn(seconds: float) -> None:
+            timer = hub.call_repeatedly(0.05, lambda: None)
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline:
+                hub.run_once()
+            timer.cancel()
+
+        for n in range(20):
+            producers["stock" if n % 2 else "atomq"].publish({"n": n}, routing_key=name)
+        turn(1.5)
+        assert len(held) == 2
+        before = wire.db.info("stats")["total_commands_processed"]
+        turn(2.0)
+        spent = wire.db.info("stats")["total_commands_processed"] - before
+        assert spent < 300, f"{spent} commands in two seconds in which nothing happened"
+        while len(held) < 20:
+            for message in [m for m in held if not m.acknowledged]:
+                message.ack()
+            turn(0.1)
+    finally:
+        hub.close()
+        consumer.cancel()
+    engine = Engine(wire.server.url)
+    with engine:
+        assert engine.run(calls.inspect(engine.keys(name))).ready == 0

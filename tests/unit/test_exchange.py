@@ -1,0 +1,280 @@
+"""One call and its answer, driven by hand: what is sent next after each thing that can go wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from redis import exceptions as server
+
+from atomq import calls, errors
+from atomq.calls import Call
+from atomq.exchange import Load, Pause, Retry, Send, exchange, probing, translated
+from atomq.keys import QueueKeys
+
+KEYS = QueueKeys("q")
+
+
+def ack() -> Call[Any]:
+    return calls.ack(KEYS, ["r-1.0.1"])
+
+
+def pause() -> Call[Any]:
+    return calls.pause(KEYS)
+
+
+class Driver:
+    """Plays the server: answers each step, notes them."""
+
+    def __init__(self, *given: Call[Any], retry: Retry | None = None, single: bool = True) -> None:
+        self._steps = exchange(given, retry or Retry(), single=single)
+        self.step: Any = next(self._steps)
+        self.result: list[Any] | None = None
+
+    def answer(self, value: Any = None) -> Any:
+        """Answer the step; the next one."""
+        try:
+            raises = isinstance(value, BaseException)
+            self.step = self._steps.throw(value) if raises else self._steps.send(value)
+        except StopIteration as stop:
+            self.step, self.result = None, stop.value
+        return self.step
+
+    def sent(self) -> list[Call[Any]]:
+        assert isinstance(self.step, Send)
+        return list(self.step.calls)
+
+
+def answer_always(driver: Driver, error: Exception) -> None:
+    while driver.step is not None:
+        driver.answer([error] if isinstance(driver.step, Send) else "sha")
+
+
+NOSCRIPT = server.NoScriptError("No matching script.")
+
+
+def test_an_answer_is_the_result() -> None:
+    driver = Driver(ack())
+    driver.answer([[]])
+    assert driver.result == [[calls.Verdict.DONE]]
+
+
+def test_an_unknown_script_is_loaded_and_the_call_sent_again_as_it_was() -> None:
+    driver = Driver(ack())
+    load = driver.answer([NOSCRIPT])
+    assert isinstance(load, Load)
+    assert load.script.name == "ack"
+    driver.answer("sha")
+    [again] = driver.sent()
+    assert not again.repeated, "it surely was not carried out"
+    driver.answer([[1]])
+    assert driver.result == [[calls.Verdict.LOST]]
+
+
+def test_in_a_batch_each_unknown_script_is_loaded_once_and_only_those_calls_go_again() -> None:
+    driver = Driver(ack(), pause(), ack(), calls.inspect(KEYS), single=False)
+    driver.answer([NOSCRIPT, 1, NOSCRIPT, NOSCRIPT])
+    loaded = []
+    while isinstance(driver.step, Load):
+        loaded.append(driver.step.script.name)
+        driver.answer("sha")
+    assert loaded == ["ack", "inspect"]
+    assert [call.script.name for call in driver.sent()] == ["ack", "ack", "inspect"]
+    driver.answer([[], [1], server.ResponseError("WRONGTYPE q is not")])
+    assert driver.result is not None
+    assert driver.result[:3] == [[calls.Verdict.DONE], True, [calls.Verdict.LOST]]
+    assert isinstance(driver.result[3], errors.WrongType)
+
+
+def test_a_script_that_nobody_may_load_is_named_with_the_command_that_loads_it() -> None:
+    driver = Driver(ack())
+    driver.answer([NOSCRIPT])
+    with pytest.raises(errors.ScriptsNotLoaded, match=r"script ack .*atomq scripts load"):
+        driver.answer(server.NoPermissionError("no"))
+
+
+def test_a_connection_lost_while_loading_is_met_again_by_the_call() -> None:
+    driver = Driver(ack(), retry=Retry(1, 10))
+    driver.answer([NOSCRIPT])
+    driver.answer(server.ConnectionError("gone"))
+    assert isinstance(driver.step, Send)
+
+
+def test_who_flushes_without_end_is_told() -> None:
+    with pytest.raises(errors.ScriptsNotLoaded, match="as fast as they are loaded"):
+        answer_always(Driver(ack()), NOSCRIPT)
+
+
+def test_a_lost_connection_is_tried_again_and_the_verdicts_say_unknown() -> None:
+    driver = Driver(ack())
+    for _ in range(3):
+        wait = driver.answer(server.ConnectionError("gone"))
+        assert isinstance(wait, Pause)
+        assert 0.01 <= wait.seconds <= 1
+        driver.answer()
+        [again] = driver.sent()
+        assert again.repeated
+    driver.answer([[1]])
+    assert driver.result == [[calls.Verdict.UNKNOWN]]
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        server.ConnectionError("gone"),
+        server.TimeoutError("slow"),
+        OSError("gone"),
+        server.BusyLoadingError("loading"),
+        server.RedisClusterException("no node"),
+        server.MaxConnectionsError("too many"),
+        [server.ReadOnlyError("a replica")],
+        [server.MasterDownError("down")],
+        [server.ClusterDownError("down")],
+        [server.TryAgainError("again")],
+        [server.ResponseError("UNBLOCKED instance state changed")],
+        [server.ResponseError("BUSY Redis is busy running a script")],
+        [server.ResponseError("NOREPLICAS Not enough good replicas to write.")],
+    ],
+    ids=lambda trouble: repr(trouble)[:40],
+)
+def test_what_passes_is_waited_for_and_then_given_up(trouble: Any) -> None:
+    driver = Driver(ack(), retry=Retry(attempts=2, budget=10))
+    for _ in range(2):
+        assert isinstance(driver.answer(trouble), Pause)
+        driver.answer()
+    with pytest.raises(errors.ServerUnavailable, match="3 attempts"):
+        driver.answer(trouble)
+
+
+def test_the_budget_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("atomq.exchange.time.monotonic", lambda: now[0])
+    driver = Driver(ack(), retry=Retry(attempts=9, budget=5))
+    driver.answer(server.ConnectionError("gone"))
+    driver.answer()
+    now[0] += 6
+    with pytest.raises(errors.ServerUnavailable, match=r"2 attempts in 6.0 s"):
+        driver.answer(server.ConnectionError("gone"))
+
+
+def test_pauses_grow_and_differ() -> None:
+    retry = Retry()
+    for attempt, most in ((1, 0.1), (2, 0.2), (3, 0.4), (9, 1.0)):
+        pauses = {retry.pause(attempt) for _ in range(200)}
+        assert len(pauses) > 100
+        assert 0.01 <= min(pauses) <= max(pauses) <= most
+
+
+def test_in_a_batch_an_error_stands_in_the_place_of_its_result() -> None:
+    driver = Driver(ack(), ack(), single=False)
+    driver.answer([server.ResponseError("BADARG receipt: bad"), []])
+    assert driver.result is not None
+    assert isinstance(driver.result[0], errors.InvalidArgument)
+    assert driver.result[1] == [calls.Verdict.DONE]
+
+
+def test_in_a_batch_what_passes_is_sent_again_alone() -> None:
+    driver = Driver(ack(), pause(), single=False)
+    driver.answer([server.ReadOnlyError("a replica"), 0])
+    driver.answer()
+    assert [call.script.name for call in driver.sent()] == ["ack"]
+    driver.answer([[]])
+    assert driver.result == [[calls.Verdict.DONE], False]
+
+
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (server.OutOfMemoryError("command not allowed"), errors.ServerFull),
+        (server.ResponseError("OOM command not allowed when used memory"), errors.ServerFull),
+        (
+            server.ResponseError("Error running script: @user_script:3: OOM command not allowed"),
+            errors.ServerFull,
+        ),
+        (server.NoPermissionError("no"), errors.PermissionDenied),
+        (
+            server.ResponseError("ERR ACL failure in script: this user has no permissions"),
+            errors.PermissionDenied,
+        ),
+        (
+            server.ResponseError(
+                "Error running script (call to f_1): @user_script:1: @user_script: 1: "
+                "The user executing the script can't run this command or subcommand"
+            ),
+            errors.PermissionDenied,
+        ),
+        (server.AuthenticationError("WRONGPASS"), errors.PermissionDenied),
+        (server.ConnectionError("gone"), errors.ServerUnavailable),
+        (server.TimeoutError("slow"), errors.ServerUnavailable),
+        (OSError("gone"), errors.ServerUnavailable),
+        (server.ReadOnlyError("a replica"), errors.ServerUnavailable),
+        (server.ClusterDownError("down"), errors.ServerUnavailable),
+        (server.ResponseError("BADARG limit: 7 is not"), errors.InvalidArgument),
+        (server.ResponseError("WRONGTYPE q is not of the type"), errors.WrongType),
+        (server.ResponseError("unknown command 'ZMSCORE'"), errors.ServerTooOld),
+        (
+            server.ResponseError("Unknown Redis command called from script script: f_1"),
+            errors.ServerTooOld,
+        ),
+        (server.NoScriptError("No matching script."), errors.ScriptsNotLoaded),
+        (
+            server.ResponseError("user_script:2: attempt to index a nil value"),
+            errors.ScriptFault,
+        ),
+        (server.ResponseError("something else"), errors.ServerError),
+    ],
+    ids=lambda value: repr(value)[:60] if isinstance(value, Exception) else "",
+)
+def test_each_error_is_one_of_ours(error: Exception, ours: type) -> None:
+    for call in (ack(), None):
+        found = translated(error, call)
+        assert type(found) is ours
+        refused = isinstance(error, server.AuthenticationError)
+        assert call is None or refused or "ack" in str(found), "it says which call it was"
+    if not isinstance(error, server.ConnectionError | server.TimeoutError | OSError):
+        with pytest.raises(ours):
+            answer_always(Driver(ack(), retry=Retry(attempts=0, budget=0)), error)
+
+
+def test_a_fault_of_a_script_names_its_file_and_line() -> None:
+    found = translated(server.ResponseError("user_script:2: attempt to index"), ack())
+    assert "lua/" in str(found)
+
+
+def test_a_refused_password_is_not_tried_again() -> None:
+    driver = Driver(ack())
+    with pytest.raises(errors.PermissionDenied, match="user or password"):
+        driver.answer(server.AuthenticationError("WRONGPASS"))
+
+
+def test_an_error_of_redis_py_that_is_new_to_us_is_still_ours() -> None:
+    driver = Driver(ack())
+    with pytest.raises(errors.ServerError):
+        driver.answer(server.InvalidResponse("Protocol error"))
+
+
+# ── the probe ─────────────────────────────────────────────────────────────────────────────────
+
+
+def probe(reply: Any) -> None:
+    steps = probing(ack(), Retry())
+    assert isinstance(next(steps), Send)
+    with pytest.raises(StopIteration):
+        steps.send([reply])
+
+
+def test_a_probe_that_finds_nothing_passes() -> None:
+    probe([])
+
+
+def test_what_a_user_may_not_run_is_named_with_the_grant() -> None:
+    reply = [b"HSET", b"no permission", b"XADD", b"no permission"]
+    with pytest.raises(errors.PermissionDenied, match=r"HSET, XADD .* grant \+hset \+xadd"):
+        probe(reply)
+    with pytest.raises(errors.PermissionDenied, match="grant &_atomq"):
+        probe([b"PUBLISH", b"No permissions to access a channel"])
+
+
+def test_commands_the_server_does_not_know_mean_it_is_too_old() -> None:
+    with pytest.raises(errors.ServerTooOld, match="ZMSCORE"):
+        probe([b"ZMSCORE", b"Unknown Redis command called from script"])

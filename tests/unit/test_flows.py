@@ -1,0 +1,446 @@
+"""Behaviour of several steps, played by hand: what a consumer does after each answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from atomq import calls, flows
+from atomq.calls import Call, Claimed, Outgoing, Redriven, Verdict
+from atomq.errors import PermissionDenied, ServerUnavailable
+from atomq.flows import Acks, Consumer, Flow, Get, Listen, Sleep, Wait, Withdraw
+from atomq.keys import QueueKeys
+from atomq.message import Delivery, Ids
+from atomq.options import Options
+
+Q, R = QueueKeys("q"), QueueKeys("r")
+
+
+class Play:
+    """A flow, one effect at a time."""
+
+    def __init__(self, flow: Flow[Any]) -> None:
+        self.flow = flow
+        self.result: Any = None
+        self.over = False
+        self.effect: Any = None
+        self.go(None)
+
+    def go(self, answer: Any) -> Any:
+        """Answer the effect; the next one."""
+        try:
+            raises = isinstance(answer, BaseException)
+            self.effect = self.flow.throw(answer) if raises else self.flow.send(answer)
+        except StopIteration as stop:
+            self.result, self.over, self.effect = stop.value, True, None
+        return self.effect
+
+
+def delivery(body: object = "x", queue: str = "q") -> Delivery:
+    return Delivery(queue, f"c-1.0.{body}", 1, 1, b"{}")
+
+
+def claimed(
+    *deliveries: Delivery,
+    wait_ms: int | None = None,
+    more: Sequence[str] = (),
+    lost: Sequence[tuple[str, str]] = (),
+) -> Claimed:
+    return Claimed(0, wait_ms, tuple(more), tuple(lost), list(deliveries))
+
+
+def consumer(*queues: QueueKeys, acks: Acks | None = None, **options: Any) -> Consumer:
+    return Consumer(queues or [Q], Options.of(options), acks)
+
+
+def limit_of(call: Call[Any]) -> int:
+    assert call.script.name == "claim"
+    limit: int = call.args[2]
+    return limit
+
+
+def claim_id_of(call: Call[Any]) -> str:
+    name: str = call.args[0]
+    return name
+
+
+# ── receive ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_there_is_handed_over_without_waiting() -> None:
+    told: list[Claimed] = []
+    play = Play(consumer().receive(5, None, told.append))
+    assert limit_of(play.effect) == 5
+    play.go(claimed(delivery()))
+    assert play.over
+    assert len(play.result) == len(told) == 1
+
+
+def test_a_token_wakes_and_its_queue_alone_is_claimed() -> None:
+    play = Play(consumer(Q, R).receive(5, None))
+    play.go(claimed())
+    assert isinstance(play.effect, Wait)
+    assert play.effect.keys == (Q.wake, R.wake)
+    assert 0.8 <= play.effect.seconds <= 1
+    call = play.go(R.wake)
+    assert call.keys[: len(R.claim)] == R.claim
+    play.go(claimed(delivery(queue="r")))
+    assert play.over
+
+
+def test_after_a_wait_without_a_token_all_are_claimed_and_the_wait_is_taken_back() -> None:
+    one = consumer(Q, R)
+    play = Play(one.receive(5, None))
+    play.go(claimed())
+    call = play.go(None)
+    assert len(call.keys) == len(Q.claim) + len(R.claim)
+    assert isinstance(play.go(claimed(delivery())), Withdraw)
+    play.go(None)
+    assert play.over
+
+
+def test_a_token_that_came_too_late_is_passed_on() -> None:
+    play = Play(consumer().receive(5, None))
+    play.go(claimed())
+    play.go(None)
+    play.go(claimed(delivery()))
+    call = play.go(Q.wake)
+    assert limit_of(call) == 0, "it claims nothing and wakes another consumer"
+    play.go(claimed())
+    assert play.result
+
+
+def test_a_token_that_cannot_be_passed_on_costs_no_message() -> None:
+    play = Play(consumer().receive(5, None))
+    play.go(claimed())
+    play.go(None)
+    play.go(claimed(delivery()))
+    play.go(Q.wake)
+    play.go(ServerUnavailable("gone"))
+    assert len(play.result) == 1
+
+
+def test_the_next_due_time_is_waited_for() -> None:
+    play = Play(consumer().receive(5, None))
+    play.go(claimed(wait_ms=250))
+    assert (play.effect.keys, play.effect.seconds) == ((Q.wake,), 0.25)
+
+
+def test_who_minds_the_time_hands_it_over_when_it_leaves() -> None:
+    play = Play(consumer().receive(5, 0))
+    call = play.go(claimed(wait_ms=250))
+    assert limit_of(call) == 0
+    play.go(claimed())
+    assert play.result == []
+
+
+def test_more_is_claimed_at_once() -> None:
+    play = Play(consumer().receive(5, None))
+    call = play.go(claimed(more=["q"]))
+    assert limit_of(call) == 5
+    assert claim_id_of(call).endswith("-2")
+
+
+def test_the_timeout_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    play = Play(consumer().receive(5, 0.5))
+    play.go(claimed())
+    assert (play.effect.keys, play.effect.seconds) == ((Q.wake,), 0.5)
+    now[0] += 0.5
+    play.go(None)
+    assert isinstance(play.go(claimed()), Withdraw)
+    call = play.go(Q.wake)
+    assert limit_of(call) == 5, "a token that came after all is heeded"
+    play.go(claimed())
+    assert play.result == []
+
+
+def test_in_a_cluster_each_queue_is_claimed_by_itself_and_the_first_changes() -> None:
+    queues = [QueueKeys(name, layout="cluster") for name in "ab"]
+    one = consumer(*queues)
+    firsts = []
+    for _ in range(2):
+        play = Play(one.receive(3, 0))
+        firsts.append(play.effect.queue.name)
+        call = play.go(claimed(delivery(1), delivery(2)))
+        assert limit_of(call) == 1
+        play.go(claimed())
+    assert set(firsts) == {"a", "b"}
+
+
+def test_in_a_cluster_the_trouble_of_one_node_does_not_cost_what_another_gave() -> None:
+    queues = [QueueKeys(name, layout="cluster") for name in "ab"]
+    play = Play(consumer(*queues).receive(3, 0))
+    play.go(claimed(delivery()))
+    play.go(ServerUnavailable("that node is gone"))
+    assert len(play.result) == 1
+
+
+def test_in_a_cluster_the_earliest_due_time_counts() -> None:
+    queues = [QueueKeys(name, layout="cluster") for name in "ab"]
+    play = Play(consumer(*queues).receive(3, None))
+    play.go(claimed(wait_ms=0))
+    play.go(claimed(wait_ms=500))
+    assert play.effect.seconds == 0
+
+
+# ── a server that goes away ───────────────────────────────────────────────────────────────────
+
+
+def test_an_impatient_consumer_raises() -> None:
+    play = Play(consumer().receive(5, None))
+    with pytest.raises(ServerUnavailable):
+        play.go(ServerUnavailable("gone"))
+
+
+def test_a_patient_one_waits_for_a_server_that_was_there() -> None:
+    one = consumer()
+    play = Play(one.receive(5, None, patient=True))
+    with pytest.raises(ServerUnavailable):
+        play.go(ServerUnavailable("never there"))
+    one = consumer()
+    play = Play(one.receive(5, None, patient=True))
+    play.go(claimed(more=["q"]))
+    assert isinstance(play.go(ServerUnavailable("gone")), Sleep)
+    unanswered = play.go(None)
+    assert unanswered.repeated
+    play.go(claimed())
+    play.go(claimed(delivery()))
+    assert play.result
+
+
+def test_a_patient_one_does_not_wait_beyond_its_timeout() -> None:
+    one = consumer()
+    play = Play(one.receive(5, 0, patient=True))
+    play.go(claimed(more=["q"]))
+    one._served = True
+    play = Play(one.receive(5, 0, patient=True))
+    with pytest.raises(ServerUnavailable):
+        play.go(ServerUnavailable("gone"))
+
+
+def test_what_an_unanswered_claim_may_hold_is_given_back_first() -> None:
+    one = consumer()
+    play = Play(one.receive(5, None))
+    first = play.effect
+    with pytest.raises(ServerUnavailable):
+        play.go(ServerUnavailable("gone"))
+    play = Play(one.receive(5, None))
+    assert claim_id_of(play.effect) == claim_id_of(first)
+    assert play.effect.args[1] == flows.BEYOND_RETRIES
+    release = play.go(claimed(delivery(1), delivery(2)))
+    assert release.script.name == "release"
+    assert release.args[:3] == [0, 1, 0], "at once, in front, uncounted"
+    play.go([Verdict.DONE, Verdict.DONE])
+    assert claim_id_of(play.effect) != claim_id_of(first)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), GeneratorExit()])
+def test_an_interrupted_claim_is_given_back_on_leaving(error: BaseException) -> None:
+    one = consumer()
+    play = Play(one.receive(5, None))
+    with pytest.raises(type(error)):
+        play.go(error)
+    play = Play(one.close())
+    assert play.effect.script.name == "claim"
+    assert play.effect.repeated
+
+
+def test_a_refused_claim_holds_nothing() -> None:
+    one = consumer()
+    play = Play(one.receive(5, None))
+    with pytest.raises(PermissionDenied):
+        play.go(PermissionDenied("no"))
+    assert Play(one.close()).over
+
+
+# ── acks ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_acks_ride_along_and_come_back_if_the_claim_is_not_answered() -> None:
+    lost: list[str] = []
+    acks = Acks(lost=lost.extend)
+    one = consumer(acks=acks)
+    acks.add("q", "r1")
+    acks.add("q", "r2")
+    play = Play(one.receive(5, None))
+    assert play.effect.args[-2:] == ["r1", "r2"]
+    assert acks.queues() == []
+    assert acks.under_way("q")
+    with pytest.raises(ServerUnavailable):
+        play.go(ServerUnavailable("gone"))
+    assert not acks.under_way("q")
+    play = Play(flows.flush(Q, acks))
+    assert play.effect.args == ["r1", "r2"]
+    play.go([Verdict.LOST, Verdict.DONE])
+    assert play.over
+    assert lost == [], "the claim before may have acked it"
+
+
+def test_acks_that_come_too_late_are_told() -> None:
+    lost: list[str] = []
+    acks = Acks(lost=lost.extend)
+    acks.add("q", "r1")
+    acks.add("q", "r2")
+    play = Play(flows.flush(Q, acks))
+    play.go([Verdict.LOST, Verdict.DONE])
+    acks.add("q", "r3")
+    play = Play(consumer(acks=acks).receive(1, None))
+    play.go(claimed(delivery(), lost=[("q", "r3")]))
+    assert lost == ["r1", "r3"]
+
+
+def test_acks_say_when_the_first_one_waits() -> None:
+    waiting: list[int] = []
+    acks = Acks(waiting=lambda: waiting.append(1))
+    acks.add("q", "r1")
+    acks.add("q", "r2")
+    acks.add("r", "r3")
+    assert len(waiting) == 2
+    assert acks.take("q") == ["r1", "r2"]
+    acks.put_back("q", ["r1", "r2"])
+    assert len(waiting) == 3
+    assert acks.take("q") == ["r1", "r2"]
+    acks.forget()
+    assert acks.queues() == []
+
+
+def test_a_thousand_acks_travel_at_once() -> None:
+    acks = Acks()
+    for n in range(2500):
+        acks.add("q", f"r{n}")
+    play = Play(flows.flush(Q, acks))
+    sizes = []
+    while not play.over:
+        sizes.append(len(play.effect.args))
+        play.go([Verdict.DONE] * sizes[-1])
+    assert sizes == [1000, 1000, 500]
+
+
+def test_who_leaves_waits_for_acks_that_others_are_sending() -> None:
+    acks = Acks()
+    one = consumer(acks=acks)
+    acks.add("q", "r1")
+    taken = acks.take("q")
+    play = Play(one.close())
+    assert isinstance(play.effect, Sleep)
+    acks.answered("q", taken, [])
+    play.go(None)
+    assert play.over
+
+
+# ── batches ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_one_call_did_not_reach_is_asked_for_again() -> None:
+    play = Play(flows.in_batches(list(range(1500)), lambda some: ("call", list(some))))  # type: ignore[arg-type,return-value]
+    assert len(play.effect[1]) == 1000
+    play.go([Verdict.DONE] * 998 + [Verdict.AGAIN] * 2)
+    assert play.effect[1] == [998, 999]
+    play.go([Verdict.LOST, Verdict.AGAIN])
+    assert play.effect[1] == [999]
+    play.go([Verdict.DONE])
+    assert len(play.effect[1]) == 500
+    play.go([Verdict.DONE] * 500)
+    assert len(play.result) == 1500
+    assert play.result[998] is Verdict.LOST
+
+
+def test_messages_travel_by_number_and_by_size() -> None:
+    small = [Outgoing("x", "i")] * 2100
+    play = Play(flows.publish_all(Q, small, ids=Ids(), window_ms=1, max_bytes=10_000))
+    numbers, ids = [], set()
+    while not play.over:
+        ids.add(claim_id_of(play.effect))
+        numbers.append(sum(1 for arg in play.effect.args if arg == "x"))
+        play.go(calls.Published(0, numbers[-1], (0,), repeated=False))
+    assert numbers == [1000, 1000, 100]
+    assert len(ids) == 3
+    assert play.result.count(False) == 3
+    large = [Outgoing("x" * 600, "i")] * 3
+    play = Play(flows.publish_all(Q, large, ids=Ids(), window_ms=1, max_bytes=1000))
+    count = 0
+    while not play.over:
+        count += 1
+        play.go(calls.Published(0, 1, (), repeated=False))
+    assert count == 3
+
+
+def test_redrive_goes_on_until_it_has_seen_them_all_and_not_those_that_die_meanwhile() -> None:
+    told: list[int] = []
+    play = Play(flows.redrive_all(Q, reason="bad", told=told.append))
+    state = calls.QueueState(
+        "q",
+        1234,
+        0,
+        {},
+        0,
+        0,
+        0,
+        0,
+        9,
+        None,
+        None,
+        paused=False,
+        inconsistent=0,
+        oldest=b"",
+        stats={},
+    )
+    call = play.go(state)
+    assert "1234-18446744073709551615" in call.args
+    call = play.go(Redriven(3, 5, "7-0"))
+    assert "7-0" in call.args
+    play.go(Redriven(0, 0, ""))
+    assert (play.result, told) == (3, [3, 3])
+
+
+# ── results ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_result_that_is_there_costs_one_look() -> None:
+    play = Play(flows.await_result("k", None))
+    assert play.effect == Get("k")
+    play.go(b"1")
+    assert play.result == b"1"
+
+
+def test_it_listens_before_it_looks_again() -> None:
+    play = Play(flows.await_result("k", None))
+    play.go(None)
+    assert play.effect == Listen("k", 0)
+    assert play.go(None) == Get("k")
+    assert play.go(None) == Listen("k", 5.0)
+    play.go(b"told")
+    assert play.result == b"told"
+
+
+def test_no_time_no_listening() -> None:
+    play = Play(flows.await_result("k", 0))
+    play.go(None)
+    assert play.over
+    assert play.result is None
+
+
+def test_a_server_that_goes_away_is_waited_for_until_the_time_is_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    play = Play(flows.await_result("k", 2))
+    play.go(None)
+    play.go(None)
+    assert isinstance(play.go(ServerUnavailable("gone")), Sleep)
+    assert play.go(None) == Listen("k", 0), "it subscribes anew"
+    play.go(None)
+    assert play.go(None) == Listen("k", 2)
+    now[0] += 2
+    play.go(None)
+    play.go(None)
+    assert play.over
+    assert play.result is None
+    with pytest.raises(ServerUnavailable):
+        Play(flows.await_result("k", 2)).go(ServerUnavailable("never there"))

@@ -1,0 +1,114 @@
+"""Key names: one place for all, both layouts, and which names no queue may have."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.crc import key_slot
+
+from atomq.errors import InvalidArgument
+from atomq.keys import SEP, Layout, QueueKeys, check_name, is_queue_key
+
+names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=50).filter(
+    lambda name: SEP not in name and not name.startswith(("unacked", "_kombu.", "_atomq."))
+)
+
+
+def test_the_names_in_the_stock_layout() -> None:
+    keys = QueueKeys("celery")
+    assert keys.ready == (
+        "celery",
+        "celery\x06\x163",
+        "celery\x06\x166",
+        "celery\x06\x169",
+    )
+    assert keys.unacked == "_atomq.{celery}.unacked"
+    assert keys.result("a-1") == "_atomq.{celery}.result.a-1"
+    assert set(keys.every()) >= {
+        *(f"_atomq.{{celery}}.{name}" for name in ("unacked", "records", "delayed", "dead")),
+        *(f"_atomq.{{celery}}.{name}" for name in ("wake", "meta", "stats", "calls", "probe")),
+        *keys.ready,
+    }
+    assert len(keys.every()) == len(set(keys.every()))
+
+
+def test_the_names_in_the_cluster_layout_with_a_prefix() -> None:
+    keys = QueueKeys("q", prefix="app:", layout="cluster", steps=(0, 5), sep=":")
+    assert keys.ready == ("app:q", "{app:q}:5")
+    assert keys.meta == "_atomq.{app:q}.meta"
+
+
+@given(
+    name=names.filter(lambda name: not {"{", "}"} & set(name)), prefix=st.sampled_from(["", "p:"])
+)
+def test_in_a_cluster_all_keys_of_a_queue_share_a_slot(name: str, prefix: str) -> None:
+    keys = QueueKeys(name, prefix=prefix, layout="cluster")
+    every = (*keys.every(), keys.result("x"))
+    assert len({key_slot(key.encode()) for key in every}) == 1
+    assert len(set(every)) == len(every)
+
+
+@given(one=names, other=names, layout=st.sampled_from(["stock", "cluster"]))
+def test_two_queues_share_no_key(one: str, other: str, layout: Layout) -> None:
+    if one == other or (layout == "cluster" and {"{", "}"} & set(one + other)):
+        return
+    first, second = (set(QueueKeys(name, layout=layout).every()) for name in (one, other))
+    assert not first & second
+
+
+@given(name=names)
+def test_a_key_tells_its_queue(name: str) -> None:
+    keys = QueueKeys(name)
+    assert {is_queue_key(key) for key in keys.every() if key.startswith("_atomq.{")} == {name}
+
+
+def test_other_keys_belong_to_no_queue() -> None:
+    for key in ("celery", "_atomq.", "_atomq.{open", "unacked", "_kombu.binding.celery"):
+        assert is_queue_key(key) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("", "not empty"),
+        (None, "must be text"),
+        (b"q", "must be text"),
+        ("a\x06\x163", "contains the separator"),
+        ("unacked", "reserved"),
+        ("unacked_index", "reserved"),
+        ("_kombu.binding.x", "reserved"),
+        ("_atomq.x", "reserved"),
+        ("x" * 513, "at most 512 bytes"),
+        ("ü" * 257, "at most 512 bytes"),
+        ("\ud800", "UTF-8"),
+    ],
+)
+def test_names_no_queue_may_have(name: str, says: str) -> None:
+    with pytest.raises(InvalidArgument, match=says):
+        check_name(name)
+
+
+def test_braces_are_for_the_stock_layout_only() -> None:
+    assert QueueKeys("a{b}c").unacked == "_atomq.{a%7Bb%7Dc}.unacked"
+    with pytest.raises(InvalidArgument, match="no braces"):
+        QueueKeys("a{b}c", layout="cluster")
+
+
+def test_priorities_and_steps() -> None:
+    keys = QueueKeys("q")
+    assert [keys.step_of(priority) for priority in range(10)] == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4]
+    assert [keys.priority_of(step) for step in (0, 1, 2, 3, 4, 9)] == [0, 0, 3, 6, 9, 9]
+    assert QueueKeys("q", steps=(0,)).step_of(9) == 1
+
+
+def test_the_keys_of_each_script_are_keys_of_the_queue() -> None:
+    keys = QueueKeys("q")
+    tuples = [
+        getattr(keys, slot)
+        for slot in QueueKeys.__slots__
+        if isinstance(getattr(keys, slot), tuple)
+    ]
+    for names in tuples:
+        if names != keys.steps:
+            assert set(names) <= set(keys.every())

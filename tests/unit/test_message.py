@@ -1,0 +1,156 @@
+"""The envelope: what is written here stock Kombu reads, and the other way round."""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kombu.message import Message as KombuMessage
+from kombu.serialization import dumps
+from kombu.transport.virtual import Base64, Channel
+
+from atomq.errors import InvalidArgument, InvalidMessage
+from atomq.message import BYTES, JSON, Envelope, Ids, Serializer, Writer, check_priority
+
+text = st.text(st.characters(codec="utf-8"), max_size=40)
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4)
+)
+headers = st.dictionaries(text, scalars, max_size=4)
+
+
+BASE64 = b'"properties": {"body_encoding": "base64"}'
+
+
+def read_by_kombu(raw: str | bytes) -> KombuMessage:
+    """What a stock consumer's callback is given for these bytes."""
+    payload = json.loads(raw)
+    channel: Any = Channel.__new__(Channel)
+    channel.codecs, channel.body_encoding = {"base64": Base64()}, "base64"
+    return channel.message_to_python(payload)  # type: ignore[no-any-return]
+
+
+def written_by_kombu(body: Any, headers: dict[str, Any] | None = None, **how: Any) -> bytes:
+    """What a stock producer puts into the list."""
+    content_type, encoding, data = dumps(body, **how)
+    payload = data.encode() if isinstance(data, str) else data
+    message = {
+        "body": base64.b64encode(payload).decode(),
+        "content-encoding": encoding,
+        "content-type": content_type,
+        "headers": headers or {},
+        "properties": {
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": "q"},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": str(uuid.uuid4()),
+        },
+    }
+    return json.dumps(message).encode()
+
+
+@given(body=values, headers=headers, priority=st.integers(0, 9), name=text.filter(bool))
+def test_what_is_written_is_read_again_and_by_kombu(
+    body: Any, headers: dict[str, Any], priority: int, name: str
+) -> None:
+    raw = Writer(name).write(body, "id-1", priority=priority, headers=headers)
+    assert raw.startswith('{"')
+    envelope = Envelope(raw.encode())
+    assert (envelope.body(), envelope.headers, envelope.id) == (body, headers, "id-1")
+    message = read_by_kombu(raw)
+    assert (message.decode(), message.headers) == (body, headers)
+    assert message.properties["priority"] == priority
+    assert message.delivery_info["routing_key"] == name
+    assert message.delivery_tag == "id-1"
+    assert message.content_type == "application/json"
+
+
+@given(body=st.binary(max_size=100))
+def test_bytes_go_both_ways_too(body: bytes) -> None:
+    raw = Writer("q", BYTES).write(body, "id-1")
+    assert Envelope(raw.encode()).body(BYTES) == body
+    message = read_by_kombu(raw)
+    assert message.body == body
+    assert message.content_encoding == "binary"
+
+
+@given(body=values, headers=headers)
+def test_what_kombu_wrote_is_read(body: Any, headers: dict[str, Any]) -> None:
+    raw = written_by_kombu(body, headers, serializer="json")
+    envelope = Envelope(raw)
+    assert (envelope.body(), envelope.headers) == (body, headers)
+    assert envelope.id == envelope.properties["delivery_tag"]
+
+
+def test_other_serializers_of_kombu() -> None:
+    with pytest.raises(InvalidMessage, match="python-serialize"):
+        Envelope(written_by_kombu({1, 2}, serializer="pickle")).body()
+    raw = written_by_kombu(b"\x00\xff", serializer="raw")
+    assert Envelope(raw).body(Serializer("application/data", bytes, bytes)) == b"\x00\xff"
+    assert Envelope(written_by_kombu("text", serializer=None)).data == "text"
+
+
+def test_the_id_is_the_message_id_or_celerys_or_the_tag() -> None:
+    def envelope(**parts: Any) -> Envelope:
+        return Envelope(json.dumps({"body": "1", **parts}).encode())
+
+    assert envelope(properties={"message_id": "m", "delivery_tag": "t"}).id == "m"
+    assert envelope(headers={"id": "task"}, properties={"delivery_tag": "t"}).id == "task"
+    assert envelope(properties={"delivery_tag": "t"}).id == "t"
+    assert envelope().id == ""
+    assert envelope(**{"x-expires": 7}).expires_ms == 7
+    assert envelope().expires_ms is None
+    assert envelope(headers=None, properties=[]).headers == {}
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b"", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[1]", "not a JSON object but list"),
+        (b"{" * 100_000, "not JSON"),
+        (b'{"body": 7}', "not text but int"),
+        (b'{"body": "###", "properties": {"body_encoding": "base64"}}', "not base64"),
+        (b'{"body": null, "properties": {"body_encoding": "base64"}}', "not base64"),
+        (b'{"body": "", "properties": {"body_encoding": "zip"}}', "'zip' is not known"),
+        (
+            b'{"body": "/w==", "content-encoding": "utf-8", %s}' % BASE64,
+            "text cannot be decoded",
+        ),
+        (b'{"body": "/w==", "content-encoding": "no", %s}' % BASE64, "text cannot be decoded"),
+        (b'{"body": "{", "content-type": "application/json"}', "cannot be deserialized"),
+        (b'{"body": "1", "content-type": "text/x"}', "this queue reads 'application/json'"),
+    ],
+)
+def test_what_cannot_be_read_says_why(raw: bytes, says: str) -> None:
+    with pytest.raises(InvalidMessage, match=says):
+        Envelope(raw).body()
+
+
+def test_what_cannot_be_written_says_why() -> None:
+    nested: list[Any] = []
+    nested.append(nested)
+    for body in ({1}, nested, b"bytes"):
+        with pytest.raises(InvalidMessage):
+            Writer("q", JSON).write(body, "id")
+    with pytest.raises(InvalidMessage, match="a bytes queue takes bytes, got str"):
+        Writer("q", BYTES).write("text", "id")
+    for priority in (-1, 10, 1.5, True, "1"):
+        with pytest.raises(InvalidArgument):
+            check_priority(priority)  # type: ignore[arg-type]
+
+
+def test_ids_are_unique_also_after_a_fork() -> None:
+    ids = Ids()
+    before = ids.prefix
+    assert len({ids.next() for _ in range(1000)} | {Ids().next() for _ in range(1000)}) == 2000
+    ids.renew()
+    assert ids.prefix != before

@@ -1,0 +1,133 @@
+"""Bundling: one text a script, every line known by where it came from, headers that are kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from atomq import schema, scripts
+from atomq.assets import lua_dir
+from atomq.client import Engine
+from atomq.scripts import contract_of
+from tests.servers import Server
+
+
+@pytest.fixture
+def lua(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory of scripts of a test's own."""
+    (tmp_path / "lib").mkdir()
+    monkeypatch.setattr(scripts, "lua_dir", lambda: tmp_path)
+    scripts.get.cache_clear()
+    scripts.names.cache_clear()
+    yield tmp_path
+    monkeypatch.undo()
+    scripts.get.cache_clear()
+    scripts.names.cache_clear()
+
+
+def write(lua: Path, **files: str) -> None:
+    for name, text in files.items():
+        (lua / f"{name.replace('__', '/')}.lua").write_text(text)
+
+
+def test_a_module_is_there_once_and_before_its_users(lua: Path) -> None:
+    write(
+        lua,
+        lib__one="local M = {}\nfunction M.one()\n  return 1\nend\nreturn M\n",
+        lib__two='local one = require("lib.one")\nlocal M = {}\n'
+        "function M.two()\n  return one.one() + 1\nend\nreturn M\n",
+        job='-- job: x\nlocal two = require("lib.two")\nlocal one = require("lib.one")\n'
+        "return one.one() + two.two()\n",
+    )
+    script = scripts.get("job")
+    assert script.text.count("return 1") == 1
+    assert script.text.index("return 1") < script.text.index("one.one() + 1")
+    assert "require" not in script.text
+    assert script.sha == hashlib.sha1(script.text.encode()).hexdigest()
+
+
+def test_a_comment_changes_no_sha(lua: Path) -> None:
+    write(lua, job="-- job: x\nreturn 1\n")
+    before = scripts.get("job").sha
+    scripts.get.cache_clear()
+    write(lua, job="-- job: y\n\n  -- why\nreturn 1\n")
+    assert scripts.get("job").sha == before
+
+
+def test_a_module_that_requires_itself_is_named(lua: Path) -> None:
+    write(
+        lua,
+        lib__a='local b = require("lib.b")\nlocal M = {}\nreturn M\n',
+        lib__b='local a = require("lib.a")\nlocal M = {}\nreturn M\n',
+        job='local a = require("lib.a")\nreturn 1\n',
+    )
+    with pytest.raises(ValueError, match=r"lua/lib/a.lua requires itself: .*lib.a > lib.b"):
+        scripts.get("job")
+
+
+def test_a_script_that_is_not_there(lua: Path) -> None:
+    with pytest.raises(LookupError, match="no script job"):
+        scripts.get("job")
+
+
+def test_an_error_is_told_by_file_and_line(lua: Path, server: Server) -> None:
+    write(
+        lua,
+        lib__deep='-- a comment\nlocal M = {}\n\nfunction M.fail()\n  error("deep trouble")\nend\n'
+        "return M\n",
+        job='-- job: x\nlocal deep = require("lib.deep")\n-- why\nif KEYS[1] == "k" then\n'
+        "  deep.fail()\nend\nreturn nil + 1\n",
+    )
+    script = scripts.get("job")
+    for key, where in (("k", "lua/lib/deep.lua:5"), ("other", "lua/job.lua:7")):
+        with pytest.raises(Exception, match="user_script") as caught:
+            server.client().eval(script.text, 1, key)
+        assert where in script.locate(str(caught.value))
+    assert script.locate("user_script:999: beyond") == "user_script:999: beyond"
+
+
+def test_every_line_of_a_bundle_is_a_line_of_its_file() -> None:
+    for script in scripts.every():
+        lines = script.text.splitlines()
+        assert len(lines) == len(script.lines)
+        for line, (file, number) in zip(lines, script.lines, strict=True):
+            source = (lua_dir() / file).read_text().splitlines()[number - 1]
+            made = line.endswith((" do", " = M end"))  # the block around a module
+            assert line == source or made, f"{file}:{number}"
+
+
+def test_a_header_is_read() -> None:
+    contract = contract_of(
+        "-- job: does it.\n--\n-- KEYS\n--   one     zset    receipt -> deadline\n"
+        "--   two     hash    * queue * step   more\n-- ARGV\n--   n       int     ms\n"
+        "-- RETURNS\n--   nothing much\n-- ERRORS\n--   BADARG  WRONGTYPE\nlocal x = 1\n"
+    )
+    assert contract.summary == "job: does it."
+    assert [str(key) for key in contract.keys] == ["one", "two * queue * step"]
+    assert [(arg.name, arg.type, arg.about) for arg in contract.argv] == [("n", "int", "ms")]
+    assert (contract.returns, contract.errors) == ("nothing much", ("BADARG", "WRONGTYPE"))
+    with pytest.raises(ValueError, match="not a declaration"):
+        contract_of("-- job\n-- KEYS\n--   one\n")
+
+
+def test_a_caller_that_passes_something_else_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"lua/pause.lua declares ARGV \['paused'\], its caller"):
+        scripts.declared("pause", keys=("wake", "meta"), argv=("paused", "more"))
+
+
+def test_the_manifest_meets_its_schema() -> None:
+    manifest = scripts.manifest("1.2.3")
+    schema.validator("manifest").validate(manifest)
+    assert len(manifest["scripts"]) == len(list(lua_dir().glob("*.lua")))
+    assert len({entry["sha1"] for entry in manifest["scripts"]}) == len(manifest["scripts"])
+
+
+def test_every_script_loads_under_the_name_the_manifest_gives(server: Server) -> None:
+    with Engine(server.url) as engine:
+        [node] = engine.nodes()
+        assert node.missing() == list(scripts.every())
+        assert node.load() == list(scripts.every())
+        assert node.missing() == []
