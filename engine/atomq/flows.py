@@ -315,19 +315,20 @@ class Consumer:
             if more:
                 wanted = None
                 continue
-            # Under one cap, so that an expired lease is offered again within a second.
-            seconds = self.options.wait_cap * random.uniform(0.8, 0.98)
-            if next_ms is not None:
-                seconds = min(seconds, next_ms / 1000)
-            if left is not None:
-                seconds = min(seconds, left)
-            answer = yield from self._wait(seconds, limit)
+            answer = yield from self._wait(self._seconds(next_ms, left), limit, next_ms)
             if isinstance(answer, Claimed):
                 claimed = answer
-            fired = isinstance(answer, str) and answer in self._by_wake
-            wanted = {self._by_wake[str(answer)].name} if fired else None
+            woken = self._by_wake.get(answer) if isinstance(answer, str) else None
+            wanted = {woken.name} if woken is not None else None
 
-    def _wait(self, seconds: float, limit: int) -> Flow[str | Claimed | None]:
+    def _seconds(self, next_ms: int | None, left: float | None) -> float:
+        """How long to wait. Under one cap: an expired lease is offered again within a second."""
+        seconds = self.options.wait_cap * random.uniform(0.8, 0.98)
+        if next_ms is not None:
+            seconds = min(seconds, next_ms / 1000)
+        return seconds if left is None else min(seconds, left)
+
+    def _wait(self, seconds: float, limit: int, next_ms: int | None) -> Flow[str | Claimed | None]:
         keys, ahead = tuple(self._by_wake), None
         if len(self._groups) == 1 and len(self.queues) <= AHEAD:
             self._ahead = (self.queues, self._ids.next(), limit)
@@ -344,6 +345,10 @@ class Consumer:
             self._waiting = False
         if isinstance(answer, Claimed):
             self._note(self.queues, answer)
+        elif answer is None and next_ms is not None and seconds >= next_ms / 1000:
+            # Something is due and the claim that follows gets it. What it wakes another consumer
+            # with must not come back to the wait that is still out.
+            yield from self.stop_waiting()
         return answer
 
     def _claim_groups(

@@ -75,7 +75,7 @@ class QueueKeys:
         full = prefix + name
         tagged = f"{{{full}}}" if layout == "cluster" else full
         self.ready = (full, *(f"{tagged}{sep}{step}" for step in self.steps[1:]))
-        # In a cluster the tag must be the bare list's name to the letter; braces were refused above.
+        # In a cluster the tag must be the bare list's name to the letter; braces were refused.
         own = f"_atomq.{{{full if layout == 'cluster' else full.translate(_PLAIN)}}}."
         self.unacked, self.records = own + "unacked", own + "records"
         self.delayed, self.delayed_records = own + "delayed", own + "delayed_records"

@@ -6,9 +6,11 @@ here; they become milliseconds in `calls.py`.
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import random
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -699,7 +701,7 @@ class Queue(_Queue[Engine]):
         limit = self.engine.options.prefetch if prefetch is None else prefetch
         with Receiver([self]) as receiver:
             while found := receiver.receive(limit, timeout, patient=True):
-                waiting = deque(found)
+                receiver.waiting = waiting = deque(found)
                 del found
                 try:
                     while waiting:
@@ -812,6 +814,9 @@ class Receiver:
         self._home = self._keeper.home
         self._consumer = _consumer(self._by_name.values())
         self._waiter: Waiter | None = None
+        self.waiting: deque[Message] = deque()
+        """Received, and not begun: what `consume` still has to hand out."""
+        _open.add(self)
 
     def receive(
         self, limit: int, timeout: float | None = None, *, patient: bool = False
@@ -866,6 +871,17 @@ class Receiver:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+_open: weakref.WeakSet[Receiver] = weakref.WeakSet()
+
+
+@atexit.register
+def _at_exit() -> None:
+    # Afterwards a generator that is still about could not even open a connection.
+    for receiver in list(_open):
+        receiver.return_unstarted(receiver.waiting)
+        receiver.close()
 
 
 def _by_name(queues: Sequence[QueueT]) -> dict[str, QueueT]:

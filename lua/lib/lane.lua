@@ -9,7 +9,7 @@ local record = require("lib.record")
 
 local M = { FIXED = 8 }
 local MOST_DEATHS = 100 -- a claim that sent so many to dead letters stops, though it has room for more
-local MOST_RECOVERED = 200 -- as does one that took so many expired or due ones: a thousand would hold the server for 10 ms
+local MOST_RECOVERED = 200 -- as does one that took so many expired or due ones: a thousand would take 10 ms
 local SMALL = 8192 -- bytes; below this the size of a message does not limit how many are popped at once
 
 -- The queue whose keys begin behind KEYS[at].
@@ -111,15 +111,9 @@ local function last(lane, call, step)
   return step == call.steps and lane.steps or step
 end
 
--- What is due in `unacked` or `delayed` of this step, handed out directly: parked in ready it would lose its order.
--- Answers how many entries are gone from there.
-local function recover(lane, call, step, index, records)
-  local free = room(call)
-  if free == 0 then
-    return 0
-  end
-  local most = math.min(free, MOST_RECOVERED)
-  local found, at = bands.due(index, step, last(lane, call, step), call.now, most), 0
+-- Hand out these entries, or bury them, as long as there is room; answers how many are gone from the index.
+local function take_out(lane, call, step, index, records, found)
+  local at = 0
   while at < #found do
     local many = math.min(fitting(lane, call), #found - at)
     if many == 0 then
@@ -142,13 +136,26 @@ local function recover(lane, call, step, index, records)
     end
     at = at + many
   end
-  if #found == most and room(call) > 0 then
-    lane.cut = true -- some were dead letters, or there are many: there may be more behind them
-    if most < free then
-      call.limit = call.count -- what comes behind them must wait for its turn
+  return at
+end
+
+-- What is due in `unacked` or `delayed` of this step, handed out directly: parked in ready it would lose its order.
+-- Answers how many entries are gone from there. Behind dead letters it looks again: what is due behind them goes first.
+local function recover(lane, call, step, index, records)
+  local gone = 0
+  while room(call) > 0 do
+    local most = math.min(room(call), MOST_RECOVERED - gone)
+    if most == 0 then
+      lane.cut, call.limit = true, call.count -- what comes behind them must wait for its turn
+      break
+    end
+    local found = bands.due(index, step, last(lane, call, step), call.now, most)
+    gone = gone + take_out(lane, call, step, index, records, found)
+    if #found < most then
+      break
     end
   end
-  return #found
+  return gone
 end
 
 local function pop(lane, call, step)

@@ -152,69 +152,22 @@ def per_second(value: float) -> str:
 
 def throughput(bench: Bench) -> None:
     """Publish, and consume with ack, through what a user of either library holds."""
-    stock_n, batch_n, single_n = (
-        bench.times(1500, 400),
-        bench.times(30_000, 8_000),
-        bench.times(3000, 800),
-    )
-    singles = [BODY] * single_n
+    few, many = bench.times(1500, 400), bench.times(30_000, 8_000)
     found: dict[str, list[float]] = {}
-
     with Stock(bench.meter.url, "stock") as stock, Engine(bench.meter.url) as engine:
         queue = Queue("ours", engine)
-
-        def put_many() -> int:
-            for _ in range(batch_n // 100):
-                queue.put_many([BODY] * 100)
-            return batch_n // 100 * 100
-
-        def claim_many() -> int:
-            count = 0
-            while messages := queue.claim_many(64):
-                count += sum(message.body["n"] for message in messages)
-                queue.ack_many(messages)
-            return count
-
-        def put() -> int:
-            for body in singles:
-                queue.put(body)
-            return single_n
-
-        def claim() -> int:
-            count = 0
-            while message := queue.claim():
-                count += message.body["n"]
-                message.ack()
-            return count
-
-        def consume() -> int:
-            count = 0
-            for message in queue.consume(prefetch=1, timeout=0):
-                with message:
-                    count += message.body["n"]
-            return count
-
-        def consume_64() -> int:
-            count = 0
-            for message in queue.consume(prefetch=64, timeout=0):
-                with message:
-                    count += message.body["n"]
-            return count
-
-        def stock_publish() -> int:
-            return stock.publish(BODY, stock_n)
-
         works = (
-            ("stock publish", stock_publish),
+            ("stock publish", lambda: stock.publish(BODY, few)),
+            ("stock default exchange", lambda: stock.publish(BODY, few, routed=False)),
             ("stock consume", stock.consume),
-            ("put_many", put_many),
-            ("claim_many", claim_many),
-            ("put", put),
-            ("claim", claim),
-            ("put", put),
-            ("consume", consume),
-            ("put_many", put_many),
-            ("consume_64", consume_64),
+            ("put_many", lambda: _put_many(queue, many)),
+            ("claim_many", lambda: _claim_many(queue)),
+            ("put", lambda: _put(queue, few)),
+            ("claim", lambda: _claim(queue)),
+            ("put", lambda: _put(queue, few)),
+            ("consume", lambda: _consume(queue, 1)),
+            ("put_many", lambda: _put_many(queue, many)),
+            ("consume 64", lambda: _consume(queue, 64)),
         )
         for again in range(1 + bench.times(7, 3)):
             for name, work in works:
@@ -222,8 +175,16 @@ def throughput(bench: Bench) -> None:
                 if again:  # the first round warms up
                     found.setdefault(name, []).append(reached)
         assert bench.meter.admin.llen("ours") == bench.meter.admin.llen("stock") == 0
-
-    def compare(what: str, ours: str, theirs: str, target: float | None) -> None:
+    for what, ours, theirs, target in (
+        ("put_many, 100 a call, by stock publish", "put_many", "stock publish", 50),
+        ("… by stock publish to the default exchange", "put_many", "stock default exchange", None),
+        ("claim_many + ack_many, 64 a call, by stock consume", "claim_many", "stock consume", 30),
+        ("consume(prefetch=64), by stock consume", "consume 64", "stock consume", None),
+        ("put, one by one, by stock publish", "put", "stock publish", 4),
+        ("… by stock publish to the default exchange", "put", "stock default exchange", None),
+        ("consume(prefetch=1), by stock consume", "consume", "stock consume", 4),
+        ("claim + ack, two calls each, by stock consume", "claim", "stock consume", None),
+    ):
         us, them = found[ours], found[theirs]
         share = len(us) // len(them)
         ratio = median([each / them[i // share] for i, each in enumerate(us)])
@@ -232,17 +193,41 @@ def throughput(bench: Bench) -> None:
             "rates", what, per_second(median(us)), per_second(median(them)), ratio, "×", verdict
         )
 
-    compare("put_many, 100 a call, against stock publish", "put_many", "stock publish", 50)
-    compare(
-        "claim_many + ack_many, 64 a call, against stock consume + ack",
-        "claim_many",
-        "stock consume",
-        30,
-    )
-    compare("put, one by one", "put", "stock publish", 4)
-    compare("claim + ack, one by one", "claim", "stock consume", 4)
-    compare("consume(prefetch=1), one by one, acks ride along", "consume", "stock consume", 4)
-    compare("consume(prefetch=64), handler one by one", "consume_64", "stock consume", None)
+
+def _put_many(queue: Queue, count: int) -> int:
+    for _ in range(count // 100):
+        queue.put_many([BODY] * 100)
+    return count // 100 * 100
+
+
+def _put(queue: Queue, count: int) -> int:
+    for _ in range(count):
+        queue.put(BODY)
+    return count
+
+
+def _claim_many(queue: Queue) -> int:
+    count = 0
+    while messages := queue.claim_many(64):
+        count += sum(message.body["n"] for message in messages)
+        queue.ack_many(messages)
+    return count
+
+
+def _claim(queue: Queue) -> int:
+    count = 0
+    while message := queue.claim():
+        count += message.body["n"]
+        message.ack()
+    return count
+
+
+def _consume(queue: Queue, prefetch: int) -> int:
+    count = 0
+    for message in queue.consume(prefetch=prefetch, timeout=0):
+        with message:
+            count += message.body["n"]
+    return count
 
 
 # ── server time against a bare layout ────────────────────────────────────────────────────────
@@ -532,14 +517,11 @@ def sizes(bench: Bench) -> None:
                 about_one(ratio, 0.2),
             )
 
-        for part, when, limit in (
-            ("ready", 0, 10),
-            ("delayed", 86_400_000, 10),
-            ("due", -86_400_000, 10),
-        ):
+        limit = 10
+        for part, when in (("ready", 0), ("delayed", 86_400_000), ("due", -86_400_000)):
             now = int(time.time() * 1000)
             kind = "ready" if part == "ready" else "delayed"
-            # The small queue of due messages is filled for the whole series: each claim finds ten more.
+            # The small queue of due messages is filled for the whole series: a claim takes ten.
             few = 10 if part != "due" else times * limit
             small = filled(f"small-{part}", kind, few, now + when)
             large = filled(f"large-{part}", kind, many, now + when)
@@ -548,7 +530,7 @@ def sizes(bench: Bench) -> None:
                 small,
                 large,
                 limit,
-                refill=part == "ready" or part == "delayed",
+                refill=part != "due",
             )
             bench.meter.admin.flushdb(asynchronous=True)
 

@@ -1,10 +1,10 @@
-"""The peer: Kombu's own Redis transport, used as Celery uses it (a hub, not `drain_events`)."""
+"""The peer: Kombu's own Redis transport with a hub, as Celery uses it."""
 
 from __future__ import annotations
 
 from typing import Any, Self
 
-from kombu import Connection, Consumer, Producer, Queue
+from kombu import Connection, Consumer, Exchange, Producer, Queue
 from kombu.asynchronous import Hub, set_event_loop
 
 
@@ -17,17 +17,23 @@ class Stock:
         self._out = Connection(url)
         self._in = Connection(url)
         self._producer = Producer(self._out.channel())
-        self._queue = Queue(queue, routing_key=queue)
+        self._exchange = Exchange(queue, type="direct")
+        self._queue = Queue(queue, self._exchange, routing_key=queue)
         self._queue.bind(self._producer.channel).declare()
         self._published = 0
         self._in.register_with_event_loop(self._hub)
         self._left = 0
         self._consumer = Consumer(self._in, [self._queue], on_message=self._handle)
 
-    def publish(self, body: Any, count: int) -> int:
-        """Publish so many messages, one by one: stock has no other way."""
+    def publish(self, body: Any, count: int, *, routed: bool = True) -> int:
+        """Publish so many messages, one by one: stock has no other way.
+
+        `routed` goes through an exchange, as `SimpleQueue` and whoever binds queues do: a command to
+        find the queues and one to push. Otherwise the default exchange, which is the queue's name.
+        """
+        exchange = self._exchange if routed else ""
         for _ in range(count):
-            self._producer.publish(body, routing_key=self._queue.name)
+            self._producer.publish(body, exchange=exchange, routing_key=self._queue.name)
         self._published += count
         return count
 

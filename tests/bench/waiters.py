@@ -1,6 +1,6 @@
-"""Consumers that wait idle, as threads of one process of their own, and say how long a message took.
+"""Consumers that wait idle, threads of a process of their own, and say how long a message took.
 
-A message is the `time.monotonic()` of its publisher, which is one clock for all processes on Linux.
+A message is the `time.monotonic()` of its publisher: one clock for all processes on Linux.
 """
 
 from __future__ import annotations

@@ -12,6 +12,9 @@ import pytest
 from atomq import AsyncEngine, AsyncQueue, Engine, Queue
 from tests.servers import Server, wait_until
 
+# What is tested here goes on in the client.
+pytestmark = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+
 
 def connections(server: Server) -> int:
     count: int = server.client().info("clients")["connected_clients"]

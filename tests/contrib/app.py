@@ -149,6 +149,12 @@ def limited(self: Task) -> None:
 
 
 @task()
+def collected(self: Task, values: list[Any]) -> list[Any]:
+    """The end of a chord."""
+    return values
+
+
+@task()
 def tick(self: Task) -> None:
     started(self)
 
@@ -160,7 +166,7 @@ def vitals(self: Task) -> dict[str, Any]:
 
     loop = get_event_loop()
     return {
-        "fds": len(os.listdir("/proc/self/fd")),
+        "fds": len(list(Path("/proc/self/fd").iterdir())),
         "threads": threading.active_count(),
         "on_tick": len(loop.on_tick) if loop is not None else 0,
         "timers": len(loop.timer.queue) if loop is not None else 0,

@@ -30,6 +30,7 @@ POOLS = ("prefork", "threads", "solo", "gevent", "eventlet")
 # What differs between servers is proved elsewhere; here it is Celery that is tried.
 _NAMED = [name for name in os.environ.get("ATOMQ_TEST_SERVERS", "").split(",") if name]
 KIND = "valkey-9" if "valkey-9" in _NAMED or not _NAMED else _NAMED[0]
+LONG = os.environ.get("ATOMQ_LONG") == "1"
 ON_ONE_KIND = pytest.mark.parametrize("kind", [KIND], indirect=True)
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 _names = itertools.count(1)
@@ -156,7 +157,7 @@ class Worker:
                 env=environment,
                 cwd=directory,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - calls prctl and nothing else
             )
 
     @property

@@ -82,7 +82,9 @@ def test_what_a_killed_worker_held_starts_elsewhere(at: Place) -> None:
 # ── told to stop ──────────────────────────────────────────────────────────────────────────────
 
 
-def _stopped(at: Place, number: int, pools: tuple[str, ...], **conf: object) -> dict[str, list[str]]:
+def _stopped(
+    at: Place, number: int, pools: tuple[str, ...], **conf: object
+) -> dict[str, list[str]]:
     """Four tasks of 2 s in each pool, told to stop while the first runs; their ids by pool."""
     workers = {
         pool: at.worker(pool, 1, queues=pool, broker_transport_options={"lease": 30}, **conf)
@@ -158,9 +160,7 @@ def test_lost_connections_and_broker_restarts_under_load(fleet: Fleet) -> None:
         while not stop.is_set():
             for pool in POOLS:
                 try:
-                    ids.append(
-                        fleet.send("work", random.uniform(0.0, 0.3), queue=pool, retry=True)
-                    )
+                    ids.append(fleet.send("work", random.uniform(0.0, 0.3), queue=pool, retry=True))
                 except Exception as error:  # noqa: BLE001 - the broker is away; it was not sent
                     print("not sent:", error)
             stop.wait(0.1)

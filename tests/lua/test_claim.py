@@ -260,18 +260,20 @@ def test_a_claim_buries_no_more_than_some_hundred(q: Queue) -> None:
 
 
 @pytest.mark.parametrize("source", ["unacked", "delayed"])
-def test_the_dead_do_not_hide_what_is_behind_them(q: Queue, source: str) -> None:
-    q.put(*range(5), ttl_ms=20, delay_ms=500 * (source == "delayed"))
-    q.put("alive", delay_ms=1000 * (source == "delayed"))
+def test_behind_the_dead_the_order_is_kept(q: Queue, source: str) -> None:
+    """With room for one, five that are dead once hid the one behind them from it."""
+    delay = {"unacked": 0, "delayed": 500}[source]
+    q.put(*range(5), ttl_ms=20, delay_ms=delay)
+    q.put("alive", delay_ms=2 * delay)
     if source == "unacked":
         q.take()
+    q.put("ready")
+    q.put("low", step=3)
     q.expire()
     q.fall_due()
     time.sleep(0.022)
-    got = q.claim(3)
-    while not got.deliveries and got.more:
-        got = q.claim(3)
-    assert names(got.deliveries) == ["alive"]
+    assert names(q.take(1) + q.take(1) + q.take(1)) == ["alive", "ready", "low"]
+    assert len(q.dead) == 5
 
 
 # ── the count at the head of a message ────────────────────────────────────────────────────────

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,14 @@ from tests.servers import Server
 
 
 @pytest.fixture
-def lua(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def lua(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory of scripts of a test's own."""
     (tmp_path / "lib").mkdir()
     monkeypatch.setattr(scripts, "lua_dir", lambda: tmp_path)
-    scripts.get.cache_clear()
-    scripts.names.cache_clear()
-    yield tmp_path
-    monkeypatch.undo()
-    scripts.get.cache_clear()
-    scripts.names.cache_clear()
+    # Without their memory: that of the real scripts stays as it is.
+    monkeypatch.setattr(scripts, "get", scripts.get.__wrapped__)
+    monkeypatch.setattr(scripts, "names", scripts.names.__wrapped__)
+    return tmp_path
 
 
 def write(lua: Path, **files: str) -> None:
@@ -52,7 +49,6 @@ def test_a_module_is_there_once_and_before_its_users(lua: Path) -> None:
 def test_a_comment_changes_no_sha(lua: Path) -> None:
     write(lua, job="-- job: x\nreturn 1\n")
     before = scripts.get("job").sha
-    scripts.get.cache_clear()
     write(lua, job="-- job: y\n\n  -- why\nreturn 1\n")
     assert scripts.get("job").sha == before
 

@@ -1,1 +1,1 @@
-"""Celery on stock Kombu and on atomq: the same scenarios, with nothing changed but the URL's scheme."""
+"""Celery on stock Kombu and on atomq: the same scenarios, only the URL's scheme changed."""

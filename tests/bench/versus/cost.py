@@ -1,16 +1,19 @@
-"""What a task costs: round trips, commands and CPU of the server, tasks a second, CPU of a client."""
+"""What a task costs: round trips, server commands and CPU, client CPU, tasks a second."""
 
 from __future__ import annotations
 
-import os
+import re
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from tests.bench.stock import Stock
-from tests.bench.versus.side import Group, Side, told
-from tests.contrib.rig import Worker
+from tests.bench.versus.side import BARE, SIDES, Group, Side, told
+from tests.contrib.rig import Ledger, Worker
 
 POOLS = (("prefork", 1), ("prefork", 8), ("threads", 8), ("solo", 1))
 TRIPS = {("prefork", 1): 1.6}  # 1.3 in the others
@@ -30,23 +33,21 @@ class Spent:
 
 def busy(side: Side, worker: Worker, queue: str, count: int) -> Spent:
     """Fill a queue, let the worker at it, and wait until it is done."""
-    meter = side.meter
     marks = _marks(side)
     side.publish(count, queue=queue)
     worker_before, began = worker.cpu(), time.perf_counter()
     side.app.control.add_consumer(queue, reply=False)
-    done, asked = side.drained(queue, 120)
+    done, requests, asked = side.drained(queue, 120)
     seconds = time.perf_counter() - began
     if not done:
-        raise AssertionError(f"{side.name}: {side.left(queue)} of {count} tasks left\n{worker.log[-2000:]}")
+        left = side.left(queue)
+        raise AssertionError(f"{side.name}: {left} of {count} tasks left\n{worker.log[-2000:]}")
     cpu = worker.cpu() - worker_before
-    after = _marks(side)
-    trips, commands, server = (a - b for a, b in zip(after, marks, strict=True))
+    trips, commands, server = (b - a for a, b in zip(marks, _marks(side), strict=True))
     side.app.control.cancel_consumer(queue, reply=False)
-    del meter
     return Spent(
-        (trips - asked) / count,
-        (commands - 2 * asked) / count,
+        (trips - requests) / count,
+        (commands - asked) / count,
         server * 1e6 / count,
         cpu * 1e6 / count,
         count / seconds,
@@ -58,21 +59,53 @@ def _marks(side: Side) -> tuple[float, float, float]:
     return info["total_reads_processed"], side.meter.commands(), side.meter.cpu()
 
 
-def worker_cost(sides: list[Side], *, quick: bool, pools: Any = POOLS) -> list[Group]:
+def unbound(pool: str, slots: int, count: int, directory: Path) -> float:
+    """Tasks a second of the same worker with no server at all: see `memory.py`."""
+    directory.mkdir(exist_ok=True)
+    worker = Worker(
+        "versus-memory://",
+        directory,
+        Ledger(directory / "ledger"),
+        pool=pool,
+        concurrency=slots,
+        args=(*BARE, "-I", "tests.bench.versus.tasks"),
+        env={"VERSUS_FILL": str(count)},
+    )
+    try:
+        worker.await_log("versus: .* s, CPU", 90)
+        found = re.search(r"versus: ([\d.]+) s, CPU", worker.log)
+        assert found is not None
+        return count / float(found[1])
+    finally:
+        worker.kill()
+
+
+def worker_cost(
+    sides: list[Side], *, quick: bool, pools: Sequence[tuple[str, int]] = POOLS
+) -> list[Group]:
     """Round trips, commands and time of a no-op task, its publish included."""
     count, rounds = (1200, 1) if quick else (4000, 3)
-    groups = {
-        "trips": Group(
-            "round trips a task",
-            "requests the server reads for a task's whole life, its publish included",
-        ),
-        "commands": Group("commands a task", "commands the server runs for it, those in scripts too"),
-        "server": Group("server CPU a task", "time of the server's main thread for it"),
-        "worker": Group("worker CPU a task", "time of the worker's main process for it, without children"),
-        "rate": Group("no-op tasks/s", "acks_late, one worker, a full queue; medians of alternating runs"),
-    }
+    trips = Group(
+        "round trips", "requests the server reads for a task's whole life, its publish included"
+    )
+    commands = Group("commands", "commands the server runs for a task, those inside scripts too")
+    server = Group(
+        "server CPU", "time of the server's main thread for a task, its publish included"
+    )
+    client = Group(
+        "worker CPU", "time of the worker's main process for a task, without its children"
+    )
+    rates = Group(
+        "no-op tasks/s", "acks_late, one worker, a full queue; medians of alternating runs"
+    )
+    ceiling = Group(
+        "ceiling",
+        "stock: a transport in the worker's own memory, without a server: what Celery itself takes",
+    )
     for pool, slots in pools:
+        name = f"{pool} -c{slots}"
         found: dict[str, list[Spent]] = {side.name: [] for side in sides}
+        best: list[float] = []
         workers = {}
         for side in sides:
             side.end()
@@ -82,39 +115,52 @@ def worker_cost(sides: list[Side], *, quick: bool, pools: Any = POOLS) -> list[G
         for turn in range(rounds + 1):
             for side in sides:
                 # The first one warms up: children, scripts, bindings.
-                size = count if turn else 200
-                spent = busy(side, workers[side.name], f"q{turn}", size)
+                spent = busy(side, workers[side.name], f"q{turn}", count if turn else 200)
                 if turn:
                     found[side.name].append(spent)
+            if turn and not quick:
+                best.append(unbound(pool, slots, count, sides[0].directory / "memory"))
         for side in sides:
             side.end()
-        name = f"{pool} -c{slots}"
 
-        def of(what: str) -> tuple[list[float], list[float]]:
-            return tuple([getattr(s, what) for s in found[side]] for side in ("stock", "atomq"))  # type: ignore[return-value] # noqa: B023
+        _compare(trips, name, found, "trips", "{:.2f}", most=TRIPS.get((pool, slots), 1.3))
+        _compare(commands, name, found, "commands", "{:.1f}")
+        _compare(server, name, found, "server_us", "{:.0f} µs", ratio=True, most=0.4)
+        _compare(client, name, found, "worker_us", "{:.0f} µs", ratio=True)
+        _compare(rates, name, found, "rate", "{:,.0f}", ratio=True, least=RATES.get((pool, slots)))
+        if best and "atomq" in found:
+            ours = [one.rate for one in found["atomq"]]
+            least = 0.75 if (pool, slots) in RATES else None
+            ceiling.add(
+                name,
+                told(best, "{:,.0f}"),
+                told(ours, "{:,.0f}"),
+                _ratio(ours, best),
+                "×",
+                least=least,
+            )
+    return [group for group in (trips, commands, server, client, rates, ceiling) if group.rows]
 
-        stock, ours = of("trips")
-        most = TRIPS.get((pool, slots), 1.3)
-        groups["trips"].add(name, told(stock), told(ours), statistics.median(ours), most=most)
-        stock, ours = of("commands")
-        groups["commands"].add(name, told(stock), told(ours))
-        stock, ours = of("server_us")
-        ratio = _ratio(ours, stock)
-        groups["server"].add(name, told(stock, "{:.0f} µs"), told(ours, "{:.0f} µs"), ratio, "×", most=0.4)
-        stock, ours = of("worker_us")
-        groups["worker"].add(
-            name, told(stock, "{:.0f} µs"), told(ours, "{:.0f} µs"), _ratio(ours, stock), "×"
-        )
-        stock, ours = of("rate")
-        groups["rate"].add(
-            name,
-            told(stock, "{:,.0f}"),
-            told(ours, "{:,.0f}"),
-            _ratio(ours, stock),
-            "×",
-            least=RATES.get((pool, slots)),
-        )
-    return list(groups.values())
+
+def _compare(
+    group: Group,
+    name: str,
+    found: dict[str, list[Spent]],
+    what: str,
+    form: str,
+    *,
+    ratio: bool = False,
+    most: float | None = None,
+    least: float | None = None,
+) -> None:
+    values = {side: [getattr(one, what) for one in some] for side, some in found.items()}
+    texts = [told(values[side], form) if side in values else "" for side in SIDES]
+    value: float | None = None
+    if not ratio:
+        value = statistics.median(values["atomq"]) if "atomq" in values else None
+    elif len(values) == len(SIDES):
+        value = _ratio(values["atomq"], values["stock"])
+    group.add(name, texts[0], texts[1], value, "×" if ratio else "", most=most, least=least)
 
 
 def _ratio(ours: list[float], stock: list[float]) -> float:
@@ -136,43 +182,45 @@ def raw(sides: list[Side], *, quick: bool) -> list[Group]:
                 peer.consume()
                 marks.append(time.process_time())
             if turn:
-                found[side.name].append([(b - a) * 1e6 / count for a, b in zip(marks, marks[1:], strict=False)])
+                spent = [(b - a) * 1e6 / count for a, b in pairwise(marks)]
+                found[side.name].append([*spent, sum(spent)])
     group = Group(
-        "raw Kombu", "CPU of one client that publishes a message, consumes and acks it, without Celery"
+        "raw Kombu", "CPU of a client without Celery that publishes a message, consumes and acks it"
     )
-    parts = ("publish", "consume + ack")
-    for i, part in enumerate(parts):
-        stock, ours = ([one[i] for one in found[name]] for name in ("stock", "atomq"))
-        group.add(part, told(stock, "{:.0f} µs"), told(ours, "{:.0f} µs"), _ratio(ours, stock), "×")
-    stock, ours = ([sum(one) for one in found[name]] for name in ("stock", "atomq"))
-    group.add("all of it", told(stock, "{:.0f} µs"), told(ours, "{:.0f} µs"), _ratio(ours, stock), "×", most=0.25)
+    for i, (part, most) in enumerate(
+        (("publish", None), ("consume + ack", None), ("all of it", 0.25))
+    ):
+        stock, ours = ([one[i] for one in found[name]] for name in SIDES)
+        told_stock, told_ours = told(stock, "{:.0f} µs"), told(ours, "{:.0f} µs")
+        group.add(part, told_stock, told_ours, _ratio(ours, stock), "×", most=most)
     return [group]
 
 
 def idle(sides: list[Side], *, quick: bool) -> list[Group]:
     """What lies in wait: connections of an idle worker, bytes of a queued task."""
     del quick
-    group = Group("at rest", "an idle prefork worker's connections to the broker; memory of a task that waits")
+    group = Group(
+        "at rest",
+        "connections to the broker of an idle prefork worker; memory of a task that waits",
+    )
     connections, size = {}, {}
     for side in sides:
         side.end()
+        side.publish(1)  # our own connections are there now
         before = len(side.admin.client_list())
-        worker = side.worker("prefork", 2, args=("-l", "WARNING"))
-        worker.ready()
-        side.publish(10)
+        worker = side.worker("prefork", 2, args=("-l", "WARNING")).ready()
         side.drained()
         time.sleep(1.5)
-        own = len(side.app.pool._resource.queue) if hasattr(side.app.pool, "_resource") else 0
-        del own
-        mine = {os.getpid()}
-        del mine
         connections[side.name] = len(side.admin.client_list()) - before
+        worker.kill()
         side.end()
         side.publish(1)
-        used = side.admin.info("memory")["used_memory"]
+        used = side.admin.info("memory")["used_memory"]  # type: ignore[index]
         side.publish(2000)
-        size[side.name] = (side.admin.info("memory")["used_memory"] - used) / 2000
+        size[side.name] = (side.admin.info("memory")["used_memory"] - used) / 2000  # type: ignore[index]
         side.end()
-    group.add("connections", str(connections["stock"]), str(connections["atomq"]), connections["atomq"], most=3)
-    group.add("bytes a queued task", f"{size['stock']:,.0f}", f"{size['atomq']:,.0f}")
+    texts = [str(connections.get(side, "")) for side in SIDES]
+    group.add("connections of an idle worker", *texts, connections.get("atomq"), most=3)
+    texts = [f"{size[side]:,.0f}" if side in size else "" for side in SIDES]
+    group.add("bytes of a queued task", *texts)
     return [group]

@@ -1,7 +1,7 @@
 """A transport without a server, driven by the event loop: what Celery itself costs, the ceiling.
 
-A worker given VERSUS_FILL puts so many no-op tasks into its own memory as soon as it is ready, works
-them off, and prints how long that took. Messages are JSON, as on any wire.
+A worker given VERSUS_FILL puts so many no-op tasks into its own memory as soon as it is ready,
+works them off, and prints how long that took. Messages are JSON, as on any wire.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ class QoS(virtual.QoS):
             _state["full"] = False
             os.eventfd_write(_bell, 1)
         if _state["left"] == 0:
-            seconds, cpu = time.perf_counter() - _state["began"], time.process_time() - _state["cpu"]
+            seconds, cpu = (
+                time.perf_counter() - _state["began"],
+                time.process_time() - _state["cpu"],
+            )
             print(f"versus: {seconds:.6f} s, CPU {cpu:.6f} s.", flush=True)
 
 

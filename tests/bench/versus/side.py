@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import statistics
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -87,7 +89,9 @@ class Side(Place):
         more["args"] = (*more["args"], "-I", "tests.bench.versus.tasks")
         return super().worker(pool, concurrency, **more)
 
-    def publish(self, count: int, name: str = "noop", queue: str = "celery", **options: Any) -> list[str]:
+    def publish(
+        self, count: int, name: str = "noop", queue: str = "celery", **options: Any
+    ) -> list[str]:
         """Send so many tasks over one connection; their ids."""
         with self.app.producer_pool.acquire(block=True) as producer:
             return [
@@ -95,30 +99,48 @@ class Side(Place):
                 for _ in range(count)
             ]
 
-    def held(self, queue: str = "celery") -> int:
-        """Messages that workers have and did not ack."""
-        key = "unacked" if self.name == "stock" else f"_atomq.{{{queue}}}.records"
-        return int(self.admin.hlen(key))  # type: ignore[arg-type]
+    def flood(self, count: int, name: str = "mark", queue: str = "celery") -> list[str]:
+        """The same at once, as a crowd of stock producers would: copies of one message."""
+        (first,) = self.publish(1, name, "versus-template")
+        (raw,) = self.admin.lrange("versus-template", 0, 0)  # type: ignore[misc]
+        self.admin.delete("versus-template")
+        tag = json.loads(raw)["properties"]["delivery_tag"]
+        text = raw.decode().replace("versus-template", queue)
+        ids = [str(uuid.uuid4()) for _ in range(count)]
+        copies = [text.replace(first, one).replace(tag, str(uuid.uuid4())) for one in ids]
+        self.admin.lpush(queue, *copies)
+        return ids + self.publish(1, name, queue)  # with a token, so that nobody sleeps on
+
+    def _places(self, queue: str) -> list[tuple[str, str]]:
+        """Where messages are that are not done with: how to ask, and whom."""
+        held = ("HLEN", "unacked" if self.name == "stock" else f"_atomq.{{{queue}}}.records")
+        later = [("ZCARD", f"_atomq.{{{queue}}}.delayed")] if self.name == "atomq" else []
+        return [("LLEN", queue), held, *later]
 
     def ready(self, queue: str = "celery") -> int:
-        return int(self.admin.llen(queue))  # type: ignore[arg-type]
+        """Messages that wait."""
+        return int(self.admin.execute_command(*self._places(queue)[0]))
+
+    def held(self, queue: str = "celery") -> int:
+        """Messages that workers have and did not ack."""
+        return int(self.admin.execute_command(*self._places(queue)[1]))
 
     def left(self, queue: str = "celery") -> int:
         """Messages that are not done with."""
         with self.admin.pipeline(transaction=False) as pipe:
-            pipe.llen(queue)
-            pipe.hlen("unacked" if self.name == "stock" else f"_atomq.{{{queue}}}.records")
+            for command in self._places(queue):
+                pipe.execute_command(*command)
             return sum(pipe.execute())
 
-    def drained(self, queue: str = "celery", seconds: float = 60, *, pause: float = 0.02) -> tuple[bool, int]:
-        """Wait until nothing is left; whether that came about, and how often was asked."""
-        deadline, asked = time.monotonic() + seconds, 0
+    def drained(self, queue: str = "celery", seconds: float = 60) -> tuple[bool, int, int]:
+        """Wait until nothing is left; whether that came about, requests and commands it took."""
+        deadline, asked, places = time.monotonic() + seconds, 0, len(self._places(queue))
         while time.monotonic() < deadline:
             asked += 1
             if not self.left(queue):
-                return True, asked
-            time.sleep(pause)
-        return False, asked
+                return True, asked, asked * places
+            time.sleep(0.02)
+        return False, asked, asked * places
 
     def end(self) -> None:
         """Kill the workers there are, and forget everything in the server."""
@@ -140,11 +162,11 @@ class Side(Place):
 
 
 @contextlib.contextmanager
-def both(kind: str) -> Iterator[list[Side]]:
-    """Stock and atomq, each with a fresh server. Nothing of them is left behind."""
+def both(kind: str, only: str | None = None) -> Iterator[list[Side]]:
+    """Stock and atomq (or one of them), each with a fresh server. Nothing is left behind."""
     with tempfile.TemporaryDirectory(prefix="atomq-versus-") as root, ExitStack() as stack:
         sides = []
-        for name in SIDES:
+        for name in [only] if only else SIDES:
             directory = Path(root) / name
             directory.mkdir()
             side = Side(name, kind, directory)

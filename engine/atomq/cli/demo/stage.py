@@ -1,7 +1,8 @@
 """Where the acts play: a server, a scratch directory and worker processes, all removed at the end.
 
 `Stage` cleans up when its `with` block is left, also by Ctrl-C, SIGTERM or SIGHUP. Should the demo
-itself be killed, its workers notice that their stdin has ended, and clean up in its place.
+itself be killed, a watchman and the workers notice that their stdin has ended, and clean up in its
+place.
 """
 
 from __future__ import annotations
@@ -133,6 +134,7 @@ class Stage:
         # of their own.
         shared = self._given_url is not None or self._directory is not None
         self.prefix = f"demo-{secrets.token_hex(3)}." if shared else ""
+        self._watchman = Process(0, __name__, self.log, [*self._left_behind(), "watch"])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -144,6 +146,7 @@ class Stage:
             self.end_processes(_HURRY)
             self._end_server()
         finally:
+            self._watchman.kill()
             if not self._keep:
                 shutil.rmtree(self._scratch, ignore_errors=True)
             for number, handler in self._handlers.items():
@@ -152,14 +155,14 @@ class Stage:
     # ── what acts ask for ─────────────────────────────────────────────────────────────────────
 
     def processes(self, module: str, count: int) -> list[Process]:
-        """Start so many worker processes of a module; they wait for what `tell` says.
-
-        Called before `open`: a demo that is killed from then on is cleaned up by its workers.
-        """
-        argv = ["" if self._keep else str(self._scratch), str(self._home) if self._ours else ""]
+        """Start so many worker processes of a module; they wait for what `tell` says."""
         for number in range(1, count + 1):
-            self._processes.append(Process(number, module, self.log, argv))
+            self._processes.append(Process(number, module, self.log, self._left_behind()))
         return list(self._processes)
+
+    def _left_behind(self) -> list[str]:
+        """What whoever outlives the demo has to remove: the arguments of `sweep`."""
+        return ["" if self._keep else str(self._scratch), str(self._home) if self._ours else ""]
 
     def open(self, engine: Engine) -> None:
         """Reach the server, started if it is the embedded one. Raises as `Engine.run` does."""
@@ -294,4 +297,7 @@ def sweep(scratch: str, home: str) -> None:
 
 
 if __name__ == "__main__":
+    if "watch" in sys.argv[3:]:
+        while os.read(0, 4096):
+            pass
     sweep(*sys.argv[1:3])

@@ -10,12 +10,14 @@ import atexit
 import gc
 import threading
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from atomq import calls, flows
 from atomq.address import Address
 from atomq.calls import Call, Claimed
 from atomq.client import Engine
+from atomq.contrib.kombu import worker
 from atomq.contrib.kombu.bindings import Bindings
 from atomq.contrib.kombu.doubts import Doubts
 from atomq.errors import AtomqError
@@ -106,16 +108,17 @@ def _at_exit() -> None:
             continue
 
 
-def eta_ms(eta: Any, utc: bool) -> int | None:
-    """An ISO 8601 time as ms since 1970; None where it is none."""
-    from datetime import UTC, datetime
+def eta_ms(eta: Any) -> int | None:
+    """An ISO 8601 time as ms since 1970; None where it is none.
 
+    One without a timezone is read as Celery's worker would read it.
+    """
     if not isinstance(eta, str):
         return None
     try:
         parsed = datetime.fromisoformat(eta)
-    except ValueError:
+        if parsed.tzinfo is None:
+            parsed = parsed.replace(tzinfo=worker.timezone())
+        return int(parsed.timestamp() * 1000)
+    except (ValueError, OverflowError):
         return None
-    if parsed.tzinfo is None:
-        parsed = parsed.replace(tzinfo=UTC) if utc else parsed.astimezone()
-    return int(parsed.timestamp() * 1000)

@@ -21,11 +21,11 @@ from kombu.utils.scheduling import cycle_by_name
 
 from atomq import calls
 from atomq.calls import Outgoing, Rejection
+from atomq.contrib.kombu import worker
 from atomq.contrib.kombu.bindings import LEAST_MS
 from atomq.contrib.kombu.broker import Broker, eta_ms
 from atomq.contrib.kombu.qos import Message, QoS
 from atomq.contrib.kombu.settings import Settings
-from atomq.contrib.kombu.worker import stopping
 from atomq.errors import AtomqError, InvalidMessage, ServerUnavailable
 from atomq.keys import QueueKeys
 from atomq.message import Delivery
@@ -74,7 +74,8 @@ class Channel(virtual.Channel):
         self.broker: Broker = connection.broker
         self.body_encoding = settings.body_encoding
         self.deadletter_queue = settings.deadletter_queue
-        self.fanout_queues: dict[str, tuple[str, str]] = {}
+        # Kombu binds a queue once a connection, whichever of its channels consumes it then.
+        self.fanout_queues: dict[str, tuple[str, str]] = connection.fanout_queues
         self.auto_delete_queues: set[str] = set()
         self.no_ack_queues: set[str] = set()
         self._expires: dict[str, int] = {}
@@ -111,7 +112,7 @@ class Channel(virtual.Channel):
         headers = message.get("headers") or {}
         due = None
         if headers.get("eta") is not None and self.settings.delay_in_server != "never":
-            due = eta_ms(headers["eta"], utc=True)
+            due = eta_ms(headers["eta"])
         return Outgoing(
             dumps(message),
             str(headers.get("id") or message["properties"]["delivery_tag"]),
@@ -154,13 +155,13 @@ class Channel(virtual.Channel):
             return f"{prefix}{exchange}/{routing_key}"
         return f"{prefix}{exchange}"
 
-    def subscriptions(self) -> dict[str, str]:
+    def subscriptions(self) -> list[tuple[str, str]]:
         """The patterns that its fanout consumers listen on, and the queue of each."""
-        return {
-            self.publish_topic(*self.fanout_queues[queue]): queue
-            for queue in self._active_queues
+        return [
+            (self.publish_topic(*self.fanout_queues[queue]), queue)
+            for queue in dict.fromkeys(self._active_queues)
             if queue in self.fanout_queues
-        }
+        ]
 
     # ── declare and bind ──────────────────────────────────────────────────────────────────────
 
@@ -382,6 +383,8 @@ class Channel(virtual.Channel):
             callback(payload)
         except self.connection.connection_errors:
             raise
+        except InvalidMessage as error:
+            self.qos._dead(delivery, "undecodable", error)
         except Exception as error:  # noqa: BLE001 - one bad message must not end the worker
             self._failed(delivery, error)
 
@@ -397,6 +400,8 @@ class Channel(virtual.Channel):
         headers = payload.get("headers")
         if headers is None:
             headers = payload["headers"] = {}
+        if fault := worker.fault(headers):
+            raise InvalidMessage(fault)
         if delivery.deliveries > 1:
             info["redelivered"] = True
             if "task" not in headers:
@@ -407,22 +412,21 @@ class Channel(virtual.Channel):
         return payload
 
     def _too_early(self, delivery: Delivery, payload: dict[str, Any], now_ms: int) -> bool:
-        """Send back what is not due yet; what the server found due has no eta left."""
+        """Send back what is not due yet."""
         headers = payload["headers"]
         eta = headers.get("eta") if isinstance(headers, dict) else None
         if eta is None or self.settings.delay_in_server == "never":
             return False
-        due = eta_ms(eta, utc=True)
+        due = eta_ms(eta)
         if due is None:
             return False
         if due > now_ms + 1:
             self.qos.release(delivery, delay_ms=due - now_ms, counted=False)
             return True
-        headers["eta"] = None
         return False
 
     def _failed(self, delivery: Delivery, error: Exception) -> None:
-        if stopping():  # whatever it met, it is a consumer that goes away
+        if worker.stopping():  # whatever it met, it is a consumer that goes away
             self.qos._quick_ack(delivery.receipt)
             if not delivery.settled:
                 self.broker.give_back(self.broker.keys(delivery.queue), [delivery.receipt])

@@ -32,6 +32,9 @@ log = logging.getLogger("atomq.kombu")
 
 Taken = dict[str, list[str]]  # receipts whose acks ride along, by queue
 
+# Seconds a wait lasts, and the server ends it up to 0.07 s late: an expired lease is offered again
+# within a second.
+CAP = (0.75, 0.9)
 PATIENCE = 5.0  # seconds an answer may be late before the connection counts as dead
 QUICK = 1.0  # seconds a connection must have lasted to be replaced without a word to Celery
 GONE = (server.ConnectionError, server.TimeoutError, OSError)
@@ -52,7 +55,7 @@ class Poller:
         self._hot: set[str] = set()  # queues that may have something to claim
         self._due_at = float("inf")
         self._buffer: deque[tuple[Channel, Delivery, int]] = deque()
-        self._patterns: dict[str, tuple[Channel, str]] = {}
+        self._patterns: dict[str, list[tuple[Channel, str]]] = {}
         self._on_socket: Callable[[int | None], None] = lambda _: None
         self._all_at = 0.0
         self._watch = Watch(self._broker)
@@ -89,7 +92,6 @@ class Poller:
     def forget(self, channel: Channel) -> None:
         """A channel closes."""
         self._return(lambda ch, _: ch is channel)
-        self._patterns = {p: (ch, q) for p, (ch, q) in self._patterns.items() if ch is not channel}
 
     def _return(self, which: Callable[[Channel, Delivery], bool]) -> None:
         if self._transport.lost:
@@ -163,7 +165,7 @@ class Poller:
         channels = [] if stopping() else self._claiming()
         if now >= self._due_at or now >= self._all_at:
             self._due_at = float("inf")
-            self._all_at = now + 1.0 * random.uniform(0.8, 1.2)
+            self._all_at = now + random.uniform(*CAP)
             self._hot.update(name for channel in channels for name in channel.claimed_queues())
             self._look_beside()
         for channel in channels:
@@ -227,8 +229,8 @@ class Poller:
             self.pump()
             return
         if keys:
-            # The server's own timer ends the wait: whatever was missed is found within 1.2 s.
-            seconds = random.uniform(0.8, 1.2)
+            # The server's own timer ends the wait: whatever was missed is found within a second.
+            seconds = random.uniform(*CAP)
             self._arm([name for channel in channels for name in channel.claimed_queues()])
             self._blocked = keys
             self._until = time.monotonic() + seconds + PATIENCE
@@ -254,11 +256,10 @@ class Poller:
             self._broken(error)
 
     def _subscribe(self) -> None:
-        wanted = {
-            pattern: (channel, queue)
-            for channel in self._transport.channels
-            for pattern, queue in channel.subscriptions().items()
-        }
+        wanted: dict[str, list[tuple[Channel, str]]] = {}
+        for channel in self._transport.channels:
+            for pattern, queue in channel.subscriptions():
+                wanted.setdefault(pattern, []).append((channel, queue))
         new = [pattern for pattern in wanted if pattern not in self._patterns]
         old = [pattern for pattern in self._patterns if pattern not in wanted]
         self._patterns = wanted
@@ -468,22 +469,27 @@ class Poller:
             return False
         if push[0] != b"pmessage":
             return bool(push[0] == b"psubscribe")  # stock's drain_events() ends with that, too
-        channel, queue = self._patterns.get(push[1].decode(), (None, ""))
-        callback = self._transport._callbacks.get(queue)
-        if channel is None or callback is None or not push[3]:
-            return False
-        try:
-            payload = json.loads(push[3])
-        except ValueError:
-            log.warning("an unreadable broadcast on %r was dropped", push[2])
-            return False
-        callback(payload)
-        return True
+        handed = False
+        for _, queue in self._patterns.get(push[1].decode(), ()):
+            callback = self._transport._callbacks.get(queue)
+            if callback is None or not push[3]:
+                continue
+            try:
+                payload = json.loads(push[3])
+            except ValueError:
+                log.warning("an unreadable broadcast on %r was dropped", push[2])
+                return False
+            callback(payload)
+            handed = True
+        return handed
 
     # ── health ────────────────────────────────────────────────────────────────────────────────
 
     def _check(self) -> None:
         if (self._claim is not None or self._blocked) and time.monotonic() > self._until:
+            # Who drains by hand may have been away for long: the answer lies here.
+            if self._line is not None and self._line.can_read(0):
+                return
             self._broken(server.ConnectionError("the broker did not answer in time"))
 
     def _broken(self, error: Exception) -> None:

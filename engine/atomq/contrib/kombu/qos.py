@@ -8,6 +8,7 @@ buffer of the process, and stay there until the server has answered.
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import traceback
 from typing import Any
@@ -18,8 +19,10 @@ from kombu.transport import virtual
 from atomq import calls, flows
 from atomq.calls import Rejection
 from atomq.contrib.kombu import worker
-from atomq.errors import AtomqError, ServerUnavailable
+from atomq.errors import AtomqError, InvalidMessage, ServerUnavailable
 from atomq.message import Delivery
+
+log = logging.getLogger("atomq.kombu")
 
 
 class Message(virtual.Message):
@@ -28,11 +31,19 @@ class Message(virtual.Message):
     def __init__(self, payload: dict[str, Any], channel: Any = None, **kwargs: Any) -> None:
         self.delivery: Delivery | None = payload.pop("atomq.delivery", None)
         self.undecodable: BaseException | None = None
-        super().__init__(payload, channel=channel, **kwargs)
+        try:
+            super().__init__(payload, channel=channel, **kwargs)
+        except Exception as error:
+            raise InvalidMessage(f"{type(error).__name__}: {error}") from error
+        if self.errors:
+            self.undecodable = self.errors[0][1]
 
     def _decode(self) -> Any:
         try:
-            return super()._decode()
+            decoded = super()._decode()
+            if fault := worker.fault(decoded):
+                raise InvalidMessage(fault)
+            return decoded
         except Exception as error:
             self.undecodable = error
             raise
@@ -75,7 +86,7 @@ class QoS(virtual.QoS):
             if requeue:
                 self._requeue(delivery)
             else:
-                self._dead(delivery, "rejected", message.undecodable or sys.exc_info()[1])
+                self._dead(delivery, "rejected", message.undecodable or _reason(delivery))
         self._quick_ack(delivery_tag)
 
     def release(self, delivery: Delivery, *, delay_ms: int = 0, counted: bool = True) -> None:
@@ -100,16 +111,19 @@ class QoS(virtual.QoS):
         broker = self.channel.broker
         queue = broker.keys(delivery.queue)
         detail = "".join(traceback.format_exception_only(error)).strip() if error else ""
-        item = Rejection(delivery.receipt, _id_of(delivery), reason, detail)
+        item = Rejection(delivery.receipt, _id_of(delivery), reason, _sendable(detail))
         self._settle(
             delivery,
             lambda: flows.in_batches([item], lambda some: calls.reject(queue, some)),
         )
 
     def _settle(self, delivery: Delivery, flow: Any) -> None:
-        keeper = self.channel.broker.keeper
-        with contextlib.suppress(AtomqError):
-            keeper.settle([delivery.receipt], flow)
+        try:
+            self.channel.broker.keeper.settle([delivery.receipt], flow)
+        except AtomqError as error:
+            # It comes back when its lease ends: nobody is helped by a worker that ends for it.
+            log.warning("%s was not settled: %s", delivery, error)
+            self.channel.broker.keeper.drop([delivery.receipt])
 
     # ── leaving ───────────────────────────────────────────────────────────────────────────────
 
@@ -151,8 +165,18 @@ class QoS(virtual.QoS):
         return set(worker.requests()) if self._delivered else set(), set()
 
 
+def _reason(delivery: Delivery) -> BaseException | None:
+    return sys.exc_info()[1] or worker.failure_of(_id_of(delivery))
+
+
 def _id_of(delivery: Delivery) -> str:
     try:
-        return delivery.envelope.headers.get("id") or delivery.envelope.id
+        name = delivery.envelope.headers.get("id")
+        return _sendable(name if isinstance(name, str) and name else delivery.envelope.id)
     except AtomqError:
         return ""
+
+
+def _sendable(text: str) -> str:
+    """Without what JSON can say and UTF-8 cannot: half of a surrogate pair."""
+    return text.encode("utf-8", "replace").decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 import redis
@@ -49,6 +50,8 @@ class Transport(virtual.Transport):
         self.settings = Settings.of(client)
         self.broker = broker_of(self.settings.address)
         self.lost = False
+        self.fanout_queues: dict[str, tuple[str, str]] = {}
+        """Exchange and routing key of the queues bound to fanout exchanges."""
         self._loop: Any = None
         self._timer: Any = None
         super().__init__(client, **kwargs)
@@ -71,6 +74,12 @@ class Transport(virtual.Transport):
             if isinstance(error.__cause__, OSError | server.RedisError):
                 raise error.__cause__ from None
             raise
+        if "celery.worker.control" in sys.modules:
+            from atomq.contrib.kombu import control, due, worker
+
+            control.install()
+            due.install()
+            worker.note_failures()
         return super().establish_connection()
 
     def close_connection(self, connection: Any) -> None:
@@ -118,7 +127,8 @@ class Transport(virtual.Transport):
 
     def wake_in(self, seconds: float) -> None:
         """A delayed message falls due then."""
-        if self._loop is not None:
+        # What falls due later is told again by the claim of every second.
+        if self._loop is not None and seconds < 2.0:
             self._loop.call_later(max(0.0, seconds), self._on_tick)
 
     def _every_second(self) -> None:

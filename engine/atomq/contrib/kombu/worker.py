@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
+from datetime import UTC, tzinfo
 from typing import Any
 
 from kombu.utils.compat import detect_environment
@@ -66,6 +68,70 @@ def killed(tag: str) -> bool:
     if not terminating() or detect_environment() == "default":
         return False
     return bool(getattr(requests().get(tag), "_already_cancelled", False))
+
+
+_last = threading.local()
+
+
+def note_failures() -> None:
+    """Remember why a task failed: Celery rejects its message a moment later and does not say."""
+    from celery.signals import task_failure
+
+    task_failure.connect(_failed, weak=False, dispatch_uid="atomq.failed")
+
+
+def _failed(task_id: str = "", exception: BaseException | None = None, **_: Any) -> None:
+    _last.failure = (task_id, exception)
+
+
+def failure_of(task_id: str) -> BaseException | None:
+    """Why this task failed, if it was the last one of this thread to fail."""
+    failed_id, exception = getattr(_last, "failure", ("", None))
+    return exception if task_id and failed_id == task_id else None
+
+
+# What Celery reads of a task outside every guard of its own: a wrong type there would end the
+# worker, or keep one of the pool's places for ever.
+_TEXT = (str, type(None))
+_TYPES: dict[str, tuple[type, ...]] = {
+    "id": (str,),
+    "task": (str,),
+    "shadow": _TEXT,
+    "root_id": _TEXT,
+    "parent_id": _TEXT,
+    "group": _TEXT,
+    "retries": (int, type(None)),
+    "timelimit": (list, tuple, type(None)),
+    "stamped_headers": (list, tuple, type(None)),
+    "stamps": (dict, type(None)),
+}
+
+
+def fault(task: Any) -> str:
+    """What is wrong with a task, by its headers or, in Celery's first protocol, its body; or ""."""
+    if "celery.worker.strategy" not in sys.modules or not isinstance(task, dict):
+        return ""
+    if "task" not in task:
+        return ""
+    for name, types in _TYPES.items():
+        value = task.get(name)
+        if not isinstance(value, types):
+            return f"the task's {name} is {type(value).__name__}"
+    limits = task.get("timelimit") or (None, None)
+    if len(limits) != 2 or not all(isinstance(x, int | float | None) for x in limits):
+        return "the task's timelimit is not a pair of numbers"
+    if not all(isinstance(stamp, str) for stamp in task.get("stamped_headers") or ()):
+        return "the task's stamped_headers are not text"
+    return ""
+
+
+def timezone() -> tzinfo:
+    """The timezone in which Celery reads a time that names none; UTC without Celery."""
+    state = sys.modules.get("celery._state")
+    if state is None:
+        return UTC
+    found = state.get_current_app().timezone
+    return found if isinstance(found, tzinfo) else UTC
 
 
 def in_gevent_hub() -> bool:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from atomq import Engine, Queue, QueueState
 from atomq.address import Address
 from atomq.cli.demo.celery_app.ledger import Played, outcome
-from atomq.cli.demo.celery_app.plan import FEW, LONG, Job, Plan, celery_url
-from atomq.cli.demo.celery_app.tally import Start, Tally, task_of
+from atomq.cli.demo.celery_app.plan import FEW, LONG, Job, Plan, celery_options, celery_url
+from atomq.cli.demo.celery_app.tally import Clocks, Start, Tally, task_of
 from atomq.cli.demo.deaths import Deaths
 from atomq.cli.demo.outcome import Outcome
 from atomq.cli.demo.view import Pace, QueueRow, Show, WorkerRow
@@ -35,7 +35,7 @@ BOOT = 40.0  # seconds the workers may take to be ready
 PATIENCE = 15.0  # seconds (and a long task) without any progress, then the act is over
 STRIDE = 100  # tasks sent between two looks
 QUEUE = "celery"
-# The exchanges that Celery's workers bind to, whose tables are left in the server.
+# The exchanges that Celery's workers bind to: their tables stay in the server.
 EXCHANGES = (QUEUE, "celery.pidbox", "reply.celery.pidbox", "celeryev")
 
 
@@ -74,9 +74,10 @@ class _Play:
         self.long = ""
         self.long_worker: int | None = None
         self.state: QueueState
-        self.skew = 0.0
+        self.clocks = Clocks()
         self.connections: int | None = None
         self.asked_at = 0.0
+        self.restarts = 0
         self.pace = Pace()
 
     # ── the act ───────────────────────────────────────────────────────────────────────────────
@@ -114,6 +115,7 @@ class _Play:
                 state=self.state,
                 dead=self.deaths.letters(),
                 connections=self.connections,
+                restarts=self.restarts,
             )
         )
 
@@ -123,15 +125,16 @@ class _Play:
 
         url = celery_url(self.engine.address, self.stage.url)
         app: dict[str, Any] = {"url": url, "queue": QUEUE, "prefix": self.stage.prefix}
-        self.sender = build(**app, options=self.options, results=False)
-        self.app = build(**app, options=self.options)
+        options = celery_options(self.engine.address)
+        self.sender = build(**app, options=options, results=False)
+        self.app = build(**app, options=options)
         for worker in self.deaths.workers:
-            options = {**self.options, "client_name": self.client_name(worker.number)}
+            named = {**options, "client_name": self.client_name(worker.number)}
             worker.tell(
                 {
                     "worker": worker.number,
                     "notes": str(self.notes),
-                    "app": {**app, "options": options},
+                    "app": {**app, "options": named},
                 }
             )
 
@@ -148,6 +151,7 @@ class _Play:
             self.look()
             self.deaths.count()
             if self.stage.restarted():
+                self.restarts += 1
                 self.show.event("the server died and was started again", "red")
             self.follow_up(looked_at - began)
             self.paint()
@@ -191,8 +195,9 @@ class _Play:
         self.take_notes()
         self.take_results()
         # In this order: a worker acks a task after its result is there.
+        asked = time.time()
         self.state = self.queue.state()
-        self.skew = self.state.now_ms / 1000 - time.time()
+        self.clocks.asked(asked, self.state.now_ms, time.time())
         if self.tally.jobs and time.monotonic() > self.asked_at + 1:
             self.asked_at = time.monotonic()
             self.count_connections()
@@ -210,10 +215,10 @@ class _Play:
             worker = note["worker"]
             if "ready" in note:
                 self.ready[worker] = note["ready"]
-                self.show.event(f"worker {worker} is ready (pid {note['ready']})")
+                self.show.event(f"worker {worker} is ready")
                 continue
             self.deaths.holders[note["holder"]] = worker
-            start = Start(worker, note["at"] + self.skew, note["deliveries"])
+            start = Start(worker, self.clocks.server(note["at"]), note["deliveries"])
             self.tally.start(note["start"], start)
             if note["start"] == self.long:
                 self.long_worker = worker
@@ -298,7 +303,7 @@ class _Play:
             for exchange in EXCHANGES
             for kind in ("binding", "binding_permanent")
         ]
-        engine.command("DEL", *tables)
+        engine.command("DEL", f"{prefix}_kombu.binding_deadlines", *tables)
         results = [self.app.backend.get_key_for_task(task) for task in self.tally.jobs]
         for at in range(0, len(results), STRIDE):
             engine.command("DEL", *results[at : at + STRIDE])

@@ -25,7 +25,10 @@ def build(
         task_reject_on_worker_lost=True,
         result_expires=600,
         broker_transport_options={"global_keyprefix": prefix, **options},
-        result_backend_transport_options={"global_keyprefix": prefix},
+        result_backend_transport_options={
+            "global_keyprefix": prefix,
+            "master_name": options.get("master_name"),
+        },
         broker_connection_retry_on_startup=True,
     )
     return app

@@ -14,6 +14,7 @@ from atomq.cli.demo.outcome import Entry, Outcome, rounded
 from atomq.cli.output import number, plural
 
 LATE = 1.0  # seconds: the message is there at its time, and then waits for a free slot
+BACK = 5.0  # seconds more in which a worker finds a server again that was away
 MOST_CONNECTIONS = 3  # of a worker to the broker
 
 
@@ -33,6 +34,8 @@ class Played:
     """Its dead letters."""
     connections: int | None
     """The most that a worker had to the broker; None: this user may not ask."""
+    restarts: int = 0
+    """How often the server died and was started again."""
 
     @property
     def published(self) -> int:
@@ -128,7 +131,8 @@ def _time(played: Played) -> Iterator[Entry]:
     note = f"the latest started {late[-1] * 1000:.0f} ms after its time" if late else "none started"
     if early:
         note = f"{number(early)} of them started too early"
-    punctual = bool(late) and not early and late[-1] <= LATE
+    within = LATE + BACK * played.restarts
+    punctual = bool(late) and not early and late[-1] <= within
     yield Entry("with an ETA", number(sent), note, punctual)
     timeout = played.visibility_timeout
     starts = played.long_starts

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from atomq.cli.demo.stage import settings_of_worker
@@ -33,7 +34,7 @@ def _mind(settings: dict[str, Any]) -> int:
         stdout=subprocess.DEVNULL,
         env=without_celerys(dict(os.environ))
         # A worker that is killed leaves its temporary files behind: in what the stage removes.
-        | {SETTINGS: json.dumps(settings), "TMPDIR": os.path.dirname(settings["notes"])},
+        | {SETTINGS: json.dumps(settings), "TMPDIR": str(Path(settings["notes"]).parent)},
     )
     signal.signal(signal.SIGTERM, lambda *_: worker.terminate())
     return worker.wait()

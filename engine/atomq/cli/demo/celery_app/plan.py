@@ -77,10 +77,21 @@ _SCHEMES = {
 }
 
 
+_IN_URL = ("username", "password", "db", "virtual_host", "ssl", "credential_provider")
+
+
+def celery_options(address: Address) -> dict[str, Any]:
+    """What else the URL said, as options of Celery's transport."""
+    given = address.options.given()
+    return {name: value for name, value in given.items() if name not in _IN_URL}
+
+
 def celery_url(address: Address, given: str) -> str:
     """The URL of the same server for Celery; an embedded one must be running."""
     if address.kind == "embedded":
         server = embedded.start(address.path)
         query = f"?virtual_host={address.db}" if address.db else ""
         return f"atomq+socket://{quote(str(server.socket))}{query}"
+    if address.kind == "sentinel":  # its query names the master, which Celery takes as an option
+        given = re.sub(r"\?[^;]*", "", given)
     return re.sub(r"(?:(?<=^)|(?<=;))([a-z+-]+)(?=://)", lambda m: _SCHEMES.get(m[1], m[1]), given)

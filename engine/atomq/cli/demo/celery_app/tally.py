@@ -19,6 +19,24 @@ def task_of(peeked: Peeked) -> str:
     return str(Envelope(peeked.raw).headers["id"])
 
 
+class Clocks:
+    """By how much the server's clock is ahead of ours."""
+
+    def __init__(self) -> None:
+        self._took = float("inf")
+        self._ahead = 0.0
+
+    def asked(self, before: float, now_ms: int, after: float) -> None:
+        """Between two times of ours it was `now_ms` there. The quickest answer is believed."""
+        if after - before < self._took:
+            self._took = after - before
+            self._ahead = now_ms / 1000 - (before + after) / 2
+
+    def server(self, at: float) -> float:
+        """A time of ours, by the server's clock."""
+        return at + self._ahead
+
+
 @dataclass(frozen=True)
 class Start:
     """One time that a task was started."""

@@ -1,0 +1,154 @@
+"""What a Celery worker answers when it is asked about delayed tasks, which wait in the server.
+
+`inspect scheduled` lists those of the worker's queues beside what it holds itself, and `revoke`
+takes them out: Celery's own list of revoked ids is a memory of some hours. Flower asks the same
+way. Both are put in place when a worker of ours connects.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from kombu.utils.functional import maybe_list
+
+from atomq import calls, flows
+from atomq.calls import Peeked, Verdict
+from atomq.contrib.kombu.broker import Broker
+from atomq.contrib.kombu.qos import Message
+from atomq.errors import AtomqError
+from atomq.keys import QueueKeys
+from atomq.message import Envelope
+
+log = logging.getLogger("atomq.kombu")
+
+MOST_LISTED = 1000  # delayed tasks of one queue in one answer
+_MARK = "__atomq__"
+
+
+def install() -> None:
+    """Extend the worker's commands, where there is a worker. Doing it again changes nothing."""
+    control = sys.modules.get("celery.worker.control")
+    if control is None:
+        return
+    handlers = control.Panel.data
+    for names, extend in ((("scheduled", "dump_schedule"), _scheduled), (("revoke",), _revoke)):
+        for name in names:
+            command = handlers.get(name)
+            if command is not None and not hasattr(command, _MARK):
+                handlers[name] = _extended(command, extend)
+
+
+def _extended(command: Callable[..., Any], extend: Callable[..., Any]) -> Callable[..., Any]:
+    def extended(state: Any, *args: Any, **kwargs: Any) -> Any:
+        answer = command(state, *args, **kwargs)
+        try:
+            return extend(state, answer, *args, **kwargs)
+        except AtomqError as error:
+            log.warning("delayed tasks were left out of the answer: %s", error)
+            return answer
+
+    setattr(extended, _MARK, True)
+    extended.__doc__ = command.__doc__
+    return extended
+
+
+def _queues(state: Any) -> Iterator[tuple[Broker, QueueKeys]]:
+    """The worker's queues, if they are ours."""
+    connection = getattr(state.consumer, "connection", None)
+    consumer = getattr(state.consumer, "task_consumer", None)
+    broker = getattr(getattr(connection, "transport", None), "broker", None)
+    if isinstance(broker, Broker) and consumer is not None:
+        for queue in consumer.queues:
+            yield broker, broker.keys(queue.name)
+
+
+# ── scheduled ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _scheduled(state: Any, answer: Any, **_kwargs: Any) -> Any:
+    found = list(answer)
+    for broker, keys in _queues(state):
+        peeked = broker.engine.run(calls.peek(keys, "delayed", limit=MOST_LISTED))
+        found += [_described(state.hostname, keys, one) for one in peeked]
+    return found
+
+
+def _described(hostname: str, keys: QueueKeys, one: Peeked) -> dict[str, Any]:
+    envelope = Envelope(one.raw)
+    headers: dict[str, Any] = {}
+    properties: dict[str, Any] = {}
+    args: Any = None
+    kwargs: Any = None
+    try:
+        headers, properties = envelope.headers, envelope.properties
+        args, kwargs = headers.get("argsrepr"), headers.get("kwargsrepr")
+        if envelope.decoded.get("content-type") == "application/json":
+            args, kwargs, _ = json.loads(envelope.data)
+    except (AtomqError, ValueError, TypeError):
+        pass  # it will be told when it is due; here it is listed with what is known
+    info = properties.get("delivery_info")
+    due = datetime.fromtimestamp((one.time_ms or 0) / 1000, UTC)
+    return {
+        "eta": due.isoformat(),
+        "priority": keys.priority_of(one.step),
+        "request": {
+            "id": headers.get("id") or one.name,
+            "name": headers.get("shadow") or headers.get("task"),
+            "args": args,
+            "kwargs": kwargs,
+            "type": headers.get("task"),
+            "hostname": hostname,
+            "time_start": None,
+            "acknowledged": False,
+            "delivery_info": {
+                **(info if isinstance(info, dict) else {}),
+                "priority": properties.get("priority"),
+                "redelivered": one.deliveries > 0,
+            },
+            "worker_pid": None,
+        },
+    }
+
+
+# ── revoke ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _revoke(state: Any, answer: Any, task_id: Any = None, **_kwargs: Any) -> Any:
+    ids = [str(one) for one in maybe_list(task_id) or ()]
+    for broker, keys in _queues(state):
+        for batch in flows.batches(ids):
+            held = broker.engine.command("HMGET", keys.delayed_records, *batch)
+            waiting = {one: raw for one, raw in zip(batch, held, strict=True) if raw is not None}
+            if not waiting:
+                continue
+            verdicts = broker.engine.run(calls.cancel(keys, list(waiting)))
+            for one, verdict in zip(waiting, verdicts, strict=True):
+                if verdict is Verdict.DONE:
+                    log.info("the delayed task %s was revoked and taken out of %s", one, keys.name)
+                    _announce(state, waiting[one])
+    return answer
+
+
+def _announce(state: Any, record: bytes) -> None:
+    """Say what a worker says that meets a revoked task: its result, its chord, an event."""
+    from celery.worker.request import Request
+
+    raw = record[record.find(b"{") :]
+    try:
+        message = Message(Envelope(raw).decoded, channel=state.consumer.connection.default_channel)
+        task = state.app.tasks[message.headers["task"]]
+        request = Request(
+            message,
+            app=state.app,
+            hostname=state.hostname,
+            eventer=state.consumer.event_dispatcher,
+            task=task,
+        )
+        request._announce_revoked("revoked", False, None, False)
+    except Exception as error:  # noqa: BLE001 - it is out of the queue; a result is all that is missing
+        log.warning("a revoked task could not be marked as such: %r", error)

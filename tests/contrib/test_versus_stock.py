@@ -1,0 +1,33 @@
+"""The scenarios of `make versus-stock` run, and what they promise of atomq holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.bench.versus.__main__ import arguments, page, run
+from tests.contrib.rig import KIND
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def test_nothing_is_lost_or_started_twice_on_atomq() -> None:
+    given = arguments(["--quick", "--side", "atomq", "--server", KIND])
+    groups = run(given)
+    rows = {(group.name, row.what): row for group in groups for row in group.rows}
+    missed = {name: row.atomq for name, row in rows.items() if row.met is False}
+    assert not missed
+    met = {name for name, _ in rows if rows[name, _].met}
+    assert {"sigkill", "recovery", "long task", "eta", "full memory", "poison"} < met
+    assert {"restore", "reconnect", "round trips", "at rest"} < met
+    assert "| sigkill |" not in page(groups, {}, quick=True)
+    assert "## sigkill" in page(groups, {}, quick=True)
+
+
+def test_a_scenario_tells_stock_from_atomq(tmp_path: Path) -> None:
+    """The table can fail: what it asserts of atomq does not hold on stock."""
+    (group,) = run(arguments(["--quick", "--only", "poison", "--server", KIND]))
+    lost = next(row for row in group.rows if row.what.startswith("lost"))
+    assert lost.stock != lost.atomq
+    assert lost.met

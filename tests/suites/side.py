@@ -1,0 +1,48 @@
+"""A pytest plugin for their suites: which transport serves redis://, and what became of each test.
+
+Loaded with `-p` into a pytest of its own. ATOMQ_SUITE_SIDE is "stock" or "atomq"; each test is a
+line of JSON in the file ATOMQ_SUITE_RESULTS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from kombu import Connection
+
+SIDE = os.environ["ATOMQ_SUITE_SIDE"]
+RESULTS = Path(os.environ["ATOMQ_SUITE_RESULTS"])
+
+if SIDE == "atomq":
+    import atomq.celery
+
+    atomq.celery.take_over()
+
+
+def pytest_report_header() -> str:
+    module = Connection("redis://").get_transport_cls().__module__
+    if module.startswith("atomq.") != (SIDE == "atomq"):
+        raise pytest.UsageError(f"{SIDE} was asked for, and redis:// is {module}")
+    return f"redis:// is {module}"
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    outcome: str = report.outcome
+    if outcome == "passed" and report.when != "call":
+        return
+    if hasattr(report, "wasxfail"):
+        outcome = "xfailed" if report.skipped else "passed"
+    with RESULTS.open("a") as file:
+        file.write(json.dumps([report.nodeid, outcome, _reason(report)]) + "\n")
+
+
+def _reason(report: pytest.TestReport) -> str:
+    if report.failed:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        return str(crash.message if crash is not None else report.longrepr).splitlines()[0][:300]
+    if report.skipped and isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2])
+    return ""
