@@ -28,7 +28,7 @@ class Stock:
     def publish(self, body: Any, count: int, *, routed: bool = True) -> int:
         """Publish so many messages, one by one: stock has no other way.
 
-        `routed` goes through an exchange, as `SimpleQueue` and whoever binds queues do: a command to
+        `routed` goes through an exchange, as `SimpleQueue` does: a command to
         find the queues and one to push. Otherwise the default exchange, which is the queue's name.
         """
         exchange = self._exchange if routed else ""

@@ -12,7 +12,6 @@ from typing import Any
 
 from celery import shared_task, signals
 
-
 if os.environ.get("VERSUS_FILL"):
     importlib.import_module("tests.bench.versus.memory")  # its transport registers itself
 
