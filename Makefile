@@ -4,6 +4,9 @@
 PYTHON ?= python3
 # More arguments for pytest, for example PYTEST="-k claim --servers valkey-9".
 PYTEST ?=
+# Real workers, real kills and deadlines in milliseconds, on machines that others use too: what fails
+# is tried again, and every such test is listed as a rerun. RERUNS=0 to do without.
+RERUNS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -69,7 +72,7 @@ run: venv ## watch it work in two acts, the library and a Celery app; workers ar
 
 .PHONY: test test-fast test-long lint format conformance bench-core versus-stock
 test: tools lint ## lint, and all tests on every kind of server there is
-	@$(BIN)/python -m pytest $(PYTEST)
+	@$(BIN)/python -m pytest --reruns $(RERUNS) --reruns-delay 1 -r fEsR $(PYTEST)
 
 test-fast: install ## the tests that take no more than a few seconds
 	@$(BIN)/python -m pytest -m 'not slow and not long' $(PYTEST)

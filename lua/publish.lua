@@ -85,7 +85,9 @@ local ids = {}
 if call_id ~= "" then
   ids[1] = "c" .. call_id
   if dedup.known(calls, calls_old, ids)[1] then
-    redis.call("PEXPIRE", calls, 2 * window) -- a write, so that a WAIT behind a repeated call waits for the first
+    -- A write to wherever the id is, so that a WAIT behind a repeated call waits for the first.
+    redis.call("PEXPIRE", calls, 2 * window)
+    redis.call("PEXPIRE", calls_old, 2 * window)
     return { now, total, {}, 1 }
   end
 end

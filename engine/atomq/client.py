@@ -6,6 +6,7 @@ All knowledge is elsewhere: `calls.py` says what to send, `exchange.py` what to 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import selectors
@@ -50,8 +51,8 @@ class EngineBase:
         self.options = address.options
         self.retry = Retry(self.options.retry_attempts, self.options.retry_budget)
         self.proved = False
-        self.may_unblock = True
-        """False once the server has refused CLIENT UNBLOCK."""
+        self.may_unblock: bool | None = None
+        """Whether this user may run CLIENT UNBLOCK; None: not tried yet."""
         self.at_close: list[Callable[[], None]] = []
         """What has to be done before the connections are closed."""
         self._keys: dict[str, QueueKeys] = {}
@@ -537,8 +538,7 @@ class Waiter:
                 self.close()
                 self._lines = self._engine._lines.blocking(keys)
                 self._keys = keys
-            may = self._engine.may_unblock  # else its BLPOP, and the claim behind it, stay out
-            if ahead is not None and may and len(self._lines) == 1 and not self._out:
+            if ahead is not None and len(self._lines) == 1 and not self._out and self._may():
                 return self._wait_ahead(seconds, ahead)
             for index, (connection, names) in enumerate(self._lines):
                 if index not in self._out:
@@ -554,6 +554,14 @@ class Waiter:
             self.close()
             time.sleep(min(seconds, 0.05))  # the claim that follows meets the same trouble
         return None
+
+    def _may(self) -> bool:
+        # A wait that cannot be ended would carry out the claim behind it for nobody.
+        if self._engine.may_unblock is None:
+            with contextlib.suppress(server.NoPermissionError):
+                self._unblock(self._lines[0][0])
+                self._engine.may_unblock = True
+        return bool(self._engine.may_unblock)
 
     def _wait_ahead(self, seconds: float, ahead: Call[Claimed]) -> str | Claimed | None:
         connection, names = self._lines[0]

@@ -71,6 +71,8 @@ class QueueKeys:
     ) -> None:
         """`name` as users know it. Raises `InvalidArgument` if no queue may be called so."""
         check_name(name, sep=sep, layout=layout)
+        if layout == "cluster" and ("{" in prefix or "}" in prefix):
+            raise InvalidArgument(f"in a cluster global_keyprefix has no braces, got {prefix!r}")
         self.name, self.layout, self.steps = name, layout, tuple(steps)
         full = prefix + name
         tagged = f"{{{full}}}" if layout == "cluster" else full

@@ -69,6 +69,7 @@ class LeaseKeeper:
         self.home = object()
         """Another one in a forked child: what was claimed elsewhere belongs to another process."""
         self._leases: dict[str, _Lease] = {}
+        self._troubled: set[tuple[str, str]] = set()
         self._later: deque[tuple[Sequence[str], Callable[[], Flow[Any]]]] = deque()
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -218,8 +219,9 @@ class LeaseKeeper:
         for name in self.acks.queues():
             try:
                 self._engine.run(flows.flush(self._engine.keys(name), self.acks))
+                self._well("acks", name)
             except AtomqError as error:  # which may be the trouble of this one queue
-                log.warning("acks of %s are kept and sent again: %s", name, error)
+                self._trouble("acks", name, "acks of %s are kept and sent again: %s", name, error)
                 sent = False
         while sent and self._later:
             receipts, flow = self._later[0]
@@ -252,10 +254,10 @@ class LeaseKeeper:
                     verdicts = self._engine.run(
                         calls.extend(queue, batch, lease_ms=self.lease_ms, renew_ms=self.renew_ms)
                     )
+                    self._well("leases", queue.name)
                 except AtomqError as error:
-                    log.warning(
-                        "%d leases of %s not renewed yet: %s", len(batch), queue.name, error
-                    )
+                    text = "%d leases of %s not renewed yet: %s"
+                    self._trouble("leases", queue.name, text, len(batch), queue.name, error)
                     pause = min(0.5, self.renew_ms / 3000)
                     break  # the other queues may fare better
                 for receipt in batch:
@@ -264,6 +266,16 @@ class LeaseKeeper:
                 pairs = zip(batch, verdicts, strict=True)
                 self.lost([receipt for receipt, v in pairs if v is not Verdict.DONE])
         return pause
+
+    def _trouble(self, what: str, queue: str, *words: Any) -> None:
+        """Say it once: it is tried again several times a second."""
+        log.log(logging.DEBUG if (what, queue) in self._troubled else logging.WARNING, *words)
+        self._troubled.add((what, queue))
+
+    def _well(self, what: str, queue: str) -> None:
+        if (what, queue) in self._troubled:
+            self._troubled.discard((what, queue))
+            log.info("%s of %s are well again", what, queue)
 
     def lost(self, receipts: Iterable[str]) -> None:
         """These receipts are not live: tell their holders, once."""

@@ -161,7 +161,7 @@ def test_release_to_front_and_back_counted_and_not(q: Any) -> None:
 
 def test_release_for_a_while(q: Any) -> None:
     sent = q.put("x")
-    q.claim().release(delay=0.1)
+    q.claim().release(delay=0.3)
     assert [p.name for p in q.peek("delayed")] == [sent.id]
     assert q.claim() is None
     assert q.claim(timeout=5).deliveries == 2

@@ -268,7 +268,7 @@ def test_a_server_that_was_never_there_is_an_error_at_once(tmp_path: Any) -> Non
 def test_a_restart_under_consumers_costs_nothing(own_server: Server) -> None:
     """What is held stays held, acks that wait are sent when it is back, consumers go on."""
     server = own_server
-    queue = Queue("q", server.url, lease=3)
+    queue = Queue("q", server.url, lease=15)
     queue.put_many(range(200))
     got: Counter[int] = Counter()
     lock = threading.Lock()
@@ -286,7 +286,7 @@ def test_a_restart_under_consumers_costs_nothing(own_server: Server) -> None:
                 time.sleep(0.005)
 
     async def consume_async() -> None:
-        async with AsyncEngine(server.url, lease=3) as engine:
+        async with AsyncEngine(server.url, lease=15) as engine:
             async for message in AsyncQueue("q", engine).consume(prefetch=5):
                 async with message:
                     if message.body == "stop":

@@ -112,3 +112,10 @@ def test_the_keys_of_each_script_are_keys_of_the_queue() -> None:
     for names in tuples:
         if names != keys.steps:
             assert set(names) <= set(keys.every())
+
+
+def test_in_a_cluster_a_prefix_has_no_braces() -> None:
+    """The list would lie in the slot of the prefix's tag, the rest of the queue elsewhere."""
+    with pytest.raises(InvalidArgument, match="global_keyprefix"):
+        QueueKeys("q", prefix="{app}.", layout="cluster")
+    assert QueueKeys("q", prefix="{app}.").ready[0] == "{app}.q"

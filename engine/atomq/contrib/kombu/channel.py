@@ -37,6 +37,7 @@ CONSUMER_ALIVE_MS = 60_000  # a consumer was seen within: renewals come every 20
 KEEP_EVERY = LEAST_MS / 3000  # seconds between two words for the bindings of queues that expire
 MOST_CLAIMED = 100  # messages in one claim
 PACE = 0.05  # seconds
+HEARD_MOST = 1000  # broadcasts remembered, to know those again that come twice
 FAILURES = 3  # deliveries after which what the consumer cannot take is dead
 
 
@@ -80,10 +81,12 @@ class Channel(virtual.Channel):
         self.no_ack_queues: set[str] = set()
         self._expires: dict[str, int] = {}
         self._touched: dict[str, float] = {}
+        self._heard: dict[tuple[str, Any], None] = {}
         self._kept_at = time.monotonic()
         self._order = cycle_by_name(settings.queue_order_strategy)()
         self._consumed: tuple[list[str], list[str]] | None = None
         self._pace, self._claimed_at = 1, 0.0
+        self._least = 0  # the lowest prefetch count it was given
 
     # ── publish ───────────────────────────────────────────────────────────────────────────────
 
@@ -130,12 +133,12 @@ class Channel(virtual.Channel):
         self.broker.engine.command("PEXPIRE", keys.ready[0], REPLY_TTL_MS)
 
     def _put_fanout(self, exchange: str, message: Any, routing_key: str, **kwargs: Any) -> None:
-        topic, text = self.publish_topic(exchange, routing_key), dumps(message)
-        batch = kwargs.get("_publish_batch")
-        if batch is not None:
-            batch.add_broadcast(topic, text)
-            return
-        self.broker.engine.command("PUBLISH", topic, text)
+        text, batch = dumps(message), kwargs.get("_publish_batch")
+        for topic in self.topics(exchange, routing_key):
+            if batch is not None:
+                batch.add_broadcast(topic, text)
+            else:
+                self.broker.engine.command("PUBLISH", topic, text)
 
     @property
     def supports_batch_publish(self) -> bool:
@@ -148,20 +151,37 @@ class Channel(virtual.Channel):
 
     # ── fanout topics ─────────────────────────────────────────────────────────────────────────
 
-    def publish_topic(self, exchange: str, routing_key: str) -> str:
-        """The channel that a fanout message is published to."""
-        prefix = self.broker.engine.options.global_keyprefix + self.settings.fanout_prefix
+    def topics(self, exchange: str, routing_key: str) -> list[str]:
+        """The server's channels that a fanout message is published to."""
+        name = f"{self.broker.engine.options.global_keyprefix}{{}}{exchange}"
         if routing_key and self.settings.fanout_patterns:
-            return f"{prefix}{exchange}/{routing_key}"
-        return f"{prefix}{exchange}"
+            name += f"/{routing_key}"
+        prefixes = (self.settings.fanout_prefix, self.settings.legacy_fanout_prefix)
+        return [name.replace("{}", prefix, 1) for prefix in prefixes if prefix is not None]
 
     def subscriptions(self) -> list[tuple[str, str]]:
         """The patterns that its fanout consumers listen on, and the queue of each."""
         return [
-            (self.publish_topic(*self.fanout_queues[queue]), queue)
+            (topic, queue)
             for queue in dict.fromkeys(self._active_queues)
             if queue in self.fanout_queues
+            for topic in self.topics(*self.fanout_queues[queue])
         ]
+
+    def repeated(self, queue: str, payload: dict[str, Any]) -> bool:
+        """Whether this broadcast came already: those of our kind come on both topics."""
+        if self.settings.legacy_fanout_prefix is None:
+            return False
+        try:
+            one = (queue, payload["properties"]["delivery_tag"])
+        except (KeyError, TypeError):
+            return False
+        if one in self._heard:
+            return True
+        self._heard[one] = None
+        if len(self._heard) > HEARD_MOST:
+            del self._heard[next(iter(self._heard))]
+        return False
 
     # ── declare and bind ──────────────────────────────────────────────────────────────────────
 
@@ -353,6 +373,19 @@ class Channel(virtual.Channel):
         if not qos.prefetch_count:
             return 0 if buffered else self._pace
         return max(0, int(qos.can_consume_max_estimate()) - buffered)
+
+    def basic_qos(
+        self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False
+    ) -> None:
+        """Set how many messages may be held. Celery raises it by one for each that it puts off."""
+        super().basic_qos(prefetch_size, prefetch_count, apply_global)
+        self._least = min(self._least or prefetch_count, prefetch_count)
+
+    def worth_a_claim(self, free: int) -> bool:
+        """Whether so much room is worth a call: half of what it may hold besides those put off."""
+        if "can_consume" in self.qos.__dict__:
+            return free > 0
+        return free > 0 and 2 * free >= min(self._least, self.qos.prefetch_count)
 
     def pace(self) -> None:
         """Claims are sent: without a limit it gets what it takes in some 50 ms, and hoards nothing.

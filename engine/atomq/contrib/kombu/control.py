@@ -74,11 +74,11 @@ def _scheduled(state: Any, answer: Any, **_kwargs: Any) -> Any:
     found = list(answer)
     for broker, keys in _queues(state):
         peeked = broker.engine.run(calls.peek(keys, "delayed", limit=MOST_LISTED))
-        found += [_described(state.hostname, keys, one) for one in peeked]
+        found += [_described(state.hostname, one) for one in peeked]
     return found
 
 
-def _described(hostname: str, keys: QueueKeys, one: Peeked) -> dict[str, Any]:
+def _described(hostname: str, one: Peeked) -> dict[str, Any]:
     envelope = Envelope(one.raw)
     headers: dict[str, Any] = {}
     properties: dict[str, Any] = {}
@@ -94,8 +94,9 @@ def _described(hostname: str, keys: QueueKeys, one: Peeked) -> dict[str, Any]:
     info = properties.get("delivery_info")
     due = datetime.fromtimestamp((one.time_ms or 0) / 1000, UTC)
     return {
-        "eta": due.isoformat(),
-        "priority": keys.priority_of(one.step),
+        # As the task has it; the server counts in milliseconds.
+        "eta": eta if isinstance(eta := headers.get("eta"), str) else due.isoformat(),
+        "priority": 6,  # of Celery's timer, as for those a worker holds itself
         "request": {
             "id": headers.get("id") or one.name,
             "name": headers.get("shadow") or headers.get("task"),

@@ -191,14 +191,13 @@ class Poller:
             self._restore.turn(*queues[0])
 
     def _claiming(self) -> list[Channel]:
-        """Channels with room for what is worth a call: half of what they may hold."""
+        """Channels with room for what is worth a call."""
         found = []
         for channel in self._transport.channels:
             if channel.closed or not channel.claimed_queues():
                 continue
             waiting = sum(1 for ch, _, _ in self._buffer if ch is channel)
-            free = channel.free(waiting)
-            if free and 2 * free >= channel.qos.prefetch_count:
+            if channel.worth_a_claim(channel.free(waiting)):
                 found.append(channel)
         return found
 
@@ -470,7 +469,7 @@ class Poller:
         if push[0] != b"pmessage":
             return bool(push[0] == b"psubscribe")  # stock's drain_events() ends with that, too
         handed = False
-        for _, queue in self._patterns.get(push[1].decode(), ()):
+        for channel, queue in self._patterns.get(push[1].decode(), ()):
             callback = self._transport._callbacks.get(queue)
             if callback is None or not push[3]:
                 continue
@@ -479,8 +478,9 @@ class Poller:
             except ValueError:
                 log.warning("an unreadable broadcast on %r was dropped", push[2])
                 return False
-            callback(payload)
-            handed = True
+            if not channel.repeated(queue, payload):
+                callback(payload)
+                handed = True
         return handed
 
     # ── health ────────────────────────────────────────────────────────────────────────────────

@@ -21,6 +21,7 @@ from atomq.options import Options
 _OURS: dict[str, tuple[type, ...]] = {
     "fanout_prefix": (bool, str),
     "fanout_patterns": (bool,),
+    "sentinel_fanout_compat": (bool,),
     "queue_order_strategy": (str, type),
     "delay_in_server": (str,),
     "polling_interval": (int, float),
@@ -43,7 +44,6 @@ _IGNORED = frozenset(
         "result_chord_ordered",
         "retry_on_timeout",
         "retry_policy",
-        "sentinel_fanout_compat",
         "unacked_index_key",
         "unacked_key",
         "unacked_mutex_expire",
@@ -67,6 +67,8 @@ class Settings:
 
     address: Address
     fanout_prefix: str = "/{db}."
+    legacy_fanout_prefix: str | None = None
+    """Broadcasts go here too: where Kombu before 5.4 had them behind a Sentinel."""
     fanout_patterns: bool = True
     queue_order_strategy: Any = "round_robin"
     delay_in_server: str = "auto"
@@ -93,6 +95,7 @@ class Settings:
             raise InvalidOptions(faults)
         prefix = ours.pop("fanout_prefix", True)
         template = ("/{db}." if prefix else "") if isinstance(prefix, bool) else prefix
+        legacy = ours.pop("sentinel_fanout_compat", False) and _scheme(client) in _SENTINEL
         stock = (
             given.get("unacked_key", "unacked"),
             given.get("unacked_index_key", "unacked_index"),
@@ -100,6 +103,7 @@ class Settings:
         return cls(
             address=address,
             fanout_prefix=template.format(db=address.db),
+            legacy_fanout_prefix=template if legacy and "{db}" in template else None,
             stock_unacked=stock,
             **ours,
         )
