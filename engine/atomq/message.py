@@ -17,7 +17,6 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from json.encoder import c_make_encoder
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
@@ -33,11 +32,13 @@ class Serializer:
     loads: Callable[[Any], Any]
 
 
-# `json.dumps` makes an encoder a call, and `json.loads` looks for blanks and guesses encodings: of the
-# time a message takes here, half.
-_scan = json.JSONDecoder().scan_once
+# `json.dumps` makes an encoder a call, and `json.loads` looks for blanks and guesses encodings: that
+# is half of the time a message takes here. What they use beneath has no types.
+_json: Any = json
+_scan = _json.JSONDecoder().scan_once
 _encoder = json.JSONEncoder(separators=(",", ":"))
-_chunks = c_make_encoder and c_make_encoder(
+_c_encoder = _json.encoder.c_make_encoder  # None where it is not C
+_chunks = _c_encoder and _c_encoder(
     None, _encoder.default, quoted, None, ":", ",", False, False, True
 )
 
@@ -50,11 +51,11 @@ def _parsed(text: str | bytes) -> Any:
     if isinstance(text, str):
         try:
             value, end = _scan(text, 0)
+            if end == len(text):
+                return value
         except StopIteration:
-            end = -1
-        if end == len(text):
-            return value
-    return json.loads(text)
+            pass
+    return json.loads(text)  # blanks around it, bytes, or an error to be told
 
 
 def _bytes(value: Any) -> bytes:
