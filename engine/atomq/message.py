@@ -32,30 +32,9 @@ class Serializer:
     loads: Callable[[Any], Any]
 
 
-# `json.dumps` makes an encoder a call, and `json.loads` looks for blanks and guesses encodings: that
-# is half of the time a message takes here. What they use beneath has no types.
-_json: Any = json
-_scan = _json.JSONDecoder().scan_once
-_encoder = json.JSONEncoder(separators=(",", ":"))
-_c_encoder = _json.encoder.c_make_encoder  # None where it is not C
-_chunks = _c_encoder and _c_encoder(
-    None, _encoder.default, quoted, None, ":", ",", False, False, True
-)
-
-
-def _compact(value: Any) -> str:
-    return "".join(_chunks(value, 0)) if _chunks else _encoder.encode(value)
-
-
-def _parsed(text: str | bytes) -> Any:
-    if isinstance(text, str):
-        try:
-            value, end = _scan(text, 0)
-            if end == len(text):
-                return value
-        except StopIteration:
-            pass
-    return json.loads(text)  # blanks around it, bytes, or an error to be told
+# Made once: `json.dumps` makes an encoder a call, `json.loads` guesses the encoding of bytes.
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode
 
 
 def _bytes(value: Any) -> bytes:
@@ -64,7 +43,7 @@ def _bytes(value: Any) -> bytes:
     return bytes(value)
 
 
-JSON = Serializer("application/json", _compact, _parsed)
+JSON = Serializer("application/json", _compact, json.loads)
 BYTES = Serializer("application/octet-stream", _bytes, bytes)
 
 
@@ -167,7 +146,7 @@ class Envelope:
         """The whole envelope. Raises `InvalidMessage` if it is not a JSON object."""
         if self._decoded is None:
             try:
-                decoded = _parsed(self.raw.decode())
+                decoded = _decode(self.raw.decode())
             except (ValueError, RecursionError) as error:
                 raise InvalidMessage(f"the message is not JSON: {error}") from error
             if not isinstance(decoded, dict):
