@@ -70,7 +70,7 @@ run: venv ## watch it work in two acts, the library and a Celery app; workers ar
 
 # ── proof ───────────────────────────────────────────────────────────────────────────────────────
 
-.PHONY: test test-fast test-long lint format conformance bench-core versus-stock
+.PHONY: test test-fast test-long lint format conformance bench-core versus-stock docs
 test: tools lint ## lint, and all tests on every kind of server there is
 	@$(BIN)/python -m pytest --reruns $(RERUNS) --reruns-delay 1 -r fEsR $(PYTEST)
 
@@ -101,6 +101,9 @@ bench-core: install ## measure against stock kombu, alternating in the same run
 versus-stock: install ## Celery on stock Kombu and on atomq: losses, restarts, cost; writes docs/versus-stock.md
 	@mkdir -p docs
 	@$(BIN)/python -m tests.bench.versus --docs docs/versus-stock.md
+
+docs: install ## make the tables of the documentation anew; tests/docs runs what the pages show
+	@$(BIN)/python -m tests.docs.tables
 
 # ── release ─────────────────────────────────────────────────────────────────────────────────────
 

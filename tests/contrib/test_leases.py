@@ -48,7 +48,9 @@ def test_tasks_three_times_as_long_as_the_lease_run_once(fleet: Fleet) -> None:
 
 def test_what_a_killed_worker_held_starts_elsewhere(at: Place) -> None:
     pools = ("prefork", "threads", "gevent")
-    dead = [at.worker(pool, 1, queues=pool, **OPTIONS) for pool in pools]
+    # A green pool of one takes no second task from the loop while it has one.
+    slots = {"gevent": 4}
+    dead = [at.worker(pool, slots.get(pool, 1), queues=pool, **OPTIONS) for pool in pools]
     heir = at.worker("threads", 20, queues=",".join(pools), **OPTIONS)
     for worker in dead:
         worker.ready()

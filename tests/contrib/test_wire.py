@@ -22,7 +22,8 @@ import atomq.celery
 from atomq import Engine, calls
 from atomq.contrib.kombu.channel import UnroutableMessage
 from tests.contrib.rig import ON_ONE_KIND, Place, ours, place
-from tests.servers import Server, full_memory, wait_until
+from tests.proxy import Proxy
+from tests.servers import Sentinel, Server, full_memory, wait_until
 
 pytestmark = ON_ONE_KIND
 
@@ -334,6 +335,40 @@ def test_broadcasts_to_two_queues_of_one_connection(wire: Wire) -> None:
     assert (received, patterns) == ([1, 1], 0)
 
 
+def test_broadcasts_from_before_kombu_5_4_behind_a_sentinel(
+    kind: str,
+) -> None:
+    """`sentinel_fanout_compat`: sent to both topics, heard on both, handed over once."""
+    exchange = Exchange(next(_names), type="fanout")
+    with Sentinel(kind) as sentinel, ExitStack() as stack:
+        connections = []
+        for compat in (True, True, False):
+            options = {"master_name": "mymaster", "sentinel_fanout_compat": compat}
+            url = sentinel.url.replace("sentinel:", "atomq-sentinel:")
+            connections.append(stack.enter_context(Connection(url, transport_options=options)))
+        received: list[list[Any]] = [[], []]
+        for connection, got in zip(connections[1:], received, strict=True):
+            queue = Queue(next(_names), exchange)
+            stack.enter_context(consuming(connection, queue, got, no_ack=True))
+            listen(connection)
+        client = sentinel.client()
+        legacy = f"/{{db}}.{exchange.name}"
+        with client.pubsub() as ear:
+            ear.psubscribe(f"*{exchange.name}")
+            assert ear.get_message(timeout=2)
+            Producer(connections[0], exchange=exchange).publish({"n": 1}, declare=[exchange])
+            heard = [ear.get_message(timeout=2) for _ in range(2)]
+        assert [each["channel"].decode() for each in heard] == [f"/0.{exchange.name}", legacy]
+        old = json.loads(heard[0]["data"])
+        old["properties"]["delivery_tag"] = "another"
+        client.publish(legacy, json.dumps(old))
+        for connection, n, got in zip(connections[1:], (2, 1), received, strict=True):
+            drain(connection, got, n)
+            listen(connection)
+        client.close()
+    assert received == [[{"n": 1}, {"n": 1}], [{"n": 1}]]
+
+
 # ── bindings ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -606,6 +641,26 @@ def test_a_failed_connection_raises_what_stock_raises(wire: Wire, how: str) -> N
         with pytest.raises(OperationalError):
             connection.ensure_connection(max_retries=1, interval_start=0)
     assert raised[0] is raised[1]
+
+
+def test_a_half_open_connection_is_left_in_time(wire: Wire) -> None:
+    """The peer is silent: no answer, no FIN, no RST. Closing waits three times the timeout at most:
+    for what ends the wait, for its answer, and for a new connection.
+    """
+    with Proxy(("127.0.0.1", wire.server.port)) as proxy:
+        connection = Connection(
+            ours(proxy.tcp_url),
+            transport_options={"socket_timeout": 1, "socket_connect_timeout": 1},
+        )
+        with ExitStack() as stack:
+            consumer = Consumer(connection, [Queue(next(_names))], on_message=print)
+            consumer.consume()
+            listen(connection)
+            proxy.block()
+            stack.callback(proxy.unblock)
+            began = time.monotonic()
+            connection.release()
+            assert time.monotonic() - began < 4.5
 
 
 # ── workers ───────────────────────────────────────────────────────────────────────────────────

@@ -31,7 +31,7 @@ def test_every_pool_answers(fleet: Fleet) -> None:
     fleet.app.close()
     left = list(fleet.db.scan_iter("*.reply.celery.pidbox"))
     assert all(0 < fleet.db.pttl(key) <= 60_000 for key in left), left
-    allowed = [*POOLS, *(f"_atomq.{{{pool}}}.*" for pool in POOLS), "_kombu.*", "_atomq.fleet*"]
+    allowed = [*POOLS, *(f"_atomq.{{{pool}}}.*" for pool in POOLS), "_kombu.*", "_atomq.worker.*"]
     assert_only_keys(fleet.db, [*allowed, "*.reply.celery.pidbox"])
 
 
@@ -75,12 +75,17 @@ def test_revoked_before_it_runs_and_while_it_runs(fleet: Fleet) -> None:
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
 def test_consumers_come_and_go_with_work_queued(fleet: Fleet, pool: str) -> None:
     control, name = fleet.app.control, fleet.of[pool].name
+    inspect = control.inspect([name], timeout=5)
     for _ in range(2):
         ids = fleet.send_many(5, "work", queue="extra")
         control.add_consumer("extra", destination=[name], reply=True, timeout=5)
         fleet.ledger.await_starts(ids)
         fleet.await_empty(queue="extra")
         control.cancel_consumer("extra", destination=[name], reply=True, timeout=5)
+        await_true(
+            "it to be cancelled",
+            lambda: [q["name"] for q in inspect.active_queues()[name]] == [pool],
+        )
         more = fleet.send_many(5, "work", queue="extra")
         fleet.ledger.await_starts(fleet.send("early", queue=pool))
         assert fleet.state("extra").ready == 5
@@ -110,6 +115,8 @@ def test_events_are_seen(fleet: Fleet) -> None:
                     receiver.capture(limit=None, timeout=0.5, wakeup=False)
                 except TimeoutError:
                     continue
+                except connection.connection_errors:
+                    return  # the test is over, and the server was cleared for the next one
 
     listener = threading.Thread(target=capture, daemon=True)
     listener.start()
@@ -155,7 +162,8 @@ def test_autoscale_and_disabled_prefetch(at: Place) -> None:
     worker = at.worker(
         "prefork", queues="one", args=("--autoscale=3,1", "--without-mingle")
     ).ready()
-    single = at.worker("threads", 2, queues="two", worker_disable_prefetch=True).ready()
+    # (In threads Celery asks for as many as there are threads, and there are none before a task.)
+    single = at.worker("prefork", 2, queues="two", worker_disable_prefetch=True).ready()
     many = at.send_many(6, "work", 1.0, queue="one")
     some = at.send_many(6, "work", 0.5, queue="two")
     at.ledger.await_starts(some[:2])
@@ -182,10 +190,17 @@ def test_beat_sends_every_second(at: Place) -> None:
 def test_an_idle_worker_is_quiet(fleet: Fleet) -> None:
     time.sleep(0.5)
     before = {pool: worker.cpu() for pool, worker in fleet.of.items()}
-    commands = fleet.db.info("stats")["total_commands_processed"]
+    asked = _asked(fleet)
     time.sleep(3)
     spent = {pool: round(worker.cpu() - before[pool], 2) for pool, worker in fleet.of.items()}
-    calls = (fleet.db.info("stats")["total_commands_processed"] - commands) / 3 / len(POOLS)
-    print("processor seconds in 3 s:", spent, "commands a second and worker:", round(calls, 1))
+    rate = (_asked(fleet) - asked) / 3 / len(POOLS)
+    print("processor seconds in 3 s:", spent, "requests a second and worker:", round(rate, 1))
     assert max(spent.values()) < 0.3, spent
-    assert calls < 25
+    assert rate < 12
+
+
+def _asked(fleet: Fleet) -> int:
+    """How many requests of those that workers make the server has had."""
+    stats = fleet.db.info("commandstats")
+    names = ("evalsha", "brpop", "set", "publish", "client|tracking", "ping")
+    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in names)

@@ -1,0 +1,1 @@
+"""The documentation is a program: what it shows is run, what it names is there."""

@@ -1,84 +1,204 @@
-"""What the docs show is run; what they point to is there."""
+"""Every snippet runs, every command answers as shown, every link and every test named is there."""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.docs import options
-from tests.servers import Server
+from atomq import scripts
+from tests.docs.pages import PAGES, RUN, Block, Stage, alike, blocks, prose, text_of
+from tests.servers import ROOT, Server
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "lua" / "README.md", *(ROOT / "docs").glob("*.md")])
-IDS = [str(page.relative_to(ROOT)) for page in PAGES]
-one_kind = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+ON_ONE_KIND = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+# Made by `make conformance`, `make versus-stock` and `make bench-core`.
+MADE_BY_RUNS = {"docs/conformance.md", "docs/versus-stock.md", "docs/benchmarks.md"}
+HAND_MADE = [page for page in PAGES if page not in MADE_BY_RUNS]
+# Where readers may be sent.
+HOSTS = {
+    "docs.celeryq.dev",
+    "keepachangelog.com",
+    "github.com",
+    "redis.io",
+    "semver.org",
+    "valkey.io",
+}
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+@pytest.fixture
+def stage(server: Server, tmp_path: Path) -> Iterator[Stage]:
+    from kombu import transport
+
+    aliases = dict(transport.TRANSPORT_ALIASES)
+    made = Stage(server, tmp_path)
+    yield made
+    made.close()
+    transport.TRANSPORT_ALIASES.clear()  # take_over() is for this page only
+    transport.TRANSPORT_ALIASES.update(aliases)
+    transport._transport_cache.clear()
 
 
-@one_kind
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
-def test_python_snippets_run_in_their_order(server: Server, page: Path, tmp_path: Path) -> None:
-    """One program a page; `url` is a server's."""
-    program = f"url = {server.url!r}\n" + "\n".join(blocks(page, "python"))
-    program = program.replace("/tmp/atomq-readme", str(tmp_path / "embedded"))
+# ── it runs ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _runs(page: str) -> list[Block]:
+    return [block for block in blocks(page) if block.kind in RUN]
+
+
+@ON_ONE_KIND
+@pytest.mark.parametrize("page", [page for page in HAND_MADE if _runs(page)])
+def test_a_page_runs_from_top_to_bottom(page: str, stage: Stage) -> None:
+    for block in _runs(page):
+        stage.play(block)
+
+
+@pytest.mark.parametrize("page", HAND_MADE)
+def test_no_block_is_of_a_kind_that_nobody_runs(page: str) -> None:
+    """`sh` is for what a test cannot do: installing. A command of ours must be in a console."""
+    for block in blocks(page):
+        where = f"{page}:{block.line}"
+        assert block.kind in (*RUN, "sh", "text"), where
+        if block.kind == "sh":
+            ours = re.compile(r"^\s*(\$ )?(atomq|python|celery)\b", re.MULTILINE)
+            assert not ours.search(block.text), where
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted", "same"),
+    [
+        ("a  b\nc\n", "a b\nc", True),
+        ("a 17 ms\n", "a … ms", True),
+        ("a\nb\nc\nd\n", "a\n…\nd", True),
+        ("a\nb\n", "a", False),
+        ("a\n", "a\nb", False),
+        ("ab\n", "a", False),
+    ],
+)
+def test_what_counts_as_the_output_shown(said: str, wanted: str, same: bool) -> None:
+    assert alike(said, wanted) is same
+
+
+# ── it is there ───────────────────────────────────────────────────────────────────────────────
+
+
+def _anchors(page: Path) -> set[str]:
+    heads = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    plain = (re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads)
+    return set(plain)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if match := re.match(r"https?://([^/]+)", target):
+            assert match[1] in HOSTS, f"{page}: {target}"
+            continue
+        path, _, anchor = target.partition("#")
+        found = ROOT / page if not path else (ROOT / page).parent / path
+        name = str(found.resolve().relative_to(ROOT))
+        if name in MADE_BY_RUNS and not found.exists():
+            continue
+        assert found.exists(), f"{page}: {target}"
+        assert not anchor or anchor in _anchors(found), f"{page}: {target}"
+
+
+@cache
+def _tests(file: str) -> set[str]:
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("page", HAND_MADE)
+def test_tests_that_are_named_exist(page: str) -> None:
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text_of(page)):
+        assert (ROOT / file).is_file(), f"{page}: {file}"
+        assert not name or name in _tests(file), f"{page}: {file}::{name}"
+
+
+@pytest.mark.parametrize("page", HAND_MADE)
+def test_commands_that_are_named_exist(page: str) -> None:
+    """`atomq …` and `make …`, in a sentence too, with their options."""
+    import typer
+
+    from atomq.cli.app import app
+
+    root = typer.main.get_command(app)
+    for line in re.findall(r"`(atomq [a-z][^`]*)`", text_of(page)):
+        words, command = line.split()[1:], root
+        while words and hasattr(command, "commands"):
+            name = words.pop(0)
+            assert name in command.commands, f"{page}: {line}"
+            command = command.commands[name]
+        known = {option for parameter in command.params for option in parameter.opts}
+        unknown = {w.partition("=")[0] for w in words if w.startswith("--")} - known
+        assert not unknown, f"{page}: {line}"
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^    |`)make ([a-z-]+)", text_of(page), re.MULTILINE)) <= targets
+
+
+def test_each_promise_names_its_tests() -> None:
+    row = re.compile(r"^\| (\d+) \| [^|]+ \| ([^|]+) \|$", re.MULTILINE)
+    rows = row.findall(text_of("lua/README.md"))
+    assert [int(number) for number, _ in rows] == list(range(1, 13))
+    assert all("::test_" in tests for _, tests in rows)
+
+
+def test_the_engine_s_page_names_every_script_and_every_field() -> None:
+    page = text_of("lua/README.md")
+    lua = "\n".join(path.read_text() for path in (ROOT / "lua").rglob("*.lua"))
+    fields = set(re.findall(r'stats, "(\w+)"', lua))
+    for script in scripts.names():
+        if "meta" in (key.name for key in scripts.get(script).contract.keys):
+            text = scripts.get(script).text
+            fields |= set(re.findall(r'HSET", (?:meta|KEYS\[2\]|lane\.meta), "(\w+)"', text))
+            fields |= set(re.findall(r'M\.change\(lane, "(\w+)"', text))
+            fields |= set(re.findall(r'changes\[#changes \+ 2\] = "(\w+)"', text))
+    assert len(fields) > 15
+    missing = [name for name in sorted({*scripts.names(), *fields}) if f"`{name}`" not in page]
+    assert not missing
+    codes = {code for name in scripts.names() for code in scripts.get(name).contract.errors}
+    assert all(f"`{code} " in page for code in codes)
+
+
+# ── it is up to date ──────────────────────────────────────────────────────────────────────────
+
+
+def test_tables_are_those_of_the_code() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
-    )
-    subprocess.run(
-        [sys.executable, "-m", "atomq.cli", "embedded", "stop", str(tmp_path / "embedded")],
+        [sys.executable, "-m", "tests.docs.tables", "--check"],
+        cwd=ROOT,
         capture_output=True,
+        text=True,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-@one_kind
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_commands_that_are_shown_exist(server: Server, page: Path) -> None:
-    """Every `atomq …` and `make …` on a page is one the tools know."""
-    text = page.read_text()
-    commands = set(re.findall(r"(?:^    |`)atomq ((?:[a-z][a-z-]* ?)+)", text, re.MULTILINE))
-    for words in sorted(commands):
-        done = subprocess.run(
-            [sys.executable, "-m", "atomq.cli", *words.split(), "--help"],
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, f"atomq {words}: {done.stderr}"
-    makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"(?:^    |`)make ([a-z-]+)", text, re.MULTILINE):
-        assert re.search(rf"^{target}:|[ :]{target}[ :]", makefile, re.MULTILINE), target
+# ── it is fit to print ────────────────────────────────────────────────────────────────────────
+
+# Paths of one machine, unfinished ends, and words that praise instead of saying something.
+_UNFIT = re.compile(
+    r"/(?:home|root|Users|work|tmp|private)/\w|\b(?:TODO|FIXME|XXX|TBD|lorem)\b|"
+    r"\b(?:blazing\w*|seamless\w*|robust\w*|powerful\w*|effortless\w*|enterprise|cutting-edge|"
+    r"battle-tested|revolutionary|awesome|world-class|lightning|leverag\w+|simply|obviously)\b",
+    re.IGNORECASE,
+)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_links_lead_somewhere(page: Path) -> None:
-    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-        if "://" not in link:
-            assert (page.parent / link).exists(), link
+@pytest.mark.parametrize("page", PAGES)
+def test_nothing_unfit_is_written(page: str) -> None:
+    for number, line in enumerate(text_of(page).splitlines(), 1):
+        assert not (found := _UNFIT.search(line)), f"{page}:{number}: {found and found[0]}"
 
 
-def test_each_promise_names_tests_that_are_there() -> None:
-    text = (ROOT / "lua" / "README.md").read_text()
-    promises = re.findall(r"^\| (\d+) \| .* \| (.*) \|$", text, re.MULTILINE)
-    assert [int(number) for number, _ in promises] == list(range(1, 13))
-    for _, named in promises:
-        for file, test in re.findall(r"`([\w/.]+)(?:::(\w+))?`", named):
-            source = (ROOT / file).read_text()
-            assert not test or f"def {test}(" in source, f"{file}::{test}"
-
-
-def test_the_options_table_is_up_to_date() -> None:
-    page = options.PAGE.read_text()
-    assert page == options.made(page), "python -m tests.docs.options"
-
-
-def test_the_readme_is_one_screen() -> None:
-    lines = (ROOT / "README.md").read_text().splitlines()
-    assert len(lines) <= 75
-    assert max(map(len, lines)) <= 110
+def test_the_readme_fits_a_terminal() -> None:
+    hidden = re.compile(r"^<!-- python\n.*?^-->\n", re.DOTALL | re.MULTILINE)
+    shown = hidden.sub("", text_of("README.md"))
+    lines = shown.splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    assert len(lines) <= 80

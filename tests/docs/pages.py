@@ -1,0 +1,249 @@
+"""Pages of documentation as programs: their blocks, run in order on one server.
+
+    ```python       executed; all blocks of a page share their names
+    ```console      each `$ command` is run by a shell; what stands below it must be its output
+    ```acl          each line is a command of the server, as redis-cli takes it, run by its
+                    administrator
+    <!-- python     the same, hidden from readers: what sets the stage, and what checks it
+    <!-- console
+
+A python block that begins with a comment `# tasks.py` is written to that file, too. In an output
+`…` stands for any text, and alone on a line for any number of lines; blanks are all alike. A
+command must end with 0, unless `$ echo $?` follows; one with `&` at its end runs as long as its
+page. A page says localhost:6379 and /var/lib/atomq: here these are the test's server and directory.
+Hidden blocks may use `run(command)`, which answers the output, and `server`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.servers import ROOT, Server
+
+PAGES = (
+    "README.md",
+    "CHANGELOG.md",
+    "lua/README.md",
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+)
+RUN = ("python", "console", "acl")
+_ADDRESS = "localhost:6379"
+_DIRECTORY = "/var/lib/atomq"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced or hidden block."""
+
+    page: str
+    line: int
+    kind: str
+    text: str
+    hidden: bool = False
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page: str) -> Iterator[Block]:
+    """The blocks of a page, in order."""
+    lines = enumerate(text_of(page).splitlines(), 1)
+    for number, line in lines:
+        if line.startswith("```"):
+            kind, end, hidden = line[3:].strip(), "```", False
+        elif re.fullmatch(r"<!-- (python|console)", line):
+            kind, end, hidden = line[5:], "-->", True
+        else:
+            continue
+        inside = []
+        for _, each in lines:
+            if each == end:
+                break
+            inside.append(each)
+        else:
+            raise AssertionError(f"{page}:{number}: the block does not end")
+        yield Block(page, number, kind, "\n".join(inside), hidden)
+
+
+def prose(page: str) -> str:
+    """A page without its blocks and inline code, line for line."""
+    kept, end = [], ""
+    for line in text_of(page).splitlines():
+        if end:
+            end = "" if line == end else end
+            kept.append("")
+        elif line.startswith("```"):
+            end = "```"
+            kept.append("")
+        elif line.startswith("<!--") and not line.endswith("-->"):
+            end = "-->"
+            kept.append("")
+        else:
+            kept.append(re.sub(r"`[^`]*`", "", line))
+    return "\n".join(kept)
+
+
+class Stage:
+    """Where one page is run."""
+
+    def __init__(self, server: Server, directory: Path) -> None:
+        self.server = server
+        self.directory = directory
+        self._here = {_ADDRESS: f"127.0.0.1:{server.port}", _DIRECTORY: str(directory / "atomq")}
+        self._names: dict[str, Any] = {
+            "__name__": "docs",
+            "run": self.run,
+            "server": server,
+        }
+        self._background: list[subprocess.Popen[bytes]] = []
+        self._modules: set[str] = set()
+        self._environment = self._make_environment()
+        sys.path.insert(0, str(directory))
+
+    def _make_environment(self) -> dict[str, str]:
+        programs = self.directory / "bin"
+        programs.mkdir()
+        for name, module in (("atomq", "atomq.cli"), ("celery", "celery"), ("python", "")):
+            call = f"{sys.executable} -m {module}" if module else sys.executable
+            (programs / name).write_text(f'#!/bin/sh\nexec {call} "$@"\n')
+            (programs / name).chmod(0o755)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ATOMQ_")}
+        return {
+            **environment,
+            "PATH": f"{programs}:{environment['PATH']}",
+            "PYTHONPATH": f"{self.directory}:{ROOT / 'engine'}:{ROOT}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "ATOMQ_URL": self.here("redis://localhost:6379/0"),
+        }
+
+    def here(self, text: str) -> str:
+        """A text of the page, with the addresses of this stage."""
+        for theirs, ours in self._here.items():
+            text = text.replace(theirs, ours)
+        return text
+
+    def there(self, text: str) -> str:
+        """An output, with the addresses of the page."""
+        for theirs, ours in self._here.items():
+            text = text.replace(ours, theirs)
+        return text
+
+    def play(self, block: Block) -> None:
+        """Run one block. Raises AssertionError, or what its code raises."""
+        getattr(self, f"_play_{block.kind}")(block)
+
+    # ── python ────────────────────────────────────────────────────────────────────────────────
+
+    def _play_python(self, block: Block) -> None:
+        code = self.here(block.text)
+        if file := re.match(r"# (\w+\.py)\n", code):
+            (self.directory / file[1]).write_text(code)
+            self._modules.add(file[1].removesuffix(".py"))
+        # So that a traceback names the line of the page.
+        padded = "\n" * block.line + code
+        exec(compile(padded, str(ROOT / block.page), "exec"), self._names)
+
+    # ── the server ────────────────────────────────────────────────────────────────────────────
+
+    def _play_acl(self, block: Block) -> None:
+        admin = self.server.client()
+        for line in block.text.replace("\\\n", " ").splitlines():
+            admin.execute_command(*shlex.split(line.replace(r"\x06\x16", "\x06\x16")))
+
+    # ── the shell ─────────────────────────────────────────────────────────────────────────────
+
+    def _play_console(self, block: Block) -> None:
+        code, parts = 0, re.split(r"^\$ ", block.text, flags=re.MULTILINE)
+        assert not parts[0].strip(), f"{block.page}:{block.line}: an output without its command"
+        for part in parts[1:]:
+            command, wanted = _command(part)
+            where = f"{block.page}:{block.line}: $ {command}"
+            if command == "echo $?":
+                assert wanted.strip() == str(code), f"{where}: the exit code is {code}"
+                code = 0
+                continue
+            assert code == 0, f"{where}: the command before it ended with {code}"
+            if command.endswith(" &"):
+                self.background(command.removesuffix(" &"))
+                continue
+            done = self._shell(command)
+            code, said = done.returncode, self.there(done.stdout)
+            print(f"$ {command}\n{said}", end="")
+            if wanted.strip() and not alike(said, wanted):
+                raise AssertionError(f"{where}\nit says:\n{said}\nthe page says:\n{wanted}")
+        assert code == 0, f"{block.page}:{block.line}: ends with {code}:\n{done.stdout}"
+
+    def _shell(self, command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", self.here(command)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            cwd=self.directory,
+            env=self._environment,
+            timeout=60,
+        )
+
+    def run(self, command: str) -> str:
+        """The output of a command, which must succeed."""
+        done = self._shell(command)
+        assert done.returncode == 0, done.stdout
+        return self.there(done.stdout)
+
+    def background(self, command: str) -> None:
+        """Start a command, to be ended with the page."""
+        with (self.directory / "background.log").open("ab") as log:
+            self._background.append(
+                subprocess.Popen(
+                    ["bash", "-c", f"exec {self.here(command)}"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=self.directory,
+                    env=self._environment,
+                    start_new_session=True,
+                )
+            )
+
+    def close(self) -> None:
+        """End what was started here."""
+        sys.path.remove(str(self.directory))
+        for module in self._modules:
+            sys.modules.pop(module, None)
+        for process in self._background:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _command(part: str) -> tuple[str, str]:
+    """A command, which goes on in the next line after a backslash; and the output below it."""
+    lines = part.split("\n")
+    n = 1
+    while lines[n - 1].endswith("\\") and n < len(lines):
+        n += 1
+    return "\n".join(lines[:n]), "\n".join(lines[n:])
+
+
+def alike(said: str, wanted: str) -> bool:
+    """Whether an output is the one that a page shows."""
+    pattern = []
+    for line in wanted.strip().splitlines():
+        words = " ".join(line.split())
+        if words == "…":
+            pattern.append(r"(?:.*\n)*?")
+        else:
+            pattern.append(".*?".join(map(re.escape, words.split("…"))) + "\n")
+    lines = "".join(" ".join(line.split()) + "\n" for line in said.strip().splitlines())
+    return re.fullmatch("".join(pattern), lines) is not None

@@ -1,0 +1,210 @@
+"""The tables of the documentation that are made from code: `make docs`, or `--check` them.
+
+A table stands between `<!-- table: name -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+
+from atomq import scripts
+from atomq.contrib.kombu import settings
+from atomq.options import OptionRow, Options
+from tests.docs.pages import PAGES, text_of
+from tests.servers import ROOT
+
+WIRE = "tests/contrib/test_wire.py"
+LEASES = "tests/contrib/test_leases.py"
+UNIT = "tests/unit/test_options.py"
+FAULTS = "tests/faults/test_connections.py"
+SELECTING = "tests/contrib/test_settings.py"
+CONNECT = "tests/unit/test_connect.py"
+
+# What a Celery user sets, by subject: name, what there is to know besides the schema, the test.
+# "" takes the words of the schema.
+_LAYOUT = f"{WIRE}::test_messages_by_priority"
+_FOREIGN = "tests/lua/test_foreign.py::test_named_it_is_ready_again_and_counted"
+_FANOUT = f"{WIRE}::test_broadcasts"
+CELERY: dict[str, tuple[str, str]] = {
+    "visibility_timeout": ("", f"{SELECTING}::test_a_wrong_option_is_one_clear_error"),
+    "fanout_prefix": (
+        "True: broadcasts stay in their database. Text: a template such as `/{db}.`.",
+        _FANOUT,
+    ),
+    "fanout_patterns": (
+        "True: a worker receives the events it subscribed to. False: it receives all.",
+        _FANOUT,
+    ),
+    "global_keyprefix": ("", _LAYOUT),
+    "sep": ("", _LAYOUT),
+    "priority_steps": ("", _LAYOUT),
+    "queue_order_strategy": (
+        "Queues within a priority: `round_robin`, `priority` (as declared), `sorted`, a class.",
+        f"{SELECTING}::test_queue_order",
+    ),
+    "virtual_host": ("", f"{SELECTING}::test_every_url_of_the_page"),
+    "master_name": ("", f"{SELECTING}::test_every_url_of_the_page"),
+    "min_other_sentinels": ("", f"{UNIT}::test_a_wrong_value_is_named_with_what_is_allowed"),
+    "sentinel_kwargs": ("", f"{CONNECT}::test_no_master_is_said_without_the_sentinels_password"),
+    "body_encoding": (
+        "How bodies are wrapped: `base64`.",
+        f"{WIRE}::test_one_task_is_the_same_bytes",
+    ),
+    "deadletter_queue": (
+        "Where a message goes that no queue is bound for. None: it is an error.",
+        f"{WIRE}::test_what_leads_nowhere_goes_where_it_is_told",
+    ),
+    "socket_timeout": ("", f"{CONNECT}::test_a_silent_server_is_given_up_after_the_socket_timeout"),
+    "socket_connect_timeout": ("", f"{WIRE}::test_a_failed_connection_raises_what_stock_raises"),
+    "socket_keepalive": ("", f"{CONNECT}::test_keepalive_is_set_and_can_be_left_off"),
+    "socket_keepalive_options": (
+        "",
+        f"{CONNECT}::test_a_keepalive_setting_this_system_lacks_is_named",
+    ),
+    "ssl": ("", f"{CONNECT}::test_an_unknown_certificate_is_refused_unless_told_otherwise"),
+    "credential_provider": ("", f"{CONNECT}::test_credentials_come_from_the_provider"),
+    "client_name": ("", f"{CONNECT}::test_a_connection_without_a_name"),
+    "max_connections": ("", f"{UNIT}::test_a_wrong_value_is_named_with_what_is_allowed"),
+    "health_check_interval": ("", f"{UNIT}::test_a_wrong_value_is_named_with_what_is_allowed"),
+    "sentinel_fanout_compat": (
+        "Behind Sentinel: broadcasts also under the names of Kombu before 5.4.",
+        f"{WIRE}::test_broadcasts_from_before_kombu_5_4_behind_a_sentinel",
+    ),
+    "unacked_key": ("Where stock workers keep what they hold.", _FOREIGN),
+    "unacked_index_key": ("Where they keep since when.", _FOREIGN),
+    "polling_interval": ("Accepted. Nothing is polled here.", ""),
+}
+OURS: dict[str, tuple[str, str]] = {
+    "lease": ("", f"{LEASES}::test_tasks_three_times_as_long_as_the_lease_run_once"),
+    "max_lease": (
+        "",
+        "tests/faults/test_leases.py::test_max_lease_counts_from_the_start_of_the_work",
+    ),
+    "max_deliveries": ("", "tests/contrib/test_poison.py::test_a_task_that_kills_its_child_ends"),
+    "delay_in_server": (
+        "Where an `eta` waits: [`auto`, `always` or `never`](#eta-and-countdown) in the server.",
+        "tests/contrib/test_eta.py::test_delay_in_server",
+    ),
+    "dedup_window": (
+        "",
+        "tests/lua/test_publish.py::test_ids_are_forgotten_after_a_window_and_not_before",
+    ),
+    "max_bytes": (
+        "",
+        "tests/lua/test_claim.py::test_bytes_stop_a_claim_but_never_before_the_first",
+    ),
+    "retry_attempts": (
+        "",
+        f"{FAULTS}::test_a_lost_reply_of_any_verb_is_harmless",
+    ),
+    "retry_budget": (
+        "",
+        f"{FAULTS}::test_a_server_that_does_not_answer_is_not_waited_for_without_end",
+    ),
+}
+_STOCK = settings.Settings.__dataclass_fields__["stock_unacked"].default
+_DEFAULTS = {
+    "fanout_prefix": True,
+    "sentinel_fanout_compat": False,
+    "unacked_key": _STOCK[0],
+    "unacked_index_key": _STOCK[1],
+    **{
+        field.name: field.default
+        for field in settings.Settings.__dataclass_fields__.values()
+        if field.name in settings._OURS and field.name != "fanout_prefix"
+    },
+    **settings._DEFAULTS,
+}
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|")
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    heads = list(heads)
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return "\n".join(lines + ["| " + " | ".join(map(_cell, row)) + " |" for row in rows])
+
+
+def _default(value: object) -> str:
+    return f"`{list(value)!r}`" if isinstance(value, tuple) else f"`{value!r}`"
+
+
+def options() -> str:
+    """All options of the engine."""
+    rows = [
+        (f"`{row.name}`", row.type, _default(row.default), row.meaning)
+        for row in Options.describe()
+    ]
+    return _table(("option", "what it may be", "default", "what it does"), rows)
+
+
+def _celery(chosen: dict[str, tuple[str, str]]) -> Iterator[tuple[str, ...]]:
+    known: dict[str, OptionRow] = {row.name: row for row in Options.describe()}
+    for name, (words, test) in chosen.items():
+        row = known.get(name)
+        default = _DEFAULTS.get(name, row.default if row else None)
+        meaning = words or (row.meaning if row else "")
+        yield f"`{name}`", _default(default), meaning, f"`{test}`" if test else ""
+
+
+def celery_options() -> str:
+    """The options of Kombu's Redis transport."""
+    return _table(("option", "default", "what it does", "tested by"), _celery(CELERY))
+
+
+def atomq_options() -> str:
+    """Those that only atomq has."""
+    return _table(("option", "default", "what it does", "tested by"), _celery(OURS))
+
+
+def ignored_options() -> str:
+    """Options of Kombu's that mean nothing here."""
+    return ", ".join(f"`{name}`" for name in sorted(settings._IGNORED - CELERY.keys()))
+
+
+def inner_commands() -> str:
+    """What the scripts run inside, as rights."""
+    found = re.findall(r'\{ "([A-Z]+)"', scripts.get("probe").text)
+    return " ".join(f"`+{name.lower()}`" for name in sorted(set(found)))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "options": options,
+    "celery options": celery_options,
+    "atomq options": atomq_options,
+    "ignored options": ignored_options,
+    "inner commands": inner_commands,
+}
+
+
+def made(text: str) -> str:
+    """A page with its tables made anew."""
+    return re.sub(
+        r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end -->)",
+        lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages anew; with --check, only say which are not up to date."""
+    unnamed = settings._OURS.keys() - CELERY.keys() - OURS.keys()
+    old = [page for page in PAGES if made(text_of(page)) != text_of(page)]
+    if "--check" not in arguments:
+        for page in old:
+            (ROOT / page).write_text(made(text_of(page)), encoding="utf-8")
+        old = []
+    for page in old:
+        print(f"{page} is not up to date: make docs")
+    for name in unnamed:
+        print(f"no page names the transport option {name}")
+    return int(bool(old or unnamed))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

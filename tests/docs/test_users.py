@@ -1,0 +1,116 @@
+"""The ACL lines of docs/operations.md are enough for the work of each user, and for no more."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from redis.exceptions import NoPermissionError
+
+from atomq import Engine, PermissionDenied, Queue
+from tests.docs.pages import ROOT, Stage, blocks
+from tests.servers import Server
+
+PAGE = "docs/operations.md"
+USERS = {"deployer": "deploy", "emails-worker": "work", "celery-worker": "work"}
+ON_ONE_KIND = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+
+
+def url(server: Server, user: str, scheme: str = "redis") -> str:
+    return f"{scheme}://{user}:{USERS[user]}@127.0.0.1:{server.port}/0"
+
+
+@pytest.fixture
+def users(server: Server, tmp_path: Path) -> Iterator[None]:
+    stage = Stage(server, tmp_path)
+    lines = [block for block in blocks(PAGE) if block.kind == "acl"]
+    assert len(lines) == 2
+    for block in lines:
+        stage.play(block)
+    yield
+    for user in USERS:
+        server.client().acl_deluser(user)
+
+
+def preload(server: Server) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "atomq.cli", "scripts", "load", "--url", url(server, "deployer")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def denied(server: Server) -> list[str]:
+    """What the server refused since its log was reset."""
+    log = server.client().execute_command("ACL LOG")
+    return [f"{entry['username']}: {entry['reason']} {entry['object']}" for entry in log]
+
+
+@pytest.mark.usefixtures("users")
+def test_each_user_can_do_its_work(server: Server) -> None:
+    """That of the library; and the deployer that of deploying. On every kind of server."""
+    preload(server)
+    server.client().execute_command("ACL LOG", "RESET")
+    with Engine(url(server, "emails-worker")) as engine:
+        queue = Queue("emails", engine)
+        sent = queue.put({"n": 1}, delay=0.1)
+        queue.put({"n": 2}, priority=9)
+        waits: list[object] = []
+        thread = threading.Thread(target=lambda: waits.append(sent.wait(5)))
+        thread.start()
+        for message in queue.consume(timeout=0.5):
+            message.complete(message.body["n"])
+        thread.join()
+        assert waits == [1]
+        assert denied(server) == []
+        with pytest.raises(PermissionDenied):
+            Queue("others", engine).put({})
+    deployer = server.client(username="deployer", password="deploy")
+    with pytest.raises(NoPermissionError):
+        deployer.get("emails")
+
+
+@ON_ONE_KIND
+@pytest.mark.usefixtures("users")
+def test_a_celery_worker_can_do_its_work(server: Server, tmp_path: Path) -> None:
+    preload(server)
+    server.client().execute_command("ACL LOG", "RESET")
+    (tmp_path / "acl_tasks.py").write_text(
+        "from celery import Celery\n"
+        f"app = Celery('acl_tasks', broker={url(server, 'celery-worker', 'atomq')!r},\n"
+        f"             backend={url(server, 'celery-worker')!r})\n"
+        "@app.task(acks_late=True, name='add')\n"
+        "def add(x, y): return x + y\n"
+    )
+    with (tmp_path / "log").open("wb") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "acl_tasks", "worker", "-P", "solo"],
+            cwd=tmp_path,
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{tmp_path}:{ROOT / 'engine'}"},
+            stdout=log,
+            stderr=log,
+        )
+    app = Celery("acl_tasks", broker=url(server, "celery-worker", "atomq"), set_as_default=False)
+    app.conf.result_backend = url(server, "celery-worker")
+    try:
+        assert app.send_task("add", (2, 3)).get(timeout=20) == 5
+        assert app.send_task("add", (2, 3), countdown=0.3).get(timeout=10) == 5
+        assert [*app.control.inspect(timeout=2).ping().values()] == [{"ok": "pong"}]
+        time.sleep(1.2)  # the watch for stock producers, the roll, the restore
+        stock = Celery("stock", broker=server.tcp_url, set_as_default=False)
+        stock.conf.result_backend = url(server, "celery-worker")
+        assert stock.send_task("add", (4, 5)).get(timeout=10) == 9
+    except Exception as error:
+        raise AssertionError((tmp_path / "log").read_text()[-3000:]) from error
+    finally:
+        worker.terminate()
+        worker.wait(20)
+    # redis-py introduces the result backend, and goes on when it may not.
+    assert [each for each in denied(server) if "client|setinfo" not in each] == []
