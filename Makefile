@@ -101,8 +101,9 @@ bench-core: install ## measure against stock kombu, alternating in the same run
 versus-stock: install ## Celery on stock Kombu and on atomq: losses, restarts, cost; writes docs/versus-stock.md
 	@mkdir -p docs
 	@$(BIN)/python -m tests.bench.versus --docs docs/versus-stock.md
+	@$(BIN)/python -m tests.docs.tables
 
-docs: install ## make the tables of the documentation anew; tests/docs runs what the pages show
+docs: install ## make the tables of the documentation anew
 	@$(BIN)/python -m tests.docs.tables
 
 # ── release ─────────────────────────────────────────────────────────────────────────────────────

@@ -51,6 +51,7 @@ def _runs(page: str) -> list[Block]:
     return [block for block in blocks(page) if block.kind in RUN]
 
 
+@pytest.mark.slow
 @ON_ONE_KIND
 @pytest.mark.parametrize("page", [page for page in HAND_MADE if _runs(page)])
 def test_a_page_runs_from_top_to_bottom(page: str, stage: Stage) -> None:
@@ -197,8 +198,8 @@ def test_nothing_unfit_is_written(page: str) -> None:
 
 
 def test_the_readme_fits_a_terminal() -> None:
-    hidden = re.compile(r"^<!-- python\n.*?^-->\n", re.DOTALL | re.MULTILINE)
+    hidden = re.compile(r"^<!--.*?-->\n", re.DOTALL | re.MULTILINE)
     shown = hidden.sub("", text_of("README.md"))
     lines = shown.splitlines()
     assert [line for line in lines if len(line) > 80] == []
-    assert len(lines) <= 80
+    assert len(lines) <= 78

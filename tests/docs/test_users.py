@@ -77,6 +77,7 @@ def test_each_user_can_do_its_work(server: Server) -> None:
         deployer.get("emails")
 
 
+@pytest.mark.slow
 @ON_ONE_KIND
 @pytest.mark.usefixtures("users")
 def test_a_celery_worker_can_do_its_work(server: Server, tmp_path: Path) -> None:
