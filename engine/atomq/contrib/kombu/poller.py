@@ -24,7 +24,7 @@ from atomq.contrib.fleet import Roll
 from atomq.contrib.kombu.channel import MOST_CLAIMED, Channel
 from atomq.contrib.kombu.stock import Restore, Watch
 from atomq.contrib.kombu.worker import in_gevent_hub, stopping
-from atomq.errors import AtomqError
+from atomq.errors import AtomqError, PermissionDenied
 from atomq.keys import QueueKeys, is_queue_key
 from atomq.message import Delivery
 
@@ -369,6 +369,9 @@ class Poller:
         return self._woken(reply[0].decode(), reply[1])
 
     def _refused(self, error: server.ResponseError) -> bool:
+        if isinstance(error, server.NoPermissionError) and "channel" in str(error):
+            # The answer to PSUBSCRIBE, which has no other but the push that confirms it.
+            raise PermissionDenied(f"this user may not listen to broadcasts: {error}") from error
         if self._arming:
             log.debug("not watching for stock producers: %s", error)
             self._arming.popleft()
