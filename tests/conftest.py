@@ -9,6 +9,7 @@ the kinds; a test of one kind says `@pytest.mark.parametrize("kind", ["valkey-9"
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,10 @@ import pytest
 from tests.servers import KINDS, Cluster, NotAvailable, Sentinel, Server, choose_kinds
 
 LONG = os.environ.get("ATOMQ_LONG") == "1"
+
+# A shell's background job ignores these, and so would every program that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 hypothesis.settings.register_profile("short", deadline=None, print_blob=True, max_examples=50)
 hypothesis.settings.register_profile("long", deadline=None, print_blob=True, max_examples=1000)
