@@ -188,11 +188,17 @@ class Verdict:
 
     suite: Suite
     by_side: dict[str, Results]
-    flaky: dict[str, set[str]] = field(default_factory=lambda: {side: set() for side in SIDES})
+    flaky: dict[str, dict[str, str]] = field(default_factory=lambda: {side: {} for side in SIDES})
+    """What passed at the second try, and why it failed at the first."""
     trouble: list[str] = field(default_factory=list)
 
     def failed(self, side: str) -> set[str]:
         return {test for test, r in self.by_side[side].items() if r.outcome == "failed"}
+
+    def odd(self, side: str) -> dict[str, str]:
+        """What did not pass at once, and why."""
+        failed = {test: self.by_side[side][test].reason for test in self.failed(side)}
+        return self.flaky[side] | failed
 
     @property
     def deselected(self) -> set[str]:
@@ -265,7 +271,7 @@ def _settle(verdict: Verdict, job: Job) -> None:
         before = known.get(test)
         if before is None or (before.outcome == "failed" and result.outcome != "failed"):
             known[test] = result
-            verdict.flaky[job.side].add(test)
+            verdict.flaky[job.side][test] = before.reason if before else "was not run"
 
 
 # ── telling ──────────────────────────────────────────────────────────────────────────────────
@@ -283,7 +289,7 @@ def rows(verdicts: Iterable[Verdict]) -> list[list[str]]:
 
 
 def show(verdicts: Sequence[Verdict], console: Console) -> None:
-    table = Table(*COLUMNS, title="their own integration suites")
+    table = Table(*COLUMNS, title="Celery's and Kombu's own integration suites")
     for row in rows(verdicts):
         table.add_row(*row, style="bold" if row[1] == "atomq" else "")
     console.print(table)
@@ -320,10 +326,13 @@ def page(verdicts: Sequence[Verdict], kind: str, seconds: float) -> str:
     worse = [[f"`{t}`", why] for v in verdicts for t, why in v.regressions.items()]
     text += _markdown(("test", "how"), worse) if worse else ["Nothing."]
     text += ["", "## What fails, or passed at the second try", ""]
-    for verdict in verdicts:
-        for side in SIDES:
-            for how, tests in (("fails", verdict.failed(side)), ("flaky", verdict.flaky[side])):
-                text += [f"- {side}, {how}: `{_short(test)}`" for test in sorted(tests)]
+    odd = [
+        [f"`{_short(test)}`", side, "flaky" if test in verdict.flaky[side] else "fails", why]
+        for verdict in verdicts
+        for side in SIDES
+        for test, why in sorted(verdict.odd(side).items())
+    ]
+    text += _markdown(("test", "on", "how", "why"), odd) if odd else ["Nothing."]
     text += ["", "## What is not run", ""]
     for suite in SUITES:
         count = Counter(
