@@ -10,7 +10,7 @@ import time
 import pytest
 
 from atomq import calls
-from tests.contrib.rig import ON_ONE_KIND, POOLS, Fleet, Place, await_true
+from tests.contrib.rig import LONG, ON_ONE_KIND, POOLS, Fleet, Place, await_true
 from tests.servers import wait_until
 
 pytestmark = [pytest.mark.slow, ON_ONE_KIND]
@@ -98,11 +98,13 @@ def _stopped(
     for pool in pools:
         at.ledger.await_starts(ids[pool][0])
         at.await_state(lambda s: s.unacked >= 2, queue=pool)
+    ended = at.ledger.ends()
     for worker in workers.values():
         worker.send_signal(number)
     for worker in workers.values():
         worker.ended()
-    return ids
+    # What had ended before is no part of the question.
+    return {pool: [one for one in mine if not ended[one]] for pool, mine in ids.items()}
 
 
 def _in_one_place(at: Place, pool: str, ids: list[str]) -> tuple[list[str], dict[str, int]]:
@@ -143,12 +145,11 @@ def test_a_cold_shutdown_gives_all_of_it_back(at: Place) -> None:
 
 
 def test_a_soft_shutdown_lets_tasks_end(at: Place) -> None:
-    pools = ("prefork", "threads", "gevent")
+    pools = ("prefork", "threads")  # in green pools Celery's handler may not wait, and fails
     ids = _stopped(at, signal.SIGQUIT, pools, worker_soft_shutdown_timeout=3.0)
     for pool in pools:
         done, _ = _in_one_place(at, pool, ids[pool])
-        # In green pools Celery's handler blocks the loop it waits for: nothing ends.
-        assert ids[pool][0] in done or pool == "gevent"
+        assert ids[pool][0] in done
 
 
 # ── lost connections ──────────────────────────────────────────────────────────────────────────
@@ -203,7 +204,7 @@ def test_reconnects_leave_nothing_behind(fleet: Fleet) -> None:
     lose(3)
     measured = ("prefork", "threads", "solo")
     before = {pool: fleet.of[pool].vitals(fleet.ledger) for pool in measured}
-    lose(12)
+    lose(100 if LONG else 30)
     after = {pool: fleet.of[pool].vitals(fleet.ledger) for pool in measured}
     for pool in measured:
         assert after[pool]["on_tick"] == before[pool]["on_tick"], pool
