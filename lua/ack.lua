@@ -17,10 +17,14 @@ local guard = require("lib.guard")
 local receipts = require("lib.receipts")
 
 args.keys(3, 0, 0)
-args.items("receipt", 1, 1000)
+local items = args.items("receipt", 1, 1000)
 guard.zset(KEYS[1]); guard.hash(KEYS[2]); guard.hash(KEYS[3])
 local fault = args.fault or guard.fault
 if fault then
   return redis.error_reply(fault)
 end
-return receipts.ack(KEYS[1], KEYS[2], KEYS[3], ARGV)
+local lost = receipts.ack(KEYS[1], KEYS[2], ARGV)
+if #lost < items then
+  redis.call("HINCRBY", KEYS[3], "acked", items - #lost)
+end
+return lost

@@ -28,14 +28,13 @@
 --   steps            int     priority steps, 1 to 10
 --   acks             group   * queue   a count, then so many receipts
 -- RETURNS
---   now ms; ms until this consumer should claim again for a delayed message (-1: not its task); indexes of queues
---   that have more; acks that found nothing, as queue index and position; messages, five values each: queue index,
---   receipt, deliveries (this one included), step, message
+--   whole numbers, as one text: now ms; ms until this consumer should claim again for a delayed message (-1: not its
+--   task); how many queues have more; their indexes; acks that found nothing, as queue index and position. Then
+--   messages, five values each: queue index, receipt, deliveries (this one included), step, message
 -- ERRORS
 --   BADARG  WRONGTYPE
 local args = require("lib.args")
 local clock = require("lib.clock")
-local guard = require("lib.guard")
 local lane = require("lib.lane")
 local receipts = require("lib.receipts")
 
@@ -50,57 +49,76 @@ local call = {
   steps = args.int("steps", 1, 10),
   consumer = string.match(claim_id, "^(.+)%-%d+$"),
   now = clock.now(),
-  count = 0, deaths = 0, bytes = 0, headers = {}, deadlines = {}, receipts = {}, out = {}, more = {},
+  count = 0, deaths = 0, bytes = 0, headers = {}, deadlines = {}, out = { "" }, more = {}, freed = false,
 }
 local width = lane.FIXED + call.steps
 local queues = #KEYS / width
-if queues ~= math.floor(queues) or queues < 1 then
+if queues % 1 ~= 0 or queues < 1 then
   return redis.error_reply("BADARG KEYS: " .. #KEYS .. " is not a multiple of " .. width)
 elseif not call.consumer then
   return redis.error_reply("BADARG claim_id: not <consumer>-<counter>")
 end
-
-local lanes, acks, leased, available = {}, {}, 0, 0
+local acks = {}
 for q = 1, queues do
-  lanes[q] = lane.open((q - 1) * width, call)
-  leased = leased + lanes[q].in_unacked
-  available = available + lanes[q].left + lanes[q].in_unacked + lanes[q].in_delayed
   acks[q] = args.group("acks", 1000)
 end
-local fault = args.done() or guard.fault
-if fault then
-  return redis.error_reply(fault)
+if args.done() then
+  return redis.error_reply(args.fault)
 end
 
-local missing = {}
-for q = 1, queues do
-  redis.call("DEL", lanes[q].wake)
-  local lost = receipts.ack(lanes[q].unacked, lanes[q].records, lanes[q].stats, acks[q])
-  for i = 1, #lost do
-    missing[#missing + 1], missing[#missing + 2] = q, lost[i]
+-- All reads. What is wrong with a key is told before anything is written.
+local lanes, is_repeated = {}, call.attempt > 0
+local function look()
+  local leased, available = 0, 0
+  for q = 1, queues do
+    local this = lane.open((q - 1) * width, call, acks[q])
+    lanes[q], leased = this, leased + this.in_unacked
+    available = available + this.left + this.in_unacked + this.in_delayed
   end
-end
-
--- What this claim was given when it was here before. Its last names are the ones it will give out itself.
-local replayed = false
-for attempt = 0, call.attempt do
-  local names = receipts.named(claim_id, attempt, attempt < call.attempt and call.limit
-    or math.min(call.limit, available))
-  for q = 1, #names > 0 and leased > 0 and queues or 0 do
-    replayed = lane.replay(lanes[q], call, names) or replayed
-  end
-  call.receipts = names
-end
-
-if not replayed then
-  for step = 1, call.steps do
-    for q = 1, queues do
-      lane.take(lanes[q], call, step)
+  call.receipts = receipts.named(claim_id, call.attempt, math.min(call.limit, available))
+  for q = 1, queues do
+    -- Nobody uses a claim id twice; if somebody does, no lease is overwritten.
+    local names = leased > 0 and #call.receipts > 0 and call.receipts or { "" }
+    local held = redis.call("HMGET", lanes[q].records, unpack(names))
+    for i = 1, #names do
+      is_repeated = is_repeated or held[i] ~= false
     end
+  end
+end
+local is_sound, fault = pcall(look)
+if not is_sound then
+  local guard = require("lib.guard")
+  return redis.error_reply(
+    guard.blame(fault, width, "zset", "hash", "zset", "hash", "stream", "list", "hash", "hash"))
+end
+
+local missing = ""
+for q = 1, queues do
+  local this = lanes[q]
+  local n = #acks[q]
+  if n > 0 then
+    local lost = receipts.ack(this.unacked, this.records, acks[q])
+    this.acked, this.in_unacked, call.freed = n - #lost, this.in_unacked - n + #lost, true
+    for i = 1, #lost do
+      missing = missing .. " " .. q .. " " .. lost[i]
+    end
+  end
+end
+
+local is_replayed = false
+if is_repeated then
+  local replay = require("lib.replay")
+  is_replayed = replay.all(lanes, call, claim_id)
+end
+for step = 1, is_replayed and 0 or call.steps do
+  for q = 1, queues do
+    lane.take(lanes[q], call, step)
   end
 end
 for q = 1, queues do
   lane.close(lanes[q], call)
 end
 local wait = call.next_due and math.max(0, call.next_due - call.now) or -1
-return { call.now, wait, call.more, missing, call.out }
+local more = call.more[1] and table.concat(call.more, " ") .. " " or ""
+call.out[1] = call.now .. " " .. wait .. " " .. #call.more .. " " .. more .. missing
+return call.out

@@ -35,7 +35,10 @@ local names, is_lost = {}, {}
 for i = 1, items do
   names[i] = ARGV[args.at + 2 * i - 1]
 end
-local lost = receipts.ack(unacked, records, stats, names)
+local lost = receipts.ack(unacked, records, names)
+if #lost < items then
+  redis.call("HINCRBY", stats, "acked", items - #lost)
+end
 for i = 1, #lost do
   is_lost[lost[i]] = true
 end

@@ -159,10 +159,8 @@ _PUBLISH = scripts.declared(
     argv=(
         "call_id",
         "window_ms",
-        *(
-            f"{name} * group"
-            for name in ("step", "delay_ms", "at_ms", "ttl_ms", "alive_ms", "named", "count")
-        ),
+        "settings * group",
+        "count * group",
         "id * group * message",
         "message * group * message",
     ),
@@ -187,6 +185,9 @@ class Outgoing(NamedTuple):
     """Not put again while its id is remembered."""
 
 
+_PLAIN = Outgoing("", "")[2:]  # ready at once in the first step, whatever its id
+
+
 class Published(NamedTuple):
     """What `publish` did."""
 
@@ -209,7 +210,11 @@ def publish(
         if out[2:] != group:
             group = out[2:]
             named = 2 if out.dedup else int(out.delay_ms > 0 or out.at_ms > 0)
-            args += (out.step, out.delay_ms, out.at_ms, out.ttl_ms, out.alive_ms, named, 0)
+            settings = ""
+            if group != _PLAIN:
+                numbers = (out.step, out.delay_ms, out.at_ms, out.ttl_ms, out.alive_ms, named)
+                settings = " ".join(map(str, numbers))
+            args += (settings, 0)
             count_at = len(args) - 1
         args[count_at] += 1
         total += 1
@@ -222,7 +227,7 @@ def publish(
 
 
 def _published(reply: Any, _repeated: bool) -> Published:
-    now, count, known, repeated = reply
+    now, count, repeated, *known = map(int, reply.split())
     return Published(now, count, tuple(position - 1 for position in known), bool(repeated))
 
 
@@ -294,14 +299,14 @@ def claim(
     names = [queue.name for queue in queues]
 
     def parse(reply: Any, repeated: bool) -> Claimed:
-        now, wait, more, lost, flat = reply
-        if repeated:
-            lost = ()  # the call before, whose answer was lost, may have acked them
+        now, wait, count, *rest = map(int, reply[0].split())
+        # A repeated call: the one before, whose answer was lost, may have acked them.
+        lost = () if repeated else rest[count:]
         deliveries = [
             Delivery(
-                names[flat[i] - 1], flat[i + 1].decode(), flat[i + 2], flat[i + 3], flat[i + 4]
+                names[reply[i] - 1], reply[i + 1].decode(), reply[i + 2], reply[i + 3], reply[i + 4]
             )
-            for i in range(0, len(flat), 5)
+            for i in range(1, len(reply), 5)
         ]
         lost_acks = tuple(
             (names[lost[i] - 1], (acks or ())[lost[i] - 1][lost[i + 1] - 1])
@@ -310,7 +315,7 @@ def claim(
         return Claimed(
             now,
             wait if wait >= 0 else None,
-            tuple(names[index - 1] for index in more) if more else (),
+            tuple(names[index - 1] for index in rest[:count]),
             lost_acks,
             deliveries,
         )

@@ -1,9 +1,10 @@
 """The Lua scripts as the server runs them: bundled, checked, and named by their SHA1.
 
 A script under `lua/` may begin with lines `local clock = require("lib.clock")`. Each module is put
-in front of it once. Lines that hold only a comment are left out, so that a comment changes no SHA,
-and so are functions of modules that nothing in the bundle calls: the server makes every function
-anew at each call. What it says of a line is translated back to the file it came from.
+in front of it once. The server makes every function anew at each call, so functions of modules that
+nothing in the bundle calls are left out, and a module that is required further in, where it is
+needed now and then, is one function until then. Lines that hold only a comment are left out too: a
+comment changes no SHA. What the server says of a line is translated back to the file it came from.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from atomq.assets import lua_dir
 
-_REQUIRE = re.compile(r'^local (\w+) = require\("([\w.]+)"\)$')
+_REQUIRE = re.compile(r'^( *)local (\w+) = require\("([\w.]+)"\)$')
 _FUNCTION = re.compile(r"^function M\.(\w+)\(")
 _FIELD = re.compile(r"^--   (\w+)\s+(\w+)((?:\s+\* \w+)*)(?:\s{2,}(.*))?$")
 _MEMBER = re.compile(r"\b(\w+)\.(\w+)")
@@ -179,14 +180,21 @@ def _parameters(lines: list[str]) -> tuple[Parameter, ...]:
     return tuple(found)
 
 
+_Line = tuple[str, str, int]  # text, file, number
+
+
 class _Bundle:
     """Modules first, each once, then the script; with the origin of every line."""
 
     def __init__(self, script: str) -> None:
-        self._lines: list[tuple[str, str, int]] = []  # text, file, number
         self._open: list[str] = []
-        self._done: set[str] = set()
-        self._add(script)
+        self._early: dict[str, list[_Line]] = {}  # made at once, in this order
+        self._late: dict[str, list[_Line]] = {}  # made by a function, when they are needed
+        self._asked: list[str] = []  # late ones still to be read
+        self._read(script, self._early)
+        while self._asked:
+            self._read(self._asked.pop(), self._late)
+        self._lines = self._together(script)
         while self._prune():
             pass
 
@@ -198,35 +206,57 @@ class _Bundle:
     def origins(self) -> tuple[tuple[str, int], ...]:
         return tuple((file, number) for _, file, number in self._lines)
 
-    def _add(self, module: str) -> None:
+    def _read(self, module: str, into: dict[str, list[_Line]]) -> None:
         file = module.replace(".", "/") + ".lua"
         if module in self._open:
             raise ValueError(f"lua/{file} requires itself: {' > '.join([*self._open, module])}")
-        self._open.append(module)
+        if module in self._early or module in into:
+            return
         source = (lua_dir() / file).read_text(encoding="utf-8").splitlines()
         kept = [(line, file, n) for n, line in enumerate(source, 1) if not _is_comment(line)]
+        self._open.append(module)
         for line, _, _ in kept:
             if found := _REQUIRE.match(line):
-                self._require(found[1], found[2])
-        if len(self._open) > 1:
-            if kept[-1][0] != "return M":
-                raise ValueError(f"lua/{file}: a module ends in `return M`")
-            # A block, not a function: that would be one more to make and to call.
-            name = _name(module)
-            kept = [
-                (f"local {name} do", file, 1),
-                *kept[:-1],
-                (f"{name} = M end", file, len(source)),
-            ]
-        self._lines += [one for one in kept if not _REQUIRE.match(one[0])]
+                indent, alias, wanted = found.groups()
+                if alias != _name(wanted):
+                    raise ValueError(f"{wanted} is required as {alias}: its name is {_name(wanted)}")
+                if indent:
+                    self._asked.append(wanted)
+                else:
+                    self._read(wanted, into)
         self._open.pop()
+        if file.startswith("lib/") and kept[-1][0] != "return M":
+            raise ValueError(f"lua/{file}: a module ends in `return M`")
+        into[module] = kept
 
-    def _require(self, alias: str, module: str) -> None:
-        if alias != _name(module):
-            raise ValueError(f"{module} is required as {alias}: its name is {_name(module)}")
-        if module not in self._done:
-            self._add(module)
-            self._done.add(module)
+    def _together(self, script: str) -> list[_Line]:
+        main = self._early.pop(script)
+        late = {module: lines for module, lines in self._late.items() if module not in self._early}
+        names = [*map(_name, self._early), *(f"load_{_name(module)}" for module in late)]
+        lines: list[_Line] = [(f"local {', '.join(names)}", f"{script}.lua", 1)] if names else []
+        for module, kept in self._early.items():
+            (_, file, first), (_, _, last) = kept[0], kept[-1]
+            # A block, not a function: that would be one more to make and to call.
+            lines += [("do", file, first), *self._linked(kept[:-1])]
+            lines.append((f"{_name(module)} = M end", file, last))
+        for module, kept in late.items():
+            (_, file, first), (_, _, last) = kept[0], kept[-1]
+            load = f"load_{_name(module)}"
+            lines += [(f"function {load}()", file, first), *self._linked(kept[:-1])]
+            # Made once: from now on it answers what it made.
+            lines.append((f"function {load}() return M end return M end", file, last))
+        return lines + self._linked(main)
+
+    def _linked(self, lines: Sequence[_Line]) -> list[_Line]:
+        found: list[_Line] = []
+        for text, file, number in lines:
+            if wanted := _REQUIRE.match(text):
+                indent, name, module = wanted.groups()
+                if module in self._early:
+                    continue
+                text = f"{indent}local {name} = load_{name}()"  # noqa: PLW2901 - it reads best so
+            found.append((text, file, number))
+        return found
 
     def _prune(self) -> bool:
         """Leave out the functions of modules that nothing mentions. True if there was one."""

@@ -1,5 +1,6 @@
 -- ARGV, read in order. The first thing that is wrong is kept in `fault`; a script asks for it before it writes.
 local M = { at = 0, fault = false }
+local find = string.find
 
 function M.refuse(name, given, wanted)
   if not M.fault then
@@ -19,9 +20,10 @@ end
 
 -- A whole number, or `min` when it is not one: callers may compute with it until they ask for `fault`.
 function M.int(name, min, max)
-  M.at = M.at + 1
-  local given = ARGV[M.at]
-  local n = given and #given < 16 and string.find(given, "^%d+$") and tonumber(given)
+  local at = M.at + 1
+  M.at = at
+  local given = ARGV[at]
+  local n = given and not find(given, "%D") and tonumber(given)
   if not n or n < min or n > max then
     M.refuse(name, given, string.format("a whole number from %.0f to %.0f", min, max))
     return min
@@ -32,38 +34,21 @@ end
 -- A count, then so many texts.
 function M.group(name, max)
   local n = M.int(name, 0, max)
-  local given = {}
+  local at, given = M.at, {}
   for i = 1, n do
-    given[i] = ARGV[M.at + i]
+    given[i] = ARGV[at + i]
   end
-  M.at = M.at + n
+  M.at = at + n
   if M.at > #ARGV then
     M.refuse(name, #given, "what the count before it says")
   end
   return given
 end
 
--- A count, then so many messages into `group.bodies`, each with its id before it when the group is named.
-function M.messages(group, max)
-  local count, width = M.int("count", 1, max), group.named > 0 and 2 or 1
-  if M.at + count * width > #ARGV then
-    M.refuse("count", count, "the number of messages that were sent")
-    count = 0
-  end
-  for i = 1, count do
-    group.bodies[i] = ARGV[M.at + i * width]
-    if width == 2 then
-      group.ids[i] = ARGV[M.at + i * width - 1]
-    end
-  end
-  M.at = M.at + count * width
-  return count
-end
-
 -- How many arguments are left, as items of `width` each; at most `max` items.
 function M.items(name, width, max)
   local n = (#ARGV - M.at) / width
-  if n ~= math.floor(n) or n > max then
+  if n % 1 ~= 0 or n > max then
     M.refuse(name, #ARGV - M.at, "at most " .. max .. " items of " .. width)
     return 0
   end

@@ -1,5 +1,6 @@
 -- Keys, looked at before anything is written: a read of the right type answers the size, and a key of another
 -- type (or a read that this user may not run) becomes `fault`. A Lua error undoes nothing, so it must not happen late.
+-- The busiest scripts read under `pcall` instead, and come here only to learn which key it was.
 local M = { fault = false }
 
 local function checked(answer, key, command)
@@ -29,6 +30,16 @@ function M.ready(first)
     sizes[#sizes + 1] = M.list(KEYS[i])
   end
   return sizes
+end
+
+-- Why a read failed: the first key that is not of its type, or else what the server said. The kinds are those of the
+-- first keys, and again after every `width` keys; all others are lists.
+function M.blame(failure, width, ...)
+  local kinds, look = { ... }, { zset = M.zset, hash = M.hash, set = M.set, stream = M.stream, list = M.list }
+  for i = 1, #KEYS do
+    look[kinds[(i - 1) % width + 1] or "list"](KEYS[i])
+  end
+  return M.fault or tostring(type(failure) == "table" and failure.err or failure)
 end
 
 return M

@@ -1,5 +1,7 @@
 -- A message is JSON that is never decoded here. What the engine has to say stands at its very head, as members that
 -- any JSON reader skips: {"x-deliveries":2,"x-expires":1790000000000,"body":...
+local shape = require("lib.shape")
+
 local M = {}
 
 local MOST_DELIVERIES, LAST_MS = 99999999, 4398046511103 -- what a record's header and a band can hold
@@ -25,29 +27,8 @@ function M.head(message)
   return deliveries, expires, rest
 end
 
--- Those of these messages that are not plain, by position: deliveries and expiry where the head says something, false
--- for what is no message. Kombu writes an object that begins with a member; nothing else is put into a ready list.
--- Answers the largest size as well.
-function M.odd(messages)
-  local odd, largest, byte = {}, 0, string.byte
-  for i = 1, #messages do
-    local message = messages[i]
-    local brace, quote, first = byte(message, 1, 3)
-    if brace ~= 123 or quote ~= 34 then
-      odd[i] = false
-    elseif first == 120 then -- may be "x-...
-      local deliveries, expires = M.head(message)
-      odd[i] = { deliveries = deliveries, expires = expires }
-    end
-    if #message > largest then
-      largest = #message
-    end
-  end
-  return odd, largest
-end
-
 function M.sound(message)
-  return M.odd({ message })[1] ~= false
+  return shape.odd({ message })[1] ~= false
 end
 
 -- The message with this head; an older head is replaced, never joined by a second one (JSON keeps the last).

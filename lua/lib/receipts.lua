@@ -26,11 +26,8 @@ end
 
 -- Take the live ones out of `unacked` and `records`; answers the positions of those that are not live. Nearly always
 -- all are: only when fewer were there than named (one may be named twice) is each asked for by itself.
-function M.ack(unacked, records, stats, receipts)
+function M.ack(unacked, records, receipts)
   local lost = {}
-  if #receipts == 0 then
-    return lost
-  end
   if redis.call("HDEL", records, unpack(receipts)) == #receipts then
     redis.call("ZREM", unacked, unpack(receipts))
   else
@@ -39,9 +36,6 @@ function M.ack(unacked, records, stats, receipts)
         lost[#lost + 1] = i
       end
     end
-  end
-  if #lost < #receipts then
-    redis.call("HINCRBY", stats, "acked", #receipts - #lost)
   end
   return lost
 end

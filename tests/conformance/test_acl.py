@@ -23,7 +23,7 @@ INNER = (
     "+llen +lpush +rpush +rpop +lindex "
     "+hlen +hget +hmget +hgetall +hexists +hset +hdel +hincrby "
     "+zcard +zadd +zrem +zscore +zmscore +zcount +zrange +zrevrange +zrangebyscore "
-    "+scard +sadd +smismember "
+    "+scard +sadd +sismember +smismember "
     "+xlen +xadd +xrange +xdel"
 )
 OUTER = "+evalsha +blpop +client|unblock +get +subscribe +unsubscribe"

@@ -172,7 +172,8 @@ def test_remembered_ids_pass_by_themselves(q: Queue) -> None:
     age_ids(q, 1001)
     q.run(calls.publish(q.keys, [Outgoing(msg("b"), "b")], call_id="d", window_ms=1000))
     assert 1000 < q.db.pttl(q.keys.calls_old) <= 2000
-    assert not q.db.exists(q.keys.calls)
+    assert q.db.smembers(q.keys.calls) == {b"cd"}
+    assert 1000 < q.db.pttl(q.keys.calls) <= 2000
 
 
 # ── tokens ────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,127 @@
+-- What a claim finds due in `unacked` (leases past their deadline) and in `delayed`: handed out directly, for parked in
+-- ready it would lose its order. And who keeps the time of what falls due next.
+local bands = require("lib.bands")
+local lane = require("lib.lane")
+local message = require("lib.message")
+local record = require("lib.record")
+
+local M = {}
+local MOST = 200 -- a claim that took so many expired or due ones stops: a thousand would take 10 ms
+
+-- A claim's last step also takes what a fleet with more priority steps has left behind it.
+local function last(this, call, step)
+  return step == call.steps and this.steps or step
+end
+
+-- Hand out these entries, or bury them, as long as there is room; answers how many are gone from the index.
+local function take_out(this, call, step, index, records, found)
+  local at = 0
+  while at < #found do
+    local many = math.min(lane.fitting(this, call), #found - at)
+    if many == 0 then
+      return at
+    end
+    local held = redis.call("HMGET", records, unpack(found, at + 1, at + many))
+    redis.call("ZREM", index, unpack(found, at + 1, at + many))
+    redis.call("HDEL", records, unpack(found, at + 1, at + many))
+    call.freed = true
+    for i = 1, many do
+      if held[i] then
+        local deliveries, _, _, body = record.split(held[i])
+        if deliveries then
+          local _, expires = message.head(body)
+          this.largest = math.max(this.largest, #body)
+          lane.hand(this, call, deliveries + 1, expires, step, { body }, 1, 1)
+        else
+          lane.bury(this, call, "corrupt", 0, step, held[i])
+        end
+      end
+    end
+    at = at + many
+  end
+  return at
+end
+
+-- What is due in this step of an index; answers how many entries are gone from there. Behind dead letters it looks
+-- again: what is due behind them goes first.
+local function recover(this, call, step, index, records)
+  local gone = 0
+  while lane.room(call) > 0 do
+    local most = math.min(lane.room(call), MOST - gone)
+    if most == 0 then
+      this.cut, call.limit = true, call.count -- what comes behind them must wait for its turn
+      break
+    end
+    local found = bands.due(index, step, last(this, call, step), call.now, most)
+    gone = gone + take_out(this, call, step, index, records, found)
+    if #found < most then
+      break
+    end
+  end
+  return gone
+end
+
+-- The last step that has anything in this index.
+local function deepest(this, index, size)
+  return size == 0 and 0 or this.steps > 1 and bands.behind_first(index) and this.steps or 1
+end
+
+-- Everything due of one step: expired leases first.
+function M.take(this, call, step)
+  if step == 1 then
+    this.deepest_unacked = call.now >= this.grace and deepest(this, this.unacked, this.in_unacked) or 0
+    this.deepest_delayed = deepest(this, this.delayed, this.in_delayed)
+  end
+  if step <= this.deepest_unacked then
+    local n = recover(this, call, step, this.unacked, this.records)
+    this.in_unacked, this.redelivered = this.in_unacked - n, this.redelivered + n
+  end
+  if step <= this.deepest_delayed then
+    this.in_delayed = this.in_delayed - recover(this, call, step, this.delayed, KEYS[this.at + 4])
+  end
+end
+
+-- Is there more that a claim would get now? Ready lists are empty.
+local function due(this, call)
+  if lane.room(call) > 0 then
+    return false -- every step was looked at and ran dry
+  end
+  for step = 1, call.steps do
+    local to = last(this, call, step)
+    if this.in_delayed > 0 and #bands.due(this.delayed, step, to, call.now, 1) > 0
+      or this.in_unacked > 0 and call.now >= this.grace
+      and #bands.due(this.unacked, step, to, call.now, 1) > 0 then
+      return true
+    end
+  end
+  return false
+end
+
+-- When the next delayed message falls due, told to one waiting consumer only; others hear of it by token.
+local function timer(this, call)
+  if this.in_delayed == 0 then
+    return false
+  end
+  local set = redis.call("HMGET", KEYS[this.at + 7], "timer_at", "timer_by")
+  local timer_at, is_mine = tonumber(set[1]), set[2] == call.consumer
+  local next_due = bands.earliest(this.delayed, deepest(this, this.delayed, this.in_delayed))
+  if not next_due or timer_at and timer_at > call.now and timer_at <= next_due and not is_mine then
+    return false
+  elseif call.count > 0 or call.limit == 0 then -- it goes to work: somebody who waits shall keep the time
+    lane.change(this, "timer_at", 0)
+    return "timer"
+  end
+  lane.change(this, "timer_at", string.format("%.0f", next_due))
+  lane.change(this, "timer_by", call.consumer)
+  if not call.next_due or next_due < call.next_due then
+    call.next_due = next_due
+  end
+  return false
+end
+
+-- Whether to leave a token: true if there is more now, "timer" if only somebody must keep the time.
+function M.more(this, call)
+  return due(this, call) or timer(this, call)
+end
+
+return M
