@@ -218,8 +218,8 @@ class _Bundle:
         for line, _, _ in kept:
             if found := _REQUIRE.match(line):
                 indent, alias, wanted = found.groups()
-                if alias != _name(wanted):
-                    raise ValueError(f"{wanted} is required as {alias}: its name is {_name(wanted)}")
+                if alias != (name := _name(wanted)):
+                    raise ValueError(f"{wanted} is required as {alias}: its name is {name}")
                 if indent:
                     self._asked.append(wanted)
                 else:

@@ -49,7 +49,8 @@ def test_a_module_is_there_once_and_before_its_users(lua: Path) -> None:
 def test_a_module_required_further_in_is_made_when_it_is_needed(lua: Path, server: Server) -> None:
     write(
         lua,
-        lib__one="local M = { n = 0 }\nfunction M.one()\n  M.n = M.n + 1\n  return M.n\nend\nreturn M\n",
+        lib__one="local M = { n = 0 }\nfunction M.one()\n  M.n = M.n + 1\n  return M.n\nend\n"
+        "return M\n",
         lib__rare='local one = require("lib.one")\nlocal also = require("lib.also")\n'
         "local M = { made = one.one() }\n"
         "function M.both()\n  return also.two() * 10 + M.made\nend\nreturn M\n",
