@@ -17,8 +17,8 @@
 -- ERRORS
 --   BADARG  WRONGTYPE
 local args = require("lib.args")
-local bands = require("lib.bands")
 local clock = require("lib.clock")
+local due = require("lib.due")
 local guard = require("lib.guard")
 
 local unacked, records, delayed, delayed_records = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -35,15 +35,14 @@ if fault then
 end
 
 local now = clock.now()
-local function due(key, size)
+local function overdue(key, size)
   local n = 0
   for step = 1, size > 0 and 10 or 0 do
-    n = n + redis.call("ZCOUNT", key, bands.low(step), bands.low(step) + now)
+    n = n + due.count(key, step, now)
   end
   return n
 end
 
--- The next message out, if it is small: its age is in it, if it carries one.
 local oldest = ""
 for step = 1, steps do
   if oldest == "" and ready[step] > 0 then
@@ -51,8 +50,8 @@ for step = 1, steps do
   end
 end
 return {
-  now, ready, sizes[1], due(unacked, sizes[1]), sizes[3], due(delayed, sizes[3]), sizes[5],
-  sizes[3] > 0 and bands.earliest(delayed, 10) or -1, sizes[1] > 0 and bands.earliest(unacked, 10) or -1,
+  now, ready, sizes[1], overdue(unacked, sizes[1]), sizes[3], overdue(delayed, sizes[3]), sizes[5],
+  sizes[3] > 0 and due.earliest(delayed, 10) or -1, sizes[1] > 0 and due.earliest(unacked, 10) or -1,
   math.abs(sizes[1] - sizes[2]), math.abs(sizes[3] - sizes[4]), oldest,
   redis.call("HGETALL", meta), redis.call("HGETALL", stats),
 }

@@ -2,8 +2,6 @@
 -- priorities exact at any size: the oldest of one step is one range query. 2^42 ms last until the year 2109.
 local M = { SIZE = 4398046511104 }
 
-function M.low(step) return (step - 1) * M.SIZE end
-
 function M.score(step, ms)
   return string.format("%.0f", (step - 1) * M.SIZE + ms)
 end
@@ -18,33 +16,9 @@ function M.behind_first(key)
   return redis.call("ZCOUNT", key, M.SIZE, "+inf") > 0
 end
 
--- What is due at `now` in the steps `from` to `to`, step by step, oldest first.
-function M.due(key, from, to, now, limit)
-  local low = M.low(from)
-  local found = redis.call("ZRANGEBYSCORE", key, low, low + now, "LIMIT", 0, limit)
-  for step = from + 1, to do
-    if #found < limit then
-      low = M.low(step)
-      for _, name in ipairs(redis.call("ZRANGEBYSCORE", key, low, low + now, "LIMIT", 0, limit - #found)) do
-        found[#found + 1] = name
-      end
-    end
-  end
-  return found
-end
-
--- The earliest time of the steps 1 to `steps`, or nil.
-function M.earliest(key, steps)
-  local earliest
-  for step = 1, steps do
-    local low = M.low(step)
-    local head = redis.call("ZRANGEBYSCORE", key, low, low + M.SIZE - 1, "WITHSCORES", "LIMIT", 0, 1)
-    local ms = head[2] and head[2] % M.SIZE
-    if ms and (not earliest or ms < earliest) then
-      earliest = ms
-    end
-  end
-  return earliest
+-- Is anything due at `now`, or may it be, in a step behind the first?
+function M.stirs(key, now, steps)
+  return redis.call("ZCOUNT", key, "-inf", now) > 0 or steps > 1 and M.behind_first(key)
 end
 
 return M

@@ -1,6 +1,7 @@
 -- What a claim finds due in `unacked` (leases past their deadline) and in `delayed`: handed out directly, for parked in
 -- ready it would lose its order. And who keeps the time of what falls due next.
 local bands = require("lib.bands")
+local due = require("lib.due")
 local lane = require("lib.lane")
 local message = require("lib.message")
 local record = require("lib.record")
@@ -17,26 +18,32 @@ end
 local function take_out(this, call, step, index, records, found)
   local at = 0
   while at < #found do
-    local many = math.min(lane.fitting(this, call), #found - at)
+    local many, bytes = math.min(lane.fitting(this, call), #found - at), call.bytes
     if many == 0 then
-      return at
+      break
     end
     local held = redis.call("HMGET", records, unpack(found, at + 1, at + many))
+    for i = 1, many do
+      if bytes >= call.max_bytes then -- they are larger than any before
+        many = i - 1
+        break
+      end
+      bytes = bytes + #(held[i] or "")
+    end
     redis.call("ZREM", index, unpack(found, at + 1, at + many))
     redis.call("HDEL", records, unpack(found, at + 1, at + many))
     call.freed = true
     for i = 1, many do
-      if held[i] then
-        local deliveries, _, _, body = record.split(held[i])
-        if deliveries then
-          local _, expires = message.head(body)
-          this.largest = math.max(this.largest, #body)
-          lane.hand(this, call, deliveries + 1, expires, step, { body }, 1, 1)
-        else
-          lane.bury(this, call, "corrupt", 0, step, held[i])
-        end
+      local deliveries, _, _, body = record.split(held[i] or "")
+      if deliveries then
+        local _, expires = message.head(body)
+        this.largest = math.max(this.largest, #body)
+        lane.hand(this, call, deliveries + 1, expires, step, { body }, 1, 1)
+      elseif held[i] then
+        lane.bury(this, call, "corrupt", 0, step, held[i])
       end
     end
+    lane.lease(this, call)
     at = at + many
   end
   return at
@@ -52,7 +59,7 @@ local function recover(this, call, step, index, records)
       this.cut, call.limit = true, call.count -- what comes behind them must wait for its turn
       break
     end
-    local found = bands.due(index, step, last(this, call, step), call.now, most)
+    local found = due.now(index, step, last(this, call, step), call.now, most)
     gone = gone + take_out(this, call, step, index, records, found)
     if #found < most then
       break
@@ -69,28 +76,28 @@ end
 -- Everything due of one step: expired leases first.
 function M.take(this, call, step)
   if step == 1 then
-    this.deepest_unacked = call.now >= this.grace and deepest(this, this.unacked, this.in_unacked) or 0
-    this.deepest_delayed = deepest(this, this.delayed, this.in_delayed)
+    this.deepest_unacked = call.now >= this.grace and deepest(this, KEYS[this.at + 1], this.in_unacked) or 0
+    this.deepest_delayed = deepest(this, KEYS[this.at + 3], this.in_delayed)
   end
   if step <= this.deepest_unacked then
-    local n = recover(this, call, step, this.unacked, this.records)
-    this.in_unacked, this.redelivered = this.in_unacked - n, this.redelivered + n
+    local n = recover(this, call, step, KEYS[this.at + 1], KEYS[this.at + 2])
+    this.in_unacked, this.redelivered = this.in_unacked - n, (this.redelivered or 0) + n
   end
   if step <= this.deepest_delayed then
-    this.in_delayed = this.in_delayed - recover(this, call, step, this.delayed, KEYS[this.at + 4])
+    this.in_delayed = this.in_delayed - recover(this, call, step, KEYS[this.at + 3], KEYS[this.at + 4])
   end
 end
 
 -- Is there more that a claim would get now? Ready lists are empty.
-local function due(this, call)
+local function remains(this, call)
   if lane.room(call) > 0 then
     return false -- every step was looked at and ran dry
   end
   for step = 1, call.steps do
     local to = last(this, call, step)
-    if this.in_delayed > 0 and #bands.due(this.delayed, step, to, call.now, 1) > 0
+    if this.in_delayed > 0 and #due.now(KEYS[this.at + 3], step, to, call.now, 1) > 0
       or this.in_unacked > 0 and call.now >= this.grace
-      and #bands.due(this.unacked, step, to, call.now, 1) > 0 then
+      and #due.now(KEYS[this.at + 1], step, to, call.now, 1) > 0 then
       return true
     end
   end
@@ -98,13 +105,13 @@ local function due(this, call)
 end
 
 -- When the next delayed message falls due, told to one waiting consumer only; others hear of it by token.
-local function timer(this, call)
+local function timer(this, call, consumer)
   if this.in_delayed == 0 then
     return false
   end
   local set = redis.call("HMGET", KEYS[this.at + 7], "timer_at", "timer_by")
-  local timer_at, is_mine = tonumber(set[1]), set[2] == call.consumer
-  local next_due = bands.earliest(this.delayed, deepest(this, this.delayed, this.in_delayed))
+  local timer_at, is_mine = tonumber(set[1]), set[2] == consumer
+  local next_due = due.earliest(KEYS[this.at + 3], deepest(this, KEYS[this.at + 3], this.in_delayed))
   if not next_due or timer_at and timer_at > call.now and timer_at <= next_due and not is_mine then
     return false
   elseif call.count > 0 or call.limit == 0 then -- it goes to work: somebody who waits shall keep the time
@@ -112,7 +119,7 @@ local function timer(this, call)
     return "timer"
   end
   lane.change(this, "timer_at", string.format("%.0f", next_due))
-  lane.change(this, "timer_by", call.consumer)
+  lane.change(this, "timer_by", consumer)
   if not call.next_due or next_due < call.next_due then
     call.next_due = next_due
   end
@@ -120,8 +127,8 @@ local function timer(this, call)
 end
 
 -- Whether to leave a token: true if there is more now, "timer" if only somebody must keep the time.
-function M.more(this, call)
-  return due(this, call) or timer(this, call)
+function M.more(this, call, consumer)
+  return remains(this, call) or timer(this, call, consumer)
 end
 
 return M

@@ -4,13 +4,13 @@ local record = require("lib.record")
 
 local M = {}
 
-local function of(lane, call, names)
-  local held, found = redis.call("HMGET", lane.records, unpack(names)), false
+local function of(this, call, names)
+  local held, found = redis.call("HMGET", KEYS[this.at + 2], unpack(names)), false
   for i = 1, #names do
     if held[i] then
       local deliveries, step, _, body = record.split(held[i])
       local out, n = call.out, #call.out
-      out[n + 1], out[n + 2], out[n + 3], out[n + 4], out[n + 5] = lane.index, names[i], deliveries, step, body
+      out[n + 1], out[n + 2], out[n + 3], out[n + 4], out[n + 5] = this.index, names[i], deliveries, step, body
       found = true
     end
   end
@@ -18,10 +18,10 @@ local function of(lane, call, names)
 end
 
 -- All live leases of this and earlier attempts, into the answer; whether there were any.
-function M.all(lanes, call, claim_id)
+function M.all(lanes, call, claim_id, last)
   local found = false
-  for attempt = 0, call.attempt do
-    local names = attempt < call.attempt and receipts.named(claim_id, attempt, call.limit) or call.receipts
+  for attempt = 0, last do
+    local names = attempt < last and receipts.named(claim_id, attempt, call.limit) or call.receipts
     for q = 1, #names > 0 and #lanes or 0 do
       found = of(lanes[q], call, names) or found
     end

@@ -1,0 +1,44 @@
+-- What is due in `unacked` or `delayed`, step by step: each is one band of scores.
+local bands = require("lib.bands")
+
+local M = {}
+
+-- How many are due at `now` in one step.
+function M.count(key, step, now)
+  local low = (step - 1) * bands.SIZE
+  return redis.call("ZCOUNT", key, low, low + now)
+end
+
+-- What is due at `now` in the steps `from` to `to`, step by step, oldest first.
+function M.now(key, from, to, now, limit)
+  local found
+  for step = from, to do
+    local low = (step - 1) * bands.SIZE
+    local left = limit - (found and #found or 0)
+    local some = left > 0 and redis.call("ZRANGEBYSCORE", key, low, low + now, "LIMIT", 0, left) or {}
+    if not found then
+      found = some
+    else
+      for i = 1, #some do
+        found[#found + 1] = some[i]
+      end
+    end
+  end
+  return found
+end
+
+-- The earliest time of the steps 1 to `steps`, or nil.
+function M.earliest(key, steps)
+  local earliest
+  for step = 1, steps do
+    local low = (step - 1) * bands.SIZE
+    local head = redis.call("ZRANGEBYSCORE", key, low, low + bands.SIZE - 1, "WITHSCORES", "LIMIT", 0, 1)
+    local ms = head[2] and head[2] % bands.SIZE
+    if ms and (not earliest or ms < earliest) then
+      earliest = ms
+    end
+  end
+  return earliest
+end
+
+return M
