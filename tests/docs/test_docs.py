@@ -153,12 +153,12 @@ def test_each_promise_names_its_tests() -> None:
 def test_the_engine_s_page_names_every_script_and_every_field() -> None:
     page = text_of("lua/README.md")
     lua = "\n".join(path.read_text() for path in (ROOT / "lua").rglob("*.lua"))
-    fields = set(re.findall(r'stats, "(\w+)"', lua))
+    fields = set(re.findall(r'(?:stats|KEYS\[at \+ 8\]), "(\w+)"', lua))
     for script in scripts.names():
         if "meta" in (key.name for key in scripts.get(script).contract.keys):
             text = scripts.get(script).text
-            fields |= set(re.findall(r'HSET", (?:meta|KEYS\[2\]|lane\.meta), "(\w+)"', text))
-            fields |= set(re.findall(r'M\.change\(lane, "(\w+)"', text))
+            fields |= set(re.findall(r'HSET", (?:meta|KEYS\[2\]), "(\w+)"', text))
+            fields |= set(re.findall(r'(?:M|lane)\.change\(this, "(\w+)"', text))
             fields |= set(re.findall(r'changes\[#changes \+ 2\] = "(\w+)"', text))
     assert len(fields) > 15
     missing = [name for name in sorted({*scripts.names(), *fields}) if f"`{name}`" not in page]
