@@ -19,6 +19,7 @@ from atomq import scripts
 from atomq.errors import InvalidArgument
 from atomq.keys import QueueKeys
 from atomq.message import Delivery
+from atomq.options import CALL_WINDOW_MS
 from atomq.scripts import Script
 
 T = TypeVar("T")
@@ -158,9 +159,7 @@ _PUBLISH = scripts.declared(
     ),
     argv=(
         "call_id",
-        "window_ms",
         "settings * group",
-        "count * group",
         "id * group * message",
         "message * group * message",
     ),
@@ -201,34 +200,49 @@ class Published(NamedTuple):
 
 
 def publish(
-    keys: QueueKeys, messages: Iterable[Outgoing], *, call_id: str = "", window_ms: int = 600_000
+    keys: QueueKeys,
+    messages: Iterable[Outgoing],
+    *,
+    call_id: str = "",
+    window_ms: int = CALL_WINDOW_MS,
+    dedup_window_ms: int = 600_000,
 ) -> Call[Published]:
-    """Put 1 to 1,000 messages into a queue: all of them or, when the server is full, none."""
-    args: list[Any] = [call_id, window_ms]
-    total, group, count_at, named = 0, None, 0, 0
+    """Put 1 to 1,000 messages into a queue: all of them or, when the server is full, none.
+
+    The call's id is remembered for `window_ms`, the ids of messages that say `dedup` for
+    `dedup_window_ms`; both for CALL_WINDOW_MS at least.
+    """
+    windows = window_ms, max(window_ms, dedup_window_ms)
+    args: list[Any] = [call_id]
+    total, group, settings_at, group_at = 0, None, 0, 0
     for out in messages:
         if out[2:] != group:
-            group = out[2:]
-            named = 2 if out.dedup else int(out.delay_ms > 0 or out.at_ms > 0)
-            settings = ""
-            if group != _PLAIN:
-                numbers = (out.step, out.delay_ms, out.at_ms, out.ttl_ms, out.alive_ms, named)
-                settings = " ".join(map(str, numbers))
-            args += (settings, 0)
-            count_at = len(args) - 1
-        args[count_at] += 1
+            if group is not None:
+                args[settings_at] = _settings(group, total - group_at, windows)
+            group, group_at = out[2:], total
+            settings_at = len(args)
+            args.append("")
         total += 1
-        if named:
+        if out.delay_ms > 0 or out.at_ms > 0 or out.dedup:
             args.append(out.id)
         args.append(out.message)
     if not 1 <= total <= MOST:
         raise InvalidArgument(f"messages: from 1 to {MOST} in one call, got {total}")
+    if group != _PLAIN or window_ms > CALL_WINDOW_MS:
+        args[settings_at] = _settings(group, total - group_at, windows)
     return Call(_PUBLISH, keys, keys.publish, args, _published)
 
 
+def _settings(group: Any, count: int, windows: tuple[int, int]) -> str:
+    step, delay_ms, at_ms, ttl_ms, alive_ms, dedup = group
+    named = 2 if dedup else int(delay_ms > 0 or at_ms > 0)
+    return f"{count} {step} {delay_ms} {at_ms} {ttl_ms} {alive_ms} {named} {windows[dedup]}"
+
+
 def _published(reply: Any, _repeated: bool) -> Published:
-    now, count, repeated, *known = map(int, reply.split())
-    return Published(now, count, tuple(position - 1 for position in known), bool(repeated))
+    seconds, micros, count, repeated, *known = map(int, reply.split())
+    now_ms = seconds * 1000 + micros // 1000
+    return Published(now_ms, count, tuple(position - 1 for position in known), bool(repeated))
 
 
 # ── claim ─────────────────────────────────────────────────────────────────────────────────────

@@ -477,16 +477,29 @@ def give_back(keys: QueueKeys, items: Sequence[tuple[str, str]]) -> Flow[list[Ve
     return in_batches(items, lambda some: calls.release(keys, some, front=True, counted=False))
 
 
+def publish(
+    keys: QueueKeys, messages: Sequence[calls.Outgoing], ids: Ids, options: Options
+) -> Call[calls.Published]:
+    """One publish call under an id of its own, remembered for as long as the options say."""
+    return calls.publish(
+        keys,
+        messages,
+        call_id=ids.next(),
+        window_ms=options.call_window_ms,
+        dedup_window_ms=options.dedup_window_ms,
+    )
+
+
 def publish_all(
-    keys: QueueKeys, messages: Sequence[calls.Outgoing], *, ids: Ids, window_ms: int, max_bytes: int
+    keys: QueueKeys, messages: Sequence[calls.Outgoing], *, ids: Ids, options: Options
 ) -> Flow[list[bool]]:
     """Publish any number of messages; which of them were put (False: the id was known).
 
     Each call is atomic, the whole is not: calls hold at most 1,000 messages and about `max_bytes`.
     """
     put: list[bool] = []
-    for batch in _by_size(messages, max_bytes):
-        done = yield calls.publish(keys, batch, call_id=ids.next(), window_ms=window_ms)
+    for batch in _by_size(messages, options.max_bytes):
+        done = yield publish(keys, batch, ids, options)
         known = set(done.known)
         put += [i not in known for i in range(len(batch))]
     return put

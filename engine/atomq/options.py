@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 from atomq import schema
 from atomq.errors import InvalidOptions
 
+CALL_WINDOW_MS = 120_000  # the server remembers the id of a publish call for so long at least
+
 
 class OptionRow(NamedTuple):
     """One option, as the docs and the CLI show it."""
@@ -133,6 +135,11 @@ class Options:
     def visibility_timeout_ms(self) -> int:
         """`visibility_timeout` in milliseconds."""
         return _ms(self.visibility_timeout)
+
+    @property
+    def call_window_ms(self) -> int:
+        """How long a publish may be sent again and be known: `retry_budget`, with room to spare."""
+        return max(CALL_WINDOW_MS, _ms(2 * self.retry_budget))
 
     @property
     def dedup_window_ms(self) -> int:

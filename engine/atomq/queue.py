@@ -137,19 +137,11 @@ class _Queue(Generic[EngineT]):
         )
 
     def _put_one(self, message: Outgoing) -> Call[calls.Published]:
-        window_ms = self.engine.options.dedup_window_ms
-        return calls.publish(
-            self.keys, [message], call_id=self._call_ids.next(), window_ms=window_ms
-        )
+        return flows.publish(self.keys, [message], self._call_ids, self.engine.options)
 
     def _put(self, messages: list[Outgoing]) -> Flow[list[bool]]:
-        options = self.engine.options
         return flows.publish_all(
-            self.keys,
-            messages,
-            ids=self._call_ids,
-            window_ms=options.dedup_window_ms,
-            max_bytes=options.max_bytes,
+            self.keys, messages, ids=self._call_ids, options=self.engine.options
         )
 
     def _result_key(self, message_id: str) -> str:

@@ -143,23 +143,26 @@ def test_an_id_that_is_delayed_now_is_never_put_again(q: Queue) -> None:
 
 def age_ids(q: Queue, ms: int) -> None:
     """Let the younger generation of ids be so much older."""
-    q.db.hset(q.keys.meta, "calls_since", int(q.meta["calls_since"]) - ms)
+    q.db.hset(q.keys.meta, "calls_turn", int(q.meta["calls_turn"]) - ms // 1000)
 
 
 def test_ids_are_forgotten_after_a_window_and_not_before(q: Queue) -> None:
     """Two generations: an id lives through one rotation at least, through two never."""
 
     def put(name: str) -> bool:
-        call = calls.publish(q.keys, [Outgoing(msg(name), name, dedup=True)], window_ms=1000)
-        return not q.run(call).known
+        once = Outgoing(msg(name), name, dedup=True)
+        return not q.run(calls.publish(q.keys, [once], dedup_window_ms=300_000)).known
 
     assert put("a")
-    age_ids(q, 1001)
+    age_ids(q, 299_000)
+    assert put("z")  # not yet
+    assert not q.db.exists(q.keys.calls_old)
+    age_ids(q, 3000)
     assert put("b")  # rotates: a and b are the older generation now
     assert not put("a")
     assert not put("b")
     assert put("c")
-    age_ids(q, 1001)
+    age_ids(q, 302_000)
     assert put("d")  # rotates again: a and b are gone
     assert not put("c")
     assert not put("d")
@@ -167,13 +170,34 @@ def test_ids_are_forgotten_after_a_window_and_not_before(q: Queue) -> None:
 
 
 def test_remembered_ids_pass_by_themselves(q: Queue) -> None:
-    q.run(calls.publish(q.keys, [Outgoing(msg("a"), "a")], call_id="c", window_ms=1000))
-    assert 1000 < q.db.pttl(q.keys.calls) <= 2000
-    age_ids(q, 1001)
-    q.run(calls.publish(q.keys, [Outgoing(msg("b"), "b")], call_id="d", window_ms=1000))
-    assert 1000 < q.db.pttl(q.keys.calls_old) <= 2000
+    q.run(calls.publish(q.keys, [Outgoing(msg("a"), "a")], call_id="c"))
+    assert 120_000 < q.db.pttl(q.keys.calls) <= 240_000
+    age_ids(q, 122_000)
+    q.run(calls.publish(q.keys, [Outgoing(msg("b"), "b")], call_id="d"))
+    assert 120_000 < q.db.pttl(q.keys.calls_old) <= 240_000
     assert q.db.smembers(q.keys.calls) == {b"cd"}
-    assert 1000 < q.db.pttl(q.keys.calls) <= 2000
+    assert 120_000 < q.db.pttl(q.keys.calls) <= 240_000
+
+
+def test_the_longest_window_that_was_asked_for_is_kept(q: Queue) -> None:
+    """Call ids pass after two minutes; beside them an id of an hour lives for an hour."""
+
+    def call(name: str, **windows: int) -> None:
+        q.run(calls.publish(q.keys, [Outgoing(msg(name), name)], call_id=name, **windows))
+
+    call("a")
+    turn = int(q.meta["calls_turn"])
+    call("b")
+    assert int(q.meta["calls_turn"]) == turn
+    once = Outgoing(msg("once"), "once", dedup=True)
+    q.run(calls.publish(q.keys, [once], dedup_window_ms=3_600_000))
+    assert int(q.meta["calls_turn"]) >= turn + 3600 - 120
+    assert q.db.pttl(q.keys.calls) > 7_000_000
+    call("c", window_ms=200_000)
+    assert q.meta["calls_window"] == "3600000"
+    age_ids(q, 200_000)
+    call("d")
+    assert not q.db.exists(q.keys.calls_old)
 
 
 # ── tokens ────────────────────────────────────────────────────────────────────────────────────
@@ -197,7 +221,7 @@ def test_a_delayed_message_wakes_only_if_it_is_the_next(q: Queue) -> None:
 
 def test_the_largest_message_is_remembered_for_claims(q: Queue) -> None:
     q.put("a")
-    assert int(q.meta["largest"]) == len(msg("a"))
+    assert "largest" not in q.meta  # below 8 KiB it limits nothing
     big = msg("b", size=20_000)
     q.put(big)
     q.put("c")

@@ -98,7 +98,7 @@ GROWING = {"publish", "redrive"}  # refused at full memory; all others go on
 
 # How often each repeated key and argument of these calls is there: `* item`, `* queue`, …
 SIZES: dict[str, dict[str, int]] = {
-    # Three groups would be one more; ids stand only before the two messages that have one.
+    # Ids stand only before the two messages that have one.
     "publish": {"step": 4, "group": 2, "message of id": 2, "message of message": 3},
     "publish delayed": {"step": 4, "group": 1, "message of id": 1, "message of message": 1},
     "claim": {"step": 4, "queue": 1, "members of acks": 1},

@@ -352,7 +352,7 @@ def test_what_one_call_did_not_reach_is_asked_for_again() -> None:
 
 def test_messages_travel_by_number_and_by_size() -> None:
     small = [Outgoing("x", "i")] * 2100
-    play = Play(flows.publish_all(Q, small, ids=Ids(), window_ms=1, max_bytes=10_000))
+    play = Play(flows.publish_all(Q, small, ids=Ids(), options=Options.of(max_bytes=10_000)))
     numbers, ids = [], set()
     while not play.over:
         ids.add(claim_id_of(play.effect))
@@ -362,7 +362,7 @@ def test_messages_travel_by_number_and_by_size() -> None:
     assert len(ids) == 3
     assert play.result.count(False) == 3
     large = [Outgoing("x" * 600, "i")] * 3
-    play = Play(flows.publish_all(Q, large, ids=Ids(), window_ms=1, max_bytes=1000))
+    play = Play(flows.publish_all(Q, large, ids=Ids(), options=Options.of(max_bytes=1000)))
     count = 0
     while not play.over:
         count += 1

@@ -144,15 +144,8 @@ class _Writing:
         """Publish; how many were put, the others' ids were known."""
         from atomq import flows
 
-        options = self.engine.options
         put = self.engine.run(
-            flows.publish_all(
-                self.keys,
-                messages,
-                ids=self.ids,
-                window_ms=options.dedup_window_ms,
-                max_bytes=options.max_bytes,
-            )
+            flows.publish_all(self.keys, messages, ids=self.ids, options=self.engine.options)
         )
         return sum(put)
 

@@ -37,7 +37,7 @@ class Broker:
         self.unanswered: list[Call[Claimed]] = []
         """Claims that a connection was lost under: what they hold is asked for again."""
         self.bindings = Bindings(self.engine)
-        self.doubts = Doubts(self.engine.options.dedup_window)
+        self.doubts = Doubts(self.engine.options.call_window_ms / 1000)
 
     def keys(self, queue: str) -> QueueKeys:
         """The keys of a queue."""

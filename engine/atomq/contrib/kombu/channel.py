@@ -125,7 +125,7 @@ class Channel(virtual.Channel):
         )
 
     def _window(self) -> dict[str, int]:
-        return {"window_ms": self.broker.engine.options.dedup_window_ms}
+        return {"window_ms": self.broker.engine.options.call_window_ms}
 
     def _put_reply(self, keys: QueueKeys, message: dict[str, Any]) -> None:
         # Stock's clients wait on the list itself, and may be gone: no keys of ours, and it expires.

@@ -1,0 +1,91 @@
+-- What `publish` was given, read in full: groups with settings, messages that carry a head, and what is wrong.
+local args = require("lib.args")
+local message = require("lib.message")
+local shape = require("lib.shape")
+
+local M = {}
+local LAST = 4398046511103 -- the last ms a band holds
+local SETTINGS = {
+  { "count", 1, 1000 }, { "step", 1, 10 }, { "delay_ms", 0, LAST }, { "at_ms", 0, LAST }, { "ttl_ms", 0, LAST },
+  { "alive_ms", 0, LAST }, { "named", 0, 2 }, { "window_ms", 0, 31622400000 },
+}
+
+-- What the settings say, into `group`. It is due when it is not ready at once.
+local function settle(group, settings, now)
+  local said = { string.match(settings, "^" .. string.rep("(%d+) ", #SETTINGS - 1) .. "(%d+)$") }
+  for i, setting in ipairs(SETTINGS) do
+    local name, least, most = unpack(setting)
+    local n = tonumber(said[i])
+    if not n or n < least or n > most then
+      args.refuse(name, said[i] or settings, string.format("a whole number from %.0f to %.0f", least, most))
+      n = least
+    end
+    said[i] = n
+  end
+  local _, _, delay, at, ttl = unpack(said)
+  group.to, group.step, group.alive, group.named, group.window = said[1], said[2], said[6], said[7], said[8]
+  group.expires = ttl > 0 and math.min(now + ttl, LAST)
+  group.now = now
+  local due = math.min(at > 0 and at or now + delay, LAST)
+  if due > now then
+    group.due = due
+    if group.named == 0 then
+      args.refuse("named", 0, "1 or 2: what is delayed needs an id")
+    end
+  end
+end
+
+-- Its messages, with ids before them if it is named, from ARGV[at + 1] on; answers the largest size.
+local function fill(group, count, at)
+  local bodies, ids, width = group.bodies, group.ids, group.named > 0 and 2 or 1
+  for i = 1, count do
+    bodies[i] = ARGV[at + i * width]
+    if width == 2 then
+      ids[i] = ARGV[at + 2 * i - 1]
+    end
+  end
+  local odd, largest = shape.odd(bodies)
+  for i, head in pairs(odd) do
+    if head == false then
+      args.refuse("message", bodies[i], 'a JSON object that begins with {"')
+    end
+  end
+  for i = 1, group.expires and count or 0 do
+    bodies[i] = message.with(bodies[i], odd[i] and odd[i].deliveries or 0, group.expires)
+  end
+  return largest
+end
+
+-- Groups; how many messages; the largest of them, in bytes; the longest window, if one was given. No groups, if there
+-- is a fault.
+function M.groups(ready, time)
+  local steps, groups, total, largest, window = args.keys(ready, 1, 10), {}, 0, 0, 0
+  args.text("call_id", 96)
+  SETTINGS[2][3] = steps
+  while args.at < #ARGV and not args.fault or total == 0 and not args.fault do
+    local group = { step = 1, named = 0, window = 0, bodies = {}, ids = {}, from = 1, before = total }
+    local settings = args.text("settings", 256)
+    if settings == "" then
+      group.to = #ARGV - args.at
+    else
+      settle(group, settings, time[1] * 1000 + math.floor(time[2] / 1000))
+    end
+    local count, at = group.to, args.at
+    args.at, total = at + count * (group.named > 0 and 2 or 1), total + count
+    if count < 1 or args.at > #ARGV then
+      args.refuse("count", count, "the number of messages that were sent")
+    elseif total > 1000 then
+      args.refuse("count", total, "at most 1000 messages in a call")
+    else
+      largest, window = math.max(largest, fill(group, count, at)), math.max(window, group.window)
+      groups[#groups + 1] = group
+    end
+  end
+  return not args.fault and groups, total, largest, window > 0 and window
+end
+
+function M.fault()
+  return args.fault
+end
+
+return M
