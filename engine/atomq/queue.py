@@ -12,8 +12,16 @@ import logging
 import random
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -43,7 +51,7 @@ from atomq.errors import (
     ResultTimeout,
     ServerUnavailable,
 )
-from atomq.flows import Consumer, Flow
+from atomq.flows import Consumer, Flow, Stop
 from atomq.keys import QueueKeys
 from atomq.leases import LeaseKeeper, keeper
 from atomq.message import JSON, Delivery, Ids, Serializer, Writer, check_priority, message_ids
@@ -292,6 +300,10 @@ def _body_check(schema: Mapping[str, Any] | None) -> Callable[[Any], None] | Non
             )
 
     return check
+
+
+def _told(stop: Stop | None) -> bool:
+    return stop is not None and stop.is_set()
 
 
 def _ms(name: str, seconds: float) -> int:
@@ -689,22 +701,30 @@ class Queue(_Queue[Engine]):
             return receiver.receive(limit, timeout)
 
     def consume(
-        self, *, prefetch: int | None = None, timeout: float | None = None
-    ) -> Iterator[Message]:
+        self,
+        *,
+        prefetch: int | None = None,
+        timeout: float | None = None,
+        stop: Stop | None = None,
+    ) -> Generator[Message]:
         """Messages, one after another; ends when none came for `timeout` seconds (None: never).
 
-        `prefetch` messages (default: the option) are claimed at once. What was claimed and not
-        handed over when the loop is left is given back at once, as if it had never been claimed.
-        A server that goes away is waited for; `ServerUnavailable` is raised if it was not there to
-        begin with, or is away when `timeout` has passed.
+        It also ends, within a second, once `stop` is set: an event of `threading`, `asyncio` or
+        `multiprocessing`, that a signal handler or another thread sets. The message that is being
+        worked on is finished first. `prefetch` messages (default: the option) are claimed at once.
+        What was claimed and not handed over when the loop is left is given back at once, as if it
+        had never been claimed. A server that goes away is waited for; `ServerUnavailable` is raised
+        if it was not there to begin with, or is away when `timeout` has passed.
         """
         limit = self.engine.options.prefetch if prefetch is None else prefetch
         with Receiver([self]) as receiver:
-            while found := receiver.receive(limit, timeout, patient=True):
+            while not _told(stop) and (
+                found := receiver.receive(limit, timeout, patient=True, stop=stop)
+            ):
                 receiver.waiting = waiting = deque(found)
                 del found
                 try:
-                    while waiting:
+                    while waiting and not _told(stop):
                         message = waiting.popleft()
                         if not message.lost:
                             yield message._hand_over(rides=True)
@@ -712,7 +732,7 @@ class Queue(_Queue[Engine]):
                 finally:
                     receiver.return_unstarted(waiting)
 
-    def __iter__(self) -> Iterator[Message]:
+    def __iter__(self) -> Generator[Message]:
         return self.consume()
 
     def work(
@@ -721,20 +741,24 @@ class Queue(_Queue[Engine]):
         *,
         prefetch: int | None = None,
         timeout: float | None = None,
+        stop: Stop | None = None,
     ) -> int:
         """Call `handler` with each message; how many it was called with.
 
         A message is acked when the handler returns; after an exception, which is logged, it is
-        released and tried again later.
+        released and tried again later. It goes on until none came for `timeout` seconds, or `stop`
+        is set; see `consume`.
         """
         count = 0
-        for message in self.consume(prefetch=prefetch, timeout=timeout):
-            count += 1
-            try:
-                with message:
-                    handler(message)
-            except Exception:
-                log.exception("%s: the handler failed", message)
+        # Closed here: an exception that passes keeps this frame, and with it what was claimed.
+        with closing(self.consume(prefetch=prefetch, timeout=timeout, stop=stop)) as messages:
+            for message in messages:
+                count += 1
+                try:
+                    with message:
+                        handler(message)
+                except Exception:
+                    log.exception("%s: the handler failed", message)
         return count
 
     def ack_many(self, messages: Sequence[Message]) -> list[Verdict]:
@@ -819,12 +843,17 @@ class Receiver:
         _open.add(self)
 
     def receive(
-        self, limit: int, timeout: float | None = None, *, patient: bool = False
+        self,
+        limit: int,
+        timeout: float | None = None,
+        *,
+        patient: bool = False,
+        stop: Stop | None = None,
     ) -> list[Message]:
         """Up to `limit` messages; waits for the first `timeout` seconds (None: for ever).
 
-        Raises `ServerUnavailable` if the server is gone; with `patient`, a server that was there
-        before is waited for.
+        Waits no more, within a second, once `stop` is set. Raises `ServerUnavailable` if the server
+        is gone; with `patient`, a server that was there before is waited for.
         """
         calls.check_limit(limit)
         if self._home is not self._keeper.home:
@@ -838,7 +867,7 @@ class Receiver:
             _hold(self._keeper, got)
             messages.extend(got)
 
-        flow = self._consumer.receive(limit, timeout, claimed, patient=patient)
+        flow = self._consumer.receive(limit, timeout, claimed, patient=patient, stop=stop)
         try:
             self._engine.run(flow, self._waiter)
         except BaseException:
@@ -987,15 +1016,18 @@ class AsyncQueue(_Queue[AsyncEngine]):
         *,
         prefetch: int | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
-    ) -> AsyncIterator[AsyncMessage]:
+        stop: Stop | None = None,
+    ) -> AsyncGenerator[AsyncMessage]:
         """See `Queue.consume`. Left through `contextlib.aclosing`, it gives back at once."""
         limit = self.engine.options.prefetch if prefetch is None else prefetch
         async with AsyncReceiver([self]) as receiver:
-            while found := await receiver.receive(limit, timeout, patient=True):
+            while not _told(stop) and (
+                found := await receiver.receive(limit, timeout, patient=True, stop=stop)
+            ):
                 waiting = deque(found)
                 del found
                 try:
-                    while waiting:
+                    while waiting and not _told(stop):
                         message = waiting.popleft()
                         if not message.lost:
                             yield message._hand_over(rides=True)
@@ -1003,7 +1035,7 @@ class AsyncQueue(_Queue[AsyncEngine]):
                 finally:
                     await receiver.return_unstarted(waiting)
 
-    def __aiter__(self) -> AsyncIterator[AsyncMessage]:
+    def __aiter__(self) -> AsyncGenerator[AsyncMessage]:
         return self.consume()
 
     async def work(
@@ -1012,16 +1044,23 @@ class AsyncQueue(_Queue[AsyncEngine]):
         *,
         prefetch: int | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
+        stop: Stop | None = None,
     ) -> int:
-        """See `Queue.work`; `handler` is a coroutine function."""
+        """See `Queue.work`; `handler` is a coroutine function.
+
+        Cancelled, it gives back at once what was not begun, and the message that was.
+        """
         count = 0
-        async for message in self.consume(prefetch=prefetch, timeout=timeout):
-            count += 1
-            try:
-                async with message:
-                    await handler(message)
-            except Exception:
-                log.exception("%s: the handler failed", message)
+        async with aclosing(
+            self.consume(prefetch=prefetch, timeout=timeout, stop=stop)
+        ) as messages:
+            async for message in messages:
+                count += 1
+                try:
+                    async with message:
+                        await handler(message)
+                except Exception:
+                    log.exception("%s: the handler failed", message)
         return count
 
     async def ack_many(self, messages: Sequence[AsyncMessage]) -> list[Verdict]:
@@ -1109,6 +1148,7 @@ class AsyncReceiver:
         timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
         *,
         patient: bool = False,
+        stop: Stop | None = None,
     ) -> list[AsyncMessage]:
         """See `Receiver.receive`."""
         calls.check_limit(limit)
@@ -1123,7 +1163,7 @@ class AsyncReceiver:
             _hold(self._keeper, got)
             messages.extend(got)
 
-        flow = self._consumer.receive(limit, timeout, claimed, patient=patient)
+        flow = self._consumer.receive(limit, timeout, claimed, patient=patient, stop=stop)
         try:
             await self._engine.run(flow, self._waiter)
         except BaseException:
