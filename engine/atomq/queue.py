@@ -48,6 +48,7 @@ from atomq.errors import (
     InvalidMessage,
     LeaseLost,
     MessageFailed,
+    QueueInUse,
     ResultTimeout,
     ServerUnavailable,
 )
@@ -249,6 +250,16 @@ class _Queue(Generic[EngineT]):
 
     # ── what an operator does ─────────────────────────────────────────────────────────────────
 
+    def _peek(self, part: Part, limit: int, offset: int, after: str) -> Call[list[Peeked]]:
+        return calls.peek(
+            self.keys,
+            _parts([part])[0],
+            limit=limit,
+            offset=offset,
+            after=after,
+            serializer=self.serializer,
+        )
+
     def _redrive(self, ids: Sequence[str] | None, reason: str) -> Flow[int]:
         if ids is None:
             return (yield from flows.redrive_all(self.keys, reason=reason))
@@ -267,6 +278,19 @@ class _Queue(Generic[EngineT]):
             unacked="unacked" in chosen,
             dead="dead" in chosen,
         )
+
+    def _delete(self, force: bool) -> Flow[Counts]:
+        if not force:
+            state: QueueState = yield calls.inspect(self.keys)
+            if state.unacked:
+                raise QueueInUse(
+                    f"{self.name!r} has unacked messages, {state.unacked}: stop its consumers, "
+                    "or delete(force=True) and their acks will find nothing"
+                )
+        gone: Counts = yield calls.purge(
+            self.keys, ready=True, delayed=True, unacked=True, dead=True, settings=True
+        )
+        return gone
 
 
 def _parts(parts: Iterable[Part]) -> list[Part]:
@@ -798,8 +822,12 @@ class Queue(_Queue[Engine]):
     def peek(
         self, part: Part = "ready", limit: int = 20, *, offset: int = 0, after: str = ""
     ) -> list[Peeked]:
-        """Look at messages without claiming them: ready, delayed, unacked or dead ones."""
-        return self.engine.run(calls.peek(self.keys, part, limit=limit, offset=offset, after=after))
+        """Look at up to `limit` messages without claiming them, in their order.
+
+        `part` is ready, delayed, unacked or dead. `offset` passes some over; dead letters go on
+        `after` the `name` of the last one seen instead. Stops behind 1 MiB.
+        """
+        return self.engine.run(self._peek(part, limit, offset, after))
 
     def cancel(self, *ids: str) -> list[Verdict]:
         """Throw delayed messages away, by id; a verdict for each."""
@@ -812,6 +840,15 @@ class Queue(_Queue[Engine]):
     def purge(self, *parts: Part) -> Counts:
         """Throw away what lies in these parts; by default what is ready and delayed."""
         return self.engine.run(self._purge(parts))
+
+    def delete(self, *, force: bool = False) -> Counts:
+        """Throw the queue away with all its keys; how many messages were in it. Cannot be undone.
+
+        Raises `QueueInUse` if messages are unacked, unless `force`. What a consumer claims in just
+        that moment goes too: the answer counts it, and its ack raises `LeaseLost`. Stored results
+        stay until their `result_ttl` is over. Who puts something afterwards begins a new queue.
+        """
+        return self.engine.run(self._delete(force))
 
     def pause(self) -> None:
         """Hand out nothing until `resume`."""
@@ -1102,9 +1139,7 @@ class AsyncQueue(_Queue[AsyncEngine]):
         self, part: Part = "ready", limit: int = 20, *, offset: int = 0, after: str = ""
     ) -> list[Peeked]:
         """See `Queue.peek`."""
-        return await self.engine.run(
-            calls.peek(self.keys, part, limit=limit, offset=offset, after=after)
-        )
+        return await self.engine.run(self._peek(part, limit, offset, after))
 
     async def cancel(self, *ids: str) -> list[Verdict]:
         """See `Queue.cancel`."""
@@ -1118,6 +1153,10 @@ class AsyncQueue(_Queue[AsyncEngine]):
     async def purge(self, *parts: Part) -> Counts:
         """See `Queue.purge`."""
         return await self.engine.run(self._purge(parts))
+
+    async def delete(self, *, force: bool = False) -> Counts:
+        """See `Queue.delete`."""
+        return await self.engine.run(self._delete(force))
 
     async def pause(self) -> None:
         """See `Queue.pause`."""
