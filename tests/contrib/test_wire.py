@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -109,6 +109,14 @@ def drain(connection: Connection, received: list[Any], n: int, seconds: float = 
             connection.drain_events(timeout=0.2)
         except TimeoutError:
             continue
+
+
+def drain_for(connection: Connection, seconds: float) -> None:
+    """Drain so long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(TimeoutError):
+            connection.drain_events(timeout=0.2)
 
 
 def wait_for(queue: Any) -> Any:
@@ -265,6 +273,54 @@ def test_a_message_that_was_held_here_goes_on_there(wire: Wire) -> None:
     assert back.payload == {"n": 1}
     assert back.properties["x-delivery-count"] == 4
     assert back.delivery_info["redelivered"] is True
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"unacked_key": "held", "unacked_index_key": "held_since", "global_keyprefix": "app1:"}],
+    ids=["as they are", "under other names"],
+)
+def test_what_a_dead_stock_worker_held_is_taken_over_after_the_visibility_timeout(
+    wire: Wire, options: dict[str, Any]
+) -> None:
+    name = next(_names)
+    queue = Queue(name, Exchange(""), routing_key=name)
+    stock = wire.connect("stock", **options)
+    Producer(stock).publish({"n": 1}, routing_key=name, declare=[queue])
+    assert queue(stock.default_channel).get().payload == {"n": 1}
+    prefix, index = options.get("global_keyprefix", ""), options.get("unacked_index_key")
+    assert wire.db.zcard(f"{prefix}{index or 'unacked_index'}") == 1, "and then it dies"
+    for seconds, there in ((60, 0), (1, 1)):
+        connection, received = wire.connect("atomq", **options, visibility_timeout=seconds), []
+        with consuming(connection, queue, received):
+            time.sleep(1.1)
+            drain_for(connection, 1.0)
+        assert len(received) == there, f"visibility_timeout {seconds}"
+    assert wire.db.zcard(f"{prefix}{index or 'unacked_index'}") == 0
+
+
+def test_messages_are_leased_whatever_ack_emulation_says(wire: Wire) -> None:
+    name = next(_names)
+    connection, received = wire.connect("atomq", ack_emulation=False), []
+    Producer(connection).publish({"n": 1}, routing_key=name, declare=[Queue(name)])
+    message = wait_for(Queue(name)(connection.default_channel))
+    assert wire.db.zcard(f"_atomq.{{{name}}}.unacked") == 1
+    message.requeue()
+    with consuming(connection, Queue(name), received):
+        drain(connection, received, 1)
+
+
+@BOTH_WAYS
+def test_text_need_not_be_wrapped(wire: Wire, sender: str, receiver: str) -> None:
+    name = next(_names)
+    options = {"body_encoding": None}
+    Producer(wire.connect(sender, **options)).publish(
+        {"n": "ü"}, routing_key=name, declare=[Queue(name)]
+    )
+    assert json.loads(json.loads(wire.db.lindex(name, 0))["body"]) == {"n": "ü"}
+    message = wait_for(Queue(name)(wire.connect(receiver).default_channel))
+    assert message.payload == {"n": "ü"}
+    message.ack()
 
 
 def test_tasks_have_no_header_that_a_retry_would_copy(wire: Wire) -> None:

@@ -59,7 +59,7 @@ class Poller:
         self._on_socket: Callable[[int | None], None] = lambda _: None
         self._all_at = 0.0
         self._watch = Watch(self._broker)
-        self._restore = Restore(self._broker, transport.settings.stock_unacked)
+        self._restore = Restore(self._broker, transport.settings)
         name = f"{self._broker.ids.prefix}-{id(self):x}"
         self._roll = Roll(self._broker.engine, name, transport.settings.shared())
         self._arming: deque[str | None] = deque()  # answers that come before that of the wait
