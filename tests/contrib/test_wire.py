@@ -334,6 +334,43 @@ def test_tasks_have_no_header_that_a_retry_would_copy(wire: Wire) -> None:
     assert wait_for(bound).headers == {"task": "t", "id": "i"}
 
 
+# ── consumers that do not ack ─────────────────────────────────────────────────────────────────
+
+UNREADABLE = [b"\xff\xfe", b"no json", b"[1]", b'{"body": ', b'{"a": 1}', b'{"properties": 3}']
+
+
+@pytest.mark.parametrize("raw", UNREADABLE)
+def test_who_does_not_ack_drops_nothing_unread(wire: Wire, raw: bytes) -> None:
+    name, received = next(_names), []
+    connection = wire.connect("atomq")
+    wire.db.lpush(name, raw)
+    with consuming(connection, Queue(name), received, no_ack=True):
+        Producer(connection).publish({"n": 1}, routing_key=name)
+        drain(connection, received, 1)
+    assert received == [{"n": 1}]
+    with Engine(wire.server.url) as engine:
+        [letter] = engine.run(calls.peek(engine.keys(name), "dead"))
+        assert (letter.reason, letter.raw, letter.deliveries) == ("undecodable", raw, 1)
+        assert letter.detail
+        assert engine.run(calls.inspect(engine.keys(name))).stats["dead"] == 1
+        if raw.startswith(b'{"'):  # what does not would die again at once
+            assert engine.run(calls.redrive(engine.keys(name))).count == 1
+            assert wire.db.lrange(name, 0, -1) == [raw]
+
+
+def test_what_comes_after_a_consumer_that_does_not_ack_has_left_stays(wire: Wire) -> None:
+    name, received = next(_names), []
+    connection = wire.connect("atomq")
+    kept = Queue(next(_names))
+    with consuming(connection, kept, received):
+        with consuming(connection, Queue(name), received, no_ack=True):
+            drain_for(connection, 0.3)
+        Producer(connection).publish({"n": 1}, routing_key=name)
+        drain_for(connection, 1.5)
+    assert received == []
+    assert wire.db.llen(name) == 1
+
+
 # ── broadcasts ────────────────────────────────────────────────────────────────────────────────
 
 

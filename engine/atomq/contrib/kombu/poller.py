@@ -21,10 +21,10 @@ from redis import exceptions as server
 
 from atomq.calls import Call, Claimed
 from atomq.contrib.fleet import Roll
-from atomq.contrib.kombu.channel import MOST_CLAIMED, Channel
+from atomq.contrib.kombu.channel import MOST_CLAIMED, Channel, is_reply_queue
 from atomq.contrib.kombu.stock import Restore, Watch
 from atomq.contrib.kombu.worker import in_gevent_hub, stopping
-from atomq.errors import AtomqError, PermissionDenied
+from atomq.errors import AtomqError, InvalidMessage, PermissionDenied
 from atomq.keys import QueueKeys, is_queue_key
 from atomq.message import Delivery
 
@@ -81,8 +81,8 @@ class Poller:
             self._return(lambda ch, delivery: ch is channel and delivery.queue == queue)
             if self._line is not None and not self._transport.lost:
                 self._subscribe()
-                wake = self._broker.keys(queue).wake
-                if wake in self._blocked:
+                keys = self._broker.keys(queue)
+                if not {keys.wake, *keys.ready}.isdisjoint(self._blocked):
                     self.withdraw()
         except (server.RedisError, OSError, AtomqError) as error:
             if not channel.closed:
@@ -425,9 +425,12 @@ class Poller:
                     return False
             for name in channel.popped_queues():
                 if key in self._broker.keys(name).ready:
-                    self._pop(channel, name, value)
+                    self._pop(key, name, value)
                     return True
-        self._pass_on(key)
+        if is_queue_key(key) is None:
+            self._unpop(key, value)
+        else:
+            self._pass_on(key)
         return False
 
     def _stirred(self, lists: list[str], *, changed: bool = True) -> None:
@@ -447,16 +450,30 @@ class Poller:
                         if not self._blocked:
                             self._arm([name])
 
-    def _pop(self, channel: Channel, queue: str, raw: bytes) -> None:
+    def _pop(self, key: str, queue: str, raw: bytes) -> None:
         """A message that nobody will ack."""
+        callback = self._transport._callbacks.get(queue)
+        if callback is None:
+            self._unpop(key, raw)
+            return
         try:
             payload = loads(raw.decode())
-        except ValueError as error:
-            log.warning("an unreadable message of %s was dropped: %s", queue, error)
+            if not isinstance(payload, dict):
+                raise InvalidMessage(f"it is not a JSON object but {type(payload).__name__}")
+        except Exception as error:  # noqa: BLE001 - whatever a foreign producer may have written
+            self._broker.bury(queue, key, raw, error)
             return
-        callback = self._transport._callbacks.get(queue)
-        if callback is not None:
+        try:
             callback(payload)
+        except InvalidMessage as error:
+            self._broker.bury(queue, key, raw, error)
+
+    def _unpop(self, key: str, raw: bytes) -> None:
+        """What was popped for a consumer that has left goes back to where it was."""
+        if is_reply_queue(key):
+            log.debug("nobody waits for this reply any more: %s", key)  # and its list would stay
+        else:
+            self._broker.engine.command("RPUSH", key, raw)
 
     def _pass_on(self, key: str) -> None:
         """A token for a queue that is not consumed here any more."""
