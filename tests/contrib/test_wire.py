@@ -21,6 +21,7 @@ from kombu.exceptions import BatchPublishError, OperationalError
 import atomq.celery
 from atomq import Engine, calls
 from atomq.contrib.kombu.channel import UnroutableMessage
+from atomq.errors import PermissionDenied
 from tests.contrib.rig import ON_ONE_KIND, Place, ours, place
 from tests.proxy import Proxy
 from tests.servers import Sentinel, Server, full_memory, wait_until
@@ -734,6 +735,23 @@ def test_a_failed_connection_raises_what_stock_raises(wire: Wire, how: str) -> N
         with pytest.raises(OperationalError):
             connection.ensure_connection(max_retries=1, interval_start=0)
     assert raised[0] is raised[1]
+
+
+@pytest.mark.parametrize(
+    ("right", "kind_of", "words"),
+    [("brpop", "direct", "may not wait"), ("psubscribe", "fanout", "may not listen to broadcasts")],
+)
+def test_a_right_that_is_missing_is_told_at_once(
+    wire: Wire, right: str, kind_of: str, words: str
+) -> None:
+    wire.db.execute_command("ACL SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", f"-{right}")
+    url = ours(wire.server.tcp_url).replace("://", "://app:pw@")
+    queue = Queue(next(_names), Exchange(next(_names), type=kind_of))
+    with Connection(url) as connection, consuming(connection, queue, []):
+        began = time.monotonic()
+        with pytest.raises(PermissionDenied, match=f"{words}.*{right}"):
+            drain_for(connection, 3)
+        assert time.monotonic() - began < 1
 
 
 def test_a_half_open_connection_is_left_in_time(wire: Wire) -> None:

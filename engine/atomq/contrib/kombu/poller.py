@@ -369,7 +369,8 @@ class Poller:
         return self._woken(reply[0].decode(), reply[1])
 
     def _refused(self, error: server.ResponseError) -> bool:
-        if isinstance(error, server.NoPermissionError) and "channel" in str(error):
+        denied = isinstance(error, server.NoPermissionError)
+        if denied and ("channel" in str(error) or "psubscribe" in str(error)):
             # The answer to PSUBSCRIBE, which has no other but the push that confirms it.
             raise PermissionDenied(f"this user may not listen to broadcasts: {error}") from error
         if self._arming:
@@ -377,6 +378,9 @@ class Poller:
             self._arming.popleft()
             self._tracking = False
             return False
+        if self._claim is None and denied:
+            self._blocked = ()
+            raise PermissionDenied(f"this user may not wait for messages: {error}") from error
         if self._claim is None:
             # A wait that was broken off: the master became a replica, the type is wrong, …
             self._broken(server.ConnectionError(str(error)))
