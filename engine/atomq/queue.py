@@ -804,7 +804,11 @@ class Queue(_Queue[Engine]):
     def wait(self, message_id: str, timeout: float | None = None) -> Any:
         """The result that a consumer stored with `complete`, as soon as it is there. Does not poll.
 
-        Raises `ResultTimeout` after `timeout` seconds, `MessageFailed` if it was rejected.
+        Raises `ResultTimeout` after `timeout` seconds (None: never), and `MessageFailed` if a
+        consumer made the message a dead letter: rejected it, or failed at it for the last time.
+        What no consumer could say is not heard of: that the message died of its `ttl`, or that its
+        workers died `max_deliveries` times, or that it was cancelled or purged. So give it a
+        timeout. A server that was there and goes away is waited for.
         """
         flow = flows.await_result(self._result_key(message_id), timeout)
         waiter = self.engine.waiter()
