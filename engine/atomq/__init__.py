@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         LeaseLost,
         MessageFailed,
         PermissionDenied,
+        QueueInUse,
         ResultTimeout,
         ScriptFault,
         ScriptsNotLoaded,
@@ -60,7 +61,7 @@ _HOMES = {
     "atomq.client": "Engine",
     "atomq.errors": (
         "AtomqError EmbeddedServerError InvalidAddress InvalidArgument InvalidMessage "
-        "InvalidOptions LeaseLost MessageFailed PermissionDenied ResultTimeout "
+        "InvalidOptions LeaseLost MessageFailed PermissionDenied QueueInUse ResultTimeout "
         "ScriptFault ScriptsNotLoaded ServerError ServerFull ServerTooOld "
         "ServerUnavailable WrongType"
     ),
@@ -114,6 +115,7 @@ __all__ = [
     "Peeked",
     "PermissionDenied",
     "Queue",
+    "QueueInUse",
     "QueueState",
     "Receiver",
     "ResultTimeout",

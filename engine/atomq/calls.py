@@ -11,14 +11,14 @@ milliseconds here, as the scripts have them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from atomq import scripts
 from atomq.errors import InvalidArgument
 from atomq.keys import QueueKeys
-from atomq.message import Delivery
+from atomq.message import JSON, Delivery, Envelope, Serializer
 from atomq.options import CALL_WINDOW_MS
 from atomq.scripts import Script
 
@@ -662,11 +662,23 @@ class Peeked:
     reason: str
     detail: str
     raw: bytes
+    """The envelope as it lies in the server."""
+    serializer: Serializer = field(default=JSON, repr=False, compare=False)
 
     @property
     def holder(self) -> str:
         """The consumer that holds it: the front of its receipt."""
         return self.name.rpartition("-")[0]
+
+    @property
+    def id(self) -> str:
+        """Its message id. Raises `InvalidMessage` if it cannot be read."""
+        return Envelope(self.raw).id
+
+    @property
+    def body(self) -> Any:
+        """What was put. Raises `InvalidMessage` if it cannot be decoded."""
+        return Envelope(self.raw).body(self.serializer)
 
 
 def peek(
@@ -677,28 +689,45 @@ def peek(
     offset: int = 0,
     after: str = "",
     max_bytes: int = MAX_BYTES,
+    serializer: Serializer = JSON,
 ) -> Call[list[Peeked]]:
     """Look at messages in the order they would be handed out; changes nothing.
 
     Dead letters are paged by `after`, the stream id of the last one seen; the others by `offset`.
+    `serializer` is that of the queue, for their bodies.
     """
     args = [part, after, _whole("offset", offset, 0, 10**9), _whole("limit", limit, 1, MOST)]
 
     def parse(reply: Any, _repeated: bool) -> list[Peeked]:
         flat = reply[1]
-        return [_peeked(part, *flat[i : i + 6]) for i in range(0, len(flat), 6)]
+        return [_peeked(part, serializer, *flat[i : i + 6]) for i in range(0, len(flat), 6)]
 
     return Call(_PEEK, keys, keys.peek, [*args, max_bytes], parse)
 
 
 def _peeked(
-    part: Part, name: bytes, ms: int, deliveries: int, step: int, about: bytes, raw: bytes
+    part: Part,
+    serializer: Serializer,
+    name: bytes,
+    ms: int,
+    deliveries: int,
+    step: int,
+    about: bytes,
+    raw: bytes,
 ) -> Peeked:
     reason, _, detail = _text(about).partition("\n") if part == "dead" else ("", "", "")
     died = int(name.partition(b"-")[0]) if part == "dead" else None
     since = int(about) if part != "dead" and about else None
     return Peeked(
-        _text(name), died or (ms if ms >= 0 else None), deliveries, step, since, reason, detail, raw
+        _text(name),
+        died or (ms if ms >= 0 else None),
+        deliveries,
+        step,
+        since,
+        reason,
+        detail,
+        raw,
+        serializer,
     )
 
 

@@ -75,6 +75,10 @@ class ScriptFault(ServerError):
     """A script failed in a way it should not. The message names file and line under `lua/`."""
 
 
+class QueueInUse(AtomqError):
+    """Consumers hold messages of the queue that was to be deleted. Nothing was changed."""
+
+
 # ── leases and results ────────────────────────────────────────────────────────────────────────
 
 

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from atomq import calls
 from atomq.calls import Call, Claimed, Verdict
@@ -78,6 +78,14 @@ class Sleep:
     """Do nothing for so many seconds. Answer: None."""
 
     seconds: float
+
+
+class Stop(Protocol):
+    """What tells a consumer to stop, once it is set: any of the standard library's events."""
+
+    def is_set(self) -> bool:
+        """Whether it was told."""
+        ...
 
 
 Effect = Call[Any] | Wait | Withdraw | Listen | Get | Sleep
@@ -273,11 +281,13 @@ class Consumer:
         claimed_by: Callable[[Claimed], None] = lambda _: None,
         *,
         patient: bool = False,
+        stop: Stop | None = None,
     ) -> Flow[list[Delivery]]:
         """Up to `limit` messages; waits for the first at most `timeout` seconds (None: for ever).
 
         `claimed_by` is told of every claim before the messages are handed over. With `patient` a
-        server that served before and is away now is waited for, like a message.
+        server that served before and is away now is waited for, like a message. Once `stop` is set
+        nothing is waited for any more; that is looked at between two waits, of a second at most.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         wanted: set[str] | None = None  # queues whose token fired; None: all
@@ -297,6 +307,8 @@ class Consumer:
                 away = deadline is not None and time.monotonic() >= deadline
                 if away or not (patient and self._served):
                     raise
+                if stop is not None and stop.is_set():
+                    return []
                 log.warning("waiting for the server: %s", error)
                 wanted = None
                 yield Sleep(random.uniform(0.2, 1.0))
@@ -304,7 +316,7 @@ class Consumer:
             if got:
                 yield from self._hand_over()
                 return got
-            left = None if deadline is None else deadline - time.monotonic()
+            left = _left(deadline, stop)
             if left is not None and left <= 0:
                 fired = yield from self.stop_waiting()
                 if fired is None:
@@ -430,6 +442,13 @@ class Consumer:
             return self._groups
         self._first = (self._first + 1) % len(self._groups)
         return self._groups[self._first :] + self._groups[: self._first]
+
+
+def _left(deadline: float | None, stop: Stop | None) -> float | None:
+    """Seconds that may still be waited for a message; None: any number."""
+    if stop is not None and stop.is_set():
+        return 0.0
+    return None if deadline is None else deadline - time.monotonic()
 
 
 def flush(queue: QueueKeys, acks: Acks) -> Flow[None]:

@@ -12,8 +12,16 @@ import logging
 import random
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -40,10 +48,11 @@ from atomq.errors import (
     InvalidMessage,
     LeaseLost,
     MessageFailed,
+    QueueInUse,
     ResultTimeout,
     ServerUnavailable,
 )
-from atomq.flows import Consumer, Flow
+from atomq.flows import Consumer, Flow, Stop
 from atomq.keys import QueueKeys
 from atomq.leases import LeaseKeeper, keeper
 from atomq.message import JSON, Delivery, Ids, Serializer, Writer, check_priority, message_ids
@@ -233,6 +242,16 @@ class _Queue(Generic[EngineT]):
 
     # ── what an operator does ─────────────────────────────────────────────────────────────────
 
+    def _peek(self, part: Part, limit: int, offset: int, after: str) -> Call[list[Peeked]]:
+        return calls.peek(
+            self.keys,
+            _parts([part])[0],
+            limit=limit,
+            offset=offset,
+            after=after,
+            serializer=self.serializer,
+        )
+
     def _redrive(self, ids: Sequence[str] | None, reason: str) -> Flow[int]:
         if ids is None:
             return (yield from flows.redrive_all(self.keys, reason=reason))
@@ -251,6 +270,19 @@ class _Queue(Generic[EngineT]):
             unacked="unacked" in chosen,
             dead="dead" in chosen,
         )
+
+    def _delete(self, force: bool) -> Flow[Counts]:
+        if not force:
+            state: QueueState = yield calls.inspect(self.keys)
+            if state.unacked:
+                raise QueueInUse(
+                    f"{self.name!r} has unacked messages, {state.unacked}: stop its consumers, "
+                    "or delete(force=True) and their acks will find nothing"
+                )
+        gone: Counts = yield calls.purge(
+            self.keys, ready=True, delayed=True, unacked=True, dead=True, settings=True
+        )
+        return gone
 
 
 def _parts(parts: Iterable[Part]) -> list[Part]:
@@ -284,6 +316,10 @@ def _body_check(schema: Mapping[str, Any] | None) -> Callable[[Any], None] | Non
             )
 
     return check
+
+
+def _told(stop: Stop | None) -> bool:
+    return stop is not None and stop.is_set()
 
 
 def _ms(name: str, seconds: float) -> int:
@@ -681,22 +717,30 @@ class Queue(_Queue[Engine]):
             return receiver.receive(limit, timeout)
 
     def consume(
-        self, *, prefetch: int | None = None, timeout: float | None = None
-    ) -> Iterator[Message]:
+        self,
+        *,
+        prefetch: int | None = None,
+        timeout: float | None = None,
+        stop: Stop | None = None,
+    ) -> Generator[Message]:
         """Messages, one after another; ends when none came for `timeout` seconds (None: never).
 
-        `prefetch` messages (default: the option) are claimed at once. What was claimed and not
-        handed over when the loop is left is given back at once, as if it had never been claimed.
-        A server that goes away is waited for; `ServerUnavailable` is raised if it was not there to
-        begin with, or is away when `timeout` has passed.
+        It also ends, within a second, once `stop` is set: an event of `threading`, `asyncio` or
+        `multiprocessing`, that a signal handler or another thread sets. The message that is being
+        worked on is finished first. `prefetch` messages (default: the option) are claimed at once.
+        What was claimed and not handed over when the loop is left is given back at once, as if it
+        had never been claimed. A server that goes away is waited for; `ServerUnavailable` is raised
+        if it was not there to begin with, or is away when `timeout` has passed.
         """
         limit = self.engine.options.prefetch if prefetch is None else prefetch
         with Receiver([self]) as receiver:
-            while found := receiver.receive(limit, timeout, patient=True):
+            while not _told(stop) and (
+                found := receiver.receive(limit, timeout, patient=True, stop=stop)
+            ):
                 receiver.waiting = waiting = deque(found)
                 del found
                 try:
-                    while waiting:
+                    while waiting and not _told(stop):
                         message = waiting.popleft()
                         if not message.lost:
                             yield message._hand_over(rides=True)
@@ -704,7 +748,7 @@ class Queue(_Queue[Engine]):
                 finally:
                     receiver.return_unstarted(waiting)
 
-    def __iter__(self) -> Iterator[Message]:
+    def __iter__(self) -> Generator[Message]:
         return self.consume()
 
     def work(
@@ -713,20 +757,24 @@ class Queue(_Queue[Engine]):
         *,
         prefetch: int | None = None,
         timeout: float | None = None,
+        stop: Stop | None = None,
     ) -> int:
         """Call `handler` with each message; how many it was called with.
 
         A message is acked when the handler returns; after an exception, which is logged, it is
-        released and tried again later.
+        released and tried again later. It goes on until none came for `timeout` seconds, or `stop`
+        is set; see `consume`.
         """
         count = 0
-        for message in self.consume(prefetch=prefetch, timeout=timeout):
-            count += 1
-            try:
-                with message:
-                    handler(message)
-            except Exception:
-                log.exception("%s: the handler failed", message)
+        # Closed here: an exception that passes keeps this frame, and with it what was claimed.
+        with closing(self.consume(prefetch=prefetch, timeout=timeout, stop=stop)) as messages:
+            for message in messages:
+                count += 1
+                try:
+                    with message:
+                        handler(message)
+                except Exception:
+                    log.exception("%s: the handler failed", message)
         return count
 
     def ack_many(self, messages: Sequence[Message]) -> list[Verdict]:
@@ -748,7 +796,11 @@ class Queue(_Queue[Engine]):
     def wait(self, message_id: str, timeout: float | None = None) -> Any:
         """The result that a consumer stored with `complete`, as soon as it is there. Does not poll.
 
-        Raises `ResultTimeout` after `timeout` seconds, `MessageFailed` if it was rejected.
+        Raises `ResultTimeout` after `timeout` seconds (None: never), and `MessageFailed` if a
+        consumer made the message a dead letter: rejected it, or failed at it for the last time.
+        What no consumer could say is not heard of: that the message died of its `ttl`, or that its
+        workers died `max_deliveries` times, or that it was cancelled or purged. So give it a
+        timeout. A server that was there and goes away is waited for.
         """
         flow = flows.await_result(self._result_key(message_id), timeout)
         waiter = self.engine.waiter()
@@ -766,8 +818,12 @@ class Queue(_Queue[Engine]):
     def peek(
         self, part: Part = "ready", limit: int = 20, *, offset: int = 0, after: str = ""
     ) -> list[Peeked]:
-        """Look at messages without claiming them: ready, delayed, unacked or dead ones."""
-        return self.engine.run(calls.peek(self.keys, part, limit=limit, offset=offset, after=after))
+        """Look at up to `limit` messages without claiming them, in their order.
+
+        `part` is ready, delayed, unacked or dead. `offset` passes some over; dead letters go on
+        `after` the `name` of the last one seen instead. Stops behind 1 MiB.
+        """
+        return self.engine.run(self._peek(part, limit, offset, after))
 
     def cancel(self, *ids: str) -> list[Verdict]:
         """Throw delayed messages away, by id; a verdict for each."""
@@ -780,6 +836,15 @@ class Queue(_Queue[Engine]):
     def purge(self, *parts: Part) -> Counts:
         """Throw away what lies in these parts; by default what is ready and delayed."""
         return self.engine.run(self._purge(parts))
+
+    def delete(self, *, force: bool = False) -> Counts:
+        """Throw the queue away with all its keys; how many messages were in it. Cannot be undone.
+
+        Raises `QueueInUse` if messages are unacked, unless `force`. What a consumer claims in just
+        that moment goes too: the answer counts it, and its ack raises `LeaseLost`. Stored results
+        stay until their `result_ttl` is over. Who puts something afterwards begins a new queue.
+        """
+        return self.engine.run(self._delete(force))
 
     def pause(self) -> None:
         """Hand out nothing until `resume`."""
@@ -811,12 +876,17 @@ class Receiver:
         _open.add(self)
 
     def receive(
-        self, limit: int, timeout: float | None = None, *, patient: bool = False
+        self,
+        limit: int,
+        timeout: float | None = None,
+        *,
+        patient: bool = False,
+        stop: Stop | None = None,
     ) -> list[Message]:
         """Up to `limit` messages; waits for the first `timeout` seconds (None: for ever).
 
-        Raises `ServerUnavailable` if the server is gone; with `patient`, a server that was there
-        before is waited for.
+        Waits no more, within a second, once `stop` is set. Raises `ServerUnavailable` if the server
+        is gone; with `patient`, a server that was there before is waited for.
         """
         calls.check_limit(limit)
         if self._home is not self._keeper.home:
@@ -830,7 +900,7 @@ class Receiver:
             _hold(self._keeper, got)
             messages.extend(got)
 
-        flow = self._consumer.receive(limit, timeout, claimed, patient=patient)
+        flow = self._consumer.receive(limit, timeout, claimed, patient=patient, stop=stop)
         try:
             self._engine.run(flow, self._waiter)
         except BaseException:
@@ -979,15 +1049,18 @@ class AsyncQueue(_Queue[AsyncEngine]):
         *,
         prefetch: int | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
-    ) -> AsyncIterator[AsyncMessage]:
+        stop: Stop | None = None,
+    ) -> AsyncGenerator[AsyncMessage]:
         """See `Queue.consume`. Left through `contextlib.aclosing`, it gives back at once."""
         limit = self.engine.options.prefetch if prefetch is None else prefetch
         async with AsyncReceiver([self]) as receiver:
-            while found := await receiver.receive(limit, timeout, patient=True):
+            while not _told(stop) and (
+                found := await receiver.receive(limit, timeout, patient=True, stop=stop)
+            ):
                 waiting = deque(found)
                 del found
                 try:
-                    while waiting:
+                    while waiting and not _told(stop):
                         message = waiting.popleft()
                         if not message.lost:
                             yield message._hand_over(rides=True)
@@ -995,7 +1068,7 @@ class AsyncQueue(_Queue[AsyncEngine]):
                 finally:
                     await receiver.return_unstarted(waiting)
 
-    def __aiter__(self) -> AsyncIterator[AsyncMessage]:
+    def __aiter__(self) -> AsyncGenerator[AsyncMessage]:
         return self.consume()
 
     async def work(
@@ -1004,16 +1077,23 @@ class AsyncQueue(_Queue[AsyncEngine]):
         *,
         prefetch: int | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
+        stop: Stop | None = None,
     ) -> int:
-        """See `Queue.work`; `handler` is a coroutine function."""
+        """See `Queue.work`; `handler` is a coroutine function.
+
+        Cancelled, it gives back at once what was not begun, and the message that was.
+        """
         count = 0
-        async for message in self.consume(prefetch=prefetch, timeout=timeout):
-            count += 1
-            try:
-                async with message:
-                    await handler(message)
-            except Exception:
-                log.exception("%s: the handler failed", message)
+        async with aclosing(
+            self.consume(prefetch=prefetch, timeout=timeout, stop=stop)
+        ) as messages:
+            async for message in messages:
+                count += 1
+                try:
+                    async with message:
+                        await handler(message)
+                except Exception:
+                    log.exception("%s: the handler failed", message)
         return count
 
     async def ack_many(self, messages: Sequence[AsyncMessage]) -> list[Verdict]:
@@ -1055,9 +1135,7 @@ class AsyncQueue(_Queue[AsyncEngine]):
         self, part: Part = "ready", limit: int = 20, *, offset: int = 0, after: str = ""
     ) -> list[Peeked]:
         """See `Queue.peek`."""
-        return await self.engine.run(
-            calls.peek(self.keys, part, limit=limit, offset=offset, after=after)
-        )
+        return await self.engine.run(self._peek(part, limit, offset, after))
 
     async def cancel(self, *ids: str) -> list[Verdict]:
         """See `Queue.cancel`."""
@@ -1071,6 +1149,10 @@ class AsyncQueue(_Queue[AsyncEngine]):
     async def purge(self, *parts: Part) -> Counts:
         """See `Queue.purge`."""
         return await self.engine.run(self._purge(parts))
+
+    async def delete(self, *, force: bool = False) -> Counts:
+        """See `Queue.delete`."""
+        return await self.engine.run(self._delete(force))
 
     async def pause(self) -> None:
         """See `Queue.pause`."""
@@ -1101,6 +1183,7 @@ class AsyncReceiver:
         timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
         *,
         patient: bool = False,
+        stop: Stop | None = None,
     ) -> list[AsyncMessage]:
         """See `Receiver.receive`."""
         calls.check_limit(limit)
@@ -1115,7 +1198,7 @@ class AsyncReceiver:
             _hold(self._keeper, got)
             messages.extend(got)
 
-        flow = self._consumer.receive(limit, timeout, claimed, patient=patient)
+        flow = self._consumer.receive(limit, timeout, claimed, patient=patient, stop=stop)
         try:
             await self._engine.run(flow, self._waiter)
         except BaseException:

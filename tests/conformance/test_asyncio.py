@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from atomq import AsyncEngine, AsyncQueue, Engine, Queue
+from atomq import AsyncEngine, AsyncMessage, AsyncQueue, Engine, Queue
 from tests.servers import Server, wait_until
 
 # What is tested here goes on in the client.
@@ -102,6 +102,48 @@ def test_a_consumer_can_be_cancelled_at_any_moment(server: Server) -> None:
             assert set(done) == set(range(2000))
             state = await queue.state()
             assert (state.ready, state.unacked, state.delayed) == (0, 0, 0)
+
+    asyncio.run(main())
+
+
+def test_work_that_is_cancelled_gives_all_back_before_it_ends(server: Server) -> None:
+    """Whoever still holds the task, and with it the traceback and the frames."""
+
+    async def main() -> None:
+        async with AsyncEngine(server.url) as engine:
+            queue = AsyncQueue("q", engine)
+            await queue.put_many(range(10))
+            begun = asyncio.Event()
+
+            async def handler(message: AsyncMessage) -> None:
+                begun.set()
+                await asyncio.sleep(60)
+
+            task = asyncio.create_task(queue.work(handler, prefetch=4))
+            await asyncio.wait_for(begun.wait(), 10)
+            task.cancel()
+            await asyncio.wait({task}, timeout=10)
+            assert task.cancelled()
+            state = await queue.state()
+            assert (state.ready, state.unacked) == (10, 0)
+            messages = await queue.claim_many(10)
+            assert {m.body: m.deliveries for m in messages} == {0: 2} | dict.fromkeys(
+                range(1, 10), 1
+            )
+
+    asyncio.run(main())
+
+
+def test_work_ends_when_an_event_of_asyncio_is_set(server: Server) -> None:
+    async def main() -> None:
+        async with AsyncEngine(server.url) as engine:
+            queue, stop = AsyncQueue("q", engine), asyncio.Event()
+
+            async def handler(message: AsyncMessage) -> None:
+                asyncio.get_running_loop().call_later(0.2, stop.set)
+
+            await queue.put("x")
+            assert await asyncio.wait_for(queue.work(handler, stop=stop), 5) == 1
 
     asyncio.run(main())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from typing import Any
 
@@ -307,6 +308,28 @@ def test_work_calls_a_handler_and_goes_on_after_errors(make: Any) -> None:
     assert q.work(handler, timeout=0) == 6
     assert failed == {2}
     assert counts(q) == (0, 0, 0, 0)
+
+
+def test_who_is_told_to_stop_finishes_what_it_has_begun_and_gives_the_rest_back(q: Any) -> None:
+    q.put_many(range(10))
+    stop = threading.Event()
+
+    def handler(message: Any) -> None:
+        if message.body == 2:
+            stop.set()
+
+    assert q.work(handler, prefetch=8, stop=stop) == 3
+    assert counts(q) == (7, 0, 0, 0)
+    assert q.work(handler, prefetch=8, stop=stop) == 0, "nor does it begin"
+    assert [(m.body, m.deliveries) for m in q.claim_many(10)] == [(n, 1) for n in range(3, 10)]
+
+
+def test_who_waits_is_told_to_stop_by_another_thread(q: Any) -> None:
+    stop = threading.Event()
+    threading.Timer(0.2, stop.set).start()
+    began = time.monotonic()
+    assert list(q.consume(stop=stop)) == []
+    assert 0.2 <= time.monotonic() - began < 2
 
 
 def test_give_back(q: Any) -> None:

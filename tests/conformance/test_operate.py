@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from atomq import Counts, InvalidArgument, Item, Verdict
+from atomq import (
+    BYTES,
+    Counts,
+    InvalidArgument,
+    InvalidMessage,
+    Item,
+    LeaseLost,
+    QueueInUse,
+    Verdict,
+)
 from tests.servers import wait_until
 
 
@@ -46,6 +55,46 @@ def test_peek_looks_without_touching(q: Any) -> None:
     first, second = q.peek("dead")
     assert (first.reason, second.reason) == ("one", "two")
     assert [p.reason for p in q.peek("dead", after=first.name)] == ["two"]
+
+
+def test_what_is_looked_at_tells_its_id_and_its_body(make: Any) -> None:
+    q, blobs = make(), make(serializer=BYTES)
+    q.put({"n": 1}, id="one")
+    blobs.put(b"\xff", delay=60)
+    assert [(p.id, p.body) for p in q.peek()] == [("one", {"n": 1})]
+    assert [p.body for p in blobs.peek("delayed")] == [b"\xff"]
+    [other] = q.peek("delayed")
+    with pytest.raises(InvalidMessage, match="octet-stream"):
+        _ = other.body
+    assert other.id == other.name
+    q.claim()
+    assert q.peek("unacked")[0].id == "one"
+    with pytest.raises(InvalidArgument, match="no part 'all'"):
+        q.peek("all")
+
+
+def test_delete_leaves_nothing_of_a_queue(place: Any, q: Any) -> None:
+    q.put_many([1, 2, Item("later", delay=60), Item("once", id="once", priority=9)])
+    q.claim().reject("bad")
+    q.pause()
+    q.resume()
+    assert q.delete() == Counts(ready=2, delayed=1, unacked=0, dead=1)
+    assert q.delete() == Counts()
+    if place.server is not None:
+        left = [key for key in place.db.keys("*") if b".result." not in key]
+        assert left == []
+    assert q.put("again", id="once").new, "its ids are forgotten too"
+
+
+def test_a_queue_in_use_is_not_deleted_by_mistake(q: Any) -> None:
+    q.put_many("ab")
+    message = q.claim()
+    with pytest.raises(QueueInUse, match="'q' has unacked messages, 1:"):
+        q.delete()
+    assert (q.state().ready, q.state().unacked) == (1, 1)
+    assert q.delete(force=True) == Counts(ready=1, unacked=1)
+    with pytest.raises(LeaseLost):
+        message.ack()
 
 
 def test_cancel_is_for_what_is_delayed(q: Any) -> None:

@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -68,14 +70,65 @@ def url(request: pytest.FixtureRequest, server: Server) -> str:
     return ours(server.tcp_url) if request.param == "atomq://" else server.tcp_url
 
 
+class App:
+    """One of Celery's examples: its sources as they are, but for the URLs of broker and results."""
+
+    def __init__(self, source: Path, there: Path, url: str) -> None:
+        shutil.copytree(source, there)
+        for each in there.rglob("*.py"):
+            text = each.read_text()
+            each.write_text(re.sub(r"'(amqp|rpc|redis)://[^']*'", repr(url), text))
+        self.directory = there
+        self.environment = {**ENVIRONMENT, "CELERY_RESULT_BACKEND": url}
+        if url.startswith("redis:"):
+            self.environment["ATOMQ_TAKE_OVER"] = "1"
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "log").read_text()
+
+    @contextmanager
+    def running(self, *command: str) -> Iterator[None]:
+        """Its worker, which must end well."""
+        with (self.directory / "log").open("wb") as out:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "celery", *command],
+                cwd=self.directory,
+                env=self.environment,
+                stdout=out,
+                stderr=out,
+            )
+        try:
+            wait_until("the worker", lambda: " ready." in self.log, 40)
+            yield
+        finally:
+            worker.terminate()
+            worker.wait(30)
+        assert worker.returncode == 0, self.log
+        assert "Traceback" not in self.log
+
+    def ask(self, *words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "celery", *words],
+            cwd=self.directory,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
 @ON_ONE_KIND
 @pytest.mark.parametrize(
     ("path", "module", "task", "args", "answer"),
     [
         ("tutorial", "tasks", "tasks.add", "[16, 16]", 32),
         ("next-steps", "proj", "proj.tasks.xsum", "[[1, 2, 3]]", 6),
+        ("stamping", "myapp", "tasks.mul", "[6, 7]", 42),
     ],
-    ids=["tutorial", "next-steps"],
+    ids=["tutorial", "next-steps", "stamping"],
 )
 def test_celerys_own_example(
     examples: Path,
@@ -87,51 +140,26 @@ def test_celerys_own_example(
     args: str,
     answer: int,
 ) -> None:
-    """The sources as they are, but for the URLs of the broker and of results."""
-    shutil.copytree(examples / path, tmp_path / "app")
-    for source in (tmp_path / "app").rglob("*.py"):
-        text = source.read_text()
-        source.write_text(re.sub(r"'(amqp|rpc|redis)://[^']*'", repr(url), text))
-    environment = {**ENVIRONMENT, "CELERY_RESULT_BACKEND": url}
-    if url.startswith("redis:"):
-        environment["ATOMQ_TAKE_OVER"] = "1"
-    celery = [sys.executable, "-m", "celery", "-A", module]
-
-    def ask(*words: str) -> str:
-        done = subprocess.run(
-            [*celery, *words],
-            cwd=tmp_path / "app",
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    log = tmp_path / "log"
-    with log.open("wb") as out:
-        worker = subprocess.Popen(
-            [*celery, "worker", "-c", "2", "-l", "INFO"],
-            cwd=tmp_path / "app",
-            env=environment,
-            stdout=out,
-            stderr=out,
-        )
-    try:
-        wait_until("the worker", lambda: " ready." in log.read_text(), 40)
-        task_id = ask("call", task, "--args", args).strip()
-        wait_until("the task", lambda: f"{task}[{task_id}] succeeded" in log.read_text(), 20)
-        assert f": {answer}" in log.read_text()
-        assert "1 node online" in ask("status")
-        assert task in ask("inspect", "registered")
+    app = App(examples / path, tmp_path / "app", url)
+    with app.running("-A", module, "worker", "-c", "2", "-l", "INFO"):
+        task_id = app.ask("-A", module, "call", task, "--args", args).strip()
+        wait_until("the task", lambda: f"{task}[{task_id}] succeeded" in app.log, 20)
+        assert f": {answer}" in app.log
+        assert "1 node online" in app.ask("-A", module, "status")
+        assert task in app.ask("-A", module, "inspect", "registered")
         keys = {key.decode() for key in server_keys(url)}
         assert any(key.startswith("_atomq.{celery}.") for key in keys), keys
-    finally:
-        worker.terminate()
-        worker.wait(30)
-    assert worker.returncode == 0, log.read_text()
-    assert "Traceback" not in log.read_text()
+
+
+@ON_ONE_KIND
+def test_celerys_own_example_of_periodic_tasks(
+    examples: Path, tmp_path: Path, server: Server
+) -> None:
+    """With beat inside the worker; it says hello every ten seconds."""
+    app = App(examples / "periodic-tasks", tmp_path / "app", ours(server.tcp_url))
+    with app.running("-A", "myapp", "worker", "-B", "-l", "INFO"):
+        wait_until("hello", lambda: re.search(r"myapp\.say\[.*succeeded", app.log), 25)
+    assert "hello" in app.log
 
 
 def server_keys(url: str) -> list[bytes]:

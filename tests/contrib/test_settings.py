@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,12 +16,13 @@ from typing import Any
 import pytest
 from kombu import Connection, pools
 from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import redis as kombu_redis
 
 import atomq.celery
 from atomq.contrib.kombu.settings import Settings, UnknownOption
 from atomq.contrib.kombu.transport import Transport
 from atomq.errors import InvalidArgument, InvalidOptions
-from tests.contrib.rig import ON_ONE_KIND, Place, place
+from tests.contrib.rig import ON_ONE_KIND, Place, ours, place
 from tests.servers import ROOT, Sentinel, Server, _free_port
 
 ODD = "p@ss:w/ör d?#%&;"
@@ -61,6 +64,36 @@ def test_tls_by_option() -> None:
         address = settings("atomq://host", ssl=ssl).address
         assert address.tls is not None, ssl
         assert address.tls["ssl_cert_reqs"] == "required"
+
+
+class _Provider:
+    def get_credentials(self) -> tuple[str, str]:
+        return "user", "secret"
+
+
+def test_a_credential_provider_stands_for_user_and_password() -> None:
+    """In the URL, as Kombu has it, or among the options; the URL's own user is dropped then."""
+    path = "tests.contrib.test_settings._Provider"
+    for url in (f"atomq://u:p@host?credential_provider={path}", "atomq+socket:///s?virtual_host=1"):
+        more = {} if "credential" in url else {"credential_provider": path}
+        address = settings(url, **more).address
+        assert address.options.credential_provider == path
+        assert (address.username, address.password) == (None, None)
+    mine = _Provider()
+    address = Settings.of(Connection("atomq://u:p@host", credential_provider=mine)).address
+    assert address.options.credential_provider is mine
+
+
+@ON_ONE_KIND
+def test_who_connects_by_a_provider(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "credentials_of_test", sys.modules[__name__])
+    server.client().execute_command("ACL SETUSER", "user", "on", ">secret", "~*", "&*", "+@all")
+    url = f"{ours(server.tcp_url)}?credential_provider=credentials_of_test._Provider"
+    with Connection(url) as connection:
+        connection.connect()
+        engine = connection.default_channel.broker.engine
+        assert engine.command("ACL WHOAMI") == b"user"
+        engine.close()
 
 
 def test_sentinel_urls() -> None:
@@ -108,6 +141,10 @@ def test_failover_keeps_the_transport() -> None:
         ("socket_timeout", "5"),
         ("master_name", 3),
         ("max_connections", 0),
+        ("body_encoding", "rot13"),
+        ("queue_order_strategy", "alphabetical"),
+        ("unacked_key", 3),
+        ("deadletter_queue", True),
     ],
 )
 def test_a_wrong_value_is_one_clear_error_at_connect(name: str, value: Any) -> None:
@@ -132,6 +169,17 @@ def test_an_unknown_option_is_a_warning_with_the_nearest_name() -> None:
         warnings.simplefilter("error")
         # Kombu's own that have no meaning here.
         settings("atomq://", unacked_restore_limit=10, max_retries=3, retry_on_timeout=True)
+
+
+def test_every_option_of_kombus_own_transport_is_known_and_documented() -> None:
+    theirs = set(kombu_redis.SentinelChannel.from_transport_options)
+    read = re.findall(r"transport_options\.get\(\s*'(\w+)'", inspect.getsource(kombu_redis))
+    page = (ROOT / "docs" / "celery.md").read_text()
+    for name in sorted(theirs | set(read)):
+        assert f"`{name}`" in page, name
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UnknownOption)
+            settings("atomq://", **{name: None})
 
 
 # ── taking over ───────────────────────────────────────────────────────────────────────────────
@@ -264,6 +312,7 @@ def test_tls(kind: str, tmp_path: Path) -> None:
             *(openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
             *("-keyout", key, "-out", certificate, "-subj", "/CN=localhost"),
             *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+            *("-addext", "keyUsage=critical,digitalSignature,keyCertSign"),  # asked by Python 3.13
         ],
         check=True,
         capture_output=True,

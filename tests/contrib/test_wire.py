@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from kombu.exceptions import BatchPublishError, OperationalError
 import atomq.celery
 from atomq import Engine, calls
 from atomq.contrib.kombu.channel import UnroutableMessage
+from atomq.errors import PermissionDenied
 from tests.contrib.rig import ON_ONE_KIND, Place, ours, place
 from tests.proxy import Proxy
 from tests.servers import Sentinel, Server, full_memory, wait_until
@@ -109,6 +110,14 @@ def drain(connection: Connection, received: list[Any], n: int, seconds: float = 
             connection.drain_events(timeout=0.2)
         except TimeoutError:
             continue
+
+
+def drain_for(connection: Connection, seconds: float) -> None:
+    """Drain so long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(TimeoutError):
+            connection.drain_events(timeout=0.2)
 
 
 def wait_for(queue: Any) -> Any:
@@ -267,6 +276,54 @@ def test_a_message_that_was_held_here_goes_on_there(wire: Wire) -> None:
     assert back.delivery_info["redelivered"] is True
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"unacked_key": "held", "unacked_index_key": "held_since", "global_keyprefix": "app1:"}],
+    ids=["as they are", "under other names"],
+)
+def test_what_a_dead_stock_worker_held_is_taken_over_after_the_visibility_timeout(
+    wire: Wire, options: dict[str, Any]
+) -> None:
+    name = next(_names)
+    queue = Queue(name, Exchange(""), routing_key=name)
+    stock = wire.connect("stock", **options)
+    Producer(stock).publish({"n": 1}, routing_key=name, declare=[queue])
+    assert queue(stock.default_channel).get().payload == {"n": 1}
+    prefix, index = options.get("global_keyprefix", ""), options.get("unacked_index_key")
+    assert wire.db.zcard(f"{prefix}{index or 'unacked_index'}") == 1, "and then it dies"
+    for seconds, there in ((60, 0), (1, 1)):
+        connection, received = wire.connect("atomq", **options, visibility_timeout=seconds), []
+        with consuming(connection, queue, received):
+            time.sleep(1.1)
+            drain_for(connection, 1.0)
+        assert len(received) == there, f"visibility_timeout {seconds}"
+    assert wire.db.zcard(f"{prefix}{index or 'unacked_index'}") == 0
+
+
+def test_messages_are_leased_whatever_ack_emulation_says(wire: Wire) -> None:
+    name = next(_names)
+    connection, received = wire.connect("atomq", ack_emulation=False), []
+    Producer(connection).publish({"n": 1}, routing_key=name, declare=[Queue(name)])
+    message = wait_for(Queue(name)(connection.default_channel))
+    assert wire.db.zcard(f"_atomq.{{{name}}}.unacked") == 1
+    message.requeue()
+    with consuming(connection, Queue(name), received):
+        drain(connection, received, 1)
+
+
+@BOTH_WAYS
+def test_text_need_not_be_wrapped(wire: Wire, sender: str, receiver: str) -> None:
+    name = next(_names)
+    options = {"body_encoding": None}
+    Producer(wire.connect(sender, **options)).publish(
+        {"n": "ü"}, routing_key=name, declare=[Queue(name)]
+    )
+    assert json.loads(json.loads(wire.db.lindex(name, 0))["body"]) == {"n": "ü"}
+    message = wait_for(Queue(name)(wire.connect(receiver).default_channel))
+    assert message.payload == {"n": "ü"}
+    message.ack()
+
+
 def test_tasks_have_no_header_that_a_retry_would_copy(wire: Wire) -> None:
     name = next(_names)
     connection = wire.connect("atomq")
@@ -276,6 +333,43 @@ def test_tasks_have_no_header_that_a_retry_would_copy(wire: Wire) -> None:
     bound = Queue(name)(connection.default_channel)
     wait_for(bound).requeue()
     assert wait_for(bound).headers == {"task": "t", "id": "i"}
+
+
+# ── consumers that do not ack ─────────────────────────────────────────────────────────────────
+
+UNREADABLE = [b"\xff\xfe", b"no json", b"[1]", b'{"body": ', b'{"a": 1}', b'{"properties": 3}']
+
+
+@pytest.mark.parametrize("raw", UNREADABLE)
+def test_who_does_not_ack_drops_nothing_unread(wire: Wire, raw: bytes) -> None:
+    name, received = next(_names), []
+    connection = wire.connect("atomq")
+    wire.db.lpush(name, raw)
+    with consuming(connection, Queue(name), received, no_ack=True):
+        Producer(connection).publish({"n": 1}, routing_key=name)
+        drain(connection, received, 1)
+    assert received == [{"n": 1}]
+    with Engine(wire.server.url) as engine:
+        [letter] = engine.run(calls.peek(engine.keys(name), "dead"))
+        assert (letter.reason, letter.raw, letter.deliveries) == ("undecodable", raw, 1)
+        assert letter.detail
+        assert engine.run(calls.inspect(engine.keys(name))).stats["dead"] == 1
+        if raw.startswith(b'{"'):  # what does not would die again at once
+            assert engine.run(calls.redrive(engine.keys(name))).count == 1
+            assert wire.db.lrange(name, 0, -1) == [raw]
+
+
+def test_what_comes_after_a_consumer_that_does_not_ack_has_left_stays(wire: Wire) -> None:
+    name, received = next(_names), []
+    connection = wire.connect("atomq")
+    kept = Queue(next(_names))
+    with consuming(connection, kept, received):
+        with consuming(connection, Queue(name), received, no_ack=True):
+            drain_for(connection, 0.3)
+        Producer(connection).publish({"n": 1}, routing_key=name)
+        drain_for(connection, 1.5)
+    assert received == []
+    assert wire.db.llen(name) == 1
 
 
 # ── broadcasts ────────────────────────────────────────────────────────────────────────────────
@@ -641,6 +735,23 @@ def test_a_failed_connection_raises_what_stock_raises(wire: Wire, how: str) -> N
         with pytest.raises(OperationalError):
             connection.ensure_connection(max_retries=1, interval_start=0)
     assert raised[0] is raised[1]
+
+
+@pytest.mark.parametrize(
+    ("right", "kind_of", "words"),
+    [("brpop", "direct", "may not wait"), ("psubscribe", "fanout", "may not listen to broadcasts")],
+)
+def test_a_right_that_is_missing_is_told_at_once(
+    wire: Wire, right: str, kind_of: str, words: str
+) -> None:
+    wire.db.execute_command("ACL SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", f"-{right}")
+    url = ours(wire.server.tcp_url).replace("://", "://app:pw@")
+    queue = Queue(next(_names), Exchange(next(_names), type=kind_of))
+    with Connection(url) as connection, consuming(connection, queue, []):
+        began = time.monotonic()
+        with pytest.raises(PermissionDenied, match=f"{words}.*{right}"):
+            drain_for(connection, 3)
+        assert time.monotonic() - began < 1
 
 
 def test_a_half_open_connection_is_left_in_time(wire: Wire) -> None:

@@ -17,7 +17,6 @@ from tests.servers import ROOT
 
 WIRE = "tests/contrib/test_wire.py"
 LEASES = "tests/contrib/test_leases.py"
-UNIT = "tests/unit/test_options.py"
 FAULTS = "tests/faults/test_connections.py"
 SETTINGS = "tests/contrib/test_settings.py"
 CONNECT = "tests/unit/test_connect.py"
@@ -25,10 +24,10 @@ CONNECT = "tests/unit/test_connect.py"
 # What a Celery user sets, by subject: name, what there is to know besides the schema, the test.
 # "" takes the words of the schema.
 _LAYOUT = f"{WIRE}::test_messages_by_priority"
-_FOREIGN = "tests/lua/test_foreign.py::test_named_it_is_ready_again_and_counted"
+_FOREIGN = f"{WIRE}::test_what_a_dead_stock_worker_held_is_taken_over_after_the_visibility_timeout"
 _FANOUT = f"{WIRE}::test_broadcasts"
 CELERY: dict[str, tuple[str, str]] = {
-    "visibility_timeout": ("", f"{SETTINGS}::test_a_wrong_value_is_one_clear_error_at_connect"),
+    "visibility_timeout": ("", _FOREIGN),
     "fanout_prefix": (
         "True: broadcasts stay in their database. Text: a template such as `/{db}.`.",
         _FANOUT,
@@ -46,11 +45,14 @@ CELERY: dict[str, tuple[str, str]] = {
     ),
     "virtual_host": ("", f"{SETTINGS}::test_urls"),
     "master_name": ("", f"{SETTINGS}::test_sentinel_urls"),
-    "min_other_sentinels": ("", f"{UNIT}::test_a_wrong_value_is_named_with_what_is_allowed"),
-    "sentinel_kwargs": ("", f"{CONNECT}::test_no_master_is_said_without_the_sentinels_password"),
+    "min_other_sentinels": (
+        "",
+        f"{CONNECT}::test_a_sentinel_that_sees_too_few_others_is_not_believed",
+    ),
+    "sentinel_kwargs": ("", f"{CONNECT}::test_sentinels_have_settings_of_their_own"),
     "body_encoding": (
-        "How bodies are wrapped: `base64`.",
-        f"{WIRE}::test_one_task_is_the_same_bytes",
+        "How bodies are wrapped: `base64`; None: not at all, where they are text.",
+        f"{WIRE}::test_text_need_not_be_wrapped",
     ),
     "deadletter_queue": (
         "Where a message goes that no queue is bound for. None: it is an error.",
@@ -64,16 +66,27 @@ CELERY: dict[str, tuple[str, str]] = {
         f"{CONNECT}::test_a_keepalive_setting_this_system_lacks_is_named",
     ),
     "ssl": ("", f"{SETTINGS}::test_tls"),
-    "credential_provider": ("", f"{CONNECT}::test_credentials_come_from_the_provider"),
+    "credential_provider": ("", f"{SETTINGS}::test_who_connects_by_a_provider"),
     "client_name": ("", f"{CONNECT}::test_a_connection_without_a_name"),
-    "max_connections": ("", f"{UNIT}::test_a_wrong_value_is_named_with_what_is_allowed"),
-    "health_check_interval": ("", f"{UNIT}::test_a_wrong_value_is_named_with_what_is_allowed"),
+    "max_connections": ("", f"{FAULTS}::test_an_engine_opens_no_more_connections_than_it_may"),
+    "health_check_interval": (
+        "",
+        f"{FAULTS}::test_a_connection_that_idled_for_long_is_not_trusted",
+    ),
     "sentinel_fanout_compat": (
         "Behind Sentinel: broadcasts also under the names of Kombu before 5.4.",
         f"{WIRE}::test_broadcasts_from_before_kombu_5_4_behind_a_sentinel",
     ),
     "unacked_key": ("Where stock workers keep what they hold.", _FOREIGN),
     "unacked_index_key": ("Where they keep since when.", _FOREIGN),
+    "retry_on_timeout": (
+        "True: `Producer.batch()` sends each message at once, as in stock. Nothing is doubled.",
+        f"{WIRE}::test_no_batch_with_retry_on_timeout",
+    ),
+    "ack_emulation": (
+        "Accepted. Messages are leased until they are acked, also with False.",
+        f"{WIRE}::test_messages_are_leased_whatever_ack_emulation_says",
+    ),
     "polling_interval": ("Accepted. Nothing is polled here.", ""),
 }
 OURS: dict[str, tuple[str, str]] = {
@@ -104,12 +117,11 @@ OURS: dict[str, tuple[str, str]] = {
         f"{FAULTS}::test_a_server_that_does_not_answer_is_not_waited_for_without_end",
     ),
 }
-_STOCK = settings.Settings.__dataclass_fields__["stock_unacked"].default
 _DEFAULTS = {
     "fanout_prefix": True,
     "sentinel_fanout_compat": False,
-    "unacked_key": _STOCK[0],
-    "unacked_index_key": _STOCK[1],
+    "retry_on_timeout": False,
+    "ack_emulation": True,
     **{
         field.name: field.default
         for field in settings.Settings.__dataclass_fields__.values()

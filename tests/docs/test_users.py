@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -75,6 +76,26 @@ def test_each_user_can_do_its_work(server: Server) -> None:
     deployer = server.client(username="deployer", password="deploy")
     with pytest.raises(NoPermissionError):
         deployer.get("emails")
+
+
+@pytest.mark.usefixtures("users")
+def test_the_doctor_tells_a_worker_of_celery_from_one_of_the_library(server: Server) -> None:
+    preload(server)
+    found = {}
+    for user, queue in (("emails-worker", "emails"), ("celery-worker", "celery")):
+        command = [sys.executable, "-m", "atomq.cli", "--json", "doctor", queue]
+        done = subprocess.run(
+            [*command, "--url", url(server, user)], capture_output=True, text=True
+        )
+        lines = {line["check"]: line for line in json.loads(done.stdout)}
+        assert lines["rights"]["status"] == "ok", lines["rights"]
+        found[user] = lines["celery"]
+    assert found["celery-worker"]["status"] == "ok", found
+    assert found["emails-worker"]["status"] == "warn"
+    for lack in ("BRPOP (", "CLIENT TRACKING (", "PSUBSCRIBE ("):
+        assert lack in found["emails-worker"]["found"]
+    for grant in ("+brpop", "+client|tracking", "+psubscribe", "&/0.celery.pidbox", "+srem"):
+        assert grant in found["emails-worker"]["advice"]
 
 
 @pytest.mark.slow

@@ -60,6 +60,41 @@ def killing(server: Server) -> Callable[[], Any]:
     return lambda: db.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
 
+# ── how many, and for how long ───────────────────────────────────────────────────────────────
+
+
+def test_an_engine_opens_no_more_connections_than_it_may(server: Server) -> None:
+    clients: set[int] = set()
+    with Engine(server.url, max_connections=2) as engine:
+        threads = [
+            threading.Thread(target=lambda: clients.add(engine.command("CLIENT ID")))
+            for _ in range(20)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert 1 <= len(clients) <= 2
+
+
+@pytest.mark.parametrize(("interval", "same"), [(0.1, False), (60, True), (0, True)])
+def test_a_connection_that_idled_for_long_is_not_trusted(
+    server: Server, interval: float, same: bool
+) -> None:
+    with Engine(server.url, health_check_interval=interval) as engine:
+        before = engine.command("CLIENT ID")
+        time.sleep(0.2)
+        assert (engine.command("CLIENT ID") == before) is same
+
+    async def main() -> None:
+        async with AsyncEngine(server.url, health_check_interval=interval) as engine:
+            before = await engine.command("CLIENT ID")
+            await asyncio.sleep(0.2)
+            assert (await engine.command("CLIENT ID") == before) is same
+
+    asyncio.run(main())
+
+
 # ── CLIENT KILL ───────────────────────────────────────────────────────────────────────────────
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -227,4 +228,26 @@ main()
     assert (done.returncode, done.stderr) == (0, b"")
     state = queue.state()
     assert (state.stats["acked"], state.ready, state.unacked) == (2, 1, 0)
+    queue.engine.close()
+
+
+def test_a_worker_told_by_a_signal_finishes_its_message_and_gives_the_rest_back(
+    server: Server,
+) -> None:
+    queue = Queue("q", server.url)
+    queue.put_many(range(10))
+
+    def child() -> None:
+        stop = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        count = Queue("q", server.url).work(lambda _: time.sleep(1), prefetch=5, stop=stop)
+        assert count == 1
+
+    pid = fork(child)
+    wait_until("it to begin", lambda: queue.state().unacked == 5)
+    time.sleep(0.2)
+    os.kill(pid, signal.SIGTERM)
+    reap(pid)
+    assert queue.state().stats["acked"] == 1
+    assert [(m.body, m.deliveries) for m in queue.claim_many(10)] == [(n, 1) for n in range(1, 10)]
     queue.engine.close()

@@ -267,6 +267,28 @@ def test_no_master_is_said_without_the_sentinels_password(connect: Connect) -> N
     assert "hunter2" not in str(caught.value)
 
 
+def test_a_sentinel_that_sees_too_few_others_is_not_believed(
+    sentinel: Sentinel, connect: Connect
+) -> None:
+    run = connect(sentinel.url, master_name=sentinel.master_name, min_other_sentinels=0)
+    assert run("PING") == b"PONG"
+    run = connect(sentinel.url, master_name=sentinel.master_name, min_other_sentinels=1)
+    with pytest.raises(redis.ConnectionError, match="no sentinel"):
+        run("PING")
+
+
+def test_sentinels_have_settings_of_their_own(sentinel: Sentinel, connect: Connect) -> None:
+    assert sentinel.sentinel is not None
+    admin = sentinel.sentinel.client()
+    admin.execute_command("ACL SETUSER", "asker", "on", f">{ODD}", "+@all", "&*")
+    admin.execute_command("ACL SETUSER", "default", "resetpass", "on", ">other")
+    name = sentinel.master_name
+    with pytest.raises(redis.ConnectionError, match="no sentinel"):
+        connect(sentinel.url, master_name=name)("PING")
+    kwargs = {"username": "asker", "password": ODD}
+    assert connect(sentinel.url, master_name=name, sentinel_kwargs=kwargs)("PING") == b"PONG"
+
+
 # ── cluster ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -381,9 +403,10 @@ def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path,
     if not shutil.which("openssl"):
         pytest.skip("there is no openssl")
     home = tmp_path_factory.mktemp("tls")
-    (home / "san").write_text("subjectAltName=DNS:localhost")
+    (home / "san").write_text("subjectAltName=DNS:localhost\nauthorityKeyIdentifier=keyid\n")
     ca = ("-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=test CA", "-days", "2", "-nodes")
-    _openssl(home, "req", "-x509", "-newkey", "rsa:2048", *ca)
+    usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")  # Python 3.13 asks for it
+    _openssl(home, "req", "-x509", "-newkey", "rsa:2048", *ca, *usage)
     request = ("-keyout", "s.key", "-out", "s.csr", "-subj", "/CN=localhost", "-nodes")
     _openssl(home, "req", "-newkey", "rsa:2048", *request)
     sign = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -221,6 +222,22 @@ def test_a_patient_one_does_not_wait_beyond_its_timeout() -> None:
     play = Play(one.receive(5, 0, patient=True))
     with pytest.raises(ServerUnavailable):
         play.go(ServerUnavailable("gone"))
+
+
+def test_who_is_told_to_stop_waits_neither_for_a_message_nor_for_the_server() -> None:
+    stop = threading.Event()
+    play = Play(consumer().receive(5, None, stop=stop))
+    assert isinstance(play.go(claimed()), Wait)
+    stop.set()
+    play.go(None)
+    assert isinstance(play.go(claimed()), Withdraw), "the claim that was under way is looked at"
+    play.go(None)
+    assert (play.over, play.result) == (True, [])
+    one = consumer()
+    one._served = True
+    play = Play(one.receive(5, None, patient=True, stop=stop))
+    play.go(ServerUnavailable("gone"))
+    assert (play.over, play.result) == (True, [])
 
 
 def test_what_an_unanswered_claim_may_hold_is_given_back_first() -> None:

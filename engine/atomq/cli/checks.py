@@ -11,7 +11,10 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
+
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from atomq.cli.output import duration, number, plural, size
 from atomq.errors import (
@@ -24,11 +27,13 @@ from atomq.errors import (
     ServerTooOld,
     ServerUnavailable,
 )
+from atomq.exchange import translated
 
 if TYPE_CHECKING:
     from atomq.calls import QueueState
     from atomq.cli.nodes import Place
     from atomq.cli.session import Session
+    from atomq.keys import QueueKeys
 
 Status = Literal["ok", "warn", "fail", "skip"]
 
@@ -63,7 +68,9 @@ def advice_for(error: AtomqError) -> str:
         return "is it running, and is this its address? --url or ATOMQ_URL say where it is"
     if isinstance(error, PermissionDenied):
         return "check user and password in the URL"
-    if isinstance(error, EmbeddedServerError | InvalidArgument):
+    if isinstance(error, EmbeddedServerError):
+        return ""  # its words say it
+    if isinstance(error, InvalidArgument):
         return "correct the URL or the options"
     return "nothing else could be checked"
 
@@ -412,10 +419,7 @@ _ON_A_SERVER: _Checks = (
 
 def _rights(session: Session, names: Sequence[str]) -> Findings:
     """Each command once: inside a script by `probe`, on a scratch key outside."""
-    from redis.exceptions import ResponseError
-
     from atomq import calls
-    from atomq.exchange import translated
 
     keys = session.keys(names[0] if names else "celery")
     engine = session.engine
@@ -454,6 +458,9 @@ def _rights(session: Session, names: Sequence[str]) -> Findings:
             pass  # it may; what it said of our scratch arguments does not matter
     if trouble:
         yield Finding("writing", "fail", trouble, "until this is mended nothing can be moved")
+    celery = _celery(session, keys)
+    if celery and celery.status == "ok":
+        refused.pop("BLPOP", None)  # of the library: Celery waits by BRPOP
     if refused:
         grants = " ".join("+" + name.lower().replace(" ", "|") for name in refused)
         yield Finding(
@@ -461,6 +468,56 @@ def _rights(session: Session, names: Sequence[str]) -> Findings:
         )
     else:
         yield Finding("rights", "ok", f"{user}may run all that the engine runs")
+    if celery:
+        yield replace(celery, found=user + celery.found)
+
+
+def _celery(session: Session, keys: QueueKeys) -> Finding | None:
+    """What a Celery worker runs besides, each once, where there is a Celery to run."""
+    address, engine = session.engine.address, session.engine
+    if find_spec("celery") is None or address.kind in ("cluster", "memory"):
+        return None
+    prefix = engine.options.global_keyprefix
+    bindings, topic = f"{prefix}_kombu.binding.celery", f"{prefix}/{address.db}.celery"
+    tried: list[tuple[str, tuple[Any, ...], str]] = [
+        ("PING", (), "workers do not connect"),
+        ("EXISTS", (keys.ready[0],), "nobody can ask whether a queue is there"),
+        ("SMEMBERS", (bindings,), "nothing is routed by exchanges"),
+        ("SREM", (bindings, ""), "workers end when they unbind a queue"),
+        ("PUBLISH", (f"{topic}.pidbox", ""), "no remote control, no events"),
+        ("PSUBSCRIBE", (f"{topic}.pidbox",), "workers end: they cannot hear remote control"),
+        ("PSUBSCRIBE", (f"{topic}ev/worker.*",), "workers end: they cannot hear each other"),
+        ("BRPOP", (keys.probe, 0.01), "workers end: they cannot wait for messages"),
+        ("CLIENT TRACKING", ("ON",), "what stock producers put is found after up to a second"),
+    ]
+    lacks: dict[str, str] = {}
+    grants: list[str] = []
+    line = engine.connection()  # of its own: it listens afterwards
+    try:
+        for name, args, cost in tried:
+            line.send_command(*name.split(), *args, check_health=False)
+            try:
+                line.read_response(push_request=True)
+            except NoPermissionError as error:
+                lacks.setdefault(name, cost)
+                grants.append(_grant(name, args, str(error)))
+            except ResponseError:
+                pass  # it may; what it said of our scratch arguments does not matter
+    except (RedisError, OSError) as error:
+        raise translated(error) from error
+    finally:
+        line.disconnect()
+    if not lacks:
+        return Finding("celery", "ok", "may run what a Celery worker runs besides")
+    told = ", ".join(f"{name} ({cost})" for name, cost in lacks.items())
+    advice = f"if one is to run as this user, grant {' '.join(dict.fromkeys(grants))}"
+    return Finding("celery", "warn", f"a Celery worker would lack {told}", advice)
+
+
+def _grant(name: str, args: tuple[Any, ...], refusal: str) -> str:
+    if "channel" in refusal:
+        return f"&{args[0]}"
+    return f"~{args[0]}" if "key" in refusal else "+" + name.lower().replace(" ", "|")
 
 
 def _user(session: Session) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -24,6 +25,8 @@ from atomq.errors import AtomqError
 from atomq.keys import QueueKeys
 from atomq.leases import LeaseKeeper, keeper
 from atomq.message import Ids
+
+log = logging.getLogger("atomq.kombu")
 
 
 class Broker:
@@ -69,6 +72,25 @@ class Broker:
                 items, lambda some: calls.release(queue, some, front=True, counted=counted)
             ),
         )
+
+    def bury(self, queue: str, key: str, raw: bytes, error: Exception) -> None:
+        """A message that was popped off a ready list and cannot be read: to the dead letters.
+
+        There is no lease, so this is no verb; it writes what `lua/lib/dead.lua` writes. Never
+        raises: where even that is refused, the log keeps the message.
+        """
+        keys = self.keys(queue)
+        detail = f"{type(error).__name__}: {error}".encode(errors="replace")[:4096]
+        letter = ("reason", "undecodable", "detail", detail, "deliveries", 1)
+        step = keys.ready.index(key) + 1
+        try:
+            self.engine.command("XADD", keys.dead, "*", *letter, "step", step, "message", raw)
+            self.engine.command("HINCRBY", keys.stats, "dead", 1)
+        except AtomqError as trouble:
+            told = "an unreadable message of %s is lost (%s): %r"
+            log.error(told, queue, trouble, raw)  # noqa: TRY400 - the trace says nothing more
+        else:
+            log.warning("an unreadable message of %s is a dead letter: %s", queue, error)
 
     def reap(self) -> int:
         """Give back what nobody can settle any more: its Message is garbage, or never was."""

@@ -21,10 +21,10 @@ from redis import exceptions as server
 
 from atomq.calls import Call, Claimed
 from atomq.contrib.fleet import Roll
-from atomq.contrib.kombu.channel import MOST_CLAIMED, Channel
+from atomq.contrib.kombu.channel import MOST_CLAIMED, Channel, is_reply_queue
 from atomq.contrib.kombu.stock import Restore, Watch
 from atomq.contrib.kombu.worker import in_gevent_hub, stopping
-from atomq.errors import AtomqError, PermissionDenied
+from atomq.errors import AtomqError, InvalidMessage, PermissionDenied
 from atomq.keys import QueueKeys, is_queue_key
 from atomq.message import Delivery
 
@@ -59,7 +59,7 @@ class Poller:
         self._on_socket: Callable[[int | None], None] = lambda _: None
         self._all_at = 0.0
         self._watch = Watch(self._broker)
-        self._restore = Restore(self._broker, transport.settings.stock_unacked)
+        self._restore = Restore(self._broker, transport.settings)
         name = f"{self._broker.ids.prefix}-{id(self):x}"
         self._roll = Roll(self._broker.engine, name, transport.settings.shared())
         self._arming: deque[str | None] = deque()  # answers that come before that of the wait
@@ -81,8 +81,8 @@ class Poller:
             self._return(lambda ch, delivery: ch is channel and delivery.queue == queue)
             if self._line is not None and not self._transport.lost:
                 self._subscribe()
-                wake = self._broker.keys(queue).wake
-                if wake in self._blocked:
+                keys = self._broker.keys(queue)
+                if not {keys.wake, *keys.ready}.isdisjoint(self._blocked):
                     self.withdraw()
         except (server.RedisError, OSError, AtomqError) as error:
             if not channel.closed:
@@ -369,7 +369,8 @@ class Poller:
         return self._woken(reply[0].decode(), reply[1])
 
     def _refused(self, error: server.ResponseError) -> bool:
-        if isinstance(error, server.NoPermissionError) and "channel" in str(error):
+        denied = isinstance(error, server.NoPermissionError)
+        if denied and ("channel" in str(error) or "psubscribe" in str(error)):
             # The answer to PSUBSCRIBE, which has no other but the push that confirms it.
             raise PermissionDenied(f"this user may not listen to broadcasts: {error}") from error
         if self._arming:
@@ -377,6 +378,9 @@ class Poller:
             self._arming.popleft()
             self._tracking = False
             return False
+        if self._claim is None and denied:
+            self._blocked = ()
+            raise PermissionDenied(f"this user may not wait for messages: {error}") from error
         if self._claim is None:
             # A wait that was broken off: the master became a replica, the type is wrong, …
             self._broken(server.ConnectionError(str(error)))
@@ -425,9 +429,12 @@ class Poller:
                     return False
             for name in channel.popped_queues():
                 if key in self._broker.keys(name).ready:
-                    self._pop(channel, name, value)
+                    self._pop(key, name, value)
                     return True
-        self._pass_on(key)
+        if is_queue_key(key) is None:
+            self._unpop(key, value)
+        else:
+            self._pass_on(key)
         return False
 
     def _stirred(self, lists: list[str], *, changed: bool = True) -> None:
@@ -447,16 +454,30 @@ class Poller:
                         if not self._blocked:
                             self._arm([name])
 
-    def _pop(self, channel: Channel, queue: str, raw: bytes) -> None:
+    def _pop(self, key: str, queue: str, raw: bytes) -> None:
         """A message that nobody will ack."""
+        callback = self._transport._callbacks.get(queue)
+        if callback is None:
+            self._unpop(key, raw)
+            return
         try:
             payload = loads(raw.decode())
-        except ValueError as error:
-            log.warning("an unreadable message of %s was dropped: %s", queue, error)
+            if not isinstance(payload, dict):
+                raise InvalidMessage(f"it is not a JSON object but {type(payload).__name__}")
+        except Exception as error:  # noqa: BLE001 - whatever a foreign producer may have written
+            self._broker.bury(queue, key, raw, error)
             return
-        callback = self._transport._callbacks.get(queue)
-        if callback is not None:
+        try:
             callback(payload)
+        except InvalidMessage as error:
+            self._broker.bury(queue, key, raw, error)
+
+    def _unpop(self, key: str, raw: bytes) -> None:
+        """What was popped for a consumer that has left goes back to where it was."""
+        if is_reply_queue(key):
+            log.debug("nobody waits for this reply any more: %s", key)  # and its list would stay
+        else:
+            self._broker.engine.command("RPUSH", key, raw)
 
     def _pass_on(self, key: str) -> None:
         """A token for a queue that is not consumed here any more."""

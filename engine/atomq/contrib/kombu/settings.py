@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from kombu.utils.scheduling import cycle_by_name
+
 from atomq.address import Address
 from atomq.errors import InvalidOptions
 from atomq.options import Options
@@ -27,7 +29,10 @@ _OURS: dict[str, tuple[type, ...]] = {
     "polling_interval": (int, float),
     "body_encoding": (str,),
     "deadletter_queue": (str,),
+    "unacked_key": (str,),
+    "unacked_index_key": (str,),
 }
+_WORDS = {bool: "True or False", str: "text", int: "a number", float: "a number", type: "a class"}
 # Known, and without a meaning here: what they tuned does not exist, or Kombu reads them itself.
 _IGNORED = frozenset(
     {
@@ -44,8 +49,6 @@ _IGNORED = frozenset(
         "result_chord_ordered",
         "retry_on_timeout",
         "retry_policy",
-        "unacked_index_key",
-        "unacked_key",
         "unacked_mutex_expire",
         "unacked_mutex_key",
         "unacked_restore_interval",
@@ -73,9 +76,10 @@ class Settings:
     queue_order_strategy: Any = "round_robin"
     delay_in_server: str = "auto"
     polling_interval: float | None = None
-    body_encoding: str = "base64"
+    body_encoding: str | None = "base64"
     deadletter_queue: str | None = None
-    stock_unacked: tuple[str, str] = ("unacked", "unacked_index")
+    unacked_key: str = "unacked"
+    unacked_index_key: str = "unacked_index"
 
     @classmethod
     def of(cls, client: Any) -> Settings:
@@ -84,6 +88,8 @@ class Settings:
         engine, ours, faults = _sorted(given)
         if client.ssl and not isinstance(client.ssl, bool) and "ssl" not in engine:
             engine["ssl"] = {k: v for k, v in client.ssl.items() if v is not None}
+        if client.credential_provider:  # as Kombu reads it from the URL's query
+            engine["credential_provider"] = client.credential_provider
         url = _url(client)
         if _insecure_by_kombu(client):
             engine.pop("ssl", None)
@@ -96,15 +102,10 @@ class Settings:
         prefix = ours.pop("fanout_prefix", True)
         template = ("/{db}." if prefix else "") if isinstance(prefix, bool) else prefix
         legacy = ours.pop("sentinel_fanout_compat", False) and _scheme(client) in _SENTINEL
-        stock = (
-            given.get("unacked_key", "unacked"),
-            given.get("unacked_index_key", "unacked_index"),
-        )
         return cls(
             address=address,
             fanout_prefix=template.format(db=address.db),
             legacy_fanout_prefix=template if legacy and "{db}" in template else None,
-            stock_unacked=stock,
             **ours,
         )
 
@@ -131,25 +132,34 @@ def _sorted(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], l
     for name, value in given.items():
         if name in unknown:
             warnings.warn(unknown[name], UnknownOption, stacklevel=2)
-        elif name in _IGNORED or value is None:
+        elif name in _IGNORED or (value is None and name != "body_encoding"):
             continue
         elif name not in _OURS:
             engine[name] = value
-        elif not isinstance(value, _OURS[name]) or (
-            isinstance(value, bool) and bool not in _OURS[name]
-        ):
-            allowed = " or ".join(kind.__name__ for kind in _OURS[name])
+        elif allowed := _allowed(name, value):
             faults.append(f"{name}: got {value!r}, must be {allowed}")
         else:
             ours[name] = value
-    prefix = ours.get("fanout_prefix")
-    if isinstance(prefix, str) and not re.fullmatch(r"/.*\.", prefix):
-        faults.append(f"fanout_prefix: got {prefix!r}, must begin with '/' and end with '.'")
-    if ours.get("delay_in_server", "auto") not in ("auto", "always", "never"):
-        faults.append(
-            f"delay_in_server: got {ours['delay_in_server']!r}, must be auto, always or never"
-        )
     return engine, ours, faults
+
+
+def _allowed(name: str, value: Any) -> str:
+    """What this option of the transport must be, if it is not; or ""."""
+    if name == "body_encoding":
+        return "" if value in ("base64", None) else "'base64' or None"
+    kinds = _OURS[name]
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        return " or ".join(dict.fromkeys(_WORDS[kind] for kind in kinds))
+    if name == "fanout_prefix" and isinstance(value, str) and not re.fullmatch(r"/.*\.", value):
+        return "text that begins with '/' and ends with '.'"
+    if name == "delay_in_server" and value not in ("auto", "always", "never"):
+        return "auto, always or never"
+    if name == "queue_order_strategy":
+        try:
+            cycle_by_name(value)
+        except (ImportError, AttributeError, ValueError):
+            return "round_robin, priority, sorted, or a class or its import path"
+    return ""
 
 
 _TLS = frozenset({"atomqs", "rediss", "valkeys", "atomqs-sentinel"})

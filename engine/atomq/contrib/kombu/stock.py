@@ -22,6 +22,7 @@ from atomq.keys import QueueKeys
 if TYPE_CHECKING:
     from atomq.contrib.kombu.broker import Broker
     from atomq.contrib.kombu.channel import Channel
+    from atomq.contrib.kombu.settings import Settings
 
 log = logging.getLogger("atomq.kombu")
 
@@ -81,10 +82,10 @@ class Watch:
 class Restore:
     """Takes over what dead stock workers left, at most every 10 s."""
 
-    def __init__(self, broker: Broker, stock: tuple[str, str]) -> None:
+    def __init__(self, broker: Broker, settings: Settings) -> None:
         self._broker = broker
         prefix = broker.engine.options.global_keyprefix
-        self._stock = (prefix + stock[0], prefix + stock[1])
+        self._stock = (prefix + settings.unacked_key, prefix + settings.unacked_index_key)
         self._next = 0.0
 
     def turn(self, channel: Channel, queue: str) -> int:
