@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 import logging
 import random
+import select
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from hiredis import pack_command
 from kombu.utils.json import loads
 from redis import exceptions as server
 
@@ -48,6 +50,7 @@ class Poller:
         self._transport = transport
         self._broker = transport.broker
         self._line: Any = None
+        self._readable: Callable[[float], Any] | None = None  # polls its socket
         self._opened = 0.0
         self._claim: tuple[Channel, Call[Claimed], Taken] | None = None
         self._blocked: tuple[str, ...] = ()
@@ -64,8 +67,16 @@ class Poller:
         self._roll = Roll(self._broker.engine, name, transport.settings.shared())
         self._arming: deque[str | None] = deque()  # answers that come before that of the wait
         self._tracking: bool | None = None  # None: not tried on this connection
+        # Kept until consumers change, for the event loop asks at every turn.
+        self._claimers: list[Channel] | None = None
+        self._waits: dict[tuple[Channel, ...], tuple[str, ...]] = {}
 
     # ── what channels say ─────────────────────────────────────────────────────────────────────
+
+    def regroup(self) -> None:
+        """What a channel claims from or pops from is not what it was."""
+        self._claimers = None
+        self._waits.clear()
 
     def changed(self, keys: QueueKeys) -> None:
         """A consumer came: look into its queue, listen to its broadcasts."""
@@ -91,6 +102,7 @@ class Poller:
 
     def forget(self, channel: Channel) -> None:
         """A channel closes."""
+        self.regroup()
         self._return(lambda ch, _: ch is channel)
 
     def _return(self, which: Callable[[Channel, Delivery], bool]) -> None:
@@ -122,7 +134,12 @@ class Poller:
             self._opened = time.monotonic()
             # Without a handler redis-py keeps invalidations to itself.
             self._line._parser.set_invalidation_push_handler(lambda push: push)
-            self._on_socket(self._line._sock.fileno())
+            number = self._line._sock.fileno()
+            if hasattr(select, "poll"):
+                poll = select.poll()
+                poll.register(number, select.POLLIN)
+                self._readable = poll.poll
+            self._on_socket(number)
         return self._line
 
     def close(self) -> None:
@@ -144,7 +161,7 @@ class Poller:
         if self._line is not None:
             self._on_socket(None)
             self._line.disconnect()
-        self._line, self._claim, self._blocked = None, None, ()
+        self._line, self._claim, self._blocked, self._readable = None, None, (), None
         self._patterns, self._tracking = {}, None
         self._arming.clear()
 
@@ -158,10 +175,11 @@ class Poller:
 
     def pump(self) -> None:
         """Send what there is to send: a claim if there is room and work, else the wait for work."""
-        self._check()
+        now = time.monotonic()
+        if now > self._until and (self._claim is not None or self._blocked):
+            self._overdue()
         if self._claim is not None:
             return
-        now = time.monotonic()
         channels = [] if stopping() else self._claiming()
         if now >= self._due_at or now >= self._all_at:
             self._due_at = float("inf")
@@ -192,12 +210,12 @@ class Poller:
 
     def _claiming(self) -> list[Channel]:
         """Channels with room for what is worth a call."""
+        if self._claimers is None:
+            self._claimers = [ch for ch in self._transport.channels if ch.claimed_queues()]
         found = []
-        for channel in self._transport.channels:
-            if channel.closed or not channel.claimed_queues():
-                continue
-            waiting = sum(1 for ch, _, _ in self._buffer if ch is channel)
-            if channel.worth_a_claim(channel.free(waiting)):
+        for channel in self._claimers:
+            waiting = sum(1 for ch, _, _ in self._buffer if ch is channel) if self._buffer else 0
+            if channel.worth_a_claim(channel.free(waiting)) and not channel.closed:
                 found.append(channel)
         return found
 
@@ -212,15 +230,10 @@ class Poller:
         self._send(*call.command())
 
     def _block(self, channels: list[Channel]) -> None:
-        wanted = [
-            self._broker.keys(name).wake
-            for channel in channels
-            for name in channel.claimed_queues()
-        ]
-        for channel in self._transport.channels:
-            for name in channel.popped_queues():
-                wanted += self._broker.keys(name).ready
-        keys = tuple(dict.fromkeys(wanted))
+        able = tuple(channels)
+        keys = self._waits.get(able)
+        if keys is None:
+            keys = self._waits[able] = self._wanted(channels)
         if keys == self._blocked:
             return
         if self._blocked:
@@ -234,6 +247,18 @@ class Poller:
             self._blocked = keys
             self._until = time.monotonic() + seconds + PATIENCE
             self._send("BRPOP", *keys, round(seconds, 3))
+
+    def _wanted(self, channels: list[Channel]) -> tuple[str, ...]:
+        """What to wait for: tokens of what these channels claim, and whatever is popped."""
+        wanted = [
+            self._broker.keys(name).wake
+            for channel in channels
+            for name in channel.claimed_queues()
+        ]
+        for channel in self._transport.channels:
+            for name in channel.popped_queues():
+                wanted += self._broker.keys(name).ready
+        return tuple(dict.fromkeys(wanted))
 
     def _arm(self, queues: list[str]) -> None:
         """Have the server tell of the next change of the lists we watch: by reading them."""
@@ -250,7 +275,8 @@ class Poller:
 
     def _send(self, *command: Any) -> None:
         try:
-            self._connected().send_command(*command, check_health=False)
+            # `send_command` would look for odd types and spaces in every argument.
+            self._connected().send_packed_command([pack_command(command)], check_health=False)
         except GONE as error:
             self._broken(error)
 
@@ -294,7 +320,7 @@ class Poller:
 
     def on_readable(self) -> None:
         """Take in what came, hand over what can be, and send what comes next."""
-        if self._line is None or not self._line.can_read(0):
+        if self._line is None or not self._stirs():
             return
         while True:
             self._read()
@@ -304,6 +330,13 @@ class Poller:
             self.pump()
             if self._line is None or not self._has_more():
                 return
+
+    def _stirs(self) -> bool:
+        """Whether there is an answer: another callback of this turn may have taken it in."""
+        if self._readable is None:
+            return bool(self._line.can_read(0))
+        # redis-py's own would also find out whether the server hung up, which reading does.
+        return bool(self._readable(0))
 
     def _has_more(self) -> bool:
         """Whether another answer was read already. The loop tells of what the system holds."""
@@ -488,12 +521,11 @@ class Poller:
 
     # ── health ────────────────────────────────────────────────────────────────────────────────
 
-    def _check(self) -> None:
-        if (self._claim is not None or self._blocked) and time.monotonic() > self._until:
-            # Who drains by hand may have been away for long: the answer lies here.
-            if self._line is not None and self._line.can_read(0):
-                return
-            self._broken(server.ConnectionError("the broker did not answer in time"))
+    def _overdue(self) -> None:
+        # Who drains by hand may have been away for long: the answer lies here.
+        if self._line is not None and self._line.can_read(0):
+            return
+        self._broken(server.ConnectionError("the broker did not answer in time"))
 
     def _broken(self, error: Exception) -> None:
         """The socket is of no use any more: make another, or raise `error`.

@@ -75,10 +75,9 @@ class Transport(virtual.Transport):
                 raise error.__cause__ from None
             raise
         if "celery.worker.control" in sys.modules:
-            from atomq.contrib.kombu import control, due, worker
+            from atomq.contrib.kombu import control, worker
 
             control.install()
-            due.install()
             worker.note_failures()
         return super().establish_connection()
 
