@@ -386,11 +386,15 @@ class Channel(virtual.Channel):
         super().basic_qos(prefetch_size, prefetch_count, apply_global)
         self._least = min(self._least or prefetch_count, prefetch_count)
 
-    def worth_a_claim(self, free: int) -> bool:
-        """Whether so much room is worth a call: half of what it may hold besides those put off."""
-        if "can_consume" in self.qos.__dict__:
+    def worth_a_claim(self, free: int, buffered: int) -> bool:
+        """Whether so much room is worth a call: half of what it may hold besides those put off.
+
+        Any room is worth it where nothing waits for its turn, so that no place of a pool is idle.
+        """
+        if free <= 0 or "can_consume" in self.qos.__dict__:
             return free > 0
-        return free > 0 and 2 * free >= min(self._least, self.qos.prefetch_count)
+        most = min(self._least, self.qos.prefetch_count)
+        return 2 * free >= most or not (buffered or worker.waiting())
 
     def pace(self) -> None:
         """Claims are sent: without a limit it gets what it takes in some 50 ms, and hoards nothing.

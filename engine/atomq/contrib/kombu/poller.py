@@ -23,6 +23,7 @@ from redis import exceptions as server
 
 from atomq.calls import Call, Claimed
 from atomq.contrib.fleet import Roll
+from atomq.contrib.kombu.bell import Bell
 from atomq.contrib.kombu.channel import MOST_CLAIMED, Channel
 from atomq.contrib.kombu.stock import Restore, Watch
 from atomq.contrib.kombu.worker import in_gevent_hub, stopping
@@ -38,6 +39,7 @@ Taken = dict[str, list[str]]  # receipts whose acks ride along, by queue
 # within a second.
 CAP = (0.75, 0.9)
 PATIENCE = 5.0  # seconds an answer may be late before the connection counts as dead
+TURN = 0.002  # seconds of handing over in one turn of the event loop
 QUICK = 1.0  # seconds a connection must have lasted to be replaced without a word to Celery
 GONE = (server.ConnectionError, server.TimeoutError, OSError)
 _PUSHES = frozenset({b"pmessage", b"message", b"psubscribe", b"punsubscribe", b"invalidate"})
@@ -60,6 +62,7 @@ class Poller:
         self._buffer: deque[tuple[Channel, Delivery, int]] = deque()
         self._patterns: dict[str, list[tuple[Channel, str]]] = {}
         self._on_socket: Callable[[int | None], None] = lambda _: None
+        self._bell: Bell | None = None
         self._all_at = 0.0
         self._watch = Watch(self._broker)
         self._restore = Restore(self._broker, transport.settings.stock_unacked)
@@ -122,9 +125,12 @@ class Poller:
 
     # ── the socket ────────────────────────────────────────────────────────────────────────────
 
-    def watch(self, on_socket: Callable[[int | None], None]) -> None:
-        """Tell `on_socket` the file number to watch, and None when there is none any more."""
-        self._on_socket = on_socket
+    def watch(self, on_socket: Callable[[int | None], None], bell: Bell) -> None:
+        """Tell `on_socket` the file number to watch, and None when there is none any more.
+
+        While `bell` rings, `on_bell` is to be called too.
+        """
+        self._on_socket, self._bell = on_socket, bell
         if self._line is not None:
             on_socket(self._line._sock.fileno())
 
@@ -180,8 +186,9 @@ class Poller:
             self._overdue()
         if self._claim is not None:
             return
-        channels = [] if stopping() else self._claiming()
-        if now >= self._due_at or now >= self._all_at:
+        look = now >= self._due_at or now >= self._all_at
+        channels = [] if stopping() else self._claiming(any_room=look)
+        if look:
             self._due_at = float("inf")
             self._all_at = now + random.uniform(*CAP)
             self._hot.update(name for channel in channels for name in channel.claimed_queues())
@@ -208,20 +215,27 @@ class Poller:
             self._roll.say(names)
             self._restore.turn(*queues[0])
 
-    def _claiming(self) -> list[Channel]:
-        """Channels with room for what is worth a call."""
+    def _claiming(self, *, any_room: bool = False) -> list[Channel]:
+        """Channels with room for what is worth a call, or with any."""
         if self._claimers is None:
             self._claimers = [ch for ch in self._transport.channels if ch.claimed_queues()]
         found = []
         for channel in self._claimers:
-            waiting = sum(1 for ch, _, _ in self._buffer if ch is channel) if self._buffer else 0
-            if channel.worth_a_claim(channel.free(waiting)) and not channel.closed:
+            buffered = self._buffered(channel)
+            free = channel.free(buffered)
+            worth = channel.worth_a_claim(free, buffered) or (any_room and free > 0)
+            if worth and not channel.closed:
                 found.append(channel)
         return found
 
+    def _buffered(self, channel: Channel) -> int:
+        """How many messages wait here to be handed over to this channel."""
+        return sum(1 for ch, _, _ in self._buffer if ch is channel) if self._buffer else 0
+
     def _send_claim(self, channel: Channel, queues: list[str]) -> None:
         acks = {name: self._broker.keeper.acks.take(name) for name in queues}
-        call = self._broker.claim(queues, min(channel.free(0), MOST_CLAIMED), acks)
+        room = channel.free(self._buffered(channel))
+        call = self._broker.claim(queues, min(room, MOST_CLAIMED), acks)
         if not channel.qos.prefetch_count:
             channel.pace()
         self._hot.difference_update(queues)
@@ -324,12 +338,30 @@ class Poller:
             return
         while True:
             self._read()
-            # A solo worker runs a task in there, and may be told to stop meanwhile.
-            while self._buffer and not stopping():
-                self.deliver_one()
+            if self._bell is None or not self._bell.rings:
+                self._hand_over()
             self.pump()
             if self._line is None or not self._has_more():
                 return
+
+    def on_bell(self) -> None:
+        """Go on handing over what waits here, after what came meanwhile: somebody may say stop."""
+        self.on_readable()
+        self._hand_over()
+        self.pump()
+
+    def _hand_over(self) -> None:
+        """Hand over what waits here, for some time: then the loop sees to what came of it.
+
+        A solo worker runs a task in there. It is acked by the loop, and may tell us to stop.
+        """
+        until = time.monotonic() + TURN
+        while self._buffer and not stopping():
+            self.deliver_one()
+            if self._bell is not None and time.monotonic() > until:
+                break
+        if self._bell is not None:
+            self._bell.ring(bool(self._buffer) and not stopping())
 
     def _stirs(self) -> bool:
         """Whether there is an answer: another callback of this turn may have taken it in."""

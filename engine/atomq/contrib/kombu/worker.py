@@ -31,6 +31,12 @@ def _told(code: Any) -> bool:
     return code is not None and code is not False  # 0, an exit code, is a yes
 
 
+def waiting() -> bool:
+    """Whether a task that it was given waits for a place in its pool: then no place is idle."""
+    state = sys.modules.get("celery.worker.state")
+    return state is not None and len(state.reserved_requests) > len(state.active_requests)
+
+
 def running() -> set[str]:
     """Delivery tags of the tasks that it has started."""
     state = sys.modules.get("celery.worker.state")
