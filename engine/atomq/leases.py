@@ -42,10 +42,10 @@ class Held(Protocol):
 class _Lease:
     __slots__ = ("holder", "queue", "since", "started")
 
-    def __init__(self, queue: QueueKeys, holder: weakref.ref[Any]) -> None:
+    def __init__(self, queue: QueueKeys, holder: weakref.ref[Any], since: float) -> None:
         self.queue = queue
         self.holder = holder
-        self.since = time.monotonic()  # when it was claimed or last renewed
+        self.since = since  # when it was claimed or last renewed
         self.started: float | None = None
 
 
@@ -80,14 +80,14 @@ class LeaseKeeper:
 
     def hold(self, queue: QueueKeys, holders: Iterable[Held]) -> None:
         """Renew these from now on. To be called before the first of them is handed over."""
-        refs = [(holder.receipt, weakref.ref(holder)) for holder in holders]
-        if not refs:
+        now = time.monotonic()
+        leases = {one.receipt: _Lease(queue, weakref.ref(one), now) for one in holders}
+        if not leases:
             return
         with self._wake:
-            for receipt, ref in refs:
-                self._leases[receipt] = _Lease(queue, ref)
+            self._leases.update(leases)
             if self._renew_at == float("inf"):
-                self._renew_at = time.monotonic() + self.renew_ms / 1000
+                self._renew_at = now + self.renew_ms / 1000
                 self._rouse()
 
     def start(self, receipt: str) -> None:

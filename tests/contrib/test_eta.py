@@ -53,6 +53,16 @@ def test_tasks_start_when_they_are_due_in_every_pool(fleet: Fleet) -> None:
     fleet.await_all_empty()
 
 
+def test_an_eta_in_the_body_is_kept_by_the_worker(fleet: Fleet) -> None:
+    """As Celery's first protocol has it: the server does not see it, so it holds nothing back."""
+    first = fleet.make_app(task_protocol=1)
+    fleet.ledger.await_starts(fleet.send("work", countdown=0.1, queue="threads"))
+    before = time.time()
+    one = fleet.send("work", countdown=1.5, queue="threads", app=first)
+    fleet.ledger.await_starts(one)
+    assert fleet.ledger.started(one)[0] > before + 1.45
+
+
 def test_ways_to_say_when(fleet: Fleet) -> None:
     now = datetime.now(UTC)
     soon = timedelta(seconds=1.5)

@@ -178,6 +178,33 @@ def test_autoscale_and_disabled_prefetch(at: Place) -> None:
     assert worker.alive
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_no_place_is_idle_while_a_task_waits(at: Place, pool: str) -> None:
+    """Also if there is only little room: most of what it may hold runs, and goes on doing so."""
+    worker = at.worker(pool, 4, worker_prefetch_multiplier=1).ready()
+    long = at.send_many(3, "work", 6.0)
+    at.ledger.await_starts(long)
+    for _ in range(2):
+        one = at.send("work")
+        at.ledger.await_ends(one, 2)
+    assert worker.alive
+
+
+def test_a_solo_worker_acks_each_task_when_it_is_done(at: Place) -> None:
+    """Not when all of those are done that were claimed together; and it hears what it is told."""
+    worker, pong = at.worker("solo").ready(), {"ok": "pong"}
+    assert at.app.control.ping(timeout=10, limit=1) == [{worker.name: pong}]
+    ids = at.send_many(4, "work", 1.0)
+    at.ledger.await_starts(ids[:1])
+    at.ledger.await_ends(ids[:1])
+    at.await_state(lambda s: s.ready + s.unacked == 3, 0.5)
+    assert at.app.control.ping(timeout=10, limit=1) == [{worker.name: pong}]
+    assert len(at.ledger.ends()) < 4
+    at.ledger.await_ends(ids)
+    at.await_empty()
+    assert set(at.ledger.starts().values()) == {1}
+
+
 def test_beat_sends_every_second(at: Place) -> None:
     at.worker("solo").ready()
     at.worker(role="beat")

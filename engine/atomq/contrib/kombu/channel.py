@@ -21,7 +21,7 @@ from kombu.utils.scheduling import cycle_by_name
 
 from atomq import calls
 from atomq.calls import Outgoing, Rejection
-from atomq.contrib.kombu import worker
+from atomq.contrib.kombu import due, worker
 from atomq.contrib.kombu.bindings import LEAST_MS
 from atomq.contrib.kombu.broker import Broker, eta_ms
 from atomq.contrib.kombu.qos import Message, QoS
@@ -113,15 +113,15 @@ class Channel(virtual.Channel):
 
     def _outgoing(self, keys: QueueKeys, message: dict[str, Any]) -> Outgoing:
         headers = message.get("headers") or {}
-        due = None
+        due_ms = None
         if headers.get("eta") is not None and self.settings.delay_in_server != "never":
-            due = eta_ms(headers["eta"])
+            due_ms = eta_ms(headers["eta"])
         return Outgoing(
             dumps(message),
             str(headers.get("id") or message["properties"]["delivery_tag"]),
             step=keys.step_of(self._get_message_priority(message)),
-            at_ms=due or 0,
-            alive_ms=CONSUMER_ALIVE_MS if due and self.settings.delay_in_server == "auto" else 0,
+            at_ms=due_ms or 0,
+            alive_ms=CONSUMER_ALIVE_MS if due_ms and self.settings.delay_in_server == "auto" else 0,
         )
 
     def _window(self) -> dict[str, int]:
@@ -204,7 +204,7 @@ class Channel(virtual.Channel):
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
         if self.typeof(exchange).type == "fanout":
             self.fanout_queues[queue] = (exchange, routing_key.replace("#", "*"))
-            self._consumed = None
+            self._regroup()
         self.broker.bindings.bind(
             exchange, (routing_key or "", pattern or "", queue or ""), self._expires.get(queue)
         )
@@ -322,7 +322,7 @@ class Channel(virtual.Channel):
         if no_ack:
             self.no_ack_queues.add(queue)
         found = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
-        self._consumed = None
+        self._regroup()
         self._order.update(self.claimed_queues())
         self.connection.poller.changed(keys)
         return found
@@ -332,11 +332,16 @@ class Channel(virtual.Channel):
         found = super().basic_cancel(consumer_tag)
         if queue is not None:
             self.no_ack_queues.discard(queue)
-            self._consumed = None
+            self._regroup()
             self._order.update(self.claimed_queues())
             if self.connection is not None:
                 self.connection.poller.cancelled(self, queue)
         return found
+
+    def _regroup(self) -> None:
+        self._consumed = None
+        if self.connection is not None:
+            self.connection.poller.regroup()
 
     def claimed_queues(self) -> list[str]:
         """The queues it claims from: consumed with acks, and no fanout."""
@@ -381,11 +386,15 @@ class Channel(virtual.Channel):
         super().basic_qos(prefetch_size, prefetch_count, apply_global)
         self._least = min(self._least or prefetch_count, prefetch_count)
 
-    def worth_a_claim(self, free: int) -> bool:
-        """Whether so much room is worth a call: half of what it may hold besides those put off."""
-        if "can_consume" in self.qos.__dict__:
+    def worth_a_claim(self, free: int, buffered: int) -> bool:
+        """Whether so much room is worth a call: half of what it may hold besides those put off.
+
+        Any room is worth it where nothing waits for its turn, so that no place of a pool is idle.
+        """
+        if free <= 0 or "can_consume" in self.qos.__dict__:
             return free > 0
-        return free > 0 and 2 * free >= min(self._least, self.qos.prefetch_count)
+        most = min(self._least, self.qos.prefetch_count)
+        return 2 * free >= most or not (buffered or worker.waiting())
 
     def pace(self) -> None:
         """Claims are sent: without a limit it gets what it takes in some 50 ms, and hoards nothing.
@@ -423,7 +432,8 @@ class Channel(virtual.Channel):
 
     def _payload(self, delivery: Delivery) -> dict[str, Any]:
         raw = delivery.envelope.raw
-        payload = loads(raw.decode()) if b'"__type__"' in raw else json.loads(raw)
+        text = raw.decode()
+        payload = loads(text) if '"__type__"' in text else json.loads(text)
         if not isinstance(payload, dict):
             raise InvalidMessage(f"the message is not a JSON object but {type(payload).__name__}")
         properties = payload["properties"]
@@ -450,12 +460,13 @@ class Channel(virtual.Channel):
         eta = headers.get("eta") if isinstance(headers, dict) else None
         if eta is None or self.settings.delay_in_server == "never":
             return False
-        due = eta_ms(eta)
-        if due is None:
+        due_ms = eta_ms(eta)
+        if due_ms is None:
             return False
-        if due > now_ms + 1:
-            self.qos.release(delivery, delay_ms=due - now_ms, counted=False)
+        if due_ms > now_ms + 1:
+            self.qos.release(delivery, delay_ms=due_ms - now_ms, counted=False)
             return True
+        due.install()
         return False
 
     def _failed(self, delivery: Delivery, error: Exception) -> None:

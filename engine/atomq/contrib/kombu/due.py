@@ -6,19 +6,26 @@ asks its request for the eta; the task is shown the one in the message.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from atomq.contrib.kombu.qos import Message
 
 
 def install() -> None:
-    """Be asked before a worker looks at the eta. Doing it again changes nothing."""
-    from celery.signals import task_received
+    """Be asked before a worker looks at an eta. Doing it again changes nothing.
 
-    task_received.connect(_start_now, weak=False, dispatch_uid="atomq.due")
+    Not before there is one: Celery asks for every task, which costs as much as acking it.
+    """
+    signals = sys.modules.get("celery.signals")
+    if signals is not None:
+        signals.task_received.connect(_start_now, weak=False, dispatch_uid="atomq.due")
 
 
 def _start_now(request: Any = None, **_: Any) -> None:
     message = getattr(request, "message", None)
-    if isinstance(message, Message) and message.channel.settings.delay_in_server != "never":
+    if not isinstance(message, Message) or message.channel.settings.delay_in_server == "never":
+        return
+    # One that is in the body, as in Celery's first protocol, was not seen by the server.
+    if message.headers.get("eta") is not None:
         request._eta = None

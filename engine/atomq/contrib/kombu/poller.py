@@ -11,16 +11,19 @@ from __future__ import annotations
 import json
 import logging
 import random
+import select
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from hiredis import pack_command
 from kombu.utils.json import loads
 from redis import exceptions as server
 
 from atomq.calls import Call, Claimed
 from atomq.contrib.fleet import Roll
+from atomq.contrib.kombu.bell import Bell
 from atomq.contrib.kombu.channel import MOST_CLAIMED, Channel, is_reply_queue
 from atomq.contrib.kombu.stock import Restore, Watch
 from atomq.contrib.kombu.worker import in_gevent_hub, stopping
@@ -36,6 +39,7 @@ Taken = dict[str, list[str]]  # receipts whose acks ride along, by queue
 # within a second.
 CAP = (0.75, 0.9)
 PATIENCE = 5.0  # seconds an answer may be late before the connection counts as dead
+TURN = 0.002  # seconds of handing over in one turn of the event loop
 QUICK = 1.0  # seconds a connection must have lasted to be replaced without a word to Celery
 GONE = (server.ConnectionError, server.TimeoutError, OSError)
 _PUSHES = frozenset({b"pmessage", b"message", b"psubscribe", b"punsubscribe", b"invalidate"})
@@ -48,6 +52,7 @@ class Poller:
         self._transport = transport
         self._broker = transport.broker
         self._line: Any = None
+        self._readable: Callable[[float], Any] | None = None  # polls its socket
         self._opened = 0.0
         self._claim: tuple[Channel, Call[Claimed], Taken] | None = None
         self._blocked: tuple[str, ...] = ()
@@ -57,6 +62,7 @@ class Poller:
         self._buffer: deque[tuple[Channel, Delivery, int]] = deque()
         self._patterns: dict[str, list[tuple[Channel, str]]] = {}
         self._on_socket: Callable[[int | None], None] = lambda _: None
+        self._bell: Bell | None = None
         self._all_at = 0.0
         self._watch = Watch(self._broker)
         self._restore = Restore(self._broker, transport.settings)
@@ -64,8 +70,16 @@ class Poller:
         self._roll = Roll(self._broker.engine, name, transport.settings.shared())
         self._arming: deque[str | None] = deque()  # answers that come before that of the wait
         self._tracking: bool | None = None  # None: not tried on this connection
+        # Kept until consumers change, for the event loop asks at every turn.
+        self._claimers: list[Channel] | None = None
+        self._waits: dict[tuple[Channel, ...], tuple[str, ...]] = {}
 
     # ── what channels say ─────────────────────────────────────────────────────────────────────
+
+    def regroup(self) -> None:
+        """What a channel claims from or pops from is not what it was."""
+        self._claimers = None
+        self._waits.clear()
 
     def changed(self, keys: QueueKeys) -> None:
         """A consumer came: look into its queue, listen to its broadcasts."""
@@ -91,6 +105,7 @@ class Poller:
 
     def forget(self, channel: Channel) -> None:
         """A channel closes."""
+        self.regroup()
         self._return(lambda ch, _: ch is channel)
 
     def _return(self, which: Callable[[Channel, Delivery], bool]) -> None:
@@ -110,9 +125,12 @@ class Poller:
 
     # ── the socket ────────────────────────────────────────────────────────────────────────────
 
-    def watch(self, on_socket: Callable[[int | None], None]) -> None:
-        """Tell `on_socket` the file number to watch, and None when there is none any more."""
-        self._on_socket = on_socket
+    def watch(self, on_socket: Callable[[int | None], None], bell: Bell) -> None:
+        """Tell `on_socket` the file number to watch, and None when there is none any more.
+
+        While `bell` rings, `on_bell` is to be called too.
+        """
+        self._on_socket, self._bell = on_socket, bell
         if self._line is not None:
             on_socket(self._line._sock.fileno())
 
@@ -122,7 +140,12 @@ class Poller:
             self._opened = time.monotonic()
             # Without a handler redis-py keeps invalidations to itself.
             self._line._parser.set_invalidation_push_handler(lambda push: push)
-            self._on_socket(self._line._sock.fileno())
+            number = self._line._sock.fileno()
+            if hasattr(select, "poll"):
+                poll = select.poll()
+                poll.register(number, select.POLLIN)
+                self._readable = poll.poll
+            self._on_socket(number)
         return self._line
 
     def close(self) -> None:
@@ -144,7 +167,7 @@ class Poller:
         if self._line is not None:
             self._on_socket(None)
             self._line.disconnect()
-        self._line, self._claim, self._blocked = None, None, ()
+        self._line, self._claim, self._blocked, self._readable = None, None, (), None
         self._patterns, self._tracking = {}, None
         self._arming.clear()
 
@@ -158,12 +181,14 @@ class Poller:
 
     def pump(self) -> None:
         """Send what there is to send: a claim if there is room and work, else the wait for work."""
-        self._check()
+        now = time.monotonic()
+        if now > self._until and (self._claim is not None or self._blocked):
+            self._overdue()
         if self._claim is not None:
             return
-        now = time.monotonic()
-        channels = [] if stopping() else self._claiming()
-        if now >= self._due_at or now >= self._all_at:
+        look = now >= self._due_at or now >= self._all_at
+        channels = [] if stopping() else self._claiming(any_room=look)
+        if look:
             self._due_at = float("inf")
             self._all_at = now + random.uniform(*CAP)
             self._hot.update(name for channel in channels for name in channel.claimed_queues())
@@ -190,20 +215,27 @@ class Poller:
             self._roll.say(names)
             self._restore.turn(*queues[0])
 
-    def _claiming(self) -> list[Channel]:
-        """Channels with room for what is worth a call."""
+    def _claiming(self, *, any_room: bool = False) -> list[Channel]:
+        """Channels with room for what is worth a call, or with any."""
+        if self._claimers is None:
+            self._claimers = [ch for ch in self._transport.channels if ch.claimed_queues()]
         found = []
-        for channel in self._transport.channels:
-            if channel.closed or not channel.claimed_queues():
-                continue
-            waiting = sum(1 for ch, _, _ in self._buffer if ch is channel)
-            if channel.worth_a_claim(channel.free(waiting)):
+        for channel in self._claimers:
+            buffered = self._buffered(channel)
+            free = channel.free(buffered)
+            worth = channel.worth_a_claim(free, buffered) or (any_room and free > 0)
+            if worth and not channel.closed:
                 found.append(channel)
         return found
 
+    def _buffered(self, channel: Channel) -> int:
+        """How many messages wait here to be handed over to this channel."""
+        return sum(1 for ch, _, _ in self._buffer if ch is channel) if self._buffer else 0
+
     def _send_claim(self, channel: Channel, queues: list[str]) -> None:
         acks = {name: self._broker.keeper.acks.take(name) for name in queues}
-        call = self._broker.claim(queues, min(channel.free(0), MOST_CLAIMED), acks)
+        room = channel.free(self._buffered(channel))
+        call = self._broker.claim(queues, min(room, MOST_CLAIMED), acks)
         if not channel.qos.prefetch_count:
             channel.pace()
         self._hot.difference_update(queues)
@@ -212,15 +244,10 @@ class Poller:
         self._send(*call.command())
 
     def _block(self, channels: list[Channel]) -> None:
-        wanted = [
-            self._broker.keys(name).wake
-            for channel in channels
-            for name in channel.claimed_queues()
-        ]
-        for channel in self._transport.channels:
-            for name in channel.popped_queues():
-                wanted += self._broker.keys(name).ready
-        keys = tuple(dict.fromkeys(wanted))
+        able = tuple(channels)
+        keys = self._waits.get(able)
+        if keys is None:
+            keys = self._waits[able] = self._wanted(channels)
         if keys == self._blocked:
             return
         if self._blocked:
@@ -234,6 +261,18 @@ class Poller:
             self._blocked = keys
             self._until = time.monotonic() + seconds + PATIENCE
             self._send("BRPOP", *keys, round(seconds, 3))
+
+    def _wanted(self, channels: list[Channel]) -> tuple[str, ...]:
+        """What to wait for: tokens of what these channels claim, and whatever is popped."""
+        wanted = [
+            self._broker.keys(name).wake
+            for channel in channels
+            for name in channel.claimed_queues()
+        ]
+        for channel in self._transport.channels:
+            for name in channel.popped_queues():
+                wanted += self._broker.keys(name).ready
+        return tuple(dict.fromkeys(wanted))
 
     def _arm(self, queues: list[str]) -> None:
         """Have the server tell of the next change of the lists we watch: by reading them."""
@@ -250,7 +289,8 @@ class Poller:
 
     def _send(self, *command: Any) -> None:
         try:
-            self._connected().send_command(*command, check_health=False)
+            # `send_command` would look for odd types and spaces in every argument.
+            self._connected().send_packed_command([pack_command(command)], check_health=False)
         except GONE as error:
             self._broken(error)
 
@@ -294,16 +334,41 @@ class Poller:
 
     def on_readable(self) -> None:
         """Take in what came, hand over what can be, and send what comes next."""
-        if self._line is None or not self._line.can_read(0):
+        if self._line is None or not self._stirs():
             return
         while True:
             self._read()
-            # A solo worker runs a task in there, and may be told to stop meanwhile.
-            while self._buffer and not stopping():
-                self.deliver_one()
+            if self._bell is None or not self._bell.rings:
+                self._hand_over()
             self.pump()
             if self._line is None or not self._has_more():
                 return
+
+    def on_bell(self) -> None:
+        """Go on handing over what waits here, after what came meanwhile: somebody may say stop."""
+        self.on_readable()
+        self._hand_over()
+        self.pump()
+
+    def _hand_over(self) -> None:
+        """Hand over what waits here, for some time: then the loop sees to what came of it.
+
+        A solo worker runs a task in there. It is acked by the loop, and may tell us to stop.
+        """
+        until = time.monotonic() + TURN
+        while self._buffer and not stopping():
+            self.deliver_one()
+            if self._bell is not None and time.monotonic() > until:
+                break
+        if self._bell is not None:
+            self._bell.ring(bool(self._buffer) and not stopping())
+
+    def _stirs(self) -> bool:
+        """Whether there is an answer: another callback of this turn may have taken it in."""
+        if self._readable is None:
+            return bool(self._line.can_read(0))
+        # redis-py's own would also find out whether the server hung up, which reading does.
+        return bool(self._readable(0))
 
     def _has_more(self) -> bool:
         """Whether another answer was read already. The loop tells of what the system holds."""
@@ -509,12 +574,11 @@ class Poller:
 
     # ── health ────────────────────────────────────────────────────────────────────────────────
 
-    def _check(self) -> None:
-        if (self._claim is not None or self._blocked) and time.monotonic() > self._until:
-            # Who drains by hand may have been away for long: the answer lies here.
-            if self._line is not None and self._line.can_read(0):
-                return
-            self._broken(server.ConnectionError("the broker did not answer in time"))
+    def _overdue(self) -> None:
+        # Who drains by hand may have been away for long: the answer lies here.
+        if self._line is not None and self._line.can_read(0):
+            return
+        self._broken(server.ConnectionError("the broker did not answer in time"))
 
     def _broken(self, error: Exception) -> None:
         """The socket is of no use any more: make another, or raise `error`.

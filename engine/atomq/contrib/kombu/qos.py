@@ -65,7 +65,7 @@ class QoS(virtual.QoS):
         message = self._message(delivery_tag)
         delivery = getattr(message, "delivery", None)
         if delivery is not None and not delivery.settled:
-            if worker.killed(delivery_tag):
+            if worker.terminating() and worker.killed(delivery_tag):
                 self._killed.add(delivery_tag)  # it is given back with the rest
                 return
             if delivery.lost:
@@ -77,7 +77,7 @@ class QoS(virtual.QoS):
                 delivery.settled = True
                 broker = self.channel.broker
                 broker.keeper.ack_later(broker.keys(delivery.queue), delivery.receipt)
-        super().ack(delivery_tag)
+        self._quick_ack(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         message = self._message(delivery_tag)

@@ -10,6 +10,7 @@ import redis
 from kombu.transport import virtual
 from redis import exceptions as server
 
+from atomq.contrib.kombu.bell import Bell
 from atomq.contrib.kombu.broker import broker_of
 from atomq.contrib.kombu.channel import Channel
 from atomq.contrib.kombu.poller import Poller
@@ -54,6 +55,7 @@ class Transport(virtual.Transport):
         """Exchange and routing key of the queues bound to fanout exchanges."""
         self._loop: Any = None
         self._timer: Any = None
+        self._bell: Bell | None = None
         super().__init__(client, **kwargs)
         self.poller = Poller(self)
 
@@ -75,10 +77,9 @@ class Transport(virtual.Transport):
                 raise error.__cause__ from None
             raise
         if "celery.worker.control" in sys.modules:
-            from atomq.contrib.kombu import control, due, worker
+            from atomq.contrib.kombu import control, worker
 
             control.install()
-            due.install()
             worker.note_failures()
         return super().establish_connection()
 
@@ -90,6 +91,10 @@ class Transport(virtual.Transport):
             self._timer.cancel()
             self._timer = None
         self.poller.close()
+        if self._bell is not None:
+            loop.remove(self._bell)
+            self._bell.close()
+            self._bell = None
         for channels in (self._avail_channels, self.channels):
             while channels:
                 channels.pop().close()
@@ -116,7 +121,9 @@ class Transport(virtual.Transport):
                 watched.append(number)
                 loop.add_reader(number, self.poller.on_readable)
 
-        self.poller.watch(on_socket)
+        self._bell = Bell()
+        loop.add_reader(self._bell, self.poller.on_bell)
+        self.poller.watch(on_socket, self._bell)
         loop.on_tick.add(self._on_tick)
         self._timer = loop.call_repeatedly(1.0, self._every_second)
 

@@ -17,20 +17,24 @@ from kombu.utils.compat import detect_environment
 
 def stopping() -> bool:
     """Whether it was told to stop, and begins nothing any more."""
-    return _told("should_stop") or terminating()
+    state = sys.modules.get("celery.worker.state")
+    return state is not None and (_told(state.should_stop) or _told(state.should_terminate))
 
 
 def terminating() -> bool:
     """Whether it was told to stop without waiting for its tasks: a cold shutdown."""
-    return _told("should_terminate")
-
-
-def _told(how: str) -> bool:
     state = sys.modules.get("celery.worker.state")
-    if state is None:
-        return False
-    code = getattr(state, how)
+    return state is not None and _told(state.should_terminate)
+
+
+def _told(code: Any) -> bool:
     return code is not None and code is not False  # 0, an exit code, is a yes
+
+
+def waiting() -> bool:
+    """Whether a task that it was given waits for a place in its pool: then no place is idle."""
+    state = sys.modules.get("celery.worker.state")
+    return state is not None and len(state.reserved_requests) > len(state.active_requests)
 
 
 def running() -> set[str]:
@@ -65,7 +69,7 @@ def requests() -> dict[str, Any]:
 
 def killed(tag: str) -> bool:
     """Whether a task was killed in a green pool: to Celery that looks like success, and it acks."""
-    if not terminating() or detect_environment() == "default":
+    if detect_environment() == "default":
         return False
     return bool(getattr(requests().get(tag), "_already_cancelled", False))
 
@@ -109,19 +113,21 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 def fault(task: Any) -> str:
     """What is wrong with a task, by its headers or, in Celery's first protocol, its body; or ""."""
-    if "celery.worker.strategy" not in sys.modules or not isinstance(task, dict):
+    if not isinstance(task, dict) or "task" not in task:
         return ""
-    if "task" not in task:
+    if "celery.worker.strategy" not in sys.modules:
         return ""
     for name, types in _TYPES.items():
         value = task.get(name)
         if not isinstance(value, types):
             return f"the task's {name} is {type(value).__name__}"
-    limits = task.get("timelimit") or (None, None)
+    stamped, limits = task.get("stamped_headers"), task.get("timelimit")
+    if stamped and not all(isinstance(stamp, str) for stamp in stamped):
+        return "the task's stamped_headers are not text"
+    if not limits or limits == [None, None]:
+        return ""
     if len(limits) != 2 or not all(isinstance(x, int | float | None) for x in limits):
         return "the task's timelimit is not a pair of numbers"
-    if not all(isinstance(stamp, str) for stamp in task.get("stamped_headers") or ()):
-        return "the task's stamped_headers are not text"
     return ""
 
 
