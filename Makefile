@@ -95,8 +95,8 @@ format: install ## format the Python code and fix what can be fixed
 conformance: tools $(VENV)/.installed-suites ## Celery's and Kombu's own suites on stock and on atomq (20 minutes)
 	@$(BIN)/python -m tests.suites.run
 
-bench-core: install ## measure against stock kombu, alternating in the same run
-	@$(BIN)/python -m tests.bench.core
+bench-core: install ## measure against stock kombu, alternating in the same run; writes docs/benchmarks.md
+	@$(BIN)/python -m tests.bench.core --docs docs/benchmarks.md
 
 versus-stock: install ## Celery on stock Kombu and on atomq: losses, restarts, cost; writes docs/versus-stock.md
 	@mkdir -p docs
