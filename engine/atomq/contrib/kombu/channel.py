@@ -87,6 +87,7 @@ class Channel(virtual.Channel):
         self._consumed: tuple[list[str], list[str]] | None = None
         self._pace, self._claimed_at = 1, 0.0
         self._least = 0  # the lowest prefetch count it was given
+        self._enough = 0  # room that is worth a call
 
     # ── publish ───────────────────────────────────────────────────────────────────────────────
 
@@ -370,31 +371,32 @@ class Channel(virtual.Channel):
         """A message came from this queue: others go before it next time."""
         self._order.rotate(queue)
 
-    def free(self, buffered: int) -> int:
-        """How many messages it may be given now; `buffered` wait for it already."""
-        qos = self.qos
-        if "can_consume" in qos.__dict__:  # worker_disable_prefetch: it wants to be asked each time
-            return 1 if not buffered and qos.can_consume() else 0
-        if not qos.prefetch_count:
-            return 0 if buffered else self._pace
-        return max(0, int(qos.can_consume_max_estimate()) - buffered)
-
     def basic_qos(
         self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False
     ) -> None:
         """Set how many messages may be held. Celery raises it by one for each that it puts off."""
         super().basic_qos(prefetch_size, prefetch_count, apply_global)
         self._least = min(self._least or prefetch_count, prefetch_count)
+        # Three at least, if one stays in hand meanwhile: a call costs as much as a task.
+        self._enough = max((self._least + 1) // 2, min(3, self._least - 1))
 
-    def worth_a_claim(self, free: int, buffered: int) -> bool:
-        """Whether so much room is worth a call: half of what it may hold besides those put off.
+    def room(self, buffered: int, *, least: bool = False) -> int:
+        """How many messages it is to be given now; `buffered` wait for it already.
 
-        Any room is worth it where nothing waits for its turn, so that no place of a pool is idle.
+        None if there is not enough room to be worth a call: half of what it may hold besides those
+        that are put off. The least room is worth it if told so, and where nothing waits for its
+        turn: no place of a pool is idle.
         """
-        if free <= 0 or "can_consume" in self.qos.__dict__:
-            return free > 0
-        most = min(self._least, self.qos.prefetch_count)
-        return 2 * free >= most or not (buffered or worker.waiting())
+        qos = self.qos
+        if "can_consume" in qos.__dict__:  # worker_disable_prefetch: it wants to be asked each time
+            return 1 if not buffered and qos.can_consume() else 0
+        if not qos.prefetch_count:
+            return 0 if buffered else self._pace
+        # This is asked at every turn of the event loop, so not by its method.
+        free = qos.prefetch_count - len(qos._delivered) + len(qos._dirty) - buffered
+        if free <= 0:
+            return 0
+        return free if least or free >= self._enough or not (buffered or worker.waiting()) else 0
 
     def pace(self) -> None:
         """Claims are sent: without a limit it gets what it takes in some 50 ms, and hoards nothing.

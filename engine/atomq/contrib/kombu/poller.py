@@ -11,10 +11,9 @@ from __future__ import annotations
 import json
 import logging
 import random
-import select
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from hiredis import pack_command
@@ -39,7 +38,7 @@ Taken = dict[str, list[str]]  # receipts whose acks ride along, by queue
 # within a second.
 CAP = (0.75, 0.9)
 PATIENCE = 5.0  # seconds an answer may be late before the connection counts as dead
-TURN = 0.002  # seconds of handing over in one turn of the event loop
+TURN = 0.005  # seconds of handing over in one turn of the event loop: as late as acks may be
 QUICK = 1.0  # seconds a connection must have lasted to be replaced without a word to Celery
 GONE = (server.ConnectionError, server.TimeoutError, OSError)
 _PUSHES = frozenset({b"pmessage", b"message", b"psubscribe", b"punsubscribe", b"invalidate"})
@@ -52,7 +51,7 @@ class Poller:
         self._transport = transport
         self._broker = transport.broker
         self._line: Any = None
-        self._readable: Callable[[float], Any] | None = None  # polls its socket
+        self._has_read = False  # since the event loop looked what is readable
         self._opened = 0.0
         self._claim: tuple[Channel, Call[Claimed], Taken] | None = None
         self._blocked: tuple[str, ...] = ()
@@ -140,12 +139,7 @@ class Poller:
             self._opened = time.monotonic()
             # Without a handler redis-py keeps invalidations to itself.
             self._line._parser.set_invalidation_push_handler(lambda push: push)
-            number = self._line._sock.fileno()
-            if hasattr(select, "poll"):
-                poll = select.poll()
-                poll.register(number, select.POLLIN)
-                self._readable = poll.poll
-            self._on_socket(number)
+            self._on_socket(self._line._sock.fileno())
         return self._line
 
     def close(self) -> None:
@@ -167,7 +161,7 @@ class Poller:
         if self._line is not None:
             self._on_socket(None)
             self._line.disconnect()
-        self._line, self._claim, self._blocked, self._readable = None, None, (), None
+        self._line, self._claim, self._blocked = None, None, ()
         self._patterns, self._tracking = {}, None
         self._arming.clear()
 
@@ -181,24 +175,26 @@ class Poller:
 
     def pump(self) -> None:
         """Send what there is to send: a claim if there is room and work, else the wait for work."""
-        now = time.monotonic()
+        now, self._has_read = time.monotonic(), False
         if now > self._until and (self._claim is not None or self._blocked):
             self._overdue()
         if self._claim is not None:
             return
         look = now >= self._due_at or now >= self._all_at
-        channels = [] if stopping() else self._claiming(any_room=look)
+        channels = self._claiming(least=look)
+        if channels and stopping():
+            channels = {}
         if look:
             self._due_at = float("inf")
             self._all_at = now + random.uniform(*CAP)
             self._hot.update(name for channel in channels for name in channel.claimed_queues())
             self._look_beside()
-        for channel in channels:
+        for channel, room in channels.items():
             queues = [name for name in channel.ordered() if name in self._hot]
             if queues:
                 if self._blocked:
                     self.withdraw()
-                self._send_claim(channel, queues)
+                self._send_claim(channel, queues, room)
                 return
         self._block(channels)
 
@@ -215,26 +211,23 @@ class Poller:
             self._roll.say(names)
             self._restore.turn(*queues[0])
 
-    def _claiming(self, *, any_room: bool = False) -> list[Channel]:
-        """Channels with room for what is worth a call, or with any."""
+    def _claiming(self, *, least: bool = False) -> dict[Channel, int]:
+        """Channels with room that is worth a call, or with any; how much that is."""
         if self._claimers is None:
             self._claimers = [ch for ch in self._transport.channels if ch.claimed_queues()]
-        found = []
+        found = {}
         for channel in self._claimers:
-            buffered = self._buffered(channel)
-            free = channel.free(buffered)
-            worth = channel.worth_a_claim(free, buffered) or (any_room and free > 0)
-            if worth and not channel.closed:
-                found.append(channel)
+            room = channel.room(self._buffered(channel) if self._buffer else 0, least=least)
+            if room and not channel.closed:
+                found[channel] = room
         return found
 
     def _buffered(self, channel: Channel) -> int:
         """How many messages wait here to be handed over to this channel."""
-        return sum(1 for ch, _, _ in self._buffer if ch is channel) if self._buffer else 0
+        return sum(1 for ch, _, _ in self._buffer if ch is channel)
 
-    def _send_claim(self, channel: Channel, queues: list[str]) -> None:
+    def _send_claim(self, channel: Channel, queues: list[str], room: int) -> None:
         acks = {name: self._broker.keeper.acks.take(name) for name in queues}
-        room = channel.free(self._buffered(channel))
         call = self._broker.claim(queues, min(room, MOST_CLAIMED), acks)
         if not channel.qos.prefetch_count:
             channel.pace()
@@ -243,11 +236,11 @@ class Poller:
         self._until = time.monotonic() + PATIENCE
         self._send(*call.command())
 
-    def _block(self, channels: list[Channel]) -> None:
+    def _block(self, channels: Iterable[Channel]) -> None:
         able = tuple(channels)
         keys = self._waits.get(able)
         if keys is None:
-            keys = self._waits[able] = self._wanted(channels)
+            keys = self._waits[able] = self._wanted(able)
         if keys == self._blocked:
             return
         if self._blocked:
@@ -257,12 +250,12 @@ class Poller:
         if keys:
             # The server's own timer ends the wait: whatever was missed is found within a second.
             seconds = random.uniform(*CAP)
-            self._arm([name for channel in channels for name in channel.claimed_queues()])
+            self._arm([name for channel in able for name in channel.claimed_queues()])
             self._blocked = keys
             self._until = time.monotonic() + seconds + PATIENCE
             self._send("BRPOP", *keys, round(seconds, 3))
 
-    def _wanted(self, channels: list[Channel]) -> tuple[str, ...]:
+    def _wanted(self, channels: Iterable[Channel]) -> tuple[str, ...]:
         """What to wait for: tokens of what these channels claim, and whatever is popped."""
         wanted = [
             self._broker.keys(name).wake
@@ -334,21 +327,21 @@ class Poller:
 
     def on_readable(self) -> None:
         """Take in what came, hand over what can be, and send what comes next."""
-        if self._line is None or not self._stirs():
+        # Another callback of this turn may have taken it in. To ask each time would cost a poll.
+        if self._line is None or (self._has_read and not self._can_read(0)):
             return
         while True:
             self._read()
             if self._bell is None or not self._bell.rings:
                 self._hand_over()
-            self.pump()
             if self._line is None or not self._has_more():
                 return
 
     def on_bell(self) -> None:
         """Go on handing over what waits here, after what came meanwhile: somebody may say stop."""
-        self.on_readable()
+        if self._line is not None and self._can_read(0):
+            self.on_readable()
         self._hand_over()
-        self.pump()
 
     def _hand_over(self) -> None:
         """Hand over what waits here, for some time: then the loop sees to what came of it.
@@ -362,13 +355,6 @@ class Poller:
                 break
         if self._bell is not None:
             self._bell.ring(bool(self._buffer) and not stopping())
-
-    def _stirs(self) -> bool:
-        """Whether there is an answer: another callback of this turn may have taken it in."""
-        if self._readable is None:
-            return bool(self._line.can_read(0))
-        # redis-py's own would also find out whether the server hung up, which reading does.
-        return bool(self._readable(0))
 
     def _has_more(self) -> bool:
         """Whether another answer was read already. The loop tells of what the system holds."""
@@ -408,6 +394,7 @@ class Poller:
 
     def _read(self) -> bool:
         """Take in one answer or push; True if something was handed over at once."""
+        self._has_read = True
         try:
             reply = self._line.read_response(push_request=True)
         except GONE as error:
