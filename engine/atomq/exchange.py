@@ -240,7 +240,9 @@ def translated(error: Exception, call: Call[Any] | None = None) -> AtomqError:
         return ServerUnavailable(f"{text}{where}")
     code, _, detail = text.partition(" ")
     if code == "WRONGTYPE":
-        detail = f"the key {detail}: another program uses it, rename it there or delete it"
+        ours = "is not of the type" in detail  # of a script; the server does not say which key
+        which = f"the key {detail}" if ours else "a key holds a value of another type"
+        detail = f"{which}: another program uses it, rename it there or delete it"
     if code in _CODES:
         return _CODES[code](f"{detail}{where}")
     if "unknown command" in text.lower() or "Unknown Redis command" in text:
