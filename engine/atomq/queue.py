@@ -751,10 +751,11 @@ class Queue(_Queue[Engine]):
 
         It also ends, within a second, once `stop` is set: an event of `threading`, `asyncio` or
         `multiprocessing`, that a signal handler or another thread sets. The message that is being
-        worked on is finished first. `prefetch` messages (default: the option) are claimed at once.
-        What was claimed and not handed over when the loop is left is given back at once, as if it
-        had never been claimed. A server that goes away is waited for; `ServerUnavailable` is raised
-        if it was not there to begin with, or is away when `timeout` has passed.
+        worked on is finished first; a server that does not answer holds it up for as long as a call
+        is tried again. `prefetch` messages (default: the option) are claimed at once. What was
+        claimed and not handed over when the loop is left is given back at once, as if it had never
+        been claimed. A server that goes away is waited for; `ServerUnavailable` is raised if it was
+        not there to begin with, or is away when `timeout` has passed.
         """
         limit = self.engine.options.prefetch if prefetch is None else prefetch
         with Receiver([self]) as receiver:
