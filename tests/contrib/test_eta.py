@@ -19,6 +19,7 @@ from tests.contrib.rig import ON_ONE_KIND, POOLS, Fleet, Place, await_true
 pytestmark = [pytest.mark.slow, ON_ONE_KIND]
 
 
+@pytest.mark.alone
 def test_tasks_start_when_they_are_due_in_every_pool(fleet: Fleet) -> None:
     for pool in POOLS:  # 10,000 that fall due later do not matter
         engine = fleet.engine()
