@@ -7,7 +7,8 @@ PYTEST ?=
 # Real workers, real kills and deadlines in milliseconds, on machines that others use too: what fails
 # is tried again, and every such test is listed as a rerun. RERUNS=0 to do without.
 RERUNS ?= 2
-# How many processes run tests side by side: `auto` is two a core, for most tests mostly wait.
+# How many processes run tests side by side: `auto` is two a core, for most tests mostly wait; with
+# JOBS=0 pytest is one process, and shows what tests print with PYTEST=-s.
 JOBS ?= auto
 
 VENV := .venv

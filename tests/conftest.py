@@ -117,7 +117,7 @@ class _Scheduling(LoadScopeScheduling):  # type: ignore[misc] # xdist publishes 
         return file if file in TOGETHER else nodeid
 
 
-@pytest.hookimpl(optionalhook=True)  # without xdist nobody asks
+@pytest.hookimpl(optionalhook=True)  # under `-p no:xdist` nobody asks
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     return _Scheduling(config, log)
 
