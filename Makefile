@@ -7,12 +7,17 @@ PYTEST ?=
 # Real workers, real kills and deadlines in milliseconds, on machines that others use too: what fails
 # is tried again, and every such test is listed as a rerun. RERUNS=0 to do without.
 RERUNS ?= 2
+# How many processes run tests side by side: `auto` is two a core, for most tests mostly wait; with
+# JOBS=0 pytest is one process, and shows what tests print with PYTEST=-s.
+JOBS ?= auto
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Our own programs first (the venv's, then what is installed, then what `make tools` brought).
 export PATH := $(CURDIR)/$(BIN):$(PATH):$(CURDIR)/.tools/bin
+# Tests start hundreds of processes that import atomq: it is compiled once, into __pycache__.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -72,10 +77,20 @@ run: venv ## watch it work in two acts, the library and a Celery app; workers ar
 
 .PHONY: test test-fast test-long lint format conformance bench-core versus-stock docs
 test: tools lint ## lint, and all tests on every kind of server there is
-	@$(BIN)/python -m pytest --reruns $(RERUNS) --reruns-delay 1 -r fEsR $(PYTEST)
+	@$(call tests,--reruns $(RERUNS) --reruns-delay 1 -r fEsR)
 
 test-fast: install ## the tests that take no more than a few seconds
-	@$(BIN)/python -m pytest -m 'not slow and not long' $(PYTEST)
+	@$(call tests,-m 'not slow and not long')
+
+# What measures time or cost (marked `alone`) has a run of its own. PYTEST may choose tests of one run
+# only: that the other finds none (pytest ends with 5) is no failure.
+define tests
+pytest() { $(BIN)/python -m pytest "$$@" $(1) $(PYTEST); }; \
+pytest --only beside -n $(JOBS); beside=$$?; \
+case $$beside in 0|1|5) ;; *) exit $$beside;; esac; \
+pytest --only alone; alone=$$?; \
+case $$beside,$$alone in 0,0|0,5|5,0) ;; *) exit 1;; esac
+endef
 
 test-long: tools install ## all tests at full length (hundreds of kills, a thousand examples)
 	@ATOMQ_LONG=1 $(BIN)/python -m pytest $(PYTEST)

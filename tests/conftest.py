@@ -4,6 +4,10 @@
 kills, fills or reconfigures for good takes `own_server`. `cluster` and `sentinel` are the same
 servers in those two arrangements. ATOMQ_TEST_SERVERS=valkey-9,redis-7 (or --servers) restricts
 the kinds; a test of one kind says `@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)`.
+
+`make test` is two runs: several processes for what may run side by side (`--only beside`; each has
+servers of its own), then one for the tests marked `alone` (`--only alone`). Plain pytest runs both
+kinds of test in one process.
 """
 
 from __future__ import annotations
@@ -12,9 +16,11 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.servers import KINDS, Cluster, NotAvailable, Sentinel, Server, choose_kinds
 
@@ -34,6 +40,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--servers",
         default=os.environ.get("ATOMQ_TEST_SERVERS"),
         help=f"kinds of server to run, with commas, of {', '.join(KINDS)} (default: all there are)",
+    )
+    parser.addoption(
+        "--only",
+        choices=("beside", "alone"),
+        help="tests that may run beside others, or those marked `alone` (default: both)",
     )
 
 
@@ -67,12 +78,54 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("kind", list(run), indirect=True, scope="session")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if LONG:
-        return
-    for item in items:
-        if item.get_closest_marker("long"):
-            item.add_marker(pytest.mark.skip(reason="set ATOMQ_LONG=1, or `make test-long`"))
+@pytest.hookimpl(trylast=True)  # after pytest has put tests of one kind together
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not LONG:
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="set ATOMQ_LONG=1, or `make test-long`"))
+    if only := config.getoption("--only"):
+        chosen: list[pytest.Item] = []
+        others: list[pytest.Item] = []
+        for item in items:
+            alone = item.get_closest_marker("alone") is not None
+            (chosen if alone is (only == "alone") else others).append(item)
+        config.hook.pytest_deselected(items=others)
+        items[:] = chosen
+    if hasattr(config, "workerinput"):  # one process of several: what takes long begins first
+        items.sort(key=_length)
+
+
+# ── several processes at once (pytest -n) ────────────────────────────────────────────────────
+
+# Their tests share a worker of each pool, so one process runs all of such a file.
+TOGETHER = tuple(
+    f"tests/contrib/test_{name}.py" for name in ("eta", "faults", "leases", "poison", "worker")
+)
+
+
+def _length(item: pytest.Item) -> tuple[float, bool]:
+    limit = item.get_closest_marker("timeout")
+    return (-float(limit.args[0]) if limit else 0.0, item.get_closest_marker("slow") is None)
+
+
+class _Scheduling(LoadScopeScheduling):  # type: ignore[misc] # xdist publishes no types
+    """Whoever is free takes the next test, or the next file of those in `TOGETHER`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if file in TOGETHER else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)  # under `-p no:xdist` nobody asks
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _Scheduling(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Two a core: most tests wait for most of their time. Eight are as many as find work."""
+    return min(8, 2 * (os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session")

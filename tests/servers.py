@@ -15,6 +15,7 @@ import importlib.util
 import os
 import platform
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -25,7 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -83,6 +84,7 @@ def _in_wheel(package: str, inside: str, wheel: str) -> Path:
     return path
 
 
+@cache
 def _version_of(path: str) -> str:
     """Return what `--version` says ("7.0.15"), or "" when the binary does not run."""
     try:
@@ -139,14 +141,16 @@ def _stop_all() -> None:
 
 
 def _free_port() -> int:
-    """Return a port free now, with port + 10,000 free too: a cluster node's bus listens there."""
+    """Return a port free now, with port + 10,000 free too: a cluster node's bus listens there.
+
+    Both lie below the ports that systems give to outgoing connections: whoever connects while a
+    server is down does not get the server's port. Chosen by chance, since several processes choose.
+    """
     while True:
+        port = 10_000 + secrets.randbelow(10_000)
         with socket.socket() as probe, socket.socket() as bus:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            if port > 55_000:
-                continue
             try:
+                probe.bind(("127.0.0.1", port))
                 bus.bind(("127.0.0.1", port + 10_000))
             except OSError:
                 continue

@@ -37,6 +37,7 @@ if sys.platform != "win32":
 # A socket's address holds 108 bytes on Linux and 104 on macOS.
 _LONGEST_SOCKET_PATH = 100
 _PING_SECONDS = 1.0
+_BIRTH_SECONDS = 3.0  # in which a server that was just started says who it is
 _ANSWER = "answer (`atomq embedded stop` ends it)"
 
 
@@ -94,8 +95,8 @@ def stop(directory: str | os.PathLike[str], *, timeout: float = 30.0) -> bool:
         patience.wait()
     try:
         running = home.in_use()
-        if running:
-            os.kill(home.running_pid(), signal.SIGTERM)
+        if running and (pid := home.await_pid()):
+            os.kill(pid, signal.SIGTERM)
         while home.in_use():
             patience.wait()
         home.forget_socket()
@@ -188,6 +189,23 @@ class _Home:
             f"a server holds {self.path} but does not answer, and its pid is not known: "
             f"end it with `fuser -k {self.path}/server.lock`"
         )
+
+    def await_pid(self) -> int | None:
+        """Return `running_pid()`, or None if the server has ended meanwhile.
+
+        Whoever was interrupted while starting a server stops one that has the lock already, and
+        neither answers nor has written its pid yet.
+        """
+        deadline = time.monotonic() + _BIRTH_SECONDS
+        while True:
+            try:
+                return self.running_pid()
+            except EmbeddedServerError:
+                if not self.in_use():
+                    return None
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
 
     def log_end(self) -> str:
         """Return the last lines of the log, for an error message."""

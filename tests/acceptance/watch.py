@@ -49,4 +49,4 @@ class Running:
 
     def says(self, words: str, seconds: float = 15) -> None:
         until(lambda: words in self.said.read_text() or self.process.poll() is not None, seconds)
-        assert words in self.said.read_text()
+        assert words in self.said.read_text(), self.said.read_text()

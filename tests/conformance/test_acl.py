@@ -94,6 +94,7 @@ def test_each_inner_right_is_needed_and_named_when_it_lacks(server: Server, url:
     assert server.client().keys() == []
 
 
+@pytest.mark.alone
 def test_who_may_not_wait_looks_once_a_second(server: Server, url: str) -> None:
     db = allow(server, INNER, "+evalsha")
     with Engine(url) as engine:

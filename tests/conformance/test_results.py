@@ -27,6 +27,7 @@ def test_a_result_that_is_there_is_answered(q: Any) -> None:
     assert q.wait(sent.id, 1) == {"sum": [1, 2]}
 
 
+@pytest.mark.alone
 def test_a_result_that_comes_is_answered_at_once(q: Any) -> None:
     sent = q.put("x")
     message = q.claim()

@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import celery
 from celery import Celery, Task, signals
@@ -38,9 +39,15 @@ def make(broker: str, backend: str | None = None, **conf: Any) -> Celery:
 
 def note(*words: Any) -> None:
     """One line in the ledger, in one write."""
-    line = " ".join(str(word) for word in (*words, os.getpid(), f"{time.time():.6f}")) + "\n"
+    line = " ".join(_one(word) for word in (*words, os.getpid(), f"{time.time():.6f}")) + "\n"
     with Path(LEDGER).open("a") as file:
         file.write(line)
+
+
+def _one(word: Any) -> str:
+    """One word, whatever a message says its id is: `" "`, `""`."""
+    text = str(word)
+    return text if text.split() == [text] else quote(text, errors="replace") or "%"
 
 
 TASKS: dict[str, tuple[Any, dict[str, Any]]] = {}

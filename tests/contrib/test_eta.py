@@ -16,7 +16,7 @@ from atomq import calls
 from atomq.calls import Outgoing
 from tests.contrib.rig import ON_ONE_KIND, POOLS, Fleet, Place, await_true
 
-pytestmark = [pytest.mark.slow, ON_ONE_KIND]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, ON_ONE_KIND]
 
 
 def test_tasks_start_when_they_are_due_in_every_pool(fleet: Fleet) -> None:
@@ -64,10 +64,13 @@ def test_an_eta_in_the_body_is_kept_by_the_worker(fleet: Fleet) -> None:
 
 
 def test_ways_to_say_when(fleet: Fleet) -> None:
-    now = datetime.now(UTC)
-    soon = timedelta(seconds=1.5)
+    fleet.await_all_empty()
     local = fleet.make_app(enable_utc=False, timezone="America/New_York")
     fleet.app.set_current()  # a time without a zone is read in that of the current app
+    for app in (fleet.app, local):  # connected now, so that no first one makes the others late
+        fleet.send("early", queue="threads", app=app)
+    now = datetime.now(UTC)
+    soon = timedelta(seconds=1.5)
     naive_local = (now + soon).astimezone(ZoneInfo("America/New_York")).replace(tzinfo=None)
     before = time.time()
     due = {

@@ -6,23 +6,36 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.versus.__main__ import arguments, page, run
+from tests.bench.versus.__main__ import COSTS, arguments, page, run
+from tests.bench.versus.safety import SCENARIOS
+from tests.bench.versus.side import Group
 from tests.contrib.rig import KIND
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def test_nothing_is_lost_or_started_twice_on_atomq() -> None:
-    given = arguments(["--quick", "--side", "atomq", "--server", KIND])
-    groups = run(given)
+def _met(*words: str) -> tuple[list[Group], set[str]]:
+    """What these scenarios tell of atomq, and the names of those that promise something."""
+    chosen = [each for word in words for each in ("--only", word)]
+    groups = run(arguments(["--quick", "--side", "atomq", "--server", KIND, *chosen]))
     rows = {(group.name, row.what): row for group in groups for row in group.rows}
     missed = {name: row.atomq for name, row in rows.items() if row.met is False}
     assert not missed
-    met = {name for name, _ in rows if rows[name, _].met}
+    return groups, {name for name, _ in rows if rows[name, _].met}
+
+
+def test_nothing_is_lost_or_started_twice_on_atomq() -> None:
+    groups, met = _met(*(scenario.name for scenario in SCENARIOS))
     assert {"sigkill", "recovery", "long task", "eta", "full memory", "poison"} < met
-    assert {"restore", "reconnect", "round trips", "at rest"} < met
+    assert {"restore", "reconnect"} < met
     assert "| sigkill |" not in page(groups, {}, quick=True)
     assert "## sigkill" in page(groups, {}, quick=True)
+
+
+@pytest.mark.alone
+def test_what_a_task_costs_on_atomq() -> None:
+    _, met = _met(*COSTS)
+    assert {"round trips", "at rest"} < met
 
 
 def test_a_scenario_tells_stock_from_atomq(tmp_path: Path) -> None:

@@ -805,6 +805,7 @@ def test_control_inspect_and_events(two: Place, sender: str, receiver: str) -> N
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
+        wait_until("a heartbeat", lambda: seen, 10)  # what is sent before it listens is not seen
         control = app.control
         assert control.ping(timeout=2, destination=[worker.name]) == [{worker.name: {"ok": "pong"}}]
         inspect = control.inspect(destination=[worker.name], timeout=2)

@@ -319,6 +319,7 @@ def receive(q: Queue, who: flows.Consumer, waiter: Any, timeout: float = 5) -> l
     return names(q.rig.engine.run(who.receive(10, timeout), waiter))
 
 
+@pytest.mark.alone
 def test_4_a_waiting_consumer_gets_an_expired_lease_within_a_second(q: Queue) -> None:
     """A second and the spread of its wait; the rest is for a busy machine."""
     waiter, who = q.rig.engine.waiter(), consumer(q)
@@ -343,6 +344,7 @@ def test_5_a_due_message_comes_before_the_backlog_of_its_priority(q: Queue) -> N
     assert names(got.deliveries) == ["due"]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("layout", ["stock"], indirect=True)
 def test_5_a_waiting_consumer_gets_it_within_fifty_milliseconds(rig: Rig) -> None:
     """Catches a wait that is the server's: BLPOP ends up to 74 ms late."""
@@ -588,6 +590,7 @@ def one_round(q: Queue) -> tuple[dict[str, int], float]:
     return claim.commands, statistics.quantiles(spent)[0]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("layout", ["stock"], indirect=True)
 @pytest.mark.parametrize("part", ["ready", "delayed", "due"])
 def test_10_a_claim_costs_the_same_whatever_waits(rig: Rig, part: str) -> None:
@@ -605,6 +608,7 @@ def test_10_a_claim_costs_the_same_whatever_waits(rig: Rig, part: str) -> None:
     raise AssertionError(f"µs of a claim, {MANY} against 20: {ratios}")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("layout", ["stock"], indirect=True)
 def test_10_restoring_many_expired_leases_holds_the_server_never_long(rig: Rig) -> None:
     """100,000 leases expire at once, and are handed out again 100 at a time: 5 ms is the most."""
@@ -623,6 +627,7 @@ def test_10_restoring_many_expired_leases_holds_the_server_never_long(rig: Rig) 
     assert spent[-5] <= 5000, spent[-10:]  # the kernel may charge a call for its own work
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("layout", ["stock"], indirect=True)
 def test_10_ten_megabytes_a_message(rig: Rig) -> None:
     """Nine of 10 MB in one claim held the server for 0.7 s."""

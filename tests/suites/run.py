@@ -12,6 +12,7 @@ on atomq.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import platform
@@ -51,10 +52,17 @@ def unpacked(suite: Suite) -> Path:
     """Where the suite is, of the version installed. Raises `NotThere`."""
     name = f"{suite.package}-{version(suite.package)}"
     there = CACHE / name
-    if (there / "t").is_dir():
-        return there
     CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests in several processes ask for it at once
+        if not (there / "t").is_dir():
+            _unpack(suite, name)
+    return there
+
+
+def _unpack(suite: Suite, name: str) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+    command += ["--retries", "1", "--timeout", "10"]  # where there is no network, others wait too
     command += ["--no-deps", "--no-binary", suite.package, "--dest", str(CACHE)]
     try:
         done = subprocess.run(
@@ -70,7 +78,6 @@ def unpacked(suite: Suite) -> Path:
     with tarfile.open(archive) as tar:
         members = [member for member in tar if member.name.startswith(wanted)]
         tar.extractall(CACHE, members, filter="data")
-    return there
 
 
 # ── running ──────────────────────────────────────────────────────────────────────────────────

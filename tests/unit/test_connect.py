@@ -22,7 +22,15 @@ from atomq import embedded
 from atomq.address import Address
 from atomq.connect import async_cluster, async_connector, cluster, connector
 from atomq.errors import EmbeddedServerError, InvalidOptions
-from tests.servers import Cluster, NotAvailable, Sentinel, Server, find_binary, wait_until
+from tests.servers import (
+    Cluster,
+    NotAvailable,
+    Sentinel,
+    Server,
+    _free_port,
+    find_binary,
+    wait_until,
+)
 
 ODD = "p@ss/w#r?d:;é %"
 
@@ -411,8 +419,7 @@ def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path,
     _openssl(home, "req", "-newkey", "rsa:2048", *request)
     sign = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
     _openssl(home, "x509", "-req", "-in", "s.csr", *sign, "-out", "s.crt", "-extfile", "san")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = _free_port()
     options = {
         "tls-port": str(port),
         "tls-cert-file": str(home / "s.crt"),

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,6 +177,25 @@ def test_a_slow_load_is_waited_for(home: Path, monkeypatch: pytest.MonkeyPatch) 
     before = time.monotonic()
     assert connect(embedded.start(home, timeout=0.3)).dbsize() == 15_000
     assert time.monotonic() - before > 0.3, "too fast to prove anything"
+
+
+def test_a_server_that_has_not_yet_said_who_it_is_is_stopped(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its starter was interrupted: it has the lock, and neither answers nor has written its pid."""
+    monkeypatch.setattr(embedded, "_PING_SECONDS", 0.05)
+    server = embedded.start(home)
+    os.kill(server.pid, signal.SIGSTOP)
+    noted = (home / "server.pid").rename(home / "later")
+
+    def says() -> None:
+        noted.rename(home / "server.pid")
+        os.kill(server.pid, signal.SIGCONT)
+
+    timer = threading.Timer(0.3, says)
+    timer.start()
+    assert embedded.stop(home)
+    timer.join()
 
 
 def test_a_long_path_has_its_socket_elsewhere(home: Path) -> None:
