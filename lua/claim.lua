@@ -33,166 +33,105 @@
 --   messages, five values each: queue index, receipt, deliveries (this one included), step, message
 -- ERRORS
 --   BADARG  WRONGTYPE
-local args = require("lib.args")
-local bands = require("lib.bands")
-local clock = require("lib.clock")
-local lane = require("lib.lane")
-local outage = require("lib.outage")
-local receipts = require("lib.receipts")
+local unacked, records, delayed, tokens, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[6], KEYS[8], 8
+local TASTE, BEHIND = 4, "4398046511104" -- see lib/lane, lib/bands
+local claim_id, limit, lease = ARGV[1], tonumber(ARGV[3]) or 0, tonumber(ARGV[4]) or 0
+local max_bytes, acks, byte, time = tonumber(ARGV[7]) or 0, #ARGV - 9, string.byte, redis.call("TIME")
+local now = time[1] .. string.sub("00000" .. time[2], -6, -4)
 
-local FIXED, SMALL = 8, 8192 -- bytes; below this the size of a message does not limit how many are popped at once
-local claim_id, attempt = args.text("claim_id", 96), args.int("attempt", 0, 9)
-local limit, lease = args.int("limit", 0, 1000), args.int("lease_ms", 1, 31622400000)
-local renew, max_deliveries = args.int("renew_ms", 1, 31622400000), args.int("max_deliveries", 0, 1000000000)
-local max_bytes, steps = args.int("max_bytes", 1, 1073741824), args.int("steps", 1, 10)
-local consumer, now = string.match(claim_id, "^(.+)%-%d+$"), clock.now()
-local width = FIXED + steps
-local queues = #KEYS / width
-if queues % 1 ~= 0 or queues < 1 then
-  return redis.error_reply("BADARG KEYS: " .. #KEYS .. " is not a multiple of " .. width)
-elseif not consumer then
-  return redis.error_reply("BADARG claim_id: not <consumer>-<counter>")
-end
-local acks = {}
-for q = 1, queues do
-  acks[q] = args.group("acks", 1000)
-end
-if args.done() then
-  return redis.error_reply(args.fault)
+-- Nearly every claim is of one queue in which nothing falls due, and gets plain messages of its first step. What is
+-- here runs for every task there is, so nothing is called that can be done without. Anything else, and be it a fault,
+-- is for lib/claiming.
+local is_plain = acks >= 0 and acks <= 1000 and tonumber(ARGV[9]) == acks and ARGV[2] == "0" and #claim_id <= 96
+  and limit >= 1 and limit <= 1000 and limit % 1 == 0 and lease >= 1 and lease <= 31622400000
+  and (tonumber(ARGV[6]) or -1) >= 0 and #KEYS == READY + (tonumber(ARGV[8]) or 0)
+local names, left, largest, has_token = {}, 0, 0, false
+
+-- Whether anything in this index is due, or stands behind the first step.
+local function stirs(index)
+  return redis.call("ZCARD", index) > 0
+    and (redis.call("ZCOUNT", index, "-inf", now) > 0 or redis.call("ZCOUNT", index, BEHIND, "+inf") > 0)
 end
 
--- One queue as it is read. Mostly nothing in it falls due: `stirs` says when something may.
-local function open(q)
-  local at, sizes, left, changes = (q - 1) * width, {}, 0, {}
-  for step = 1, steps do
-    local size = redis.call("LLEN", KEYS[at + FIXED + step])
-    sizes[step], left = size, left + size
-  end
-  local unacked, delayed = KEYS[at + 1], KEYS[at + 3]
-  local in_unacked, in_delayed = redis.call("ZCARD", unacked), redis.call("ZCARD", delayed)
-  local set = redis.call("HMGET", KEYS[at + 7], "paused", "seen", "grace", "renew", "largest", "steps")
-  local grace, known_steps = outage.grace(set[2], set[3], set[4], renew, now, changes), tonumber(set[6]) or 0
-  local largest = math.max(SMALL, tonumber(set[5]) or 0)
-  if known_steps < steps then
-    changes[#changes + 1], changes[#changes + 2], known_steps = "steps", steps, steps
-  end
-  redis.call("XLEN", KEYS[at + 5])
-  local this = {
-    at = at, index = q, sizes = sizes, left = left, in_unacked = in_unacked, in_delayed = in_delayed, grace = grace,
-    tokens = redis.call("LLEN", KEYS[at + 6]), counts = redis.call("HMGET", KEYS[at + 8], "delivered", "acked"),
-    paused = set[1] == "1", steps = known_steps, largest = largest, known_largest = largest, changes = changes,
-    delivered = 0, acked = 0,
-  }
-  if in_delayed > 0 then
-    redis.call("HLEN", KEYS[at + 4])
-  end
-  if in_unacked > 0 and now >= grace and bands.stirs(unacked, now, known_steps)
-    or in_delayed > 0 and bands.stirs(delayed, now, known_steps) then
-    this.stirs = true
-  end
-  return this
-end
-
--- All reads. What is wrong with a key is told before anything is written.
-local lanes, names, is_repeated = {}, nil, attempt > 0
+-- All reads: names for what it will hand out, if it is plain.
 local function look()
-  local leased, available = 0, 0
-  for q = 1, queues do
-    local this = open(q)
-    lanes[q], leased = this, leased + this.in_unacked
-    available = available + this.left + this.in_unacked + this.in_delayed
+  local size = redis.call("LLEN", KEYS[READY + 1])
+  left = size > limit and size - limit or 0
+  for step = 2, left > 0 and 0 or #KEYS - READY do
+    left = left + redis.call("LLEN", KEYS[READY + step])
   end
-  names = receipts.named(claim_id, attempt, math.min(limit, available))
-  local asked = leased > 0 and #names > 0 and names or { "" }
-  for q = 1, queues do
-    -- Nobody uses a claim id twice; if somebody does, no lease is overwritten.
-    local held = redis.call("HMGET", KEYS[lanes[q].at + 2], unpack(asked))
-    for i = 1, #asked do
-      is_repeated = is_repeated or held[i] ~= false
-    end
+  local set = redis.call("HMGET", KEYS[7], "paused", "seen", "grace", "renew", "largest", "steps")
+  local since = now - (tonumber(set[2]) or 0)
+  largest = tonumber(set[5]) or max_bytes
+  if size == 0 or size < limit and left > 0 or set[1] == "1" or since < 0 or since > 250 or set[3] and set[3] > now
+    or set[4] ~= ARGV[5] or set[6] ~= ARGV[8] or largest * limit > max_bytes or stirs(unacked)
+    or redis.call("ZCARD", delayed) > 0 and (left == 0 or stirs(delayed)) then
+    return
   end
-end
-local is_sound, fault = pcall(look)
-if not is_sound then
-  local guard = require("lib.guard")
-  return redis.error_reply(
-    guard.blame(fault, width, "zset", "hash", "zset", "hash", "stream", "list", "hash", "hash"))
+  has_token = redis.call("LLEN", tokens) > 0
+  redis.call("XLEN", KEYS[5])
+  redis.call("HLEN", stats)
+  for i = 1, size < limit and size or limit do
+    names[i] = claim_id .. ".0." .. i
+  end
+  local held = redis.call("HMGET", records, unpack(names))
+  for i = 1, #names do
+    is_plain = is_plain and not held[i] -- nobody uses a claim id twice; if somebody does, no lease is overwritten
+  end
 end
 
-local call = {
-  limit = limit, lease = lease, max_deliveries = max_deliveries, max_bytes = max_bytes, steps = steps, now = now,
-  receipts = names, held = {}, scores = {}, out = { "" }, count = 0, bytes = 0, deaths = 0, freed = false,
-}
+local bodies, ready, take = {}, KEYS[READY + 1], 0
+if is_plain and pcall(look) and is_plain then
+  take = #names
+end
+while take > #bodies do
+  local some = redis.call("RPOP", ready, #bodies == 0 and take > TASTE and TASTE or take - #bodies)
+  for i = 1, #some do
+    local body = some[i]
+    local brace, quote, first = byte(body, 1, 3)
+    is_plain = is_plain and brace == 123 and quote == 34 and first ~= 120 and #body <= largest -- not "x-...
+    bodies[#bodies + 1] = body
+  end
+  if not is_plain then
+    for i = #bodies, 1, -1 do
+      redis.call("RPUSH", ready, bodies[i])
+    end
+    take = 0
+  end
+end
+if take == 0 then
+  local claiming = require("lib.claiming")
+  return claiming.run()
+end
+
 local missing = ""
-for q = 1, queues do
-  local this, these = lanes[q], acks[q]
-  if #these > 0 then
-    local lost = receipts.ack(KEYS[this.at + 1], KEYS[this.at + 2], these)
-    this.acked, call.freed = #these - #lost, true
-    for i = 1, #lost do
-      missing = missing .. " " .. q .. " " .. lost[i]
-    end
+if acks > 0 then
+  local lost = 0
+  if redis.call("HDEL", records, unpack(ARGV, 10)) == acks then
+    redis.call("ZREM", unacked, unpack(ARGV, 10))
+  else
+    local receipts = require("lib.receipts")
+    local positions = receipts.ack(unacked, records, { unpack(ARGV, 10) })
+    lost, missing = #positions, #positions > 0 and " 1 " .. table.concat(positions, " 1 ") or ""
+  end
+  if lost < acks then
+    redis.call("HINCRBY", stats, "acked", lost == 0 and ARGV[9] or acks - lost)
   end
 end
-
-local is_replayed = false
-if is_repeated then
-  local replay = require("lib.replay")
-  is_replayed = replay.all(lanes, call, claim_id, attempt)
+local header, deadline, held, scores, out = "1 1 " .. now .. " ", string.format("%.0f", now + lease), {}, {}, { "" }
+for i = 1, take do
+  local name, body = names[i], bodies[i]
+  held[2 * i - 1], held[2 * i] = name, header .. body
+  scores[2 * i - 1], scores[2 * i] = deadline, name
+  out[5 * i - 3], out[5 * i - 2], out[5 * i - 1], out[5 * i], out[5 * i + 1] = 1, name, 1, 1, body
 end
-for step = 1, is_replayed and 0 or steps do
-  for q = 1, queues do
-    local this = lanes[q]
-    if not this.paused then
-      if this.stirs then
-        local recovery = require("lib.recovery")
-        recovery.take(this, call, step)
-      end
-      lane.pop(this, call, step)
-    end
-  end
+redis.call("HSET", records, unpack(held))
+redis.call("ZADD", unacked, unpack(scores))
+redis.call("HINCRBY", stats, "delivered", take == limit and ARGV[3] or take)
+if left > 0 and not has_token then
+  redis.call("RPUSH", tokens, "1")
+elseif left == 0 and has_token then
+  redis.call("DEL", tokens)
 end
-
-local more, mores = "", 0
-for q = 1, queues do
-  local this = lanes[q]
-  local at, changes, counts, wake = this.at, this.changes, this.counts, false
-  if not this.paused then
-    wake = this.left > 0 or this.cut
-    if not wake and (this.stirs or this.in_delayed > 0) then
-      local recovery = require("lib.recovery")
-      wake = recovery.more(this, call, consumer)
-    end
-  end
-  if wake == true then
-    more, mores = more .. " " .. q, mores + 1
-  end
-  if not call.freed and (wake or #changes > 0) then
-    redis.call("DEL", KEYS[at + 6]) -- it frees, and so what grows is allowed at full memory
-    this.tokens, call.freed = 0, true
-  end
-  if this.delivered + this.acked > 0 then
-    redis.call("HSET", KEYS[at + 8], "delivered", (tonumber(counts[1]) or 0) + this.delivered,
-      "acked", (tonumber(counts[2]) or 0) + this.acked)
-  end
-  if this.redelivered then
-    redis.call("HINCRBY", KEYS[at + 8], "expired", this.redelivered)
-  end
-  if this.deaths then
-    redis.call("HINCRBY", KEYS[at + 8], "dead", this.deaths)
-  end
-  if this.largest > this.known_largest then
-    lane.change(this, "largest", this.largest)
-  end
-  if #changes > 0 then
-    redis.call("HSET", KEYS[at + 7], unpack(changes))
-  end
-  if wake and this.tokens == 0 then
-    redis.call("RPUSH", KEYS[at + 6], "1")
-  elseif not wake and this.tokens > 0 then
-    redis.call("DEL", KEYS[at + 6])
-  end
-end
-local wait = call.next_due and math.max(0, call.next_due - now) or -1
-call.out[1] = now .. " " .. wait .. " " .. mores .. more .. missing
-return call.out
+out[1] = now .. (left > 0 and " -1 1 1" or " -1 0") .. missing
+return out

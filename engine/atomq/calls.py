@@ -438,9 +438,10 @@ def reject(
     _items("receipts", items)
     args: list[Any] = [ttl_ms, max_bytes]
     for item in items:
-        if not item.reason or len(item.reason) > 64 or "\n" in item.reason:
-            raise InvalidArgument(f"reason must be one line of 1 to 64 characters: {item.reason!r}")
-        args += (item.receipt, item.reason, item.detail[:4096], item.value)
+        reason = item.reason
+        if not (isinstance(reason, str) and 0 < len(reason) <= 64 and "\n" not in reason):
+            raise InvalidArgument(f"reason must be one line of 1 to 64 characters: {reason!r}")
+        args += (item.receipt, reason, item.detail[:4096], item.value)
     results = [keys.result(item.id) for item in items]
     return Call(_REJECT, keys, (*keys.reject, *results), args, _verdicts)
 

@@ -11,6 +11,11 @@ those who use Kombu alone. With ATOMQ_TAKE_OVER=1 in the environment it takes ov
 
 from __future__ import annotations
 
+try:
+    import kombu  # noqa: F401 - only whether it is there
+except ImportError as error:
+    raise ImportError('atomq.celery needs Celery, or Kombu: pip install "atomq[celery]"') from error
+
 from atomq.contrib.kombu.registry import register, take_over
 
 __all__ = ["register", "take_over"]

@@ -34,6 +34,8 @@ from atomq.scripts import Script, every
 
 log = logging.getLogger("atomq.client")
 
+FRESH = 0.5  # seconds for which a connection that was used is not looked at before it is used again
+
 T = TypeVar("T")
 # redis-py's own, of which the cluster's are no RedisError.
 SERVER_ERRORS = (server.RedisError, server.RedisClusterException, OSError)
@@ -146,8 +148,7 @@ class Engine(EngineBase):
     def run(self, work: Call[T] | Flow[T], waiter: Waiter | None = None) -> T:
         """Carry out one call, or a flow to its end. A flow that waits needs a `waiter`."""
         if isinstance(work, Call):
-            result: T = self._exchange(exchange.exchange((work,), self.retry), work)[0]
-            return result
+            return self._run_one(work)
         answer: Any = None
         trouble: BaseException | None = None
         while True:
@@ -219,6 +220,20 @@ class Engine(EngineBase):
 
     # ── driving ───────────────────────────────────────────────────────────────────────────────
 
+    def _run_one(self, call: Call[T]) -> T:
+        if not self.proved:
+            self._prove(call)
+        answer: Any
+        try:
+            answer = self._lines.send((call,))
+        except SERVER_ERRORS as error:
+            answer = error
+        else:
+            if not isinstance(answer[0], Exception):  # as nearly always: no more ado
+                return call.parse(answer[0], call.repeated)
+        result: T = self._drive(exchange.exchange((call,), self.retry), answer)[0]
+        return result
+
     def _exchange(self, steps: exchange.Exchange, call: Call[Any]) -> list[Any]:
         if not self.proved:
             self._prove(call)
@@ -245,16 +260,17 @@ class Engine(EngineBase):
         finally:
             self._proving = None
 
-    def _drive(self, steps: exchange.Exchange) -> list[Any]:
+    def _drive(self, steps: exchange.Exchange, first: Any = None) -> list[Any]:
+        """Drive to the end; `first` is the answer to the first step, if that was taken already."""
         try:
             step = next(steps)
             while True:
                 try:
-                    answer = self._step(step)
+                    answer = self._step(step) if first is None else first
                 except SERVER_ERRORS as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(answer)
+                    answer = error
+                first = None
+                step = steps.throw(answer) if isinstance(answer, Exception) else steps.send(answer)
         except StopIteration as stop:
             results: list[Any] = stop.value
             return results
@@ -350,7 +366,7 @@ class _Lines:
 
     def command(self, args: Sequence[Any], _target: Any = None) -> Any:
         head, *rest = args
-        reply = self._with_connection([(*str(head).split(), *rest)])[0]
+        reply = self._with_connection([(*str(head).split(), *rest)], looked_at=True)[0]
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -378,24 +394,30 @@ class _Lines:
         if self._places is not None:
             self._places = threading.BoundedSemaphore(self._engine.options.max_connections or 1)
 
-    def _take(self) -> AbstractConnection:
-        stale = time.monotonic() - (self._engine.options.health_check_interval or 1e9)
+    def _take(self, *, looked_at: bool) -> AbstractConnection:
+        now, longest = time.monotonic(), self._engine.options.health_check_interval or 1e9
         while self._idle:
             try:
                 connection, since = self._idle.pop()
             except IndexError:
                 break
-            if since > stale and not _hung_up(connection):
+            rested = now - since
+            if rested < FRESH and not looked_at:
+                return connection
+            if rested < longest and not _hung_up(connection):
                 return connection
             connection.disconnect()
         return self.fresh()
 
-    def _with_connection(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+    def _with_connection(
+        self, commands: list[tuple[Any, ...]], *, looked_at: bool = False
+    ) -> list[Any]:
+        """Over one that idles, or a new one. `looked_at`: what is sent is not sent again."""
         places = self._places
         if places is not None:
             places.acquire()
         try:
-            connection = self._take()
+            connection = self._take(looked_at=looked_at)
             try:
                 replies = _converse(connection, commands)
             except (server.ConnectionError, server.TimeoutError, OSError):

@@ -108,8 +108,9 @@ def exchange(calls: Sequence[Call[Any]], retry: Retry, *, single: bool = True) -
         if trouble is not None:
             attempt, spent = attempt + 1, time.monotonic() - began
             if attempt > retry.attempts or spent > retry.budget:
-                what = f"{batch.calls[batch.left[0]]}, {attempt} attempts in {spent:.1f} s"
-                raise ServerUnavailable(f"{trouble} ({what})") from trouble
+                tried = f"{attempt} {'attempt' if attempt == 1 else 'attempts'} in {spent:.1f} s"
+                words = f"{trouble} ({_named(batch.calls[batch.left[0]])}, {tried})"
+                raise ServerUnavailable(words) from trouble
             batch.again()
             yield Pause(retry.pause(attempt))
         for call in batch.unloaded():
@@ -215,14 +216,20 @@ _CODES: dict[str, type[AtomqError]] = {
 _NO_PERMISSION = ("ACL failure in script", "The user executing the script can't")
 
 
+def _named(call: Call[Any]) -> str:
+    return f"{call.script.name} of {call.queue.name!r}"
+
+
 def translated(error: Exception, call: Call[Any] | None = None) -> AtomqError:
     """The exception of ours that says what this one of redis-py means."""
     text = str(error)
-    where = f" ({call})" if call is not None else ""
+    where = f" ({_named(call)})" if call is not None else ""
     if call is not None:
         text = call.script.locate(text)
     if isinstance(error, server.OutOfMemoryError) or "OOM command not allowed" in text:
-        return ServerFull(f"the server is at maxmemory and refused to grow{where}")
+        return ServerFull(
+            f"the server is at maxmemory, nothing was written: drain queues or raise it{where}"
+        )
     if isinstance(error, server.NoPermissionError) or any(says in text for says in _NO_PERMISSION):
         return PermissionDenied(f"{text}{where}")
     if isinstance(error, server.NoScriptError):
@@ -232,6 +239,10 @@ def translated(error: Exception, call: Call[Any] | None = None) -> AtomqError:
     if isinstance(error, _AWAY) or _passes(error):
         return ServerUnavailable(f"{text}{where}")
     code, _, detail = text.partition(" ")
+    if code == "WRONGTYPE":
+        ours = "is not of the type" in detail  # of a script; the server does not say which key
+        which = f"the key {detail}" if ours else "a key holds a value of another type"
+        detail = f"{which}: another program uses it, rename it there or delete it"
     if code in _CODES:
         return _CODES[code](f"{detail}{where}")
     if "unknown command" in text.lower() or "Unknown Redis command" in text:

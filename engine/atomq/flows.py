@@ -7,6 +7,7 @@ A flow yields a `Call`, or one of the effects below, and is sent the result. `En
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from atomq import calls
 from atomq.calls import Call, Claimed, Verdict
-from atomq.errors import AtomqError, ServerUnavailable
+from atomq.errors import AtomqError, InvalidArgument, ServerUnavailable
 from atomq.keys import QueueKeys
 from atomq.message import Delivery, Ids
 from atomq.options import Options
@@ -289,7 +290,7 @@ class Consumer:
         server that served before and is away now is waited for, like a message. Once `stop` is set
         nothing is waited for any more; that is looked at between two waits, of a second at most.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = _deadline(timeout)
         wanted: set[str] | None = None  # queues whose token fired; None: all
         claimed: Claimed | None = None  # what was sent ahead got
         if self._ahead is not None:  # the last time was interrupted
@@ -444,6 +445,16 @@ class Consumer:
         return self._groups[self._first :] + self._groups[: self._first]
 
 
+def _deadline(timeout: float | None) -> float | None:
+    """When the time is up (monotonic); None: never. Raises `InvalidArgument`."""
+    if timeout is None:
+        return None
+    known = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if not known or math.isnan(timeout):
+        raise InvalidArgument(f"timeout must be seconds or None, got {timeout!r}")
+    return time.monotonic() + timeout
+
+
 def _left(deadline: float | None, stop: Stop | None) -> float | None:
     """Seconds that may still be waited for a message; None: any number."""
     if stop is not None and stop.is_set():
@@ -589,8 +600,8 @@ def await_result(key: str, timeout: float | None) -> Flow[bytes | None]:
     Listens before it looks, so nothing falls between; looks again every 5 s, should a message have
     been lost with a connection. A server that served once and is away is waited for.
     """
+    deadline = _deadline(timeout)
     found: bytes | None = yield Get(key)
-    deadline = None if timeout is None else time.monotonic() + timeout
     seconds = 0.0
     while found is None:
         left = 5.0 if deadline is None else min(5.0, deadline - time.monotonic())

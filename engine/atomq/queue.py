@@ -99,6 +99,8 @@ class _Queue(Generic[EngineT]):
         schema: Mapping[str, Any] | None = None,
         backoff: Callable[[int], float] = default_backoff,
     ) -> None:
+        if not isinstance(serializer, Serializer):
+            raise InvalidArgument(f"serializer must be a Serializer, got {serializer!r}")
         self.name = name
         self.engine = engine
         self.serializer = serializer
@@ -130,7 +132,13 @@ class _Queue(Generic[EngineT]):
         if self._check is not None:
             self._check(item.body)
         if item.id is not None and not (isinstance(item.id, str) and 0 < len(item.id) <= 256):
-            raise InvalidArgument(f"id must be text of 1 to 256 characters, got {item.id!r}")
+            raise InvalidArgument(f"id must be text of 1 to 256 characters, got {item.id!r:.300}")
+        if item.headers is not None and not isinstance(item.headers, Mapping):
+            raise InvalidArgument(f"headers must be a mapping, got {type(item.headers).__name__}")
+        if item.ttl == 0:
+            raise InvalidArgument("ttl must be more than 0 seconds; None is for ever")
+        if item.at is not None and item.delay != 0:
+            raise InvalidArgument("give a delay or at, not both")
         message_id = item.id if item.id is not None else message_ids.next()
         text = self._writer.write(
             item.body, message_id, priority=item.priority, headers=item.headers
@@ -154,6 +162,8 @@ class _Queue(Generic[EngineT]):
         )
 
     def _result_key(self, message_id: str) -> str:
+        if not isinstance(message_id, str):
+            raise InvalidArgument(f"message_id must be text, got {message_id!r}")
         return self.keys.result(message_id)
 
     # ── what happens to a message ─────────────────────────────────────────────────────────────
@@ -253,6 +263,8 @@ class _Queue(Generic[EngineT]):
         )
 
     def _redrive(self, ids: Sequence[str] | None, reason: str) -> Flow[int]:
+        if isinstance(ids, str):
+            ids = [ids]
         if ids is None:
             return (yield from flows.redrive_all(self.keys, reason=reason))
         total = 0
@@ -300,6 +312,8 @@ def _body_check(schema: Mapping[str, Any] | None) -> Callable[[Any], None] | Non
     from jsonschema.exceptions import best_match
     from jsonschema.validators import validator_for
 
+    if not isinstance(schema, Mapping):
+        raise InvalidArgument(f"schema must be a mapping, got {type(schema).__name__}")
     schema = dict(schema)
     kind = validator_for(schema)
     try:
@@ -666,6 +680,8 @@ class Queue(_Queue[Engine]):
             engine = Engine(engine, **options)
         elif options:
             raise InvalidArgument("options belong to the engine: give them to Engine(url, ...)")
+        elif not isinstance(engine, Engine):
+            raise InvalidArgument(f"a Queue needs an Engine or a URL, got {engine!r}")
         super().__init__(name, engine, serializer=serializer, schema=schema, backoff=backoff)
 
     # ── publish ───────────────────────────────────────────────────────────────────────────────
@@ -727,10 +743,11 @@ class Queue(_Queue[Engine]):
 
         It also ends, within a second, once `stop` is set: an event of `threading`, `asyncio` or
         `multiprocessing`, that a signal handler or another thread sets. The message that is being
-        worked on is finished first. `prefetch` messages (default: the option) are claimed at once.
-        What was claimed and not handed over when the loop is left is given back at once, as if it
-        had never been claimed. A server that goes away is waited for; `ServerUnavailable` is raised
-        if it was not there to begin with, or is away when `timeout` has passed.
+        worked on is finished first; a server that does not answer holds it up for as long as a call
+        is tried again. `prefetch` messages (default: the option) are claimed at once. What was
+        claimed and not handed over when the loop is left is given back at once, as if it had never
+        been claimed. A server that goes away is waited for; `ServerUnavailable` is raised if it was
+        not there to begin with, or is away when `timeout` has passed.
         """
         limit = self.engine.options.prefetch if prefetch is None else prefetch
         with Receiver([self]) as receiver:
@@ -948,6 +965,8 @@ def _at_exit() -> None:
 
 def _by_name(queues: Sequence[QueueT]) -> dict[str, QueueT]:
     """The queues of one consumer. Raises `InvalidArgument` if they cannot be."""
+    if not isinstance(queues, Sequence):  # to go over a queue would be to consume it
+        raise InvalidArgument(f"a consumer takes a list of queues, got {queues!r}")
     if not queues or any(queue.engine is not queues[0].engine for queue in queues):
         raise InvalidArgument("a consumer has one queue or more, all of one engine")
     found = {queue.name: queue for queue in queues}
@@ -1000,6 +1019,8 @@ class AsyncQueue(_Queue[AsyncEngine]):
             raise InvalidArgument(
                 "options belong to the engine: give them to AsyncEngine(url, ...)"
             )
+        elif not isinstance(engine, AsyncEngine):
+            raise InvalidArgument(f"an AsyncQueue needs an AsyncEngine or a URL, got {engine!r}")
         super().__init__(name, engine, serializer=serializer, schema=schema, backoff=backoff)
 
     # ── publish ───────────────────────────────────────────────────────────────────────────────

@@ -18,7 +18,7 @@ from atomq import calls
 from atomq.calls import Outgoing
 from atomq.client import Engine
 from tests.acceptance.conftest import Atomq
-from tests.servers import Server, wait_until
+from tests.servers import Server, full_memory, wait_until
 
 pytestmark = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
 
@@ -77,6 +77,7 @@ def test_an_unreachable_server_is_exit_code_3_and_one_line(
     assert done.code == 3
     assert done.err.startswith("atomq: ")
     assert len(done.err.strip().splitlines()) == 1
+    assert "is it running" in done.err
     assert "hunter2" not in done.err
 
 
@@ -86,6 +87,7 @@ def test_a_refused_password_is_exit_code_4(atomq: Atomq, server: Server) -> None
         done = atomq("queues", url=f"redis://:hunter2@127.0.0.1:{server.port}")
         assert done.code == 4
         assert "hunter2" not in done.err
+        assert done.err.startswith("atomq: the server refused user or password")
         assert atomq("queues", url=f"redis://:secret@127.0.0.1:{server.port}").code == 0
     finally:
         server.client(password="secret").config_set("requirepass", "")
@@ -97,6 +99,26 @@ def test_a_user_who_may_not_is_exit_code_4(atomq: Atomq, server: Server) -> None
     assert done.code == 4
     assert "+scan" in done.err
     assert "\n" not in done.err.strip()
+
+
+def test_what_the_server_refuses_is_one_line_that_says_what_to_do(
+    on: Atomq, server: Server
+) -> None:
+    admin = server.client()
+    admin.set("taken", "by something else")
+    done = on("put", "taken", "1")
+    assert (done.code, len(done.err.strip().splitlines())) == (1, 1)
+    assert "the key taken" in done.err
+    assert "another program uses it" in done.err
+    with full_memory(admin):
+        done = on("put", "q", "1")
+    assert (done.code, len(done.err.strip().splitlines())) == (1, 1)
+    assert "nothing was written: drain queues" in done.err
+    done = on("dead", "redrive", "q")
+    assert (done.code, done.err.strip()) == (
+        2,
+        "atomq: give ids, --all or --reason, and one of them only",
+    )
 
 
 def test_url_and_json_may_stand_before_the_command(atomq: Atomq, server: Server) -> None:

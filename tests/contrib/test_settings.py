@@ -230,6 +230,15 @@ def test_importing_celery_costs_next_to_nothing_and_registers() -> None:
     assert told == "False False\natomq.contrib.kombu.transport"
 
 
+def test_without_kombu_it_says_what_to_install() -> None:
+    told = _python(
+        "import sys; sys.modules['kombu'] = None\n"
+        "try: import atomq.celery\n"
+        "except ImportError as error: print(error)"
+    )
+    assert told == 'atomq.celery needs Celery, or Kombu: pip install "atomq[celery]"'
+
+
 def test_taking_over_by_environment_also_in_spawned_children(tmp_path: Path) -> None:
     code = (
         "import multiprocessing, sys\n"

@@ -906,6 +906,39 @@ def test_rolled_out_and_back(two: Place) -> None:
 # ── a consumer that is full ───────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize("in_loop", [False, True], ids=["by hand", "in a loop"])
+def test_who_holds_most_of_what_it_may_gets_the_rest(wire: Wire, in_loop: bool) -> None:
+    name = next(_names)
+    queue = Queue(name, Exchange(""), routing_key=name)
+    connection, hub = wire.connect("atomq"), Hub()
+    held: list[Any] = []
+    producer = Producer(wire.connect("atomq"))
+    consumer = Consumer(connection, [queue], on_message=held.append, prefetch_count=4)
+    try:
+        consumer.consume()
+        if in_loop:
+            connection.register_with_event_loop(hub)
+            hub.call_repeatedly(0.05, lambda: None)
+
+        def get(n: int) -> None:
+            deadline = time.monotonic() + 5
+            while len(held) < n:
+                assert time.monotonic() < deadline, f"{len(held)} of {n}"
+                if in_loop:
+                    hub.run_once()
+                else:
+                    drain(connection, held, n)
+
+        for n in range(1, 5):
+            producer.publish({"n": n}, routing_key=name)
+            get(n)
+        for message in held:
+            message.ack()
+    finally:
+        hub.close()
+        consumer.cancel()
+
+
 def test_a_full_consumer_leaves_the_server_alone(wire: Wire) -> None:
     """It holds what it may, more waits in the list, and stock and ours go on publishing."""
     name = next(_names)

@@ -33,6 +33,7 @@ HOSTS = {
 
 @pytest.fixture
 def stage(server: Server, tmp_path: Path) -> Iterator[Stage]:
+    import celery.app  # noqa: F401 - it makes our schemes known, once a process: they must stay
     from kombu import transport
 
     aliases = dict(transport.TRANSPORT_ALIASES)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from typing import Any
 
 import pytest
 
-from atomq import calls
-from atomq.calls import Outgoing
+from atomq import calls, scripts
+from atomq.calls import Call, Claimed, Outgoing
 from tests.lua.rig import Queue, Rig, msg, name_of, names
 
 # ── what is stored ────────────────────────────────────────────────────────────────────────────
@@ -624,3 +625,71 @@ def test_large_claims_of_messages_sent_as_one_call(q: Queue) -> None:
     q.run(calls.publish(q.keys, outgoing))
     got = q.take(1000)
     assert names(got) == [str(i) for step in range(4) for i in range(step, 1000, 4)]
+
+
+# ── the plain way and the full one ────────────────────────────────────────────────────────────
+
+
+def _in_full(q: Queue, call: Call[Claimed]) -> Claimed:
+    """The same claim by the script without its short way."""
+    text = scripts.get("claim").text
+    short = "if is_plain and pcall(look) and is_plain then"
+    assert short in text
+    sha = q.db.script_load(text.replace(short, "if false then"))
+    reply = q.db.execute_command("EVALSHA", sha, len(call.keys), *call.keys, *call.args)
+    return call.parse(reply, call.repeated)
+
+
+def _commands(q: Queue) -> int:
+    stats: Any = q.db.info("commandstats")
+    return sum(stat["calls"] for stat in stats.values())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_plain_claims_do_what_claims_in_full_do(rig: Rig, seed: int) -> None:
+    """What nearly all claims are has a short way of its own, to the same end."""
+    chance = random.Random(seed)
+    ours, full = rig.queue("ours"), rig.queue("full")
+    held: list[str] = []
+    short = 0
+    for turn in range(120):
+        what = chance.choice(
+            ("put", "put", "stock", "odd", "claim", "claim", "claim", "claim", "expire")
+        )
+        for q in (ours, full):
+            if what == "put":
+                q.put(*(f"{turn}.{i}" for i in range(turn % 7 + 1)), step=turn % 20 // 19 + 1)
+            elif what == "stock":
+                q.db.lpush(q.keys.ready[0], msg(turn, size=turn * 100), msg(f"{turn} too"))
+            elif what == "odd" and turn % 9 == 0:
+                q.db.lpush(q.keys.ready[0], b"no message", b'{"x-deliveries":2,"body":"%d"}' % turn)
+            elif what == "expire" and turn % 5 == 0:
+                q.expire()
+        if what != "claim":
+            continue
+        limit, size = chance.choice((1, 1, 2, 3, 8, 40)), chance.choice((1 << 20, 1 << 20, 9000))
+        acks = chance.sample(held, min(len(held), chance.randrange(4)))
+        acks += chance.choice(([], [], [], ["never-1.0.1"], acks[:1]))
+        claims = [
+            q.claiming(limit, claim_id=f"me-{turn}", acks=[acks], max_bytes=size, max_deliveries=3)
+            for q in (ours, full)
+        ]
+        marks = [_commands(q)]
+        got = ours.run(claims[0])
+        marks.append(_commands(q))
+        same = _in_full(full, claims[1])
+        marks.append(_commands(q))
+        short += marks[1] - marks[0] < marks[2] - marks[1] - 1  # SCRIPT LOAD
+        told = [(d.receipt, d.deliveries, d.step, d.envelope.raw) for d in got.deliveries]
+        assert told == [(d.receipt, d.deliveries, d.step, d.envelope.raw) for d in same.deliveries]
+        assert [at for _, at in got.lost_acks] == [at for _, at in same.lost_acks]
+        assert (len(got.more), got.wait_ms) == (len(same.more), same.wait_ms)
+        held += [delivery.receipt for delivery in got.deliveries]
+        held = [receipt for receipt in held if receipt not in acks]
+        for part in ("ready", "tokens", "stats"):
+            assert getattr(ours, part) == getattr(full, part), part
+        assert {r: v.raw for r, v in ours.unacked.items()} == {
+            r: v.raw for r, v in full.unacked.items()
+        }
+        assert [letter.raw for letter in ours.dead] == [letter.raw for letter in full.dead]
+    assert short > 5

@@ -236,6 +236,15 @@ def test_each_error_is_one_of_ours(error: Exception, ours: type) -> None:
             answer_always(Driver(ack(), retry=Retry(attempts=0, budget=0)), error)
 
 
+def test_a_key_of_another_type_is_told_with_what_to_do() -> None:
+    words = "another program uses it, rename it there or delete it"
+    inside = server.ResponseError("WRONGTYPE q is not of the type LLEN reads")
+    outside = server.ResponseError("WRONGTYPE Operation against a key holding the wrong kind …")
+    ours = f"the key q is not of the type LLEN reads: {words} (ack of 'q')"
+    assert str(translated(inside, ack())) == ours
+    assert str(translated(outside)) == f"a key holds a value of another type: {words}"
+
+
 def test_a_fault_of_a_script_names_its_file_and_line() -> None:
     found = translated(server.ResponseError("user_script:2: attempt to index"), ack())
     assert "lua/" in str(found)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from atomq.cli.output import duration, number, plural, size
+from atomq.cli.session import WHERE
 from atomq.errors import (
     AtomqError,
     EmbeddedServerError,
@@ -65,11 +66,11 @@ Findings = Iterator[Finding]
 def advice_for(error: AtomqError) -> str:
     """What to do where the server cannot be talked to at all."""
     if isinstance(error, ServerUnavailable):
-        return "is it running, and is this its address? --url or ATOMQ_URL say where it is"
+        return WHERE
     if isinstance(error, PermissionDenied):
         return "check user and password in the URL"
     if isinstance(error, EmbeddedServerError):
-        return ""  # its words say it
+        return "mend that, or name a server that runs: --url"
     if isinstance(error, InvalidArgument):
         return "correct the URL or the options"
     return "nothing else could be checked"
@@ -596,8 +597,9 @@ def _queues(session: Session, names: Sequence[str]) -> Findings:
                     "grant its keys",
                 )
             elif isinstance(state, AtomqError):
-                advice = "another program uses a key of this queue: rename or delete it"
-                yield Finding(f"queue {name}", "fail", str(state), advice)
+                words, _, advice = str(state).partition(": ")
+                advice = advice or "look into its keys with redis-cli"
+                yield Finding(f"queue {name}", "fail", words, advice)
             else:
                 states.append(state)
     total = {part: sum(getattr(s, part) for s in states) for part in calls.Counts._fields}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, get_ty
 
 import typer
 
-from atomq.cli.output import Output, clean
+from atomq.cli.output import Output
 from atomq.errors import (
     AtomqError,
     EmbeddedServerError,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 DEFAULT_URL = "redis://localhost:6379/0"
+WHERE = "is it running, and is this its address? --url or ATOMQ_URL say where it is"
 _SERVER = "Server"
 
 
@@ -217,7 +218,7 @@ def _carried_out(session: Session, work: Callable[[], int | None]) -> int:
     try:
         return int(work() or Exit.OK)
     except AtomqError as error:
-        session.out.error(str(error))
+        session.out.error(f"{error} ({WHERE})" if type(error) is ServerUnavailable else str(error))
         return exit_of(error)
     except ImportError as error:
         if "pip install" not in str(error):
@@ -241,5 +242,5 @@ def names_from(arguments: list[str], *, what: str) -> list[str]:
 def exactly_one(**choices: bool) -> None:
     """Raise `Usage` unless exactly one of these was given."""
     if sum(choices.values()) != 1:
-        *rest, last = (clean(name.replace("_", "-")) for name in choices)
-        raise Usage(f"give one of {', '.join(rest)} or {last}")
+        *rest, last = (name if name == "ids" else f"--{name}" for name in choices)
+        raise Usage(f"give {', '.join(rest)} or {last}, and one of them only")

@@ -121,7 +121,8 @@ class Transport(virtual.Transport):
                 watched.append(number)
                 loop.add_reader(number, self.poller.on_readable)
 
-        self._bell = Bell()
+        if self._bell is None:
+            self._bell = Bell()
         loop.add_reader(self._bell, self.poller.on_bell)
         self.poller.watch(on_socket, self._bell)
         loop.on_tick.add(self._on_tick)

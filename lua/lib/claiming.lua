@@ -1,0 +1,174 @@
+-- A claim in full: of several queues, of what falls due, with priorities, settings that change, and whatever may be
+-- wrong. `claim` comes here when it is not one of those that nearly all are.
+local args = require("lib.args")
+local bands = require("lib.bands")
+local clock = require("lib.clock")
+local lane = require("lib.lane")
+local outage = require("lib.outage")
+local receipts = require("lib.receipts")
+
+local M = {}
+local FIXED, SMALL = 8, 8192 -- bytes; below this the size of a message does not limit how many are popped at once
+
+-- One queue as it is read. Mostly nothing in it falls due: `stirs` says when something may.
+local function open(q, width, steps, renew, now)
+  local at, sizes, left, changes = (q - 1) * width, {}, 0, {}
+  for step = 1, steps do
+    local size = redis.call("LLEN", KEYS[at + FIXED + step])
+    sizes[step], left = size, left + size
+  end
+  local unacked, delayed = KEYS[at + 1], KEYS[at + 3]
+  local in_unacked, in_delayed = redis.call("ZCARD", unacked), redis.call("ZCARD", delayed)
+  local set = redis.call("HMGET", KEYS[at + 7], "paused", "seen", "grace", "renew", "largest", "steps")
+  local grace, known_steps = outage.grace(set[2], set[3], set[4], renew, now, changes), tonumber(set[6]) or 0
+  local known_largest = tonumber(set[5]) or 0
+  if known_steps < steps then
+    changes[#changes + 1], changes[#changes + 2], known_steps = "steps", steps, steps
+  end
+  redis.call("XLEN", KEYS[at + 5])
+  local this = {
+    at = at, index = q, sizes = sizes, left = left, in_unacked = in_unacked, in_delayed = in_delayed, grace = grace,
+    tokens = redis.call("LLEN", KEYS[at + 6]), paused = set[1] == "1", steps = known_steps,
+    largest = math.max(SMALL, known_largest), known_largest = known_largest, changes = changes, delivered = 0,
+    acked = 0,
+  }
+  redis.call("HLEN", KEYS[at + 8])
+  if in_delayed > 0 then
+    redis.call("HLEN", KEYS[at + 4])
+  end
+  if in_unacked > 0 and now >= grace and bands.stirs(unacked, now, known_steps)
+    or in_delayed > 0 and bands.stirs(delayed, now, known_steps) then
+    this.stirs = true
+  end
+  return this
+end
+
+function M.run()
+  local claim_id, attempt = args.text("claim_id", 96), args.int("attempt", 0, 9)
+  local limit, lease = args.int("limit", 0, 1000), args.int("lease_ms", 1, 31622400000)
+  local renew, max_deliveries = args.int("renew_ms", 1, 31622400000), args.int("max_deliveries", 0, 1000000000)
+  local max_bytes, steps = args.int("max_bytes", 1, 1073741824), args.int("steps", 1, 10)
+  local consumer, now = string.match(claim_id, "^(.+)%-%d+$"), clock.now()
+  local width = FIXED + steps
+  local queues = #KEYS / width
+  if queues % 1 ~= 0 or queues < 1 then
+    return redis.error_reply("BADARG KEYS: " .. #KEYS .. " is not a multiple of " .. width)
+  elseif not consumer then
+    return redis.error_reply("BADARG claim_id: not <consumer>-<counter>")
+  end
+  local acks = {}
+  for q = 1, queues do
+    acks[q] = args.group("acks", 1000)
+  end
+  if args.done() then
+    return redis.error_reply(args.fault)
+  end
+
+  -- All reads. What is wrong with a key is told before anything is written.
+  local lanes, names, is_repeated = {}, nil, attempt > 0
+  local function look()
+    local leased, available = 0, 0
+    for q = 1, queues do
+      local this = open(q, width, steps, renew, now)
+      lanes[q], leased = this, leased + this.in_unacked
+      available = available + this.left + this.in_unacked + this.in_delayed
+    end
+    names = receipts.named(claim_id, attempt, math.min(limit, available))
+    local asked = leased > 0 and #names > 0 and names or { "" }
+    for q = 1, queues do
+      -- Nobody uses a claim id twice; if somebody does, no lease is overwritten.
+      local held = redis.call("HMGET", KEYS[lanes[q].at + 2], unpack(asked))
+      for i = 1, #asked do
+        is_repeated = is_repeated or held[i] ~= false
+      end
+    end
+  end
+  local is_sound, fault = pcall(look)
+  if not is_sound then
+    local guard = require("lib.guard")
+    return redis.error_reply(
+      guard.blame(fault, width, "zset", "hash", "zset", "hash", "stream", "list", "hash", "hash"))
+  end
+
+  local call = {
+    limit = limit, lease = lease, max_deliveries = max_deliveries, max_bytes = max_bytes, steps = steps, now = now,
+    receipts = names, held = {}, scores = {}, out = { "" }, count = 0, bytes = 0, deaths = 0, freed = false,
+  }
+  local missing = ""
+  for q = 1, queues do
+    local this, these = lanes[q], acks[q]
+    if #these > 0 then
+      local lost = receipts.ack(KEYS[this.at + 1], KEYS[this.at + 2], these)
+      this.acked, call.freed = #these - #lost, true
+      for i = 1, #lost do
+        missing = missing .. " " .. q .. " " .. lost[i]
+      end
+    end
+  end
+
+  local is_replayed = false
+  if is_repeated then
+    local replay = require("lib.replay")
+    is_replayed = replay.all(lanes, call, claim_id, attempt)
+  end
+  for step = 1, is_replayed and 0 or steps do
+    for q = 1, queues do
+      local this = lanes[q]
+      if not this.paused then
+        if this.stirs then
+          local recovery = require("lib.recovery")
+          recovery.take(this, call, step)
+        end
+        lane.pop(this, call, step)
+      end
+    end
+  end
+
+  local more, mores = "", 0
+  for q = 1, queues do
+    local this = lanes[q]
+    local at, changes, wake = this.at, this.changes, false
+    if not this.paused then
+      wake = this.left > 0 or this.cut
+      if not wake and (this.stirs or this.in_delayed > 0) then
+        local recovery = require("lib.recovery")
+        wake = recovery.more(this, call, consumer)
+      end
+    end
+    if wake == true then
+      more, mores = more .. " " .. q, mores + 1
+    end
+    if not call.freed and (wake or #changes > 0) then
+      redis.call("DEL", KEYS[at + 6]) -- it frees, and so what grows is allowed at full memory
+      this.tokens, call.freed = 0, true
+    end
+    if this.delivered > 0 then
+      redis.call("HINCRBY", KEYS[at + 8], "delivered", this.delivered)
+    end
+    if this.acked > 0 then
+      redis.call("HINCRBY", KEYS[at + 8], "acked", this.acked)
+    end
+    if this.redelivered then
+      redis.call("HINCRBY", KEYS[at + 8], "expired", this.redelivered)
+    end
+    if this.deaths then
+      redis.call("HINCRBY", KEYS[at + 8], "dead", this.deaths)
+    end
+    if this.largest > this.known_largest then
+      lane.change(this, "largest", this.largest)
+    end
+    if #changes > 0 then
+      redis.call("HSET", KEYS[at + 7], unpack(changes))
+    end
+    if wake and this.tokens == 0 then
+      redis.call("RPUSH", KEYS[at + 6], "1")
+    elseif not wake and this.tokens > 0 then
+      redis.call("DEL", KEYS[at + 6])
+    end
+  end
+  local wait = call.next_due and math.max(0, call.next_due - now) or -1
+  call.out[1] = now .. " " .. wait .. " " .. mores .. more .. missing
+  return call.out
+end
+
+return M

@@ -1,0 +1,77 @@
+"""The wheel and the sdist hold what they need, and work away from the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.servers import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory with both: the wheel is built from the sdist, as pip does it."""
+    there = tmp_path_factory.mktemp("built")
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--outdir", there, ROOT], capture_output=True, text=True
+    )
+    words = done.stdout + done.stderr
+    if done.returncode and "hatchling" in words and "No matching distribution" in words:
+        pytest.skip("the build backend cannot be had: no package registry")
+    assert done.returncode == 0, words
+    return there
+
+
+def run(installed: Path, directory: Path, *words: str) -> str:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ATOMQ_", "PYTHON"))}
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=directory,
+        env={**environment, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_wheel_works_alone(built: Path, tmp_path: Path) -> None:
+    """From any directory, with the scripts and schemas that it brings."""
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    installed, elsewhere = tmp_path / "installed", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    where = run(installed, elsewhere, "-c", "import atomq, atomq.assets as a; print(a.lua_dir())")
+    assert where.strip() == str(installed / "atomq" / "lua")
+    listed = run(installed, elsewhere, "-m", "atomq.cli", "scripts", "list")
+    for script in (ROOT / "lua").glob("*.lua"):
+        assert f"\n{script.stem} " in f"\n{listed}"
+    for name in ("lua", "schemas"):
+        for source in (ROOT / name).rglob("*.*"):
+            packed = installed / "atomq" / source.relative_to(ROOT)
+            assert packed.read_bytes() == source.read_bytes(), source
+    assert (installed / "atomq" / "py.typed").exists()
+    strange = [p for p in installed.iterdir() if p.name.partition("-")[0] != "atomq"]
+    assert strange == [], "one import package, and nothing beside it"
+
+
+def test_the_sdist_can_be_worked_on(built: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.split("\n")
+    if len(tracked) < 100:
+        pytest.skip("this is no checkout")
+    assert {name for name in tracked if name} - names == set()
+    assert not [name for name in names if "__pycache__" in name or name.startswith(".venv")]
