@@ -98,6 +98,10 @@ def _stopped(
     for pool in pools:
         at.ledger.await_starts(ids[pool][0])
         at.await_state(lambda s: s.unacked >= 2, queue=pool)
+    if "threads" in pools:
+        # Its main thread answers when it has handed the task over. Told to stop in between, Celery
+        # waits for ever for the lock of the pool, which that same thread holds.
+        assert at.app.control.ping([workers["threads"].name], timeout=1.5, limit=1)
     ended = at.ledger.ends()
     for worker in workers.values():
         worker.send_signal(number)

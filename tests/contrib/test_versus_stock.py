@@ -35,7 +35,7 @@ def test_nothing_is_lost_or_started_twice_on_atomq() -> None:
 @pytest.mark.alone
 def test_what_a_task_costs_on_atomq() -> None:
     _, met = _met(*COSTS)
-    assert {"round trips", "at rest"} < met
+    assert {"round trips", "at rest"} <= met
 
 
 def test_a_scenario_tells_stock_from_atomq(tmp_path: Path) -> None:

@@ -745,7 +745,7 @@ def test_12_script_flush_in_a_loop_under_load(rig: Rig) -> None:
     put = done = 0
     try:
         end = time.monotonic() + (10 if LONG else 0.5)
-        while time.monotonic() < end:
+        while time.monotonic() < end or flushes <= 5:
             batch = [calls.publish(q.keys, [Outgoing(msg(put + i), "")]) for i in range(5)]
             for reply in rig.engine.run_all([*batch, calls.inspect(q.keys)]):
                 assert not isinstance(reply, AtomqError), reply
@@ -756,7 +756,6 @@ def test_12_script_flush_in_a_loop_under_load(rig: Rig) -> None:
     finally:
         stop.set()
         thread.join()
-    assert flushes > 5
     assert put == done
     assert q.places() == {}
 
