@@ -43,7 +43,7 @@ local now = time[1] .. string.sub("00000" .. time[2], -6, -4)
 -- here runs for every task there is, so nothing is called that can be done without. Anything else, and be it a fault,
 -- is for lib/claiming.
 local is_plain = acks >= 0 and acks <= 1000 and tonumber(ARGV[9]) == acks and ARGV[2] == "0" and #claim_id <= 96
-  and limit >= 1 and limit <= 1000 and limit % 1 == 0 and lease >= 1 and lease <= 31622400000
+  and limit >= 1 and limit <= 1000 and limit % 1 == 0 and lease >= 1 and lease <= 31622400000 and lease % 1 == 0
   and (tonumber(ARGV[6]) or -1) >= 0 and #KEYS == READY + (tonumber(ARGV[8]) or 0)
 local names, left, largest, has_token = {}, 0, 0, false
 
@@ -115,7 +115,7 @@ if acks > 0 then
     lost, missing = #positions, #positions > 0 and " 1 " .. table.concat(positions, " 1 ") or ""
   end
   if lost < acks then
-    redis.call("HINCRBY", stats, "acked", lost == 0 and ARGV[9] or acks - lost)
+    redis.call("HINCRBY", stats, "acked", acks - lost)
   end
 end
 local header, deadline, held, scores, out = "1 1 " .. now .. " ", string.format("%.0f", now + lease), {}, {}, { "" }
@@ -127,7 +127,7 @@ for i = 1, take do
 end
 redis.call("HSET", records, unpack(held))
 redis.call("ZADD", unacked, unpack(scores))
-redis.call("HINCRBY", stats, "delivered", take == limit and ARGV[3] or take)
+redis.call("HINCRBY", stats, "delivered", take == 1 and "1" or take)
 if left > 0 and not has_token then
   redis.call("RPUSH", tokens, "1")
 elseif left == 0 and has_token then

@@ -43,6 +43,46 @@ local function open(q, width, steps, renew, now)
   return this
 end
 
+-- Write down what became of a queue, and leave a token where somebody should claim again. Answers whether it has more.
+local function close(this, call, consumer)
+  local at, changes, wake = this.at, this.changes, false
+  if not this.paused then
+    wake = this.left > 0 or this.cut
+    if not wake and (this.stirs or this.in_delayed > 0) then
+      local recovery = require("lib.recovery")
+      wake = recovery.more(this, call, consumer)
+    end
+  end
+  if not call.freed and (wake or #changes > 0) then
+    redis.call("DEL", KEYS[at + 6]) -- it frees, and so what grows is allowed at full memory
+    this.tokens, call.freed = 0, true
+  end
+  if this.delivered > 0 then
+    redis.call("HINCRBY", KEYS[at + 8], "delivered", this.delivered)
+  end
+  if this.acked > 0 then
+    redis.call("HINCRBY", KEYS[at + 8], "acked", this.acked)
+  end
+  if this.redelivered then
+    redis.call("HINCRBY", KEYS[at + 8], "expired", this.redelivered)
+  end
+  if this.deaths then
+    redis.call("HINCRBY", KEYS[at + 8], "dead", this.deaths)
+  end
+  if this.largest > this.known_largest then
+    lane.change(this, "largest", this.largest)
+  end
+  if #changes > 0 then
+    redis.call("HSET", KEYS[at + 7], unpack(changes))
+  end
+  if wake and this.tokens == 0 then
+    redis.call("RPUSH", KEYS[at + 6], "1")
+  elseif not wake and this.tokens > 0 then
+    redis.call("DEL", KEYS[at + 6])
+  end
+  return wake == true
+end
+
 function M.run()
   local claim_id, attempt = args.text("claim_id", 96), args.int("attempt", 0, 9)
   local limit, lease = args.int("limit", 0, 1000), args.int("lease_ms", 1, 31622400000)
@@ -126,44 +166,8 @@ function M.run()
 
   local more, mores = "", 0
   for q = 1, queues do
-    local this = lanes[q]
-    local at, changes, wake = this.at, this.changes, false
-    if not this.paused then
-      wake = this.left > 0 or this.cut
-      if not wake and (this.stirs or this.in_delayed > 0) then
-        local recovery = require("lib.recovery")
-        wake = recovery.more(this, call, consumer)
-      end
-    end
-    if wake == true then
+    if close(lanes[q], call, consumer) then
       more, mores = more .. " " .. q, mores + 1
-    end
-    if not call.freed and (wake or #changes > 0) then
-      redis.call("DEL", KEYS[at + 6]) -- it frees, and so what grows is allowed at full memory
-      this.tokens, call.freed = 0, true
-    end
-    if this.delivered > 0 then
-      redis.call("HINCRBY", KEYS[at + 8], "delivered", this.delivered)
-    end
-    if this.acked > 0 then
-      redis.call("HINCRBY", KEYS[at + 8], "acked", this.acked)
-    end
-    if this.redelivered then
-      redis.call("HINCRBY", KEYS[at + 8], "expired", this.redelivered)
-    end
-    if this.deaths then
-      redis.call("HINCRBY", KEYS[at + 8], "dead", this.deaths)
-    end
-    if this.largest > this.known_largest then
-      lane.change(this, "largest", this.largest)
-    end
-    if #changes > 0 then
-      redis.call("HSET", KEYS[at + 7], unpack(changes))
-    end
-    if wake and this.tokens == 0 then
-      redis.call("RPUSH", KEYS[at + 6], "1")
-    elseif not wake and this.tokens > 0 then
-      redis.call("DEL", KEYS[at + 6])
     end
   end
   local wait = call.next_due and math.max(0, call.next_due - now) or -1
