@@ -32,8 +32,18 @@ class Serializer:
     loads: Callable[[Any], Any]
 
 
-# Made once: `json.loads` guesses the encoding of bytes.
-_decode = json.JSONDecoder().decode
+_decoder = json.JSONDecoder()
+
+
+def _parsed(text: str | bytes) -> Any:
+    """What `json.loads` answers. That looks for blanks at both ends first, and nobody writes them."""
+    if isinstance(text, str):
+        try:
+            value, end = _decoder.raw_decode(text)
+        except ValueError:
+            return _decoder.decode(text)  # blanks in front, or an error to be told
+        return value if end == len(text) else _decoder.decode(text)
+    return json.loads(text)
 
 
 def _compact_encoder() -> Callable[[Any], str]:
@@ -62,7 +72,7 @@ def _bytes(value: Any) -> bytes:
     return bytes(value)
 
 
-JSON = Serializer("application/json", _compact, json.loads)
+JSON = Serializer("application/json", _compact, _parsed)
 BYTES = Serializer("application/octet-stream", _bytes, bytes)
 
 
@@ -165,7 +175,7 @@ class Envelope:
         """The whole envelope. Raises `InvalidMessage` if it is not a JSON object."""
         if self._decoded is None:
             try:
-                decoded = _decode(self.raw.decode())
+                decoded = _parsed(self.raw.decode())
             except (ValueError, RecursionError) as error:
                 raise InvalidMessage(f"the message is not JSON: {error}") from error
             if not isinstance(decoded, dict):

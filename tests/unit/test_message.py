@@ -173,6 +173,17 @@ def test_a_body_is_what_json_makes_of_it(body: Any) -> None:
     assert JSON.dumps(body) == json.dumps(body, separators=(",", ":"))
 
 
+@pytest.mark.parametrize("text", ["1", " [1] ", "{}\n", '\t"x"', b"[2]", "[1] x", "", " ", "{", "nul"])
+def test_a_body_is_read_as_json_reads_it(text: str | bytes) -> None:
+    def told(read: Any) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            return str(error)
+
+    assert told(JSON.loads) == told(json.loads)
+
+
 def _circle() -> list[Any]:
     found: list[Any] = []
     found.append(found)
