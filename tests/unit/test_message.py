@@ -173,7 +173,9 @@ def test_a_body_is_what_json_makes_of_it(body: Any) -> None:
     assert JSON.dumps(body) == json.dumps(body, separators=(",", ":"))
 
 
-@pytest.mark.parametrize("text", ["1", " [1] ", "{}\n", '\t"x"', b"[2]", "[1] x", "", " ", "{", "nul"])
+@pytest.mark.parametrize(
+    "text", ["1", " [1] ", "{}\n", '\t"x"', b"[2]", "[1] x", "", " ", "{", "nul"]
+)
 def test_a_body_is_read_as_json_reads_it(text: str | bytes) -> None:
     def told(read: Any) -> Any:
         try:
