@@ -29,15 +29,15 @@
 --   positions, over all groups, of messages whose id was known
 -- ERRORS
 --   BADARG  WRONGTYPE
-local calls, calls_old, tokens, meta, stats, READY = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], 7
-local SMALL = 8192 -- bytes; see claim
-local call_id, total, time = ARGV[1], #ARGV - 2, redis.call("TIME")
+local calls, calls_old, tokens, meta, stats, ready = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local SMALL = 8192 -- see lib/claiming
+local call_id, total, time = ARGV[1] or "", #ARGV - 2, redis.call("TIME")
 
--- Nearly every call is one group without settings, of messages that begin as Kombu writes them. Anything else, and be
--- it a fault, is read with more care. What is here runs for every task there is: no number is made a text, or the other
--- way round, and nothing is called that can be done without.
-local is_plain = total > 0 and total <= 1000 and #call_id <= 96 and ARGV[2] == "" and #KEYS > READY and #KEYS < 18
-local largest, window, byte = 0, false, string.byte
+-- Nearly every call is one group without settings, of messages that begin as Kombu writes them, and comes for the first
+-- time. What is here runs for every task there is: no number is made a text, or the other way round, and nothing is
+-- called that can be done without. Anything else, and be it a fault, is for lib/publishing.
+local is_plain = total > 0 and total <= 1000 and #call_id <= 96 and ARGV[2] == "" and #KEYS > 7 and #KEYS < 18
+local largest, byte = 0, string.byte
 for i = 3, is_plain and total + 2 or 0 do
   local body = ARGV[i]
   local brace, quote, first = byte(body, 1, 3)
@@ -46,74 +46,36 @@ for i = 3, is_plain and total + 2 or 0 do
     largest = #body
   end
 end
-local groups
-if is_plain then
-  groups = { { step = 1, named = 0, bodies = ARGV, from = 3, to = total + 2 } }
-else
-  local given = require("lib.given")
-  groups, total, largest, window = given.groups(READY, time)
-  if not groups then
-    return redis.error_reply(given.fault())
-  end
-end
 
--- All reads. What is wrong with a key is told before anything is written.
-local names, skipped, is_known, set, is_waking = {}, {}, false, nil, nil
+-- All reads.
+local name, set, has_token = "c" .. call_id, nil, false
 local function look()
-  if call_id ~= "" then
-    names[1] = "c" .. call_id
-    is_known = redis.call("SISMEMBER", calls, names[1]) + redis.call("SISMEMBER", calls_old, names[1]) > 0
-  end
-  set, is_waking = redis.call("HMGET", meta, "paused", "largest", "calls_turn"), redis.call("LLEN", tokens) > 0
+  set, has_token = redis.call("HMGET", meta, "paused", "largest", "calls_turn"), redis.call("LLEN", tokens) > 0
   redis.call("HLEN", stats)
-  for i = 1, #groups do
-    redis.call("LLEN", KEYS[READY + groups[i].step])
-    if groups[i].named > 0 then
-      local later = require("lib.later")
-      later.look(groups[i], names, skipped)
-    end
+  redis.call("LLEN", ready)
+  if call_id ~= "" and redis.call("SISMEMBER", calls, name) + redis.call("SISMEMBER", calls_old, name) > 0 then
+    is_plain = false
   end
 end
-local is_sound, fault = pcall(look)
-if not is_sound then
-  local guard = require("lib.guard")
-  return redis.error_reply(guard.blame(fault, #KEYS, "zset", "hash", "set", "set", "list", "hash", "hash"))
+if not (is_plain and pcall(look) and is_plain) then
+  local publishing = require("lib.publishing")
+  return publishing.run(time)
 end
 
-local answer = time[1] .. " " .. time[2] .. " "
-if is_known then
+if call_id ~= "" then
+  redis.call("SADD", calls, name)
+end
+redis.call("LPUSH", ready, unpack(ARGV, 3))
+local count = total == 1 and "1" or total
+redis.call("HINCRBY", stats, "published", count)
+if largest > SMALL and largest > (tonumber(set[2]) or 0) then
+  redis.call("HSET", meta, "largest", largest)
+end
+if not has_token and set[1] ~= "1" then
+  redis.call("RPUSH", tokens, "1")
+end
+if call_id ~= "" and (not set[3] or time[1] > set[3]) then
   local dedup = require("lib.dedup")
-  dedup.touch(calls, calls_old, meta)
-  return answer .. total .. " 1"
+  dedup.keep(calls, calls_old, meta, { name }, false, time[1])
 end
-if #names > 0 then
-  redis.call("SADD", calls, unpack(names))
-end
-local size, wakes = 0, false
-for i = 1, #groups do
-  local group = groups[i]
-  local count = group.to - group.from + 1
-  size = size + count
-  if group.due then
-    local later = require("lib.later")
-    wakes = later.put(group) or wakes
-  elseif count > 0 then
-    redis.call("LPUSH", KEYS[READY + group.step], unpack(group.bodies, group.from, group.to))
-    wakes = true
-  end
-end
-if size > 0 then
-  redis.call("HINCRBY", stats, "published", size == 1 and "1" or size)
-  if largest > SMALL and largest > (tonumber(set[2]) or 0) then
-    redis.call("HSET", meta, "largest", largest)
-  end
-  if wakes and not is_waking and set[1] ~= "1" then
-    redis.call("RPUSH", tokens, "1")
-  end
-end
-if #names > 0 and (window or not set[3] or time[1] > set[3]) then
-  local dedup = require("lib.dedup")
-  dedup.keep(calls, calls_old, meta, names, window, time[1])
-end
-answer = answer .. (size == 1 and "1" or size) .. " 0"
-return #skipped == 0 and answer or answer .. " " .. table.concat(skipped, " ")
+return time[1] .. " " .. time[2] .. " " .. count .. " 0"

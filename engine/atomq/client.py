@@ -159,7 +159,10 @@ class Engine(EngineBase):
                 return value
             trouble = None
             try:
-                answer = self._perform(effect, waiter)
+                if isinstance(effect, Call):
+                    answer = self._run_one(effect)
+                else:
+                    answer = self._perform(effect, waiter)
             except Exception as error:  # noqa: BLE001 - the flow's to handle; it is raised again there
                 trouble = error
 
@@ -286,8 +289,6 @@ class Engine(EngineBase):
         return None
 
     def _perform(self, effect: Any, waiter: Waiter | None) -> Any:
-        if isinstance(effect, Call):
-            return self.run(effect)
         if isinstance(effect, Get):
             return self.command("GET", effect.key)
         if isinstance(effect, Sleep):

@@ -206,6 +206,12 @@ class Consumer:
         self._unanswered: tuple[Sequence[QueueKeys], str, int] | None = None
         self._ahead: tuple[Sequence[QueueKeys], str, int] | None = None
         self._first = 0
+        self._settings: dict[str, Any] = {
+            "lease_ms": options.lease_ms,
+            "renew_ms": calls.renewal_ms(options.lease_ms),
+            "max_deliveries": options.max_deliveries,
+            "max_bytes": options.max_bytes,
+        }
         # In a cluster each queue has a slot of its own, and a claim has one slot.
         by_slot = any(queue.layout == "cluster" for queue in queues)
         self._groups = [[q] for q in self.queues] if by_slot else [self.queues]
@@ -250,21 +256,11 @@ class Consumer:
         limit: int,
         acks: Sequence[Sequence[str]] | None = None,
     ) -> Call[Claimed]:
-        options = self.options
-        return calls.claim(
-            queues,
-            claim_id,
-            limit=limit,
-            lease_ms=options.lease_ms,
-            max_deliveries=options.max_deliveries,
-            max_bytes=options.max_bytes,
-            acks=acks,
-        )
+        return calls.claim(queues, claim_id, limit=limit, acks=acks, **self._settings)
 
     def _give_back_unanswered(self) -> Flow[None]:
         """Undo a claim that got no answer at all: what it may hold goes back, uncounted."""
-        if self._unanswered is None:
-            return
+        assert self._unanswered is not None
         queues, claim_id, limit = self._unanswered
         call = self._call(queues, claim_id, limit)
         for _ in range(BEYOND_RETRIES):
@@ -298,7 +294,6 @@ class Consumer:
         while True:
             try:
                 if claimed is None:
-                    yield from self._give_back_unanswered()
                     got, more, next_ms = yield from self._claim_groups(limit, wanted, claimed_by)
                 else:
                     claimed_by(claimed)
@@ -368,6 +363,8 @@ class Consumer:
         self, limit: int, wanted: set[str] | None, claimed_by: Callable[[Claimed], None]
     ) -> Flow[tuple[list[Delivery], bool, int | None]]:
         """One claim a group; the messages, whether there are more, and ms until one falls due."""
+        if self._unanswered is not None:
+            yield from self._give_back_unanswered()
         got: list[Delivery] = []
         more, next_ms = False, None
         for group in self._rotated():
@@ -393,6 +390,8 @@ class Consumer:
 
         If it cannot be said to the server, others notice within a second.
         """
+        if not (self._waiting or self._minds):
+            return
         try:
             yield from self.stop_waiting(handing_over=True)
             for group in self._groups if self._minds else ():
@@ -430,7 +429,8 @@ class Consumer:
     def close(self) -> Flow[None]:
         """Leave: pass on what was taken, send the acks that wait."""
         yield from self._hand_over()
-        yield from self._give_back_unanswered()
+        if self._unanswered is not None:
+            yield from self._give_back_unanswered()
         for queue in self.queues:
             yield from flush(queue, self.acks)
         for _ in range(100):  # 0.2 s: others may be sending some of ours right now

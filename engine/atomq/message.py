@@ -32,9 +32,28 @@ class Serializer:
     loads: Callable[[Any], Any]
 
 
-# Made once: `json.dumps` makes an encoder a call, `json.loads` guesses the encoding of bytes.
-_compact = json.JSONEncoder(separators=(",", ":")).encode
+# Made once: `json.loads` guesses the encoding of bytes.
 _decode = json.JSONDecoder().decode
+
+
+def _compact_encoder() -> Callable[[Any], str]:
+    """What `json.dumps` does without blanks, by one encoder for all calls.
+
+    `JSONEncoder.encode` makes its C encoder anew each time, which takes as long as a small body.
+    Where Python has none, or it takes other arguments, `encode` it is.
+    """
+    plain = json.JSONEncoder(separators=(",", ":"))
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    try:
+        chunks = make(None, plain.default, quoted, None, ":", ",", False, False, True)
+        if "".join(chunks({"a": [1, None]}, 0)) == '{"a":[1,null]}':
+            return lambda value: "".join(chunks(value, 0))
+    except TypeError:  # not callable, or not with these
+        pass
+    return plain.encode
+
+
+_compact = _compact_encoder()
 
 
 def _bytes(value: Any) -> bytes:

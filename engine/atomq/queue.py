@@ -676,6 +676,7 @@ class Queue(_Queue[Engine]):
         backoff: Callable[[int], float] = default_backoff,
         **options: Any,
     ) -> None:
+        owns_engine = isinstance(engine, str)
         if isinstance(engine, str):
             engine = Engine(engine, **options)
         elif options:
@@ -683,6 +684,21 @@ class Queue(_Queue[Engine]):
         elif not isinstance(engine, Engine):
             raise InvalidArgument(f"a Queue needs an Engine or a URL, got {engine!r}")
         super().__init__(name, engine, serializer=serializer, schema=schema, backoff=backoff)
+        self._owns_engine = owns_engine
+
+    def close(self) -> None:
+        """Close the engine if the queue made it, of a URL; one that was given stays open.
+
+        See `Engine.close`. The end of a `with` block does it too.
+        """
+        if self._owns_engine:
+            self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # ── publish ───────────────────────────────────────────────────────────────────────────────
 
@@ -1013,6 +1029,7 @@ class AsyncQueue(_Queue[AsyncEngine]):
         backoff: Callable[[int], float] = default_backoff,
         **options: Any,
     ) -> None:
+        owns_engine = isinstance(engine, str)
         if isinstance(engine, str):
             engine = AsyncEngine(engine, **options)
         elif options:
@@ -1022,6 +1039,18 @@ class AsyncQueue(_Queue[AsyncEngine]):
         elif not isinstance(engine, AsyncEngine):
             raise InvalidArgument(f"an AsyncQueue needs an AsyncEngine or a URL, got {engine!r}")
         super().__init__(name, engine, serializer=serializer, schema=schema, backoff=backoff)
+        self._owns_engine = owns_engine
+
+    async def close(self) -> None:
+        """See `Queue.close`."""
+        if self._owns_engine:
+            await self.engine.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     # ── publish ───────────────────────────────────────────────────────────────────────────────
 

@@ -142,6 +142,12 @@ class Make:
             return Queue(name, engine, **mine)
         return Twin(self._loop, AsyncQueue(name, engine, **mine))
 
+    def of_url(self, name: str = "q") -> Any:
+        """A queue that makes its own engine."""
+        if self._loop is None:
+            return Queue(name, self.place.url)
+        return Twin(self._loop, AsyncQueue(name, self.place.url))
+
     def receiver(self, *queues: Any) -> Any:
         """A receiver of these queues."""
         if self._loop is None:

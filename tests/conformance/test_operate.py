@@ -86,6 +86,27 @@ def test_delete_leaves_nothing_of_a_queue(place: Any, q: Any) -> None:
     assert q.put("again", id="once").new, "its ids are forgotten too"
 
 
+def test_closing_a_queue_closes_the_engine_that_it_made(place: Any, make: Any) -> None:
+    if place.server is None:
+        pytest.skip("its connections cannot be counted")
+
+    db = place.db
+
+    def connections() -> int:
+        return len(db.client_list())
+
+    before = connections()
+    with make.of_url() as mine:
+        mine.put("x")
+        assert connections() > before
+    wait_until("its connections to go", lambda: connections() <= before)
+    shared = make()
+    with shared:
+        shared.put("y")
+    assert connections() > before, "an engine that was given stays open"
+    shared.put("z")
+
+
 def test_a_queue_in_use_is_not_deleted_by_mistake(q: Any) -> None:
     q.put_many("ab")
     message = q.claim()

@@ -399,6 +399,22 @@ def test_broadcasts(wire: Wire, sender: str, receiver: str, options: dict[str, A
     assert received == [{"n": 1}, {"n": 2}]
 
 
+@pytest.mark.parametrize("raw", UNREADABLE)
+def test_a_broadcast_that_cannot_be_read_harms_nobody(
+    wire: Wire, raw: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing of it is kept, as nothing of any broadcast is: it is told."""
+    exchange, received = Exchange(next(_names), type="fanout"), []
+    connection = wire.connect("atomq")
+    with consuming(connection, Queue(next(_names), exchange), received, no_ack=True):
+        listen(connection)
+        assert wire.db.publish(f"/0.{exchange.name}", raw) == 1
+        Producer(connection, exchange=exchange).publish({"n": 1})
+        drain(connection, received, 1)
+    assert received == [{"n": 1}]
+    assert "unreadable broadcast" in caplog.text
+
+
 @EACH
 def test_broadcasts_on_a_second_channel(wire: Wire, side: str) -> None:
     """Kombu binds a queue once a connection; here another channel consumes it."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
+from typing import Any
 
 import pytest
 
-from atomq import calls
-from atomq.calls import Outgoing
+from atomq import calls, scripts
+from atomq.calls import Call, Outgoing, Published
 from atomq.errors import InvalidArgument
-from tests.lua.rig import BAND, Queue, msg, name_of, names
+from tests.lua.rig import BAND, Queue, Rig, msg, name_of, names
 
 
 def test_ready_messages_lie_as_stock_puts_them(q: Queue) -> None:
@@ -198,6 +200,53 @@ def test_the_longest_window_that_was_asked_for_is_kept(q: Queue) -> None:
     age_ids(q, 200_000)
     call("d")
     assert not q.db.exists(q.keys.calls_old)
+
+
+# ── the plain way and the full one ────────────────────────────────────────────────────────────
+
+
+def _in_full(q: Queue, call: Call[Published]) -> Published:
+    """The same publish by the script without its short way."""
+    text = scripts.get("publish").text
+    short = "if not (is_plain and pcall(look) and is_plain) then"
+    assert short in text
+    sha = q.db.script_load(text.replace(short, "if true then"))
+    reply = q.db.execute_command("EVALSHA", sha, len(call.keys), *call.keys, *call.args)
+    return call.parse(reply, call.repeated)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_plain_publishes_do_what_publishes_in_full_do(rig: Rig, seed: int) -> None:
+    """What nearly all publishes are has a short way of its own, to the same end."""
+    chance = random.Random(seed)
+    ours, full = rig.queue("ours"), rig.queue("full")
+    for turn in range(60):
+        call_id = chance.choice(("", f"c{turn}", f"c{turn}", f"c{turn - 1}"))
+        sizes = [chance.choice((0, 0, 0, 9000)) for _ in range(chance.choice((1, 1, 5)))]
+        extra: dict[str, Any] = chance.choice(
+            ({}, {}, {}, {"dedup": True}, {"delay_ms": 60_000}, {"step": 2})
+        )
+        messages = [
+            Outgoing(msg(f"{turn}.{i}", size=size), f"{turn // 2}.{i}", **extra)
+            for i, size in enumerate(sizes)
+        ]
+        if chance.random() < 0.1:
+            messages.append(Outgoing(b'{"x-deliveries":3,"body":"%d"}' % turn, "odd"))
+        told = []
+        for q, run in ((ours, Queue.run), (full, _in_full)):
+            told.append(run(q, calls.publish(q.keys, messages, call_id=call_id)))
+            if turn % 7 == 0:
+                q.take(3)
+            if turn % 20 == 19 and "calls_turn" in q.meta:
+                age_ids(q, 122_000)
+        assert told[0][1:] == told[1][1:]
+        for part in ("ready", "tokens", "stats"):
+            assert getattr(ours, part) == getattr(full, part), part
+        assert {n: v.raw for n, v in ours.delayed.items()} == {
+            n: v.raw for n, v in full.delayed.items()
+        }
+        assert ours.db.smembers(ours.keys.calls) == full.db.smembers(full.keys.calls)
+        assert ours.meta.get("largest") == full.meta.get("largest")
 
 
 # ── tokens ────────────────────────────────────────────────────────────────────────────────────

@@ -15,7 +15,16 @@ from kombu.serialization import dumps
 from kombu.transport.virtual import Base64, Channel
 
 from atomq.errors import InvalidArgument, InvalidMessage
-from atomq.message import BYTES, JSON, Envelope, Ids, Serializer, Writer, check_priority
+from atomq.message import (
+    BYTES,
+    JSON,
+    Envelope,
+    Ids,
+    Serializer,
+    Writer,
+    _compact_encoder,
+    check_priority,
+)
 
 text = st.text(st.characters(codec="utf-8"), max_size=40)
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text
@@ -154,3 +163,29 @@ def test_ids_are_unique_also_after_a_fork() -> None:
     assert len({ids.next() for _ in range(1000)} | {Ids().next() for _ in range(1000)}) == 2000
     ids.renew()
     assert ids.prefix != before
+
+
+BODIES = [None, True, 0, -1.5, float("inf"), "", "ü\u2028\ud83d", [], {}, {"a": [1, {"b": ()}]}]
+
+
+@pytest.mark.parametrize("body", [*BODIES, {1: 2, None: 3, False: 4}, [[[[]]]]], ids=repr)
+def test_a_body_is_what_json_makes_of_it(body: Any) -> None:
+    assert JSON.dumps(body) == json.dumps(body, separators=(",", ":"))
+
+
+def _circle() -> list[Any]:
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
+@pytest.mark.parametrize("body", [{1, 2}, {"a": object()}, {(1,): 2}, _circle()], ids=type)
+def test_what_json_cannot_say_is_refused(body: Any) -> None:
+    with pytest.raises(InvalidMessage, match="cannot be serialized"):
+        Writer("q").write(body, "id")
+    assert JSON.dumps([1]) == "[1]"  # and leaves nothing behind
+
+
+def test_where_json_has_no_encoder_in_c_its_own_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("json.encoder.c_make_encoder", None)
+    assert _compact_encoder()({"a": [1, 2]}) == '{"a":[1,2]}'

@@ -80,7 +80,7 @@ class Broker:
         raises: where even that is refused, the log keeps the message.
         """
         keys = self.keys(queue)
-        detail = f"{type(error).__name__}: {error}".encode(errors="replace")[:4096]
+        detail = str(error).encode(errors="replace")[:4096]
         letter = ("reason", "undecodable", "detail", detail, "deliveries", 1)
         step = keys.ready.index(key) + 1
         try:

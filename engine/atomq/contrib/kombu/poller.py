@@ -513,14 +513,7 @@ class Poller:
             self._unpop(key, raw)
             return
         try:
-            payload = loads(raw.decode())
-            if not isinstance(payload, dict):
-                raise InvalidMessage(f"it is not a JSON object but {type(payload).__name__}")
-        except Exception as error:  # noqa: BLE001 - whatever a foreign producer may have written
-            self._broker.bury(queue, key, raw, error)
-            return
-        try:
-            callback(payload)
+            callback(_payload(raw))
         except InvalidMessage as error:
             self._broker.bury(queue, key, raw, error)
 
@@ -550,13 +543,12 @@ class Poller:
             if callback is None or not push[3]:
                 continue
             try:
-                payload = json.loads(push[3])
-            except ValueError:
-                log.warning("an unreadable broadcast on %r was dropped", push[2])
-                return False
-            if not channel.repeated(queue, payload):
-                callback(payload)
-                handed = True
+                payload = _payload(push[3])
+                if not channel.repeated(queue, payload):
+                    callback(payload)
+                    handed = True
+            except InvalidMessage as error:
+                log.warning("an unreadable broadcast on %r was dropped: %s", push[2], error)
         return handed
 
     # ── health ────────────────────────────────────────────────────────────────────────────────
@@ -607,3 +599,14 @@ class Poller:
             self._broker.unanswered.append(call)
         self._buffer.clear()
         self._hang_up()
+
+
+def _payload(raw: bytes) -> dict[str, Any]:
+    """What lies in a message or a broadcast. Raises `InvalidMessage`, whatever is wrong with it."""
+    try:
+        payload = loads(raw.decode()) if b'"__type__"' in raw else json.loads(raw)
+    except Exception as error:
+        raise InvalidMessage(f"{type(error).__name__}: {error}") from error
+    if not isinstance(payload, dict):
+        raise InvalidMessage(f"it is not a JSON object but {type(payload).__name__}")
+    return payload
