@@ -46,6 +46,7 @@ def test_tasks_three_times_as_long_as_the_lease_run_once(fleet: Fleet) -> None:
     fleet.assert_alive()
 
 
+@pytest.mark.alone
 def test_what_a_killed_worker_held_starts_elsewhere(at: Place) -> None:
     pools = ("prefork", "threads", "gevent")
     # A green pool of one takes no second task from the loop while it has one.

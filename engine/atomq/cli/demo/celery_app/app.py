@@ -24,6 +24,9 @@ def build(
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         result_expires=600,
+        # Celery looks at a result before it stores it, and by default not again if the server is
+        # away: a task that is done would fail.
+        result_backend_always_retry=True,
         broker_transport_options={"global_keyprefix": prefix, **options},
         result_backend_transport_options={
             "global_keyprefix": prefix,
