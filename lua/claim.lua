@@ -43,8 +43,9 @@ local now = time[1] .. string.sub("00000" .. time[2], -6, -4)
 -- here runs for every task there is, so nothing is called that can be done without. Anything else, and be it a fault,
 -- is for lib/claiming.
 local is_plain = acks >= 0 and acks <= 1000 and tonumber(ARGV[9]) == acks and ARGV[2] == "0" and #claim_id <= 96
-  and limit >= 1 and limit <= 1000 and limit % 1 == 0 and lease >= 1 and lease <= 31622400000 and lease % 1 == 0
-  and (tonumber(ARGV[6]) or -1) >= 0 and #KEYS == READY + (tonumber(ARGV[8]) or 0)
+  and limit >= 1 and limit <= 1000 and lease >= 1 and lease <= 31622400000 and max_bytes <= 1073741824
+  and #ARGV[6] > 0 and #ARGV[6] < 10 and #KEYS == READY + (tonumber(ARGV[8]) or 0)
+  and not string.find(ARGV[3] .. ARGV[4] .. ARGV[6] .. ARGV[7] .. ARGV[9], "%D") -- tonumber takes 1e2 and 0x10 as well
 local names, left, largest, has_token = {}, 0, 0, false
 
 -- Whether anything in this index is due, or stands behind the first step.

@@ -36,7 +36,7 @@ _decoder = json.JSONDecoder()
 
 
 def _parsed(text: str | bytes) -> Any:
-    """What `json.loads` answers. That looks for blanks at both ends first, and nobody writes them."""
+    """What `json.loads` answers. That looks for blanks at both ends, and nobody writes them."""
     if isinstance(text, str):
         try:
             value, end = _decoder.raw_decode(text)

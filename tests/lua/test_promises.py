@@ -211,6 +211,65 @@ def test_1_texts_have_their_caps_too(rig: Rig) -> None:
     assert rig.db.keys() == []
 
 
+def plain(rig: Rig, verb: str) -> Call[Any]:
+    """A call that goes the short way of its script, and would be carried out."""
+    q = rig.queue()
+    q.put("held", *range(5))
+    (held,) = q.take(1)
+    if verb == "publish":
+        return calls.publish(q.keys, [Outgoing(msg("new"), "")], call_id="new-1")
+    return q.claiming(2, acks=[[held.receipt]])
+
+
+# What a plain call neither reads nor writes.
+UNREAD: dict[str, Callable[[QueueKeys], Sequence[str]]] = {
+    "publish": lambda keys: (keys.delayed, keys.delayed_records, *keys.ready[1:]),
+    "claim": lambda keys: (keys.delayed_records, *keys.ready[1:]),
+}
+
+
+@pytest.mark.parametrize("verb", UNREAD)
+def test_1_a_plain_call_looks_at_its_keys_before_anything_moves(rig: Rig, verb: str) -> None:
+    for key in plain(rig, verb).keys:
+        rig.db.flushall()
+        call = plain(rig, verb)
+        rig.db.delete(key)
+        rig.db.set(key, "not of our making")
+        stored = rig.snapshot()
+        reply = raw(rig, call)
+        if key in UNREAD[verb](call.queue):
+            assert rig.db.get(key) == b"not of our making"
+        else:
+            assert str(reply).startswith(f"WRONGTYPE {key} "), reply
+            assert rig.snapshot() == stored, key
+        rig.db.delete(key)
+
+
+@pytest.mark.parametrize("verb", UNREAD)
+def test_1_a_plain_call_looks_at_its_arguments_before_anything_moves(rig: Rig, verb: str) -> None:
+    """Catches a count that only HINCRBY does not take for a number, when all else is written."""
+    call = plain(rig, verb)
+    stored = rig.snapshot()
+    tries: list[dict[str, Any]] = [
+        {"keys": [*call.keys, "x"]},
+        {"keys": call.keys[:7]},
+        {"args": ["x" * 95 + "-1", *call.args[1:]]},
+        {"args": [*call.args, *["1"] * 1000]},
+        {"args": call.args[: 8 if verb == "claim" else 2]},
+    ]
+    if verb == "publish":
+        tries[0] = {"keys": [*call.keys, *["x"] * 7]}
+        tries.append({"args": [call.args[0], "", *[msg(i) for i in range(1001)]]})
+        tries += [{"args": [*call.args, raw]} for raw in (b"", b"{}", b'["', b" {")]
+    for index in (2, 3, 4, 5, 6, 7, 8) if verb == "claim" else ():
+        numbers = [*HOSTILE, "0x1", "1e0", "1.0", "+1"]
+        tries += [{"args": [*call.args[:index], n, *call.args[index + 1 :]]} for n in numbers]
+    for given in tries:
+        reply = raw(rig, call, **given)
+        assert str(reply).startswith("BADARG"), (given, reply)
+        assert rig.snapshot() == stored, given
+
+
 NAMES = [
     "a b",
     "it's",
@@ -667,6 +726,17 @@ def test_10_a_claim_learns_how_large_messages_of_stock_are(rig: Rig) -> None:
         rounds.append(sizes)
     assert max(rounds[1]) <= 2
     assert sum(map(sum, rounds)) == 10
+
+
+def test_10_a_plain_claim_does_not_pop_all_before_it_knows_their_size(q: Queue) -> None:
+    """What found no room goes back one by one."""
+    q.put(*range(3))
+    q.take(1)
+    q.take(2)
+    q.db.lpush(q.keys.ready[0], *(msg(i, size=100_000) for i in range(40)))
+    claim = cost(q, q.claiming(40))
+    assert len(claim.result.deliveries) == 11
+    assert claim.commands["cmdstat_rpush"] <= 6
 
 
 def test_10_a_wide_claim_of_small_ones_is_not_cut(q: Queue) -> None:

@@ -113,6 +113,19 @@ def test_the_same_call_twice_puts_once(q: Queue) -> None:
     assert q.stats["published"] == 1
 
 
+@pytest.mark.parametrize("more", [{}, {"step": 2}], ids=["plain", "in full"])
+def test_a_call_is_known_for_a_whole_window_after_the_generations_turned(
+    q: Queue, more: dict[str, int]
+) -> None:
+    call = calls.publish(q.keys, [Outgoing(msg("a"), "a", **more)], call_id="call")
+    q.run(call)
+    age_ids(q, 122_000)
+    q.run(calls.publish(q.keys, [Outgoing(msg("b"), "b")], call_id="turns"))
+    assert not q.db.sismember(q.keys.calls, "ccall")
+    assert q.run(call).repeated
+    assert sorted(names(q.ready)) == ["a", "b"]
+
+
 def test_an_id_is_put_once_a_window(q: Queue) -> None:
     done = q.put("a", "b", "a", dedup=True)
     again = q.put("c", "b", dedup=True)
@@ -222,7 +235,7 @@ def test_plain_publishes_do_what_publishes_in_full_do(rig: Rig, seed: int) -> No
     ours, full = rig.queue("ours"), rig.queue("full")
     for turn in range(60):
         call_id = chance.choice(("", f"c{turn}", f"c{turn}", f"c{turn - 1}"))
-        sizes = [chance.choice((0, 0, 0, 9000)) for _ in range(chance.choice((1, 1, 5)))]
+        sizes = [chance.choice((0, 0, 0, 9000, 12_000)) for _ in range(chance.choice((1, 1, 5)))]
         extra: dict[str, Any] = chance.choice(
             ({}, {}, {}, {"dedup": True}, {"delay_ms": 60_000}, {"step": 2})
         )
@@ -256,6 +269,13 @@ def test_one_token_whatever_is_put(q: Queue) -> None:
     q.put("a", "b")
     q.put("c")
     assert q.tokens == 1
+
+
+@pytest.mark.parametrize("more", [{}, {"step": 2}, {"delay_ms": 9000}], ids=str)
+def test_a_paused_queue_wakes_nobody(q: Queue, more: dict[str, int]) -> None:
+    q.run(calls.pause(q.keys))
+    q.put("a", **more)
+    assert q.tokens == 0
 
 
 def test_a_delayed_message_wakes_only_if_it_is_the_next(q: Queue) -> None:
