@@ -54,18 +54,19 @@ local function stirs(index)
     and (redis.call("ZCOUNT", index, "-inf", now) > 0 or redis.call("ZCOUNT", index, BEHIND, "+inf") > 0)
 end
 
--- All reads: names for what it will hand out, if it is plain.
+-- All reads: names for what it will hand out, if it is plain. Whether there is a grace is not asked: it is for what has
+-- expired, and that stirs.
 local function look()
   local size = redis.call("LLEN", KEYS[READY + 1])
   left = size > limit and size - limit or 0
   for step = 2, left > 0 and 0 or #KEYS - READY do
     left = left + redis.call("LLEN", KEYS[READY + step])
   end
-  local set = redis.call("HMGET", KEYS[7], "paused", "seen", "grace", "renew", "largest", "steps")
+  local set = redis.call("HMGET", KEYS[7], "paused", "seen", "renew", "largest", "steps")
   local since = now - (tonumber(set[2]) or 0)
-  largest = tonumber(set[5]) or max_bytes
-  if size == 0 or size < limit and left > 0 or set[1] == "1" or since < 0 or since > 250 or set[3] and set[3] > now
-    or set[4] ~= ARGV[5] or set[6] ~= ARGV[8] or largest * limit > max_bytes or stirs(unacked)
+  largest = tonumber(set[4]) or max_bytes
+  if size == 0 or size < limit and left > 0 or set[1] == "1" or since < 0 or since > 250
+    or set[3] ~= ARGV[5] or set[5] ~= ARGV[8] or largest * limit > max_bytes or stirs(unacked)
     or redis.call("ZCARD", delayed) > 0 and (left == 0 or stirs(delayed)) then
     return
   end

@@ -40,8 +40,8 @@ local is_plain = total > 0 and total <= 1000 and #call_id <= 96 and ARGV[2] == "
 local largest, byte = 0, string.byte
 for i = 3, is_plain and total + 2 or 0 do
   local body = ARGV[i]
-  local brace, quote, first = byte(body, 1, 3)
-  is_plain = is_plain and brace == 123 and quote == 34 and first ~= 120 -- not "x-...
+  local brace, quote = byte(body, 1, 2)
+  is_plain = is_plain and brace == 123 and quote == 34
   if #body > largest then
     largest = #body
   end
