@@ -807,16 +807,13 @@ def test_control_inspect_and_events(two: Place, sender: str, receiver: str) -> N
     """A client of one kind and a worker of the other."""
     app, worker = app_of(two, sender), worker_of(two, receiver, pool="threads").ready()
     seen: list[dict[str, Any]] = []
-    stop = threading.Event()
+    receivers: list[Any] = []
 
     def watch() -> None:
         with app.connection() as connection:
-            receiver_of_events = app.events.Receiver(connection, handlers={"*": seen.append})
-            while not stop.is_set():
-                try:
-                    receiver_of_events.capture(limit=None, timeout=0.5, wakeup=True)
-                except TimeoutError:
-                    continue
+            receivers.append(app.events.Receiver(connection, handlers={"*": seen.append}))
+            # Without an end: whoever subscribes anew does not hear what is sent meanwhile.
+            receivers[0].capture(limit=None, timeout=None, wakeup=True)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -844,7 +841,8 @@ def test_control_inspect_and_events(two: Place, sender: str, receiver: str) -> N
         wait_until("events", lambda: wanted <= types(), 10)
         assert {e["uuid"] for e in list(seen) if e["type"] == "task-succeeded"} <= {running, other}
     finally:
-        stop.set()
+        for each in receivers:
+            each.should_stop = True
         watcher.join()
     wait_until(
         "no reply list left behind",
