@@ -162,6 +162,20 @@ def test_bytes_stop_a_claim_but_never_before_the_first(q: Queue, source: str) ->
     assert len(set(q.places())) == 6
 
 
+@pytest.mark.parametrize("source", ["unacked", "delayed"])
+def test_what_is_larger_than_anybody_knew_is_not_lost(q: Queue, source: str) -> None:
+    """A purge forgot the sizes; what found no room had been taken out of the index already."""
+    q.put(*[msg(i, size=20_000) for i in range(3)], delay_ms=1000 if source == "delayed" else 0)
+    if source == "unacked":
+        q.take()
+    q.expire()
+    q.fall_due()
+    q.db.hdel(q.keys.meta, "largest")
+    got = q.claim(10, max_bytes=25_000)
+    assert (len(got.deliveries), got.more) == (2, ("q",))
+    assert sorted(q.places()) == ["0", "1", "2"]
+
+
 def test_a_thousand_at_once(q: Queue) -> None:
     q.put(*range(1000))
     q.put(1000)
