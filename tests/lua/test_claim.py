@@ -174,6 +174,7 @@ def test_what_is_larger_than_anybody_knew_is_not_lost(q: Queue, source: str) -> 
     got = q.claim(10, max_bytes=25_000)
     assert (len(got.deliveries), got.more) == (2, ("q",))
     assert sorted(q.places()) == ["0", "1", "2"]
+    assert int(q.meta["largest"]) > 20_000
 
 
 def test_a_thousand_at_once(q: Queue) -> None:
@@ -538,6 +539,17 @@ def test_an_earlier_message_has_its_time_minded_too(q: Queue) -> None:
     assert q.tokens == 1
     wait = q.claim(by="two").wait_ms
     assert 9_000 < (wait or 0) <= 10_000
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_several_queues_the_earliest_time_is_minded(rig: Rig, q: Queue, first: int) -> None:
+    if rig.layout == "cluster":
+        pytest.skip("in a cluster a claim has one queue")
+    queues = [q, rig.queue("other")]
+    queues[first].put("soon", delay_ms=10_000)
+    queues[1 - first].put("late", delay_ms=30_000)
+    call = calls.claim([each.keys for each in queues], "c-1", limit=3, lease_ms=1000)
+    assert 9_000 < (rig.engine.run(call).wait_ms or 0) <= 10_000
 
 
 def test_the_minder_that_goes_to_work_wakes_another(q: Queue) -> None:
