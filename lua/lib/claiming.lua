@@ -47,7 +47,7 @@ end
 local function close(this, call, consumer)
   local at, changes, wake = this.at, this.changes, false
   if not this.paused then
-    wake = this.left > 0 or this.cut
+    wake = this.left > 0
     if not wake and (this.stirs or this.in_delayed > 0) then
       local recovery = require("lib.recovery")
       wake = recovery.more(this, call, consumer)

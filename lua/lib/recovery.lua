@@ -56,7 +56,7 @@ local function recover(this, call, step, index, records)
   while lane.room(call) > 0 do
     local most = math.min(lane.room(call), MOST - gone)
     if most == 0 then
-      this.cut, call.limit = true, call.count -- what comes behind them must wait for its turn
+      call.limit = call.count -- what comes behind them must wait for its turn
       break
     end
     local found = due.now(index, step, last(this, call, step), call.now, most)

@@ -162,6 +162,21 @@ def test_bytes_stop_a_claim_but_never_before_the_first(q: Queue, source: str) ->
     assert len(set(q.places())) == 6
 
 
+@pytest.mark.parametrize("source", ["unacked", "delayed"])
+def test_what_is_larger_than_anybody_knew_is_not_lost(q: Queue, source: str) -> None:
+    """A purge forgot the sizes; what found no room had been taken out of the index already."""
+    q.put(*[msg(i, size=20_000) for i in range(3)], delay_ms=1000 if source == "delayed" else 0)
+    if source == "unacked":
+        q.take()
+    q.expire()
+    q.fall_due()
+    q.db.hdel(q.keys.meta, "largest")
+    got = q.claim(10, max_bytes=25_000)
+    assert (len(got.deliveries), got.more) == (2, ("q",))
+    assert sorted(q.places()) == ["0", "1", "2"]
+    assert int(q.meta["largest"]) > 20_000
+
+
 def test_a_thousand_at_once(q: Queue) -> None:
     q.put(*range(1000))
     q.put(1000)
@@ -169,7 +184,14 @@ def test_a_thousand_at_once(q: Queue) -> None:
     assert names(got.deliveries) == [str(i) for i in range(1000)]
     assert got.more == ("q",)
     q.expire()
-    assert [len(q.take(1000)) for _ in range(5)] == [200] * 5  # promise 10: these cost more
+    again = [q.claim(1000) for _ in range(5)]
+    assert [len(each.deliveries) for each in again] == [200] * 5  # promise 10: these cost more
+    assert {each.more for each in again} == {("q",)}
+    q.run(calls.ack(q.keys, list(q.unacked)[200:]))
+    q.db.delete("q")
+    q.expire()
+    got = q.claim(1000)
+    assert (len(got.deliveries), got.more, q.tokens) == (200, (), 0)
 
 
 # ── dead on arrival ───────────────────────────────────────────────────────────────────────────
@@ -211,6 +233,22 @@ def test_a_message_delivered_often_enough_is_dead(q: Queue) -> None:
     assert (letter.reason, letter.deliveries, letter.step) == ("max_deliveries", 3, 2)
     assert name_of(letter.raw) == "a"
     assert q.unacked == {}
+
+
+def test_in_one_claim_each_keeps_the_count_and_the_step_of_its_own(q: Queue) -> None:
+    q.put("twice")
+    q.take()
+    q.expire()
+    q.take()
+    q.put("once", "too")
+    q.put("low", step=3)
+    q.take()
+    q.expire()
+    got = q.take()
+    assert [each.deliveries for each in got] == [3, 2, 2, 2]
+    stored = q.unacked
+    kept = [(stored[each.receipt].deliveries, stored[each.receipt].step) for each in got]
+    assert kept == [(3, 1), (2, 1), (2, 1), (2, 3)]
 
 
 def test_deliveries_count_on_through_ready(q: Queue) -> None:
@@ -258,6 +296,13 @@ def test_a_claim_buries_no_more_than_some_hundred(q: Queue) -> None:
     found = [each for _ in range(20) for each in q.take(1)]
     assert names(found) == ["alive"]
     assert len(q.dead) == 2000
+
+
+def test_what_is_buried_counts_as_bytes_too(q: Queue) -> None:
+    q.put(*[msg(i, size=1000) for i in range(6)], ttl_ms=1)
+    time.sleep(0.003)
+    assert q.claim(10, max_bytes=2500).more == ("q",)
+    assert len(q.dead) == 3
 
 
 @pytest.mark.parametrize("source", ["unacked", "delayed"])
@@ -496,11 +541,23 @@ def test_an_earlier_message_has_its_time_minded_too(q: Queue) -> None:
     assert 9_000 < (wait or 0) <= 10_000
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_several_queues_the_earliest_time_is_minded(rig: Rig, q: Queue, first: int) -> None:
+    if rig.layout == "cluster":
+        pytest.skip("in a cluster a claim has one queue")
+    queues = [q, rig.queue("other")]
+    queues[first].put("soon", delay_ms=10_000)
+    queues[1 - first].put("late", delay_ms=30_000)
+    call = calls.claim([each.keys for each in queues], "c-1", limit=3, lease_ms=1000)
+    assert 9_000 < (rig.engine.run(call).wait_ms or 0) <= 10_000
+
+
 def test_the_minder_that_goes_to_work_wakes_another(q: Queue) -> None:
     q.put("later", delay_ms=30_000)
     assert q.claim(by="minder").wait_ms is not None
     q.put("now")
-    assert len(q.take(by="minder")) == 1
+    got = q.claim(by="minder")
+    assert (len(got.deliveries), got.more) == (1, ())
     assert q.tokens == 1
     assert q.claim(by="other").wait_ms is not None
 
