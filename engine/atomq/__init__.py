@@ -39,17 +39,9 @@ if TYPE_CHECKING:
     )
     from atomq.message import BYTES, JSON, Serializer
     from atomq.options import Options
-    from atomq.queue import (
-        AsyncMessage,
-        AsyncQueue,
-        AsyncReceiver,
-        AsyncSent,
-        Item,
-        Message,
-        Queue,
-        Receiver,
-        Sent,
-    )
+    from atomq.queue import Message, Queue, Receiver, Sent
+    from atomq.queue_aio import AsyncMessage, AsyncQueue, AsyncReceiver, AsyncSent
+    from atomq.queue_base import Item
 
 __version__: str
 
@@ -67,9 +59,9 @@ _HOMES = {
     ),
     "atomq.message": "BYTES JSON Serializer",
     "atomq.options": "Options",
-    "atomq.queue": (
-        "AsyncMessage AsyncQueue AsyncReceiver AsyncSent Item Message Queue Receiver Sent"
-    ),
+    "atomq.queue": "Message Queue Receiver Sent",
+    "atomq.queue_aio": "AsyncMessage AsyncQueue AsyncReceiver AsyncSent",
+    "atomq.queue_base": "Item",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 

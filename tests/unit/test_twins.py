@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from atomq import aio, client, queue
+from atomq import aio, client, queue, queue_aio
 
 TWINS = [
-    (queue.Queue, queue.AsyncQueue),
-    (queue.Message, queue.AsyncMessage),
-    (queue.Receiver, queue.AsyncReceiver),
-    (queue.Sent, queue.AsyncSent),
+    (queue.Queue, queue_aio.AsyncQueue),
+    (queue.Message, queue_aio.AsyncMessage),
+    (queue.Receiver, queue_aio.AsyncReceiver),
+    (queue.Sent, queue_aio.AsyncSent),
     (client.Engine, aio.AsyncEngine),
 ]
 # What only one of the two has, and why.

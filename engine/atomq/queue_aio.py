@@ -1,0 +1,325 @@
+"""The asyncio twins of `queue.py`: `AsyncQueue`, `AsyncMessage`, `AsyncSent`, `AsyncReceiver`.
+
+`queue_base.py` has what both share.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from atomq import calls, flows
+from atomq.aio import AsyncEngine, AsyncWaiter
+from atomq.calls import Counts, Part, Peeked, QueueState, Verdict
+from atomq.errors import AtomqError
+from atomq.flows import Flow, Stop
+from atomq.queue_base import (
+    Item,
+    MessageBase,
+    QueueBase,
+    ReceiverBase,
+    result_of,
+    settling,
+    told,
+)
+
+log = logging.getLogger("atomq.queue")
+
+
+class AsyncMessage(MessageBase["AsyncQueue"]):
+    """A claimed message; see `Message`. Used in an `async with` block."""
+
+    __slots__ = ()
+
+    async def ack(self) -> Verdict:
+        """See `Message.ack`."""
+        return await self._done(self._queue._ack((self.receipt,)))
+
+    async def release(
+        self, delay: float = 0, *, front: bool = False, counted: bool = True
+    ) -> Verdict:
+        """See `Message.release`."""
+        return await self._done(
+            self._queue._release((self,), delay=delay, front=front, counted=counted)
+        )
+
+    async def reject(self, reason: str = "rejected", detail: str = "") -> Verdict:
+        """See `Message.reject`."""
+        return await self._done(self._queue._reject((self,), reason, detail))
+
+    async def complete(self, value: Any = None) -> Verdict:
+        """See `Message.complete`."""
+        return await self._done(self._queue._complete(self, value))
+
+    async def extend(self, seconds: float | None = None) -> None:
+        """See `Message.extend`."""
+        verdicts = await self._queue.engine.run(self._queue._extend((self.receipt,), seconds))
+        if verdicts[0] is not Verdict.DONE:
+            self._queue._settle(self, [Verdict.LOST])
+
+    async def _done(self, flow: Flow[list[Verdict]]) -> Verdict:
+        with settling((self,)):
+            verdicts = await self._queue.engine.run(flow)
+        return self._queue._settle(self, verdicts)
+
+    async def __aenter__(self) -> Self:
+        self._queue.keeper.start(self.receipt)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        flow = self._leave(error)
+        if flow is not None:
+            try:
+                self._left(await self._queue.engine.run(flow))
+            except AtomqError as trouble:
+                self._stuck(error, trouble)
+
+
+class AsyncSent(NamedTuple):
+    """A message that was put; see `Sent`."""
+
+    id: str
+    queue: AsyncQueue
+    new: bool = True
+
+    async def wait(self, timeout: float | None = None) -> Any:  # noqa: ASYNC109
+        """See `Queue.wait`."""
+        return await self.queue.wait(self.id, timeout)
+
+
+class AsyncQueue(QueueBase[AsyncEngine]):
+    """A queue, for the tasks of one event loop. Every method is that of `Queue`."""
+
+    _engine_type = AsyncEngine
+
+    async def close(self) -> None:
+        """See `Queue.close`."""
+        if self._owns_engine:
+            await self.engine.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # ── publish ───────────────────────────────────────────────────────────────────────────────
+
+    async def put(
+        self,
+        body: Any,
+        *,
+        delay: float = 0,
+        at: datetime | float | None = None,
+        priority: int = 0,
+        id: str | None = None,  # noqa: A002 - the word everybody uses for it
+        headers: Mapping[str, Any] | None = None,
+        ttl: float | None = None,
+    ) -> AsyncSent:
+        """See `Queue.put`."""
+        message = self._outgoing(Item(body, delay, at, priority, id, headers, ttl))
+        done = await self.engine.run(self._put_one(message))
+        return AsyncSent(message.id, self, not done.known)
+
+    async def put_many(self, items: Iterable[Any]) -> list[AsyncSent]:
+        """See `Queue.put_many`."""
+        messages = [self._outgoing(item) for item in items]
+        if not messages:
+            return []
+        put = await self.engine.run(self._put(messages))
+        return [AsyncSent(m.id, self, new) for m, new in zip(messages, put, strict=True)]
+
+    # ── consume ───────────────────────────────────────────────────────────────────────────────
+
+    async def claim(self, timeout: float | None = 0) -> AsyncMessage | None:  # noqa: ASYNC109
+        """See `Queue.claim`."""
+        found = await self.claim_many(1, timeout)
+        return found[0]._hand_over(rides=False) if found else None
+
+    async def claim_many(
+        self,
+        limit: int,
+        timeout: float | None = 0,  # noqa: ASYNC109 - it ends the wait, not the call
+    ) -> list[AsyncMessage]:
+        """See `Queue.claim_many`."""
+        async with AsyncReceiver([self]) as receiver:
+            return await receiver.receive(limit, timeout)
+
+    async def consume(
+        self,
+        *,
+        prefetch: int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
+        stop: Stop | None = None,
+    ) -> AsyncGenerator[AsyncMessage]:
+        """See `Queue.consume`. Left through `contextlib.aclosing`, it gives back at once."""
+        limit = self.engine.options.prefetch if prefetch is None else prefetch
+        async with AsyncReceiver([self]) as receiver:
+            while not told(stop) and (
+                found := await receiver.receive(limit, timeout, patient=True, stop=stop)
+            ):
+                waiting = deque(found)
+                del found
+                try:
+                    while waiting and not told(stop):
+                        message = waiting.popleft()
+                        if not message.lost:
+                            yield message._hand_over(rides=True)
+                        del message
+                finally:
+                    await receiver.return_unstarted(waiting)
+
+    def __aiter__(self) -> AsyncGenerator[AsyncMessage]:
+        return self.consume()
+
+    async def work(
+        self,
+        handler: Callable[[AsyncMessage], Any],
+        *,
+        prefetch: int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
+        stop: Stop | None = None,
+    ) -> int:
+        """See `Queue.work`; `handler` is a coroutine function.
+
+        Cancelled, it gives back at once what was not begun, and the message that was.
+        """
+        count = 0
+        async with aclosing(
+            self.consume(prefetch=prefetch, timeout=timeout, stop=stop)
+        ) as messages:
+            async for message in messages:
+                count += 1
+                try:
+                    async with message:
+                        await handler(message)
+                except Exception:
+                    log.exception("%s: the handler failed", message)
+        return count
+
+    async def ack_many(self, messages: Sequence[AsyncMessage]) -> list[Verdict]:
+        """See `Queue.ack_many`."""
+        with settling(messages):
+            verdicts = await self.engine.run(self._ack([message.receipt for message in messages]))
+        return self._settled(messages, verdicts)
+
+    async def give_back(self, messages: Iterable[AsyncMessage]) -> None:
+        """See `Queue.give_back`."""
+        given = list(messages)
+        if given:
+            with settling(given):
+                verdicts = await self.engine.run(self._give_back(given))
+            self._settled(given, verdicts)
+
+    # ── results ───────────────────────────────────────────────────────────────────────────────
+
+    async def wait(
+        self,
+        message_id: str,
+        timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
+    ) -> Any:
+        """See `Queue.wait`."""
+        flow = flows.await_result(self._result_key(message_id), timeout)
+        waiter = self.engine.waiter()
+        try:
+            return result_of(message_id, await self.engine.run(flow, waiter), timeout)
+        finally:
+            await waiter.close()
+
+    # ── operate ───────────────────────────────────────────────────────────────────────────────
+
+    async def state(self) -> QueueState:
+        """See `Queue.state`."""
+        return await self.engine.run(calls.inspect(self.keys))
+
+    async def peek(
+        self, part: Part = "ready", limit: int = 20, *, offset: int = 0, after: str = ""
+    ) -> list[Peeked]:
+        """See `Queue.peek`."""
+        return await self.engine.run(self._peek(part, limit, offset, after))
+
+    async def cancel(self, *ids: str) -> list[Verdict]:
+        """See `Queue.cancel`."""
+        flow = flows.in_batches(ids, lambda some: calls.cancel(self.keys, some))
+        return await self.engine.run(flow)
+
+    async def redrive(self, ids: Sequence[str] | None = None, *, reason: str = "") -> int:
+        """See `Queue.redrive`."""
+        return await self.engine.run(self._redrive(ids, reason))
+
+    async def purge(self, *parts: Part) -> Counts:
+        """See `Queue.purge`."""
+        return await self.engine.run(self._purge(parts))
+
+    async def delete(self, *, force: bool = False) -> Counts:
+        """See `Queue.delete`."""
+        return await self.engine.run(self._delete(force))
+
+    async def pause(self) -> None:
+        """See `Queue.pause`."""
+        await self.engine.run(calls.pause(self.keys))
+
+    async def resume(self) -> None:
+        """See `Queue.resume`."""
+        await self.engine.run(calls.pause(self.keys, paused=False))
+
+
+class AsyncReceiver(ReceiverBase[AsyncQueue, AsyncMessage]):
+    """One consumer of one or several queues of one engine, for one task at a time."""
+
+    _message_type = AsyncMessage
+    _engine: AsyncEngine
+    _waiter: AsyncWaiter | None
+
+    async def receive(
+        self,
+        limit: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
+        *,
+        patient: bool = False,
+        stop: Stop | None = None,
+    ) -> list[AsyncMessage]:
+        """See `Receiver.receive`."""
+        flow, messages = self._receive(limit, timeout, patient, stop)
+        try:
+            await self._engine.run(flow, self._waiter)
+        except BaseException:
+            await self.return_unstarted(messages)
+            raise
+        return messages
+
+    async def return_unstarted(self, messages: Iterable[AsyncMessage]) -> None:
+        """See `Receiver.return_unstarted`."""
+        for queue, given in self._unstarted(messages):
+            try:
+                await queue.give_back(given)
+            except AtomqError as error:
+                log.warning("%d messages come back when their leases end: %s", len(given), error)
+
+    async def close(self) -> None:
+        """See `Receiver.close`."""
+        waiter = self._leave()
+        if waiter is None:
+            return
+        try:
+            await self._engine.run(self._consumer.close(), waiter)
+        except AtomqError as error:
+            log.warning("left without a word to the server: %s", error)
+        finally:
+            await waiter.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

@@ -1,0 +1,578 @@
+"""What `Queue` and `AsyncQueue` share: calls and flows of queues, messages and receivers.
+
+Nothing here waits for the server: `queue.py` and `queue_aio.py` run what is made here. Times are
+seconds here; they become milliseconds in `calls.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+from atomq import calls, flows
+from atomq.calls import (
+    Call,
+    Claimed,
+    Counts,
+    Outgoing,
+    Part,
+    Peeked,
+    QueueState,
+    Rejection,
+    Verdict,
+)
+from atomq.client import EngineBase
+from atomq.errors import (
+    AtomqError,
+    InvalidArgument,
+    InvalidMessage,
+    LeaseLost,
+    MessageFailed,
+    QueueInUse,
+    ResultTimeout,
+    ServerUnavailable,
+)
+from atomq.flows import Consumer, Flow, Stop
+from atomq.keys import QueueKeys
+from atomq.leases import LeaseKeeper, keeper
+from atomq.message import JSON, Delivery, Ids, Serializer, Writer, check_priority, message_ids
+
+log = logging.getLogger("atomq.queue")
+
+EngineT = TypeVar("EngineT", bound=EngineBase)
+QueueT = TypeVar("QueueT", bound="QueueBase[Any]")
+MessageT = TypeVar("MessageT", bound="MessageBase[Any]")
+LONGEST = 100 * 365 * 86_400.0  # seconds: what is longer is a mistake
+
+
+def default_backoff(deliveries: int) -> float:
+    """Seconds until a failed message is tried again: 1, 2, 4, … 300, give or take a quarter."""
+    return min(300.0, 2.0 ** (deliveries - 1)) * random.uniform(0.75, 1.25)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One message for `put_many`, where it needs settings of its own."""
+
+    body: Any
+    delay: float = 0
+    at: datetime | float | None = None
+    priority: int = 0
+    id: str | None = None
+    headers: Mapping[str, Any] | None = None
+    ttl: float | None = None
+
+
+# ── queues ────────────────────────────────────────────────────────────────────────────────────
+
+
+class QueueBase(Generic[EngineT]):
+    """Calls and flows of one queue."""
+
+    _engine_type: ClassVar[type[Any]]
+
+    def __init__(
+        self,
+        name: str,
+        engine: EngineT | str,
+        *,
+        serializer: Serializer = JSON,
+        schema: Mapping[str, Any] | None = None,
+        backoff: Callable[[int], float] = default_backoff,
+        **options: Any,
+    ) -> None:
+        kind = self._engine_type
+        made: Any = engine
+        self._owns_engine = isinstance(engine, str)
+        if isinstance(engine, str):
+            made = kind(engine, **options)
+        elif options:
+            raise InvalidArgument(
+                f"options belong to the engine: give them to {kind.__name__}(url, ...)"
+            )
+        elif not isinstance(engine, kind):
+            own = type(self).__name__
+            raise InvalidArgument(f"{own} needs an {kind.__name__} or a URL, got {engine!r}")
+        if not isinstance(serializer, Serializer):
+            raise InvalidArgument(f"serializer must be a Serializer, got {serializer!r}")
+        self.name = name
+        self.engine: EngineT = made
+        self.serializer = serializer
+        self.backoff = backoff
+        self.keys: QueueKeys = self.engine.keys(name)
+        self._writer = Writer(name, serializer)
+        self._check = _body_check(schema)
+        self._call_ids = Ids()
+
+    @cached_property
+    def keeper(self) -> LeaseKeeper:
+        """What renews the leases of this process."""
+        return keeper(self.engine)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.engine.address.safe_url!r})"
+
+    # ── publish ───────────────────────────────────────────────────────────────────────────────
+
+    def _outgoing(self, item: Any) -> Outgoing:
+        """What `put_many` was given (a body, or an `Item`) as it is published."""
+        if not isinstance(item, Item):
+            if self._check is not None:
+                self._check(item)
+            message_id = message_ids.next()
+            return Outgoing(self._writer.write(item, message_id), message_id)
+        if item.priority != 0:
+            check_priority(item.priority)
+        if self._check is not None:
+            self._check(item.body)
+        if item.id is not None and not (isinstance(item.id, str) and 0 < len(item.id) <= 256):
+            raise InvalidArgument(f"id must be text of 1 to 256 characters, got {item.id!r:.300}")
+        if item.headers is not None and not isinstance(item.headers, Mapping):
+            raise InvalidArgument(f"headers must be a mapping, got {type(item.headers).__name__}")
+        if item.ttl == 0:
+            raise InvalidArgument("ttl must be more than 0 seconds; None is for ever")
+        if item.at is not None and item.delay != 0:
+            raise InvalidArgument("give a delay or at, not both")
+        message_id = item.id if item.id is not None else message_ids.next()
+        text = self._writer.write(
+            item.body, message_id, priority=item.priority, headers=item.headers
+        )
+        return Outgoing(
+            text,
+            message_id,
+            step=self.keys.step_of(item.priority) if item.priority != 0 else 1,
+            delay_ms=_ms("delay", item.delay) if item.delay != 0 else 0,
+            at_ms=_at_ms(item.at),
+            ttl_ms=_ms("ttl", item.ttl) if item.ttl is not None else 0,
+            dedup=item.id is not None,
+        )
+
+    def _put_one(self, message: Outgoing) -> Call[calls.Published]:
+        return flows.publish(self.keys, [message], self._call_ids, self.engine.options)
+
+    def _put(self, messages: list[Outgoing]) -> Flow[list[bool]]:
+        return flows.publish_all(
+            self.keys, messages, ids=self._call_ids, options=self.engine.options
+        )
+
+    def _result_key(self, message_id: str) -> str:
+        if not isinstance(message_id, str):
+            raise InvalidArgument(f"message_id must be text, got {message_id!r}")
+        return self.keys.result(message_id)
+
+    # ── what happens to a message ─────────────────────────────────────────────────────────────
+
+    def _ack(self, receipts: Sequence[str]) -> Flow[list[Verdict]]:
+        return flows.in_batches(receipts, lambda some: calls.ack(self.keys, some))
+
+    def _release(
+        self,
+        messages: Sequence[MessageBase[Any]],
+        *,
+        delay: float = 0,
+        front: bool = False,
+        counted: bool = True,
+    ) -> Flow[list[Verdict]]:
+        items = [(message.receipt, _id_or_none(message) if delay else "") for message in messages]
+        delay_ms = _ms("delay", delay)
+        return flows.in_batches(
+            items,
+            lambda some: calls.release(
+                self.keys, some, delay_ms=delay_ms, front=front, counted=counted
+            ),
+        )
+
+    def _extend(self, receipts: Sequence[str], seconds: float | None) -> Flow[list[Verdict]]:
+        lease_ms = self.engine.options.lease_ms if seconds is None else _ms("seconds", seconds)
+        return flows.in_batches(
+            receipts, lambda some: calls.extend(self.keys, some, lease_ms=lease_ms)
+        )
+
+    def _reject(
+        self, messages: Sequence[MessageBase[Any]], reason: str, detail: str
+    ) -> Flow[list[Verdict]]:
+        items = []
+        for message in messages:
+            message_id = _id_or_none(message)
+            failed = {
+                "id": message_id,
+                "state": "failed",
+                "reason": f"{reason}: {detail}".rstrip(": "),
+            }
+            value = json.dumps(failed) if message_id else ""
+            items.append(Rejection(message.receipt, message_id, reason, detail, value))
+        ttl_ms = self.engine.options.result_ttl_ms
+        return flows.in_batches(items, lambda some: calls.reject(self.keys, some, ttl_ms=ttl_ms))
+
+    def _complete(self, message: MessageBase[Any], value: Any) -> Flow[list[Verdict]]:
+        try:
+            done = json.dumps({"id": message.id, "state": "done", "value": value})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidMessage(f"the result is not JSON: {error}") from error
+        items = [(message.receipt, message.id, done)]
+        ttl_ms = self.engine.options.result_ttl_ms
+        return flows.in_batches(items, lambda some: calls.complete(self.keys, some, ttl_ms=ttl_ms))
+
+    def _fail(self, message: MessageBase[Any], error: BaseException) -> Flow[list[Verdict]]:
+        """After an exception: later again, or to dead letters when that is of no use."""
+        if not isinstance(error, Exception):
+            return self._release([message], front=True)  # told to stop: not the message's fault
+        if message.undecodable:
+            return self._reject([message], "undecodable", _words(error))
+        most = self.engine.options.max_deliveries
+        if most is not None and message.deliveries >= most:
+            return self._reject([message], "max_deliveries", _words(error))
+        return self._release([message], delay=self.backoff(message.deliveries))
+
+    def _settle(self, message: MessageBase[Any], verdicts: list[Verdict]) -> Verdict:
+        """What a single message's verb answers; raises `LeaseLost`."""
+        self.keeper.drop((message.receipt,))
+        if verdicts[0] is Verdict.LOST:
+            message.lost = True
+            raise LeaseLost(
+                f"{message.receipt} is not live: somebody else has the message, or it is gone"
+            )
+        return verdicts[0]
+
+    def _settled(
+        self, messages: Sequence[MessageBase[Any]], verdicts: list[Verdict]
+    ) -> list[Verdict]:
+        """The same for many."""
+        self.keeper.drop([message.receipt for message in messages])
+        for message, verdict in zip(messages, verdicts, strict=True):
+            message.lost = message.lost or verdict is Verdict.LOST
+        return verdicts
+
+    def _give_back(self, messages: Sequence[MessageBase[Any]]) -> Flow[list[Verdict]]:
+        return flows.give_back(self.keys, [(message.receipt, "") for message in messages])
+
+    # ── what an operator does ─────────────────────────────────────────────────────────────────
+
+    def _peek(self, part: Part, limit: int, offset: int, after: str) -> Call[list[Peeked]]:
+        return calls.peek(
+            self.keys,
+            _parts([part])[0],
+            limit=limit,
+            offset=offset,
+            after=after,
+            serializer=self.serializer,
+        )
+
+    def _redrive(self, ids: Sequence[str] | None, reason: str) -> Flow[int]:
+        if isinstance(ids, str):
+            ids = [ids]
+        if ids is None:
+            return (yield from flows.redrive_all(self.keys, reason=reason))
+        total = 0
+        for some in flows.batches(ids):
+            done: calls.Redriven = yield calls.redrive(self.keys, some, reason=reason)
+            total += done.count
+        return total
+
+    def _purge(self, parts: Iterable[Part]) -> Call[Counts]:
+        chosen = _parts(parts)
+        return calls.purge(
+            self.keys,
+            ready="ready" in chosen,
+            delayed="delayed" in chosen,
+            unacked="unacked" in chosen,
+            dead="dead" in chosen,
+        )
+
+    def _delete(self, force: bool) -> Flow[Counts]:
+        if not force:
+            state: QueueState = yield calls.inspect(self.keys)
+            if state.unacked:
+                raise QueueInUse(
+                    f"{self.name!r} has unacked messages, {state.unacked}: stop its consumers, "
+                    "or delete(force=True) and their acks will find nothing"
+                )
+        gone: Counts = yield calls.purge(
+            self.keys, ready=True, delayed=True, unacked=True, dead=True, settings=True
+        )
+        return gone
+
+
+def _parts(parts: Iterable[Part]) -> list[Part]:
+    given: list[Part] = list(parts) or ["ready", "delayed"]
+    for part in given:
+        if part not in ("ready", "delayed", "unacked", "dead"):
+            raise InvalidArgument(f"there is no part {part!r}: ready, delayed, unacked or dead")
+    return given
+
+
+def _body_check(schema: Mapping[str, Any] | None) -> Callable[[Any], None] | None:
+    if schema is None:
+        return None
+    from jsonschema import SchemaError
+    from jsonschema.exceptions import best_match
+    from jsonschema.validators import validator_for
+
+    if not isinstance(schema, Mapping):
+        raise InvalidArgument(f"schema must be a mapping, got {type(schema).__name__}")
+    schema = dict(schema)
+    kind = validator_for(schema)
+    try:
+        kind.check_schema(schema)
+    except SchemaError as error:
+        raise InvalidArgument(f"the schema is no JSON Schema: {error.message}") from error
+    compiled = kind(schema)
+
+    def check(body: Any) -> None:
+        error = best_match(compiled.iter_errors(body))
+        if error is not None:
+            raise InvalidMessage(
+                f"the body does not meet the schema at {error.json_path}: {error.message}"
+            )
+
+    return check
+
+
+def told(stop: Stop | None) -> bool:
+    """Whether a consumer was told to stop."""
+    return stop is not None and stop.is_set()
+
+
+def _ms(name: str, seconds: float) -> int:
+    if (
+        not isinstance(seconds, int | float)
+        or isinstance(seconds, bool)
+        or not 0 <= seconds <= LONGEST
+    ):
+        raise InvalidArgument(f"{name} must be seconds from 0 to {LONGEST:.0f}, got {seconds!r}")
+    return round(seconds * 1000) or int(seconds > 0)
+
+
+def _at_ms(at: datetime | float | None) -> int:
+    if at is None:
+        return 0
+    if isinstance(at, datetime):
+        if at.tzinfo is None:
+            raise InvalidArgument(f"at must say its time zone: {at!r} does not")
+        at = at.timestamp()
+    return max(1, _ms("at (as seconds since 1970)", at))
+
+
+@contextmanager
+def settling(messages: Iterable[MessageBase[Any]]) -> Iterator[None]:
+    """These messages are settled by what follows, unless that fails."""
+    for message in messages:
+        message.settled = True
+    try:
+        yield
+    except BaseException:
+        for message in messages:
+            message.settled = False
+        raise
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:4000]
+
+
+def _id_or_none(message: MessageBase[Any]) -> str:
+    """The id of a message, or "" where it cannot be read: it can still be given back then."""
+    try:
+        return message.id
+    except InvalidMessage:
+        return ""
+
+
+def result_of(message_id: str, stored: bytes | None, timeout: float | None) -> Any:
+    """What a consumer completed a message with. Raises `ResultTimeout` and `MessageFailed`."""
+    if stored is None:
+        raise ResultTimeout(f"no result of {message_id} within {timeout} s")
+    result = json.loads(stored)
+    if result["state"] == "failed":
+        raise MessageFailed(result.get("reason", ""))
+    return result["value"]
+
+
+# ── messages ──────────────────────────────────────────────────────────────────────────────────
+
+
+class MessageBase(Generic[QueueT]):
+    """A claimed message. Its lease is renewed as long as this object lives and is not settled."""
+
+    __slots__ = (
+        "__weakref__",
+        "_body",
+        "_delivery",
+        "_home",
+        "_queue",
+        "_rides",
+        "lost",
+        "receipt",
+        "settled",
+        "undecodable",
+    )
+
+    def __init__(self, queue: QueueT, delivery: Delivery) -> None:
+        self._queue = queue
+        self._delivery = delivery
+        self._home = queue.keeper.home
+        self._rides = False  # with the claim that follows: its ack need not be sent at once
+        self._body: Any = _UNREAD
+        self.receipt = delivery.receipt
+        self.settled = False
+        """It was acked, released, rejected or completed, or is about to be."""
+        self.lost = False
+        """The lease could not be kept: the message was handed to somebody else."""
+        self.undecodable = False
+        """Its body was asked for and cannot be decoded."""
+
+    @property
+    def body(self) -> Any:
+        """What was put. Raises `InvalidMessage` if it cannot be decoded.
+
+        At the end of a `with` block such a message goes to dead letters; otherwise `reject` it.
+        """
+        if self._body is _UNREAD:
+            try:
+                self._body = self._delivery.envelope.body(self._queue.serializer)
+            except InvalidMessage:
+                self.undecodable = True
+                raise
+        return self._body
+
+    @property
+    def id(self) -> str:
+        """Its message id."""
+        return self._delivery.envelope.id
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """Its headers."""
+        return self._delivery.envelope.headers
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """The properties of its envelope, as Kombu has them."""
+        return self._delivery.envelope.properties
+
+    @property
+    def deliveries(self) -> int:
+        """How often it was handed out, this time included."""
+        return self._delivery.deliveries
+
+    @property
+    def priority(self) -> int:
+        """The priority step it was put with, 0 to 9; 0 goes first."""
+        return self._queue.keys.priority_of(self._delivery.step)
+
+    @property
+    def raw(self) -> bytes:
+        """The envelope as it lies in the server."""
+        return self._delivery.envelope.raw
+
+    def _hand_over(self, *, rides: bool) -> Self:
+        """It goes to whoever asked for it, who begins to work."""
+        self._rides = rides
+        self._queue.keeper.start(self.receipt)
+        return self
+
+    def _leave(self, error: BaseException | None) -> Flow[list[Verdict]] | None:
+        """What is to be done at the end of its block, if anything."""
+        keeper = self._queue.keeper
+        if self.settled or self._home is not keeper.home:
+            return None  # a forked child leaves alone what its parent claimed
+        self.settled = True
+        if error is not None:
+            return self._queue._fail(self, error)
+        if self._rides:
+            keeper.ack_later(self._queue.keys, self.receipt)
+            return None
+        return self._queue._ack((self.receipt,))
+
+    def _left(self, verdicts: list[Verdict]) -> None:
+        self._queue._settled([self], verdicts)
+        if self.lost:
+            log.warning("%s: the lease was lost, somebody else has the message", self)
+
+    def _stuck(self, error: BaseException | None, trouble: AtomqError) -> None:
+        """What its block ended with could not be said to the server."""
+        keeper = self._queue.keeper
+        keeper.drop([self.receipt])
+        if error is None and isinstance(trouble, ServerUnavailable):
+            keeper.acks.send_again(self._queue.name, [self.receipt])
+            log.warning("%s is acked as soon as the server is back: %s", self, trouble)
+        else:
+            log.error("%s comes back when its lease ends: %s", self, trouble)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.receipt} of {self._queue.name!r}>"
+
+
+_UNREAD = object()
+
+
+# ── receivers ─────────────────────────────────────────────────────────────────────────────────
+
+
+class ReceiverBase(Generic[QueueT, MessageT]):
+    """One consumer of one or several queues of one engine, and what it waits on."""
+
+    _message_type: type[MessageT]
+
+    def __init__(self, queues: Sequence[QueueT]) -> None:
+        if not isinstance(queues, Sequence):  # to go over a queue would be to consume it
+            raise InvalidArgument(f"a consumer takes a list of queues, got {queues!r}")
+        if not queues or any(queue.engine is not queues[0].engine for queue in queues):
+            raise InvalidArgument("a consumer has one queue or more, all of one engine")
+        self._by_name = {queue.name: queue for queue in queues}
+        if len(self._by_name) < len(queues):
+            raise InvalidArgument("a consumer has each queue once")
+        self._engine = queues[0].engine
+        self._keeper: LeaseKeeper = queues[0].keeper
+        self._begin()
+
+    def _begin(self) -> None:
+        self._home = self._keeper.home
+        keys = [queue.keys for queue in self._by_name.values()]
+        self._consumer = Consumer(keys, self._engine.options, self._keeper.acks)
+        self._waiter: Any = None
+
+    def _receive(
+        self, limit: int, timeout: float | None, patient: bool, stop: Stop | None
+    ) -> tuple[Flow[Any], list[MessageT]]:
+        """The flow that receives, and the list where the messages are, whatever becomes of it."""
+        calls.check_limit(limit)
+        if self._home is not self._keeper.home:
+            self._begin()  # in a forked child
+        if self._waiter is None:
+            self._waiter = self._engine.waiter()
+        messages: list[MessageT] = []
+
+        def claimed(claim: Claimed) -> None:
+            got = [self._message_type(self._by_name[d.queue], d) for d in claim.deliveries]
+            for queue, held in _by_queue(got):
+                self._keeper.hold(queue.keys, held)
+            messages.extend(got)
+
+        flow = self._consumer.receive(limit, timeout, claimed, patient=patient, stop=stop)
+        return flow, messages
+
+    def _unstarted(self, messages: Iterable[MessageT]) -> list[tuple[Any, list[MessageT]]]:
+        """By queue, what this process has to give back: a forked child has none of its parent's."""
+        home = self._keeper.home
+        return _by_queue(m for m in messages if m._home is home and not (m.lost or m.settled))
+
+    def _leave(self) -> Any:
+        """The waiter, which is to be closed, once; None: there is nothing to leave."""
+        waiter, self._waiter = self._waiter, None
+        # In a forked child the connections are the parent's.
+        return waiter if self._home is self._keeper.home else None
+
+
+def _by_queue(messages: Iterable[MessageT]) -> list[tuple[Any, list[MessageT]]]:
+    found: dict[str, list[MessageT]] = {}
+    for message in messages:
+        found.setdefault(message._queue.name, []).append(message)
+    return [(held[0]._queue, held) for held in found.values()]
