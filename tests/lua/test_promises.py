@@ -178,6 +178,20 @@ def test_1_arguments_out_of_their_caps_change_nothing(rig: Rig, verb: str) -> No
     assert tried or not [each for each in call.script.contract.argv if each.type == "int"]
 
 
+@pytest.mark.parametrize("field", range(8))
+def test_1_settings_of_a_publish_out_of_their_caps_change_nothing(q: Queue, field: int) -> None:
+    """Eight numbers in one text; the second is the step, of which there are four."""
+    good = "1 2 1000 0 0 0 1 0".split()
+    call = calls.publish(q.keys, [Outgoing(msg("a"), "a", delay_ms=1000)])
+    for value in [*HOSTILE, *(["0", "2"] if field == 0 else ["0", "5"] if field == 1 else [])]:
+        settings = " ".join([*good[:field], value, *good[field + 1 :]])
+        reply = raw(q.rig, call, args=["call", settings, "a", msg("a")])
+        assert str(reply).startswith("BADARG"), (settings, reply)
+    assert q.db.keys() == []
+    raw(q.rig, call, args=["call", " ".join(good), "a", msg("a")])
+    assert list(q.delayed) == ["a"]
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_1_too_few_and_too_many_arguments_and_keys_change_nothing(rig: Rig, verb: str) -> None:
     call = VERBS[verb](world(rig))

@@ -190,6 +190,14 @@ def test_tokens(q: Queue) -> None:
     assert q.tokens == 0
 
 
+def test_one_token_is_enough(q: Queue) -> None:
+    q.put("a", "b")
+    for each in q.take():
+        release(q, [each])
+    q.run(calls.pause(q.keys, paused=False))
+    assert q.tokens == 1
+
+
 def test_what_falls_due_next_wakes_whoever_shall_mind_it(q: Queue) -> None:
     q.put("a", "b")
     got = q.take()
