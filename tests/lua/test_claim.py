@@ -396,6 +396,18 @@ def test_a_retry_is_given_the_same_leases_and_nothing_new(q: Queue) -> None:
     assert q.stats["delivered"] == 3
 
 
+def test_a_retry_is_given_the_leases_of_all_its_queues(rig: Rig, q: Queue) -> None:
+    if rig.layout == "cluster":
+        pytest.skip("in a cluster a claim has one queue")
+    other = rig.queue("other")
+    q.put("a", "new")
+    other.put("b")
+    call = calls.claim([other.keys, q.keys], "c-1", limit=2, lease_ms=1000)
+    first = rig.engine.run(call).deliveries
+    assert rig.engine.run(call.again()).deliveries == first
+    assert names(first) == ["b", "a"]
+
+
 def test_a_retry_leaves_out_what_was_acked_since(q: Queue) -> None:
     q.put(*range(5))
     call = q.claiming(4)
@@ -658,6 +670,21 @@ def test_without_an_outage_there_is_no_grace(q: Queue) -> None:
     claimed_and_away(q, 61_000)
     q.db.hset(q.keys.meta, "seen", q.now() - 29_000)  # less than one and a half renewals
     assert len(q.take(by="heir")) == 2
+
+
+def test_a_gap_of_two_renewals_is_an_outage(q: Queue) -> None:
+    claimed_and_away(q, 61_000)
+    q.db.hset(q.keys.meta, "seen", q.now() - 35_000)
+    assert q.take(by="thief") == []
+
+
+def test_the_grace_is_that_of_who_renews_most_rarely(q: Queue) -> None:
+    """Whoever comes first may have a short lease, and must not judge by it."""
+    claimed_and_away(q, 100_000)
+    assert q.take(by="thief", lease_ms=3000) == []
+    assert abs(int(q.meta["grace"]) - q.now() - 20_000) < 2000
+    q.db.hset(q.keys.meta, mapping={"grace": 0, "seen": q.now() - 10_000})
+    assert len(q.take(by="heir", lease_ms=3000)) == 2
 
 
 def test_ready_and_due_are_handed_out_in_the_grace(q: Queue) -> None:

@@ -81,6 +81,12 @@ def test_time_to_live_stands_at_the_head_and_replaces_an_older_one(q: Queue) -> 
         assert before + ttl <= json.loads(raw)["x-expires"] <= q.now() + ttl
 
 
+def test_a_time_to_live_leaves_the_count_where_it_is(q: Queue) -> None:
+    q.put(b'{"x-deliveries":2,"body":"a"}', ttl_ms=60_000)
+    assert json.loads(q.ready[0])["x-deliveries"] == 2
+    assert q.take()[0].deliveries == 3
+
+
 def test_groups_of_settings_keep_their_order_in_one_call(q: Queue) -> None:
     mixed = [
         Outgoing(msg("a"), "a"),
