@@ -212,6 +212,16 @@ def test_an_engine_that_was_closed_can_be_used_again(server: Server) -> None:
     queue.engine.close()
 
 
+def test_an_ack_that_waits_for_a_claim_is_sent_when_the_engine_is_closed(server: Server) -> None:
+    queue = Queue("q", server.url)
+    queue.put("x")
+    message = queue.claim()
+    assert message is not None
+    queue.keeper.ack_later(queue.keys, message.receipt)
+    queue.engine.close()
+    assert server.client().hget("_atomq.{q}.stats", "acked") == b"1"
+
+
 def test_settled_messages_leave_nothing_behind(server: Server) -> None:
     queue = Queue("q", server.url)
     queue.put_many(range(60))
