@@ -25,6 +25,7 @@ from atomq import (
     Receiver,
     ServerUnavailable,
     Verdict,
+    flows,
 )
 from tests.proxy import Proxy
 from tests.servers import Server, wait_until
@@ -346,6 +347,27 @@ def test_a_restart_under_consumers_costs_nothing(own_server: Server) -> None:
     assert held.ack() is Verdict.DONE
     wait_until("the acks to arrive", lambda: queue.state().unacked == 0)
     assert queue.state().stats["acked"] == 203
+    queue.engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+def test_what_is_settled_while_the_server_is_away_is_settled_when_it_is_back(
+    own_server: Server,
+) -> None:
+    """As Celery's workers give back: by the thread that renews, if the caller could not."""
+    queue = Queue("q", own_server.url, retry_attempts=0)
+    queue.put("x")
+    message = queue.claim()
+    assert message is not None
+    back = [(message.receipt, "")]
+    own_server.kill()
+    assert not queue.keeper.settle([message.receipt], lambda: flows.give_back(queue.keys, back))
+    assert queue.keeper.holds(message.receipt)
+    time.sleep(0.5)  # it is tried again, in vain
+    own_server.start()
+    wait_until("it to be given back", lambda: queue.state().ready == 1)
+    wait_until("it to be let go", lambda: not queue.keeper.holds(message.receipt), 1)
     queue.engine.close()
 
 

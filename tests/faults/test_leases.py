@@ -177,6 +177,26 @@ def test_one_queue_in_trouble_does_not_cost_another_its_leases(server: Server) -
     engine.close()
 
 
+def test_a_renewal_that_failed_is_tried_again_well_before_the_lease_ends(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = Queue("q", server.url, lease=3)  # renewed once a second
+    queue.put("x")
+    message = queue.claim()
+    assert message is not None
+    db = server.client()
+    db.rename("_atomq.{q}.unacked", "aside")
+    db.set("_atomq.{q}.unacked", "of another type")
+    with caplog.at_level(logging.INFO, "atomq.leases"):
+        wait_until("the trouble", lambda: "not renewed yet" in caplog.text, 3)
+        db.rename("aside", "_atomq.{q}.unacked")
+        began = time.monotonic()
+        wait_until("its end", lambda: "well again" in caplog.text, 3)
+    assert time.monotonic() - began < 0.7
+    message.ack()
+    queue.engine.close()
+
+
 def test_an_engine_that_was_closed_can_be_used_again(server: Server) -> None:
     queue = Queue("q", server.url, lease=LEASE)
     queue.put_many([1, 2])
@@ -190,6 +210,16 @@ def test_an_engine_that_was_closed_can_be_used_again(server: Server) -> None:
     assert message is not None
     message.ack()
     queue.engine.close()
+
+
+def test_an_ack_that_waits_for_a_claim_is_sent_when_the_engine_is_closed(server: Server) -> None:
+    queue = Queue("q", server.url)
+    queue.put("x")
+    message = queue.claim()
+    assert message is not None
+    queue.keeper.ack_later(queue.keys, message.receipt)
+    queue.engine.close()
+    assert server.client().hget("_atomq.{q}.stats", "acked") == b"1"
 
 
 def test_settled_messages_leave_nothing_behind(server: Server) -> None:

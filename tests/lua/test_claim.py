@@ -206,13 +206,17 @@ def test_what_cannot_be_decoded_goes_to_dead_letters(q: Queue, raw: bytes) -> No
     assert q.stats["dead"] == 1
 
 
-def test_a_corrupt_record_goes_to_dead_letters_whole(q: Queue) -> None:
+CORRUPT = [b"what is this", b"9999999999 1 1 {}", b"1 100 1 {}", b"1 1 9999999999999999 {}"]
+
+
+@pytest.mark.parametrize("record", CORRUPT)
+def test_a_corrupt_record_goes_to_dead_letters_whole(q: Queue, record: bytes) -> None:
     q.put("a")
     (got,) = q.take()
-    q.db.hset(q.keys.records, got.receipt, b"what is this")
+    q.db.hset(q.keys.records, got.receipt, record)
     q.db.zadd(q.keys.unacked, {got.receipt: 1})
     assert q.take() == []
-    assert [(letter.reason, letter.raw) for letter in q.dead] == [("corrupt", b"what is this")]
+    assert [(letter.reason, letter.raw) for letter in q.dead] == [("corrupt", record)]
     assert q.unacked == {}
 
 
@@ -376,6 +380,7 @@ def test_a_hostile_head_neither_wedges_nor_loses(q: Queue, raw: bytes) -> None:
         assert any(b'"b"' in each for each in q.ready)
         for each in q.ready:
             assert each.count(b'"x-deliveries":') <= max(1, raw.count(b'"x-deliveries":'))
+        assert all(letter.raw.startswith(b"{") for letter in q.dead)  # and no record of ours
 
 
 # ── retry ─────────────────────────────────────────────────────────────────────────────────────
@@ -394,6 +399,18 @@ def test_a_retry_is_given_the_same_leases_and_nothing_new(q: Queue) -> None:
     assert q.unacked == stored
     assert names(q.ready) == ["3", "4"]
     assert q.stats["delivered"] == 3
+
+
+def test_a_retry_is_given_the_leases_of_all_its_queues(rig: Rig, q: Queue) -> None:
+    if rig.layout == "cluster":
+        pytest.skip("in a cluster a claim has one queue")
+    other = rig.queue("other")
+    q.put("a", "new")
+    other.put("b")
+    call = calls.claim([other.keys, q.keys], "c-1", limit=2, lease_ms=1000)
+    first, again = rig.engine.run(call), rig.engine.run(call.again())
+    assert names(again.deliveries) == ["b", "a"]
+    assert [d.receipt for d in again.deliveries] == [d.receipt for d in first.deliveries]
 
 
 def test_a_retry_leaves_out_what_was_acked_since(q: Queue) -> None:
@@ -658,6 +675,21 @@ def test_without_an_outage_there_is_no_grace(q: Queue) -> None:
     claimed_and_away(q, 61_000)
     q.db.hset(q.keys.meta, "seen", q.now() - 29_000)  # less than one and a half renewals
     assert len(q.take(by="heir")) == 2
+
+
+def test_a_gap_of_two_renewals_is_an_outage(q: Queue) -> None:
+    claimed_and_away(q, 61_000)
+    q.db.hset(q.keys.meta, "seen", q.now() - 35_000)
+    assert q.take(by="thief") == []
+
+
+def test_the_grace_is_that_of_who_renews_most_rarely(q: Queue) -> None:
+    """Whoever comes first may have a short lease, and must not judge by it."""
+    claimed_and_away(q, 100_000)
+    assert q.take(by="thief", lease_ms=3000) == []
+    assert abs(int(q.meta["grace"]) - q.now() - 20_000) < 2000
+    q.db.hset(q.keys.meta, mapping={"grace": 0, "seen": q.now() - 10_000})
+    assert len(q.take(by="heir", lease_ms=3000)) == 2
 
 
 def test_ready_and_due_are_handed_out_in_the_grace(q: Queue) -> None:

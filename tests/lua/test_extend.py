@@ -48,6 +48,13 @@ def test_what_is_not_held_comes_not_to_life(q: Queue) -> None:
     assert q.unacked == {}
 
 
+def test_named_twice_it_is_live_once(q: Queue) -> None:
+    q.put("a")
+    (got,) = q.take()
+    call = calls.extend(q.keys, [got.receipt, got.receipt], lease_ms=60_000)
+    assert q.run(call) == [DONE, LOST]
+
+
 def test_after_somebody_took_it_the_lease_is_lost_for_good(q: Queue) -> None:
     q.put("a")
     (mine,) = q.take()

@@ -178,6 +178,21 @@ def test_1_arguments_out_of_their_caps_change_nothing(rig: Rig, verb: str) -> No
     assert tried or not [each for each in call.script.contract.argv if each.type == "int"]
 
 
+@pytest.mark.parametrize("field", range(8))
+def test_1_settings_of_a_publish_out_of_their_caps_change_nothing(q: Queue, field: int) -> None:
+    """Eight numbers in one text; the second is the step, of which there are four."""
+    good = ["1", "2", "1000", "0", "0", "0", "1", "0"]
+    wrong = {0: ["0", "2"], 1: ["0", "5"], 6: ["0", "3"]}  # what is delayed needs an id
+    call = calls.publish(q.keys, [Outgoing(msg("a"), "a", delay_ms=1000)])
+    for value in [*HOSTILE, *wrong.get(field, [])]:
+        settings = " ".join([*good[:field], value, *good[field + 1 :]])
+        reply = raw(q.rig, call, args=["call", settings, "a", msg("a")])
+        assert str(reply).startswith("BADARG"), (settings, reply)
+    assert q.db.keys() == []
+    raw(q.rig, call, args=["call", " ".join(good), "a", msg("a")])
+    assert list(q.delayed) == ["a"]
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_1_too_few_and_too_many_arguments_and_keys_change_nothing(rig: Rig, verb: str) -> None:
     call = VERBS[verb](world(rig))
@@ -360,13 +375,17 @@ def test_3_an_outage_longer_than_a_lease_costs_no_living_holder_its_message(q: Q
 # ── 4 prompt recovery ─────────────────────────────────────────────────────────────────────────
 
 
-def test_4_an_expired_lease_is_in_the_next_claim_whatever_is_ready(q: Queue) -> None:
+@pytest.mark.parametrize("plain_but_for_it", [True, False])
+def test_4_an_expired_lease_is_in_the_next_claim_whatever_is_ready(
+    q: Queue, plain_but_for_it: bool
+) -> None:
     """No sweep, and no turn to wait for behind what is ready."""
     q.put("expired")
-    q.take(1, lease_ms=1)
-    time.sleep(0.003)
+    q.take(1)
     for first in range(0, 10_000, 1000):
         q.put(*range(first, first + 1000))
+    q.db.hset(q.keys.meta, "seen", q.now() - (0 if plain_but_for_it else 1000))
+    q.pass_time(60_001)
     assert names(q.take(1)) == ["expired"]
 
 

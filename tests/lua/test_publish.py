@@ -52,6 +52,17 @@ def test_at_is_the_servers_time_and_the_past_is_now(q: Queue) -> None:
     assert names(q.ready) == ["past"]
 
 
+def test_where_no_consumer_was_seen_it_may_be_ready_at_once(q: Queue) -> None:
+    """Stock workers know no delays of ours."""
+    q.put("nobody yet", delay_ms=60_000, alive_ms=5000)
+    q.claim(0)
+    q.put("somebody", delay_ms=60_000, alive_ms=5000)
+    q.db.hset(q.keys.meta, "seen", q.now() - 6000)
+    q.put("not lately", delay_ms=60_000, alive_ms=5000)
+    assert list(q.delayed) == ["somebody"]
+    assert names(q.ready) == ["nobody yet", "not lately"]
+
+
 def test_the_end_of_time_stays_in_its_own_priority(q: Queue) -> None:
     """A due time beyond a band would be another step's, and due at once."""
     q.put("never", delay_ms=BAND - 1)
@@ -68,6 +79,12 @@ def test_time_to_live_stands_at_the_head_and_replaces_an_older_one(q: Queue) -> 
         assert raw.startswith(b'{"x-expires":')
         assert raw.count(b"x-expires") == 1
         assert before + ttl <= json.loads(raw)["x-expires"] <= q.now() + ttl
+
+
+def test_a_time_to_live_leaves_the_count_where_it_is(q: Queue) -> None:
+    q.put(b'{"x-deliveries":2,"body":"a"}', ttl_ms=60_000)
+    assert json.loads(q.ready[0])["x-deliveries"] == 2
+    assert q.take()[0].deliveries == 3
 
 
 def test_groups_of_settings_keep_their_order_in_one_call(q: Queue) -> None:
@@ -120,7 +137,7 @@ def test_a_call_is_known_for_a_whole_window_after_the_generations_turned(
     call = calls.publish(q.keys, [Outgoing(msg("a"), "a", **more)], call_id="call")
     q.run(call)
     age_ids(q, 122_000)
-    q.run(calls.publish(q.keys, [Outgoing(msg("b"), "b")], call_id="turns"))
+    q.run(calls.publish(q.keys, [Outgoing(msg("b"), "b", **more)], call_id="turns"))
     assert not q.db.sismember(q.keys.calls, "ccall")
     assert q.run(call).repeated
     assert sorted(names(q.ready)) == ["a", "b"]
@@ -148,6 +165,20 @@ def test_without_dedup_an_id_may_come_again(q: Queue) -> None:
     q.put("a")
     assert q.put("a").known == ()
     assert len(q.ready) == 2
+
+
+def test_without_dedup_an_id_may_come_twice_in_a_call(q: Queue) -> None:
+    assert q.put("a", "a", at_ms=q.now() - 1000).count == 2
+    assert names(q.ready) == ["a", "a"]
+
+
+def test_a_repeated_call_is_a_write(q: Queue) -> None:
+    """A WAIT behind it waits for the first: without a write of its own it would not."""
+    call = calls.publish(q.keys, [Outgoing(msg("a"), "a")], call_id="c")
+    q.run(call)
+    q.db.pexpire(q.keys.calls, 1000)
+    assert q.run(call).repeated
+    assert q.db.pttl(q.keys.calls) > 120_000
 
 
 def test_an_id_that_is_delayed_now_is_never_put_again(q: Queue) -> None:
@@ -185,7 +216,9 @@ def test_ids_are_forgotten_after_a_window_and_not_before(q: Queue) -> None:
 
 
 def test_remembered_ids_pass_by_themselves(q: Queue) -> None:
+    before = q.now()
     q.run(calls.publish(q.keys, [Outgoing(msg("a"), "a")], call_id="c"))
+    assert int(q.meta["calls_turn"]) >= before // 1000 + 120
     assert 120_000 < q.db.pttl(q.keys.calls) <= 240_000
     age_ids(q, 122_000)
     q.run(calls.publish(q.keys, [Outgoing(msg("b"), "b")], call_id="d"))

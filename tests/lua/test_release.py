@@ -190,6 +190,25 @@ def test_tokens(q: Queue) -> None:
     assert q.tokens == 0
 
 
+def test_one_token_is_enough(q: Queue) -> None:
+    q.put("a", "b")
+    for each in q.take():
+        release(q, [each])
+    q.run(calls.pause(q.keys, paused=False))
+    assert q.tokens == 1
+
+
+def test_what_falls_due_next_wakes_whoever_shall_mind_it(q: Queue) -> None:
+    q.put("a", "b")
+    got = q.take()
+    release(q, got[:1], delay_ms=60_000)
+    assert q.tokens == 1  # nobody minds the time yet
+    assert q.claim().wait_ms is not None
+    assert q.tokens == 0
+    release(q, got[1:], delay_ms=30_000)
+    assert q.tokens == 1  # sooner than what is waited for
+
+
 def test_a_paused_queue_gets_no_token(q: Queue) -> None:
     q.put("a")
     got = q.take()
