@@ -163,7 +163,7 @@ class Engine(EngineBase):
                     answer = self._run_one(effect)
                 else:
                     answer = self._perform(effect, waiter)
-            except Exception as error:  # noqa: BLE001 - the flow's to handle; it is raised again there
+            except BaseException as error:  # noqa: BLE001 - the flow's to note; raised again there
                 trouble = error
 
     def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:

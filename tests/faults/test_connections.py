@@ -6,6 +6,8 @@ Nothing is lost, nothing is done twice while its holder lives, and nobody has to
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -247,19 +249,81 @@ def test_a_claim_that_was_never_answered_is_given_back(proxy: Proxy) -> None:
     queue.engine.close()
 
 
+def test_what_claim_got_no_answer_to_is_given_back_at_once(proxy: Proxy) -> None:
+    queue = Queue("q", proxy.url, retry_attempts=1)
+    queue.engine.nodes()[0].load()
+    queue.put_many(range(3))
+    for claim in (queue.claim, lambda: queue.claim_many(2)):
+        delivered = queue.state().stats.get("delivered", 0)
+        proxy.drop_reply(2)
+        with pytest.raises(ServerUnavailable):
+            claim()
+        state = queue.state()
+        assert state.stats["delivered"] > delivered, "it was carried out"
+        assert (state.unacked, state.ready) == (0, 3)
+    assert [(m.body, m.deliveries) for m in queue.claim_many(3)] == [(0, 1), (1, 1), (2, 1)]
+    queue.engine.close()
+
+
+@contextmanager
+def ctrl_c(seconds: float) -> Iterator[None]:
+    """KeyboardInterrupt in the main thread, while it waits for the server."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_an_interrupted_claim_leaves_nothing_leased(proxy: Proxy) -> None:
+    queue = Queue("q", proxy.url)
+    queue.engine.nodes()[0].load()
+    queue.put_many(range(3))
+    receiver = Receiver([queue])
+    for claim in (
+        queue.claim,
+        lambda: queue.claim_many(2),
+        lambda: queue.claim(timeout=1),
+        lambda: receiver.receive(2, 0),
+    ):
+        delivered = queue.state().stats.get("delivered", 0)
+        proxy.delay(200)
+        with pytest.raises(KeyboardInterrupt), ctrl_c(0.1):
+            claim()
+        proxy.delay(0)
+        receiver.close()
+        state = queue.state()
+        assert state.stats["delivered"] > delivered, "it was carried out"
+        assert (state.unacked, state.ready) == (0, 3)
+    assert [(m.body, m.deliveries) for m in queue.claim_many(3)] == [(0, 1), (1, 1), (2, 1)]
+    queue.engine.close()
+
+
 def test_a_cancelled_claim_leaves_nothing_leased(proxy: Proxy) -> None:
     async def main() -> None:
         async with AsyncEngine(proxy.url) as engine:
             queue = AsyncQueue("q", engine)
             await queue.put_many(range(3))  # past the probe
+            await queue.give_back(await queue.claim_many(3))  # the scripts are loaded
             receiver = AsyncReceiver([queue])
-            proxy.delay(200)
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05):
-                    await receiver.receive(3, 0)
-            proxy.delay(0)
-            await receiver.close()
-            assert (await queue.state()).unacked == 0
+            for claim in (lambda: receiver.receive(3, 0), lambda: queue.claim_many(3), queue.claim):
+                delivered = (await queue.state()).stats["delivered"]
+                proxy.delay(200)
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await claim()
+                proxy.delay(0)
+                await receiver.close()
+                state = await queue.state()
+                assert state.stats["delivered"] > delivered, "it was carried out"
+                assert (state.unacked, state.ready) == (0, 3)
             messages = await queue.claim_many(3)
             assert [(m.body, m.deliveries) for m in messages] == [(0, 1), (1, 1), (2, 1)]
 
