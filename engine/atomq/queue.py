@@ -180,8 +180,17 @@ class Queue(QueueBase[Engine]):
 
     def claim_many(self, limit: int, timeout: float | None = 0) -> list[Message]:
         """Up to `limit` messages (at most 1,000). Waits for the first one only."""
-        with Receiver([self]) as receiver:
-            return receiver.receive(limit, timeout)
+        if timeout != 0:
+            with Receiver([self]) as receiver:
+                return receiver.receive(limit, timeout)
+        receiver = self._idle_receiver() or Receiver([self])
+        try:
+            messages = receiver.receive(limit, timeout)
+        except BaseException:
+            receiver.close()
+            raise
+        self._idle.append(receiver)
+        return messages
 
     def consume(
         self,

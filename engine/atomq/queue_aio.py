@@ -152,8 +152,17 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         timeout: float | None = 0,  # noqa: ASYNC109 - it ends the wait, not the call
     ) -> list[AsyncMessage]:
         """See `Queue.claim_many`."""
-        async with AsyncReceiver([self]) as receiver:
-            return await receiver.receive(limit, timeout)
+        if timeout != 0:
+            async with AsyncReceiver([self]) as receiver:
+                return await receiver.receive(limit, timeout)
+        receiver = self._idle_receiver() or AsyncReceiver([self])
+        try:
+            messages = await receiver.receive(limit, timeout)
+        except BaseException:
+            await receiver.close()
+            raise
+        self._idle.append(receiver)
+        return messages
 
     async def consume(
         self,
