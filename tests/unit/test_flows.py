@@ -357,6 +357,15 @@ def test_acks_that_come_too_late_are_told() -> None:
     assert lost == ["r1", "r3"]
 
 
+def test_acks_of_a_repeated_call_that_find_nothing_are_not_called_late() -> None:
+    lost: list[str] = []
+    acks = Acks(lost=lost.extend)
+    acks.add("q", "a")
+    acks.add("q", "b")
+    Play(flows.flush(Q, acks)).go([Verdict.UNKNOWN, Verdict.LOST])
+    assert lost == ["b"]
+
+
 def test_acks_say_when_the_first_one_waits() -> None:
     waiting: list[int] = []
     acks = Acks(waiting=lambda: waiting.append(1))
