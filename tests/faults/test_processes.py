@@ -231,6 +231,21 @@ main()
     queue.engine.close()
 
 
+def test_an_ack_that_waits_for_a_claim_is_sent_at_the_end_of_a_program(server: Server) -> None:
+    import subprocess
+
+    queue = Queue("q", server.url)
+    queue.put("x")
+    program = f"""
+from atomq import Queue
+queue = Queue("q", {server.url!r})
+queue.keeper.ack_later(queue.keys, queue.claim().receipt)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    assert queue.state().stats.get("acked") == 1
+    queue.engine.close()
+
+
 def test_a_worker_told_by_a_signal_finishes_its_message_and_gives_the_rest_back(
     server: Server,
 ) -> None:

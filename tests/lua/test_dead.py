@@ -155,6 +155,17 @@ def test_one_part_and_no_other(q: Queue, part: str) -> None:
     assert q.places() == {name: place for name, place in before.items() if place != part}
 
 
+def test_a_purge_leaves_nobody_to_wake_and_no_time_to_mind(q: Queue) -> None:
+    q.put("later", delay_ms=60_000)
+    q.claim()
+    q.put("ready")
+    assert (q.tokens, "timer_at" in q.meta) == (1, True)
+    q.run(calls.purge(q.keys, ready=True))
+    assert q.tokens == 0
+    q.run(calls.purge(q.keys, delayed=True))
+    assert not {"timer_at", "timer_by"} & set(q.meta)
+
+
 def test_everything_leaves_no_key(q: Queue) -> None:
     filled(q)
     q.put("x", dedup=True)

@@ -264,7 +264,6 @@ def test_1_a_plain_call_looks_at_its_keys_before_anything_moves(rig: Rig, verb: 
 def test_1_a_plain_call_looks_at_its_arguments_before_anything_moves(rig: Rig, verb: str) -> None:
     """Catches a count that only HINCRBY does not take for a number, when all else is written."""
     call = plain(rig, verb)
-    stored = rig.snapshot()
     tries: list[dict[str, Any]] = [
         {"keys": [*call.keys, "x"]},
         {"keys": call.keys[:7]},
@@ -276,10 +275,17 @@ def test_1_a_plain_call_looks_at_its_arguments_before_anything_moves(rig: Rig, v
         tries[0] = {"keys": [*call.keys, *["x"] * 7]}
         tries.append({"args": [call.args[0], "", *[msg(i) for i in range(1001)]]})
         tries += [{"args": [*call.args, raw]} for raw in (b"", b"{}", b'["', b" {")]
+    else:
+        # A thousand of 8 KiB would have room.
+        tries.append(
+            {"args": [*call.args[:2], "1001", *call.args[3:6], "1073741824", "4", *call.args[8:]]}
+        )
     for index in (2, 3, 4, 5, 6, 7, 8) if verb == "claim" else ():
         numbers = [*HOSTILE, "0x1", "1e0", "1.0", "+1"]
         tries += [{"args": [*call.args[:index], n, *call.args[index + 1 :]]} for n in numbers]
     for given in tries:
+        rig.db.hset(call.queue.meta, "seen", rig.queue().now())  # else a claim soon goes in full
+        stored = rig.snapshot()
         reply = raw(rig, call, **given)
         assert str(reply).startswith("BADARG"), (given, reply)
         assert rig.snapshot() == stored, given
@@ -564,6 +570,26 @@ def test_7_a_lost_reply_loses_and_doubles_nothing(
     assert proxy.dropped == 1
     LOSSY[verb](w, result)
     everything(w.q)  # each message once
+
+
+@pytest.mark.parametrize("verb", UNREAD)
+def test_7_a_lost_reply_of_a_plain_call_loses_and_doubles_nothing(
+    rig: Rig, lossy: tuple[Proxy, Engine], verb: str
+) -> None:
+    proxy, engine = lossy
+    engine.run(calls.probe(rig.queue().keys))
+    call, q = plain(rig, verb), rig.queue()
+    rig.db.script_load(call.script.text)
+    proxy.drop_reply(matching=call.script.sha.encode())
+    result = engine.run(call)
+    assert proxy.dropped == 1
+    if verb == "publish":
+        assert (result.count, result.repeated) == (1, True)
+        assert names(q.ready) == ["0", "1", "2", "3", "4", "new"]
+    else:
+        assert names(result.deliveries) == ["0", "1"]
+        assert {each.receipt for each in result.deliveries} == set(q.unacked)
+        assert names(q.ready) == ["2", "3", "4"]
 
 
 # ── 8 nothing is dropped in silence ───────────────────────────────────────────────────────────

@@ -267,6 +267,52 @@ def test_an_interrupted_claim_is_given_back_on_leaving(error: BaseException) -> 
     assert play.effect.repeated
 
 
+def waiting(who: Consumer) -> Play:
+    """It found nothing and waits, with a claim sent ahead."""
+    play = Play(who.receive(1, None))
+    play.go(claimed())
+    assert isinstance(play.effect, Wait)
+    assert play.effect.ahead is not None
+    return play
+
+
+def test_what_a_claim_sent_ahead_got_is_told_before_it_is_handed_over() -> None:
+    """Else nobody renews it."""
+    told: list[Claimed] = []
+    play = Play(consumer().receive(1, None, told.append))
+    play.go(claimed())
+    play.go(claimed(delivery()))
+    assert play.over
+    assert [each.deliveries for each in told] == [[], play.result]
+
+
+def test_what_a_claim_sent_ahead_got_is_given_back_by_who_leaves() -> None:
+    who = consumer()
+    waiting(who).flow.close()
+    play = Play(who.close())
+    assert isinstance(play.effect, Withdraw)
+    play.go(claimed(delivery()))
+    assert play.effect.script.name == "release"
+    assert "c-1.0.x" in play.effect.args
+    play.go([Verdict.DONE])
+    assert play.over
+
+
+@pytest.mark.parametrize("during", ["the wait", "the withdrawal"])
+def test_what_a_claim_sent_ahead_may_hold_is_given_back_if_it_got_no_answer(during: str) -> None:
+    who = consumer()
+    play = waiting(who)
+    claim_id = claim_id_of(play.effect.ahead)
+    if during == "the withdrawal":
+        play.flow.close()
+        play = Play(who.close())
+    play.go(ServerUnavailable("gone"))
+    assert claim_id_of(play.effect) == claim_id
+    assert play.effect.args[1] == flows.BEYOND_RETRIES
+    play.go(claimed(delivery()))
+    assert play.effect.script.name == "release"
+
+
 def test_a_refused_claim_holds_nothing() -> None:
     one = consumer()
     play = Play(one.receive(5, None))
@@ -309,6 +355,15 @@ def test_acks_that_come_too_late_are_told() -> None:
     play = Play(consumer(acks=acks).receive(1, None))
     play.go(claimed(delivery(), lost=[("q", "r3")]))
     assert lost == ["r1", "r3"]
+
+
+def test_acks_of_a_repeated_call_that_find_nothing_are_not_called_late() -> None:
+    lost: list[str] = []
+    acks = Acks(lost=lost.extend)
+    acks.add("q", "a")
+    acks.add("q", "b")
+    Play(flows.flush(Q, acks)).go([Verdict.UNKNOWN, Verdict.LOST])
+    assert lost == ["b"]
 
 
 def test_acks_say_when_the_first_one_waits() -> None:
