@@ -121,6 +121,7 @@ class Writer:
         self._binary = f', "content-encoding": "binary", "content-type": {kind}, "headers": '
         info = f'{{"exchange": "", "routing_key": {quoted(queue)}}}'
         self._properties = f', "properties": {{"delivery_mode": 2, "delivery_info": {info}, '
+        self._plain = f'{self._text}{{}}{self._properties}"priority": 0, "timestamp": '
 
     def write(
         self,
@@ -136,13 +137,17 @@ class Writer:
             more = json.dumps(headers) if headers else "{}"
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidMessage(f"the message cannot be serialized: {error}") from error
-        encoding = ""
+        tag, encoding = quoted(message_id), ""
         if isinstance(data, str):
+            if not (headers or priority):  # as most are
+                return (
+                    f'{{"body": {quoted(data)}{self._plain}{time.time():.3f}, '
+                    f'"message_id": {tag}, "delivery_tag": {tag}}}}}'
+                )
             head = f'{{"body": {quoted(data)}{self._text}{more}'
         else:
             encoding = '"body_encoding": "base64", '
             head = f'{{"body": "{base64.b64encode(data).decode()}"{self._binary}{more}'
-        tag = quoted(message_id)
         return (
             f'{head}{self._properties}"priority": {priority}, {encoding}"timestamp": '
             f'{time.time():.3f}, "message_id": {tag}, "delivery_tag": {tag}}}}}'
