@@ -322,17 +322,12 @@ def claim(
             )
             for i in range(1, len(reply), 5)
         ]
-        lost_acks = tuple(
+        lost_acks = [
             (names[lost[i] - 1], (acks or ())[lost[i] - 1][lost[i + 1] - 1])
             for i in range(0, len(lost), 2)
-        )
-        return Claimed(
-            now,
-            wait if wait >= 0 else None,
-            tuple(names[index - 1] for index in rest[:count]),
-            lost_acks,
-            deliveries,
-        )
+        ]
+        more = [names[index - 1] for index in rest[:count]]
+        return Claimed(now, wait if wait >= 0 else None, tuple(more), tuple(lost_acks), deliveries)
 
     return Call(_CLAIM, queues[0], keys, args, parse, attempt_at=1)
 

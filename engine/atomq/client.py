@@ -429,7 +429,7 @@ class _Lines:
             except BaseException:
                 connection.disconnect()  # interrupted: an answer may be on its way
                 raise
-            if any(type(reply) is server.ReadOnlyError for reply in replies):
+            if server.ReadOnlyError in map(type, replies):
                 connection.disconnect()  # a replica now: a new one may lead to the primary
                 self.close()
                 self._engine.proved = False

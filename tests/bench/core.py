@@ -620,7 +620,9 @@ MEANINGS = {
     "latency": "Consumers in a process of their own wait; the time from before publish to the "
     "first line of the handler. Beside it a bare BRPOP.",
     "idle": "What waiting costs, when nothing comes.",
-    "size": "Server time of one claim, with ten messages in the queue and with very many.",
+    "size": "Server time of one claim, with ten messages in the queue and with very many. What is "
+    "due lies in memory that was not touched for long, and the wheel's Valkey has no allocator of "
+    "its own: on Redis 7 the last row came to 0.97.",
     "recovery": "Leases that ended come back with the claims that follow: the longest single call.",
 }
 
