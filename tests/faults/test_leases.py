@@ -109,8 +109,9 @@ def test_max_lease_counts_from_the_start_of_the_work(server: Server) -> None:
     queue = Queue("q", server.url, lease=LEASE, max_lease=2 * LEASE)
     queue.put_many(["first", "second"])
     messages = queue.consume(prefetch=2)
+    first = next(messages)  # both are claimed before anybody else may
     with rival(server, max_lease=2 * LEASE) as got:
-        with next(messages):
+        with first:
             time.sleep(1.5 * LEASE)
         second = next(messages)  # claimed long ago, begun now
         time.sleep(1.5 * LEASE)
