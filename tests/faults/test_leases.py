@@ -198,6 +198,25 @@ def test_a_renewal_that_failed_is_tried_again_well_before_the_lease_ends(
     queue.engine.close()
 
 
+def test_whatever_goes_wrong_in_a_renewal_others_follow(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = Queue("q", server.url, lease=LEASE)
+    queue.put("x")
+    renew, tried = queue.keeper._renew, []
+
+    def broken_once() -> float:
+        tried.append(1)
+        return renew() if len(tried) > 1 else 1 / 0
+
+    monkeypatch.setattr(queue.keeper, "_renew", broken_once)
+    message = queue.claim()
+    assert message is not None
+    wait_until("the next renewal", lambda: len(tried) > 2, 3)
+    message.ack()
+    queue.engine.close()
+
+
 def test_an_engine_that_was_closed_can_be_used_again(server: Server) -> None:
     queue = Queue("q", server.url, lease=LEASE)
     queue.put_many([1, 2])
