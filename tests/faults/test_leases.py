@@ -109,8 +109,9 @@ def test_max_lease_counts_from_the_start_of_the_work(server: Server) -> None:
     queue = Queue("q", server.url, lease=LEASE, max_lease=2 * LEASE)
     queue.put_many(["first", "second"])
     messages = queue.consume(prefetch=2)
+    first = next(messages)  # both are claimed before anybody else may
     with rival(server, max_lease=2 * LEASE) as got:
-        with next(messages):
+        with first:
             time.sleep(1.5 * LEASE)
         second = next(messages)  # claimed long ago, begun now
         time.sleep(1.5 * LEASE)
@@ -193,6 +194,25 @@ def test_a_renewal_that_failed_is_tried_again_well_before_the_lease_ends(
         began = time.monotonic()
         wait_until("its end", lambda: "well again" in caplog.text, 3)
     assert time.monotonic() - began < 0.7
+    message.ack()
+    queue.engine.close()
+
+
+def test_whatever_goes_wrong_in_a_renewal_others_follow(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = Queue("q", server.url, lease=LEASE)
+    queue.put("x")
+    renew, tried = queue.keeper._renew, []
+
+    def broken_once() -> float:
+        tried.append(1)
+        return renew() if len(tried) > 1 else 1 / 0
+
+    monkeypatch.setattr(queue.keeper, "_renew", broken_once)
+    message = queue.claim()
+    assert message is not None
+    wait_until("the next renewal", lambda: len(tried) > 2, 3)
     message.ack()
     queue.engine.close()
 

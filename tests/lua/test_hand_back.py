@@ -73,6 +73,14 @@ def test_bounded_calls_keep_the_order(q: Queue) -> None:
     assert names(q.ready) == order
 
 
+def test_all_of_many(q: Queue) -> None:
+    """More than one call may move."""
+    q.put(*range(600), delay_ms=60_000)
+    told: list[int] = []
+    assert q.rig.engine.run(flows.hand_back_all(q.keys, told=told.append)) == HandedBack(600, 0, 0)
+    assert (len(q.ready), told[-1]) == (600, 600)
+
+
 def test_bytes_stop_a_call(q: Queue) -> None:
     q.put(*[msg(i, size=1000) for i in range(5)])
     q.take()
