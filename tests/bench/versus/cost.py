@@ -90,7 +90,9 @@ def worker_cost(
     )
     commands = Group("commands", "commands the server runs for a task, those inside scripts too")
     server = Group(
-        "server CPU", "time of the server's main thread for a task, its publish included"
+        "server CPU",
+        "time of the server's main thread for a task, its publish included, which is two thirds of "
+        "ours: a script that checks, remembers its call and wakes somebody, beside a bare LPUSH",
     )
     client = Group(
         "worker CPU", "time of the worker's main process for a task, without its children"
@@ -100,7 +102,8 @@ def worker_cost(
     )
     ceiling = Group(
         "ceiling",
-        "stock: a transport in the worker's own memory, without a server: what Celery itself takes",
+        "stock: a transport in the worker's own memory, without a server: what Celery itself takes; "
+        "a solo worker waits for the server once in four tasks, it may hold no more",
     )
     for pool, slots in pools:
         name = f"{pool} -c{slots}"
