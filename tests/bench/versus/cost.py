@@ -102,8 +102,8 @@ def worker_cost(
     )
     ceiling = Group(
         "ceiling",
-        "stock: a transport in the worker's own memory, without a server: what Celery itself takes; "
-        "a solo worker waits for the server once in four tasks, it may hold no more",
+        "stock: a transport in the worker's own memory, without a server: what Celery itself "
+        "takes; a solo worker waits for the server once in four tasks, it may hold no more",
     )
     for pool, slots in pools:
         name = f"{pool} -c{slots}"
