@@ -54,8 +54,7 @@ class AsyncEngine(EngineBase):
     async def run(self, work: Call[T] | Flow[T], waiter: AsyncWaiter | None = None) -> T:
         """Carry out one call, or a flow to its end. A flow that waits needs a `waiter`."""
         if isinstance(work, Call):
-            result: T = (await self._exchange(exchange.exchange((work,), self.retry), work))[0]
-            return result
+            return await self._run_one(work)
         answer: Any = None
         trouble: BaseException | None = None
         while True:
@@ -66,7 +65,10 @@ class AsyncEngine(EngineBase):
                 return value
             trouble = None
             try:
-                answer = await self._perform(effect, waiter)
+                if isinstance(effect, Call):
+                    answer = await self._run_one(effect)
+                else:
+                    answer = await self._perform(effect, waiter)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - raised again there
                 trouble = error
 
@@ -120,6 +122,22 @@ class AsyncEngine(EngineBase):
                 self._begin()
             self._loop = loop
 
+    async def _run_one(self, call: Call[T]) -> T:
+        """A call that is answered at once, as nearly all are, takes no detour."""
+        self._enter_loop()
+        if not self.proved:
+            await self._prove(call)
+        answer: Any
+        try:
+            answer = await self._lines.send((call,))
+        except SERVER_ERRORS as error:
+            answer = error
+        else:
+            if not isinstance(answer[0], Exception):
+                return call.parse(answer[0], call.repeated)
+        result: T = (await self._drive(exchange.exchange((call,), self.retry), answer))[0]
+        return result
+
     async def _exchange(self, steps: exchange.Exchange, call: Call[Any]) -> list[Any]:
         self._enter_loop()
         if not self.proved:
@@ -137,16 +155,17 @@ class AsyncEngine(EngineBase):
         self._proving = None
         self.proved = not done.cancelled() and done.exception() is None
 
-    async def _drive(self, steps: exchange.Exchange) -> list[Any]:
+    async def _drive(self, steps: exchange.Exchange, first: Any = None) -> list[Any]:
+        """Drive to the end; `first` is the answer to the first step, if that was taken already."""
         try:
             step = next(steps)
             while True:
                 try:
-                    answer = await self._step(step)
+                    answer = await self._step(step) if first is None else first
                 except SERVER_ERRORS as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(answer)
+                    answer = error
+                first = None
+                step = steps.throw(answer) if isinstance(answer, Exception) else steps.send(answer)
         except StopIteration as stop:
             results: list[Any] = stop.value
             return results
@@ -162,8 +181,6 @@ class AsyncEngine(EngineBase):
         return None
 
     async def _perform(self, effect: Any, waiter: AsyncWaiter | None) -> Any:
-        if isinstance(effect, Call):
-            return await self.run(effect)
         if isinstance(effect, Get):
             return await self.command("GET", effect.key)
         if isinstance(effect, Sleep):
