@@ -15,7 +15,7 @@ end
 
 -- A write to wherever an id is, so that a WAIT behind a repeated call waits for the first.
 function M.touch(calls, calls_old, meta)
-  expire(calls, calls_old, 2 * longest(meta))
+  expire(calls, calls_old, longest(meta))
 end
 
 -- `names` were added to the younger generation: a growing write, for what is done here frees. It becomes the older one

@@ -20,9 +20,6 @@ function M.zset(key) return checked(redis.pcall("ZCARD", key), key, "ZCARD") or 
 function M.set(key) return checked(redis.pcall("SCARD", key), key, "SCARD") or 0 end
 function M.stream(key) return checked(redis.pcall("XLEN", key), key, "XLEN") or 0 end
 
--- Fields of a hash that is read anyway; none of them when it cannot be.
-function M.fields(key, ...) return checked(redis.pcall("HMGET", key, ...), key, "HMGET") or {} end
-
 -- The ready lists are the last keys of a call: from KEYS[first] on, one a priority step. Answers their sizes.
 function M.ready(first)
   local sizes = {}

@@ -29,7 +29,7 @@ give_up() {
 command -v apt-get >/dev/null && command -v dpkg >/dev/null || give_up "no apt here"
 
 cache=$PWD/.cache/apt
-mkdir -p "$cache/state/lists/partial" "$cache/archives/partial" "$cache/debs" "$tools/root" "$tools/bin"
+mkdir -p "$cache/state/lists/partial" "$cache/archives/partial" "$cache/debs" "$tools/debian" "$tools/bin"
 limited() { timeout --kill-after=5 "$@"; }
 fetch() (
   cd "$cache/debs" && limited 90 apt-get -qq -o APT::Sandbox::User=root -o Acquire::Retries=1 \
@@ -44,22 +44,22 @@ fetch -o Dir::Cache="$cache" download "${packages[@]}" || {
   fetch "${own[@]}" download "${packages[@]}"
 } || give_up "apt cannot download ($(grep -m1 -E '^(E|W):' "$cache/log" || echo 'out of time'))"
 for deb in "$cache/debs"/*.deb; do
-  dpkg -x "$deb" "$tools/root" || give_up "dpkg cannot unpack"
+  dpkg -x "$deb" "$tools/debian" || give_up "dpkg cannot unpack"
 done
 
 # Wrappers, because the libraries are not where the loader looks; exec keeps the pid of the caller.
 wrap() {
-  printf '#!/bin/sh\nhere=$(cd "$(dirname "$0")/.." && pwd)\nr=$here/root/usr\n%s\n' "$2" >"$tools/bin/$1"
+  printf '#!/bin/sh\nhere=$(cd "$(dirname "$0")/.." && pwd)\nr=$here/debian/usr\n%s\n' "$2" >"$tools/bin/$1"
   chmod +x "$tools/bin/$1"
 }
-libraries='export LD_LIBRARY_PATH="$(echo "$r"/lib/*-linux-*):$(echo "$here"/root/lib/*-linux-*)"
+libraries='export LD_LIBRARY_PATH="$(echo "$r"/lib/*-linux-*):$(echo "$here"/debian/lib/*-linux-*)"
 export LUA_PATH="$r/share/lua/5.1/?.lua;$r/share/lua/5.1/?/init.lua;;"
 export LUA_CPATH="$(echo "$r"/lib/*-linux-*/lua/5.1)/?.so;;"
 exec'
 for name in "${missing[@]}"; do
   case $name in
     "Redis 7")
-      ln -sf redis-check-rdb "$tools/root/usr/bin/redis-server" # what its package would do
+      ln -sf redis-check-rdb "$tools/debian/usr/bin/redis-server" # what its package would do
       wrap redis-server "$libraries \"\$r/bin/redis-server\" \"\$@\""
       ;;
     luac5.1) wrap luac5.1 "$libraries \"\$r/bin/luac5.1\" \"\$@\"" ;;
