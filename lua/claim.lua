@@ -48,10 +48,10 @@ local is_plain = acks >= 0 and acks <= 1000 and tonumber(ARGV[9]) == acks and AR
   and not string.find(ARGV[3] .. ARGV[4] .. ARGV[6] .. ARGV[7] .. ARGV[9], "%D") -- tonumber takes 1e2 and 0x10 as well
 local names, left, largest, has_token = {}, 0, 0, false
 
--- Whether anything in this index is due, or stands behind the first step.
+-- Whether anything in this index is due, or stands behind the first step: is not between.
 local function stirs(index)
-  return redis.call("ZCARD", index) > 0
-    and (redis.call("ZCOUNT", index, "-inf", now) > 0 or redis.call("ZCOUNT", index, BEHIND, "+inf") > 0)
+  local size = redis.call("ZCARD", index)
+  return size > 0 and size > redis.call("ZCOUNT", index, "(" .. now, "(" .. BEHIND)
 end
 
 -- All reads: names for what it will hand out, if it is plain. Whether there is a grace is not asked: it is for what has
@@ -71,8 +71,6 @@ local function look()
     return
   end
   has_token = redis.call("LLEN", tokens) > 0
-  redis.call("XLEN", KEYS[5])
-  redis.call("HLEN", stats)
   for i = 1, size < limit and size or limit do
     names[i] = claim_id .. ".0." .. i
   end
@@ -86,7 +84,7 @@ local bodies, ready, take = {}, KEYS[READY + 1], 0
 if is_plain and pcall(look) and is_plain then
   take = #names
 end
-while take > #bodies do
+while is_plain and #bodies < take do
   local some = redis.call("RPOP", ready, #bodies == 0 and take > TASTE and TASTE or take - #bodies)
   for i = 1, #some do
     local body = some[i]
@@ -94,14 +92,11 @@ while take > #bodies do
     is_plain = is_plain and brace == 123 and quote == 34 and first ~= 120 and #body <= largest -- not "x-...
     bodies[#bodies + 1] = body
   end
-  if not is_plain then
-    for i = #bodies, 1, -1 do
-      redis.call("RPUSH", ready, bodies[i])
-    end
-    take = 0
-  end
 end
-if take == 0 then
+if not (is_plain and take > 0 and type(redis.pcall("HINCRBY", stats, "delivered", take)) == "number") then
+  for i = #bodies, 1, -1 do
+    redis.call("RPUSH", ready, bodies[i])
+  end
   local claiming = require("lib.claiming")
   return claiming.run()
 end
@@ -129,7 +124,6 @@ for i = 1, take do
 end
 redis.call("HSET", records, unpack(held))
 redis.call("ZADD", unacked, unpack(scores))
-redis.call("HINCRBY", stats, "delivered", take == 1 and "1" or take)
 if left > 0 and not has_token then
   redis.call("RPUSH", tokens, "1")
 elseif left == 0 and has_token then

@@ -31,11 +31,11 @@
 --   BADARG  WRONGTYPE
 local calls, calls_old, tokens, meta, stats, ready = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local SMALL = 8192 -- see lib/claiming
-local call_id, total, time = ARGV[1] or "", #ARGV - 2, redis.call("TIME")
+local call_id, total, time, try = ARGV[1] or "", #ARGV - 2, redis.call("TIME"), redis.pcall
 
 -- Nearly every call is one group without settings, of messages that begin as Kombu writes them, and comes for the first
--- time. What is here runs for every task there is: no number is made a text, or the other way round, and nothing is
--- called that can be done without. Anything else, and be it a fault, is for lib/publishing.
+-- time. What is here runs for every task there is: nothing is called that can be done without, and two keys are found
+-- to be of another type only when they are written. Anything else, and be it a fault, is for lib/publishing.
 local is_plain = total > 0 and total <= 1000 and #call_id <= 96 and ARGV[2] == "" and #KEYS > 7 and #KEYS < 18
 local largest, byte = 0, string.byte
 for i = 3, is_plain and total + 2 or 0 do
@@ -46,36 +46,33 @@ for i = 3, is_plain and total + 2 or 0 do
     largest = #body
   end
 end
-
--- All reads.
-local name, set, has_token = "c" .. call_id, nil, false
-local function look()
-  set, has_token = redis.call("HMGET", meta, "paused", "largest", "calls_turn"), redis.call("LLEN", tokens) > 0
-  redis.call("HLEN", stats)
-  redis.call("LLEN", ready)
-  if call_id ~= "" and redis.call("SISMEMBER", calls, name) + redis.call("SISMEMBER", calls_old, name) > 0 then
+local name, set, waiting = "c" .. call_id, nil, nil
+if is_plain then
+  set, waiting = try("HMGET", meta, "paused", "largest", "calls_turn"), try("LLEN", tokens)
+  is_plain = not set.err and type(waiting) == "number"
+    and (call_id == "" or try("SISMEMBER", calls, name) == 0 and try("SISMEMBER", calls_old, name) == 0)
+    and type(try("HINCRBY", stats, "published", total)) == "number"
+  if is_plain and type(try("LPUSH", ready, unpack(ARGV, 3))) ~= "number" then
+    redis.call("HINCRBY", stats, "published", -total)
     is_plain = false
   end
 end
-if not (is_plain and pcall(look) and is_plain) then
+if not is_plain then
   local publishing = require("lib.publishing")
   return publishing.run(time)
 end
 
 if call_id ~= "" then
   redis.call("SADD", calls, name)
+  if not set[3] or time[1] > set[3] then
+    local dedup = require("lib.dedup")
+    dedup.keep(calls, calls_old, meta, { name }, false, time[1])
+  end
 end
-redis.call("LPUSH", ready, unpack(ARGV, 3))
-local count = total == 1 and "1" or total
-redis.call("HINCRBY", stats, "published", count)
 if largest > SMALL and largest > (tonumber(set[2]) or 0) then
   redis.call("HSET", meta, "largest", largest)
 end
-if not has_token and set[1] ~= "1" then
+if waiting == 0 and set[1] ~= "1" then
   redis.call("RPUSH", tokens, "1")
 end
-if call_id ~= "" and (not set[3] or time[1] > set[3]) then
-  local dedup = require("lib.dedup")
-  dedup.keep(calls, calls_old, meta, { name }, false, time[1])
-end
-return time[1] .. " " .. time[2] .. " " .. count .. " 0"
+return time[1] .. " " .. time[2] .. " " .. total .. " 0"

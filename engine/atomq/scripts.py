@@ -2,9 +2,10 @@
 
 A script under `lua/` may begin with lines `local clock = require("lib.clock")`. Each module is put
 in front of it once. The server makes every function anew at each call, so functions of modules that
-nothing in the bundle calls are left out, and a module that is required further in, where it is
-needed now and then, is one function until then. Lines that hold only a comment are left out too: a
-comment changes no SHA. What the server says of a line is translated back to the file it came from.
+nothing in the bundle calls are left out, and all modules that are required further in, where they
+are needed now and then, are one function until then. Lines that hold only a comment are left out
+too: a comment changes no SHA. What the server says of a line is translated back to the file it came
+from.
 """
 
 from __future__ import annotations
@@ -232,29 +233,40 @@ class _Bundle:
     def _together(self, script: str) -> list[_Line]:
         main = self._early.pop(script)
         late = {module: lines for module, lines in self._late.items() if module not in self._early}
-        names = [*map(_name, self._early), *(f"load_{_name(module)}" for module in late)]
-        lines: list[_Line] = [(f"local {', '.join(names)}", f"{script}.lua", 1)] if names else []
+        lines: list[_Line] = []
+        if self._early:
+            lines.append((f"local {', '.join(map(_name, self._early))}", f"{script}.lua", 1))
         for module, kept in self._early.items():
             (_, file, first), (_, _, last) = kept[0], kept[-1]
             # A block, not a function: that would be one more to make and to call.
             lines += [("do", file, first), *self._linked(kept[:-1])]
             lines.append((f"{_name(module)} = M end", file, last))
+        return lines + self._hidden(late, f"{script}.lua") + self._linked(main)
+
+    def _hidden(self, late: dict[str, list[_Line]], script: str) -> list[_Line]:
+        """`load_late(name)`: one function, in which those of the late modules are made."""
+        if not late:
+            return []
+        opening = "local load_late", "function load_late(name)", "local late = {}"
+        closing = "function load_late(which) return late[which]() end", "return load_late(name) end"
+        lines = [(text, script, 1) for text in opening]
         for module, kept in late.items():
             (_, file, first), (_, _, last) = kept[0], kept[-1]
-            load = f"load_{_name(module)}"
-            lines += [(f"function {load}()", file, first), *self._linked(kept[:-1])]
+            load = f"late.{_name(module)}"
+            lines += [(f"function {load}()", file, first), *self._linked(kept[:-1], inside=True)]
             # Made once: from now on it answers what it made.
             lines.append((f"function {load}() return M end return M end", file, last))
-        return lines + self._linked(main)
+        return lines + [(text, script, 1) for text in closing]
 
-    def _linked(self, lines: Sequence[_Line]) -> list[_Line]:
+    def _linked(self, lines: Sequence[_Line], *, inside: bool = False) -> list[_Line]:
         found: list[_Line] = []
         for text, file, number in lines:
             if wanted := _REQUIRE.match(text):
                 indent, name, module = wanted.groups()
                 if module in self._early:
                     continue
-                text = f"{indent}local {name} = load_{name}()"  # noqa: PLW2901 - it reads best so
+                load = f"late.{name}()" if inside else f'load_late("{name}")'
+                text = f"{indent}local {name} = {load}"  # noqa: PLW2901 - it reads best so
             found.append((text, file, number))
         return found
 

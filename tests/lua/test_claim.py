@@ -742,7 +742,8 @@ def _is_plain(q: Queue, call: Call[Claimed]) -> bool:
     text = scripts.get("claim").text
     short = "if is_plain and pcall(look) and is_plain then"
     assert short in text
-    text = text.replace(short, "do return is_plain and pcall(look) and is_plain end if false then")
+    asked = "do return is_plain and pcall(look) and is_plain and #names > 0 end if false then"
+    text = text.replace(short, asked)
     return bool(q.db.eval(text, len(call.keys), *call.keys, *call.args))
 
 
@@ -766,6 +767,19 @@ def test_a_plain_claim_says_what_waits_in_each_other_step(q: Queue, step: int) -
     _primed(q)
     q.put("low", step=step)
     assert q.claim(19).more == ("q",)
+    assert q.tokens == 1
+
+
+def test_a_plain_claim_looks_for_what_ended_behind_its_step(q: Queue) -> None:
+    _primed(q)
+    q.put("low", step=3)
+    low = q.take(20)[-1]
+    assert low.step == 3
+    q.run(calls.ack(q.keys, [receipt for receipt in q.unacked if receipt != low.receipt]))
+    q.expire()
+    q.put("a", "b")
+    q.db.hset(q.keys.meta, "seen", q.now())
+    assert q.claim(2).more == ("q",)
     assert q.tokens == 1
 
 
