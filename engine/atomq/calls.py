@@ -242,7 +242,7 @@ def _settings(group: Any, count: int, windows: tuple[int, int]) -> str:
 def _published(reply: Any, _repeated: bool) -> Published:
     seconds, micros, count, repeated, *known = map(int, reply.split())
     now_ms = seconds * 1000 + micros // 1000
-    return Published(now_ms, count, tuple(position - 1 for position in known), bool(repeated))
+    return Published(now_ms, count, tuple([at - 1 for at in known]), repeated == 1)
 
 
 # ── claim ─────────────────────────────────────────────────────────────────────────────────────
