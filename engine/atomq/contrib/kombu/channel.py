@@ -7,7 +7,6 @@ channel asks of a transport, and the wire format that stock workers share.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import time
 from queue import Empty
@@ -28,7 +27,7 @@ from atomq.contrib.kombu.qos import Message, QoS
 from atomq.contrib.kombu.settings import Settings
 from atomq.errors import AtomqError, InvalidMessage, ServerUnavailable
 from atomq.keys import QueueKeys
-from atomq.message import Delivery
+from atomq.message import JSON, Delivery
 
 log = logging.getLogger("atomq.kombu")
 
@@ -435,7 +434,7 @@ class Channel(virtual.Channel):
     def _payload(self, delivery: Delivery) -> dict[str, Any]:
         raw = delivery.envelope.raw
         text = raw.decode()
-        payload = loads(text) if '"__type__"' in text else json.loads(text)
+        payload = loads(text) if '"__type__"' in text else JSON.loads(text)
         if not isinstance(payload, dict):
             raise InvalidMessage(f"the message is not a JSON object but {type(payload).__name__}")
         properties = payload["properties"]
