@@ -137,10 +137,10 @@ def test_a_warm_shutdown_gives_back_what_was_not_started(at: Place) -> None:
         assert len(done) <= 2, (pool, starts)
 
 
-# Celery's threads and solo pools cannot end a task that runs (NotImplementedError in Celery), and
-# in eventlet it acks the task it kills before it says so anywhere.
+# Celery's threads pool cannot end a task that runs (NotImplementedError in Celery), and in eventlet
+# it acks the task it kills before it says so anywhere.
 def test_a_cold_shutdown_gives_all_of_it_back(at: Place) -> None:
-    pools = ("prefork", "gevent")
+    pools = ("prefork", "gevent", "solo")
     ids = _stopped(at, signal.SIGQUIT, pools)
     starts = at.ledger.starts()
     for pool in pools:

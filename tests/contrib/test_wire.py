@@ -790,6 +790,43 @@ def test_a_half_open_connection_is_left_in_time(wire: Wire) -> None:
             assert time.monotonic() - began < 4.5
 
 
+def test_answers_come_in_the_order_that_was_asked(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list that changes while a claim is under way is watched again behind it. Were the claim's
+    answer taken for that of the watch, nobody would hold the messages, and the worker would end.
+    """
+    queue = Queue(next(_names))
+    received: list[Any] = []
+    stock = Producer(wire.connect("stock").channel())
+    connection = wire.connect("atomq")
+    poller = connection.transport.poller
+    send_claim = poller._send_claim
+
+    def put(body: str) -> None:
+        stock.publish(body, routing_key=queue.name, serializer="json", declare=[queue])
+
+    def on_message(body: Any, _: Any) -> None:
+        received.append(body)  # and is held: nothing is acked
+
+    def changes_first(*args: Any) -> None:
+        monkeypatch.setattr(poller, "_send_claim", send_claim)
+        put("d")
+        send_claim(*args)
+
+    with Consumer(connection, [queue], callbacks=[on_message], prefetch_count=4):
+        drain_for(connection, 0.3)  # until it is the one that watches
+        for body in "abc":
+            put(body)
+        drain(connection, received, 3)
+        drain_for(connection, 0.3)
+        # No place of a pool is idle: room for one more is worth no call but that of every second.
+        monkeypatch.setattr("atomq.contrib.kombu.worker.waiting", lambda: True)
+        monkeypatch.setattr(poller, "_send_claim", changes_first)
+        drain(connection, received, 4)
+    assert received == list("abcd")
+
+
 # ── workers ───────────────────────────────────────────────────────────────────────────────────
 
 

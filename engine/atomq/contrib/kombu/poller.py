@@ -41,6 +41,7 @@ PATIENCE = 5.0  # seconds an answer may be late before the connection counts as 
 TURN = 0.005  # seconds of handing over in one turn of the event loop: as late as acks may be
 QUICK = 1.0  # seconds a connection must have lasted to be replaced without a word to Celery
 GONE = (server.ConnectionError, server.TimeoutError, OSError)
+_CLAIM, _WAIT = object(), object()
 _PUSHES = frozenset({b"pmessage", b"message", b"psubscribe", b"punsubscribe", b"invalidate"})
 
 
@@ -67,7 +68,9 @@ class Poller:
         self._restore = Restore(self._broker, transport.settings)
         name = f"{self._broker.ids.prefix}-{id(self):x}"
         self._roll = Roll(self._broker.engine, name, transport.settings.shared())
-        self._arming: deque[str | None] = deque()  # answers that come before that of the wait
+        # Whose answers are to come, in this order: _CLAIM, _WAIT, a list that is to be watched or,
+        # for the command that begins to watch, None.
+        self._asked: deque[Any] = deque()
         self._tracking: bool | None = None  # None: not tried on this connection
         # Kept until consumers change, for the event loop asks at every turn.
         self._claimers: list[Channel] | None = None
@@ -163,7 +166,7 @@ class Poller:
             self._line.disconnect()
         self._line, self._claim, self._blocked = None, None, ()
         self._patterns, self._tracking = {}, None
-        self._arming.clear()
+        self._asked.clear()
 
     def _settle_claim(self) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -234,7 +237,7 @@ class Poller:
         self._hot.difference_update(queues)
         self._claim = (channel, call, acks)
         self._until = time.monotonic() + PATIENCE
-        self._send(*call.command())
+        self._send(_CLAIM, *call.command())
 
     def _block(self, channels: Iterable[Channel]) -> None:
         able = tuple(channels)
@@ -253,7 +256,7 @@ class Poller:
             self._arm([name for channel in able for name in channel.claimed_queues()])
             self._blocked = keys
             self._until = time.monotonic() + seconds + PATIENCE
-            self._send("BRPOP", *keys, round(seconds, 3))
+            self._send(_WAIT, "BRPOP", *keys, round(seconds, 3))
 
     def _wanted(self, channels: Iterable[Channel]) -> tuple[str, ...]:
         """What to wait for: tokens of what these channels claim, and whatever is popped."""
@@ -274,13 +277,14 @@ class Poller:
             return
         if self._tracking is None:
             self._tracking = True
-            self._arming.append(None)
-            self._send("CLIENT", "TRACKING", "ON", "NOLOOP")
+            self._send(None, "CLIENT", "TRACKING", "ON", "NOLOOP")
         for key in keys:
-            self._arming.append(key)
-            self._send("LLEN", key)
+            self._send(key, "LLEN", key)
 
-    def _send(self, *command: Any) -> None:
+    def _send(self, asked: Any, *command: Any) -> None:
+        """Send a command. `asked` says whose the answer is; of subscriptions only pushes come."""
+        if asked is not _PUSHES:
+            self._asked.append(asked)
         try:
             # `send_command` would look for odd types and spaces in every argument.
             self._connected().send_packed_command([pack_command(command)], check_health=False)
@@ -300,18 +304,18 @@ class Poller:
         self._settle_claim()
         self.withdraw()
         if new:
-            self._send("PSUBSCRIBE", *new)
+            self._send(_PUSHES, "PSUBSCRIBE", *new)
         if old:
-            self._send("PUNSUBSCRIBE", *old)
+            self._send(_PUSHES, "PUNSUBSCRIBE", *old)
 
     def withdraw(self) -> None:
         """End the wait in the server; what it had got after all is taken in."""
         if not self._blocked or self._line is None:
             return
-        asked = False
+        told = False
         while self._blocked:
-            if not (asked or self._arming or self._can_read(0)):
-                asked = True
+            if not (told or self._asked[0] is not _WAIT or self._can_read(0)):
+                told = True
                 self._unblock()
             self._read()
 
@@ -404,15 +408,16 @@ class Poller:
             return self._refused(error)
         if isinstance(reply, list) and reply and reply[0] in _PUSHES:
             return self._pushed(reply)
-        if self._arming:
-            key = self._arming.popleft()
-            if key is not None and reply:
-                self._stirred([key], changed=False)
-            return False
-        if self._claim is not None:
+        asked = self._asked.popleft()
+        if asked is _CLAIM:
+            assert self._claim is not None
             channel, call, acks = self._claim
             self._claim = None
             self._claimed(channel, call.parse(reply, call.repeated), acks)
+            return False
+        if asked is not _WAIT:
+            if asked is not None and reply:
+                self._stirred([asked], changed=False)
             return False
         self._blocked = ()
         if not reply:
@@ -425,18 +430,19 @@ class Poller:
         if denied and ("channel" in str(error) or "psubscribe" in str(error)):
             # The answer to PSUBSCRIBE, which has no other but the push that confirms it.
             raise PermissionDenied(f"this user may not listen to broadcasts: {error}") from error
-        if self._arming:
-            log.debug("not watching for stock producers: %s", error)
-            self._arming.popleft()
-            self._tracking = False
-            return False
-        if self._claim is None and denied:
-            self._blocked = ()
-            raise PermissionDenied(f"this user may not wait for messages: {error}") from error
-        if self._claim is None:
-            # A wait that was broken off: the master became a replica, the type is wrong, …
+        asked = self._asked.popleft()
+        if asked is _WAIT:
+            if denied:
+                self._blocked = ()
+                raise PermissionDenied(f"this user may not wait for messages: {error}") from error
+            # It was broken off: the master became a replica, the type is wrong, …
             self._broken(server.ConnectionError(str(error)))
             return False
+        if asked is not _CLAIM:
+            log.debug("not watching for stock producers: %s", error)
+            self._tracking = False
+            return False
+        assert self._claim is not None
         channel, call, acks = self._claim
         self._claim = None
         # The engine knows what to do about scripts that are not loaded, and about passing trouble.
@@ -583,6 +589,7 @@ class Poller:
                 channel, call, acks = claim
                 self._claim = (channel, call.again(), acks)
                 self._until = time.monotonic() + PATIENCE
+                self._asked.append(_CLAIM)
                 line.send_command(*self._claim[1].command(), check_health=False)
         except (*GONE, AtomqError) as error:
             log.debug("and could not be made again: %s", error)

@@ -65,7 +65,7 @@ class QoS(virtual.QoS):
         message = self._message(delivery_tag)
         delivery = getattr(message, "delivery", None)
         if delivery is not None and not delivery.settled:
-            if worker.terminating() and worker.killed(delivery_tag):
+            if worker.terminating() and worker.killed(delivery_tag, _id_of(delivery)):
                 self._killed.add(delivery_tag)  # it is given back with the rest
                 return
             if delivery.lost:
