@@ -1,0 +1,146 @@
+"""All that may go wrong, at random, under all pools and kinds of task at once: nothing is lost."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+import redis
+from kombu.exceptions import OperationalError
+
+from tests.contrib.rig import LONG, ON_ONE_KIND, POOLS, Place, Worker
+
+pytestmark = [pytest.mark.slow, ON_ONE_KIND]
+
+SECONDS = 200.0 if LONG else 12.0
+LEASE = 2
+OPTIONS = {"lease": LEASE, "visibility_timeout": 3600}
+# In eventlet Celery acks a task that a cold shutdown kills, and says so nowhere.
+KILLED_COLD = ("prefork", "solo", "gevent", "threads")
+
+
+class Chaos:
+    """Workers of every pool on one queue, somebody who sends, and mishaps."""
+
+    def __init__(self, at: Place, seed: int) -> None:
+        self.at = at
+        self.chance = random.Random(seed)
+        self.sent: dict[str, str] = {}
+        self.refused = 0
+        self.mishaps: Counter[str] = Counter()
+        self.workers = [self.begun(pool) for pool in POOLS]
+        self.gone: list[Worker] = []
+        self._stop = threading.Event()
+        self._sender = threading.Thread(target=self._send)
+
+    def begun(self, pool: str) -> Worker:
+        slots = 1 if pool == "solo" else 2
+        return self.at.worker(pool, slots, broker_transport_options=OPTIONS)
+
+    # ── who sends ─────────────────────────────────────────────────────────────────────────────
+
+    def _send(self) -> None:
+        chance = random.Random(self.chance.random())
+        kinds: dict[str, Callable[[], str]] = {
+            "plain": lambda: self.at.send("work"),
+            "short": lambda: self.at.send("work", chance.uniform(0, 0.1)),
+            "longer than a lease": lambda: self.at.send("work", LEASE * 1.5),
+            "later": lambda: self.at.send("work", countdown=chance.uniform(0, 4)),
+            "retried": lambda: self.at.send("retried", 2, 0.5),
+            "with a priority": lambda: self.at.send("work", priority=chance.choice((0, 3, 6, 9))),
+        }
+        weights = [20, 20, 1, 5, 5, 5]
+        while not self._stop.is_set():
+            (kind,) = chance.choices(list(kinds), weights)
+            try:
+                self.sent[kinds[kind]()] = kind
+            except OperationalError:
+                self.refused += 1
+            self._stop.wait(chance.uniform(0, 0.03))
+
+    # ── what goes wrong ───────────────────────────────────────────────────────────────────────
+
+    def kill(self, worker: Worker) -> None:
+        worker.kill()
+        self._replace(worker)
+
+    def stop(self, worker: Worker) -> None:
+        worker.send_signal(signal.SIGTERM)
+        self._replace(worker)
+
+    def stop_cold(self, worker: Worker) -> None:
+        worker.send_signal(signal.SIGQUIT if worker.pool in KILLED_COLD else signal.SIGTERM)
+        self._replace(worker)
+
+    def suspend(self, worker: Worker) -> None:
+        worker.freeze()
+        time.sleep(LEASE * 1.5)
+        worker.thaw()
+
+    def restart_server(self, _: Worker) -> None:
+        self.at.server.kill()
+        time.sleep(self.chance.uniform(0, 1.5))
+        self.at.server.start()
+
+    def cut_connections(self, _: Worker) -> None:
+        for kind in ("normal", "pubsub"):
+            with suppress(redis.ConnectionError):
+                self.at.db.execute_command("CLIENT", "KILL", "TYPE", kind)
+
+    def forget_scripts(self, _: Worker) -> None:
+        self.at.db.script_flush()
+
+    def _replace(self, worker: Worker) -> None:
+        self.gone.append(worker)
+        self.workers[self.workers.index(worker)] = self.begun(worker.pool)
+
+    # ── from begin to end ─────────────────────────────────────────────────────────────────────
+
+    def run(self, seconds: float) -> None:
+        for worker in self.workers:
+            worker.ready()
+        self._sender.start()
+        mishaps = (
+            self.kill,
+            self.stop,
+            self.stop_cold,
+            self.suspend,
+            self.restart_server,
+            self.cut_connections,
+            self.forget_scripts,
+        )
+        try:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                time.sleep(self.chance.uniform(0.5, 3))
+                mishap = self.chance.choice(mishaps)
+                mishap(self.chance.choice(self.workers))
+                self.mishaps[mishap.__name__] += 1
+        finally:
+            self._stop.set()
+            self._sender.join()
+
+
+@pytest.mark.parametrize("seed", range(3 if LONG else 1))
+def test_whatever_happens_no_task_is_lost(own: Place, seed: int) -> None:
+    seed = seed or random.randrange(1 << 30)
+    chaos = Chaos(own, seed)
+    chaos.run(SECONDS)
+    own.await_empty(60)
+    ends = own.ledger.ends()
+    print(f"seed {seed}: {len(chaos.sent)} sent, {chaos.refused} refused; {dict(chaos.mishaps)}")
+    print("tasks by how often they ended:", dict(Counter(ends[one] for one in chaos.sent)))
+    assert not own.peek("dead")
+    assert [(one, kind) for one, kind in chaos.sent.items() if not ends[one]] == []
+    for worker in chaos.workers:
+        assert worker.alive, worker.log[-3000:]
+    for worker in chaos.gone:
+        # Celery says so itself of pools that cannot end a task.
+        errors = [line for line in worker.log.splitlines() if "Unrecoverable" in line]
+        assert not [line for line in errors if "kill_job" not in line], worker.log[-3000:]
