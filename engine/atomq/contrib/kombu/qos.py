@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-import traceback
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -86,7 +85,7 @@ class QoS(virtual.QoS):
             if requeue:
                 self._requeue(delivery)
             else:
-                self._dead(delivery, "rejected", message.undecodable or _reason(delivery))
+                self._dead(delivery, "rejected", message.undecodable or sys.exc_info()[1])
         self._quick_ack(delivery_tag)
 
     def release(self, delivery: Delivery, *, delay_ms: int = 0, counted: bool = True) -> None:
@@ -110,7 +109,7 @@ class QoS(virtual.QoS):
         delivery.settled = True
         broker = self.channel.broker
         queue = broker.keys(delivery.queue)
-        detail = "".join(traceback.format_exception_only(error)).strip() if error else ""
+        detail = worker.told(error) or worker.failure_of(_id_of(delivery))
         item = Rejection(delivery.receipt, _id_of(delivery), reason, _sendable(detail))
         self._settle(
             delivery,
@@ -163,10 +162,6 @@ class QoS(virtual.QoS):
         if worker.stopping():
             return worker.running(), set()
         return set(worker.requests()) if self._delivered else set(), set()
-
-
-def _reason(delivery: Delivery) -> BaseException | None:
-    return sys.exc_info()[1] or worker.failure_of(_id_of(delivery))
 
 
 def _id_of(delivery: Delivery) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import traceback
 from datetime import UTC, tzinfo
 from typing import Any
 
@@ -74,7 +75,7 @@ def killed(tag: str, task_id: str) -> bool:
     in the midst of the task that runs: of that it fails.
     """
     failure = failure_of(task_id)
-    if isinstance(failure, NotImplementedError) and "kill_job" in str(failure):
+    if failure.startswith("NotImplementedError") and "kill_job" in failure:
         return True
     if detect_environment() == "default":
         return False
@@ -92,13 +93,19 @@ def note_failures() -> None:
 
 
 def _failed(task_id: str = "", exception: BaseException | None = None, **_: Any) -> None:
-    _last.failure = (task_id, exception)
+    # As text: the exception itself would keep alive all that its traceback has hold of.
+    _last.failure = (task_id, told(exception))
 
 
-def failure_of(task_id: str) -> BaseException | None:
-    """Why this task failed, if it was the last one of this thread to fail."""
-    failed_id, exception = getattr(_last, "failure", ("", None))
-    return exception if task_id and failed_id == task_id else None
+def told(error: BaseException | None) -> str:
+    """An exception in words; "" for none."""
+    return "".join(traceback.format_exception_only(error)).strip() if error else ""
+
+
+def failure_of(task_id: str) -> str:
+    """Why this task failed, if it was the last one of this thread to fail; or ""."""
+    failed_id, failure = getattr(_last, "failure", ("", ""))
+    return failure if task_id and failed_id == task_id else ""
 
 
 # What Celery reads of a task outside every guard of its own: a wrong type there would end the
