@@ -3,9 +3,9 @@
 -- Priority steps go before queues, queues in the order given; within a step expired leases first, then due delayed
 -- messages, then ready ones, each oldest first. Stops early once `max_bytes` are handed out (never before the first
 -- message), and behind 200 expired or due ones. What cannot be decoded, is past its time to live or was delivered
--- `max_deliveries` times goes to dead letters, some hundred a call. Acks of earlier messages may ride along. The same
--- claim id sent again is answered with the leases it already has and takes nothing new. Begins with a freeing command,
--- so it works at full memory.
+-- `max_deliveries` times goes to dead letters, some hundred a call, and is answered for `tell`. Acks of earlier
+-- messages may ride along. The same claim id sent again is answered with the leases it already has and the dead letters
+-- it made, and takes nothing new. Begins with a freeing command, so it works at full memory.
 --
 -- KEYS
 --   unacked          zset    * queue   receipt -> deadline (bands)
@@ -30,7 +30,8 @@
 -- RETURNS
 --   whole numbers, as one text: now ms; ms until this consumer should claim again for a delayed message (-1: not its
 --   task); how many queues have more; their indexes; acks that found nothing, as queue index and position. Then
---   messages, five values each: queue index, receipt, deliveries (this one included), step, message
+--   messages, five values each: queue index, receipt, deliveries (this one included), step, message. Last, if it made
+--   dead letters, a list of them, four values each: queue index, reason, detail, message
 -- ERRORS
 --   BADARG  WRONGTYPE
 local unacked, records, delayed, tokens, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[6], KEYS[8], 8

@@ -10,6 +10,7 @@ milliseconds here, as the scripts have them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -264,6 +265,27 @@ _CLAIM = scripts.declared(
 )
 
 
+class Buried(NamedTuple):
+    """One message that a claim moved to dead letters, instead of handing it out."""
+
+    queue: str
+    reason: str
+    detail: str
+    raw: bytes
+    """The envelope as it lay in the server."""
+
+    @property
+    def id(self) -> str:
+        """Its message id; "" where it cannot be read."""
+        try:
+            found = Envelope(self.raw).id
+            found.encode()
+        except ValueError:  # `InvalidMessage`, or half a character
+            found = ""
+        # Where the record was corrupt, it is what the message was delayed under.
+        return found or (self.detail if self.reason == "corrupt" else "")
+
+
 class Claimed(NamedTuple):
     """What `claim` got."""
 
@@ -275,6 +297,8 @@ class Claimed(NamedTuple):
     lost_acks: tuple[tuple[str, str], ...]
     """Queue and receipt of acks that rode along and found nothing."""
     deliveries: list[Delivery]
+    buried: Sequence[Buried] = ()
+    """For `tell`: nobody else knows that they died."""
 
 
 def claim(
@@ -314,6 +338,9 @@ def claim(
 
     def parse(reply: Any, repeated: bool) -> Claimed:
         now, wait, count, *rest = map(int, reply[0].split())
+        buried: Sequence[Buried] = ()
+        if type(reply[-1]) is list:
+            buried = _buried(names, reply.pop())
         # A repeated call: the one before, whose answer was lost, may have acked them.
         lost = () if repeated else rest[count:]
         deliveries = [
@@ -327,9 +354,17 @@ def claim(
             for i in range(0, len(lost), 2)
         ]
         more = [names[index - 1] for index in rest[:count]]
-        return Claimed(now, wait if wait >= 0 else None, tuple(more), tuple(lost_acks), deliveries)
+        wait_ms = wait if wait >= 0 else None
+        return Claimed(now, wait_ms, tuple(more), tuple(lost_acks), deliveries, buried)
 
     return Call(_CLAIM, queues[0], keys, args, parse, attempt_at=1)
+
+
+def _buried(queues: Sequence[str], flat: Sequence[Any]) -> list[Buried]:
+    return [
+        Buried(queues[flat[i] - 1], _text(flat[i + 1]), _text(flat[i + 2]), flat[i + 3])
+        for i in range(0, len(flat), 4)
+    ]
 
 
 def renewal_ms(lease_ms: int) -> int:
@@ -456,6 +491,27 @@ def complete(
     results = [keys.result(message_id) for _, message_id, _ in items]
     args = [ttl_ms, *(x for receipt, _, value in items for x in (receipt, value))]
     return Call(_COMPLETE, keys, (*keys.complete, *results), args, _missing(n))
+
+
+_TELL = scripts.declared("tell", keys=("result * item",), argv=("ttl_ms", "value * item"))
+
+
+def tell(
+    keys: QueueKeys, items: Sequence[tuple[str, str]], *, ttl_ms: int = 86_400_000
+) -> Call[int]:
+    """Store results of messages that nobody holds: items of (message id, result as JSON).
+
+    One that is there already stays. How many were stored.
+    """
+    _items("results", items)
+    results = [keys.result(message_id) for message_id, _ in items]
+    return Call(_TELL, keys, results, [ttl_ms, *(v for _, v in items)], lambda reply, _: reply)
+
+
+def failed(message_id: str, reason: str, detail: str = "") -> str:
+    """The result, as JSON, of a message that became a dead letter."""
+    reason = f"{reason}: {detail}" if detail else reason
+    return json.dumps({"id": message_id, "state": "failed", "reason": reason})
 
 
 # ── what an operator does ─────────────────────────────────────────────────────────────────────

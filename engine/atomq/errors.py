@@ -91,7 +91,7 @@ class ResultTimeout(AtomqError, TimeoutError):
 
 
 class MessageFailed(AtomqError):
-    """The message whose result was awaited was rejected. `reason` says why."""
+    """The message whose result was awaited went to dead letters. `reason` says why."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from atomq import calls
-from atomq.calls import Call, Claimed, Verdict
+from atomq.calls import Buried, Call, Claimed, Verdict
 from atomq.errors import AtomqError, InvalidArgument, ServerUnavailable
 from atomq.keys import QueueKeys
 from atomq.message import Delivery, Ids
@@ -205,6 +205,7 @@ class Consumer:
         self._minds: set[str] = set()  # queues whose next due time was told to this consumer only
         self._unanswered: tuple[Sequence[QueueKeys], str, int] | None = None
         self._ahead: tuple[Sequence[QueueKeys], str, int] | None = None
+        self._untold: list[Buried] = []  # who waits for their results has to be told
         self._first = 0
         self._settings: dict[str, Any] = {
             "lease_ms": options.lease_ms,
@@ -243,6 +244,7 @@ class Consumer:
 
     def _note(self, queues: Sequence[QueueKeys], claimed: Claimed) -> None:
         self._served = True
+        self._untold += claimed.buried
         names = [queue.name for queue in queues]
         if claimed.wait_ms is not None:
             self._minds.update(names)
@@ -267,9 +269,30 @@ class Consumer:
             call = call.again()
         claimed: Claimed = yield call
         self._unanswered = None
+        self._untold += claimed.buried
         for queue in queues:
             held = [(d.receipt, "") for d in claimed.deliveries if d.queue == queue.name]
             yield from give_back(queue, held)
+
+    def _tell(self) -> Flow[None]:
+        """Tell who waits for the results of what its claims made dead letters. Does not fail.
+
+        Told twice is told once: what was interrupted, or found no server, is done the next time.
+        """
+        if not self._untold:
+            return
+        try:
+            for queue in self.queues:
+                died = [(b.id, b.reason) for b in self._untold if b.queue == queue.name]
+                items = [(i, calls.failed(i, reason)) for i, reason in died if i]
+                for some in batches(items):
+                    yield calls.tell(queue, some, ttl_ms=self.options.result_ttl_ms)
+        except ServerUnavailable as error:
+            log.info("who waits for what died is told later: %s", error)
+            return
+        except AtomqError as error:
+            log.warning("who waits for what died is not told: %s", error)
+        self._untold = []
 
     def receive(
         self,
@@ -309,6 +332,7 @@ class Consumer:
                 wanted = None
                 yield Sleep(random.uniform(0.2, 1.0))
                 continue
+            yield from self._tell()
             if got:
                 yield from self._hand_over()
                 return got
@@ -417,9 +441,11 @@ class Consumer:
             raise
         self._ahead = None
         if isinstance(answer, Claimed):
+            self._untold += answer.buried
             for queue in self.queues:
                 held = [(d.receipt, "") for d in answer.deliveries if d.queue == queue.name]
                 yield from give_back(queue, held)
+            yield from self._tell()
             return None
         fired = self._by_wake.get(answer) if answer is not None else None
         if fired is not None and handing_over:
@@ -431,6 +457,7 @@ class Consumer:
         yield from self._hand_over()
         if self._unanswered is not None:
             yield from self._give_back_unanswered()
+        yield from self._tell()
         for queue in self.queues:
             yield from flush(queue, self.acks)
         for _ in range(100):  # 0.2 s: others may be sending some of ours right now

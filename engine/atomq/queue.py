@@ -273,11 +273,12 @@ class Queue(QueueBase[Engine]):
     def wait(self, message_id: str, timeout: float | None = None) -> Any:
         """The result that a consumer stored with `complete`, as soon as it is there. Does not poll.
 
-        Raises `ResultTimeout` after `timeout` seconds (None: never), and `MessageFailed` if a
-        consumer made the message a dead letter: rejected it, or failed at it for the last time.
-        What no consumer could say is not heard of: that the message died of its `ttl`, or that its
-        workers died `max_deliveries` times, or that it was cancelled or purged. So give it a
-        timeout. A server that was there and goes away is waited for.
+        Raises `ResultTimeout` after `timeout` seconds (None: never), and `MessageFailed` if the
+        message went to dead letters: a consumer rejected it or failed at it for the last time, or a
+        claim found it past its `ttl`, delivered `max_deliveries` times, or damaged. A message that
+        nobody claims, or that is cancelled or purged, is not heard of, nor is one that a Celery
+        worker buried, or whose claimer died before it could tell: so give it a timeout.
+        A server that was there and goes away is waited for.
         """
         flow = flows.await_result(self._result_key(message_id), timeout)
         waiter = self.engine.waiter()

@@ -216,12 +216,7 @@ class QueueBase(Generic[EngineT]):
         items = []
         for message in messages:
             message_id = _id_or_none(message)
-            failed = {
-                "id": message_id,
-                "state": "failed",
-                "reason": f"{reason}: {detail}".rstrip(": "),
-            }
-            value = json.dumps(failed) if message_id else ""
+            value = calls.failed(message_id, reason, detail) if message_id else ""
             items.append(Rejection(message.receipt, message_id, reason, detail, value))
         ttl_ms = self.engine.options.result_ttl_ms
         return flows.in_batches(items, lambda some: calls.reject(self.keys, some, ttl_ms=ttl_ms))

@@ -43,8 +43,22 @@ local function open(q, width, steps, renew, now)
   return this
 end
 
+-- Into the answer: the dead letters that this claim made. The keys of their results are not among its own, so it is for
+-- the claimer to `tell` who waits for them. Which they are is kept for a retry.
+local function report(this, call, claim_id)
+  local dead = require("lib.dead")
+  if this.deaths then
+    lane.change(this, "deaths", claim_id .. " " .. this.first_death .. " " .. this.last_death)
+  end
+  local entries, out = redis.call("XRANGE", KEYS[this.at + 5], this.first_death, this.last_death), call.buried
+  for i = 1, #entries do
+    local letter, n = dead.fields(entries[i]), #out
+    out[n + 1], out[n + 2], out[n + 3], out[n + 4] = this.index, letter.reason, letter.detail, letter.message
+  end
+end
+
 -- Write down what became of a queue, and leave a token where somebody should claim again. Answers whether it has more.
-local function close(this, call, consumer)
+local function close(this, call, claim_id, consumer)
   local at, changes, wake = this.at, this.changes, false
   if not this.paused then
     wake = this.left > 0
@@ -52,6 +66,9 @@ local function close(this, call, consumer)
       local recovery = require("lib.recovery")
       wake = recovery.more(this, call, consumer)
     end
+  end
+  if this.first_death then
+    report(this, call, claim_id)
   end
   if not call.freed and (wake or #changes > 0) then
     redis.call("DEL", KEYS[at + 6]) -- it frees, and so what grows is allowed at full memory
@@ -133,6 +150,7 @@ function M.run()
   local call = {
     limit = limit, lease = lease, max_deliveries = max_deliveries, max_bytes = max_bytes, steps = steps, now = now,
     receipts = names, held = {}, scores = {}, out = { "" }, count = 0, bytes = 0, deaths = 0, freed = false,
+    buried = {},
   }
   local missing = ""
   for q = 1, queues do
@@ -166,12 +184,15 @@ function M.run()
 
   local more, mores = "", 0
   for q = 1, queues do
-    if close(lanes[q], call, consumer) then
+    if close(lanes[q], call, claim_id, consumer) then
       more, mores = more .. " " .. q, mores + 1
     end
   end
   local wait = call.next_due and math.max(0, call.next_due - now) or -1
   call.out[1] = now .. " " .. wait .. " " .. mores .. more .. missing
+  if #call.buried > 0 then
+    call.out[#call.out + 1] = call.buried
+  end
   return call.out
 end
 

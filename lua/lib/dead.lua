@@ -1,8 +1,9 @@
 -- Dead letters: a stream, so that each has an id in the order of their death and the time in it.
 local M = {}
 
+-- Answers its id.
 function M.add(dead, reason, detail, deliveries, step, message)
-  redis.call("XADD", dead, "*", "reason", reason, "detail", detail, "deliveries", deliveries, "step", step,
+  return redis.call("XADD", dead, "*", "reason", reason, "detail", detail, "deliveries", deliveries, "step", step,
     "message", message)
 end
 

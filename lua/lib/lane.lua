@@ -12,9 +12,11 @@ function M.change(this, field, value)
   this.changes[#this.changes + 1], this.changes[#this.changes + 2] = field, value
 end
 
-function M.bury(this, call, reason, deliveries, step, body)
+-- `detail`: the id, where the message will not say it.
+function M.bury(this, call, reason, deliveries, step, body, detail)
   local dead = require("lib.dead")
-  dead.add(KEYS[this.at + 5], reason, "", deliveries, step, body)
+  local id = dead.add(KEYS[this.at + 5], reason, detail or "", deliveries, step, body)
+  this.first_death, this.last_death = this.first_death or id, id
   this.deaths, call.deaths, call.bytes = (this.deaths or 0) + 1, call.deaths + 1, call.bytes + #body
 end
 

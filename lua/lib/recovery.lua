@@ -40,7 +40,7 @@ local function take_out(this, call, step, index, records, found)
         this.largest = math.max(this.largest, #body)
         lane.hand(this, call, deliveries + 1, expires, step, { body }, 1, 1)
       elseif held[i] then
-        lane.bury(this, call, "corrupt", 0, step, held[i])
+        lane.bury(this, call, "corrupt", 0, step, held[i], records == KEYS[this.at + 4] and found[at + i])
       end
     end
     lane.lease(this, call)

@@ -1,4 +1,4 @@
--- A claim that is sent again is answered with the leases that it has, unchanged.
+-- A claim that is sent again is answered with the leases that it has, unchanged, and with the dead letters it made.
 local receipts = require("lib.receipts")
 local record = require("lib.record")
 
@@ -17,9 +17,23 @@ local function of(this, call, names)
   return found
 end
 
--- All live leases of this and earlier attempts, into the answer; whether there were any.
+-- The dead letters of earlier attempts, unless another claim has made some since; whether there were any.
+local function deaths(this, claim_id)
+  local told = redis.call("HGET", KEYS[this.at + 7], "deaths") or ""
+  local by, first, last = string.match(told, "^(.*) (%S+) (%S+)$")
+  if by ~= claim_id then
+    return false
+  end
+  this.first_death, this.last_death = first, last
+  return true
+end
+
+-- All live leases and dead letters of this and earlier attempts, into the answer; whether there were any.
 function M.all(lanes, call, claim_id, last)
   local found = false
+  for q = 1, #lanes do
+    found = deaths(lanes[q], claim_id) or found
+  end
   for attempt = 0, last do
     local names = attempt < last and receipts.named(claim_id, attempt, call.limit) or call.receipts
     for q = 1, #names > 0 and #lanes or 0 do

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from atomq import InvalidMessage, LeaseLost, MessageFailed, ResultTimeout
+from atomq import InvalidMessage, Item, LeaseLost, MessageFailed, ResultTimeout
 from tests.servers import wait_until
 
 
@@ -69,6 +69,104 @@ def test_what_failed_for_good_in_its_block_raises_too(make: Any) -> None:
         raise ValueError("bad")
     with pytest.raises(MessageFailed, match="max_deliveries: ValueError: bad"):
         sent.wait(5)
+
+
+# Messages of whose death no consumer can tell, made so that the next claim buries them.
+
+
+def _expired(q: Any) -> Any:
+    sent = q.put("x", ttl=0.001)
+    time.sleep(0.005)
+    return sent
+
+
+def _max_deliveries(q: Any) -> Any:
+    sent = q.put("x")
+    q.claim().extend(0)  # as if its process had died
+    return sent
+
+
+DEATHS = {"expired": _expired, "max_deliveries": _max_deliveries}
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["who waits", "who comes later"])
+@pytest.mark.parametrize("reason", DEATHS)
+def test_what_died_without_a_consumer_is_told(make: Any, reason: str, waits: bool) -> None:
+    q = make(max_deliveries=1)
+    sent = DEATHS[reason](q)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(sent.wait, 10) if waits else None
+        q.put("good")
+        time.sleep(0.05 * waits)
+        assert q.claim(timeout=5 * waits).body == "good"
+        began = time.monotonic()
+        with pytest.raises(MessageFailed) as caught:
+            waiting.result() if waiting else sent.wait(0)
+        assert time.monotonic() - began < 2, "it is told, it does not look again after 5 s"
+    assert caught.value.reason == reason
+    assert q.state().dead == 1
+
+
+def test_many_that_died_are_all_told(make: Any) -> None:
+    q = make()
+    sent = [_expired(q) for _ in range(3)]
+    sent += q.put_many([Item(n, ttl=0.001, delay=0.01) for n in range(250)])
+    time.sleep(0.02)
+    q.put("good")
+    assert q.claim(timeout=5).body == "good"
+    for each in sent:
+        with pytest.raises(MessageFailed, match="expired"):
+            each.wait(0)
+
+
+def test_one_consumer_of_several_queues_tells_of_each(make: Any) -> None:
+    q, other = make(), make("other")
+    sent = [_expired(q), _expired(other)]
+    other.put("good")
+    with make.receiver(q, other) as receiver:
+        assert [message.body for message in receiver.receive(5, 5)] == ["good"]
+    for each in sent:
+        with pytest.raises(MessageFailed, match="expired"):
+            each.wait(0)
+
+
+def test_who_waits_for_a_message_hears_of_what_died_meanwhile(make: Any) -> None:
+    """The claim that finds it is the one sent behind the wait."""
+    q = make()
+    with ThreadPoolExecutor(1) as pool:
+        consumer = pool.submit(q.claim, timeout=1.5)
+        time.sleep(0.1)
+        sent = q.put("x", ttl=0.001, delay=0.1)
+        with pytest.raises(MessageFailed, match="expired"):
+            sent.wait(5)
+        assert consumer.result(5) is None
+
+
+@pytest.mark.on_servers
+def test_what_somebody_else_broke_is_told_where_its_id_can_be_read(place: Any, q: Any) -> None:
+    q.put("x", id="odd", delay=60)
+    db = place.db
+    db.hset(q.keys.delayed_records, "odd", b"what is this")
+    db.zadd(q.keys.delayed, {"odd": 1})
+    db.lpush(q.keys.ready[0], b'{ "properties": {"message_id": "blank"}}', b"no id at all")
+    assert q.claim(timeout=0.01) is None
+    with pytest.raises(MessageFailed, match="corrupt"):
+        q.wait("odd", 0)
+    with pytest.raises(MessageFailed, match="undecodable"):
+        q.wait("blank", 0)
+    assert q.state().dead == 3
+
+
+def test_a_result_that_is_there_already_stays(make: Any) -> None:
+    q = make(max_deliveries=1)
+    sent = q.put("x")
+    q.claim().reject("bad")
+    q.redrive()
+    q.claim().extend(0)
+    assert q.claim() is None
+    assert q.peek("dead")[0].reason == "max_deliveries"
+    with pytest.raises(MessageFailed, match="bad"):
+        sent.wait(0)
 
 
 def test_a_result_that_is_not_json_is_refused_and_the_message_kept(q: Any) -> None:

@@ -19,7 +19,7 @@ from kombu.asynchronous.hub import Hub
 from kombu.exceptions import BatchPublishError, OperationalError
 
 import atomq.celery
-from atomq import Engine, calls
+from atomq import Engine, calls, scripts
 from atomq.contrib.kombu.channel import UnroutableMessage
 from atomq.errors import PermissionDenied
 from tests.contrib.rig import ON_ONE_KIND, Place, ours, place
@@ -357,6 +357,20 @@ def test_who_does_not_ack_drops_nothing_unread(wire: Wire, raw: bytes) -> None:
         if raw.startswith(b'{"'):  # what does not would die again at once
             assert engine.run(calls.redrive(engine.keys(name))).count == 1
             assert wire.db.lrange(name, 0, -1) == [raw]
+
+
+def test_what_dies_in_a_claim_costs_no_call_and_no_result(wire: Wire) -> None:
+    """Celery has a result backend of its own; the library's consumers tell who waits."""
+    connection, name, got = wire.connect("atomq"), next(_names), []
+    wire.db.script_flush()
+    with connection.SimpleQueue(name) as simple:
+        simple.put({"n": 1})
+    wire.db.rpush(name, b'{ "properties": {"message_id": "a"}}')
+    with consuming(connection, Queue(name), got):
+        drain(connection, got, 1)
+    assert wire.db.xlen(f"_atomq.{{{name}}}.dead") == 1
+    assert wire.db.keys("*.result.*") == []
+    assert wire.db.script_exists(scripts.get("tell").sha) == [False]
 
 
 def test_what_comes_after_a_consumer_that_does_not_ack_has_left_stays(wire: Wire) -> None:

@@ -23,11 +23,13 @@ from atomq import (
     AsyncReceiver,
     Engine,
     Item,
+    MessageFailed,
     Queue,
     Receiver,
     ServerUnavailable,
     Verdict,
     flows,
+    scripts,
 )
 from tests.proxy import Proxy
 from tests.servers import Server, wait_until
@@ -208,6 +210,40 @@ def test_a_lost_reply_of_any_verb_is_harmless(proxy: Proxy) -> None:
     assert (state.ready, state.unacked, state.dead) == (2, 1, 1)
     assert lossy(queue.redrive) in (0, 1)
     assert queue.state().ready == 3
+    queue.engine.close()
+
+
+def test_what_died_in_a_claim_whose_reply_was_lost_is_told(proxy: Proxy) -> None:
+    queue = Queue("q", proxy.url)
+    sent = [queue.put(n, ttl=0.001) for n in range(3)]
+    time.sleep(0.01)
+    queue.state()  # past the probe
+    queue.engine.nodes()[0].load()
+    proxy.drop_reply()
+    assert queue.claim() is None
+    assert proxy.dropped == 1
+    for each in sent:
+        with pytest.raises(MessageFailed, match="expired"):
+            each.wait(0)
+    queue.engine.close()
+
+
+def test_what_died_is_told_though_the_server_went_away_meanwhile(proxy: Proxy) -> None:
+    """The messages claimed with it are handed over all the same."""
+    queue = Queue("q", proxy.url, retry_attempts=0)
+    queue.put("good")
+    sent = queue.put("bad", ttl=0.001)
+    queue.put("good too")
+    time.sleep(0.01)
+    queue.engine.nodes()[0].load()
+    proxy.drop_reply(matching=scripts.get("tell").sha.encode())
+    with Receiver([queue]) as receiver:
+        assert [message.body for message in receiver.receive(10, 1)] == ["good", "good too"]
+        assert proxy.dropped == 1
+        queue.engine.command("DEL", queue.keys.result(sent.id))  # as if it had not arrived
+        assert receiver.receive(10, 0) == []
+    with pytest.raises(MessageFailed, match="expired"):
+        sent.wait(0)
     queue.engine.close()
 
 

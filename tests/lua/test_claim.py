@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from atomq import calls, scripts
-from atomq.calls import Call, Claimed, Outgoing
+from atomq.calls import Buried, Call, Claimed, Outgoing
 from tests.lua.rig import Queue, Rig, msg, name_of, names
 
 # ── what is stored ────────────────────────────────────────────────────────────────────────────
@@ -456,6 +456,92 @@ def test_a_retry_after_the_leases_expired_and_went_elsewhere(q: Queue) -> None:
     (taken,) = q.take(by="other")
     assert q.run(call.again()).deliveries == []
     assert list(q.unacked) == [taken.receipt]
+
+
+def how(claimed: Claimed) -> list[tuple[str, str, bytes]]:
+    return [(each.queue, each.reason, each.raw) for each in claimed.buried]
+
+
+def test_what_a_claim_buries_it_answers(q: Queue) -> None:
+    """Nobody else can tell who waits for the results."""
+    q.put("often")
+    q.take()
+    q.expire()
+    q.put("old", ttl_ms=1)
+    time.sleep(0.003)
+    old = q.ready[0]
+    q.put("good", "odd", delay_ms=60_000)
+    q.fall_due()
+    q.db.hset(q.keys.delayed_records, "odd", b"what is this")
+    q.db.lpush("q", b"junk")
+    claimed = q.claim(max_deliveries=1)
+    assert names(claimed.deliveries) == ["good"]
+    assert how(claimed) == [
+        ("q", "max_deliveries", msg("often")),
+        ("q", "corrupt", b"what is this"),
+        ("q", "expired", old),
+        ("q", "undecodable", b"junk"),
+    ]
+    assert [letter.detail for letter in q.dead] == ["", "odd", "", ""]
+    assert q.claim().buried == ()
+
+
+def test_what_it_buries_of_several_queues(rig: Rig, q: Queue) -> None:
+    if rig.layout == "cluster":
+        pytest.skip("in a cluster a claim has one queue")
+    other = rig.queue("other")
+    q.db.lpush("q", b"one", b"two")
+    q.db.lpush("other", b"three")
+    call = calls.claim([other.keys, q.keys], "c-1", limit=5, lease_ms=1000)
+    first, again = rig.engine.run(call), rig.engine.run(call.again())
+    assert how(first) == how(again)
+    assert [(each.queue, each.raw) for each in first.buried] == [
+        ("other", b"three"),
+        ("q", b"one"),
+        ("q", b"two"),
+    ]
+
+
+@pytest.mark.parametrize("leases", [True, False], ids=["with leases", "without"])
+def test_a_retry_answers_what_was_buried_and_takes_nothing_new(q: Queue, leases: bool) -> None:
+    q.db.lpush("q", b"one", b"two")
+    if leases:
+        q.put("a")
+    call = q.claiming()
+    first = q.run(call)
+    q.put("new")
+    q.db.lpush("q", b"three")
+    for again in (call.again(), call.again().again()):
+        second = q.run(again)
+        assert how(second) == how(first)
+        assert names(second.deliveries) == ["a"] * leases
+    assert [letter.raw for letter in q.dead] == [b"one", b"two"]
+    assert len(q.ready) == 2
+
+
+def test_a_retry_is_not_told_what_others_buried(q: Queue) -> None:
+    q.db.lpush("q", b"one")
+    call = q.claiming(by="a b")
+    q.run(call)
+    q.db.lpush("q", b"two")
+    q.claim(by="c")
+    assert q.run(call.again()).buried == ()
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason", "found"),
+    [
+        (b'{ "properties": {"message_id": "a"}}', "undecodable", "a"),
+        (b'{"properties": {"delivery_tag": "tag"}}', "expired", "tag"),
+        (b'{"headers": {"id": "task"}, "properties": {"delivery_tag": "tag"}}', "expired", "task"),
+        (b'{"properties": {"message_id": "\\ud800"}}', "expired", ""),
+        (b"\xff", "undecodable", ""),
+        (b"[1]", "undecodable", ""),
+        (b"what is this", "corrupt", "delayed"),
+    ],
+)
+def test_whose_result_it_was(raw: bytes, reason: str, found: str) -> None:
+    assert Buried("q", reason, "delayed" if reason == "corrupt" else "", raw).id == found
 
 
 # ── acks that ride along ──────────────────────────────────────────────────────────────────────

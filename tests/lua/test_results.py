@@ -1,4 +1,4 @@
-"""ack, complete, reject: how a message ends, and what is told of it."""
+"""ack, complete, reject, tell: how a message ends, and what is told of it."""
 
 from __future__ import annotations
 
@@ -177,3 +177,23 @@ def test_a_corrupt_record_is_rejected_whole(q: Queue) -> None:
 def test_a_reason_is_one_short_line(q: Queue, reason: str) -> None:
     with pytest.raises(InvalidArgument):
         calls.reject(q.keys, [Rejection("r", "i", reason)])
+
+
+# ── tell ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_told_of_a_message_that_nobody_holds(q: Queue) -> None:
+    ear = listening(q, "a")
+    assert q.run(calls.tell(q.keys, [("a", '{"state": 1}'), ("b", "2")], ttl_ms=5000)) == 2
+    assert q.result("a") == b'{"state": 1}' == heard(ear)
+    assert q.result("b") == b"2"
+    assert 4000 < q.db.pttl(q.keys.result("a")) <= 5000
+
+
+def test_a_result_that_is_there_stays(q: Queue) -> None:
+    (held,) = receipts(q, 1)
+    q.run(calls.complete(q.keys, [(held, "0", "right")]))
+    ear = listening(q, "0")
+    assert q.run(calls.tell(q.keys, [("0", "wrong"), ("1", "new"), ("1", "twice")])) == 1
+    assert (q.result("0"), q.result("1")) == (b"right", b"new")
+    assert heard(ear) is None

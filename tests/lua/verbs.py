@@ -75,6 +75,7 @@ VERBS: dict[str, Callable[[World], Call[Any]]] = {
         w.q.keys, [Rejection(r, f"i{r}", "failed", "x", "null") for r in w.held[:2]]
     ),
     "complete": lambda w: calls.complete(w.q.keys, [(r, f"i{r}", "1") for r in w.held[:2]]),
+    "tell": lambda w: calls.tell(w.q.keys, [("i1", "1"), ("i2", "2")]),
     "cancel": lambda w: calls.cancel(w.q.keys, [f"{w.q.name}-later", "nobody"]),
     "redrive": lambda w: calls.redrive(w.q.keys),
     "redrive one": lambda w: calls.redrive(w.q.keys, [w.letter]),
@@ -109,6 +110,7 @@ SIZES: dict[str, dict[str, int]] = {
     "release later": {"item": 2, "step": 4},
     "reject": {"item": 2},
     "complete": {"item": 2},
+    "tell": {"item": 2},
     "redrive": {"item": 0, "step": 4},
     "redrive one": {"item": 1, "step": 4},
     "purge": {"item": 0, "step": 4},

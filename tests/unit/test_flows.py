@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from atomq import calls, flows
-from atomq.calls import Call, Claimed, Outgoing, Redriven, Verdict
+from atomq.calls import Buried, Call, Claimed, Outgoing, Redriven, Verdict
 from atomq.errors import PermissionDenied, ServerUnavailable
 from atomq.flows import Acks, Consumer, Flow, Get, Listen, Sleep, Wait, Withdraw
 from atomq.keys import QueueKeys
@@ -319,6 +320,94 @@ def test_a_refused_claim_holds_nothing() -> None:
     with pytest.raises(PermissionDenied):
         play.go(PermissionDenied("no"))
     assert Play(one.close()).over
+
+
+# ── what died in a claim ──────────────────────────────────────────────────────────────────────
+
+
+def died(name: str = "a", queue: str = "q") -> Claimed:
+    raw = json.dumps({"properties": {"message_id": name}}).encode()
+    return claimed()._replace(buried=[Buried(queue, "expired", "", raw)])
+
+
+def told(call: Call[Any]) -> list[str]:
+    """The keys of the results that it stores."""
+    assert call.script.name == "tell"
+    return list(call.keys)
+
+
+def test_who_waits_for_what_died_is_told_before_anything_else() -> None:
+    who = consumer(Q, R, result_ttl=5)
+    play = Play(who.receive(5, 0))
+    play.go(died("a", "r")._replace(buried=[*died("b").buried, *died("a", "r").buried]))
+    assert told(play.effect) == [Q.result("b")]
+    ttl_ms, value = play.effect.args
+    assert (ttl_ms, json.loads(value)) == (5000, json.loads(calls.failed("b", "expired")))
+    assert told(play.go(1)) == [R.result("a")]
+    play.go(1)
+    assert play.over
+    assert Play(who.close()).over, "once is enough"
+
+
+def test_what_was_claimed_with_it_is_held_before_it_is_told() -> None:
+    seen: list[Claimed] = []
+    play = Play(consumer().receive(5, 0, seen.append))
+    play.go(died()._replace(deliveries=[delivery()]))
+    assert told(play.effect)
+    assert len(seen) == 1, "else nobody renews it if this is interrupted"
+
+
+def test_whose_id_cannot_be_read_is_told_nothing() -> None:
+    play = Play(consumer().receive(5, 0))
+    play.go(claimed()._replace(buried=[Buried("q", "undecodable", "", b"junk")]))
+    assert play.over
+
+
+@pytest.mark.parametrize("error", [ServerUnavailable("gone"), KeyboardInterrupt()])
+def test_who_could_not_be_told_is_told_the_next_time(error: BaseException) -> None:
+    who = consumer()
+    play = Play(who.receive(5, 0))
+    play.go(died("a"))
+    if isinstance(error, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            play.go(error)
+    else:
+        play.go(error)
+        assert play.over
+    play = Play(who.receive(5, 0))
+    play.go(died("b"))
+    assert told(play.effect) == [Q.result("a"), Q.result("b")]
+    play.go(ServerUnavailable("gone"))
+    assert told(Play(who.close()).effect) == [Q.result("a"), Q.result("b")]
+
+
+def test_who_may_not_tell_goes_on_without(caplog: pytest.LogCaptureFixture) -> None:
+    who = consumer()
+    play = Play(who.receive(5, 0))
+    play.go(died())
+    play.go(PermissionDenied("no"))
+    assert play.over
+    assert "not told: no" in caplog.text
+    assert Play(who.close()).over
+
+
+@pytest.mark.parametrize("leaves", [True, False], ids=["who leaves", "who goes on"])
+def test_what_died_in_a_claim_sent_ahead_is_told(leaves: bool) -> None:
+    who = consumer()
+    waiting(who).flow.close()
+    play = Play(who.close() if leaves else who.receive(1, 0))
+    assert isinstance(play.effect, Withdraw)
+    assert told(play.go(died())) == [Q.result("a")]
+
+
+def test_what_died_in_a_claim_that_got_no_answer_is_told() -> None:
+    play = Play(consumer().receive(5, None, patient=True))
+    play.go(claimed())
+    play.go(ServerUnavailable("gone"))
+    assert play.effect.repeated
+    play.go(died())
+    play.go(claimed(delivery()))
+    assert told(play.effect) == [Q.result("a")]
 
 
 # ── acks ──────────────────────────────────────────────────────────────────────────────────────
