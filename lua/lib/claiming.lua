@@ -50,7 +50,8 @@ local function report(this, call, claim_id)
   if this.deaths then
     lane.change(this, "deaths", claim_id .. " " .. this.first_death .. " " .. this.last_death)
   end
-  local entries, out = redis.call("XRANGE", KEYS[this.at + 5], this.first_death, this.last_death), call.buried
+  local entries, out = redis.call("XRANGE", KEYS[this.at + 5], this.first_death, this.last_death), call.buried or {}
+  call.buried = out
   for i = 1, #entries do
     local letter, n = dead.fields(entries[i]), #out
     out[n + 1], out[n + 2], out[n + 3], out[n + 4] = this.index, letter.reason, letter.detail, letter.message
@@ -150,7 +151,6 @@ function M.run()
   local call = {
     limit = limit, lease = lease, max_deliveries = max_deliveries, max_bytes = max_bytes, steps = steps, now = now,
     receipts = names, held = {}, scores = {}, out = { "" }, count = 0, bytes = 0, deaths = 0, freed = false,
-    buried = {},
   }
   local missing = ""
   for q = 1, queues do
@@ -190,9 +190,7 @@ function M.run()
   end
   local wait = call.next_due and math.max(0, call.next_due - now) or -1
   call.out[1] = now .. " " .. wait .. " " .. mores .. more .. missing
-  if #call.buried > 0 then
-    call.out[#call.out + 1] = call.buried
-  end
+  call.out[#call.out + 1] = call.buried
   return call.out
 end
 
