@@ -1,6 +1,6 @@
 -- purge: throw away what a queue holds in the parts named; or single dead letters.
 --
--- Frees in the background. With the part `settings` nothing of the queue is left.
+-- Frees in the background. With the part `settings` nothing of the queue is left. A queue that is in use may be spared.
 --
 -- KEYS
 --   unacked          zset
@@ -20,11 +20,12 @@
 --   unacked          int     1: this part
 --   dead             int     1: this part
 --   settings         int     1: pause, timer, counters and remembered ids too
+--   if_unused        int     1: only if nothing is unacked
 --   id               text    * item    these dead letters only
 -- RETURNS
 --   messages thrown away: ready, delayed, unacked, dead
 -- ERRORS
---   BADARG  WRONGTYPE
+--   BADARG  WRONGTYPE  INUSE
 local args = require("lib.args")
 local guard = require("lib.guard")
 
@@ -36,6 +37,7 @@ local parts = {
   unacked = args.int("unacked", 0, 1) == 1, dead = args.int("dead", 0, 1) == 1,
   settings = args.int("settings", 0, 1) == 1,
 }
+local if_unused = args.int("if_unused", 0, 1) == 1
 local items = args.items("id", 1, 1000)
 local sizes = { 0, guard.zset(delayed), guard.zset(unacked), guard.stream(dead) }
 local ready = guard.ready(READY)
@@ -44,6 +46,8 @@ guard.set(calls); guard.set(calls_old)
 local fault = args.fault or guard.fault
 if fault then
   return redis.error_reply(fault)
+elseif if_unused and sizes[3] > 0 then
+  return redis.error_reply("INUSE the queue has unacked messages, " .. sizes[3])
 end
 
 if items > 0 then

@@ -569,7 +569,7 @@ def redrive(
 _PURGE = scripts.declared(
     "purge",
     keys=(*_QUEUE, "calls", "calls_old", "ready * step"),
-    argv=("ready", "delayed", "unacked", "dead", "settings", "id * item"),
+    argv=("ready", "delayed", "unacked", "dead", "settings", "if_unused", "id * item"),
 )
 
 
@@ -593,12 +593,16 @@ def purge(
     unacked: bool = False,
     dead: bool = False,
     settings: bool = False,
+    if_unused: bool = False,
     dead_ids: Sequence[str] = (),
 ) -> Call[Counts]:
-    """Throw away what lies in the parts named, or single dead letters; how many that were."""
+    """Throw away what lies in the parts named, or single dead letters; how many that were.
+
+    With `if_unused` its run raises `QueueInUse`, and nothing is changed, if messages are unacked.
+    """
     _items("dead_ids", dead_ids, least=0)
-    parts = [int(part) for part in (ready, delayed, unacked, dead, settings)]
-    return Call(_PURGE, keys, keys.purge, [*parts, *dead_ids], lambda reply, _: Counts(*reply))
+    flags = [int(flag) for flag in (ready, delayed, unacked, dead, settings, if_unused)]
+    return Call(_PURGE, keys, keys.purge, [*flags, *dead_ids], lambda reply, _: Counts(*reply))
 
 
 _PAUSE = scripts.declared("pause", keys=("wake", "meta"), argv=("paused",))

@@ -20,6 +20,7 @@ from atomq.errors import (
     AtomqError,
     InvalidArgument,
     PermissionDenied,
+    QueueInUse,
     ScriptFault,
     ScriptsNotLoaded,
     ServerError,
@@ -206,6 +207,7 @@ def _passes(error: Exception) -> bool:
 # Codes our scripts answer with, and what they are in Python.
 _CODES: dict[str, type[AtomqError]] = {
     "WRONGTYPE": WrongType,
+    "INUSE": QueueInUse,
     "BADARG": InvalidArgument,
     "OOM": ServerFull,
     "NOPERM": PermissionDenied,
@@ -243,6 +245,8 @@ def translated(error: Exception, call: Call[Any] | None = None) -> AtomqError:
         ours = "is not of the type" in detail  # of a script; the server does not say which key
         which = f"the key {detail}" if ours else "a key holds a value of another type"
         detail = f"{which}: another program uses it, rename it there or delete it"
+    if code == "INUSE":
+        detail += ": stop its consumers, or delete(force=True) and their acks will find nothing"
     if code in _CODES:
         return _CODES[code](f"{detail}{where}")
     if "unknown command" in text.lower() or "Unknown Redis command" in text:

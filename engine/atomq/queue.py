@@ -318,9 +318,10 @@ class Queue(QueueBase[Engine]):
     def delete(self, *, force: bool = False) -> Counts:
         """Throw the queue away with all its keys; how many messages were in it. Cannot be undone.
 
-        Raises `QueueInUse` if messages are unacked, unless `force`. What a consumer claims in just
-        that moment goes too: the answer counts it, and its ack raises `LeaseLost`. Stored results
-        stay until their `result_ttl` is over. Who puts something afterwards begins a new queue.
+        Raises `QueueInUse`, and changes nothing, if messages are unacked, unless `force`: they are
+        counted in the answer then, and their acks raise `LeaseLost`. It is one step, so no consumer
+        claims in between. Stored results stay until their `result_ttl` is over. Who puts something
+        afterwards begins a new queue.
         """
         return self.engine.run(self._delete(force))
 

@@ -25,7 +25,6 @@ from atomq.calls import (
     Outgoing,
     Part,
     Peeked,
-    QueueState,
     Rejection,
     Verdict,
 )
@@ -36,7 +35,6 @@ from atomq.errors import (
     InvalidMessage,
     LeaseLost,
     MessageFailed,
-    QueueInUse,
     ResultTimeout,
     ServerUnavailable,
 )
@@ -296,18 +294,16 @@ class QueueBase(Generic[EngineT]):
             dead="dead" in chosen,
         )
 
-    def _delete(self, force: bool) -> Flow[Counts]:
-        if not force:
-            state: QueueState = yield calls.inspect(self.keys)
-            if state.unacked:
-                raise QueueInUse(
-                    f"{self.name!r} has unacked messages, {state.unacked}: stop its consumers, "
-                    "or delete(force=True) and their acks will find nothing"
-                )
-        gone: Counts = yield calls.purge(
-            self.keys, ready=True, delayed=True, unacked=True, dead=True, settings=True
+    def _delete(self, force: bool) -> Call[Counts]:
+        return calls.purge(
+            self.keys,
+            ready=True,
+            delayed=True,
+            unacked=True,
+            dead=True,
+            settings=True,
+            if_unused=not force,
         )
-        return gone
 
 
 def _parts(parts: Iterable[Part]) -> list[Part]:

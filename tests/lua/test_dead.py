@@ -8,7 +8,7 @@ import pytest
 
 from atomq import calls, flows
 from atomq.calls import Counts, Rejection
-from atomq.errors import InvalidArgument
+from atomq.errors import InvalidArgument, QueueInUse
 from tests.lua.rig import Queue, Rig, msg, name_of, names
 
 
@@ -172,6 +172,17 @@ def test_everything_leaves_no_key(q: Queue) -> None:
     call = calls.purge(q.keys, ready=True, delayed=True, unacked=True, dead=True, settings=True)
     assert q.run(call) == Counts(4, 1, 1, 2)
     assert q.db.keys() == []
+
+
+def test_a_queue_that_is_used_is_purged_whole_or_not_at_all(q: Queue) -> None:
+    filled(q)
+    call = calls.purge(q.keys, ready=True, unacked=True, settings=True, if_unused=True)
+    stored = q.rig.snapshot()
+    with pytest.raises(QueueInUse, match=r"unacked messages, 1: .*\(purge of 'q'\)"):
+        q.run(call)
+    assert q.rig.snapshot() == stored
+    q.run(calls.purge(q.keys, unacked=True))
+    assert q.run(call) == Counts(ready=3)
 
 
 def test_single_dead_letters(q: Queue) -> None:

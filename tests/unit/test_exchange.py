@@ -211,6 +211,7 @@ def test_in_a_batch_what_passes_is_sent_again_alone() -> None:
         (server.ClusterDownError("down"), errors.ServerUnavailable),
         (server.ResponseError("BADARG limit: 7 is not"), errors.InvalidArgument),
         (server.ResponseError("WRONGTYPE q is not of the type"), errors.WrongType),
+        (server.ResponseError("INUSE the queue has unacked messages, 1"), errors.QueueInUse),
         (server.ResponseError("unknown command 'ZMSCORE'"), errors.ServerTooOld),
         (
             server.ResponseError("Unknown Redis command called from script script: f_1"),
