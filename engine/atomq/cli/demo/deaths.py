@@ -90,10 +90,16 @@ class Deaths:
         """Who is behind the front part of a receipt, as far as it is known."""
         self.all: list[Death] = []
 
-    def kill(self, victim: Process) -> None:
-        """SIGKILL, on purpose."""
-        victim.kill()
+    def kill(self, victim: Process) -> bool:
+        """SIGKILL, on purpose, if it holds something in that very moment. Whether it did."""
+        with victim.standing_still():
+            self._queue.state()  # with this the server has also read what it had sent before
+            if self.held()[victim.number]:
+                victim.kill()
+        if not victim.ended:
+            return False
         self._bury(victim, planned=True)
+        return True
 
     def count(self) -> None:
         """Who died by itself, or by somebody else's hand; and whose messages came back."""

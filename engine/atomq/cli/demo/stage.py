@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Self
@@ -64,6 +64,17 @@ class Process:
         if not self.ended:
             _kill_group(self.pid)
             self._process.wait()
+
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """The whole group is suspended; what is still alive afterwards goes on."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            if not self.ended:
+                os.killpg(self.pid, signal.SIGCONT)
 
     def end(self) -> None:
         """Ask it to end."""

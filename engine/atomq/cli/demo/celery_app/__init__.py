@@ -292,8 +292,7 @@ class _Play:
         held = self.deaths.held()
         fit = [w for w in self.deaths.alive() if held[w.number] and w.number != self.long_worker]
         if len(self.deaths.alive()) > 1 and fit:
-            self.killed = True
-            self.deaths.kill(max(fit, key=lambda worker: len(held[worker.number])))
+            self.killed = self.deaths.kill(max(fit, key=lambda worker: len(held[worker.number])))
 
     def remove(self) -> None:
         """From a server that others use too: everything that is not the queue itself."""

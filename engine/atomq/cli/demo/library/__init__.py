@@ -211,8 +211,7 @@ class _Play:
         fit = fit or [w for w in alive if held[w.number]]
         if len(alive) < 2 or not fit:
             return
-        self.killed = True
-        self.deaths.kill(max(fit, key=lambda worker: len(held[worker.number])))
+        self.killed = self.deaths.kill(max(fit, key=lambda worker: len(held[worker.number])))
 
     # ── the picture ───────────────────────────────────────────────────────────────────────────
 
