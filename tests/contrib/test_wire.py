@@ -804,6 +804,18 @@ def test_a_half_open_connection_is_left_in_time(wire: Wire) -> None:
             assert time.monotonic() - began < 4.5
 
 
+@pytest.mark.parametrize("name", ["message", "pmessage", "psubscribe", "invalidate"])
+def test_a_queue_may_be_called_like_a_push_of_the_server(wire: Wire, name: str) -> None:
+    received: list[Any] = []
+    connection = wire.connect("atomq")
+    producer = Producer(connection.channel())
+    with consuming(connection, Queue(name), received, no_ack=True):
+        for n in range(3):
+            producer.publish(n, routing_key=name)
+        drain(connection, received, 3)
+    assert received == [0, 1, 2]
+
+
 def test_answers_come_in_the_order_that_was_asked(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:

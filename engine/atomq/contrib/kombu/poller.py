@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from hiredis import pack_command
+from hiredis import PushNotification, pack_command
 from kombu.utils.json import loads
 from redis import exceptions as server
 
@@ -41,8 +41,7 @@ PATIENCE = 5.0  # seconds an answer may be late before the connection counts as 
 TURN = 0.005  # seconds of handing over in one turn of the event loop: as late as acks may be
 QUICK = 1.0  # seconds a connection must have lasted to be replaced without a word to Celery
 GONE = (server.ConnectionError, server.TimeoutError, OSError)
-_CLAIM, _WAIT = object(), object()
-_PUSHES = frozenset({b"pmessage", b"message", b"psubscribe", b"punsubscribe", b"invalidate"})
+_CLAIM, _WAIT, _NOBODY = object(), object(), object()
 
 
 class Poller:
@@ -282,8 +281,8 @@ class Poller:
             self._send(key, "LLEN", key)
 
     def _send(self, asked: Any, *command: Any) -> None:
-        """Send a command. `asked` says whose the answer is; of subscriptions only pushes come."""
-        if asked is not _PUSHES:
+        """Send a command. `asked` says whose the answer is: of subscriptions only pushes come."""
+        if asked is not _NOBODY:
             self._asked.append(asked)
         try:
             # `send_command` would look for odd types and spaces in every argument.
@@ -304,9 +303,9 @@ class Poller:
         self._settle_claim()
         self.withdraw()
         if new:
-            self._send(_PUSHES, "PSUBSCRIBE", *new)
+            self._send(_NOBODY, "PSUBSCRIBE", *new)
         if old:
-            self._send(_PUSHES, "PUNSUBSCRIBE", *old)
+            self._send(_NOBODY, "PUNSUBSCRIBE", *old)
 
     def withdraw(self) -> None:
         """End the wait in the server; what it had got after all is taken in."""
@@ -406,7 +405,7 @@ class Poller:
             return False
         except server.ResponseError as error:
             return self._refused(error)
-        if isinstance(reply, list) and reply and reply[0] in _PUSHES:
+        if isinstance(reply, PushNotification):  # a queue may be called like one
             return self._pushed(reply)
         asked = self._asked.popleft()
         if asked is _CLAIM:
