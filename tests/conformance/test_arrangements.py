@@ -119,7 +119,7 @@ def test_a_fail_over_under_consumers(sentinel: Sentinel) -> None:
     by: Counter[str] = Counter()
     with Engine(sentinel.url, **options) as engine, Engine(sentinel.url, **options) as other:
         queue = Queue("q", engine)
-        queue.put_many(range(50))
+        queue.put_many(range(200))
         held = queue.claim()
         assert held is not None
         sentinel.master.client().execute_command("WAIT", 1, 2000)
@@ -131,7 +131,7 @@ def test_a_fail_over_under_consumers(sentinel: Sentinel) -> None:
                         break
                     got[message.body] += 1
                     by["thread"] += 1
-                    time.sleep(0.002)
+                    time.sleep(0.01)
 
         async def consume_async() -> None:
             async with AsyncEngine(sentinel.url, **options) as aengine:
@@ -141,7 +141,7 @@ def test_a_fail_over_under_consumers(sentinel: Sentinel) -> None:
                             break
                         got[message.body] += 1
                         by["task"] += 1
-                        await asyncio.sleep(0.002)
+                        await asyncio.sleep(0.01)
 
         threads = [
             threading.Thread(target=consume),
@@ -150,22 +150,25 @@ def test_a_fail_over_under_consumers(sentinel: Sentinel) -> None:
         for thread in threads:
             thread.start()
         wait_until("both to be at work", lambda: len(by) == 2)
+        sentinel.replica.client().replicaof("127.0.0.1", "1")  # from here on it hears nothing
+        known = len(got)
+        wait_until("some more to be done", lambda: len(got) > known + 4)
         sentinel.fail_over()
         late = Queue("q", other)
-        wait_until("the heir to take messages", lambda: _put(late, range(50, 60)), 15)
-        wait_until("all to be done", lambda: set(got) == set(range(1, 60)), 15)
+        wait_until("the heir to take messages", lambda: _put(late, range(200, 210)), 15)
+        wait_until("all to be done", lambda: set(got) == set(range(1, 210)), 15)
         late.put_many([-1, -1])
         for thread in threads:
             thread.join(20)
         assert not any(thread.is_alive() for thread in threads)
         held.ack()
-        wait_until("the acks to arrive", lambda: _none_alive(queue))
 
+        def settled() -> bool:
+            for message in queue.claim_many(20):
+                message.ack()
+            return queue.state().unacked == 0
 
-def _none_alive(queue: Queue) -> bool:
-    """Leases whose acks the heir did not hear of have ended; nobody is here to claim them."""
-    state = queue.state()
-    return state.unacked == state.expired
+        wait_until("what was done unheard to be handed out once more", settled)
 
 
 def _put(queue: Queue, bodies: range) -> bool:
