@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,30 @@ def test_it_leaves_nothing_when_it_is_interrupted(
     if number == signal.SIGKILL:  # then the workers clean up
         until(lambda: not processes(scratch) and not list(scratch.iterdir()))
     assert processes(scratch) == []
+    assert list(scratch.iterdir()) == []
+
+
+IN_A_FINALIZER = """
+import os, sys, time
+from atomq.cli.demo.stage import Stage
+
+class Doomed:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(0.1)
+
+with Stage("redis://nobody", None):
+    Doomed()
+    time.sleep(20)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, -2), (signal.SIGTERM, 143)])
+def test_a_signal_that_meets_a_finalizer_is_not_lost(
+    number: signal.Signals, code: int, scratch: Path
+) -> None:
+    command = [sys.executable, "-c", IN_A_FINALIZER, str(int(number))]
+    assert subprocess.run(command, timeout=10, capture_output=True).returncode == code
     assert list(scratch.iterdir()) == []
 
 
