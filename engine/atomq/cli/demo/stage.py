@@ -133,6 +133,7 @@ class Stage:
                 number = getattr(signal, name)
                 if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` says otherwise
                     self._handlers[number] = signal.signal(number, _interrupted)
+            self._hook, sys.unraisablehook = sys.unraisablehook, _tell_again
         self._scratch = Path(tempfile.mkdtemp(prefix="atomq-demo-"))
         self.log = self.file("workers.log")
         self._home = (self._directory or self._scratch / "server").absolute()
@@ -153,6 +154,7 @@ class Stage:
             self._handlers[signal.SIGINT] = signal.getsignal(signal.SIGINT)
             for number in self._handlers:
                 signal.signal(number, signal.SIG_IGN)
+            sys.unraisablehook = self._hook
         try:
             self.end_processes(_HURRY)
             self._end_server()
@@ -256,6 +258,20 @@ class Stage:
 
 def _interrupted(number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
+
+
+def _tell_again(ignored: sys.UnraisableHookArgs) -> None:
+    """A signal that met a finalizer is lost with what it raised there: so send it once more."""
+    raised = ignored.exc_value
+    if isinstance(raised, KeyboardInterrupt):
+        number = signal.SIGINT
+    elif isinstance(raised, SystemExit) and isinstance(raised.code, int):
+        number = signal.Signals(raised.code - 128)
+    else:
+        sys.__unraisablehook__(ignored)
+        return
+    # After the finalizer has ended.
+    threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
 
 
 def _kill_group(leader: int) -> None:
