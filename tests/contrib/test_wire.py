@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import re
 import threading
 import time
@@ -22,7 +23,7 @@ import atomq.celery
 from atomq import Engine, calls, scripts
 from atomq.contrib.kombu.channel import UnroutableMessage
 from atomq.errors import PermissionDenied
-from tests.contrib.rig import ON_ONE_KIND, Place, ours, place
+from tests.contrib.rig import ON_ONE_KIND, POOLS, Place, ours, place
 from tests.proxy import Proxy
 from tests.servers import Sentinel, Server, full_memory, wait_until
 
@@ -863,6 +864,43 @@ def app_of(two: Place, side: str, **conf: Any) -> Celery:
 def worker_of(two: Place, side: str, **more: Any) -> Any:
     broker = two.server.url if side == "stock" else two.url
     return two.worker(broker=broker, args=("-E",), **more)
+
+
+@pytest.mark.alone
+def test_an_idle_worker_hears_at_once_of_what_a_stock_producer_puts(two: Place) -> None:
+    """One that is alone, one of two, and one beside another that is busy and full."""
+    stock = app_of(two, "stock")
+    one_each: dict[str, Any] = {"worker_prefetch_multiplier": 1}
+
+    def start() -> list[Any]:
+        return [worker_of(two, "atomq", pool=pool, queues=pool, **one_each) for pool in POOLS]
+
+    def late_by(rounds: int) -> dict[str, list[int]]:
+        sent: dict[str, tuple[str, float]] = {}
+        for _ in range(rounds):
+            for pool in POOLS:
+                sent[two.send("work", app=stock, queue=pool)] = (pool, time.time())
+                time.sleep(random.uniform(0.05, 0.15))  # what comes is not to be foreseen
+        two.ledger.await_ends(list(sent))
+        late: dict[str, list[int]] = {pool: [] for pool in POOLS}
+        for one, (pool, at) in sent.items():
+            late[pool].append(round(1000 * (two.ledger.started(one)[0] - at)))
+        return {pool: sorted(found) for pool, found in late.items()}
+
+    for worker in start():
+        worker.ready()
+    shown = {"alone": late_by(20)}
+    for worker in start():
+        worker.ready()
+    shown["of two"] = late_by(20)
+    busy = [two.send("work", 600, app=stock, queue=pool) for pool in POOLS]
+    two.ledger.await_starts(busy)
+    shown["beside one that is full"] = late_by(20)
+    print(shown)
+    # One or two of 20 may meet a busy moment of two slow cores. By the look of every second one of
+    # nine would be in time.
+    late = {(case, pool): found[-3] for case, each in shown.items() for pool, found in each.items()}
+    assert max(late.values()) <= 100, shown
 
 
 @BOTH_WAYS

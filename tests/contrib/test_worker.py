@@ -205,6 +205,20 @@ def test_a_solo_worker_acks_each_task_when_it_is_done(at: Place) -> None:
     assert set(at.ledger.starts().values()) == {1}
 
 
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+def test_a_green_worker_acks_each_task_when_it_is_done(at: Place, pool: str) -> None:
+    """Celery lets it do so between two messages only, and the next may come in a second."""
+    worker = at.worker(pool, 2, worker_prefetch_multiplier=1).ready()
+    ids = at.send_many(40, "work")
+    at.ledger.await_ends(ids)
+    times = [e.at for e in at.ledger.events()]
+    assert max(times) - min(times) < 5, "a place was not filled again when it was free"
+    one = at.send("work", 0.5)
+    at.ledger.await_ends(one)
+    at.await_empty(0.5)
+    assert worker.alive
+
+
 def test_beat_sends_every_second(at: Place) -> None:
     at.worker("solo").ready()
     at.worker(role="beat")

@@ -13,7 +13,8 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from typing import Any
 
 from hiredis import PushNotification, pack_command
@@ -25,7 +26,12 @@ from atomq.contrib.fleet import Roll
 from atomq.contrib.kombu.bell import Bell
 from atomq.contrib.kombu.channel import MOST_CLAIMED, Channel, is_reply_queue
 from atomq.contrib.kombu.stock import Restore, Watch
-from atomq.contrib.kombu.worker import in_gevent_hub, stopping
+from atomq.contrib.kombu.worker import (
+    acks_between_drains,
+    in_gevent_hub,
+    runs_in_delivery,
+    stopping,
+)
 from atomq.errors import AtomqError, InvalidMessage, PermissionDenied
 from atomq.keys import QueueKeys, is_queue_key
 from atomq.message import Delivery
@@ -39,6 +45,7 @@ Taken = dict[str, list[str]]  # receipts whose acks ride along, by queue
 CAP = (0.75, 0.9)
 PATIENCE = 5.0  # seconds an answer may be late before the connection counts as dead
 TURN = 0.005  # seconds of handing over in one turn of the event loop: as late as acks may be
+LONGEST_NAP = 0.05  # seconds the acks of a worker without an event loop may have to wait for it
 QUICK = 1.0  # seconds a connection must have lasted to be replaced without a word to Celery
 GONE = (server.ConnectionError, server.TimeoutError, OSError)
 _CLAIM, _WAIT, _NOBODY = object(), object(), object()
@@ -63,12 +70,12 @@ class Poller:
         self._on_socket: Callable[[int | None], None] = lambda _: None
         self._bell: Bell | None = None
         self._all_at = 0.0
+        self._nap = LONGEST_NAP
         self._watch = Watch(self._broker)
         self._restore = Restore(self._broker, transport.settings)
         name = f"{self._broker.ids.prefix}-{id(self):x}"
         self._roll = Roll(self._broker.engine, name, transport.settings.shared())
-        # Whose answers are to come, in this order: _CLAIM, _WAIT, a list that is to be watched or,
-        # for the command that begins to watch, None.
+        # Whose answers are to come, in this order: _CLAIM, _WAIT, or who wants the answer or error.
         self._asked: deque[Any] = deque()
         self._tracking: bool | None = None  # None: not tried on this connection
         # Kept until consumers change, for the event loop asks at every turn.
@@ -152,7 +159,8 @@ class Poller:
             try:
                 self._settle_claim()
                 self.withdraw()
-                self._watch.resign()
+                for command in self._watch.resign():
+                    self._broker.engine.command(*command)
                 self._roll.leave()
             except (server.RedisError, OSError, AtomqError) as error:
                 log.debug("while hanging up: %s", error)
@@ -201,16 +209,14 @@ class Poller:
         self._block(channels)
 
     def _look_beside(self) -> None:
-        """Once a second: stand for election as watcher, take over what stock workers left."""
+        """Once a second: say what is consumed here, take over what stock workers left."""
         queues = [
             (channel, name)
             for channel in self._transport.channels
             for name in channel.claimed_queues()
         ]
         if queues:
-            names = [name for _, name in queues]
-            self._watch.elect(names)
-            self._roll.say(names)
+            self._roll.say([name for _, name in queues])
             self._restore.turn(*queues[0])
 
     def _claiming(self, *, least: bool = False) -> dict[Channel, int]:
@@ -244,15 +250,19 @@ class Poller:
         if keys is None:
             keys = self._waits[able] = self._wanted(able)
         if keys == self._blocked:
+            if not keys:
+                self._resign()
             return
         if self._blocked:
             self.withdraw()
             self.pump()
             return
+        queues = [name for channel in able for name in channel.claimed_queues()]
+        self._resign(staying=queues)
         if keys:
             # The server's own timer ends the wait: whatever was missed is found within a second.
             seconds = random.uniform(*CAP)
-            self._arm([name for channel in able for name in channel.claimed_queues()])
+            self._arm(queues)
             self._blocked = keys
             self._until = time.monotonic() + seconds + PATIENCE
             self._send(_WAIT, "BRPOP", *keys, round(seconds, 3))
@@ -270,18 +280,42 @@ class Poller:
         return tuple(dict.fromkeys(wanted))
 
     def _arm(self, queues: list[str]) -> None:
-        """Have the server tell of the next change of the lists we watch: by reading them."""
+        """Stand for election as watcher. Who is has the server tell of the next change of lists."""
+        for queue, command in self._watch.stand(queues):
+            self._send(partial(self._elected, queue), *command)
         keys = self._watch.lists(queues)
         if not keys or self._tracking is False:
             return
         if self._tracking is None:
             self._tracking = True
-            self._send(None, "CLIENT", "TRACKING", "ON", "NOLOOP")
+            self._send(self._tracked, "CLIENT", "TRACKING", "ON", "NOLOOP")
         for key in keys:
-            self._send(key, "LLEN", key)
+            self._send(partial(self._tracked, key=key), "LLEN", key)  # by reading it
+
+    def _resign(self, staying: Collection[str] = ()) -> None:
+        """No more can be taken from these queues: who waits for them is to watch them."""
+        commands = list(self._watch.resign(staying))
+        if commands:
+            self.withdraw()  # behind the wait they would wait
+        for command in commands:
+            self._send(_forget, *command)
+
+    def _elected(self, queue: str, reply: Any) -> None:
+        if isinstance(reply, server.ResponseError):  # the claim once a second finds it, too
+            log.debug("no watcher of %s: %s", queue, reply)
+            reply = None
+        if self._watch.elected(queue, won=bool(reply)):
+            self._hot.add(queue)  # what came before is not told of
+
+    def _tracked(self, reply: Any, key: str | None = None) -> None:
+        if isinstance(reply, server.ResponseError):
+            log.debug("not watching for stock producers: %s", reply)
+            self._tracking = False
+        elif key is not None and reply:
+            self._stirred([key], changed=False)
 
     def _send(self, asked: Any, *command: Any) -> None:
-        """Send a command. `asked` says whose the answer is: of subscriptions only pushes come."""
+        """Send a command. `asked` says who gets the answer: of subscriptions only pushes come."""
         if asked is not _NOBODY:
             self._asked.append(asked)
         try:
@@ -365,10 +399,19 @@ class Poller:
         return bool(has_data() if has_data is not None else self._line.can_read(0))
 
     def receive(self, timeout: float | None) -> bool:
-        """Hand over one message or broadcast; False if none came within `timeout` seconds."""
+        """Hand over one message or broadcast; False if none came within `timeout` seconds.
+
+        A worker that acks between two calls is let go sooner while it holds something: first after
+        a millisecond, then each time after twice as long.
+        """
+        holds = any(channel.qos.held() for channel in self._transport.channels)
+        if holds and acks_between_drains():
+            self._nap = min(2 * self._nap, LONGEST_NAP)
+            timeout = self._nap if timeout is None else min(timeout, self._nap)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             if self._buffer and not stopping():
+                self._nap = 0.0005
                 self.deliver_one()
                 return True
             self.pump()
@@ -386,6 +429,8 @@ class Poller:
         """Hand over the oldest message that waits."""
         channel, delivery, now_ms = self._buffer.popleft()
         if not delivery.lost and not channel.closed:
+            if runs_in_delivery(in_loop=self._bell is not None):
+                self._resign()  # nothing is heard from here until it is done
             channel.deliver(delivery, now_ms)
 
     def _can_read(self, seconds: float) -> bool:
@@ -415,8 +460,7 @@ class Poller:
             self._claimed(channel, call.parse(reply, call.repeated), acks)
             return False
         if asked is not _WAIT:
-            if asked is not None and reply:
-                self._stirred([asked], changed=False)
+            asked(reply)
             return False
         self._blocked = ()
         if not reply:
@@ -438,8 +482,7 @@ class Poller:
             self._broken(server.ConnectionError(str(error)))
             return False
         if asked is not _CLAIM:
-            log.debug("not watching for stock producers: %s", error)
-            self._tracking = False
+            asked(error)
             return False
         assert self._claim is not None
         channel, call, acks = self._claim
@@ -508,8 +551,6 @@ class Poller:
                     # Only for what is new: who looked because of this would find the same again.
                     if changed and name not in able:
                         self._pass_on(keys.wake)
-                        if not self._blocked:
-                            self._arm([name])
 
     def _pop(self, key: str, queue: str, raw: bytes) -> None:
         """A message that nobody will ack."""
@@ -605,6 +646,10 @@ class Poller:
             self._broker.unanswered.append(call)
         self._buffer.clear()
         self._hang_up()
+
+
+def _forget(_: Any) -> None:
+    """An answer, or an error, that changes nothing."""
 
 
 def _payload(raw: bytes) -> dict[str, Any]:

@@ -38,6 +38,18 @@ def waiting() -> bool:
     return state is not None and len(state.reserved_requests) > len(state.active_requests)
 
 
+def runs_in_delivery(*, in_loop: bool) -> bool:
+    """Whether a message is worked on while it is handed over: by a solo pool, or who drains."""
+    if in_loop:
+        return "celery.concurrency.solo" in sys.modules  # imported by who asked for it
+    return not _is_green()
+
+
+def acks_between_drains() -> bool:
+    """Whether a Celery worker without an event loop runs here: so it does in the green pools."""
+    return "celery.worker.loops" in sys.modules and _is_green()
+
+
 def running() -> set[str]:
     """Delivery tags of the tasks that it has started."""
     state = sys.modules.get("celery.worker.state")
@@ -77,9 +89,7 @@ def killed(tag: str, task_id: str) -> bool:
     failure = failure_of(task_id)
     if failure.startswith("NotImplementedError") and "kill_job" in failure:
         return True
-    if detect_environment() == "default":
-        return False
-    return bool(getattr(requests().get(tag), "_already_cancelled", False))
+    return _is_green() and bool(getattr(requests().get(tag), "_already_cancelled", False))
 
 
 _last = threading.local()
@@ -152,6 +162,10 @@ def timezone() -> tzinfo:
         return UTC
     found = state.get_current_app().timezone
     return found if isinstance(found, tzinfo) else UTC
+
+
+def _is_green() -> bool:
+    return bool(detect_environment() != "default")
 
 
 def in_gevent_hub() -> bool:
