@@ -31,8 +31,8 @@ from tests.bench.versus.safety import SCENARIOS, Fact, Scenario
 from tests.bench.versus.side import SIDES, Group, Row, both
 from tests.servers import NotAvailable, find_binary
 
-COSTS = {"cost": cost.worker_cost, "raw": cost.raw, "idle": cost.idle}
-SHAKY = ("server CPU", "worker CPU", "no-op tasks/s", "ceiling", "raw Kombu")
+COSTS = {"cost": cost.worker_cost, "green": cost.green, "raw": cost.raw, "idle": cost.idle}
+SHAKY = ("server CPU", "worker CPU", "no-op tasks/s", "ceiling", "waiting tasks/s", "raw Kombu")
 Told = dict[str, list[Fact]]
 
 

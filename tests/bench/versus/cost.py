@@ -31,10 +31,10 @@ class Spent:
     rate: float
 
 
-def busy(side: Side, worker: Worker, queue: str, count: int) -> Spent:
+def busy(side: Side, worker: Worker, queue: str, count: int, task: str = "noop") -> Spent:
     """Fill a queue, let the worker at it, and wait until it is done."""
     marks = _marks(side)
-    side.publish(count, queue=queue)
+    side.publish(count, task, queue=queue)
     worker_before, began = worker.cpu(), time.perf_counter()
     side.app.control.add_consumer(queue, reply=False)
     done, requests, asked = side.drained(queue, 120)
@@ -168,6 +168,29 @@ def _compare(
 
 def _ratio(ours: list[float], stock: list[float]) -> float:
     return statistics.median([a / b for a, b in zip(ours, stock, strict=True)])
+
+
+def green(sides: list[Side], *, quick: bool) -> list[Group]:
+    """Tasks that wait, in the pools that are made for them."""
+    count, rounds = (50, 1) if quick else (150, 3)
+    group = Group(
+        "waiting tasks/s",
+        "acks_late, tasks that wait for 0.1 s, ten places, `worker_prefetch_multiplier=1`: 100 a "
+        "second at best; Celery acks there between two waits for messages only, and a worker that "
+        "is full gets none; medians of alternating runs",
+    )
+    for pool in ("gevent", "eventlet"):
+        found: dict[str, list[Spent]] = {side.name: [] for side in sides}
+        options = {"queues": "idle", "worker_prefetch_multiplier": 1}
+        workers = {side.name: side.worker(pool, 10, **options).ready() for side in sides}
+        for turn in range(rounds):
+            for side in sides:
+                spent = busy(side, workers[side.name], f"q{turn}", count, "wait")
+                found[side.name].append(spent)
+        for side in sides:
+            side.end()
+        _compare(group, f"{pool} -c10", found, "rate", "{:,.0f}", ratio=True)
+    return [group]
 
 
 def raw(sides: list[Side], *, quick: bool) -> list[Group]:

@@ -25,6 +25,12 @@ def noop() -> None:
     """Nothing."""
 
 
+@shared_task(name="wait", acks_late=True, ignore_result=True)
+def wait() -> None:
+    """As a request to somebody else would."""
+    time.sleep(0.1)
+
+
 @shared_task(name="mark", bind=True, acks_late=True, ignore_result=True)
 def mark(self: Any) -> None:
     """Its id, in one write: cheap enough for a busy queue."""

@@ -45,7 +45,7 @@ Taken = dict[str, list[str]]  # receipts whose acks ride along, by queue
 CAP = (0.75, 0.9)
 PATIENCE = 5.0  # seconds an answer may be late before the connection counts as dead
 TURN = 0.005  # seconds of handing over in one turn of the event loop: as late as acks may be
-LONGEST_NAP = 0.05  # seconds the acks of a worker without an event loop may have to wait for it
+NAP = (0.001, 0.1)  # seconds, the least and the most, between two looks for acks to be sent
 QUICK = 1.0  # seconds a connection must have lasted to be replaced without a word to Celery
 GONE = (server.ConnectionError, server.TimeoutError, OSError)
 _CLAIM, _WAIT, _NOBODY = object(), object(), object()
@@ -70,7 +70,7 @@ class Poller:
         self._on_socket: Callable[[int | None], None] = lambda _: None
         self._bell: Bell | None = None
         self._all_at = 0.0
-        self._nap = LONGEST_NAP
+        self._handed_at = 0.0
         self._watch = Watch(self._broker)
         self._restore = Restore(self._broker, transport.settings)
         name = f"{self._broker.ids.prefix}-{id(self):x}"
@@ -401,17 +401,16 @@ class Poller:
     def receive(self, timeout: float | None) -> bool:
         """Hand over one message or broadcast; False if none came within `timeout` seconds.
 
-        A worker that acks between two calls is let go sooner while it holds something: first after
-        a millisecond, then each time after twice as long.
+        A worker that acks between two calls is let go sooner, to see whether it has to: after a
+        tenth of the time since it was handed something.
         """
-        holds = any(channel.qos.held() for channel in self._transport.channels)
-        if holds and acks_between_drains():
-            self._nap = min(2 * self._nap, LONGEST_NAP)
-            timeout = self._nap if timeout is None else min(timeout, self._nap)
+        if acks_between_drains():
+            nap = min(max((time.monotonic() - self._handed_at) / 10, NAP[0]), NAP[1])
+            timeout = nap if timeout is None else min(timeout, nap)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             if self._buffer and not stopping():
-                self._nap = 0.0005
+                self._handed_at = time.monotonic()
                 self.deliver_one()
                 return True
             self.pump()

@@ -57,10 +57,6 @@ class QoS(virtual.QoS):
         # What still ran when the channel was closed: settled through it all the same.
         self._outlived: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
-    def held(self) -> int:
-        """How many messages were handed over and not settled."""
-        return len(self._delivered) - len(self._dirty)
-
     def _message(self, delivery_tag: str) -> Any:
         return self._delivered.get(delivery_tag) or self._outlived.get(delivery_tag)
 
