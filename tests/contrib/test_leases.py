@@ -199,6 +199,20 @@ def test_lost_connections_and_broker_restarts_under_load(fleet: Fleet) -> None:
     fleet.assert_alive()
 
 
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+def test_greenlets_run_on_while_the_broker_is_away(own: Place, pool: str) -> None:
+    worker = own.worker(pool, 4, backend=None, **OPTIONS).ready()
+    one = own.send("work", 2.5)
+    own.ledger.await_starts(one)
+    own.server.restart(3.0)  # the second try to connect fails, too, and is followed by 4 seconds
+    own.ledger.await_ends(one)
+    start, end = (e.at for e in own.ledger.events() if e.id == one)
+    assert end - start < 3.0
+    own.await_empty()
+    assert own.ledger.starts()[one] == 1
+    assert worker.alive
+
+
 def test_reconnects_leave_nothing_behind(fleet: Fleet) -> None:
     def lose(times: int) -> None:
         for _ in range(times):

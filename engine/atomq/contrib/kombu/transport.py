@@ -81,6 +81,7 @@ class Transport(virtual.Transport):
 
             control.install()
             worker.note_failures()
+            worker.let_greenlets_run()
         return super().establish_connection()
 
     def close_connection(self, connection: Any) -> None:

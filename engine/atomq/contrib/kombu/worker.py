@@ -9,10 +9,12 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import time
 import traceback
 from datetime import UTC, tzinfo
 from typing import Any
 
+from kombu.utils import functional
 from kombu.utils.compat import detect_environment
 
 
@@ -48,6 +50,15 @@ def runs_in_delivery(*, in_loop: bool) -> bool:
 def acks_between_drains() -> bool:
     """Whether a Celery worker without an event loop runs here: so it does in the green pools."""
     return "celery.worker.loops" in sys.modules and _is_green()
+
+
+def let_greenlets_run() -> None:
+    """Have Kombu sleep, between two tries to connect, as everything else here sleeps.
+
+    While gevent patches, it looks at an object of Celery's that loads Kombu, which takes hold of
+    the `sleep` that stops all greenlets: tasks, and the renewal of their leases.
+    """
+    functional.sleep = time.sleep
 
 
 def running() -> set[str]:
