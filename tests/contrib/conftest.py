@@ -32,7 +32,7 @@ def own(own_server: Server, tmp_path: Path) -> Iterator[Place]:
 
 @pytest.fixture(scope="module")
 def _fleet(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    # Results lie elsewhere: a task whose result cannot be stored is Celery's trouble, not ours.
+    # Results lie elsewhere: a task whose result cannot be stored runs again.
     with Server(kind, persistent=True, options=SYNCED) as server, Server(kind) as results:
         options = {"lease": 2, "visibility_timeout": 2, "max_deliveries": 3}
         fleet = Fleet(

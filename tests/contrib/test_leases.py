@@ -11,7 +11,7 @@ import pytest
 
 from atomq import calls
 from tests.contrib.rig import LONG, ON_ONE_KIND, POOLS, Fleet, Place, await_true
-from tests.servers import wait_until
+from tests.servers import Server, wait_until
 
 pytestmark = [pytest.mark.slow, ON_ONE_KIND]
 
@@ -197,6 +197,29 @@ def test_lost_connections_and_broker_restarts_under_load(fleet: Fleet) -> None:
     starts = fleet.ledger.starts()
     assert {one: starts[one] for one in [*ids, *long.values()] if starts[one] != 1} == {}
     fleet.assert_alive()
+
+
+@pytest.mark.parametrize(
+    ("lost", "pool"), [*(("all", pool) for pool in POOLS), ("results", "threads")]
+)
+def test_a_task_whose_result_cannot_be_stored_is_not_held_for_ever(
+    own: Place, lost: str, pool: str
+) -> None:
+    """Celery acks it in prefork, and forgets it elsewhere."""
+    with Server(own.server.kind) as results:
+        server = own.server if lost == "all" else results
+        never = {"retry_policy": {"max_retries": 1, "interval_start": 0}}
+        options = {"result_backend_transport_options": never, "worker_prefetch_multiplier": 1}
+        worker = own.worker(pool, 1, backend=server.url, **OPTIONS, **options).ready()
+        one = own.send("work", 1.0, "stored")
+        own.ledger.await_starts(one)
+        server.restart(2 * LEASE)
+        own.await_empty()
+        two = own.send("work", 0, "stored")  # its only place is free
+        own.ledger.await_ends(two)
+        own.await_empty()
+        assert own.ledger.starts()[one] <= 2
+        assert worker.alive
 
 
 @pytest.mark.parametrize("pool", ["gevent", "eventlet"])

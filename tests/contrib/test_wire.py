@@ -8,6 +8,7 @@ import random
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -852,6 +853,27 @@ def test_answers_come_in_the_order_that_was_asked(
         monkeypatch.setattr(poller, "_send_claim", changes_first)
         drain(connection, received, 4)
     assert received == list("abcd")
+
+
+def test_what_was_settled_after_all_is_not_given_back(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two tasks failed outside of their code; of one of them Celery knew what to do."""
+    queue, received = Queue(next(_names)), []
+    connection = wire.connect("atomq")
+    producer = Producer(connection.channel())
+    with Consumer(connection, [queue], on_message=received.append):
+        for n in range(2):
+            producer.publish(n, routing_key=queue.name)
+        drain(connection, received, 2)
+        received[0].ack()
+        long_ago = time.monotonic() - 3600
+        doubtful = deque((long_ago, message) for message in received[:2])
+        monkeypatch.setattr("atomq.contrib.kombu.worker._doubtful", doubtful)
+        drain(connection, received, 3)
+        drain_for(connection, 1.0)
+    assert [message.payload for message in received] == [0, 1, 1]
+    assert received[2].delivery.deliveries == 2
 
 
 # ── workers ───────────────────────────────────────────────────────────────────────────────────

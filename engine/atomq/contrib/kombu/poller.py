@@ -28,6 +28,7 @@ from atomq.contrib.kombu.channel import MOST_CLAIMED, Channel, is_reply_queue
 from atomq.contrib.kombu.stock import Restore, Watch
 from atomq.contrib.kombu.worker import (
     acks_between_drains,
+    forgotten,
     in_gevent_hub,
     runs_in_delivery,
     stopping,
@@ -209,7 +210,10 @@ class Poller:
         self._block(channels)
 
     def _look_beside(self) -> None:
-        """Once a second: say what is consumed here, take over what stock workers left."""
+        """Once a second: say what is consumed here, take over what others left, or Celery."""
+        for message in forgotten(self._broker.keeper.lease_ms / 1000):
+            log.warning("%s is given back: Celery forgot it when its task failed", message.delivery)
+            message.requeue()
         queues = [
             (channel, name)
             for channel in self._transport.channels

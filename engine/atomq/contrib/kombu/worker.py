@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
+from collections.abc import Iterator
 from datetime import UTC, tzinfo
 from typing import Any
 
@@ -104,13 +106,34 @@ def killed(tag: str, task_id: str) -> bool:
 
 
 _last = threading.local()
+_doubtful: deque[tuple[float, Any]] = deque()  # since when, and the message of the task
 
 
 def note_failures() -> None:
-    """Remember why a task failed: Celery rejects its message a moment later and does not say."""
-    from celery.signals import task_failure
+    """Remember why a task failed: Celery rejects its message a moment later and does not say.
+
+    And which failed outside of its own code, as when the result cannot be stored: in all pools but
+    prefork Celery may forget the message then.
+    """
+    from celery.signals import task_failure, task_internal_error
 
     task_failure.connect(_failed, weak=False, dispatch_uid="atomq.failed")
+    task_internal_error.connect(_failed_outside, weak=False, dispatch_uid="atomq.failed")
+
+
+def _failed_outside(task_id: str = "", **_: Any) -> None:
+    state = sys.modules.get("celery.worker.state")
+    request = state.requests.get(task_id) if state is not None else None
+    if request is not None:
+        _doubtful.append((time.monotonic(), request.message))
+
+
+def forgotten(seconds: float) -> Iterator[Any]:
+    """Messages of tasks that failed outside of their code so long ago and were not settled."""
+    while _doubtful and time.monotonic() - _doubtful[0][0] > seconds:
+        _, message = _doubtful.popleft()
+        if getattr(message, "delivery", None) is not None and not message.acknowledged:
+            yield message
 
 
 def _failed(task_id: str = "", exception: BaseException | None = None, **_: Any) -> None:
