@@ -114,9 +114,13 @@ def retried(self: Task, times: int, countdown: float) -> int:
     return int(self.request.retries)
 
 
-@task(autoretry_for=(KeyError,), retry_backoff=False, default_retry_delay=0.05, max_retries=2)
+@task(autoretry_for=(KeyError,), retry_backoff=False, default_retry_delay=0.5, max_retries=2)
 def flaky(self: Task) -> str:
-    """Fails with an error that Celery retries by itself, until the last time."""
+    """Fails with an error that Celery retries by itself, until the last time.
+
+    Celery says that it retries after it has sent the retry: were that one sooner done, its result
+    would be overwritten.
+    """
     started(self)
     if self.request.retries < 2:
         raise KeyError("not yet")
