@@ -18,9 +18,10 @@ from kombu.exceptions import OperationalError
 from tests.contrib.rig import LONG, ON_ONE_KIND, POOLS, Place, Worker
 from tests.servers import Server
 
-pytestmark = [pytest.mark.slow, ON_ONE_KIND]
-
 SECONDS = 200.0 if LONG else 12.0
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(SECONDS + 180), ON_ONE_KIND]
+
 LEASE = 2
 OPTIONS = {"lease": LEASE, "visibility_timeout": 3600}
 # In eventlet Celery acks a task that a cold shutdown kills, and says so nowhere.
@@ -139,8 +140,8 @@ class Chaos:
 
 @pytest.fixture
 def own(own_server: Server, tmp_path: Path) -> Iterator[Place]:
-    """A broker on a server that may be killed. Results lie elsewhere: when one cannot be stored,
-    Celery's threads and green pools drop the task they ran, and never ack it.
+    """A broker on a server that may be killed. Results lie elsewhere: a task whose result cannot be
+    stored is forgotten by all pools but prefork, and runs again after a lease.
     """
     with Server(own_server.kind) as results:
         at = Place(own_server, tmp_path, backend=results.url)
