@@ -127,6 +127,18 @@ def flaky(self: Task) -> str:
     return "well"
 
 
+@task()
+def listens(self: Task, seconds: float) -> float:
+    """Wait for a message that nobody sends; how long that took."""
+    began = time.monotonic()
+    with self.app.connection_for_read() as connection, connection.SimpleQueue("silent") as queue:
+        try:
+            queue.get(timeout=seconds)
+        except queue.Empty:
+            return time.monotonic() - began
+    raise AssertionError("somebody sent one")
+
+
 @task(acks_late=True)
 def rejected(self: Task, requeue: bool) -> None:
     started(self)

@@ -216,6 +216,8 @@ def test_a_green_worker_acks_each_task_when_it_is_done(at: Place, pool: str) -> 
     one = at.send("work", 0.5)
     at.ledger.await_ends(one)
     at.await_empty(0.5)
+    # Only the worker itself looks so often. A task that waits for a message waits.
+    assert at.result(at.send("listens", 0.5)) >= 0.5
     assert worker.alive
 
 

@@ -50,8 +50,13 @@ def runs_in_delivery(*, in_loop: bool) -> bool:
 
 
 def acks_between_drains() -> bool:
-    """Whether a Celery worker without an event loop runs here: so it does in the green pools."""
-    return "celery.worker.loops" in sys.modules and _is_green()
+    """Whether this is the loop of a worker in a green pool: it has no event loop.
+
+    That is the main greenlet. Tasks and remote control, which may drain as well, have others.
+    """
+    if "celery.worker.loops" not in sys.modules or not _is_green():
+        return False
+    return sys.modules["greenlet"].getcurrent().parent is None
 
 
 def let_greenlets_run() -> None:
