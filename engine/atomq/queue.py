@@ -25,6 +25,8 @@ from atomq.queue_base import (
     MessageBase,
     QueueBase,
     ReceiverBase,
+    check_handler,
+    check_result,
     result_of,
     settling,
     told,
@@ -239,9 +241,11 @@ class Queue(QueueBase[Engine]):
         """Call `handler` with each message; how many it was called with.
 
         A message is acked when the handler returns; after an exception, which is logged, it is
-        released and tried again later. It goes on until none came for `timeout` seconds, or `stop`
-        is set; see `consume`.
+        released and tried again later; so it is if the handler returned an awaitable.
+        It goes on until none came for `timeout` seconds, or `stop` is set; see `consume`. Raises
+        `InvalidArgument`, and claims nothing, for a coroutine function or a generator function.
         """
+        check_handler(handler, awaited=False)
         count = 0
         # Closed here: an exception that passes keeps this frame, and with it what was claimed.
         with closing(self.consume(prefetch=prefetch, timeout=timeout, stop=stop)) as messages:
@@ -249,7 +253,7 @@ class Queue(QueueBase[Engine]):
                 count += 1
                 try:
                     with message:
-                        handler(message)
+                        check_result(handler(message))
                 except Exception:
                     log.exception("%s: the handler failed", message)
         return count

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
@@ -23,6 +23,8 @@ from atomq.queue_base import (
     MessageBase,
     QueueBase,
     ReceiverBase,
+    check_handler,
+    check_result,
     result_of,
     settling,
     told,
@@ -193,7 +195,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
 
     async def work(
         self,
-        handler: Callable[[AsyncMessage], Any],
+        handler: Callable[[AsyncMessage], Awaitable[Any]],
         *,
         prefetch: int | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
@@ -203,6 +205,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
 
         Cancelled, it gives back at once what was not begun, and the message that was.
         """
+        check_handler(handler, awaited=True)
         count = 0
         async with aclosing(
             self.consume(prefetch=prefetch, timeout=timeout, stop=stop)
@@ -211,7 +214,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
                 count += 1
                 try:
                     async with message:
-                        await handler(message)
+                        check_result(await handler(message))
                 except Exception:
                     log.exception("%s: the handler failed", message)
         return count

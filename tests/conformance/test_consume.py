@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -308,6 +309,84 @@ def test_work_calls_a_handler_and_goes_on_after_errors(make: Any) -> None:
     assert q.work(handler, timeout=0) == 6
     assert failed == {2}
     assert counts(q) == (0, 0, 0, 0)
+
+
+async def worked_by_a_coroutine(_: Any) -> None:
+    raise AssertionError("nothing calls it")
+
+
+def worked_by_a_generator(_: Any) -> Any:
+    yield
+
+
+class Handlers:
+    def plain(self, _: Any) -> None: ...
+
+    async def coroutine(self, _: Any) -> None: ...
+
+
+class Called(Handlers):
+    __call__ = Handlers.plain
+
+
+class Awaited(Handlers):
+    __call__ = Handlers.coroutine
+
+
+CALLED = [Called(), partial(Called()), Called().plain, partial(Called().plain), print]
+AWAITED = [
+    Awaited(),
+    partial(Awaited()),
+    Awaited().coroutine,
+    partial(Awaited().coroutine),
+    worked_by_a_coroutine,
+    partial(partial(worked_by_a_coroutine)),
+]
+
+
+def test_a_handler_of_the_wrong_kind_is_refused_before_anything_is_claimed(
+    make: Any, q: Any
+) -> None:
+    q.put("pay ann")
+    for handler in [*(CALLED if make.is_async else AWAITED), worked_by_a_generator, None]:
+        if make.is_async:
+            with pytest.raises(InvalidArgument):
+                q.loop.run(q.target.work(handler, timeout=0))
+        else:
+            with pytest.raises(InvalidArgument):
+                q.work(handler, timeout=0)
+    assert q.claim().deliveries == 1
+
+
+def test_a_handler_of_the_right_kind_is_taken_in_every_shape(make: Any, q: Any) -> None:
+    right = [Awaited(), partial(Awaited().coroutine)] if make.is_async else CALLED
+    for handler in right:
+        q.put("x")
+        if make.is_async:
+            assert q.loop.run(q.target.work(handler, timeout=0)) == 1
+        else:
+            assert q.work(handler, timeout=0) == 1
+    assert counts(q) == (0, 0, 0, 0)
+
+
+def test_what_is_still_to_be_awaited_is_never_acked_as_done(make: Any) -> None:
+    q = make(backoff=now, max_deliveries=2)
+    q.put("pay ann")
+    inner = Handlers().coroutine  # that nobody awaits
+
+    def plain(message: Any) -> Any:
+        return inner(message)
+
+    async def coroutine(message: Any) -> Any:
+        return inner(message)
+
+    if make.is_async:
+        assert q.loop.run(q.target.work(coroutine, timeout=0)) == 2
+    else:
+        assert q.work(plain, timeout=0) == 2
+    (dead,) = q.peek("dead")
+    assert dead.reason == "max_deliveries"
+    assert "its work is not done" in dead.detail
 
 
 def test_who_is_told_to_stop_finishes_what_it_has_begun_and_gives_the_rest_back(q: Any) -> None:
