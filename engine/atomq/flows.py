@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from atomq import calls
 from atomq.calls import Buried, Call, Claimed, Verdict
-from atomq.errors import AtomqError, InvalidArgument, ServerUnavailable
+from atomq.errors import AtomqError, InvalidArgument, ServerFull, ServerUnavailable
 from atomq.keys import QueueKeys
 from atomq.message import Delivery, Ids
 from atomq.options import Options
@@ -306,8 +306,9 @@ class Consumer:
         """Up to `limit` messages; waits for the first at most `timeout` seconds (None: for ever).
 
         `claimed_by` is told of every claim before the messages are handed over. With `patient` a
-        server that served before and is away now is waited for, like a message. Once `stop` is set
-        nothing is waited for any more; that is looked at between two waits, of a second at most.
+        server that is full, or served before and is away now, is waited for, like a message. Once
+        `stop` is set nothing is waited for any more; that is looked at between two waits, of a
+        second at most.
         """
         deadline = _deadline(timeout)
         wanted: set[str] | None = None  # queues whose token fired; None: all
@@ -322,9 +323,10 @@ class Consumer:
                     claimed_by(claimed)
                     got, more, next_ms = claimed.deliveries, bool(claimed.more), claimed.wait_ms
                     claimed = None
-            except ServerUnavailable as error:
+            except (ServerUnavailable, ServerFull) as error:
+                # A claim that found no memory took nothing: it is made again.
                 away = deadline is not None and time.monotonic() >= deadline
-                if away or not (patient and self._served):
+                if away or not patient or not (self._served or isinstance(error, ServerFull)):
                     raise
                 if stop is not None and stop.is_set():
                     return []

@@ -61,6 +61,20 @@ end
 -- Write down what became of a queue, and leave a token where somebody should claim again. Answers whether it has more.
 local function close(this, call, claim_id, consumer)
   local at, changes, wake = this.at, this.changes, false
+  -- Everything that grows is written by this: a claim that took nothing frees first, so that full memory allows it.
+  local function grow(command, key, ...)
+    if not call.freed then
+      redis.call("DEL", KEYS[at + 6])
+      this.tokens, call.freed = 0, true
+    end
+    redis.call(command, KEYS[at + key], ...)
+  end
+  local function count(name, n)
+    if n and n > 0 then
+      grow("HINCRBY", 8, name, n)
+    end
+  end
+
   if not this.paused then
     wake = this.left > 0
     if not wake and (this.stirs or this.in_delayed > 0) then
@@ -71,30 +85,18 @@ local function close(this, call, claim_id, consumer)
   if this.first_death then
     report(this, call, claim_id)
   end
-  if not call.freed and (wake or #changes > 0) then
-    redis.call("DEL", KEYS[at + 6]) -- it frees, and so what grows is allowed at full memory
-    this.tokens, call.freed = 0, true
-  end
-  if this.delivered > 0 then
-    redis.call("HINCRBY", KEYS[at + 8], "delivered", this.delivered)
-  end
-  if this.acked > 0 then
-    redis.call("HINCRBY", KEYS[at + 8], "acked", this.acked)
-  end
-  if this.redelivered then
-    redis.call("HINCRBY", KEYS[at + 8], "expired", this.redelivered)
-  end
-  if this.deaths then
-    redis.call("HINCRBY", KEYS[at + 8], "dead", this.deaths)
-  end
+  count("delivered", this.delivered)
+  count("acked", this.acked)
+  count("expired", this.redelivered)
+  count("dead", this.deaths)
   if this.largest > this.known_largest then
     lane.change(this, "largest", this.largest)
   end
   if #changes > 0 then
-    redis.call("HSET", KEYS[at + 7], unpack(changes))
+    grow("HSET", 7, unpack(changes))
   end
   if wake and this.tokens == 0 then
-    redis.call("RPUSH", KEYS[at + 6], "1")
+    grow("RPUSH", 6, "1")
   elseif not wake and this.tokens > 0 then
     redis.call("DEL", KEYS[at + 6])
   end

@@ -25,6 +25,7 @@ from atomq import Engine, calls, scripts
 from atomq.contrib.kombu.channel import UnroutableMessage
 from atomq.errors import PermissionDenied
 from tests.contrib.rig import ON_ONE_KIND, POOLS, Place, ours, place
+from tests.lua.rig import greedy_claim
 from tests.proxy import Proxy
 from tests.servers import Sentinel, Server, full_memory, wait_until
 
@@ -714,6 +715,24 @@ def test_broadcasts_wait_for_their_batch(wire: Wire) -> None:
             listen(stock)
             assert received == []
         drain(stock, received, 1)
+
+
+def test_a_claim_that_is_refused_for_want_of_memory_ends_no_consumer(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Celery took it for an unrecoverable error, and the worker ended."""
+    claim = greedy_claim()
+    wire.db.script_load(claim.text)
+    monkeypatch.setattr(calls, "_CLAIM", claim)
+    connection, name = wire.connect("atomq"), next(_names)
+    Producer(connection).publish({"n": 1}, routing_key=name)
+    received: list[Any] = []
+    with consuming(connection, Queue(name, channel=connection.channel()), received):
+        with full_memory(wire.db):
+            drain_for(connection, 1.5)
+            assert (received, wire.db.llen(name)) == ([], 1)
+        assert "the server is at maxmemory" in caplog.text
+        drain(connection, received, 1)
 
 
 def test_a_batch_that_was_refused_says_so_and_is_of_no_use(wire: Wire) -> None:

@@ -28,11 +28,13 @@ from atomq import (
     Receiver,
     ServerUnavailable,
     Verdict,
+    calls,
     flows,
     scripts,
 )
+from tests.lua.rig import greedy_claim
 from tests.proxy import Proxy
-from tests.servers import Server, wait_until
+from tests.servers import Server, full_memory, wait_until
 
 
 @pytest.fixture
@@ -401,6 +403,28 @@ def test_a_server_that_was_never_there_is_an_error_at_once(tmp_path: Any) -> Non
 
 
 @pytest.mark.slow
+def test_a_claim_that_is_refused_for_want_of_memory_ends_no_consumer(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It took nothing, so it is asked again: a worker that ended would come back to the same."""
+    claim, db = greedy_claim(), server.client()
+    db.script_load(claim.text)
+    monkeypatch.setattr(calls, "_CLAIM", claim)
+    queue, stop = Queue("q", server.url), threading.Event()
+    got: list[Any] = []
+    worker = threading.Thread(
+        target=queue.work, args=(lambda m: got.append(m.body),), kwargs={"stop": stop}
+    )
+    queue.put(1)
+    with full_memory(db):
+        worker.start()
+        wait_until("a second try", lambda: caplog.text.count("the server is at maxmemory") > 1)
+        assert (got, queue.state().ready) == ([], 1)
+    wait_until("the message", lambda: got == [1])
+    stop.set()
+    worker.join()
+
+
 def test_a_restart_under_consumers_costs_nothing(own_server: Server) -> None:
     """What is held stays held, acks that wait are sent when it is back, consumers go on."""
     server = own_server

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
+from hashlib import sha1
 from typing import Any, NamedTuple
 
 import redis
 
-from atomq import calls
+from atomq import calls, scripts
 from atomq.calls import Call, Claimed, Outgoing
 from atomq.client import Engine
 from atomq.keys import QueueKeys
 from atomq.message import Delivery
+from atomq.scripts import Script
 from tests.servers import Server
 
 BAND = 1 << 42  # what one priority step is wide, in the scores of `unacked` and `delayed`
@@ -39,6 +42,13 @@ def name_of(raw: bytes | Delivery) -> str:
 
 def names(raws: list[Any]) -> list[str]:
     return [name_of(raw) for raw in raws]
+
+
+def greedy_claim() -> Script:
+    """The script of claims, but that it begins by growing: refused whole at full memory."""
+    claim = scripts.get("claim")
+    text = 'redis.call("HINCRBY", KEYS[8], "delivered", 0)\n' + claim.text
+    return replace(claim, text=text, sha=sha1(text.encode()).hexdigest())
 
 
 class Lease(NamedTuple):

@@ -33,7 +33,7 @@ from atomq.contrib.kombu.worker import (
     runs_in_delivery,
     stopping,
 )
-from atomq.errors import AtomqError, InvalidMessage, PermissionDenied
+from atomq.errors import AtomqError, InvalidMessage, PermissionDenied, ServerFull
 from atomq.keys import QueueKeys, is_queue_key
 from atomq.message import Delivery
 
@@ -493,6 +493,11 @@ class Poller:
         # The engine knows what to do about scripts that are not loaded, and about passing trouble.
         try:
             claimed = self._broker.engine.run(call)
+        except ServerFull as full:
+            # It took nothing, and comes again within a second, as where nothing was to be had.
+            self._put_back(acks)
+            log.warning("claiming again within a second: %s", full)
+            return False
         except BaseException:
             self._put_back(acks)
             self._broker.unanswered.append(call)
