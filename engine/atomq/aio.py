@@ -16,10 +16,11 @@ from atomq import connect, exchange
 from atomq.address import Address
 from atomq.calls import Call
 from atomq.client import SERVER_ERRORS, EngineBase, check_version, warn_no_blocking
-from atomq.errors import AtomqError
-from atomq.exchange import Load, Pause, Send, translated
+from atomq.errors import AtomqError, ServerUnavailable
+from atomq.exchange import Ask, Load, Pause, Retry, Send, bare, connecting, not_reached, translated
 from atomq.flows import Flow, Get, Listen, Sleep, Wait, Withdraw
 from atomq.options import Options
+from atomq.outage import PATIENCE, Outage, outage_of
 from atomq.scripts import Script
 
 T = TypeVar("T")
@@ -76,15 +77,20 @@ class AsyncEngine(EngineBase):
         """Carry out many calls in one round trip; an `AtomqError` stands for what failed."""
         if not calls:
             return []
-        return await self._exchange(exchange.exchange(calls, self.retry, single=False), calls[0])
-
-    async def command(self, *args: Any) -> Any:
-        """Any command, as the server answers it. Raises our exceptions; is not tried again."""
         self._enter_loop()
+        retry = self.retry if self.proved else await self._prove(calls[0])
+        outage = self._lines.outage(calls[0])
+        return await self._drive(exchange.exchange(calls, retry, single=False), outage)
+
+    async def command(self, *args: Any, patient: bool = False) -> Any:
+        """Any command, as the server answers it. See `Engine.command`."""
+        self._enter_loop()
+        if patient:
+            return (await self._drive(exchange.asking(args, self.retry), self.outage))[0]
         try:
             return await self._lines.command(args)
         except SERVER_ERRORS as error:
-            raise translated(error) from error
+            raise translated(error) from bare(error)
 
     def waiter(self) -> AsyncWaiter:
         """What a flow waits on. One for each consumer; close it when done."""
@@ -125,8 +131,7 @@ class AsyncEngine(EngineBase):
     async def _run_one(self, call: Call[T]) -> T:
         """A call that is answered at once, as nearly all are, takes no detour."""
         self._enter_loop()
-        if not self.proved:
-            await self._prove(call)
+        retry = self.retry if self.proved else await self._prove(call)
         answer: Any
         try:
             answer = await self._lines.send((call,))
@@ -135,48 +140,69 @@ class AsyncEngine(EngineBase):
         else:
             if not isinstance(answer[0], Exception):
                 return call.parse(answer[0], call.repeated)
-        result: T = (await self._drive(exchange.exchange((call,), self.retry), answer))[0]
+        outage = self._lines.outage(call)
+        result: T = (await self._drive(exchange.exchange((call,), retry), outage, answer))[0]
         return result
 
-    async def _exchange(self, steps: exchange.Exchange, call: Call[Any]) -> list[Any]:
-        self._enter_loop()
-        if not self.proved:
-            await self._prove(call)
-        return await self._drive(steps)
+    async def _prove(self, call: Call[Any]) -> Retry:
+        """Find out whether this user may run what the scripts run; the patience that is left.
 
-    async def _prove(self, call: Call[Any]) -> None:
-        # Many tasks may come at once; one asks, the others wait for its answer.
-        if self._proving is None:
-            self._proving = asyncio.ensure_future(self._drive(exchange.probing(call, self.retry)))
-            self._proving.add_done_callback(self._proved)
-        await asyncio.shield(self._proving)
+        Many tasks may come at once. One asks, the others wait for its answer; if it gives up,
+        the next one asks that has some patience left.
+        """
+        began = time.monotonic()
+        while True:
+            asked = others = self._proving
+            if asked is None:
+                left = self.retry.after(time.monotonic() - began)
+                probing = self._drive(exchange.probing(call, left), self._lines.outage(call))
+                asked = self._proving = asyncio.ensure_future(probing)
+                asked.add_done_callback(self._proved)
+            try:
+                await asyncio.shield(asked)
+            except ServerUnavailable:
+                left = self.retry.after(time.monotonic() - began)
+                if others is None or not (left.attempts and left.budget):
+                    raise
+            else:
+                return self.retry.after(time.monotonic() - began)
 
     def _proved(self, done: asyncio.Future[Any]) -> None:
         self._proving = None
         self.proved = not done.cancelled() and done.exception() is None
 
-    async def _drive(self, steps: exchange.Exchange, first: Any = None) -> list[Any]:
+    async def _drive(
+        self, steps: exchange.Exchange, outage: Outage, first: Any = None
+    ) -> list[Any]:
         """Drive to the end; `first` is the answer to the first step, if that was taken already."""
         try:
             step = next(steps)
             while True:
                 try:
-                    answer = await self._step(step) if first is None else first
+                    answer = await self._step(step, outage) if first is None else first
                 except SERVER_ERRORS as error:
                     answer = error
                 first = None
                 step = steps.throw(answer) if isinstance(answer, Exception) else steps.send(answer)
         except StopIteration as stop:
+            outage.back()
             results: list[Any] = stop.value
             return results
+        except ServerUnavailable as error:
+            self._gave_up(error, outage)
+            raise
 
-    async def _step(self, step: exchange.Step) -> Any:
+    async def _step(self, step: exchange.Step, outage: Outage) -> Any:
         match step:
             case Send(calls):
                 return await self._lines.send(calls)
             case Load(script, call):
                 return await self._lines.load(script, call)
-            case Pause(seconds):
+            case Ask(args):
+                return await self._lines.command(args)
+            case Pause(seconds, spent, trouble):
+                if spent + seconds > PATIENCE:
+                    outage.away(trouble)
                 await asyncio.sleep(seconds)
         return None
 
@@ -214,6 +240,9 @@ class _Lines:
     async def load(self, script: Script, _call: Call[Any]) -> Any:
         return await self.command(("SCRIPT LOAD", script.text))
 
+    def outage(self, _call: Call[Any]) -> Outage:
+        return self._engine.outage
+
     async def command(self, args: Sequence[Any], _target: Any = None) -> Any:
         head, *rest = args
         reply = (await self._with_connection([(*str(head).split(), *rest)]))[0]
@@ -246,7 +275,10 @@ class _Lines:
 
     async def _with_connection(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         async with self._places:
-            connection = await self._take()
+            try:
+                connection = await self._take()
+            except SERVER_ERRORS as error:
+                raise connecting(error) from error
             try:
                 replies = await _heeded(_converse(connection, commands))
             except (server.ConnectionError, server.TimeoutError, OSError):
@@ -311,17 +343,28 @@ class _ClusterLines:
                 self._client = client
             return self._client
 
+    def outage(self, call: Call[Any]) -> Outage:
+        """That of the node which serves the queue, as far as the slots are known."""
+        try:
+            node = self._client.get_node_from_key(call.keys[0])
+            return outage_of(f"{node.host}:{node.port}")
+        except (AttributeError, server.RedisClusterException, server.RedisError):
+            return self._engine.outage
+
     async def send(self, calls: Sequence[Call[Any]]) -> list[Any]:
-        client = await self.client()
+        try:
+            client = await self.client()
+        except SERVER_ERRORS as error:
+            raise connecting(error) from error
         replies: list[Any] = []
         for call in calls:
             try:
                 replies.append(await _heeded(client.execute_command(*call.command())))
             except server.ResponseError as error:
                 replies.append(error)
-            except (server.RedisClusterException, server.ConnectionError):
+            except (server.RedisClusterException, server.ConnectionError) as error:
                 self._engine.proved = False
-                raise
+                raise (error if replies else not_reached(error)) from error.__cause__
         return replies
 
     async def load(self, script: Script, call: Call[Any]) -> Any:

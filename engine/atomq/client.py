@@ -26,10 +26,11 @@ from atomq import connect, exchange
 from atomq.address import Address
 from atomq.calls import Call, Claimed
 from atomq.errors import AtomqError, ScriptsNotLoaded, ServerTooOld, ServerUnavailable
-from atomq.exchange import Load, Pause, Retry, Send, translated
+from atomq.exchange import Ask, Load, Pause, Retry, Send, bare, connecting, not_reached, translated
 from atomq.flows import Flow, Get, Listen, Sleep, Wait, Withdraw
 from atomq.keys import Layout, QueueKeys
 from atomq.options import Options
+from atomq.outage import PATIENCE, Outage, outage_of
 from atomq.scripts import Script, every
 
 log = logging.getLogger("atomq.client")
@@ -53,6 +54,7 @@ class EngineBase:
         self.options = address.options
         self.retry = Retry(self.options.retry_attempts, self.options.retry_budget)
         self.proved = False
+        self.outage = outage_of(address.safe_url)
         self.may_unblock: bool | None = None
         """Whether this user may run CLIENT UNBLOCK; None: not tried yet."""
         self.at_close: list[Callable[[], None]] = []
@@ -84,6 +86,11 @@ class EngineBase:
     def forked(self) -> None:
         """Begin anew in a child process: connections belong to the parent."""
         self.proved = False
+
+    def _gave_up(self, error: ServerUnavailable, outage: Outage) -> None:
+        """The server is away, or takes no writes: the next call looks at it anew."""
+        self.proved = False
+        outage.away(error)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.address.safe_url!r})"
@@ -128,9 +135,12 @@ class Engine(EngineBase):
     `address` is a server's URL (see `Address`); options are those of `Options`. Nothing is
     connected before the first use. Raises `InvalidAddress` and `InvalidOptions`.
 
-    When the server is gone, a call is tried again for `retry_attempts` and `retry_budget`, then
-    raises `ServerUnavailable`. The first call on a server also finds out whether this user may run
-    what the scripts run, and raises `PermissionDenied` if not.
+    While the server cannot be reached, or says that it cannot serve yet, a call is tried again for
+    `retry_budget` seconds, then raises `ServerUnavailable`; so it does when its answer was lost
+    more than `retry_attempts` times. With `retry_attempts` 0 nothing is tried again.
+
+    The first call on a server also finds out whether this user may run what the scripts run, and
+    raises `PermissionDenied` if not.
     """
 
     def __init__(self, address: str | Address, options: Options | None = None, **more: Any) -> None:
@@ -173,14 +183,22 @@ class Engine(EngineBase):
         """
         if not calls:
             return []
-        return self._exchange(exchange.exchange(calls, self.retry, single=False), calls[0])
+        retry = self.retry if self.proved else self._prove(calls[0])
+        outage = self._lines.outage(calls[0])
+        return self._drive(exchange.exchange(calls, retry, single=False), outage)
 
-    def command(self, *args: Any) -> Any:
-        """Any command, as the server answers it. Raises our exceptions; is not tried again."""
+    def command(self, *args: Any, patient: bool = False) -> Any:
+        """Any command, as the server answers it. Raises our exceptions.
+
+        With `patient` it is tried again for `retry_budget`, as long as the server surely did not
+        carry it out; else it is not tried again.
+        """
+        if patient:
+            return self._drive(exchange.asking(args, self.retry), self.outage)[0]
         try:
             return self._lines.command(args)
         except SERVER_ERRORS as error:
-            raise translated(error) from error
+            raise translated(error) from bare(error)
 
     def nodes(self) -> list[Node]:
         """Every server that runs scripts: one, or the primaries of a cluster."""
@@ -224,8 +242,7 @@ class Engine(EngineBase):
     # ── driving ───────────────────────────────────────────────────────────────────────────────
 
     def _run_one(self, call: Call[T]) -> T:
-        if not self.proved:
-            self._prove(call)
+        retry = self.retry if self.proved else self._prove(call)
         answer: Any
         try:
             answer = self._lines.send((call,))
@@ -234,57 +251,77 @@ class Engine(EngineBase):
         else:
             if not isinstance(answer[0], Exception):  # as nearly always: no more ado
                 return call.parse(answer[0], call.repeated)
-        result: T = self._drive(exchange.exchange((call,), self.retry), answer)[0]
+        outage = self._lines.outage(call)
+        result: T = self._drive(exchange.exchange((call,), retry), outage, answer)[0]
         return result
 
-    def _exchange(self, steps: exchange.Exchange, call: Call[Any]) -> list[Any]:
-        if not self.proved:
-            self._prove(call)
-        return self._drive(steps)
+    def _prove(self, call: Call[Any]) -> Retry:
+        """Find out whether this user may run what the scripts run; the patience that is left.
 
-    def _prove(self, call: Call[Any]) -> None:
-        # Many threads may come at once; one asks, the others wait for its answer.
-        with self._gate:
-            others, mine = self._proving, Future[None]()
-            if others is None:
-                self._proving = mine
-        if others is not None:
-            others.result()
-            return
-        try:
-            self._drive(exchange.probing(call, self.retry))
-        except BaseException as error:
-            known = isinstance(error, Exception)
-            mine.set_exception(error if known else ServerUnavailable("the probe was interrupted"))
-            raise
-        else:
-            self.proved = True
-            mine.set_result(None)
-        finally:
-            self._proving = None
+        Many threads may come at once. One asks, the others wait for its answer; if it gives up,
+        the next one asks that has some patience left.
+        """
+        began, outage = time.monotonic(), self._lines.outage(call)
+        while True:
+            left = self.retry.after(time.monotonic() - began)
+            with self._gate:
+                others, mine = self._proving, Future[None]()
+                if others is None:
+                    self._proving = mine
+            if others is not None:
+                try:
+                    others.result()
+                except ServerUnavailable:
+                    left = self.retry.after(time.monotonic() - began)
+                    if left.attempts and left.budget:
+                        continue
+                    raise
+                return self.retry.after(time.monotonic() - began)
+            try:
+                self._drive(exchange.probing(call, left), outage)
+            except BaseException as error:
+                known = isinstance(error, Exception)
+                mine.set_exception(
+                    error if known else ServerUnavailable("the probe was interrupted")
+                )
+                raise
+            else:
+                self.proved = True
+                mine.set_result(None)
+                return self.retry.after(time.monotonic() - began)
+            finally:
+                self._proving = None
 
-    def _drive(self, steps: exchange.Exchange, first: Any = None) -> list[Any]:
+    def _drive(self, steps: exchange.Exchange, outage: Outage, first: Any = None) -> list[Any]:
         """Drive to the end; `first` is the answer to the first step, if that was taken already."""
         try:
             step = next(steps)
             while True:
                 try:
-                    answer = self._step(step) if first is None else first
+                    answer = self._step(step, outage) if first is None else first
                 except SERVER_ERRORS as error:
                     answer = error
                 first = None
                 step = steps.throw(answer) if isinstance(answer, Exception) else steps.send(answer)
         except StopIteration as stop:
+            outage.back()
             results: list[Any] = stop.value
             return results
+        except ServerUnavailable as error:
+            self._gave_up(error, outage)
+            raise
 
-    def _step(self, step: exchange.Step) -> Any:
+    def _step(self, step: exchange.Step, outage: Outage) -> Any:
         match step:
             case Send(calls):
                 return self._lines.send(calls)
             case Load(script, call):
                 return self._lines.load(script, call)
-            case Pause(seconds):
+            case Ask(args):
+                return self._lines.command(args)
+            case Pause(seconds, spent, trouble):
+                if spent + seconds > PATIENCE:
+                    outage.away(trouble)
                 time.sleep(seconds)
         return None
 
@@ -365,6 +402,9 @@ class _Lines:
     def load(self, script: Script, _call: Call[Any]) -> Any:
         return self.command(("SCRIPT LOAD", script.text))
 
+    def outage(self, _call: Call[Any]) -> Outage:
+        return self._engine.outage
+
     def command(self, args: Sequence[Any], _target: Any = None) -> Any:
         head, *rest = args
         reply = self._with_connection([(*str(head).split(), *rest)], looked_at=True)[0]
@@ -418,7 +458,10 @@ class _Lines:
         if places is not None:
             places.acquire()
         try:
-            connection = self._take(looked_at=looked_at)
+            try:
+                connection = self._take(looked_at=looked_at)
+            except SERVER_ERRORS as error:
+                raise connecting(error) from error
             try:
                 replies = _converse(connection, commands)
             except (server.ConnectionError, server.TimeoutError, OSError):
@@ -477,16 +520,28 @@ class _ClusterLines:
                 self._client = connect.cluster(self._engine.address)
             return self._client
 
+    def outage(self, call: Call[Any]) -> Outage:
+        """That of the node which serves the queue, as far as the slots are known."""
+        try:
+            node = self._client.get_node_from_key(call.keys[0])
+            return outage_of(f"{node.host}:{node.port}")
+        except (AttributeError, server.RedisClusterException, server.RedisError):
+            return self._engine.outage
+
     def send(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        try:
+            client = self.client
+        except SERVER_ERRORS as error:
+            raise connecting(error) from error
         replies: list[Any] = []
         for call in calls:
             try:
-                replies.append(self.client.execute_command(*call.command()))
+                replies.append(client.execute_command(*call.command()))
             except server.ResponseError as error:
                 replies.append(error)
-            except (server.RedisClusterException, server.ConnectionError):
+            except (server.RedisClusterException, server.ConnectionError) as error:
                 self._engine.proved = False
-                raise
+                raise (error if replies else not_reached(error)) from error.__cause__
         return replies
 
     def load(self, script: Script, call: Call[Any]) -> Any:

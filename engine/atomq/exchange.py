@@ -8,6 +8,7 @@ exceptions become ours.
 from __future__ import annotations
 
 import random
+import ssl
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -48,22 +49,49 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """Send this command. Answer: the reply."""
+
+    args: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     """Wait so many seconds. Answer: None."""
 
     seconds: float
+    spent: float
+    """Seconds for which the server has been tried before this."""
+    trouble: Exception
 
 
-Step = Send | Load | Pause
+class Unsent(server.ConnectionError):
+    """No connection could be made, so that nothing was sent; `cause` is what redis-py raised."""
+
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+        super().__init__(str(cause))
+
+
+Step = Send | Load | Ask | Pause
 Exchange = Generator[Step, Any, list[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How long to go on after a lost connection: `attempts` more, within `budget` seconds."""
+    """How long to go on when the server is in trouble.
+
+    What the server surely did not do (it was not reached, or says that it cannot serve yet) is
+    tried for `budget` seconds. What may have been done, since its answer was lost, is sent
+    `attempts` more times within them. No `attempts`: nothing is tried again.
+    """
 
     attempts: int = 3
     budget: float = 10.0
+
+    def after(self, seconds: float) -> Retry:
+        """What is left of it."""
+        return Retry(self.attempts, max(0.0, self.budget - seconds))
 
     def pause(self, attempt: int) -> float:
         """Seconds before attempt 1, 2, …: 50 ms, doubling up to 1 s, with "full jitter".
@@ -73,7 +101,29 @@ class Retry:
         return random.uniform(0.01, min(1.0, 0.05 * 2**attempt))
 
 
-# What passes by itself: the server loads, fails over, or is busy with somebody else's script.
+class _Patience:
+    """What is left of a `Retry`."""
+
+    def __init__(self, retry: Retry) -> None:
+        self._retry = retry
+        self._began = time.monotonic()
+        self._tries = self._lost = 0
+
+    def pause(self, trouble: Exception, what: str, *, lost: bool) -> Pause:
+        """The pause before the next try; raises `ServerUnavailable` if there is to be none.
+
+        `lost`: an answer was lost, the server may have done what it was asked for.
+        """
+        self._tries += 1
+        self._lost += lost
+        spent, retry = time.monotonic() - self._began, self._retry
+        if not retry.attempts or self._lost > retry.attempts or spent >= retry.budget:
+            tried = f"{self._tries} {'attempt' if self._tries == 1 else 'attempts'}"
+            raise ServerUnavailable(f"{trouble} ({what}, {tried} in {spent:.1f} s)") from trouble
+        return Pause(min(retry.pause(self._tries), retry.budget - spent), spent, trouble)
+
+
+# What passes by itself: the server loads, fails over, or is busy with another script.
 _PASSING = (
     server.BusyLoadingError,
     server.ReadOnlyError,
@@ -88,35 +138,76 @@ _REFUSED = (server.AuthenticationError, server.AuthenticationWrongNumberOfArgsEr
 _AWAY = (server.ConnectionError, server.TimeoutError, server.RedisClusterException, OSError)
 
 
+def connecting(error: Exception) -> Exception:
+    """What to raise for an error of making a connection: `Unsent` where trying again may help."""
+    if not isinstance(error, _AWAY) or isinstance(error, _REFUSED):
+        return error
+    return error if _caused_by(error, ssl.SSLCertVerificationError) else Unsent(error)
+
+
+def not_reached(error: Exception) -> Exception:
+    """The same for an error of redis-py's cluster client, which makes its connections by itself."""
+    return Unsent(error) if _caused_by(error, ConnectionRefusedError) else error
+
+
+def _caused_by(error: BaseException | None, kind: type[Exception]) -> bool:
+    seen = 0
+    while error is not None and not isinstance(error, kind) and seen < 9:
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return isinstance(error, kind)
+
+
+def bare(error: Exception) -> Exception:
+    """What redis-py raised."""
+    return error.cause if isinstance(error, Unsent) else error
+
+
+def _lost(error: Exception) -> bool:
+    """Whether the server may have done what it was asked for."""
+    return not (isinstance(error, Unsent) or _passes(error))
+
+
 def exchange(calls: Sequence[Call[Any]], retry: Retry, *, single: bool = True) -> Exchange:
     """Carry out calls. Answers their results; with `single`, the first error is raised instead.
 
     Raises `ServerUnavailable` once `retry` is used up. Without `single`, an error of one call takes
     the place of its result and the others go on.
     """
-    batch = _Batch(calls, single=single)
-    attempt, began = 0, time.monotonic()
+    return _carried_out(_Batch(calls, single=single), _Patience(retry))
+
+
+def _carried_out(batch: _Batch, patience: _Patience) -> Exchange:
     while batch.left:
         trouble: Exception | None
+        lost = False
         try:
             trouble = batch.answered((yield Send([batch.calls[i] for i in batch.left])))
         except _REFUSED as error:
             raise PermissionDenied(f"the server refused user or password: {error}") from error
         except _AWAY as error:
-            trouble = error
+            trouble, lost = bare(error), _lost(error)
         except server.RedisError as error:
             raise translated(error) from error
         if trouble is not None:
-            attempt, spent = attempt + 1, time.monotonic() - began
-            if attempt > retry.attempts or spent > retry.budget:
-                tried = f"{attempt} {'attempt' if attempt == 1 else 'attempts'} in {spent:.1f} s"
-                words = f"{trouble} ({_named(batch.calls[batch.left[0]])}, {tried})"
-                raise ServerUnavailable(words) from trouble
-            batch.again()
-            yield Pause(retry.pause(attempt))
+            pause = patience.pause(trouble, _named(batch.calls[batch.left[0]]), lost=lost)
+            if lost:
+                batch.again()
+            yield pause
         for call in batch.unloaded():
             yield from _heal(call)
     return batch.results
+
+
+def asking(args: Sequence[Any], retry: Retry) -> Exchange:
+    """Carry out one command, and try it again for as long as the server surely did not do it."""
+    patience = _Patience(retry)
+    while True:
+        try:
+            return [(yield Ask(args))]
+        except (*_AWAY, server.RedisError) as error:
+            if _lost(error):
+                raise translated(error) from error
+            yield patience.pause(bare(error), str(args[0]), lost=False)
 
 
 class _Batch:
@@ -179,11 +270,18 @@ def _heal(call: Call[Any]) -> Generator[Step, Any, None]:
 
 def probing(call: Call[Any], retry: Retry) -> Exchange:
     """Find out whether this user may run what the scripts run. Raises `PermissionDenied` if not."""
-    results = yield from exchange([probe(call.queue)], retry)
-    refused: dict[str, str] = results[0]
-    for words in refused.values():
-        if words.removeprefix("-").partition(" ")[0] in _PASSING_CODES:
-            raise ServerUnavailable(f"the server takes no writes now: {words}")
+    patience = _Patience(retry)
+    while True:
+        results = yield from _carried_out(_Batch([probe(call.queue)], single=True), patience)
+        refused: dict[str, str] = results[0]
+        passing = [words for words in refused.values() if _passes(words.removeprefix("-"))]
+        if not passing:
+            break
+        yield patience.pause(
+            server.ResponseError(f"the server takes no writes now: {passing[0]}"),
+            _named(call),
+            lost=False,
+        )
     if refused and all("unknown" in words.lower() for words in refused.values()):
         raise ServerTooOld(
             f"the server does not know {', '.join(refused)}: atomq needs Redis 6.2 or Valkey 7.2"
@@ -200,7 +298,7 @@ def probing(call: Call[Any], retry: Retry) -> Exchange:
     return []
 
 
-def _passes(error: Exception) -> bool:
+def _passes(error: Exception | str) -> bool:
     return isinstance(error, _PASSING) or str(error).partition(" ")[0] in _PASSING_CODES
 
 

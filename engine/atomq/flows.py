@@ -330,7 +330,8 @@ class Consumer:
                     raise
                 if stop is not None and stop.is_set():
                     return []
-                log.warning("waiting for the server: %s", error)
+                if not isinstance(error, ServerUnavailable):  # which the engine has said
+                    log.warning("waiting for the server: %s", error)
                 wanted = None
                 yield Sleep(random.uniform(0.2, 1.0))
                 continue

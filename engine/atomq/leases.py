@@ -126,7 +126,7 @@ class LeaseKeeper:
         try:
             self._engine.run(flow())
         except ServerUnavailable as error:
-            log.warning("%d messages are settled later: %s", len(receipts), error)
+            log.info("%d messages are settled later: %s", len(receipts), error)
             with self._wake:
                 self._later.append((receipts, flow))
                 self._flush_at = min(self._flush_at, time.monotonic() + RETRY)
@@ -221,7 +221,7 @@ class LeaseKeeper:
                 self._engine.run(flows.flush(self._engine.keys(name), self.acks))
                 self._well("acks", name)
             except AtomqError as error:  # which may be the trouble of this one queue
-                self._trouble("acks", name, "acks of %s are kept and sent again: %s", name, error)
+                self._trouble(error, "acks", name, "acks of %s are kept, to be sent: %s", name)
                 sent = False
         while sent and self._later:
             receipts, flow = self._later[0]
@@ -257,7 +257,7 @@ class LeaseKeeper:
                     self._well("leases", queue.name)
                 except AtomqError as error:
                     text = "%d leases of %s not renewed yet: %s"
-                    self._trouble("leases", queue.name, text, len(batch), queue.name, error)
+                    self._trouble(error, "leases", queue.name, text, len(batch), queue.name)
                     pause = min(0.5, self.renew_ms / 3000)
                     break  # the other queues may fare better
                 for receipt in batch:
@@ -267,10 +267,12 @@ class LeaseKeeper:
                 self.lost([receipt for receipt, v in pairs if v is not Verdict.DONE])
         return pause
 
-    def _trouble(self, what: str, queue: str, *words: Any) -> None:
-        """Say it once: it is tried again several times a second."""
-        log.log(logging.DEBUG if (what, queue) in self._troubled else logging.WARNING, *words)
-        self._troubled.add((what, queue))
+    def _trouble(self, error: AtomqError, what: str, queue: str, *words: Any) -> None:
+        """Say it once: it is tried again several times a second. The engine says who is away."""
+        known = isinstance(error, ServerUnavailable) or (what, queue) in self._troubled
+        log.log(logging.DEBUG if known else logging.WARNING, *words, error)
+        if not isinstance(error, ServerUnavailable):
+            self._troubled.add((what, queue))
 
     def _well(self, what: str, queue: str) -> None:
         if (what, queue) in self._troubled:

@@ -544,7 +544,7 @@ class MessageBase(Generic[QueueT]):
         keeper.drop([self.receipt])
         if error is None and isinstance(trouble, ServerUnavailable):
             keeper.acks.send_again(self._queue.name, [self.receipt])
-            log.warning("%s is acked as soon as the server is back: %s", self, trouble)
+            log.info("%s is acked as soon as the server is back: %s", self, trouble)
         else:
             log.error("%s comes back when its lease ends: %s", self, trouble)
 

@@ -12,10 +12,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from kombu import Connection
 
 from atomq import (
     AsyncEngine,
@@ -369,7 +371,7 @@ def test_a_cancelled_claim_leaves_nothing_leased(proxy: Proxy) -> None:
 
 
 def test_a_server_that_does_not_answer_is_not_waited_for_without_end(proxy: Proxy) -> None:
-    queue = Queue("q", proxy.url, socket_timeout=0.1, retry_attempts=2)
+    queue = Queue("q", proxy.url, socket_timeout=0.1, retry_budget=0.5)
     queue.put("x")
     proxy.block()
     began = time.monotonic()
@@ -383,8 +385,8 @@ def test_a_server_that_does_not_answer_is_not_waited_for_without_end(proxy: Prox
     queue.engine.close()
 
 
-def test_a_server_that_was_never_there_is_an_error_at_once(tmp_path: Any) -> None:
-    queue = Queue("q", f"redis+socket://{tmp_path}/none", retry_attempts=1)
+def test_a_server_that_was_never_there_is_an_error_at_once_where_nothing_is_tried_again(tmp_path: Any) -> None:
+    queue = Queue("q", f"redis+socket://{tmp_path}/none", retry_attempts=0)
     for use in (lambda: queue.put("x"), queue.claim, lambda: next(queue.consume()), queue.state):
         with pytest.raises(ServerUnavailable):
             use()
@@ -392,11 +394,31 @@ def test_a_server_that_was_never_there_is_an_error_at_once(tmp_path: Any) -> Non
         queue.wait("nothing", 1)
 
     async def main() -> None:
-        async with AsyncEngine(f"redis+socket://{tmp_path}/none", retry_attempts=1) as engine:
+        async with AsyncEngine(f"redis+socket://{tmp_path}/none", retry_attempts=0) as engine:
             with pytest.raises(ServerUnavailable):
                 await anext(aiter(AsyncQueue("q", engine)))
 
     asyncio.run(main())
+
+
+def test_threads_that_find_the_server_away_each_wait_for_their_budget(tmp_path: Any) -> None:
+    """One asks, the others share its answer; none waits for the others' turns."""
+    took: list[float] = []
+
+    def put() -> None:
+        began = time.monotonic()
+        with pytest.raises(ServerUnavailable):
+            queue.put("x")
+        took.append(time.monotonic() - began)
+
+    queue = Queue("q", f"redis+socket://{tmp_path}/none", retry_budget=0.3)
+    threads = [threading.Thread(target=put) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(took) == 8
+    assert 0.3 <= min(took) <= max(took) < 1
 
 
 # ── the server is restarted ───────────────────────────────────────────────────────────────────
@@ -425,6 +447,84 @@ def test_a_claim_that_is_refused_for_want_of_memory_ends_no_consumer(
     worker.join()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+def test_a_restart_is_no_error_for_producers(
+    own_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The library's, sync and async, and Kombu's; and it is said once that the server is away."""
+    server, stop = own_server, threading.Event()
+    queue = Queue("q", server.url)
+    put: Counter[str] = Counter()
+
+    def sync(name: str) -> None:
+        while not stop.is_set():
+            queue.put(name)
+            put[name] += 1
+
+    async def asynchronous() -> None:
+        async with AsyncEngine(server.url) as engine:
+            while not stop.is_set():
+                await AsyncQueue("q", engine).put("async")
+                put["async"] += 1
+
+    def kombu() -> None:
+        with Connection(server.url.replace("redis+socket", "atomq+socket")) as connection:
+            with connection.Producer(auto_declare=False) as producer:
+                while not stop.is_set():
+                    producer.publish("kombu", routing_key="k", retry=False)
+                    put["kombu"] += 1
+
+    with ThreadPoolExecutor() as pool:
+        running = [
+            pool.submit(sync, "one"),
+            pool.submit(sync, "another"),
+            pool.submit(asyncio.run, asynchronous()),
+            pool.submit(kombu),
+        ]
+        wait_until("all to put", lambda: len(put) == 4)
+        server.restart(down=2.0)
+        before = put.copy()
+        wait_until("all to put again", lambda: all(put[name] > before[name] for name in before))
+        stop.set()
+        for each in running:
+            each.result()
+    ready = queue.state().ready + queue.engine.command("LLEN", "k")
+    assert ready == put.total(), "what was sent again was put once"
+    said = [record.getMessage() for record in caplog.records if record.name == "atomq.client"]
+    assert ["waiting" in line for line in said] == [True, False]
+    assert "is back after" in said[1]
+    queue.engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+def test_consumers_of_a_server_that_is_away_say_so_once(
+    own_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And so do their leases, and the acks that wait."""
+    server = own_server
+    queue = Queue("q", server.url, lease=1, retry_budget=0.2)
+    queue.put_many(range(9))
+    held = queue.claim_many(3)
+    stop = threading.Event()
+    threads = [threading.Thread(target=queue.work, args=(print,), kwargs={"stop": stop})]
+    threads += [threading.Thread(target=queue.work, args=(print,), kwargs={"stop": stop})]
+    for thread in threads:
+        thread.start()
+    wait_until("some to be done", lambda: queue.state().ready == 0)
+    server.restart(down=1.5)
+    wait_until("the server to be back", lambda: "is back after" in caplog.text)
+    queue.ack_many(held)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert ["waiting" in line for line in said] == [True, False]
+    queue.engine.close()
+
+
+@pytest.mark.slow
 def test_a_restart_under_consumers_costs_nothing(own_server: Server) -> None:
     """What is held stays held, acks that wait are sent when it is back, consumers go on."""
     server = own_server

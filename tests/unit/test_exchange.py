@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import pytest
@@ -9,7 +10,17 @@ from redis import exceptions as server
 
 from atomq import calls, errors
 from atomq.calls import Call
-from atomq.exchange import Load, Pause, Retry, Send, exchange, probing, translated
+from atomq.exchange import (
+    Load,
+    Pause,
+    Retry,
+    Send,
+    Unsent,
+    connecting,
+    exchange,
+    probing,
+    translated,
+)
 from atomq.keys import QueueKeys
 
 KEYS = QueueKeys("q")
@@ -118,32 +129,79 @@ def test_a_lost_connection_is_tried_again_and_the_verdicts_say_unknown() -> None
     assert driver.result == [[calls.Verdict.UNKNOWN]]
 
 
-@pytest.mark.parametrize(
-    "trouble",
-    [
-        server.ConnectionError("gone"),
-        server.TimeoutError("slow"),
-        OSError("gone"),
-        server.BusyLoadingError("loading"),
-        server.RedisClusterException("no node"),
-        server.MaxConnectionsError("too many"),
-        [server.ReadOnlyError("a replica")],
-        [server.MasterDownError("down")],
-        [server.ClusterDownError("down")],
-        [server.TryAgainError("again")],
-        [server.ResponseError("UNBLOCKED instance state changed")],
-        [server.ResponseError("BUSY Redis is busy running a script")],
-        [server.ResponseError("NOREPLICAS Not enough good replicas to write.")],
-    ],
-    ids=lambda trouble: repr(trouble)[:40],
-)
-def test_what_passes_is_waited_for_and_then_given_up(trouble: Any) -> None:
+LOST = [
+    server.ConnectionError("gone"),
+    server.TimeoutError("slow"),
+    OSError("gone"),
+    server.RedisClusterException("no node"),
+]
+TURNED_AWAY = [
+    Unsent(server.ConnectionError("refused")),
+    Unsent(server.TimeoutError("no answer to SYN")),
+    server.BusyLoadingError("loading"),
+    [server.ReadOnlyError("a replica")],
+    [server.MasterDownError("down")],
+    [server.ClusterDownError("down")],
+    [server.TryAgainError("again")],
+    [server.ResponseError("UNBLOCKED instance state changed")],
+    [server.ResponseError("BUSY Redis is busy running a script")],
+    [server.ResponseError("MISCONF Redis is configured to save RDB snapshots")],
+    [server.ResponseError("NOREPLICAS Not enough good replicas to write.")],
+]
+
+
+@pytest.mark.parametrize("trouble", LOST, ids=lambda trouble: repr(trouble)[:40])
+def test_what_got_no_answer_is_sent_again_as_often_as_the_attempts_say(trouble: Any) -> None:
     driver = Driver(ack(), retry=Retry(attempts=2, budget=10))
     for _ in range(2):
         assert isinstance(driver.answer(trouble), Pause)
         driver.answer()
+        assert driver.sent()[0].repeated
     with pytest.raises(errors.ServerUnavailable, match="3 attempts"):
         driver.answer(trouble)
+
+
+@pytest.mark.parametrize("trouble", TURNED_AWAY, ids=lambda trouble: repr(trouble)[:40])
+def test_what_was_not_carried_out_is_sent_again_until_the_budget_is_spent(
+    trouble: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("atomq.exchange.time.monotonic", lambda: now[0])
+    driver = Driver(ack(), retry=Retry(attempts=2, budget=5))
+    tries = 0
+    with pytest.raises(errors.ServerUnavailable, match=r"attempts in 5\.0 s"):
+        while True:
+            pause = driver.answer(trouble)
+            assert isinstance(pause, Pause)
+            tries, now[0] = tries + 1, now[0] + pause.seconds
+            driver.answer()
+            assert not driver.sent()[0].repeated, "it surely was not carried out"
+    assert tries > 5
+    assert now[0] == pytest.approx(105), "the last try is made at the end of the budget"
+
+
+@pytest.mark.parametrize("trouble", [*LOST, *TURNED_AWAY], ids=lambda trouble: repr(trouble)[:40])
+def test_without_attempts_nothing_is_tried_again(trouble: Any) -> None:
+    with pytest.raises(errors.ServerUnavailable, match="1 attempt in"):
+        Driver(ack(), retry=Retry(attempts=0, budget=10)).answer(trouble)
+
+
+def test_a_probe_that_is_refused_for_now_is_repeated() -> None:
+    steps = probing(ack(), Retry(attempts=2, budget=10))
+    assert isinstance(next(steps), Send)
+    pause = steps.send([["HSET", "-READONLY You can't write against a read only replica."]])
+    assert isinstance(pause, Pause)
+    assert isinstance(steps.send(None), Send)
+    with pytest.raises(StopIteration):
+        steps.send([[]])
+
+
+def test_a_wrong_certificate_is_not_waited_for() -> None:
+    error = server.ConnectionError("certificate verify failed")
+    error.__cause__ = ssl.SSLCertVerificationError("self-signed")
+    assert connecting(error) is error
+    refused = connecting(server.ConnectionError("refused"))
+    assert isinstance(refused, Unsent)
 
 
 def test_the_budget_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
+PATIENCE = 2.0  # seconds for which a command waits for a server that is away, unless told
 DEFAULT_URL = "redis://localhost:6379/0"
 WHERE = "is it running, and is this its address? --url or ATOMQ_URL say where it is"
 _SERVER = "Server"
@@ -136,7 +137,10 @@ class Session:
         """The engine on the server. Raises `InvalidAddress` and `InvalidOptions`."""
         from atomq.client import Engine
 
-        return Engine(self.url, **self.options)
+        engine = Engine(self.url, **self.options)
+        if "retry_budget" not in engine.options.given():  # nobody likes to look at a still terminal
+            engine.retry = engine.retry.after(engine.retry.budget - PATIENCE)
+        return engine
 
     @property
     def reader(self) -> Engine:

@@ -40,7 +40,7 @@ class Bindings:
     def read(self, exchange: str) -> list[tuple[str, ...]]:
         """The same, as it is now."""
         sep = self._engine.options.sep
-        members = self._engine.command("SMEMBERS", self._table.format(exchange))
+        members = self._engine.command("SMEMBERS", self._table.format(exchange), patient=True)
         parts = (tuple(member.decode("utf-8", "replace").split(sep)) for member in members)
         found: list[tuple[str, ...]] = [each for each in parts if len(each) == 3]
         self._tables[exchange] = (time.monotonic(), found)
@@ -51,11 +51,11 @@ class Bindings:
         member = self._engine.options.sep.join(binding)
         # The table comes last: it is never there without what keeps it from being swept.
         if expires_ms is None:
-            self._engine.command("SADD", self._permanent.format(exchange), member)
+            self._engine.command("SADD", self._permanent.format(exchange), member, patient=True)
         else:
             deadline = self._now_ms() + lifetime_ms(expires_ms)
-            self._engine.command("ZADD", self._deadlines, "GT", deadline, exchange)
-        self._engine.command("SADD", self._table.format(exchange), member)
+            self._engine.command("ZADD", self._deadlines, "GT", deadline, exchange, patient=True)
+        self._engine.command("SADD", self._table.format(exchange), member, patient=True)
         self._tables.pop(exchange, None)
 
     def unbind(self, exchange: str, binding: Binding) -> None:
@@ -101,7 +101,7 @@ class Bindings:
         return done is not None
 
     def _now_ms(self) -> int:
-        seconds, micros = self._engine.command("TIME")
+        seconds, micros = self._engine.command("TIME", patient=True)
         return int(seconds) * 1000 + int(micros) // 1000
 
 

@@ -138,7 +138,7 @@ class Channel(virtual.Channel):
             if batch is not None:
                 batch.add_broadcast(topic, text)
             else:
-                self.broker.engine.command("PUBLISH", topic, text)
+                self.broker.engine.command("PUBLISH", topic, text, patient=True)
 
     @property
     def supports_batch_publish(self) -> bool:

@@ -57,7 +57,7 @@ _IGNORED = frozenset(
     }
 )
 # What a broker's calls are tried: Kombu and Celery try again by themselves.
-_DEFAULTS: dict[str, Any] = {"retry_attempts": 1, "retry_budget": 2.0}
+_DEFAULTS: dict[str, Any] = {"retry_attempts": 1, "retry_budget": 5.0}
 
 
 class UnknownOption(UserWarning):

@@ -1,0 +1,72 @@
+"""Servers that are away: said when one is missed, once a minute meanwhile, and when it is back.
+
+One `Outage` a server and process. Whatever talks to the server reports to it: producers, consumers,
+the thread that renews leases. So a hundred consumers that wait for one server log one line.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from weakref import WeakValueDictionary
+
+log = logging.getLogger("atomq.client")
+
+EVERY = 60.0  # seconds between two lines about one server that stays away
+PATIENCE = 1.0  # seconds of trying again that are not worth a line
+
+
+class Outage:
+    """What was said about one server. `name` is its address, without a password."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._since: float | None = None
+        self._said = 0.0
+        self._saying = threading.Lock()  # never waited for: what is being said need not be said
+
+    def away(self, error: Exception) -> None:
+        """The server cannot be reached, or cannot serve now."""
+        now = time.monotonic()
+        if self._since is not None and now - self._said < EVERY:
+            return
+        if self._saying.acquire(blocking=False):
+            try:
+                if self._since is None or now - self._said >= EVERY:
+                    self._since, self._said = self._since or now, now
+                    log.warning("waiting for the server %s: %s", self.name, error)
+            finally:
+                self._saying.release()
+
+    def back(self) -> None:
+        """The server has answered."""
+        if self._since is not None and self._saying.acquire(blocking=False):
+            try:
+                since, self._since = self._since, None
+                if since is not None:
+                    seconds = time.monotonic() - since
+                    log.warning("the server %s is back after %.1f s", self.name, seconds)
+            finally:
+                self._saying.release()
+
+    def forked(self) -> None:
+        """Begin anew in a child process."""
+        self._saying = threading.Lock()
+
+
+_outages: WeakValueDictionary[str, Outage] = WeakValueDictionary()
+
+
+def outage_of(name: str) -> Outage:
+    """The one of this server; shared by all that hold it."""
+    return _outages.setdefault(name, Outage(name))
+
+
+def _after_fork() -> None:
+    for outage in list(_outages.values()):
+        outage.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
