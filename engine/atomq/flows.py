@@ -330,8 +330,8 @@ class Consumer:
                     raise
                 if stop is not None and stop.is_set():
                     return []
-                if not isinstance(error, ServerUnavailable):  # which the engine has said
-                    log.warning("waiting for the server: %s", error)
+                known = isinstance(error, ServerUnavailable)  # the engine has said it
+                log.log(logging.DEBUG if known else logging.WARNING, "claiming again: %s", error)
                 wanted = None
                 yield Sleep(random.uniform(0.2, 1.0))
                 continue

@@ -385,7 +385,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for_without_end(proxy: Prox
     queue.engine.close()
 
 
-def test_a_server_that_was_never_there_is_an_error_at_once_where_nothing_is_tried_again(tmp_path: Any) -> None:
+def test_a_server_that_was_never_there_is_an_error_at_once_without_retries(tmp_path: Any) -> None:
     queue = Queue("q", f"redis+socket://{tmp_path}/none", retry_attempts=0)
     for use in (lambda: queue.put("x"), queue.claim, lambda: next(queue.consume()), queue.state):
         with pytest.raises(ServerUnavailable):
@@ -470,10 +470,10 @@ def test_a_restart_is_no_error_for_producers(
 
     def kombu() -> None:
         with Connection(server.url.replace("redis+socket", "atomq+socket")) as connection:
-            with connection.Producer(auto_declare=False) as producer:
-                while not stop.is_set():
-                    producer.publish("kombu", routing_key="k", retry=False)
-                    put["kombu"] += 1
+            producer = connection.Producer(auto_declare=False)
+            while not stop.is_set():
+                producer.publish("kombu", routing_key="k", retry=False)
+                put["kombu"] += 1
 
     with ThreadPoolExecutor() as pool:
         running = [
@@ -504,18 +504,21 @@ def test_consumers_of_a_server_that_is_away_say_so_once(
 ) -> None:
     """And so do their leases, and the acks that wait."""
     server = own_server
-    queue = Queue("q", server.url, lease=1, retry_budget=0.2)
-    queue.put_many(range(9))
-    held = queue.claim_many(3)
-    stop = threading.Event()
-    threads = [threading.Thread(target=queue.work, args=(print,), kwargs={"stop": stop})]
-    threads += [threading.Thread(target=queue.work, args=(print,), kwargs={"stop": stop})]
+    queue = Queue("q", server.url, lease=3, retry_budget=0.2)
+    queue.put_many(range(3))
+    held, both, stop = queue.claim(), threading.Barrier(3), threading.Event()
+
+    def consume() -> None:
+        queue.work(lambda _: both.wait(), prefetch=1, stop=stop)
+
+    threads = [threading.Thread(target=consume) for _ in range(2)]
     for thread in threads:
         thread.start()
-    wait_until("some to be done", lambda: queue.state().ready == 0)
+    both.wait()
     server.restart(down=1.5)
     wait_until("the server to be back", lambda: "is back after" in caplog.text)
-    queue.ack_many(held)
+    assert held is not None
+    held.ack()
     stop.set()
     for thread in threads:
         thread.join()
