@@ -66,12 +66,11 @@ def test_an_eta_in_the_body_is_kept_by_the_worker(fleet: Fleet) -> None:
 def test_ways_to_say_when(fleet: Fleet) -> None:
     fleet.await_all_empty()
     local = fleet.make_app(enable_utc=False, timezone="America/New_York")
-    fleet.app.set_current()  # a time without a zone is read in that of the current app
     for app in (fleet.app, local):  # connected now, so that no first one makes the others late
         fleet.send("early", queue="threads", app=app)
     now = datetime.now(UTC)
     soon = timedelta(seconds=1.5)
-    naive_local = (now + soon).astimezone(ZoneInfo("America/New_York")).replace(tzinfo=None)
+    naive = (now + soon).replace(tzinfo=None)  # UTC, whatever the app's own zone is
     before = time.time()
     due = {
         "countdown": fleet.send("work", countdown=1.5, queue="threads"),
@@ -79,13 +78,12 @@ def test_ways_to_say_when(fleet: Fleet) -> None:
         "another zone": fleet.send(
             "work", eta=(now + soon).astimezone(ZoneInfo("Asia/Kathmandu")), queue="threads"
         ),
-        "naive, utc": fleet.send("work", eta=(now + soon).replace(tzinfo=None), queue="threads"),
+        "naive, utc": fleet.send("work", eta=naive, queue="threads"),
         "countdown, no utc": fleet.send("work", countdown=1.5, queue="threads", app=local),
     }
     local.set_current()
     try:
-        # The worker's own zone is UTC: what was told here is when the message falls due.
-        due["naive, no utc"] = fleet.send("work", eta=naive_local, queue="threads", app=local)
+        due["naive, no utc"] = fleet.send("work", eta=naive, queue="threads", app=local)
     finally:
         fleet.app.set_current()
     waiting = {m.name: m.time_ms or 0 for m in fleet.peek("delayed", "threads")}

@@ -11,14 +11,13 @@ import gc
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from atomq import calls, flows
 from atomq.address import Address
 from atomq.calls import Call, Claimed
 from atomq.client import Engine
-from atomq.contrib.kombu import worker
 from atomq.contrib.kombu.bindings import Bindings
 from atomq.contrib.kombu.doubts import Doubts
 from atomq.errors import AtomqError
@@ -27,6 +26,8 @@ from atomq.leases import LeaseKeeper, keeper
 from atomq.message import Ids
 
 log = logging.getLogger("atomq.kombu")
+
+LAST_MS = 4398046511103  # the server counts no further: 15 May 2109
 
 
 class Broker:
@@ -133,14 +134,15 @@ def _at_exit() -> None:
 def eta_ms(eta: Any) -> int | None:
     """An ISO 8601 time as ms since 1970; None where it is none.
 
-    One without a timezone is read as Celery's worker would read it.
+    One without a timezone is UTC, as it is to Celery's worker whatever its own timezone is. One
+    beyond what the server counts is the nearest that it does.
     """
     if not isinstance(eta, str):
         return None
     try:
         parsed = datetime.fromisoformat(eta)
         if parsed.tzinfo is None:
-            parsed = parsed.replace(tzinfo=worker.timezone())
-        return int(parsed.timestamp() * 1000)
+            parsed = parsed.replace(tzinfo=UTC)
+        return min(max(int(parsed.timestamp() * 1000), 0), LAST_MS)
     except (ValueError, OverflowError):
         return None

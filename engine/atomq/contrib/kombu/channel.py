@@ -78,6 +78,8 @@ class Channel(virtual.Channel):
         self.fanout_queues: dict[str, tuple[str, str]] = connection.fanout_queues
         self.auto_delete_queues: set[str] = set()
         self.no_ack_queues: set[str] = set()
+        self._takers: dict[str, Any] = {}
+        """The consumer of each queue, where it is one of Kombu's."""
         self._expires: dict[str, int] = {}
         self._touched: dict[str, float] = {}
         self._heard: dict[tuple[str, Any], None] = {}
@@ -322,6 +324,7 @@ class Channel(virtual.Channel):
         if no_ack:
             self.no_ack_queues.add(queue)
         found = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
+        self._takers[queue] = getattr(callback, "__self__", None)
         self._regroup()
         self._order.update(self.claimed_queues())
         self.connection.poller.changed(keys)
@@ -331,6 +334,7 @@ class Channel(virtual.Channel):
         queue = self._tag_to_queue.get(consumer_tag)
         found = super().basic_cancel(consumer_tag)
         if queue is not None:
+            self._takers.pop(queue, None)
             self.no_ack_queues.discard(queue)
             self._regroup()
             self._order.update(self.claimed_queues())
@@ -408,7 +412,11 @@ class Channel(virtual.Channel):
         self._pace = min(2 * self._pace, MOST_CLAIMED) if quick else max(1, self._pace // 2)
 
     def deliver(self, delivery: Delivery, now_ms: int) -> None:
-        """Hand one claimed message to its consumer, or send it where it belongs instead."""
+        """Hand one claimed message to its consumer, or send it where it belongs instead.
+
+        Raises what the consumer's callback raises, as stock does; the message stays unacked. Only
+        a Celery worker, which would end of it, hears nothing of a message that it cannot take.
+        """
         callback = self.connection._callbacks.get(delivery.queue)
         if callback is None or delivery.queue not in self._active_queues:
             self.qos.release(delivery, counted=False)
@@ -428,7 +436,9 @@ class Channel(virtual.Channel):
             raise
         except InvalidMessage as error:
             self.qos._dead(delivery, "undecodable", error)
-        except Exception as error:  # noqa: BLE001 - one bad message must not end the worker
+        except Exception as error:
+            if not worker.takes_tasks(self._takers.get(delivery.queue)):
+                raise
             self._failed(delivery, error)
 
     def _payload(self, delivery: Delivery) -> dict[str, Any]:

@@ -390,12 +390,14 @@ class Poller:
         A solo worker runs a task in there. It is acked by the loop, and may tell us to stop.
         """
         until = time.monotonic() + TURN
-        while self._buffer and not stopping():
-            self.deliver_one()
-            if self._bell is not None and time.monotonic() > until:
-                break
-        if self._bell is not None:
-            self._bell.ring(bool(self._buffer) and not stopping())
+        try:
+            while self._buffer and not stopping():
+                self.deliver_one()
+                if self._bell is not None and time.monotonic() > until:
+                    break
+        finally:  # a callback may raise, and the loop go on
+            if self._bell is not None:
+                self._bell.ring(bool(self._buffer) and not stopping())
 
     def _has_more(self) -> bool:
         """Whether another answer was read already. The loop tells of what the system holds."""

@@ -13,7 +13,6 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Iterator
-from datetime import UTC, tzinfo
 from typing import Any
 
 from kombu.utils import functional
@@ -40,6 +39,20 @@ def waiting() -> bool:
     """Whether a task that it was given waits for a place in its pool: then no place is idle."""
     state = sys.modules.get("celery.worker.state")
     return state is not None and len(state.reserved_requests) > len(state.active_requests)
+
+
+def takes_tasks(consumer: Any) -> bool:
+    """Whether this consumer of Kombu's is the one by which a worker is given its tasks.
+
+    A program may import all of Celery and consume by itself, also in a task. So the heap is asked,
+    which takes some milliseconds.
+    """
+    module = sys.modules.get("celery.worker.consumer.consumer")
+    return module is not None and any(
+        issubclass(type(thing), module.Consumer)
+        and getattr(thing, "task_consumer", None) is consumer
+        for thing in (gc.get_objects() if consumer is not None else ())
+    )
 
 
 def runs_in_delivery(*, in_loop: bool) -> bool:
@@ -192,15 +205,6 @@ def fault(task: Any) -> str:
     if len(limits) != 2 or not all(isinstance(x, int | float | None) for x in limits):
         return "the task's timelimit is not a pair of numbers"
     return ""
-
-
-def timezone() -> tzinfo:
-    """The timezone in which Celery reads a time that names none; UTC without Celery."""
-    state = sys.modules.get("celery._state")
-    if state is None:
-        return UTC
-    found = state.get_current_app().timezone
-    return found if isinstance(found, tzinfo) else UTC
 
 
 def _is_green() -> bool:

@@ -1,0 +1,245 @@
+"""What is right because stock does it: the same program over both transports, in one process."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from unittest.mock import MagicMock
+from zoneinfo import ZoneInfo
+
+import pytest
+from celery import Celery, _state
+from celery.app.task import Context
+from celery.contrib.migrate import move
+from celery.worker.strategy import default as strategy
+from kombu import Connection, Consumer, Exchange, Queue
+from kombu.asynchronous.hub import Hub
+
+import atomq.celery
+from atomq import Engine, calls
+from atomq.contrib.kombu.broker import LAST_MS, eta_ms
+from tests.contrib.rig import ON_ONE_KIND, ours
+from tests.servers import Server
+
+EACH = pytest.mark.parametrize("side", ["stock", "atomq"])
+
+_names = itertools.count()
+
+atomq.celery.register()
+
+
+def _noop() -> None:
+    """A task that is looked at and never run."""
+
+
+class Sides:
+    """Apps and connections of both kinds to one server."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.db = server.client()
+        self.engine = Engine(server.url)
+        self._closing: list[Callable[[], Any]] = [self.engine.close]
+
+    def url(self, side: str) -> str:
+        return self.server.url if side == "stock" else ours(self.server.url)
+
+    def app(self, side: str, **conf: Any) -> Celery:
+        app = Celery("beside", broker=self.url(side), set_as_default=False, changes=conf)
+        app.task(_noop, name="noop")
+        self._closing.append(app.close)
+        return app
+
+    def connect(self, side: str, **options: Any) -> Connection:
+        # By a name of its own, so that it shares no lines with tests before, which the server cut.
+        name = f"beside-{next(_names)}"
+        connection = Connection(self.url(side), transport_options={"client_name": name, **options})
+        self._closing.append(connection.release)
+        return connection
+
+    def close(self) -> None:
+        for close in reversed(self._closing):
+            close()
+
+
+@pytest.fixture
+def sides(server: Server) -> Iterator[Sides]:
+    found = Sides(server)
+    yield found
+    found.close()
+
+
+# ── when a task starts ────────────────────────────────────────────────────────────────────────
+
+SETTINGS = [
+    pytest.param(zone, utc, id=f"{zone}, enable_utc={utc}")
+    for zone, utc in itertools.product(
+        (None, "UTC", "Asia/Kolkata", "America/New_York"), (True, False)
+    )
+]
+SOON = timedelta(minutes=90)
+
+
+def _ways(app: Celery, now: datetime) -> dict[str, dict[str, Any]]:
+    """Options of apply_async that say when, and those that a retry would send."""
+    soon, naive = now + SOON, datetime.fromtimestamp(now.timestamp() + 5400, UTC)
+    zone = ZoneInfo("America/New_York")
+    request = Context(id="again", retries=0, expires=None)
+    task = app.tasks["noop"]
+    task.push_request(**vars(request))
+    try:
+        again = {
+            "retry, countdown": task.signature_from_request(countdown=5400, retries=1).options,
+            "retry, eta": task.signature_from_request(eta=soon, retries=1).options,
+        }
+    finally:
+        task.pop_request()
+    return {
+        "at once": {},
+        "countdown": {"countdown": 5400},
+        "countdown, past": {"countdown": -5},
+        "aware": {"eta": soon},
+        "aware, another zone": {"eta": soon.astimezone(zone)},
+        "naive, utc": {"eta": naive.replace(tzinfo=None)},
+        "naive, local": {"eta": soon.astimezone(zone).replace(tzinfo=None)},
+        "text": {"eta": naive.replace(tzinfo=None).isoformat()},
+        "text, Z": {"eta": f"{naive.replace(tzinfo=None).isoformat()}Z"},
+        "past": {"eta": now - SOON},
+        "before 1970": {"eta": datetime(1960, 1, 1, tzinfo=UTC)},
+        "expires": {"countdown": 5400, "expires": 60},
+        "expires, naive": {"expires": naive.replace(tzinfo=None)},
+        "expired": {"eta": now - SOON, "expires": now - SOON},
+        **{name: {k: v for k, v in o.items() if k != "task_id"} for name, o in again.items()},
+    }
+
+
+def _asked(app: Celery, message: Any) -> str | float:
+    """What Celery's worker does with a message: starts it, drops it, or puts it off (seconds)."""
+    consumer = MagicMock(event_dispatcher=None, disable_rate_limits=True)
+    consumer.task_buckets = {"noop": None}
+    consumer.controller.state.revoked = {}
+    found: list[str | float] = []
+    consumer.on_task_request.side_effect = lambda _: found.append("now")
+    consumer.timer.call_at.side_effect = lambda at, *_, **__: found.append(at - time.monotonic())
+    payload = None if message.headers.get("task") else message.payload
+    handler = strategy(app.tasks["noop"], app, consumer)
+    handler(message, payload, message.ack_log_error, message.reject_log_error, ())
+    return found[0] if found else "dropped"
+
+
+def _begins(sides: Sides, side: str, app: Celery, now: datetime) -> dict[str, str | float]:
+    """When a task starts, by how it was sent: "now", in so many seconds; or it is dropped."""
+    ways = _ways(app, now)
+    found: dict[str, str | float] = {}
+    with app.connection_for_write() as connection:
+        producer = app.amqp.Producer(connection, auto_declare=False)
+        for way, options in ways.items():
+            app.tasks["noop"].apply_async(**options, task_id=way, producer=producer)
+        if side == "atomq":
+            keys = sides.engine.keys("celery")
+            for waiting in sides.engine.run(calls.peek(keys, "delayed")):
+                found[waiting.name] = (waiting.time_ms or 0) / 1000 - now.timestamp()
+
+        def on_message(message: Any) -> None:
+            found[message.properties["correlation_id"]] = _asked(app, message)
+            if not message.acknowledged:  # as Celery does what it drops
+                message.ack()
+
+        queue = app.amqp.queues["celery"]
+        with Consumer(connection, [queue], on_message=on_message, accept=["json"]):
+            while len(found) < len(ways):
+                connection.drain_events(timeout=5)
+    sides.engine.run(calls.purge(sides.engine.keys("celery"), delayed=True))
+    return {w: "now" if isinstance(at, float) and at <= 0 else at for w, at in found.items()}
+
+
+@ON_ONE_KIND
+@pytest.mark.parametrize("protocol", [1, 2])
+@pytest.mark.parametrize(("zone", "utc"), SETTINGS)
+def test_a_task_starts_when_it_does_on_stock(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch, zone: str | None, utc: bool, protocol: int
+) -> None:
+    """Celery's own worker code is asked; on atomq the server, where it keeps the task back."""
+    conf = {"timezone": zone, "enable_utc": utc, "task_protocol": protocol}
+    always = {"broker_transport_options": {"delay_in_server": "always"}}
+    now = datetime.now(UTC)
+    stock = _begins(sides, "stock", sides.app("stock", **conf), now)
+    app = sides.app("atomq", **conf, **always)
+    monkeypatch.setattr(_state._tls, "current_app", app)  # by which no time may be read
+    ours = _begins(sides, "atomq", app, now)
+    for way, at in stock.items():
+        expected = at if isinstance(at, str) else pytest.approx(at, abs=3)
+        assert ours[way] == expected, way
+
+
+def test_a_time_that_no_server_counts_to_is_the_nearest_it_does() -> None:
+    assert eta_ms("2500-01-01T00:00:00") == LAST_MS
+    assert eta_ms("1960-01-01T00:00:00+00:00") == 0
+
+
+# ── what a consumer raises ────────────────────────────────────────────────────────────────────
+
+
+class _Stop(Exception):
+    pass
+
+
+@ON_ONE_KIND
+@EACH
+@pytest.mark.parametrize("how", ["by hand", "in a loop"])
+def test_what_a_callback_raises_comes_out(sides: Sides, side: str, how: str) -> None:
+    with sides.connect(side) as connection:
+        for n in range(5):
+            connection.Producer().publish(n, routing_key="q")
+        taken: list[int] = []
+
+        def callback(body: Any, message: Any) -> None:
+            taken.append(body)
+            if body == 0:
+                message.ack()
+            raise _Stop(body)
+
+        with Consumer(connection, [Queue("q")], callbacks=[callback]):
+            hub = Hub()
+            if how == "in a loop":
+                connection.transport.register_with_event_loop(connection.connection, hub)
+
+            def turn(before: int) -> None:
+                loop = hub.create_loop()
+                while len(taken) == before:
+                    if how == "in a loop":
+                        next(loop)
+                    else:
+                        connection.drain_events(timeout=5)
+
+            for n in range(2):
+                with pytest.raises(_Stop) as raised:
+                    turn(n)
+                assert raised.value.args == (n,)
+    assert taken == [0, 1]
+    assert sides.db.llen("q") == 4, "what was not acked is given back when the connection closes"
+    assert not sides.db.exists("_atomq.{q}.dead")
+    if side == "atomq":
+        state = sides.engine.run(calls.inspect(sides.engine.keys("q")))
+        assert (state.unacked, state.delayed) == (0, 0)
+
+
+@ON_ONE_KIND
+@EACH
+def test_celerys_migrate_moves_as_many_as_it_is_told(sides: Sides, side: str) -> None:
+    app = sides.app(side)
+    with app.connection_for_write() as connection:
+        producer = app.amqp.Producer(connection, auto_declare=False)
+        for _ in range(5):
+            app.tasks["noop"].apply_async(producer=producer)
+        move(
+            lambda _body, _message: Queue("there", Exchange("there"), "there"),
+            connection=connection,
+            app=app,
+            source=["celery"],
+            limit=2,
+        )
+    assert (sides.db.llen("celery"), sides.db.llen("there")) == (3, 2)
