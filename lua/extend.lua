@@ -35,9 +35,9 @@ local now, names = clock.now(), {}
 for i = 1, items do
   names[i] = ARGV[args.at + i]
 end
-local known = redis.call("HMGET", meta, "seen", "grace", "renew")
+local known = redis.call("HMGET", meta, "seen", "grace", "renew", "renewals", "had_grace")
 local changes, renewed, lost = {}, {}, {}
-outage.grace(known[1], known[2], known[3], renew, now, changes)
+outage.look(known[1], known[2], known[3], known[4], known[5], renew, now, changes)
 local scores = receipts.scores(unacked, names)
 for i = 1, items do
   if scores[i] then

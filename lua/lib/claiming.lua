@@ -11,7 +11,7 @@ local M = {}
 local FIXED, SMALL = 8, 8192 -- bytes; below this the size of a message does not limit how many are popped at once
 
 -- One queue as it is read. Mostly nothing in it falls due: `stirs` says when something may.
-local function open(q, width, steps, renew, now)
+local function open(q, width, steps, lease, renew, now)
   local at, sizes, left, changes = (q - 1) * width, {}, 0, {}
   for step = 1, steps do
     local size = redis.call("LLEN", KEYS[at + FIXED + step])
@@ -19,15 +19,16 @@ local function open(q, width, steps, renew, now)
   end
   local unacked, delayed = KEYS[at + 1], KEYS[at + 3]
   local in_unacked, in_delayed = redis.call("ZCARD", unacked), redis.call("ZCARD", delayed)
-  local set = redis.call("HMGET", KEYS[at + 7], "paused", "seen", "grace", "renew", "largest", "steps")
-  local grace, known_steps = outage.grace(set[2], set[3], set[4], renew, now, changes), tonumber(set[6]) or 0
-  local known_largest = tonumber(set[5]) or 0
+  local set = redis.call(
+    "HMGET", KEYS[at + 7], "paused", "seen", "grace", "renew", "largest", "steps", "renewals", "had_grace")
+  local ended, longest, is_back = outage.look(set[2], set[3], set[4], set[7], set[8], renew, now, changes)
+  local known_largest, known_steps = tonumber(set[5]) or 0, tonumber(set[6]) or 0
   if known_steps < steps then
     changes[#changes + 1], changes[#changes + 2], known_steps = "steps", steps, steps
   end
   redis.call("XLEN", KEYS[at + 5])
   local this = {
-    at = at, index = q, sizes = sizes, left = left, in_unacked = in_unacked, in_delayed = in_delayed, grace = grace,
+    at = at, index = q, sizes = sizes, left = left, in_unacked = in_unacked, in_delayed = in_delayed, ended = ended,
     tokens = redis.call("LLEN", KEYS[at + 6]), paused = set[1] == "1", steps = known_steps,
     largest = math.max(SMALL, known_largest), known_largest = known_largest, changes = changes, delivered = 0,
     acked = 0,
@@ -36,7 +37,10 @@ local function open(q, width, steps, renew, now)
   if in_delayed > 0 then
     redis.call("HLEN", KEYS[at + 4])
   end
-  if in_unacked > 0 and now >= grace and bands.stirs(unacked, now, known_steps)
+  if is_back then
+    this.ahead = outage.heal(unacked, known_steps, now + math.max(lease, 3 * longest), now, changes)
+  end
+  if in_unacked > 0 and bands.stirs(unacked, ended, known_steps)
     or in_delayed > 0 and bands.stirs(delayed, now, known_steps) then
     this.stirs = true
   end
@@ -95,6 +99,9 @@ local function close(this, call, claim_id, consumer)
   if #changes > 0 then
     grow("HSET", 7, unpack(changes))
   end
+  if this.ahead and #this.ahead > 0 then
+    grow("ZADD", 1, "XX", unpack(this.ahead))
+  end
   if wake and this.tokens == 0 then
     grow("RPUSH", 6, "1")
   elseif not wake and this.tokens > 0 then
@@ -129,7 +136,7 @@ function M.run()
   local function look()
     local leased, available = 0, 0
     for q = 1, queues do
-      local this = open(q, width, steps, renew, now)
+      local this = open(q, width, steps, lease, renew, now)
       lanes[q], leased = this, leased + this.in_unacked
       available = available + this.left + this.in_unacked + this.in_delayed
     end

@@ -1,26 +1,106 @@
 -- When the server was away, living holders could not renew: what looks expired may well be held. The gap shows in
--- `seen`, which every claim and extend moves on; after one longer than 1.5 renewal periods nothing is taken from its
--- holder for one period. Half a lease is the least that cannot be taken for two renewals that came in time.
+-- `seen`, which every claim and extend moves on. A gap longer than 1.5 renewals of the holder that renews most often
+-- begins a grace of one renewal of the holder that renews most rarely. Until it ends nothing is taken from its holder,
+-- except leases that have had a whole grace before. Half a lease is the shortest gap that cannot be mistaken for the
+-- time between two renewals that came in time.
+--
+-- Which periods are in use is a present state: those heard of in this window or in the one before. `renew` is the
+-- longest of this window; `renewals` says `<shortest> <shortest before> <longest before> <end of the window>`. The
+-- first release knows only `renew`, and raises it: that is heard here too.
 local M = {}
 local RESOLUTION = 250 -- ms; `seen` is written no more often than that
 local WAIT = 1500 -- ms; a waiting consumer claims once in 1.2 s, so a shorter gap is no outage, however short the lease
+local WINDOW = 60000 -- ms; or three of the longest periods: every living holder is heard of in each
+local MOST = 1000 -- leases set right in one claim
 
--- Fields of `meta` as read; answers until when nothing expires, and adds what is to be written to `changes`.
-function M.grace(seen, grace, known_renew, renew, now, changes)
-  seen, grace, known_renew = tonumber(seen), tonumber(grace) or 0, tonumber(known_renew) or 0
-  if renew > known_renew then
-    changes[#changes + 1], changes[#changes + 2] = "renew", renew
+local function set(changes, name, value)
+  changes[#changes + 1], changes[#changes + 2] = name, string.format("%.0f", value)
+end
+
+-- Fields of `meta` as read: seen, grace, renew, renewals, had_grace. Adds what is to be written to `changes`. Answers
+-- before when a lease must have ended to be taken; the longest period; whether the clock was set back. In the last
+-- case `seen` stays: that is for `heal`.
+function M.look(seen, grace, longest, renewals, had, renew, now, changes)
+  seen, grace, had, longest = tonumber(seen), tonumber(grace) or 0, tonumber(had) or 0, tonumber(longest)
+  local this_longest, short, short_before, long_before, turn = longest or renew, nil, nil, nil, nil
+  if renewals then
+    short, short_before, long_before, turn = string.match(renewals, "^(%d+) (%d+) (%d+) (%d+)$")
+  end
+  if turn then
+    short, short_before, long_before, turn =
+      tonumber(short), tonumber(short_before), tonumber(long_before), tonumber(turn)
   else
-    renew = known_renew
+    short = math.min(this_longest, renew)
+    short_before, long_before, turn = short, this_longest, 0
   end
-  if seen and now - seen > math.max(renew * 1.5, WAIT) then
-    grace = now + renew
-    changes[#changes + 1], changes[#changes + 2] = "grace", string.format("%.0f", grace)
+  local most = math.max(this_longest, long_before, renew)
+  local least, window = math.min(short, short_before), math.max(WINDOW, 3 * most)
+  local is_away, is_back = seen and now - seen > math.max(1.5 * least, WAIT), seen and now < seen
+
+  if is_away and now < grace then
+    if grace < now + least then
+      grace = now + least
+      set(changes, "grace", grace)
+    end
+  elseif is_away then
+    if grace > 0 then
+      had = grace - most
+      set(changes, "had_grace", had)
+    end
+    grace = now + most
+    set(changes, "grace", grace)
+  elseif grace > now + most then -- by a clock that was ahead
+    grace = now + most
+    set(changes, "grace", grace)
   end
-  if not seen or now < seen or now - seen > RESOLUTION then
-    changes[#changes + 1], changes[#changes + 2] = "seen", string.format("%.0f", now)
+  if is_back then
+    had = 0
+    set(changes, "had_grace", 0)
+  elseif not seen or now - seen > RESOLUTION then
+    set(changes, "seen", now)
   end
-  return grace
+
+  if is_away or is_back or turn == 0 or turn > now + window then
+    turn, renewals = now + window, nil -- nobody could be heard of meanwhile
+  elseif now >= turn then
+    short_before, long_before, short, this_longest = short, this_longest, renew, renew
+    turn, renewals = now + window, nil
+  end
+  if renew < short then
+    short, renewals = renew, nil
+  end
+  if renew > this_longest then
+    this_longest = renew
+  end
+  if this_longest ~= longest then
+    set(changes, "renew", this_longest)
+  end
+  if not renewals then
+    changes[#changes + 1], changes[#changes + 2] = "renewals",
+      string.format("%.0f %.0f %.0f %.0f", short, short_before, long_before, turn)
+  end
+  return now < grace and math.min(had, now) or now, most, is_back
+end
+
+-- The clock was set back: leases given before it would last for as much longer, and nobody could take what a dead
+-- holder left. Answers scores and receipts of those that end later than any lease given now; all of their holders
+-- renew before their new end. Once no more are left, the time is as it was seen, and ids of calls take their turn.
+function M.heal(unacked, steps, latest, now, changes)
+  local bands = require("lib.bands")
+  local ahead = {}
+  for step = 1, steps do
+    local low, left = (step - 1) * bands.SIZE, MOST - #ahead / 2
+    local found = left > 0 and redis.call("ZRANGEBYSCORE", unacked, "(" .. bands.score(step, latest),
+      string.format("(%.0f", low + bands.SIZE), "LIMIT", 0, left) or {}
+    for i = 1, #found do
+      ahead[#ahead + 1], ahead[#ahead + 2] = bands.score(step, latest), found[i]
+    end
+  end
+  if #ahead < 2 * MOST then
+    set(changes, "seen", now)
+    set(changes, "calls_turn", math.floor(now / 1000))
+  end
+  return ahead
 end
 
 return M

@@ -49,9 +49,9 @@ local function take_out(this, call, step, index, records, found)
   return at
 end
 
--- What is due in this step of an index; answers how many entries are gone from there. Behind dead letters it looks
--- again: what is due behind them goes first.
-local function recover(this, call, step, index, records)
+-- What is due in this step of an index, by `now`; answers how many entries are gone from there. Behind dead letters it
+-- looks again: what is due behind them goes first.
+local function recover(this, call, step, index, records, now)
   local gone = 0
   while lane.room(call) > 0 do
     local most = math.min(lane.room(call), MOST - gone)
@@ -59,7 +59,7 @@ local function recover(this, call, step, index, records)
       call.limit = call.count -- what comes behind them must wait for its turn
       break
     end
-    local found = due.now(index, step, last(this, call, step), call.now, most)
+    local found = due.now(index, step, last(this, call, step), now, most)
     gone = gone + take_out(this, call, step, index, records, found)
     if #found < most then
       break
@@ -76,15 +76,15 @@ end
 -- Everything due of one step: expired leases first.
 function M.take(this, call, step)
   if step == 1 then
-    this.deepest_unacked = call.now >= this.grace and deepest(this, KEYS[this.at + 1], this.in_unacked) or 0
+    this.deepest_unacked = deepest(this, KEYS[this.at + 1], this.in_unacked)
     this.deepest_delayed = deepest(this, KEYS[this.at + 3], this.in_delayed)
   end
   if step <= this.deepest_unacked then
-    local n = recover(this, call, step, KEYS[this.at + 1], KEYS[this.at + 2])
+    local n = recover(this, call, step, KEYS[this.at + 1], KEYS[this.at + 2], this.ended)
     this.in_unacked, this.redelivered = this.in_unacked - n, (this.redelivered or 0) + n
   end
   if step <= this.deepest_delayed then
-    this.in_delayed = this.in_delayed - recover(this, call, step, KEYS[this.at + 3], KEYS[this.at + 4])
+    this.in_delayed = this.in_delayed - recover(this, call, step, KEYS[this.at + 3], KEYS[this.at + 4], call.now)
   end
 end
 
@@ -96,8 +96,7 @@ local function remains(this, call)
   for step = 1, call.steps do
     local to = last(this, call, step)
     if this.in_delayed > 0 and #due.now(KEYS[this.at + 3], step, to, call.now, 1) > 0
-      or this.in_unacked > 0 and call.now >= this.grace
-      and #due.now(KEYS[this.at + 1], step, to, call.now, 1) > 0 then
+      or this.in_unacked > 0 and #due.now(KEYS[this.at + 1], step, to, this.ended, 1) > 0 then
       return true
     end
   end

@@ -769,13 +769,224 @@ def test_a_gap_of_two_renewals_is_an_outage(q: Queue) -> None:
     assert q.take(by="thief") == []
 
 
-def test_the_grace_is_that_of_who_renews_most_rarely(q: Queue) -> None:
-    """Whoever comes first may have a short lease, and must not judge by it."""
+def test_the_grace_is_that_of_the_holder_that_renews_most_rarely(q: Queue) -> None:
+    """The first to come back may have a short lease, and must not judge the others by it."""
     claimed_and_away(q, 100_000)
     assert q.take(by="thief", lease_ms=3000) == []
     assert abs(int(q.meta["grace"]) - q.now() - 20_000) < 2000
-    q.db.hset(q.keys.meta, mapping={"grace": 0, "seen": q.now() - 10_000})
-    assert len(q.take(by="heir", lease_ms=3000)) == 2
+
+
+def end_window(q: Queue, lease_ms: int) -> None:
+    """Let the window in which periods of renewal were heard of be over; a claim by `lease_ms`."""
+    first, _, _ = q.meta["renewals"].rpartition(" ")
+    q.db.hset(q.keys.meta, mapping={"renewals": f"{first} 1", "seen": q.now() - 1000})
+    q.claim(0, by="other", lease_ms=lease_ms)
+
+
+def test_the_gap_is_judged_by_the_holder_that_renews_most_often(q: Queue) -> None:
+    """Leases of 5 s end within a gap that one of 60 s does not notice: 20 of 20 were lost."""
+    q.claim(0, lease_ms=60_000)
+    q.put(*range(20))
+    assert len(q.take(20, lease_ms=5000)) == 20
+    away(q, 10_000)
+    assert q.take(20, by="thief", lease_ms=60_000) == []
+    assert abs(int(q.meta["grace"]) - q.now() - 20_000) < 2000
+
+
+def test_a_longer_lease_that_nobody_has_any_more_is_forgotten(q: Queue) -> None:
+    """Once used on a queue it made every outage of less than 30 s invisible, for good."""
+    q.claim(0, lease_ms=60_000)
+    q.put("a")
+    (held,) = q.take(lease_ms=3000)
+    end_window(q, 3000)
+    end_window(q, 3000)
+    assert q.meta["renew"] == "1000"
+    q.run(calls.extend(q.keys, [held.receipt], lease_ms=3000))
+    away(q, 10_000)
+    assert q.take(by="thief", lease_ms=3000) == []
+    assert abs(int(q.meta["grace"]) - q.now() - 1000) < 1000
+    q.db.hset(q.keys.meta, mapping={"grace": q.now(), "seen": q.now()})
+    assert names(q.take(by="heir", lease_ms=3000)) == ["a"]
+
+
+def test_a_longer_lease_is_known_for_a_window_after_it_was_heard_of(q: Queue) -> None:
+    q.claim(0, lease_ms=60_000)
+    q.put("a")
+    q.take(lease_ms=3000)
+    end_window(q, 3000)
+    away(q, 10_000)
+    q.claim(by="thief", lease_ms=3000)
+    assert abs(int(q.meta["grace"]) - q.now() - 20_000) < 2000
+
+
+def test_a_window_does_not_end_while_nobody_could_be_heard_of(q: Queue) -> None:
+    """Two outages would make a grace too short for the holder that comes back last."""
+    q.claim(0, lease_ms=60_000)
+    q.put("a")
+    q.take(lease_ms=3000)
+    for _ in range(3):
+        first, _, _ = q.meta["renewals"].rpartition(" ")
+        q.db.hset(q.keys.meta, "renewals", f"{first} 1")
+        away(q, 100_000)
+        q.db.hset(q.keys.meta, "grace", 0)
+        q.claim(by="thief", lease_ms=3000)
+        assert abs(int(q.meta["grace"]) - q.now() - 20_000) < 2000
+
+
+def test_the_first_release_says_its_period_by_raising_it(q: Queue) -> None:
+    """14144c1 writes `renew` where it is smaller than its own, and nothing else."""
+    q.claim(0, lease_ms=3000)
+    for _ in range(4):
+        q.db.hset(q.keys.meta, "renew", 20_000)
+        end_window(q, 3000)
+        assert q.meta["renew"] == "1000"
+        q.db.hset(q.keys.meta, "renew", 20_000)
+        away(q, 10_000)
+        q.db.hset(q.keys.meta, "grace", 0)
+        q.claim(by="thief", lease_ms=3000)
+        assert abs(int(q.meta["grace"]) - q.now() - 20_000) < 2000
+    for _ in range(2):
+        end_window(q, 3000)
+    away(q, 10_000)
+    q.db.hset(q.keys.meta, "grace", 0)
+    q.claim(by="thief", lease_ms=3000)
+    assert abs(int(q.meta["grace"]) - q.now() - 1000) < 1000
+
+
+def test_a_mark_of_the_first_release_is_taken_as_it_is(q: Queue) -> None:
+    q.db.hset(q.keys.meta, mapping={"renew": 20_000, "seen": q.now() - 10_000})
+    q.put("a")
+    q.claim(0, lease_ms=3000)
+    assert abs(int(q.meta["grace"]) - q.now() - 20_000) < 2000
+
+
+def test_a_consumer_that_comes_rarely_gets_what_expired_the_second_time(q: Queue) -> None:
+    """Once a minute it found a gap each time, and never got an expired lease."""
+    claimed_and_away(q, 100_000)
+    assert q.take(by="cron") == []
+    for field in ("seen", "grace"):
+        q.db.hincrby(q.keys.meta, field, -60_000)
+    q.pass_time(60_000)
+    assert len(q.take(by="cron")) == 2
+    assert int(q.meta["grace"]) > q.now()
+
+
+def test_gaps_within_a_grace_do_not_make_it_endless(q: Queue) -> None:
+    """A short lease may be used by a consumer that comes every 10 s."""
+    q.claim(0, lease_ms=3000)
+    claimed_and_away(q, 100_000)
+    found = []
+    for _ in range(5):
+        found += q.take(by="cron", lease_ms=3000)
+        for field in ("seen", "grace", "had_grace"):
+            q.db.hincrby(q.keys.meta, field, -8_000)
+        q.pass_time(8_000)
+    assert len(found) == 2
+
+
+# ── after the clock was set ───────────────────────────────────────────────────────────────────
+
+HOUR = 3_600_000
+
+
+def set_back(q: Queue, ms: int = HOUR) -> None:
+    """As if all that is stored had been written by a clock that was so far ahead."""
+    for field in ("seen", "grace", "had_grace", "timer_at"):
+        if q.meta.get(field, "0") != "0":
+            q.db.hincrby(q.keys.meta, field, ms)
+    q.pass_time(-ms)
+    q.pass_time(-ms, of="delayed")
+
+
+def test_forward_and_back_heals_the_grace(q: Queue) -> None:
+    """Else nothing that expired is offered for an hour."""
+    claimed_and_away(q, HOUR)
+    assert q.take(by="thief") == []  # forward: as after an outage
+    q.db.hincrby(q.keys.meta, "seen", HOUR)
+    q.db.hincrby(q.keys.meta, "grace", HOUR)
+    assert q.take(by="thief") == []
+    assert int(q.meta["grace"]) <= q.now() + 20_000
+    q.db.hset(q.keys.meta, "grace", q.now())
+    assert len(q.take(by="heir")) == 2
+
+
+def test_a_grace_that_is_too_far_ahead_is_cut_even_if_the_time_is_right(q: Queue) -> None:
+    """The first release heals `seen` and leaves the grace."""
+    claimed_and_away(q, 61_000)
+    q.db.hset(q.keys.meta, mapping={"grace": q.now() + HOUR, "seen": q.now() - 1000})
+    q.take(by="thief")
+    assert int(q.meta["grace"]) <= q.now() + 20_000
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_leases_given_by_a_clock_that_was_ahead_end_in_time(q: Queue, step: int) -> None:
+    """A dead holder's messages would have come back an hour late."""
+    q.put("a", "b", step=step)
+    q.take(2)
+    set_back(q)
+    assert q.take(by="heir") == []
+    assert {lease.deadline - q.now() <= 60_000 for lease in q.unacked.values()} == {True}
+    assert abs(int(q.meta["seen"]) - q.now()) < 1000
+    q.pass_time(60_000)
+    q.db.hset(q.keys.meta, "seen", q.now())
+    assert len(q.take(by="heir")) == 2
+
+
+def test_a_holder_that_lives_keeps_its_lease_over_the_step(q: Queue) -> None:
+    """Its lease may be longer than that of the consumer which notices the step."""
+    q.put("a")
+    (held,) = q.take(lease_ms=60_000)
+    set_back(q)
+    q.claim(by="thief", lease_ms=3000)
+    assert q.unacked[held.receipt].deadline - q.now() > 55_000  # three of its renewals
+    assert q.run(calls.extend(q.keys, [held.receipt], lease_ms=60_000)) == [calls.Verdict.DONE]
+
+
+def test_a_holder_that_notices_the_step_leaves_it_to_the_next_claim(q: Queue) -> None:
+    q.put("a", "b")
+    held, dead = q.take(2)
+    set_back(q)
+    q.run(calls.extend(q.keys, [held.receipt], lease_ms=60_000))
+    q.claim(0)
+    assert q.unacked[dead.receipt].deadline - q.now() <= 60_000
+
+
+def test_many_leases_are_set_right_a_thousand_at_a_time(q: Queue) -> None:
+    for _ in range(3):
+        q.put(*(f"{q.rig.next()}" for _ in range(800)))
+        q.take(800)
+    set_back(q)
+    left = []
+    for _ in range(4):
+        q.claim(0)
+        left.append(sum(lease.deadline - q.now() > 61_000 for lease in q.unacked.values()))
+    assert left == [1400, 400, 0, 0]
+    assert abs(int(q.meta["seen"]) - q.now()) < 1000
+
+
+def test_after_a_step_back_new_delays_are_kept(q: Queue) -> None:
+    """Delays given before it are as late as the step was long; those given after it are right."""
+    q.put("early", delay_ms=30_000)
+    q.claim()
+    set_back(q)
+    q.db.delete(q.keys.wake)
+    q.put("soon", delay_ms=5000)
+    assert q.tokens == 1
+    assert (q.claim(by="another").wait_ms or 0) <= 5000
+
+
+def test_after_a_step_back_ids_of_calls_take_their_turn(q: Queue) -> None:
+    """Else an hour of them is kept."""
+    q.run(calls.publish(q.keys, [Outgoing(msg("a"), "a")], call_id="one"))
+    q.db.hincrby(q.keys.meta, "calls_turn", 3600)
+    q.db.hset(q.keys.meta, "seen", q.now() + HOUR)
+    q.claim(0)
+    q.db.hincrby(q.keys.meta, "calls_turn", -1)
+    call = calls.publish(q.keys, [Outgoing(msg("b"), "b")], call_id="two")
+    q.run(call)
+    assert q.db.smembers(q.keys.calls) == {b"ctwo"}
+    assert b"cone" in q.db.smembers(q.keys.calls_old)
+    assert q.run(call).repeated
 
 
 def test_ready_and_due_are_handed_out_in_the_grace(q: Queue) -> None:
