@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
-from atomq import scripts
-from atomq.errors import InvalidArgument
+from atomq import arguments, scripts
+from atomq.errors import InvalidArgument, InvalidMessage
 from atomq.keys import QueueKeys
-from atomq.message import JSON, Delivery, Envelope, Serializer
+from atomq.message import JSON, LARGEST, Delivery, Envelope, Serializer
 from atomq.options import CALL_WINDOW_MS
 from atomq.scripts import Script
 
@@ -29,6 +29,7 @@ T_co = TypeVar("T_co", covariant=True)
 MOST = 1000  # messages, receipts or ids in one call
 MAX_BYTES = 1 << 20  # what one call moves before it stops: 1 MiB
 NO_CAP = 0  # of max_deliveries
+LONGEST_NAME = 1 << 20  # characters of an id that others gave
 
 
 class Call(Generic[T_co]):
@@ -116,15 +117,36 @@ def _none(_reply: Any, _repeated: bool) -> None:
 
 
 def _items(what: str, given: Sequence[Any], *, least: int = 1) -> int:
+    if not isinstance(given, Sequence) or isinstance(given, str | bytes):
+        raise InvalidArgument(f"{what} must be a list, got {arguments.shown(given)}")
     if not least <= len(given) <= MOST:
         raise InvalidArgument(f"{what}: from {least} to {MOST} in one call, got {len(given)}")
     return len(given)
 
 
-def _whole(name: str, value: int, low: int, high: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InvalidArgument(f"{name} must be a whole number from {low} to {high}, got {value!r}")
-    return value
+_whole = arguments.whole
+
+
+def _names(what: str, given: Sequence[Any], *, least: int = 1) -> Sequence[str]:
+    """Ids that the caller names: so many in one call, each text that can be sent."""
+    _items(what, given, least=least)
+    for each in given:
+        arguments.text(what, each, LONGEST_NAME)
+    return given
+
+
+def check_size(what: str, text: str | bytes) -> None:
+    """Refuse what no server takes before it is sent. Raises `InvalidMessage`."""
+    if len(text) > LARGEST:
+        raise InvalidMessage(f"{what} has {len(text):,} bytes; a server takes at most {LARGEST:,}")
+
+
+def check_reason(reason: str) -> None:
+    """Why a message was rejected: a line of 1 to 64 characters. Raises `InvalidArgument`."""
+    if not (isinstance(reason, str) and 0 < len(reason) <= 64 and "\n" not in reason):
+        shown = arguments.shown(reason)
+        raise InvalidArgument(f"reason must be one line of 1 to 64 characters: {shown}")
+    arguments.text("reason", reason, 64)
 
 
 def check_limit(limit: int) -> None:
@@ -226,6 +248,8 @@ def publish(
         total += 1
         if out.delay_ms > 0 or out.at_ms > 0 or out.dedup:
             args.append(out.id)
+        if len(out.message) > LARGEST:
+            check_size(f"message {total - 1}", out.message)
         args.append(out.message)
     if not 1 <= total <= MOST:
         raise InvalidArgument(f"messages: from 1 to {MOST} in one call, got {total}")
@@ -279,8 +303,7 @@ class Buried(NamedTuple):
         """Its message id; "" where it cannot be read."""
         try:
             found = Envelope(self.raw).id
-            found.encode()
-        except ValueError:  # `InvalidMessage`, or half a character
+        except InvalidMessage:
             found = ""
         # Where the record was corrupt, it is what the message was delayed under.
         return found or (self.detail if self.reason == "corrupt" else "")
@@ -468,10 +491,8 @@ def reject(
     _items("receipts", items)
     args: list[Any] = [ttl_ms, max_bytes]
     for item in items:
-        reason = item.reason
-        if not (isinstance(reason, str) and 0 < len(reason) <= 64 and "\n" not in reason):
-            raise InvalidArgument(f"reason must be one line of 1 to 64 characters: {reason!r}")
-        args += (item.receipt, reason, item.detail[:4096], item.value)
+        check_reason(item.reason)
+        args += (item.receipt, item.reason, arguments.readable(item.detail, 4096), item.value)
     results = [keys.result(item.id) for item in items]
     return Call(_REJECT, keys, (*keys.reject, *results), args, _verdicts)
 
@@ -523,7 +544,7 @@ _CANCEL = scripts.declared(
 
 def cancel(keys: QueueKeys, ids: Sequence[str]) -> Call[list[Verdict]]:
     """Delayed messages, by id, are gone for good; one verdict each."""
-    return Call(_CANCEL, keys, keys.cancel, ids, _missing(_items("ids", ids)))
+    return Call(_CANCEL, keys, keys.cancel, _names("ids", ids), _missing(len(ids)))
 
 
 _REDRIVE = scripts.declared(
@@ -555,7 +576,8 @@ def redrive(
     max_bytes: int = MAX_BYTES,
 ) -> Call[Redriven]:
     """Dead letters back to ready: these ids, or the oldest of those that match."""
-    _items("ids", ids, least=0)
+    _names("ids", ids, least=0)
+    _names("after, until and reason", (after, until, reason))
     args = [_whole("limit", limit, 1, MOST), max_bytes, after, until, reason, *ids]
     return Call(
         _REDRIVE,
@@ -600,7 +622,7 @@ def purge(
 
     With `if_unused` its run raises `QueueInUse`, and nothing is changed, if messages are unacked.
     """
-    _items("dead_ids", dead_ids, least=0)
+    _names("dead_ids", dead_ids, least=0)
     flags = [int(flag) for flag in (ready, delayed, unacked, dead, settings, if_unused)]
     return Call(_PURGE, keys, keys.purge, [*flags, *dead_ids], lambda reply, _: Counts(*reply))
 
@@ -752,6 +774,7 @@ def peek(
     Dead letters are paged by `after`, the stream id of the last one seen; the others by `offset`.
     `serializer` is that of the queue, for their bodies.
     """
+    _names("part and after", (part, after))
     args = [part, after, _whole("offset", offset, 0, 10**9), _whole("limit", limit, 1, MOST)]
 
     def parse(reply: Any, _repeated: bool) -> list[Peeked]:

@@ -38,8 +38,8 @@ log = logging.getLogger("atomq.client")
 FRESH = 0.5  # seconds for which a connection that was used is not looked at before it is used again
 
 T = TypeVar("T")
-# redis-py's own, of which the cluster's are no RedisError.
-SERVER_ERRORS = (server.RedisError, server.RedisClusterException, OSError)
+# redis-py's own, of which the cluster's are no RedisError, and what its packing may raise.
+SERVER_ERRORS = (server.RedisError, server.RedisClusterException, OSError, UnicodeEncodeError)
 
 _engines: weakref.WeakSet[EngineBase] = weakref.WeakSet()
 
@@ -494,7 +494,10 @@ def _hung_up(connection: AbstractConnection) -> bool:
 
 def _converse(connection: AbstractConnection, commands: list[tuple[Any, ...]]) -> list[Any]:
     # `send_command` would look for spaces in the name and for odd types in every argument.
-    packed = b"".join([pack_command(command) for command in commands])
+    try:
+        packed = b"".join([pack_command(command) for command in commands])
+    except TypeError as error:
+        raise server.DataError(str(error)) from error
     connection.send_packed_command([packed], check_health=False)
     replies: list[Any] = []
     for _ in commands:

@@ -20,6 +20,7 @@ from atomq.calls import Call, probe
 from atomq.errors import (
     AtomqError,
     InvalidArgument,
+    InvalidMessage,
     PermissionDenied,
     QueueInUse,
     ScriptFault,
@@ -186,7 +187,7 @@ def _carried_out(batch: _Batch, patience: _Patience) -> Exchange:
             raise PermissionDenied(f"the server refused user or password: {error}") from error
         except _AWAY as error:
             trouble, lost = bare(error), _lost(error)
-        except server.RedisError as error:
+        except (server.RedisError, UnicodeEncodeError) as error:
             raise translated(error) from error
         if trouble is not None:
             pause = patience.pause(trouble, _named(batch.calls[batch.left[0]]), lost=lost)
@@ -326,6 +327,8 @@ def translated(error: Exception, call: Call[Any] | None = None) -> AtomqError:
     where = f" ({_named(call)})" if call is not None else ""
     if call is not None:
         text = call.script.locate(text)
+    if isinstance(error, server.DataError | UnicodeEncodeError):
+        return InvalidArgument(f"an argument cannot be sent: {text}{where}")
     if isinstance(error, server.OutOfMemoryError) or "OOM command not allowed" in text:
         return ServerFull(
             f"the server is at maxmemory, nothing was written: drain queues or raise it{where}"
@@ -347,8 +350,14 @@ def translated(error: Exception, call: Call[Any] | None = None) -> AtomqError:
         detail += ": stop its consumers, or delete(force=True) and their acks will find nothing"
     if code in _CODES:
         return _CODES[code](f"{detail}{where}")
+    return _unforeseen(text, where)
+
+
+def _unforeseen(text: str, where: str) -> AtomqError:
     if "unknown command" in text.lower() or "Unknown Redis command" in text:
         return ServerTooOld(f"{text}{where}: atomq needs Redis 6.2 or Valkey 7.2")
+    if "invalid bulk length" in text:
+        return InvalidMessage(f"the server takes no value so large (proto-max-bulk-len){where}")
     if "lua/" in text or "user_script" in text:
         return ScriptFault(f"{text}{where}")
     return ServerError(f"{text}{where}")

@@ -7,7 +7,6 @@ A flow yields a `Call`, or one of the effects below, and is sent the result. `En
 from __future__ import annotations
 
 import logging
-import math
 import random
 import threading
 import time
@@ -16,9 +15,10 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from atomq import calls
+from atomq import arguments, calls
+from atomq.arguments import Seconds
 from atomq.calls import Buried, Call, Claimed, Verdict
-from atomq.errors import AtomqError, InvalidArgument, ServerFull, ServerUnavailable
+from atomq.errors import AtomqError, ServerFull, ServerUnavailable
 from atomq.keys import QueueKeys
 from atomq.message import Delivery, Ids
 from atomq.options import Options
@@ -297,7 +297,7 @@ class Consumer:
     def receive(
         self,
         limit: int,
-        timeout: float | None,
+        timeout: Seconds | None,
         claimed_by: Callable[[Claimed], None] = lambda _: None,
         *,
         patient: bool = False,
@@ -475,14 +475,10 @@ class Consumer:
         return self._groups[self._first :] + self._groups[: self._first]
 
 
-def _deadline(timeout: float | None) -> float | None:
+def _deadline(timeout: Seconds | None) -> float | None:
     """When the time is up (monotonic); None: never. Raises `InvalidArgument`."""
-    if timeout is None:
-        return None
-    known = isinstance(timeout, int | float) and not isinstance(timeout, bool)
-    if not known or math.isnan(timeout):
-        raise InvalidArgument(f"timeout must be seconds or None, got {timeout!r}")
-    return time.monotonic() + timeout
+    seconds = arguments.timeout(timeout)
+    return None if seconds is None else time.monotonic() + seconds
 
 
 def _left(deadline: float | None, stop: Stop | None) -> float | None:
@@ -624,7 +620,7 @@ def hand_back_all(
             return calls.HandedBack(delayed_count, unacked_count, step.left)
 
 
-def await_result(key: str, timeout: float | None) -> Flow[bytes | None]:
+def await_result(key: str, timeout: Seconds | None) -> Flow[bytes | None]:
     """The result stored under `key`, or None after `timeout` seconds (None: wait for ever).
 
     Listens before it looks, so nothing falls between; looks again every 5 s, should a message have

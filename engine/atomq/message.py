@@ -20,7 +20,10 @@ from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
+from atomq import arguments
 from atomq.errors import InvalidArgument, InvalidMessage
+
+LARGEST = (512 << 20) - 4096  # bytes of one message or result: what every server takes, less a head
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,12 @@ class Serializer:
     content_type: str
     dumps: Callable[[Any], str | bytes]
     loads: Callable[[Any], Any]
+
+    def __post_init__(self) -> None:
+        """Raise `InvalidArgument` for what cannot be one."""
+        arguments.text("content_type", self.content_type, 256, least=1)
+        if not (callable(self.dumps) and callable(self.loads)):
+            raise InvalidArgument("dumps and loads of a Serializer must be callable")
 
 
 _decoder = json.JSONDecoder()
@@ -47,15 +56,15 @@ def _parsed(text: str | bytes) -> Any:
 
 
 def _compact_encoder() -> Callable[[Any], str]:
-    """What `json.dumps` does without blanks, by one encoder for all calls.
+    """What `json.dumps` does without blanks and without NaN, by one encoder for all calls.
 
     `JSONEncoder.encode` makes its C encoder anew each time, which takes as long as a small body.
     Where Python has none, or it takes other arguments, `encode` it is.
     """
-    plain = json.JSONEncoder(separators=(",", ":"))
+    plain = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
     make: Any = getattr(json.encoder, "c_make_encoder", None)
     try:
-        chunks = make(None, plain.default, quoted, None, ":", ",", False, False, True)
+        chunks = make(None, plain.default, quoted, None, ":", ",", False, False, False)
         if "".join(chunks({"a": [1, None]}, 0)) == '{"a":[1,null]}':
             return lambda value: "".join(chunks(value, 0))
     except TypeError:  # not callable, or not with these
@@ -70,6 +79,14 @@ def _bytes(value: Any) -> bytes:
     if not isinstance(value, bytes | bytearray | memoryview):
         raise TypeError(f"a bytes queue takes bytes, got {type(value).__name__}")
     return bytes(value)
+
+
+def strict_json(value: Any, what: str) -> str:
+    """A header or a result as JSON. Raises `InvalidMessage` for what JSON cannot say, as NaN."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except Exception as error:
+        raise InvalidMessage(f"{what} not JSON: {arguments.words(error)}") from error
 
 
 JSON = Serializer("application/json", _compact, _parsed)
@@ -114,8 +131,14 @@ os.register_at_fork(after_in_child=_after_fork)
 class Writer:
     """Writes the envelopes of one queue. What is the same in all of them is made once."""
 
-    def __init__(self, queue: str, serializer: Serializer = JSON) -> None:
+    def __init__(
+        self,
+        queue: str,
+        serializer: Serializer = JSON,
+        check: Callable[[Any], None] | None = None,
+    ) -> None:
         self.serializer = serializer
+        self._check = check
         kind = quoted(serializer.content_type)
         self._text = f', "content-encoding": "utf-8", "content-type": {kind}, "headers": '
         self._binary = f', "content-encoding": "binary", "content-type": {kind}, "headers": '
@@ -131,12 +154,19 @@ class Writer:
         priority: int = 0,
         headers: Mapping[str, Any] | None = None,
     ) -> str:
-        """The envelope as text. Raises `InvalidMessage` if body or headers cannot be serialized."""
+        """The envelope as text. Raises `InvalidMessage` if body or headers cannot be serialized.
+
+        And if the `check` refuses the body, which it sees as a consumer will.
+        """
         try:
             data = self.serializer.dumps(body)
-            more = json.dumps(headers) if headers else "{}"
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidMessage(f"the message cannot be serialized: {error}") from error
+            seen = None if self._check is None else self.serializer.loads(data)
+        except Exception as error:
+            said = arguments.words(error)
+            raise InvalidMessage(f"the body cannot be serialized: {said}") from error
+        if self._check is not None:
+            self._check(seen)
+        more = strict_json(dict(headers), "the headers are") if headers else "{}"
         tag, encoding = quoted(message_id), ""
         if isinstance(data, str):
             if not (headers or priority):  # as most are
@@ -145,6 +175,8 @@ class Writer:
                     f'"message_id": {tag}, "delivery_tag": {tag}}}}}'
                 )
             head = f'{{"body": {quoted(data)}{self._text}{more}'
+        elif not isinstance(data, bytes | bytearray):
+            raise InvalidMessage(f"a serializer makes text or bytes, not {type(data).__name__}")
         else:
             encoding = '"body_encoding": "base64", '
             head = f'{{"body": "{base64.b64encode(data).decode()}"{self._binary}{more}'
@@ -156,14 +188,22 @@ class Writer:
 
 def check_priority(priority: int) -> int:
     """A priority as Kombu's Redis transport has it: 0 to 9, and 0 goes first."""
-    if not isinstance(priority, int) or isinstance(priority, bool) or not 0 <= priority <= 9:
-        raise InvalidArgument(
-            f"priority must be a whole number from 0 (first) to 9, got {priority!r}"
-        )
-    return priority
+    return arguments.whole("priority", priority, 0, 9)
 
 
 # ── reading ───────────────────────────────────────────────────────────────────────────────────
+
+# What a body in base64 may be when it is bytes again; None: bytes it is. The producer names it, so
+# it is one of those that Kombu writes, and not any that Python knows: some take the square of it.
+CODECS = {
+    "binary": None,
+    "ascii-8bit": None,
+    "us-ascii": None,
+    "utf-8": "utf-8",
+    "utf8": "utf-8",
+    "iso-8859-1": "latin-1",
+    "latin-1": "latin-1",
+}
 
 
 class Envelope:
@@ -204,9 +244,18 @@ class Envelope:
 
     @property
     def id(self) -> str:
-        """Its message id; Celery's task id; or else the delivery tag its producer gave it."""
+        """Its message id; Celery's task id; or else the delivery tag its producer gave it.
+
+        Raises `InvalidMessage` if that is neither text, as UTF-8 has it, nor a number.
+        """
         named = self.properties.get("message_id") or self.headers.get("id")
-        return str(named or self.properties.get("delivery_tag") or "")
+        named = named or self.properties.get("delivery_tag") or ""
+        if not isinstance(named, str | int | float):
+            raise InvalidMessage(f"the message's id is no text but {type(named).__name__}")
+        try:
+            return arguments.text("id", str(named), LARGEST)
+        except InvalidArgument as error:
+            raise InvalidMessage(f"the message's {error}") from error
 
     @property
     def expires_ms(self) -> int | None:
@@ -224,14 +273,18 @@ class Envelope:
                 data = base64.b64decode(body, validate=True)
             except (binascii.Error, TypeError, ValueError) as error:
                 raise InvalidMessage(f"the body is not base64: {error}") from error
-            if self.decoded.get("content-encoding") in ("binary", "us-ascii", None):
+            named = self.decoded.get("content-encoding") or "binary"
+            codec = CODECS.get(named.lower(), "") if isinstance(named, str) else ""
+            if codec is None:
                 return data
+            if not codec:
+                raise InvalidMessage(f"the content-encoding {arguments.shown(named)} is not known")
             try:
-                return data.decode(self.decoded["content-encoding"])
-            except (LookupError, TypeError, ValueError) as error:
+                return data.decode(codec)
+            except ValueError as error:
                 raise InvalidMessage(f"the body's text cannot be decoded: {error}") from error
         if encoding is not None:
-            raise InvalidMessage(f"the body encoding {encoding!r} is not known")
+            raise InvalidMessage(f"the body encoding {arguments.shown(encoding)} is not known")
         if not isinstance(body, str):
             raise InvalidMessage(f"the body is not text but {type(body).__name__}")
         return body
@@ -242,12 +295,13 @@ class Envelope:
         kind = self.decoded.get("content-type")
         if kind not in (serializer.content_type, None):
             raise InvalidMessage(
-                f"the body is {kind!r}, this queue reads {serializer.content_type!r}"
+                f"the body is {arguments.shown(kind)}, this queue reads {serializer.content_type!r}"
             )
         try:
             return serializer.loads(data)
         except Exception as error:
-            raise InvalidMessage(f"the body cannot be deserialized: {error}") from error
+            said = arguments.words(error)
+            raise InvalidMessage(f"the body cannot be deserialized: {said}") from error
 
 
 # ── claimed ───────────────────────────────────────────────────────────────────────────────────

@@ -9,14 +9,14 @@ from __future__ import annotations
 import difflib
 import enum
 import json
-import reprlib
 import ssl as _ssl
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from atomq import schema
+from atomq import arguments, schema
 from atomq.errors import InvalidOptions
 
 CALL_WINDOW_MS = 120_000  # the server remembers the id of a publish call for so long at least
@@ -35,7 +35,7 @@ class OptionRow(NamedTuple):
 class Options:
     """The options of one engine. Build it with `Options.of`: the constructor checks nothing.
 
-    Times are seconds. What each option means is in `describe()`.
+    Times are seconds; `of` takes a `timedelta` too. What each option means is in `describe()`.
     """
 
     visibility_timeout: int = 3600
@@ -181,7 +181,7 @@ def _default(name: str) -> Any:
 
 def _normalised(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """`raw` with ssl_* gathered, enums and numbers of constants as the schema writes them."""
-    options = dict(raw)
+    options = {name: _plain(value) for name, value in raw.items()}
     faults: list[str] = []
     beside = {name: options.pop(name) for name in raw if name in _ssl_properties()}
     tls = options.get("ssl")
@@ -195,6 +195,14 @@ def _normalised(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if isinstance(keepalive, Mapping):
         options["socket_keepalive_options"] = {str(key): v for key, v in keepalive.items()}
     return options, faults
+
+
+def _plain(value: Any) -> Any:
+    """A `timedelta` as seconds."""
+    if not isinstance(value, timedelta):
+        return value
+    seconds = value.total_seconds()
+    return int(seconds) if seconds.is_integer() else seconds
 
 
 def _ssl_text(value: Any) -> Any:
@@ -262,14 +270,10 @@ def _add_what_no_schema_says(options: Mapping[str, Any], found: dict[str, str]) 
 
 
 def _fault(name: str, value: Any, spec: Mapping[str, Any]) -> str:
-    got = "a value that is not allowed" if spec.get("writeOnly") else f"got {_short(value)}"
+    got = (
+        "a value that is not allowed" if spec.get("writeOnly") else f"got {arguments.shown(value)}"
+    )
     return f"{name}: {got}, must be {_allowed(spec)}"
-
-
-def _short(value: Any) -> str:
-    shortener = reprlib.Repr()
-    shortener.maxstring = shortener.maxother = 80
-    return shortener.repr(value)
 
 
 def _unknown_text(name: str, known: Iterable[str]) -> str:

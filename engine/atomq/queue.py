@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from atomq import calls, flows
+from atomq.arguments import Seconds
 from atomq.calls import Counts, Part, Peeked, QueueState, Verdict
 from atomq.client import Engine, Waiter
 from atomq.errors import AtomqError
@@ -27,6 +28,7 @@ from atomq.queue_base import (
     ReceiverBase,
     check_handler,
     check_result,
+    messages_of,
     result_of,
     settling,
     told,
@@ -52,7 +54,7 @@ class Message(MessageBase["Queue"]):
         """It is done with. DONE, or UNKNOWN after a lost reply."""
         return self._done(self._queue._ack((self.receipt,)))
 
-    def release(self, delay: float = 0, *, front: bool = False, counted: bool = True) -> Verdict:
+    def release(self, delay: Seconds = 0, *, front: bool = False, counted: bool = True) -> Verdict:
         """Give it back, now or in `delay` seconds. `counted=False` if the work did not begin."""
         return self._done(self._queue._release((self,), delay=delay, front=front, counted=counted))
 
@@ -64,7 +66,7 @@ class Message(MessageBase["Queue"]):
         """Ack it and store its result, which must be JSON; whoever waits for it is told."""
         return self._done(self._queue._complete(self, value))
 
-    def extend(self, seconds: float | None = None) -> None:
+    def extend(self, seconds: Seconds | None = None) -> None:
         """Hold it for so many seconds from now (default: one lease).
 
         Rarely needed: leases are renewed in the background. Raises `LeaseLost`.
@@ -104,7 +106,7 @@ class Sent(NamedTuple):
     new: bool = True
     """False if a message of this id had been put within the window: this one was not put again."""
 
-    def wait(self, timeout: float | None = None) -> Any:
+    def wait(self, timeout: Seconds | None = None) -> Any:
         """See `Queue.wait`."""
         return self.queue.wait(self.id, timeout)
 
@@ -143,12 +145,12 @@ class Queue(QueueBase[Engine]):
         self,
         body: Any,
         *,
-        delay: float = 0,
+        delay: Seconds = 0,
         at: datetime | float | None = None,
         priority: int = 0,
         id: str | None = None,  # noqa: A002 - the word everybody uses for it
         headers: Mapping[str, Any] | None = None,
-        ttl: float | None = None,
+        ttl: Seconds | None = None,
     ) -> Sent:
         """Put one message.
 
@@ -167,7 +169,7 @@ class Queue(QueueBase[Engine]):
 
         They travel 1,000 (or `max_bytes`) to a call. A call is all or nothing, the whole is not.
         """
-        messages = [self._outgoing(item) for item in items]
+        messages = self._all_outgoing(items)
         if not messages:
             return []
         put = self.engine.run(self._put(messages))
@@ -175,12 +177,12 @@ class Queue(QueueBase[Engine]):
 
     # ── consume ───────────────────────────────────────────────────────────────────────────────
 
-    def claim(self, timeout: float | None = 0) -> Message | None:
+    def claim(self, timeout: Seconds | None = 0) -> Message | None:
         """One message, or None after `timeout` seconds (None: wait for ever)."""
         found = self.claim_many(1, timeout)
         return found[0]._hand_over(rides=False) if found else None
 
-    def claim_many(self, limit: int, timeout: float | None = 0) -> list[Message]:
+    def claim_many(self, limit: int, timeout: Seconds | None = 0) -> list[Message]:
         """Up to `limit` messages (at most 1,000). Waits for the first one only."""
         if timeout != 0:
             with Receiver([self]) as receiver:
@@ -198,7 +200,7 @@ class Queue(QueueBase[Engine]):
         self,
         *,
         prefetch: int | None = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         stop: Stop | None = None,
     ) -> Generator[Message]:
         """Messages, one after another; ends when none came for `timeout` seconds (None: never).
@@ -235,7 +237,7 @@ class Queue(QueueBase[Engine]):
         handler: Callable[[Message], Any],
         *,
         prefetch: int | None = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         stop: Stop | None = None,
     ) -> int:
         """Call `handler` with each message; how many it was called with.
@@ -260,13 +262,14 @@ class Queue(QueueBase[Engine]):
 
     def ack_many(self, messages: Sequence[Message]) -> list[Verdict]:
         """Ack messages in one call; a verdict for each, LOST among them."""
+        messages = messages_of(messages)
         with settling(messages):
             verdicts = self.engine.run(self._ack([message.receipt for message in messages]))
         return self._settled(messages, verdicts)
 
     def give_back(self, messages: Iterable[Message]) -> None:
         """Release messages that were not started: to the front, in their order, uncounted."""
-        given = list(messages)
+        given = messages_of(messages)
         if given:
             with settling(given):
                 verdicts = self.engine.run(self._give_back(given))
@@ -274,7 +277,7 @@ class Queue(QueueBase[Engine]):
 
     # ── results ───────────────────────────────────────────────────────────────────────────────
 
-    def wait(self, message_id: str, timeout: float | None = None) -> Any:
+    def wait(self, message_id: str, timeout: Seconds | None = None) -> Any:
         """The result that a consumer stored with `complete`, as soon as it is there. Does not poll.
 
         Raises `ResultTimeout` after `timeout` seconds (None: never), and `MessageFailed` if the
@@ -357,7 +360,7 @@ class Receiver(ReceiverBase[Queue, Message]):
     def receive(
         self,
         limit: int,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         *,
         patient: bool = False,
         stop: Stop | None = None,

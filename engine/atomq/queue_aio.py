@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Self
 
 from atomq import calls, flows
 from atomq.aio import AsyncEngine, AsyncWaiter
+from atomq.arguments import Seconds
 from atomq.calls import Counts, Part, Peeked, QueueState, Verdict
 from atomq.errors import AtomqError
 from atomq.flows import Flow, Stop
@@ -25,6 +26,7 @@ from atomq.queue_base import (
     ReceiverBase,
     check_handler,
     check_result,
+    messages_of,
     result_of,
     settling,
     told,
@@ -43,7 +45,7 @@ class AsyncMessage(MessageBase["AsyncQueue"]):
         return await self._done(self._queue._ack((self.receipt,)))
 
     async def release(
-        self, delay: float = 0, *, front: bool = False, counted: bool = True
+        self, delay: Seconds = 0, *, front: bool = False, counted: bool = True
     ) -> Verdict:
         """See `Message.release`."""
         return await self._done(
@@ -58,7 +60,7 @@ class AsyncMessage(MessageBase["AsyncQueue"]):
         """See `Message.complete`."""
         return await self._done(self._queue._complete(self, value))
 
-    async def extend(self, seconds: float | None = None) -> None:
+    async def extend(self, seconds: Seconds | None = None) -> None:
         """See `Message.extend`."""
         verdicts = await self._queue.engine.run(self._queue._extend((self.receipt,), seconds))
         if verdicts[0] is not Verdict.DONE:
@@ -94,7 +96,7 @@ class AsyncSent(NamedTuple):
     queue: AsyncQueue
     new: bool = True
 
-    async def wait(self, timeout: float | None = None) -> Any:  # noqa: ASYNC109
+    async def wait(self, timeout: Seconds | None = None) -> Any:  # noqa: ASYNC109
         """See `Queue.wait`."""
         return await self.queue.wait(self.id, timeout)
 
@@ -121,12 +123,12 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         self,
         body: Any,
         *,
-        delay: float = 0,
+        delay: Seconds = 0,
         at: datetime | float | None = None,
         priority: int = 0,
         id: str | None = None,  # noqa: A002 - the word everybody uses for it
         headers: Mapping[str, Any] | None = None,
-        ttl: float | None = None,
+        ttl: Seconds | None = None,
     ) -> AsyncSent:
         """See `Queue.put`."""
         message = self._outgoing(Item(body, delay, at, priority, id, headers, ttl))
@@ -135,7 +137,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
 
     async def put_many(self, items: Iterable[Any]) -> list[AsyncSent]:
         """See `Queue.put_many`."""
-        messages = [self._outgoing(item) for item in items]
+        messages = self._all_outgoing(items)
         if not messages:
             return []
         put = await self.engine.run(self._put(messages))
@@ -143,7 +145,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
 
     # ── consume ───────────────────────────────────────────────────────────────────────────────
 
-    async def claim(self, timeout: float | None = 0) -> AsyncMessage | None:  # noqa: ASYNC109
+    async def claim(self, timeout: Seconds | None = 0) -> AsyncMessage | None:  # noqa: ASYNC109
         """See `Queue.claim`."""
         found = await self.claim_many(1, timeout)
         return found[0]._hand_over(rides=False) if found else None
@@ -151,7 +153,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
     async def claim_many(
         self,
         limit: int,
-        timeout: float | None = 0,  # noqa: ASYNC109 - it ends the wait, not the call
+        timeout: Seconds | None = 0,  # noqa: ASYNC109 - it ends the wait, not the call
     ) -> list[AsyncMessage]:
         """See `Queue.claim_many`."""
         if timeout != 0:
@@ -170,7 +172,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         self,
         *,
         prefetch: int | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
+        timeout: Seconds | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
         stop: Stop | None = None,
     ) -> AsyncGenerator[AsyncMessage]:
         """See `Queue.consume`. Left through `contextlib.aclosing`, it gives back at once."""
@@ -198,7 +200,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         handler: Callable[[AsyncMessage], Awaitable[Any]],
         *,
         prefetch: int | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
+        timeout: Seconds | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
         stop: Stop | None = None,
     ) -> int:
         """See `Queue.work`; `handler` is a coroutine function.
@@ -221,13 +223,14 @@ class AsyncQueue(QueueBase[AsyncEngine]):
 
     async def ack_many(self, messages: Sequence[AsyncMessage]) -> list[Verdict]:
         """See `Queue.ack_many`."""
+        messages = messages_of(messages)
         with settling(messages):
             verdicts = await self.engine.run(self._ack([message.receipt for message in messages]))
         return self._settled(messages, verdicts)
 
     async def give_back(self, messages: Iterable[AsyncMessage]) -> None:
         """See `Queue.give_back`."""
-        given = list(messages)
+        given = messages_of(messages)
         if given:
             with settling(given):
                 verdicts = await self.engine.run(self._give_back(given))
@@ -238,7 +241,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
     async def wait(
         self,
         message_id: str,
-        timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
+        timeout: Seconds | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
     ) -> Any:
         """See `Queue.wait`."""
         flow = flows.await_result(self._result_key(message_id), timeout)
@@ -296,7 +299,7 @@ class AsyncReceiver(ReceiverBase[AsyncQueue, AsyncMessage]):
     async def receive(
         self,
         limit: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
+        timeout: Seconds | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
         *,
         patient: bool = False,
         stop: Stop | None = None,

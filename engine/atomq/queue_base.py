@@ -10,6 +10,7 @@ import inspect
 import json
 import logging
 import random
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from datetime import datetime
 from functools import cached_property, partial
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from atomq import calls, flows
+from atomq import arguments, calls, flows
+from atomq.arguments import Seconds
 from atomq.calls import (
     Call,
     Claimed,
@@ -42,19 +44,29 @@ from atomq.errors import (
 from atomq.flows import Consumer, Flow, Stop
 from atomq.keys import QueueKeys
 from atomq.leases import LeaseKeeper, keeper
-from atomq.message import JSON, Delivery, Ids, Serializer, Writer, check_priority, message_ids
+from atomq.message import (
+    JSON,
+    Delivery,
+    Envelope,
+    Ids,
+    Serializer,
+    Writer,
+    check_priority,
+    message_ids,
+    strict_json,
+)
 
 log = logging.getLogger("atomq.queue")
 
 EngineT = TypeVar("EngineT", bound=EngineBase)
 QueueT = TypeVar("QueueT", bound="QueueBase[Any]")
 MessageT = TypeVar("MessageT", bound="MessageBase[Any]")
-LONGEST = 100 * 365 * 86_400.0  # seconds: what is longer is a mistake
+T = TypeVar("T")
 
 
 def default_backoff(deliveries: int) -> float:
     """Seconds until a failed message is tried again: 1, 2, 4, … 300, give or take a quarter."""
-    return min(300.0, 2.0 ** (deliveries - 1)) * random.uniform(0.75, 1.25)
+    return min(300.0, 2.0 ** min(deliveries - 1, 9)) * random.uniform(0.75, 1.25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +74,12 @@ class Item:
     """One message for `put_many`, where it needs settings of its own."""
 
     body: Any
-    delay: float = 0
+    delay: Seconds = 0
     at: datetime | float | None = None
     priority: int = 0
     id: str | None = None
     headers: Mapping[str, Any] | None = None
-    ttl: float | None = None
+    ttl: Seconds | None = None
 
 
 # ── queues ────────────────────────────────────────────────────────────────────────────────────
@@ -85,7 +97,7 @@ class QueueBase(Generic[EngineT]):
         *,
         serializer: Serializer = JSON,
         schema: Mapping[str, Any] | None = None,
-        backoff: Callable[[int], float] = default_backoff,
+        backoff: Callable[[int], Seconds] = default_backoff,
         **options: Any,
     ) -> None:
         kind = self._engine_type
@@ -99,16 +111,18 @@ class QueueBase(Generic[EngineT]):
             )
         elif not isinstance(engine, kind):
             own = type(self).__name__
-            raise InvalidArgument(f"{own} needs an {kind.__name__} or a URL, got {engine!r}")
-        if not isinstance(serializer, Serializer):
-            raise InvalidArgument(f"serializer must be a Serializer, got {serializer!r}")
+            shown = arguments.shown(engine)
+            raise InvalidArgument(f"{own} needs an {kind.__name__} or a URL, got {shown}")
+        arguments.expect(
+            "serializer", serializer, isinstance(serializer, Serializer), "a Serializer"
+        )
+        arguments.expect("backoff", backoff, callable(backoff), "a function of the deliveries")
         self.name = name
         self.engine: EngineT = made
         self.serializer = serializer
         self.backoff = backoff
         self.keys: QueueKeys = self.engine.keys(name)
-        self._writer = Writer(name, serializer)
-        self._check = _body_check(schema)
+        self._writer = Writer(name, serializer, _body_check(schema))
         self._call_ids = Ids()
         self._idle: deque[Any] = deque(maxlen=16)  # receivers; of more at a time some are forgotten
 
@@ -125,21 +139,21 @@ class QueueBase(Generic[EngineT]):
     def _outgoing(self, item: Any) -> Outgoing:
         """What `put_many` was given (a body, or an `Item`) as it is published."""
         if not isinstance(item, Item):
-            if self._check is not None:
-                self._check(item)
             message_id = message_ids.next()
             return Outgoing(self._writer.write(item, message_id), message_id)
         if item.priority != 0:
             check_priority(item.priority)
-        if self._check is not None:
-            self._check(item.body)
-        if item.id is not None and not (isinstance(item.id, str) and 0 < len(item.id) <= 256):
-            raise InvalidArgument(f"id must be text of 1 to 256 characters, got {item.id!r:.300}")
+        if item.id is not None:
+            arguments.text("id", item.id, 256, least=1)
         if item.headers is not None and not isinstance(item.headers, Mapping):
             raise InvalidArgument(f"headers must be a mapping, got {type(item.headers).__name__}")
-        if item.ttl == 0:
-            raise InvalidArgument("ttl must be more than 0 seconds; None is for ever")
-        if item.at is not None and item.delay != 0:
+        delay_ms = arguments.milliseconds("delay", item.delay) if item.delay != 0 else 0
+        ttl_ms = arguments.milliseconds("ttl", item.ttl) if item.ttl is not None else 0
+        if item.ttl is not None and ttl_ms <= delay_ms:
+            raise InvalidArgument(
+                "ttl must be more than 0 seconds, and more than the delay; None is for ever"
+            )
+        if item.at is not None and delay_ms:
             raise InvalidArgument("give a delay or at, not both")
         message_id = item.id if item.id is not None else message_ids.next()
         text = self._writer.write(
@@ -149,11 +163,23 @@ class QueueBase(Generic[EngineT]):
             text,
             message_id,
             step=self.keys.step_of(item.priority) if item.priority != 0 else 1,
-            delay_ms=_ms("delay", item.delay) if item.delay != 0 else 0,
-            at_ms=_at_ms(item.at),
-            ttl_ms=_ms("ttl", item.ttl) if item.ttl is not None else 0,
+            delay_ms=delay_ms,
+            at_ms=arguments.moment_ms(item.at) if item.at is not None else 0,
+            ttl_ms=ttl_ms,
             dedup=item.id is not None,
         )
+
+    def _all_outgoing(self, items: Iterable[Any]) -> list[Outgoing]:
+        """The same for many. What is wrong with one of them says which, from 0."""
+        if isinstance(items, Mapping) or not isinstance(items, Iterable):
+            raise InvalidArgument(f"put_many takes messages, got {arguments.shown(items)}")
+        found: list[Outgoing] = []
+        for item in items:
+            try:
+                found.append(self._outgoing(item))
+            except InvalidArgument as error:
+                raise type(error)(f"message {len(found)}: {error}") from error
+        return found
 
     def _put_one(self, message: Outgoing) -> Call[calls.Published]:
         return flows.publish(self.keys, [message], self._call_ids, self.engine.options)
@@ -164,9 +190,7 @@ class QueueBase(Generic[EngineT]):
         )
 
     def _result_key(self, message_id: str) -> str:
-        if not isinstance(message_id, str):
-            raise InvalidArgument(f"message_id must be text, got {message_id!r}")
-        return self.keys.result(message_id)
+        return self.keys.result(arguments.text("message_id", message_id, calls.LONGEST_NAME))
 
     # ── consume ───────────────────────────────────────────────────────────────────────────────
 
@@ -190,12 +214,12 @@ class QueueBase(Generic[EngineT]):
         self,
         messages: Sequence[MessageBase[Any]],
         *,
-        delay: float = 0,
+        delay: Seconds = 0,
         front: bool = False,
         counted: bool = True,
     ) -> Flow[list[Verdict]]:
-        items = [(message.receipt, _id_or_none(message) if delay else "") for message in messages]
-        delay_ms = _ms("delay", delay)
+        delay_ms = arguments.milliseconds("delay", delay)
+        items = [(m.receipt, _id_or_none(m) if delay_ms else "") for m in messages]
         return flows.in_batches(
             items,
             lambda some: calls.release(
@@ -203,8 +227,10 @@ class QueueBase(Generic[EngineT]):
             ),
         )
 
-    def _extend(self, receipts: Sequence[str], seconds: float | None) -> Flow[list[Verdict]]:
-        lease_ms = self.engine.options.lease_ms if seconds is None else _ms("seconds", seconds)
+    def _extend(self, receipts: Sequence[str], seconds: Seconds | None) -> Flow[list[Verdict]]:
+        lease_ms = self.engine.options.lease_ms
+        if seconds is not None:
+            lease_ms = arguments.milliseconds("seconds", seconds)
         return flows.in_batches(
             receipts, lambda some: calls.extend(self.keys, some, lease_ms=lease_ms)
         )
@@ -212,6 +238,10 @@ class QueueBase(Generic[EngineT]):
     def _reject(
         self, messages: Sequence[MessageBase[Any]], reason: str, detail: str
     ) -> Flow[list[Verdict]]:
+        if not isinstance(detail, str):
+            raise InvalidArgument(f"detail must be text, got {arguments.shown(detail)}")
+        calls.check_reason(reason)
+        detail = arguments.readable(detail, 4000)
         items = []
         for message in messages:
             message_id = _id_or_none(message)
@@ -221,11 +251,10 @@ class QueueBase(Generic[EngineT]):
         return flows.in_batches(items, lambda some: calls.reject(self.keys, some, ttl_ms=ttl_ms))
 
     def _complete(self, message: MessageBase[Any], value: Any) -> Flow[list[Verdict]]:
-        try:
-            done = json.dumps({"id": message.id, "state": "done", "value": value})
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidMessage(f"the result is not JSON: {error}") from error
-        items = [(message.receipt, message.id, done)]
+        message_id = message.id
+        done = strict_json({"id": message_id, "state": "done", "value": value}, "the result is")
+        calls.check_size("the result", done)
+        items = [(message.receipt, message_id, done)]
         ttl_ms = self.engine.options.result_ttl_ms
         return flows.in_batches(items, lambda some: calls.complete(self.keys, some, ttl_ms=ttl_ms))
 
@@ -234,11 +263,19 @@ class QueueBase(Generic[EngineT]):
         if not isinstance(error, Exception):
             return self._release([message], front=True)  # told to stop: not the message's fault
         if message.undecodable:
-            return self._reject([message], "undecodable", _words(error))
+            return self._reject([message], "undecodable", arguments.words(error))
         most = self.engine.options.max_deliveries
         if most is not None and message.deliveries >= most:
-            return self._reject([message], "max_deliveries", _words(error))
-        return self._release([message], delay=self.backoff(message.deliveries))
+            return self._reject([message], "max_deliveries", arguments.words(error))
+        return self._release([message], delay=self._pause_after(message.deliveries))
+
+    def _pause_after(self, deliveries: int) -> float:
+        """What `backoff` says; where that fails, what it says by default: the message must go."""
+        try:
+            return arguments.seconds("what backoff returns", self.backoff(deliveries))
+        except Exception:
+            log.exception("%r: the backoff failed, and the default is taken", self.name)
+            return default_backoff(deliveries)
 
     def _settle(self, message: MessageBase[Any], verdicts: list[Verdict]) -> Verdict:
         """What a single message's verb answers; raises `LeaseLost`."""
@@ -277,6 +314,8 @@ class QueueBase(Generic[EngineT]):
     def _redrive(self, ids: Sequence[str] | None, reason: str) -> Flow[int]:
         if isinstance(ids, str):
             ids = [ids]
+        if not isinstance(ids, Sequence | None):
+            raise InvalidArgument(f"ids must be a list, got {arguments.shown(ids)}")
         if ids is None:
             return (yield from flows.redrive_all(self.keys, reason=reason))
         total = 0
@@ -310,8 +349,9 @@ class QueueBase(Generic[EngineT]):
 def _parts(parts: Iterable[Part]) -> list[Part]:
     given: list[Part] = list(parts) or ["ready", "delayed"]
     for part in given:
-        if part not in ("ready", "delayed", "unacked", "dead"):
-            raise InvalidArgument(f"there is no part {part!r}: ready, delayed, unacked or dead")
+        if not isinstance(part, str) or part not in ("ready", "delayed", "unacked", "dead"):
+            shown = arguments.shown(part)
+            raise InvalidArgument(f"there is no part {shown}: ready, delayed, unacked or dead")
     return given
 
 
@@ -321,19 +361,30 @@ def _body_check(schema: Mapping[str, Any] | None) -> Callable[[Any], None] | Non
     from jsonschema import SchemaError
     from jsonschema.exceptions import best_match
     from jsonschema.validators import validator_for
+    from jsonschema_specifications import REGISTRY as SPECIFICATIONS
+    from referencing.exceptions import Unresolvable
 
     if not isinstance(schema, Mapping):
         raise InvalidArgument(f"schema must be a mapping, got {type(schema).__name__}")
-    schema = dict(schema)
-    kind = validator_for(schema)
     try:
-        kind.check_schema(schema)
+        own: dict[str, Any] = json.loads(strict_json(dict(schema), "the schema is"))
+        kind = validator_for(own)
+        kind.check_schema(own)
+        # With this registry no reference is fetched from the network.
+        compiled = kind(own, registry=SPECIFICATIONS, format_checker=_formats(kind))
     except SchemaError as error:
         raise InvalidArgument(f"the schema is no JSON Schema: {error.message}") from error
-    compiled = kind(schema)
+    except Exception as error:
+        raise InvalidArgument(f"the schema is no JSON Schema: {arguments.words(error)}") from error
 
     def check(body: Any) -> None:
-        error = best_match(compiled.iter_errors(body))
+        try:
+            error = best_match(compiled.iter_errors(body))
+        except Unresolvable as missing:
+            raise InvalidArgument(f"the schema refers to what is not in it: {missing}") from missing
+        except Exception as trouble:
+            said = arguments.words(trouble)
+            raise InvalidMessage(f"the body cannot be held against the schema: {said}") from trouble
         if error is not None:
             raise InvalidMessage(
                 f"the body does not meet the schema at {error.json_path}: {error.message}"
@@ -345,7 +396,8 @@ def _body_check(schema: Mapping[str, Any] | None) -> Callable[[Any], None] | Non
 def check_handler(handler: Any, *, awaited: bool) -> None:
     """Raises `InvalidArgument` for what would not do the work when it is called (and awaited)."""
     if not callable(handler):
-        raise InvalidArgument(f"a handler is called with each message, which {handler!r} cannot be")
+        shown = arguments.shown(handler)
+        raise InvalidArgument(f"a handler is called with each message, which this cannot: {shown}")
     bare = handler
     while isinstance(bare, partial):
         bare = bare.func
@@ -377,29 +429,46 @@ def check_result(result: Any) -> None:
     )
 
 
+def _formats(kind: Any) -> Any:
+    """The formats that jsonschema knows here, and `date-time`, for which it wants a package."""
+    from jsonschema import FormatChecker
+
+    checker = FormatChecker(())
+    checker.checkers = dict(kind.FORMAT_CHECKER.checkers)
+    if "date-time" not in checker.checkers:
+        checker.checkers["date-time"] = (_is_date_time, ValueError)
+    return checker
+
+
+def _is_date_time(given: object) -> bool:
+    """Whether it is a time of RFC 3339; what is no text has no format."""
+    if not isinstance(given, str):
+        return True
+    form = r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)"
+    if re.fullmatch(form, given, re.ASCII) is None:
+        return False
+    datetime.fromisoformat(f"{given[:10]}T{given[11:19]}".replace(":60", ":59"))
+    return True
+
+
 def told(stop: Stop | None) -> bool:
     """Whether a consumer was told to stop."""
-    return stop is not None and stop.is_set()
+    if stop is None:
+        return False
+    try:
+        return stop.is_set()
+    except AttributeError:
+        shown = arguments.shown(stop)
+        raise InvalidArgument(f"stop must be an event, with is_set(), got {shown}") from None
 
 
-def _ms(name: str, seconds: float) -> int:
-    if (
-        not isinstance(seconds, int | float)
-        or isinstance(seconds, bool)
-        or not 0 <= seconds <= LONGEST
-    ):
-        raise InvalidArgument(f"{name} must be seconds from 0 to {LONGEST:.0f}, got {seconds!r}")
-    return round(seconds * 1000) or int(seconds > 0)
-
-
-def _at_ms(at: datetime | float | None) -> int:
-    if at is None:
-        return 0
-    if isinstance(at, datetime):
-        if at.tzinfo is None:
-            raise InvalidArgument(f"at must say its time zone: {at!r} does not")
-        at = at.timestamp()
-    return max(1, _ms("at (as seconds since 1970)", at))
+def messages_of(given: Any) -> list[Any]:
+    """What a verb for many was given: claimed messages. Raises `InvalidArgument`."""
+    found = list(given) if isinstance(given, Iterable) else [given]
+    for each in found:
+        if not isinstance(each, MessageBase):
+            raise InvalidArgument(f"these must be claimed messages: {arguments.shown(each)}")
+    return found
 
 
 @contextmanager
@@ -415,10 +484,6 @@ def settling(messages: Iterable[MessageBase[Any]]) -> Iterator[None]:
         raise
 
 
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:4000]
-
-
 def _id_or_none(message: MessageBase[Any]) -> str:
     """The id of a message, or "" where it cannot be read: it can still be given back then."""
     try:
@@ -427,14 +492,20 @@ def _id_or_none(message: MessageBase[Any]) -> str:
         return ""
 
 
-def result_of(message_id: str, stored: bytes | None, timeout: float | None) -> Any:
+def result_of(message_id: str, stored: bytes | None, timeout: Seconds | None) -> Any:
     """What a consumer completed a message with. Raises `ResultTimeout` and `MessageFailed`."""
     if stored is None:
-        raise ResultTimeout(f"no result of {message_id} within {timeout} s")
-    result = json.loads(stored)
-    if result["state"] == "failed":
+        seconds = arguments.timeout(timeout)
+        raise ResultTimeout(f"no result of {message_id} within {seconds} s")
+    try:
+        result = json.loads(stored)
+        failed, value = result["state"] == "failed", result.get("value")
+    except Exception as error:
+        said = arguments.words(error)
+        raise InvalidMessage(f"what is stored for {message_id} is no result: {said}") from error
+    if failed:
         raise MessageFailed(result.get("reason", ""))
-    return result["value"]
+    return value
 
 
 # ── messages ──────────────────────────────────────────────────────────────────────────────────
@@ -468,7 +539,7 @@ class MessageBase(Generic[QueueT]):
         self.lost = False
         """The lease could not be kept: the message was handed to somebody else."""
         self.undecodable = False
-        """Its body was asked for and cannot be decoded."""
+        """A part of it was asked for and cannot be decoded."""
 
     @property
     def body(self) -> Any:
@@ -477,27 +548,30 @@ class MessageBase(Generic[QueueT]):
         At the end of a `with` block such a message goes to dead letters; otherwise `reject` it.
         """
         if self._body is _UNREAD:
-            try:
-                self._body = self._delivery.envelope.body(self._queue.serializer)
-            except InvalidMessage:
-                self.undecodable = True
-                raise
+            self._body = self._read(lambda envelope: envelope.body(self._queue.serializer))
         return self._body
 
     @property
     def id(self) -> str:
-        """Its message id."""
-        return self._delivery.envelope.id
+        """Its message id. Raises `InvalidMessage`, as `body` does."""
+        return self._read(lambda envelope: envelope.id)
 
     @property
     def headers(self) -> dict[str, Any]:
-        """Its headers."""
-        return self._delivery.envelope.headers
+        """Its headers. Raises `InvalidMessage`, as `body` does."""
+        return self._read(lambda envelope: envelope.headers)
 
     @property
     def properties(self) -> dict[str, Any]:
-        """The properties of its envelope, as Kombu has them."""
-        return self._delivery.envelope.properties
+        """The properties of its envelope, as Kombu has them. Raises `InvalidMessage`."""
+        return self._read(lambda envelope: envelope.properties)
+
+    def _read(self, part: Callable[[Envelope], T]) -> T:
+        try:
+            return part(self._delivery.envelope)
+        except InvalidMessage:
+            self.undecodable = True
+            raise
 
     @property
     def deliveries(self) -> int:
@@ -564,10 +638,15 @@ class ReceiverBase(Generic[QueueT, MessageT]):
     _message_type: type[MessageT]
 
     def __init__(self, queues: Sequence[QueueT]) -> None:
-        if not isinstance(queues, Sequence):  # to go over a queue would be to consume it
-            raise InvalidArgument(f"a consumer takes a list of queues, got {queues!r}")
+        known = isinstance(queues, Sequence)  # to go over a queue would be to consume it
+        if not known or not all(isinstance(queue, QueueBase) for queue in queues):
+            raise InvalidArgument(
+                f"a consumer takes a list of queues, got {arguments.shown(queues)}"
+            )
         if not queues or any(queue.engine is not queues[0].engine for queue in queues):
             raise InvalidArgument("a consumer has one queue or more, all of one engine")
+        if len(queues) > calls.MOST:
+            raise InvalidArgument(f"a consumer has at most {calls.MOST} queues, got {len(queues)}")
         self._by_name = {queue.name: queue for queue in queues}
         if len(self._by_name) < len(queues):
             raise InvalidArgument("a consumer has each queue once")
@@ -582,10 +661,11 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         self._waiter: Any = None
 
     def _receive(
-        self, limit: int, timeout: float | None, patient: bool, stop: Stop | None
+        self, limit: int, timeout: Seconds | None, patient: bool, stop: Stop | None
     ) -> tuple[Flow[Any], list[MessageT]]:
         """The flow that receives, and the list where the messages are, whatever becomes of it."""
         calls.check_limit(limit)
+        told(stop)  # raises if it is no event
         if self._home is not self._keeper.home:
             self._begin()  # in a forked child
         if self._waiter is None:

@@ -56,7 +56,7 @@ def _machinery() -> tuple[Any, Any]:
             "number": lambda _, value: (
                 isinstance(value, int | float)
                 and not isinstance(value, bool)
-                and math.isfinite(value)
+                and (isinstance(value, int) or math.isfinite(value))
             ),
             "array": lambda _, value: isinstance(value, list | tuple),
             "object": lambda _, value: isinstance(value, Mapping),

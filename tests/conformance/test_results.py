@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from atomq import InvalidMessage, Item, LeaseLost, MessageFailed, ResultTimeout
+from atomq import InvalidMessage, Item, LeaseLost, MessageFailed, ResultTimeout, calls
+from atomq.message import Writer
+from tests.conformance.twin import run
 from tests.servers import wait_until
 
 
@@ -110,8 +112,8 @@ def test_what_died_without_a_consumer_is_told(make: Any, reason: str, waits: boo
 def test_many_that_died_are_all_told(make: Any) -> None:
     q = make()
     sent = [_expired(q) for _ in range(3)]
-    sent += q.put_many([Item(n, ttl=0.001, delay=0.01) for n in range(250)])
-    time.sleep(0.02)
+    sent += q.put_many([Item(n, ttl=0.011, delay=0.01) for n in range(250)])
+    time.sleep(0.03)
     q.put("good")
     assert q.claim(timeout=5).body == "good"
     for each in sent:
@@ -136,9 +138,10 @@ def test_who_waits_for_a_message_hears_of_what_died_meanwhile(make: Any) -> None
     with ThreadPoolExecutor(1) as pool:
         consumer = pool.submit(q.claim, timeout=1.5)
         time.sleep(0.1)
-        sent = q.put("x", ttl=0.001, delay=0.1)
+        late = calls.Outgoing(Writer("q").write("x", "late"), "late", delay_ms=100, ttl_ms=1)
+        run(q, calls.publish(q.keys, [late]))
         with pytest.raises(MessageFailed, match="expired"):
-            sent.wait(5)
+            q.wait("late", 5)
         assert consumer.result(5) is None
 
 

@@ -31,6 +31,12 @@ class Loop:
         self._loop.close()
 
 
+def run(queue: Any, call: Any) -> Any:
+    """Carry out a call on the engine of a queue, be it a sync one or an asyncio one."""
+    done = queue.engine.run(call)
+    return queue.loop.run(done) if isinstance(queue, Twin) else done
+
+
 class Twin:
     """Anything of the asyncio library, with the face of its sync twin."""
 

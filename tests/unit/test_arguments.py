@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
-from atomq import AsyncEngine, AsyncQueue, Engine, InvalidArgument, Queue, Receiver
+from atomq import (
+    AsyncEngine,
+    AsyncQueue,
+    Engine,
+    InvalidArgument,
+    Item,
+    Queue,
+    Receiver,
+    Serializer,
+)
 
 pytest.importorskip("fakeredis")
 
 URL = "memory://arguments"
 SOON = datetime.now(UTC) + timedelta(hours=1)
 NAN = float("nan")
+
+
+def many(n: int) -> list[Queue]:
+    engine = Engine(URL)
+    return [Queue(f"q{i}", engine) for i in range(n)]
+
 
 MADE: list[tuple[Callable[[], Any], str]] = [
     (lambda: Queue("q", None), "needs an Engine or a URL, got None"),
@@ -26,12 +41,39 @@ MADE: list[tuple[Callable[[], Any], str]] = [
     (lambda: Queue("q", URL, serializer="json"), "must be a Serializer"),
     (lambda: Queue("q", URL, schema="object"), "schema must be a mapping"),
     (lambda: Queue("q", URL, schema={"type": "thing"}), "no JSON Schema"),
+    (lambda: Queue("q", URL, schema={"type": {1}}), "the schema is not JSON"),
+    (lambda: Queue("q", URL, backoff=5), "backoff must be a function"),
+    (lambda: Queue("\udce9", URL), "cannot be written as UTF-8"),
+    (lambda: Queue("q", URL, lease=10**400), "lease: got 1000"),
+    (lambda: Serializer("text/x", None, None), "must be callable"),
     (lambda: Receiver(Queue("q", URL)), "takes a list of queues"),
+    (lambda: Receiver([1]), "takes a list of queues"),
+    (lambda: Receiver(many(1001)), "at most 1000 queues, got 1001"),
 ]
 ASKED: list[tuple[Callable[[Any], Any], str]] = [
     (lambda q: q.put(1, delay="3"), "delay must be seconds from 0"),
     (lambda q: q.put(1, delay=NAN), "delay must be seconds from 0"),
-    (lambda q: q.put(1, delay=timedelta(1)), "delay must be seconds from 0"),
+    (lambda q: q.put(1, delay=timedelta(-1)), "delay must be seconds from 0"),
+    (lambda q: q.put(1, delay=10**400), "delay must be seconds from 0"),
+    (lambda q: q.put(1, at=datetime(2110, 1, 1, tzinfo=UTC)), "at must be .* to 2109"),
+    (lambda q: q.put(1, at=datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=9)))), "at"),
+    (lambda q: q.put(1, ttl=5, delay=5), "ttl must be .* more than the delay"),
+    (lambda q: q.put(1, id="\udce9"), "id cannot be written as UTF-8"),
+    (lambda q: q.put(NAN), "cannot be serialized: ValueError"),
+    (lambda q: q.put(1, headers={"x": [float("inf")]}), "headers are not JSON"),
+    (lambda q: q.put(10**5000), "cannot be serialized"),
+    (lambda q: q.put_many([1, {2}, 3]), "message 1: the body cannot be serialized"),
+    (lambda q: q.put_many([1, Item(1), Item(1, delay=-1)]), "message 2: delay must be"),
+    (lambda q: q.put_many({"to": "ann"}), "put_many takes messages"),
+    (lambda q: q.put_many(7), "put_many takes messages"),
+    (lambda q: q.wait("\udce9"), "message_id cannot be written as UTF-8"),
+    (lambda q: q.cancel("\udce9"), "ids cannot be written"),
+    (lambda q: q.cancel(3), "ids must be text"),
+    (lambda q: q.redrive(3), "ids must be a list"),
+    (lambda q: q.redrive(reason="\udce9"), "after, until and reason cannot be"),
+    (lambda q: q.ack_many([3]), "must be claimed messages: 3"),
+    (lambda q: q.give_back(3), "must be claimed messages: 3"),
+    (lambda q: q.claim_many(1, timeout=[]), "timeout must be seconds, a timedelta or None"),
     (lambda q: q.put(1, delay=3, at=SOON), "a delay or at, not both"),
     (lambda q: q.put(1, at=SOON.replace(tzinfo=None)), "must say its time zone"),
     (lambda q: q.put(1, ttl=0), "ttl must be more than 0"),
@@ -39,10 +81,10 @@ ASKED: list[tuple[Callable[[Any], Any], str]] = [
     (lambda q: q.put(1, priority=10), "priority must be a whole number from 0"),
     (lambda q: q.put(1, headers=[1]), "headers must be a mapping"),
     (lambda q: q.put({1}), "cannot be serialized"),
-    (lambda q: q.claim(timeout="3"), "timeout must be seconds or None"),
-    (lambda q: q.claim(timeout=NAN), "timeout must be seconds or None"),
+    (lambda q: q.claim(timeout="3"), "timeout must be seconds"),
+    (lambda q: q.claim(timeout=NAN), "timeout must be seconds"),
     (lambda q: q.claim_many(0), "limit must be a whole number from 1 to 1000"),
-    (lambda q: q.wait("x", timeout="3"), "timeout must be seconds or None"),
+    (lambda q: q.wait("x", timeout="3"), "timeout must be seconds"),
     (lambda q: q.wait(3), "message_id must be text"),
     (lambda q: q.peek("all"), "no part 'all'"),
     (lambda q: q.purge("all"), "no part 'all'"),

@@ -306,6 +306,8 @@ def test_a_key_of_another_type_is_told_with_what_to_do() -> None:
 
 
 def test_a_fault_of_a_script_names_its_file_and_line() -> None:
+    large = translated(server.ResponseError("Protocol error: invalid bulk length"), ack())
+    assert isinstance(large, errors.InvalidMessage)
     found = translated(server.ResponseError("user_script:2: attempt to index"), ack())
     assert "lua/" in str(found)
 

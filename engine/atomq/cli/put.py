@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atomq import arguments
 from atomq.cli.output import number, plural
 from atomq.cli.queues import One
 from atomq.cli.session import Exit, Session, Usage, command
-from atomq.errors import AtomqError
+from atomq.errors import AtomqError, InvalidArgument
 
 if TYPE_CHECKING:
     from atomq.calls import Outgoing
@@ -96,10 +97,17 @@ def put(
         "at_ms": _moment(at),
         "ttl_ms": _milliseconds("--ttl", ttl),
     }
+    if 0 < settings["ttl_ms"] <= settings["delay_ms"]:
+        raise Usage("--ttl must be more than --delay, or nothing would ever take the message")
+    if id_ is not None:
+        arguments.text("--id", id_, 256, least=1)
     writing = _Writing(session, queue, priority, _headers(header), settings, id_)
-    if lines:
-        return _put_lines(session, writing, text=text)
-    given = sys.stdin.read() if body == "-" else body or ""
+    try:
+        if lines:
+            return _put_lines(session, writing, text=text)
+        given = sys.stdin.read() if body == "-" else body or ""
+    except UnicodeDecodeError as error:
+        raise Usage(f"stdin is not text: {error}") from None
     outgoing = writing.outgoing(given if text else _parsed(given, "BODY"))
     published = writing.publish([outgoing])
     if session.as_json:
@@ -140,6 +148,13 @@ class _Writing:
         step = self.keys.step_of(self._priority)
         return Outgoing(text, name, step, **self._settings, dedup=self._id is not None)
 
+    def of_line(self, number: int, body: Any) -> Outgoing:
+        """A message of a line of stdin. Raises `Usage`, which names it."""
+        try:
+            return self.outgoing(body)
+        except InvalidArgument as error:
+            raise Usage(f"line {number}: {error}") from error
+
     def publish(self, messages: list[Outgoing]) -> int:
         """Publish; how many were put, the others' ids were known."""
         from atomq import flows
@@ -159,7 +174,7 @@ def _put_lines(session: Session, writing: _Writing, *, text: bool) -> int:
         with session.out.progress("putting") as told:
             numbered = _numbered(text=text)
             while batch := list(itertools.islice(numbered, _AT_ONCE)):
-                published += writing.publish([writing.outgoing(body) for body in batch])
+                published += writing.publish([writing.of_line(*line) for line in batch])
                 told(published)
     except AtomqError:
         session.out.note(f"{plural(published, 'message')} were put before")
@@ -173,10 +188,10 @@ def _put_lines(session: Session, writing: _Writing, *, text: bool) -> int:
     return Exit.OK
 
 
-def _numbered(*, text: bool) -> Iterator[Any]:
+def _numbered(*, text: bool) -> Iterator[tuple[int, Any]]:
     for line_number, ended in enumerate(sys.stdin, 1):
         if line := ended.rstrip("\r\n"):
-            yield line if text else _parsed(line, f"line {line_number}")
+            yield line_number, line if text else _parsed(line, f"line {line_number}")
 
 
 # ── what was typed ────────────────────────────────────────────────────────────────────────────
@@ -201,7 +216,7 @@ def _milliseconds(option: str, text: str | None) -> int:
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|)", text.strip())
     if match is None:
         raise Usage(f"{option} takes seconds, or a number with ms, s, m, h or d; got {text!r}")
-    return round(float(match[1]) * _UNITS[match[2]] * 1000)
+    return arguments.milliseconds(option, float(match[1]) * _UNITS[match[2]])
 
 
 def _moment(text: str | None) -> int:
@@ -209,9 +224,11 @@ def _moment(text: str | None) -> int:
         return 0
     try:
         if re.fullmatch(r"[0-9]{9,11}(\.[0-9]+)?", text):
-            return round(float(text) * 1000)
-        return round(datetime.fromisoformat(text).timestamp() * 1000)
-    except (ValueError, OverflowError) as error:
+            return arguments.moment_ms(float(text))
+        return arguments.moment_ms(datetime.fromisoformat(text).timestamp())
+    except InvalidArgument:
+        raise
+    except (ValueError, OverflowError, OSError) as error:
         raise Usage(f"--at takes 2030-01-31T12:00+01:00 or seconds since 1970: {error}") from None
 
 
@@ -222,7 +239,7 @@ def _headers(given: list[str] | None) -> dict[str, Any]:
         if not equals or not name:
             raise Usage(f"--header takes NAME=VALUE, got {pair!r}")
         try:
-            found[name] = json.loads(value)
-        except ValueError:
+            found[name] = json.loads(value, parse_constant=_refused)
+        except (ValueError, RecursionError):
             found[name] = value
     return found
