@@ -205,7 +205,7 @@ def asking(args: Sequence[Any], retry: Retry) -> Exchange:
     while True:
         try:
             return [(yield Ask(args))]
-        except (*_AWAY, server.RedisError) as error:
+        except (*_AWAY, server.RedisError, UnicodeEncodeError) as error:
             if _lost(error):
                 raise translated(error) from error
             yield patience.pause(bare(error), str(args[0]), lost=False)
