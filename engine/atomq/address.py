@@ -8,13 +8,15 @@
     memory://    memory://name
 
 User, password, host and path are percent-decoded. The query may set any option, as in
-`?socket_timeout=5`, and wins over options given beside the URL. No message and no repr ever shows
+`?socket_timeout=5`, and wins over options given beside the URL; it names no `credential_provider`
+unless the environment allows that (`check_imported`). No message and no repr ever shows
 a password.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -93,7 +95,8 @@ class Address:
         _check(kind, tls, first.scheme, merged)
         secure = tls or bool(merged.ssl)
         settings = dict(merged.ssl) if isinstance(merged.ssl, Mapping) else {}
-        checked = {"ssl_cert_reqs": "required", "ssl_check_hostname": True, **settings}
+        unchecked = settings.get("ssl_cert_reqs") == "none"
+        checked = {"ssl_cert_reqs": "required", "ssl_check_hostname": not unchecked, **settings}
         return cls(
             kind=kind,
             scheme=first.scheme,
@@ -316,6 +319,9 @@ def _merged(given: dict[str, Any], parts: list[_Part]) -> Options:
             if query[name] != part.query[name]:
                 raise InvalidAddress(f"the URLs of the list disagree about {name}")
         query.update(part.query)
+    provider = query.get("credential_provider")
+    if provider is not None and provider != given.get("credential_provider"):
+        check_imported(provider)
     said: dict[str, Any] = dict(Options.typed(query))
     first = parts[0]
     for name in {"db", "virtual_host"} & query.keys():
@@ -328,6 +334,25 @@ def _merged(given: dict[str, Any], parts: list[_Part]) -> Options:
         user = {"username": first.username, "password": first.password}
         said = {**{k: v for k, v in user.items() if v is not None}, **said}
     return Options.of(given, **said)
+
+
+ALLOWED_PROVIDERS = "ATOMQ_CREDENTIAL_PROVIDERS"
+
+
+def check_imported(provider: str) -> None:
+    """Refuse the import path of a credential provider that stands in a URL.
+
+    To import a module is to run it, and a URL may come from where code may not. What the
+    environment's ATOMQ_CREDENTIAL_PROVIDERS lists, with commas between, may be named. Raises
+    `InvalidOptions`.
+    """
+    allowed = os.environ.get(ALLOWED_PROVIDERS, "").replace(":", ".").split(",")
+    if provider.replace(":", ".") not in [path.strip() for path in allowed]:
+        fault = (
+            "credential_provider: a URL may not name what is imported: give it as an option "
+            f"beside the URL, or list its path in the environment's {ALLOWED_PROVIDERS}"
+        )
+        raise InvalidOptions([fault])
 
 
 def _check(kind: Kind, tls: bool, scheme: str, options: Options) -> None:

@@ -60,7 +60,8 @@ class Options:
     health_check_interval: float = 25
     client_name: str | None = "atomq"
     max_connections: int | None = None
-    username: str | None = None
+    # Not shown either: a URL without the colon makes a user name of its password.
+    username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     db: int | None = None
     virtual_host: int | None = None
@@ -180,8 +181,8 @@ def _default(name: str) -> Any:
 
 
 def _normalised(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """`raw` with ssl_* gathered, enums and numbers of constants as the schema writes them."""
-    options = {name: _plain(value) for name, value in raw.items()}
+    """`raw` with ssl_* gathered; enums, constants and whole floats as the schema writes them."""
+    options = {name: _whole(name, value) for name, value in raw.items()}
     faults: list[str] = []
     beside = {name: options.pop(name) for name in raw if name in _ssl_properties()}
     tls = options.get("ssl")
@@ -190,23 +191,38 @@ def _normalised(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     elif beside or isinstance(tls, Mapping):
         merged = {**(tls if isinstance(tls, Mapping) else {}), **beside}
         # An empty mapping says nothing, as in Celery's broker_use_ssl.
-        options["ssl"] = {name: _ssl_text(value) for name, value in merged.items()} or None
+        options["ssl"] = {name: _ssl_text(name, value) for name, value in merged.items()} or None
     keepalive = options.get("socket_keepalive_options")
     if isinstance(keepalive, Mapping):
         options["socket_keepalive_options"] = {str(key): v for key, v in keepalive.items()}
     return options, faults
 
 
-def _plain(value: Any) -> Any:
-    """A `timedelta` as seconds."""
-    if not isinstance(value, timedelta):
-        return value
-    seconds = value.total_seconds()
-    return int(seconds) if seconds.is_integer() else seconds
+def _whole(name: str, value: Any) -> Any:
+    """A `timedelta` as seconds; a whole float, as its `total_seconds()` is, as an int where one is
+    asked for; a range as a list.
+    """
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, range):
+        return list(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value) if "integer" in _types(_properties().get(name, {})) else value
+    return value
 
 
-def _ssl_text(value: Any) -> Any:
-    """`ssl.CERT_NONE` and "CERT_NONE" as "none", `ssl.TLSVersion.TLSv1_2` as "TLSv1.2"."""
+def _types(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    allowed = spec.get("type", ())
+    return (allowed,) if isinstance(allowed, str) else tuple(allowed)
+
+
+_CHECKS = {_ssl.CERT_NONE: "none", _ssl.CERT_OPTIONAL: "optional", _ssl.CERT_REQUIRED: "required"}
+
+
+def _ssl_text(name: str, value: Any) -> Any:
+    """`ssl.CERT_NONE`, 0 and "CERT_NONE" as "none", `ssl.TLSVersion.TLSv1_2` as "TLSv1.2"."""
+    if name == "ssl_cert_reqs" and isinstance(value, int) and not isinstance(value, bool):
+        return _CHECKS.get(value, value)  # type: ignore[call-overload] # equal to its number
     if isinstance(value, enum.Enum):
         value = value.name.replace("_", ".") if isinstance(value, _ssl.TLSVersion) else value.name
     if isinstance(value, str) and value in ("CERT_NONE", "CERT_OPTIONAL", "CERT_REQUIRED"):
@@ -263,6 +279,13 @@ def _add_what_no_schema_says(options: Mapping[str, Any], found: dict[str, str]) 
             found["credential_provider"] = (
                 "credential_provider: cannot be used together with username and password"
             )
+    tls = options.get("ssl")
+    checks = tls if isinstance(tls, Mapping) else {}
+    if checks.get("ssl_cert_reqs") == "none" and checks.get("ssl_check_hostname") is True:
+        found["ssl_check_hostname"] = (
+            "ssl_check_hostname: cannot be True with ssl_cert_reqs='none': a certificate that is "
+            "not checked proves no host name"
+        )
     db, host = options.get("db"), options.get("virtual_host")
     both = db is not None and host is not None and not {"db", "virtual_host"} & found.keys()
     if both and db != int(str(host).lstrip("/") or 0):
@@ -289,8 +312,7 @@ def _allowed(spec: Mapping[str, Any]) -> str:
     if "enum" in spec:
         words = [repr(value) for value in spec["enum"]]
     else:
-        kinds = [spec["type"]] if isinstance(spec["type"], str) else spec["type"]
-        words = [_kind(kind, spec) for kind in kinds]
+        words = [_kind(kind, spec) for kind in _types(spec)]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
@@ -312,8 +334,7 @@ _FALSE = ("false", "no", "off", "0")
 
 
 def _typed(text: str, spec: Mapping[str, Any]) -> Any:
-    allowed = spec.get("type", ())
-    kinds = (allowed,) if isinstance(allowed, str) else tuple(allowed)
+    kinds = _types(spec)
     if "string" in kinds:
         return text  # "none" may be somebody's password
     word = text.strip().lower()

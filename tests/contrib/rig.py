@@ -20,7 +20,10 @@ from typing import Any, NamedTuple, Self
 import pytest
 import redis
 from celery import Celery, states
+from kombu import transport
+from kombu.transport import TRANSPORT_ALIASES
 
+import atomq.celery
 from atomq import Engine, calls
 from atomq.calls import Peeked, QueueState
 from tests.contrib import app as module
@@ -39,6 +42,19 @@ _names = itertools.count(1)
 def ours(url: str) -> str:
     """A redis+socket:// or redis:// URL under our scheme."""
     return re.sub(r"^(redis|valkey)", "atomq", url)
+
+
+@contextlib.contextmanager
+def taken_over() -> Iterator[None]:
+    """Stock's schemes run on atomq meanwhile."""
+    before = dict(TRANSPORT_ALIASES)
+    atomq.celery.take_over()
+    try:
+        yield
+    finally:
+        TRANSPORT_ALIASES.clear()
+        TRANSPORT_ALIASES.update(before)
+        transport._transport_cache.clear()
 
 
 def _die_with_parent() -> None:

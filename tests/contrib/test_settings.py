@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kombu import Connection, pools
-from kombu.transport import TRANSPORT_ALIASES
+from celery import Celery
+from kombu import Connection, Exchange, Queue, pools
 from kombu.transport import redis as kombu_redis
 
-import atomq.celery
 from atomq.contrib.kombu.settings import Settings, UnknownOption
 from atomq.contrib.kombu.transport import Transport
 from atomq.errors import InvalidArgument, InvalidOptions
-from tests.contrib.rig import ON_ONE_KIND, Place, ours, place
+from tests.contrib.rig import ON_ONE_KIND, Place, ours, place, taken_over
 from tests.servers import ROOT, Sentinel, Server, _free_port
 
 ODD = "p@ss:w/ör d?#%&;"
@@ -30,8 +32,8 @@ QUOTED = "p%40ss%3Aw%2F%C3%B6r%20d%3F%23%25%26%3B"
 
 
 def settings(url: str, **options: Any) -> Settings:
-    ssl = options.pop("ssl", False)
-    return Settings.of(Connection(url, transport_options=options, ssl=ssl))
+    said = options.pop("ssl", False)
+    return Settings.of(Connection(url, transport_options=options, ssl=said))
 
 
 # ── URLs ──────────────────────────────────────────────────────────────────────────────────────
@@ -60,9 +62,9 @@ def test_urls(scheme: str) -> None:
 
 
 def test_tls_by_option() -> None:
-    for ssl in (True, {"ssl_ca_certs": "/ca.pem"}, {"ssl_cert_reqs": "required"}):
-        address = settings("atomq://host", ssl=ssl).address
-        assert address.tls is not None, ssl
+    for said in (True, {"ssl_ca_certs": "/ca.pem"}, {"ssl_cert_reqs": "required"}):
+        address = settings("atomq://host", ssl=said).address
+        assert address.tls is not None, said
         assert address.tls["ssl_cert_reqs"] == "required"
 
 
@@ -72,11 +74,10 @@ class _Provider:
 
 
 def test_a_credential_provider_stands_for_user_and_password() -> None:
-    """In the URL, as Kombu has it, or among the options; the URL's own user is dropped then."""
+    """Among the options, or as an argument; the URL's own user is dropped then."""
     path = "tests.contrib.test_settings._Provider"
-    for url in (f"atomq://u:p@host?credential_provider={path}", "atomq+socket:///s?virtual_host=1"):
-        more = {} if "credential" in url else {"credential_provider": path}
-        address = settings(url, **more).address
+    for url in ("atomq://u:p@host", "atomq+socket:///s?virtual_host=1"):
+        address = settings(url, credential_provider=path).address
         assert address.options.credential_provider == path
         assert (address.username, address.password) == (None, None)
     mine = _Provider()
@@ -84,15 +85,51 @@ def test_a_credential_provider_stands_for_user_and_password() -> None:
     assert address.options.credential_provider is mine
 
 
+@pytest.mark.parametrize("url", ["atomq://host", "redis+socket:///s", "atomq-sentinel://a"])
+def test_a_url_imports_no_credential_provider(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To import a module is to run it."""
+    path = "tests.contrib.test_settings._Provider"
+    named = f"{url}?credential_provider={path}"
+    with taken_over(), pytest.raises(InvalidOptions, match="ATOMQ_CREDENTIAL_PROVIDERS"):
+        settings(named, master_name="m")
+    with taken_over():
+        beside = settings(named, master_name="m", credential_provider=path)
+        monkeypatch.setenv("ATOMQ_CREDENTIAL_PROVIDERS", path)
+        assert settings(named, master_name="m").address == beside.address
+
+
 @ON_ONE_KIND
 def test_who_connects_by_a_provider(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "credentials_of_test", sys.modules[__name__])
+    monkeypatch.setenv("ATOMQ_CREDENTIAL_PROVIDERS", "credentials_of_test._Provider")
     server.client().execute_command("ACL SETUSER", "user", "on", ">secret", "~*", "&*", "+@all")
     url = f"{ours(server.tcp_url)}?credential_provider=credentials_of_test._Provider"
     with Connection(url) as connection:
         connection.connect()
         engine = connection.default_channel.broker.engine
         assert engine.command("ACL WHOAMI") == b"user"
+        engine.close()
+
+
+@ON_ONE_KIND
+def test_a_callable_password_is_called_at_every_connect(server: Server) -> None:
+    """For passwords that change. Clones share it, and with it one engine."""
+    db, words = server.client(), iter(["one", "two"])
+
+    def password() -> str:
+        word = next(words)
+        db.execute_command("ACL SETUSER", "turns", "reset", "on", f">{word}", "~*", "&*", "+@all")
+        return word
+
+    url = ours(server.tcp_url)
+    with Connection(url, userid="turns", password=password) as connection:
+        connection.connect()
+        engine = connection.default_channel.broker.engine
+        assert engine.command("ACL WHOAMI") == b"turns"
+        engine.close()
+        assert engine.command("ACL WHOAMI") == b"turns"
+        assert list(words) == []
+        assert Settings.of(connection.clone()).address == Settings.of(connection).address
         engine.close()
 
 
@@ -131,16 +168,20 @@ def test_failover_keeps_the_transport() -> None:
         ("visibility_timeout", 1.5),
         ("lease", -1),
         ("max_deliveries", 0),
-        ("priority_steps", [3, 0]),
+        ("priority_steps", [3, 6]),
+        ("priority_steps", ["0"]),
         ("fanout_prefix", 3),
-        ("fanout_prefix", "no-slash"),
+        ("fanout_prefix", "{database}."),
+        ("fanout_prefix", "{"),
+        ("fanout_prefix", "{{db}}"),
         ("fanout_patterns", "yes"),
         ("delay_in_server", "sometimes"),
         ("queue_order_strategy", 3),
         ("sep", ""),
         ("socket_timeout", "5"),
         ("master_name", 3),
-        ("max_connections", 0),
+        ("max_connections", -1),
+        ("max_connections", False),
         ("body_encoding", "rot13"),
         ("queue_order_strategy", "alphabetical"),
         ("unacked_key", 3),
@@ -152,6 +193,63 @@ def test_a_wrong_value_is_one_clear_error_at_connect(name: str, value: Any) -> N
     with pytest.raises(InvalidOptions, match=f"^{name}: ") as told:
         connection.connect()
     assert len(told.value.faults) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("visibility_timeout", timedelta(hours=12).total_seconds(), 43200),
+        ("priority_steps", range(10), tuple(range(10))),
+        ("priority_steps", list(range(11)), tuple(range(10))),  # no message has priority 10
+        ("priority_steps", [6, 0, 3, 3], (0, 3)),  # no message is put where 6 is
+        ("fanout_prefix", "myapp.", "myapp."),
+        ("fanout_prefix", "/mine-{db}.", "/mine-0."),
+        ("fanout_prefix", "", ""),
+        ("fanout_patterns", 1, True),
+        ("max_connections", 0, None),
+    ],
+)
+@ON_ONE_KIND
+def test_values_that_stock_takes(name: str, value: Any, read: Any, server: Server) -> None:
+    """By both, and each hears and gets what the other sends, directly and to all."""
+    options = {name: value}
+    urls = (server.url, ours(server.url))
+    # A stock worker loses its connection over a broadcast whose prefix has another form.
+    deaf = name == "fanout_prefix" and not re.fullmatch(r"(/.*\.)?", value)
+    with Connection(urls[1], transport_options=options) as connection:
+        at = Settings.of(connection)
+        assert getattr(at, name, getattr(at.address.options, name, None)) == read
+    for sender, receiver in (urls, urls[::-1], (urls[1], urls[1])):
+        expected = ["0", "5", "9"] if deaf and receiver == urls[0] else ["0", "5", "9", "all"]
+        with (
+            Connection(sender, transport_options=options) as one,
+            Connection(receiver, transport_options=options) as other,
+        ):
+            heard: list[str] = []
+            to_all = Exchange("all", type="fanout")
+            consumer = other.Consumer([Queue("q", max_priority=9), Queue("mine", to_all)])
+            consumer.register_callback(lambda body, m: (heard.append(str(body)), m.ack()))  # noqa: B023
+            with consumer:
+                while not server.client().pubsub_numpat():
+                    with contextlib.suppress(TimeoutError):
+                        other.drain_events(timeout=0.01)
+                producer = one.Producer()
+                for priority in (0, 5, 9):
+                    producer.publish(priority, routing_key="q", priority=priority)
+                if "all" in expected:
+                    producer.publish("all", exchange=to_all, declare=[to_all])
+                while len(heard) < len(expected):
+                    other.drain_events(timeout=5)
+            assert sorted(heard) == expected, (sender, receiver)
+
+
+@pytest.mark.parametrize("prefix", ["{celery}:", "100%{", "a{}b", "%s{0}"])
+@ON_ONE_KIND
+def test_a_prefix_with_braces(prefix: str, server: Server) -> None:
+    """A hash tag is the usual way to put Celery where all keys must share a slot."""
+    test_values_that_stock_takes("global_keyprefix", prefix, prefix, server)
+    keys = [key.decode() for key in server.client().scan_iter()]
+    assert all(key.startswith((prefix, "_atomq.{")) for key in keys), keys
 
 
 def test_wrong_urls_are_told_at_connect() -> None:
@@ -185,19 +283,12 @@ def test_every_option_of_kombus_own_transport_is_known_and_documented() -> None:
 # ── taking over ───────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture
-def taken_over() -> Iterator[None]:
-    before = dict(TRANSPORT_ALIASES)
-    atomq.celery.take_over()
-    yield
-    TRANSPORT_ALIASES.clear()
-    TRANSPORT_ALIASES.update(before)
-    from kombu import transport
-
-    transport._transport_cache.clear()
+def test_unmodified_urls_when_taken_over() -> None:
+    with taken_over():
+        check_unmodified_urls()
 
 
-def test_unmodified_urls_when_taken_over(taken_over: None) -> None:
+def check_unmodified_urls() -> None:
     for url in ("redis://", "redis+socket:///s", "redis://a;redis://b", "sentinel://a"):
         connection = Connection(url, transport_options={"master_name": "m"})
         assert isinstance(connection.transport, Transport), url
@@ -309,9 +400,9 @@ def test_a_sentinel_fails_over(sentinel: Sentinel, tmp_path: Path) -> None:
         assert all(worker.alive for worker in workers)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["redis-7"], indirect=True)
-def test_tls(kind: str, tmp_path: Path) -> None:
+@pytest.fixture
+def tls(kind: str, tmp_path: Path) -> Iterator[tuple[Server, str, Path]]:
+    """A server that speaks TLS too, its host and port there, and its self-signed certificate."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("no openssl to make a certificate with")
@@ -334,8 +425,56 @@ def test_tls(kind: str, tmp_path: Path) -> None:
         "tls-ca-cert-file": str(certificate),
         "tls-auth-clients": "no",
     }
-    with Server(kind, options=options) as server, place(server, tmp_path) as at:
-        plain = f"atomqs://127.0.0.1:{port}/0"
+    with Server(kind, options=options) as server:
+        yield server, f"127.0.0.1:{port}", certificate
+
+
+def _reaches(connection: Connection) -> bool:
+    """Whether it connects; False: the certificate is refused."""
+    try:
+        connection.transport.establish_connection()
+    except connection.connection_errors as error:
+        if "certificate" not in str(error).lower():
+            raise
+        return False
+    connection.transport.broker.engine.close()
+    return True
+
+
+@pytest.mark.parametrize("kind", ["redis-7"], indirect=True)
+def test_a_certificate_is_unchecked_only_where_the_user_said_so(
+    tls: tuple[Server, str, Path],
+) -> None:
+    _, where, certificate = tls
+    said: list[dict[str, Any]] = [
+        *[{"ssl": {"ssl_cert_reqs": value}} for value in (None, 0, "none")],
+        {"transport_options": {"ssl": {"ssl_cert_reqs": None}}},
+        {"ssl": {"ssl_ca_certs": str(certificate)}},
+    ]
+    with taken_over():
+        for scheme in ("rediss", "atomqs"):
+            url = f"{scheme}://{where}/0"
+            for more in said:
+                assert _reaches(Connection(url, **more)), more
+            assert not _reaches(Connection(url))
+            assert not _reaches(Connection(url).clone().clone())
+            assert _reaches(Connection(url, ssl={"ssl_cert_reqs": ssl.CERT_NONE}).clone())
+            pools.reset()  # Kombu takes connections that differ in TLS alone for the same
+            app = Celery("x", broker=url, set_as_current=False)
+            assert not _reaches(app.pool.acquire())
+            pools.reset()
+            app = Celery("x", broker=url, set_as_current=False)
+            app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_NONE}
+            assert _reaches(app.pool.acquire())
+            pools.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["redis-7"], indirect=True)
+def test_tls(tls: tuple[Server, str, Path], tmp_path: Path) -> None:
+    server, where, certificate = tls
+    with place(server, tmp_path) as at:
+        plain = f"atomqs://{where}/0"
         with pytest.raises(Exception, match=r"(?i)certificate"):
             at.send("work", app=at.make_app(plain), retry=False)
         pools.reset()  # Kombu takes connections that differ in TLS alone for the same

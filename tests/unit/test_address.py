@@ -176,9 +176,21 @@ def test_the_url_s_user_and_database_win_over_the_options() -> None:
 
 
 def test_a_credential_provider_takes_the_place_of_user_and_password() -> None:
-    address = Address.parse("redis://u:p@h?credential_provider=package.Class")
+    address = Address.parse("redis://u:p@h", credential_provider="package.Class")
     assert (address.username, address.password) == (None, None)
     assert address.options.credential_provider == "package.Class"
+
+
+def test_a_url_names_no_provider_unless_the_environment_or_an_option_allows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = "redis://u:p@h?credential_provider=package.Class"
+    monkeypatch.setenv("ATOMQ_CREDENTIAL_PROVIDERS", "other.Class")
+    with pytest.raises(InvalidOptions, match="ATOMQ_CREDENTIAL_PROVIDERS"):
+        Address.parse(url)
+    assert Address.parse(url, credential_provider="package.Class").username is None
+    monkeypatch.setenv("ATOMQ_CREDENTIAL_PROVIDERS", "other.Class, package:Class")
+    assert Address.parse(url).options.credential_provider == "package.Class"
 
 
 def test_tls_settings_in_the_query() -> None:
@@ -186,6 +198,8 @@ def test_tls_settings_in_the_query() -> None:
     expected = {"ssl_cert_reqs": "none", "ssl_check_hostname": False, "ssl_ca_certs": "/ca.pem"}
     assert Address.parse(f"rediss://h?{query}").tls == expected
     assert Address.parse(f"redis://h?{query}").tls == expected
+    unchecked = Address.parse("rediss://h?ssl_cert_reqs=none").tls
+    assert unchecked == {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
     assert Address.parse("redis://h", ssl=True).tls == CHECKED
     assert Address.parse("redis://h", ssl={}).tls is None
     assert Address.parse("redis+socket:///s", ssl=True).tls is None
@@ -196,9 +210,10 @@ def test_tls_settings_in_the_query() -> None:
     [
         ("redis://h?sockt_timeout=5", {}, "sockt_timeout"),
         ("redis://h?socket_timeout=x", {}, "socket_timeout"),
-        ("redis://h", {"visibility_timeout": 3600.0}, "visibility_timeout"),
+        ("redis://h", {"visibility_timeout": 3600.5}, "visibility_timeout"),
         ("redis://h", {"virtual_host": "x"}, "virtual_host"),
         ("rediss://h", {"ssl": False}, "ssl"),
+        ("rediss://h?ssl_cert_reqs=none&ssl_check_hostname=true", {}, "ssl_check_hostname"),
         ("sentinel://h", {}, "master_name"),
         ("redis+cluster://h", {"layout": "stock"}, "layout"),
     ],

@@ -114,7 +114,7 @@ def test_tls_settings_may_stand_beside_the_other_options() -> None:
     assert options.ssl == {"ssl_ca_certs": "/ca", "ssl_check_hostname": False}
 
 
-@pytest.mark.parametrize("said", [ssl.CERT_NONE, "CERT_NONE", "none"])
+@pytest.mark.parametrize("said", [ssl.CERT_NONE, 0, "CERT_NONE", "none"])
 def test_celery_s_ways_to_say_how_certificates_are_checked(said: object) -> None:
     assert Options.of(ssl={"ssl_cert_reqs": said}).ssl == {"ssl_cert_reqs": "none"}
 
@@ -128,6 +128,13 @@ def test_keepalive_settings_may_be_python_s_constants() -> None:
     given = {socket.TCP_KEEPIDLE: 60, "TCP_KEEPCNT": 2}
     kept = Options.of(socket_keepalive_options=given).socket_keepalive_options
     assert kept == {str(int(socket.TCP_KEEPIDLE)): 60, "TCP_KEEPCNT": 2}
+
+
+def test_whole_floats_and_ranges_are_whole_numbers_and_lists() -> None:
+    """As `timedelta.total_seconds()` and `range(10)` return them."""
+    options = Options.of(visibility_timeout=43200.0, priority_steps=range(10), db=1.0)
+    assert options == Options.of(visibility_timeout=43200, priority_steps=list(range(10)), db=1)
+    assert type(options.visibility_timeout) is type(options.db) is int
 
 
 class Provider:
@@ -146,16 +153,16 @@ def test_a_credential_provider_is_an_object_or_an_import_path(provider: object) 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[("visibility_timeout", v) for v in (3600.0, "3600", 0, -1, True, None, 2**31)],
+        *[("visibility_timeout", v) for v in (3600.5, "3600", 0, -1, True, None, 2**31)],
         *[("lease", v) for v in (0, -1, "60", True, None, float("nan"), float("inf"), 1e9)],
         *[("max_lease", v) for v in (0, "1", False)],
-        *[("max_deliveries", v) for v in (0, 1.0, True, "20")],
+        *[("max_deliveries", v) for v in (0, 1.5, True, "20")],
         *[("priority_steps", v) for v in ([], [1], [0, 0], [0, 6, 3], [0, 10], [0, True], "0,3")],
-        ("priority_steps", list(range(11))),
+        *[("priority_steps", v) for v in (list(range(11)), range(1, 3))],
         *[("sep", v) for v in ("", None, b"x")],
         ("global_keyprefix", None),
         *[("layout", v) for v in ("", "Stock", "sharded")],
-        *[("prefetch", v) for v in (0, 1001, 64.0, None)],
+        *[("prefetch", v) for v in (0, 1001, 64.5, None)],
         *[("max_bytes", v) for v in (0, 2**30, None)],
         *[("dedup_window", v) for v in (0, 31622401)],
         *[("result_ttl", v) for v in (0, 31622401)],
@@ -167,16 +174,16 @@ def test_a_credential_provider_is_an_object_or_an_import_path(provider: object) 
         *[("socket_keepalive_options", v) for v in ([1], {"idle": 1}, {"TCP_KEEPIDLE": "1"})],
         *[("health_check_interval", v) for v in (-1, None)],
         *[("client_name", v) for v in ("two words", "line\n", "é", 5)],
-        *[("max_connections", v) for v in (0, 2.0)],
+        *[("max_connections", v) for v in (0, 2.5)],
         *[("password", v) for v in (5, b"x")],
         *[("db", v) for v in (-1, "0", True)],
-        *[("virtual_host", v) for v in (-1, "x", "-1", "//1", 1.0)],
+        *[("virtual_host", v) for v in (-1, "x", "-1", "//1", 1.5)],
         *[("ssl", v) for v in ("yes", 1)],
         *[("credential_provider", v) for v in (5, True, [], {}, object())],
         *[("master_name", v) for v in ("", 5)],
         ("sentinel_kwargs", "password=x"),
         ("min_other_sentinels", -1),
-        *[("ssl_cert_reqs", v) for v in ("maybe", None, 0)],
+        *[("ssl_cert_reqs", v) for v in ("maybe", None, 3, False)],
         ("ssl_check_hostname", "no"),
         ("ssl_min_version", "TLSv1.1"),
     ],
@@ -229,6 +236,8 @@ def test_an_unknown_name_that_is_near_to_none() -> None:
     [
         {"db": 1, "virtual_host": 2},
         {"ssl": False, "ssl_ca_certs": "/ca"},
+        {"ssl_cert_reqs": "none", "ssl_check_hostname": True},
+        {"ssl": {"ssl_cert_reqs": ssl.CERT_NONE, "ssl_check_hostname": True}},
         {"credential_provider": Provider(), "password": "x"},
     ],
 )
@@ -251,6 +260,7 @@ def test_no_message_repeats_a_secret(name: str, value: object) -> None:
 
 def test_no_repr_shows_a_secret() -> None:
     options = Options.of(
+        username="hunter2",  # a password whose colon is missing
         password="hunter2",
         ssl={"ssl_password": "hunter2"},
         sentinel_kwargs={"password": "hunter2"},

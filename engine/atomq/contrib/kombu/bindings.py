@@ -28,8 +28,8 @@ class Bindings:
         self._engine = engine
         self._tables: dict[str, tuple[float, list[tuple[str, ...]]]] = {}
         prefix = engine.options.global_keyprefix
-        self._table = prefix + "_kombu.binding.{}"
-        self._permanent = prefix + "_kombu.binding_permanent.{}"
+        self._table = prefix + "_kombu.binding."
+        self._permanent = prefix + "_kombu.binding_permanent."
         self._deadlines = prefix + "_kombu.binding_deadlines"
 
     def table(self, exchange: str) -> list[tuple[str, ...]]:
@@ -40,7 +40,7 @@ class Bindings:
     def read(self, exchange: str) -> list[tuple[str, ...]]:
         """The same, as it is now."""
         sep = self._engine.options.sep
-        members = self._engine.command("SMEMBERS", self._table.format(exchange), patient=True)
+        members = self._engine.command("SMEMBERS", self._table + exchange, patient=True)
         parts = (tuple(member.decode("utf-8", "replace").split(sep)) for member in members)
         found: list[tuple[str, ...]] = [each for each in parts if len(each) == 3]
         self._tables[exchange] = (time.monotonic(), found)
@@ -51,18 +51,18 @@ class Bindings:
         member = self._engine.options.sep.join(binding)
         # The table comes last: it is never there without what keeps it from being swept.
         if expires_ms is None:
-            self._engine.command("SADD", self._permanent.format(exchange), member, patient=True)
+            self._engine.command("SADD", self._permanent + exchange, member, patient=True)
         else:
             deadline = self._now_ms() + lifetime_ms(expires_ms)
             self._engine.command("ZADD", self._deadlines, "GT", deadline, exchange, patient=True)
-        self._engine.command("SADD", self._table.format(exchange), member, patient=True)
+        self._engine.command("SADD", self._table + exchange, member, patient=True)
         self._tables.pop(exchange, None)
 
     def unbind(self, exchange: str, binding: Binding) -> None:
         """Take a binding away."""
         member = self._engine.options.sep.join(binding)
         for key in (self._table, self._permanent):
-            self._engine.command("SREM", key.format(exchange), member)
+            self._engine.command("SREM", key + exchange, member)
         self._tables.pop(exchange, None)
 
     def sweep(self, limit: int = 100) -> int:
@@ -74,7 +74,7 @@ class Bindings:
         return sum(self._sweep(exchange.decode(), now) for exchange in found)
 
     def _sweep(self, exchange: str, now_ms: int) -> bool:
-        table, permanent = self._table.format(exchange), self._permanent.format(exchange)
+        table, permanent = self._table + exchange, self._permanent + exchange
         line = self._engine.connection()
 
         def ask(*command: object) -> object:

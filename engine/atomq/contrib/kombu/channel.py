@@ -155,11 +155,11 @@ class Channel(virtual.Channel):
 
     def topics(self, exchange: str, routing_key: str) -> list[str]:
         """The server's channels that a fanout message is published to."""
-        name = f"{self.broker.engine.options.global_keyprefix}{{}}{exchange}"
+        key_prefix = self.broker.engine.options.global_keyprefix
         if routing_key and self.settings.fanout_patterns:
-            name += f"/{routing_key}"
+            exchange = f"{exchange}/{routing_key}"
         prefixes = (self.settings.fanout_prefix, self.settings.legacy_fanout_prefix)
-        return [name.replace("{}", prefix, 1) for prefix in prefixes if prefix is not None]
+        return [f"{key_prefix}{prefix}{exchange}" for prefix in prefixes if prefix is not None]
 
     def subscriptions(self) -> list[tuple[str, str]]:
         """The patterns that its fanout consumers listen on, and the queue of each."""

@@ -14,16 +14,25 @@ import os
 log = logging.getLogger("atomq.kombu")
 
 TRANSPORT = "atomq.contrib.kombu.transport:Transport"
-SCHEMES = ("atomq", "atomqs", "atomq-sentinel", "atomqs-sentinel", "valkey", "valkeys")
-STOCK_SCHEMES = ("redis", "rediss", "sentinel")
+SENTINEL_TRANSPORT = "atomq.contrib.kombu.transport:SentinelTransport"
+# Kombu cuts a socket's scheme at the `+`, unless it is that of a URL to fail over to.
+SCHEMES = {
+    **dict.fromkeys(("atomq", "atomqs", "atomq+socket"), TRANSPORT),
+    **dict.fromkeys(("valkey", "valkeys", "valkey+socket"), TRANSPORT),
+    **dict.fromkeys(("atomq-sentinel", "atomqs-sentinel"), SENTINEL_TRANSPORT),
+}
+STOCK_SCHEMES = {
+    **dict.fromkeys(("redis", "rediss", "redis+socket"), TRANSPORT),
+    "sentinel": SENTINEL_TRANSPORT,
+}
 
 
 def register() -> None:
     """Make Kombu know our schemes. Doing it again changes nothing."""
     from kombu import transport
 
-    for scheme in SCHEMES:
-        transport.TRANSPORT_ALIASES.setdefault(scheme, TRANSPORT)
+    for scheme, ours in SCHEMES.items():
+        transport.TRANSPORT_ALIASES.setdefault(scheme, ours)
 
 
 def take_over() -> None:
@@ -35,8 +44,7 @@ def take_over() -> None:
     from kombu import transport
 
     register()
-    for scheme in STOCK_SCHEMES:
-        transport.TRANSPORT_ALIASES[scheme] = TRANSPORT
+    transport.TRANSPORT_ALIASES.update(STOCK_SCHEMES)
     transport._transport_cache.clear()
 
 

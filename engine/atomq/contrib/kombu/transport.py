@@ -161,3 +161,9 @@ class Transport(virtual.Transport):
 
     def verify_connection(self, connection: Any) -> bool:
         return not self.lost
+
+
+class SentinelTransport(Transport):
+    """The same behind Sentinels: a clone of a connection takes the default port from here."""
+
+    default_port = 26379
