@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Self, TypeVar, overload
 
 from redis import exceptions as server
@@ -18,16 +19,55 @@ from atomq.calls import Call
 from atomq.client import SERVER_ERRORS, EngineBase, check_version, warn_no_blocking
 from atomq.errors import AtomqError, ServerUnavailable
 from atomq.exchange import Ask, Load, Pause, Retry, Send, bare, connecting, not_reached, translated
-from atomq.flows import Flow, Get, Listen, Sleep, Wait, Withdraw
+from atomq.flows import Flow, Get, Listen, Rest, Sleep, Wait, Withdraw
 from atomq.options import Options
 from atomq.outage import PATIENCE, Outage, outage_of
 from atomq.scripts import Script
 
+log = logging.getLogger("atomq.client")
+
 T = TypeVar("T")
+R = TypeVar("R")
 
 LONG = 86_400.0  # seconds: instead of the socket's own timeout, where an answer may take its time
 PROMPT = 5.0  # seconds: an answer that is on its way does not take longer
 MOST_CONNECTIONS = 64  # of one engine, unless `max_connections` says otherwise
+
+
+# ── cancellation ──────────────────────────────────────────────────────────────────────────────
+
+
+class _Unhurried(asyncio.Task[T]):
+    """A task that goes on for `PROMPT` seconds after it was cancelled.
+
+    To the task that awaits it `cancel` says that it did nothing, so that task is cancelled once
+    this one has ended, however often it is cancelled meanwhile.
+    """
+
+    _end: asyncio.TimerHandle | None = None
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        if self._end is None and not self.done():
+            end = self._end = self.get_loop().call_later(PROMPT, super().cancel, msg)
+            self.add_done_callback(lambda _: end.cancel())
+        return False
+
+
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work` to its end, though cancelled meanwhile; the cancellation is raised afterwards.
+
+    This is for what gives back messages, or the server's attention: interrupted, it would leave
+    them to the end of their leases. anyio (Starlette, FastAPI) cancels again at every await of a
+    cleanup, and `asyncio.run` cancels all tasks when the first one ends. If the server does not
+    answer, it is given up `PROMPT` seconds after the first cancellation.
+    """
+    outer = asyncio.current_task()
+    if outer is None or isinstance(outer, _Unhurried):
+        return await work
+    inner = _Unhurried(work, loop=asyncio.get_running_loop())
+    if outer.cancelling():
+        inner.cancel()
+    return await inner
 
 
 class AsyncEngine(EngineBase):
@@ -82,6 +122,25 @@ class AsyncEngine(EngineBase):
         outage = self._lines.outage(calls[0])
         return await self._drive(exchange.exchange(calls, retry, single=False), outage)
 
+    async def settle(self, work: Flow[T], say: Callable[[Flow[T]], Coroutine[Any, Any, R]]) -> R:
+        """What `say` answers, which runs the flow it is given and notes the answer.
+
+        A task that is cancelled meanwhile says the rest before it ends, the call that was under way
+        once more: so that what became of a message does not depend on the moment. See `to_the_end`.
+        """
+        task, rest = asyncio.current_task(), Rest(work)
+        if task is not None and task.cancelling():
+            return await to_the_end(say(work))
+        try:
+            return await say(rest.flow())
+        except asyncio.CancelledError:
+            if not isinstance(task, _Unhurried):
+                try:
+                    await to_the_end(say(rest.flow()))
+                except AtomqError as error:
+                    log.warning("cancelled, and not carried out: %s", error)
+            raise
+
     async def command(self, *args: Any, patient: bool = False) -> Any:
         """Any command, as the server answers it. See `Engine.command`."""
         self._enter_loop()
@@ -103,6 +162,9 @@ class AsyncEngine(EngineBase):
         The engine opens new ones if it is used again.
         """
         self._enter_loop()
+        await to_the_end(self._close())
+
+    async def _close(self) -> None:
         for task in self.at_close:
             await asyncio.to_thread(task)
         await self.listener.close()
@@ -253,7 +315,7 @@ class _Lines:
     async def fresh(self) -> AbstractConnection:
         """A connection of the caller's own, connected."""
         connection = self._connector()
-        await _heeded(connection.connect())
+        await _connected(connection)
         check_version(getattr(connection, "handshake_metadata", None))
         return connection
 
@@ -310,6 +372,14 @@ async def _heeded(work: Coroutine[Any, Any, T]) -> T:
     if task is not None and task.cancelling() > before:
         raise asyncio.CancelledError
     return result
+
+
+async def _connected(connection: AbstractConnection) -> None:
+    try:
+        await _heeded(connection.connect())
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
 
 
 async def _converse(connection: AbstractConnection, commands: list[tuple[Any, ...]]) -> list[Any]:
@@ -393,7 +463,7 @@ class _ClusterLines:
 
     async def _open(self, node: Any) -> AbstractConnection:
         connection: AbstractConnection = node.connection_class(**node.connection_kwargs)
-        await _heeded(connection.connect())
+        await _connected(connection)
         return connection
 
     async def close(self) -> None:
@@ -466,7 +536,7 @@ class _Listener:
         except BaseException as error:
             if isinstance(error, SERVER_ERRORS):
                 self._break(error)
-            await self.leave(ear)
+            await to_the_end(self.leave(ear))
             raise
         return ear
 
@@ -530,6 +600,11 @@ class AsyncWaiter:
         self._out: dict[int, asyncio.Task[Any]] = {}
         self._keys: tuple[str, ...] = ()
         self._ear: _Ear | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is anything to close."""
+        return bool(self._lines) or self._ear is not None
 
     async def wait(self, keys: tuple[str, ...], seconds: float) -> str | None:
         """The list a token came from, or None after `seconds` (or when the connection broke)."""

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from atomq import arguments, calls
 from atomq.arguments import Seconds
@@ -165,6 +165,10 @@ class Acks:
                 self._repeated.difference_update(receipts)
         if missing:
             self._lost(missing)
+
+    def waits(self, queue: str) -> bool:
+        """Whether some wait for this queue."""
+        return queue in self._receipts
 
     def under_way(self, queue: str) -> bool:
         """Whether some are taken and not answered for yet, by another thread maybe."""
@@ -455,6 +459,14 @@ class Consumer:
             yield from self.claim([fired], 0)
         return fired
 
+    @property
+    def has_to_leave(self) -> bool:
+        """Whether `close` has anything to say to the server."""
+        mine = self._waiting or self._ahead or self._unanswered or self._minds or self._untold
+        return bool(mine) or any(
+            self.acks.waits(queue.name) or self.acks.under_way(queue.name) for queue in self.queues
+        )
+
     def close(self) -> Flow[None]:
         """Leave: pass on what was taken, send the acks that wait."""
         yield from self._hand_over()
@@ -486,6 +498,29 @@ def _left(deadline: float | None, stop: Stop | None) -> float | None:
     if stop is not None and stop.is_set():
         return 0.0
     return None if deadline is None else deadline - time.monotonic()
+
+
+class Rest(Generic[T]):
+    """A flow of calls that can be taken up again where it was interrupted.
+
+    The call that was under way then is said again, as after a lost reply.
+    """
+
+    def __init__(self, work: Flow[T]) -> None:
+        self._work = work
+        self._call: Call[Any] | None = None
+
+    def flow(self) -> Flow[T]:
+        """What is left of it."""
+        try:
+            call: Any = next(self._work) if self._call is None else self._call.again()
+            while True:
+                self._call = call
+                answer = yield call
+                call = self._work.send(answer)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
 
 
 def flush(queue: QueueKeys, acks: Acks) -> Flow[None]:

@@ -96,6 +96,8 @@ class Message(MessageBase["Queue"]):
                 self._left(self._queue.engine.run(flow))
             except AtomqError as trouble:
                 self._stuck(error, trouble)
+            finally:
+                self._queue.keeper.drop((self.receipt,))
 
 
 class Sent(NamedTuple):
@@ -184,16 +186,16 @@ class Queue(QueueBase[Engine]):
 
     def claim_many(self, limit: int, timeout: Seconds | None = 0) -> list[Message]:
         """Up to `limit` messages (at most 1,000). Waits for the first one only."""
-        if timeout != 0:
-            with Receiver([self]) as receiver:
-                return receiver.receive(limit, timeout)
-        receiver = self._idle_receiver() or Receiver([self])
+        receiver = (timeout == 0 and self._idle_receiver()) or Receiver([self])
         try:
             messages = receiver.receive(limit, timeout)
         except BaseException:
             receiver.close()
             raise
-        self._idle.append(receiver)
+        if timeout == 0:
+            self._idle.append(receiver)
+        else:
+            receiver.close(messages)
         return messages
 
     def consume(
@@ -386,8 +388,12 @@ class Receiver(ReceiverBase[Queue, Message]):
             except AtomqError as error:
                 log.warning("%d messages come back when their leases end: %s", len(given), error)
 
-    def close(self) -> None:
-        """Leave. A wake-up that was meant for this consumer goes to another. Never raises."""
+    def close(self, received: Iterable[Message] = ()) -> None:
+        """Leave. A wake-up that was meant for this consumer goes to another.
+
+        Raises nothing but an interruption (Ctrl-C, a cancellation): what was `received` and is not
+        begun is given back then.
+        """
         waiter = self._leave()
         if waiter is None:
             return
@@ -395,6 +401,9 @@ class Receiver(ReceiverBase[Queue, Message]):
             self._engine.run(self._consumer.close(), waiter)
         except AtomqError as error:
             log.warning("left without a word to the server: %s", error)
+        except BaseException:
+            self.return_unstarted(received)
+            raise
         finally:
             waiter.close()
 

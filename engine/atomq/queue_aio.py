@@ -10,11 +10,12 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from atomq import calls, flows
-from atomq.aio import AsyncEngine, AsyncWaiter
+from atomq.aio import AsyncEngine, AsyncWaiter, to_the_end
 from atomq.arguments import Seconds
 from atomq.calls import Counts, Part, Peeked, QueueState, Verdict
 from atomq.errors import AtomqError
@@ -67,9 +68,7 @@ class AsyncMessage(MessageBase["AsyncQueue"]):
             self._queue._settle(self, [Verdict.LOST])
 
     async def _done(self, flow: Flow[list[Verdict]]) -> Verdict:
-        with settling((self,)):
-            verdicts = await self._queue.engine.run(flow)
-        return self._queue._settle(self, verdicts)
+        return self._queue._settle(self, await self._queue._carry_out((self,), flow))
 
     async def __aenter__(self) -> Self:
         self._queue.keeper.start(self.receipt)
@@ -84,9 +83,15 @@ class AsyncMessage(MessageBase["AsyncQueue"]):
         flow = self._leave(error)
         if flow is not None:
             try:
-                self._left(await self._queue.engine.run(flow))
-            except AtomqError as trouble:
-                self._stuck(error, trouble)
+                await self._queue.engine.settle(flow, partial(self._end, error))
+            finally:
+                self._queue.keeper.drop((self.receipt,))
+
+    async def _end(self, error: BaseException | None, flow: Flow[list[Verdict]]) -> None:
+        try:
+            self._left(await self._queue.engine.run(flow))
+        except AtomqError as trouble:
+            self._stuck(error, trouble)
 
 
 class AsyncSent(NamedTuple):
@@ -156,16 +161,16 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         timeout: Seconds | None = 0,  # noqa: ASYNC109 - it ends the wait, not the call
     ) -> list[AsyncMessage]:
         """See `Queue.claim_many`."""
-        if timeout != 0:
-            async with AsyncReceiver([self]) as receiver:
-                return await receiver.receive(limit, timeout)
-        receiver = self._idle_receiver() or AsyncReceiver([self])
+        receiver = (timeout == 0 and self._idle_receiver()) or AsyncReceiver([self])
         try:
             messages = await receiver.receive(limit, timeout)
         except BaseException:
             await receiver.close()
             raise
-        self._idle.append(receiver)
+        if timeout == 0:
+            self._idle.append(receiver)
+        else:
+            await receiver.close(messages)
         return messages
 
     async def consume(
@@ -224,17 +229,26 @@ class AsyncQueue(QueueBase[AsyncEngine]):
     async def ack_many(self, messages: Sequence[AsyncMessage]) -> list[Verdict]:
         """See `Queue.ack_many`."""
         messages = messages_of(messages)
-        with settling(messages):
-            verdicts = await self.engine.run(self._ack([message.receipt for message in messages]))
-        return self._settled(messages, verdicts)
+        flow = self._ack([message.receipt for message in messages])
+        return await self._carry_out(messages, flow)
 
     async def give_back(self, messages: Iterable[AsyncMessage]) -> None:
         """See `Queue.give_back`."""
         given = messages_of(messages)
         if given:
-            with settling(given):
-                verdicts = await self.engine.run(self._give_back(given))
-            self._settled(given, verdicts)
+            await self._carry_out(given, self._give_back(given))
+
+    async def _carry_out(
+        self, messages: Sequence[AsyncMessage], flow: Flow[list[Verdict]]
+    ) -> list[Verdict]:
+        """Settle messages, though cancelled meanwhile."""
+
+        async def say(flow: Flow[list[Verdict]]) -> list[Verdict]:
+            with settling(messages):
+                verdicts = await self.engine.run(flow)
+            return self._settled(messages, verdicts)
+
+        return await self.engine.settle(flow, say)
 
     # ── results ───────────────────────────────────────────────────────────────────────────────
 
@@ -249,7 +263,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         try:
             return result_of(message_id, await self.engine.run(flow, waiter), timeout)
         finally:
-            await waiter.close()
+            await to_the_end(waiter.close())
 
     # ── operate ───────────────────────────────────────────────────────────────────────────────
 
@@ -308,28 +322,53 @@ class AsyncReceiver(ReceiverBase[AsyncQueue, AsyncMessage]):
         flow, messages = self._receive(limit, timeout, patient, stop)
         try:
             await self._engine.run(flow, self._waiter)
-        except BaseException:
+        except Exception:
             await self.return_unstarted(messages)
+            raise
+        except BaseException:
+            await to_the_end(self._interrupted(messages))
             raise
         return messages
 
     async def return_unstarted(self, messages: Iterable[AsyncMessage]) -> None:
         """See `Receiver.return_unstarted`."""
-        for queue, given in self._unstarted(messages):
-            try:
-                await queue.give_back(given)
-            except AtomqError as error:
-                log.warning("%d messages come back when their leases end: %s", len(given), error)
+        if given := self._unstarted(messages):
+            await to_the_end(self._return(given))
 
-    async def close(self) -> None:
+    async def _return(self, given: Sequence[tuple[AsyncQueue, list[AsyncMessage]]]) -> None:
+        for queue, messages in given:
+            try:
+                await queue.give_back(messages)
+            except AtomqError as error:
+                told = "%d messages come back when their leases end: %s"
+                log.warning(told, len(messages), error)
+
+    async def _interrupted(self, messages: Iterable[AsyncMessage]) -> None:
+        """Give back what was received, and what a claim that was under way may have got."""
+        await self._return(self._unstarted(messages))
+        await self._say_goodbye(self._waiter)
+
+    async def _say_goodbye(self, waiter: AsyncWaiter | None) -> None:
+        try:
+            await self._engine.run(self._consumer.close(), waiter)
+        except AtomqError as error:
+            log.warning("left without a word to the server: %s", error)
+
+    async def close(self, received: Iterable[AsyncMessage] = ()) -> None:
         """See `Receiver.close`."""
         waiter = self._leave()
         if waiter is None:
             return
         try:
-            await self._engine.run(self._consumer.close(), waiter)
-        except AtomqError as error:
-            log.warning("left without a word to the server: %s", error)
+            if self._consumer.has_to_leave or waiter.connected:
+                await to_the_end(self._close(waiter))
+        except BaseException:
+            await self.return_unstarted(received)
+            raise
+
+    async def _close(self, waiter: AsyncWaiter) -> None:
+        try:
+            await self._say_goodbye(waiter)
         finally:
             await waiter.close()
 

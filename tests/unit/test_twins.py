@@ -22,6 +22,7 @@ ALONE = {
     "Engine.nodes": "preloading is a deploy step, and the CLI is sync",
     "Engine.connection": "for those who wait in a loop of their own, as Kombu does",
     "AsyncQueue.__aiter__": "of __iter__",
+    "AsyncEngine.settle": "a thread is not cancelled",
     "AsyncEngine.listener": "one connection for all tasks that wait for results",
 }
 NAMES = {"__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__iter__"}
