@@ -40,6 +40,7 @@ from redis.sentinel import (
 )
 
 from atomq.address import Address
+from atomq.embedded import check, start
 from atomq.errors import InvalidOptions
 
 if TYPE_CHECKING:
@@ -303,8 +304,6 @@ class _AsyncUnixConnection(aio_connection.UnixDomainSocketConnection):
 
 def _start(directory: str) -> str:
     """The socket of the directory's server, which is started if it does not run."""
-    from atomq.embedded import start
-
     return str(start(directory).socket)
 
 
@@ -318,6 +317,7 @@ class _EmbeddedConnection(_UnixConnection):
     def _connect(self) -> socket.socket:
         try:
             if self.path:
+                check(self.directory)  # a password is sent next
                 return super()._connect()
         except OSError:
             pass

@@ -8,6 +8,10 @@ Two locks in the directory carry this. `lock` is held while somebody starts or s
 `server.lock` is held by the server process itself, through a descriptor it inherits: the kernel
 frees it when the process ends, however it ends, so "is a server running on this data" never rests
 on a pid that may have been used again. Two servers on one append-only file would destroy it.
+
+What lies in the directory is believed only while nobody else can have put it there: the directory
+must be ours and writable by its owner alone, and the kernel must say that the socket's server runs
+as our user. Otherwise a socket of somebody else's would be sent the password.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import shutil
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -84,19 +89,23 @@ def start(directory: str | os.PathLike[str], *, timeout: float = 30.0) -> Embedd
 def stop(directory: str | os.PathLike[str], *, timeout: float = 30.0) -> bool:
     """Stop the server of `directory` gracefully; its data stays.
 
-    Returns True if one was running and False if none was. Raises `EmbeddedServerError` if it is not
-    gone after `timeout` seconds, or cannot be told for certain from another process.
+    It is asked over its socket. Where it does not answer, the process whose pid it noted is sent
+    SIGTERM, once the kernel confirms that this process holds `server.lock`.
+
+    Returns True if one was running and False if none was. Raises `EmbeddedServerError` if the
+    directory belongs to another user, or the server is not gone after `timeout` seconds, or cannot
+    be told for certain from another process.
     """
     home = _Home(directory)
-    if not (home.path / "server.lock").exists():
+    if not home.trusted() or not (home.path / "server.lock").exists():
         return False
     patience = _Patience(home, "stop", timeout)
     while (lock := _take(home.path / "lock")) is None:
         patience.wait()
     try:
         running = home.in_use()
-        if running and (pid := home.await_pid()):
-            os.kill(pid, signal.SIGTERM)
+        if running:
+            home.await_end_asked_for()
         while home.in_use():
             patience.wait()
         home.forget_socket()
@@ -106,8 +115,17 @@ def stop(directory: str | os.PathLike[str], *, timeout: float = 30.0) -> bool:
 
 
 def status(directory: str | os.PathLike[str]) -> EmbeddedServer | None:
-    """Return the server of `directory` if it answers, else None. Changes nothing."""
-    return _Home(directory).answering()
+    """Return the server of `directory` if it answers, else None. Changes nothing.
+
+    Raises `EmbeddedServerError` if the directory is another user's, or others may write to it.
+    """
+    home = _Home(directory)
+    return home.answering() if home.trusted() else None
+
+
+def check(directory: str | os.PathLike[str]) -> None:
+    """Raise `EmbeddedServerError` where a socket in `directory` might be somebody else's."""
+    _Home(directory).trusted()
 
 
 def find_binary() -> Path:
@@ -145,13 +163,29 @@ class _Home:
     def create(self) -> None:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = self.path.stat()
         except OSError as error:
             raise EmbeddedServerError(f"{self.path} cannot be used: {error.strerror}") from error
-        if found.st_mode & stat.S_IWOTH:
+        self.trusted()
+
+    def trusted(self) -> bool:
+        """Whether the directory is there. Raises `EmbeddedServerError` if it is not ours alone."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise EmbeddedServerError(f"{self.path} cannot be used: {error.strerror}") from error
+        if found.st_uid != os.geteuid():
             raise EmbeddedServerError(
-                f"everybody may write to {self.path}: name a directory of your own"
+                f"{self.path} belongs to another user (uid {found.st_uid}), who can put another "
+                "server there: run as that user, or name a directory of your own"
             )
+        if stat.S_ISDIR(found.st_mode) and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise EmbeddedServerError(
+                f"others may write to {self.path}, and put another server there: chmod go-w it, "
+                "or name a directory of your own"
+            )
+        return True
 
     def in_use(self) -> bool:
         """Whether a server process is alive on this data, answering or not."""
@@ -176,36 +210,39 @@ class _Home:
         path = self.socket_path()
         return path is not None and _ask(path)[0].startswith("-LOADING")
 
-    def running_pid(self) -> int:
-        """Return the pid of the server that holds `server.lock`, proven to be that one."""
-        if server := self.answering():
-            return server.pid
-        with contextlib.suppress(OSError, ValueError):
-            pid = int((self.path / "server.pid").read_text())
-            # Nobody answers, so the file's word is checked: a server works in its directory.
-            if Path(os.path.realpath(f"/proc/{pid}/cwd")) == self.path:
-                return pid
-        raise EmbeddedServerError(
-            f"a server holds {self.path} but does not answer, and its pid is not known: "
-            f"end it with `fuser -k {self.path}/server.lock`"
-        )
+    def await_end_asked_for(self) -> None:
+        """Ask the server to end. Returns as soon as it is asked, or has ended by itself.
 
-    def await_pid(self) -> int | None:
-        """Return `running_pid()`, or None if the server has ended meanwhile.
-
-        Whoever was interrupted while starting a server stops one that has the lock already, and
-        neither answers nor has written its pid yet.
+        A starter that was interrupted leaves a server that has the lock already, and neither
+        answers nor has written its pid yet: it is waited for.
         """
         deadline = time.monotonic() + _BIRTH_SECONDS
-        while True:
-            try:
-                return self.running_pid()
-            except EmbeddedServerError:
-                if not self.in_use():
-                    return None
-                if time.monotonic() > deadline:
-                    raise
+        while self.in_use():
+            path = self.socket_path()
+            if path is not None and _shut_down(path):
+                return
+            if (pid := self.noted_pid()) is not None:
+                os.kill(pid, signal.SIGTERM)
+                return
+            if time.monotonic() > deadline:
+                raise EmbeddedServerError(
+                    f"a server holds {self.path} but does not answer, and its pid is not known: "
+                    f"end it with `fuser -k {self.path}/server.lock`"
+                )
             time.sleep(0.01)
+
+    def noted_pid(self) -> int | None:
+        """The pid in `server.pid`, if that process has `server.lock` open; else None.
+
+        A pid by itself proves nothing: it may have been used again, and in a container it is that
+        of another process.
+        """
+        with contextlib.suppress(OSError, ValueError):
+            pid = int((self.path / "server.pid").read_text())
+            lock = (self.path / "server.lock").stat()
+            if any(os.path.samestat(one.stat(), lock) for one in Path(f"/proc/{pid}/fd").iterdir()):
+                return pid
+        return None
 
     def log_end(self) -> str:
         """Return the last lines of the log, for an error message."""
@@ -345,20 +382,50 @@ class _Patience:
 
 
 def _ask(path: Path) -> tuple[str, str]:
-    """Return the server's answers to PING and to INFO server; "" for what did not come.
+    """Return the server's answers to PING and to INFO server; "" for what did not come."""
+    answer = _said(path, b"PING\r\nINFO server\r\nQUIT\r\n") or b""
+    pong, _, info = answer.decode(errors="replace").partition("\r\n")
+    return pong, info
 
-    By hand, because a client library would retry, authenticate and introduce itself.
+
+def _shut_down(path: Path) -> bool:
+    """Ask the server to end, also while it loads or runs a script; whether it does.
+
+    NOSAVE is about snapshots, which are off; the append-only file is synced all the same.
+    """
+    return _said(path, b"SHUTDOWN NOSAVE\r\n") == b""
+
+
+def _said(path: Path, words: bytes) -> bytes | None:
+    """What the server on this socket answers until it hangs up; None if it does not in time.
+
+    By hand, because a client library would retry, authenticate and introduce itself. A server that
+    runs as another user is not spoken to.
     """
     answer = b""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_PING_SECONDS)
-        with contextlib.suppress(OSError):
+        try:
             connection.connect(str(path))
-            connection.sendall(b"PING\r\nINFO server\r\nQUIT\r\n")
+            if not _is_ours(connection):
+                return None
+            connection.sendall(words)
             while data := connection.recv(65536):
                 answer += data
-    pong, _, info = answer.decode(errors="replace").partition("\r\n")
-    return pong, info
+        except ConnectionResetError:
+            return answer
+        except OSError:
+            return answer or None
+    return answer
+
+
+def _is_ours(connection: socket.socket) -> bool:
+    """Whether the server at the other end runs as our user, by the word of the kernel."""
+    if not hasattr(socket, "SO_PEERCRED"):  # macOS; there the directory alone must do
+        return True
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    _, uid, _ = struct.unpack("3i", credentials)
+    return bool(uid == os.geteuid())
 
 
 # ── locks ────────────────────────────────────────────────────────────────────────────────────

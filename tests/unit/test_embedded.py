@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from atomq import embedded
+from atomq import Engine, Queue, embedded
 from atomq.errors import EmbeddedServerError
 from tests.servers import find_binary, wait_until
 
@@ -245,11 +245,124 @@ def test_two_names_of_a_directory_are_one_server(home: Path) -> None:
     assert embedded.start(link).pid == server.pid
 
 
-def test_a_directory_everybody_may_write_to_is_refused(home: Path) -> None:
+# ── whose server it is ────────────────────────────────────────────────────────────────────────
+
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+STRANGER = 12345
+
+
+@contextlib.contextmanager
+def impostor(path: Path, uid: int | None = None) -> Iterator[list[bytes]]:
+    """A socket that answers as a server does, of another user; what was said to it."""
+    program = (
+        "import os, socket, sys\n"
+        "listener = socket.socket(socket.AF_UNIX)\n"
+        "listener.bind(sys.argv[1]); os.chmod(sys.argv[1], 0o777)\n"
+        "if sys.argv[2]: os.setuid(int(sys.argv[2]))\n"
+        "listener.listen()\n"
+        "print('listens', flush=True)\n"
+        "while True:\n"
+        "    line, _ = listener.accept()\n"
+        "    line.settimeout(0.2)\n"
+        "    try: heard = line.recv(9999)\n"
+        "    except OSError: heard = b''\n"
+        "    print(heard.hex(), flush=True)\n"
+        "    line.sendall(b'+PONG\\r\\n$20\\r\\nprocess_id:%s\\r\\n' % sys.argv[3].encode())\n"
+        "    line.close()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as innocent:
+        arguments = [str(path), "" if uid is None else str(uid), str(innocent.pid)]
+        with subprocess.Popen(
+            [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            heard: list[bytes] = []
+            try:
+                assert line(process) == "listens"
+                yield heard
+                assert innocent.poll() is None, "a process that INFO named was ended"
+            finally:
+                process.kill()
+                heard += [bytes.fromhex(each) for each in process.stdout.read().split()]
+                innocent.kill()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o757])
+def test_a_directory_others_may_write_to_is_refused(home: Path, mode: int) -> None:
     home.mkdir()
-    home.chmod(0o777)
-    with pytest.raises(EmbeddedServerError, match="of your own"):
-        embedded.start(home)
+    home.chmod(mode)
+    with impostor(home / "server.sock") as heard:
+        (home / "server.lock").touch()
+        for use in (embedded.start, embedded.status, embedded.stop):
+            with pytest.raises(EmbeddedServerError, match="of your own"):
+                use(home)
+        with pytest.raises(EmbeddedServerError, match="of your own"):
+            Queue("q", f"embedded://{home}?password=secret").put(1)
+    assert heard == []
+
+
+@AS_ROOT
+def test_a_directory_of_another_user_is_refused(home: Path) -> None:
+    home.mkdir(mode=0o700)
+    with impostor(home / "server.sock") as heard:
+        (home / "server.lock").touch()
+        os.chown(home, STRANGER, STRANGER)
+        for use in (embedded.start, embedded.status, embedded.stop):
+            with pytest.raises(EmbeddedServerError, match="another user"):
+                use(home)
+        with pytest.raises(EmbeddedServerError, match="another user"):
+            Queue("q", f"embedded://{home}?password=secret").put(1)
+    assert heard == []
+
+
+@AS_ROOT
+def test_a_server_of_another_user_is_not_believed(home: Path) -> None:
+    """A socket that was put there while others could."""
+    home.parent.chmod(0o755)
+    home.mkdir(mode=0o755)
+    with impostor(home / "server.sock", STRANGER) as heard:
+        assert embedded.status(home) is None
+        lock = embedded._take(home / "server.lock")  # it seems to run
+        assert lock is not None
+        try:
+            with pytest.raises(EmbeddedServerError, match="does not answer"):
+                embedded.stop(home)
+        finally:
+            embedded._give_back(lock)
+    assert set(heard) <= {b""}
+
+
+def test_a_connection_that_is_made_again_looks_whose_directory_it_is(home: Path) -> None:
+    with Engine(f"embedded://{home}?password=secret") as engine:
+        connection = engine.connection()
+        connection.disconnect()
+        home.chmod(0o777)
+        with pytest.raises(EmbeddedServerError, match="of your own"):
+            connection.connect()
+        home.chmod(0o700)
+        connection.connect()
+        connection.disconnect()
+
+
+def test_a_noted_pid_is_believed_only_if_it_holds_the_lock(home: Path) -> None:
+    server = embedded.start(home)
+    server.socket.unlink()
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, cwd=home
+    ) as innocent:
+        (home / "server.pid").write_text(str(innocent.pid))
+        with pytest.raises(EmbeddedServerError, match="fuser"):
+            embedded.stop(home)
+        assert innocent.poll() is None
+        innocent.kill()
+    (home / "server.pid").write_text(str(server.pid))
+    assert embedded.stop(home)
+
+
+def test_a_server_that_asks_for_a_password_is_stopped(home: Path) -> None:
+    server = embedded.start(home)
+    connect(server).config_set("requirepass", "secret")
+    assert embedded.stop(home)
 
 
 def test_a_file_in_the_place_of_the_directory(home: Path) -> None:
