@@ -663,6 +663,43 @@ def hand_back(
     return Call(_HAND_BACK, keys, keys.hand_back, args, lambda reply, _: HandedBack(*reply))
 
 
+_ATTEND = scripts.declared(
+    "attend",
+    keys=("delayed", "delayed_records", "wake", "meta", "stats", "ready * step"),
+    argv=("consumer", "alive_ms", "skip", "limit", "max_bytes"),
+)
+
+
+class Attended(NamedTuple):
+    """What one call of `attend` found and did."""
+
+    consumers: int
+    """How many are there."""
+    ready: int
+    """Delayed messages that were put into ready."""
+    kept: int
+    """Those that were looked at and stay delayed."""
+    left: int
+    """Those to be looked at yet."""
+
+
+def attend(
+    keys: QueueKeys,
+    consumer: str,
+    *,
+    alive_ms: int = 0,
+    skip: int = 0,
+    limit: int = 500,
+    max_bytes: int = MAX_BYTES,
+) -> Call[Attended]:
+    """A consumer is there for `alive_ms`, or leaves (0): the last one puts into ready what waits.
+
+    `consumer` is its name, without blanks; `skip` is how many were kept by the calls before.
+    """
+    args = [consumer, alive_ms, skip, _whole("limit", limit, 1, MOST), max_bytes]
+    return Call(_ATTEND, keys, keys.attend, args, lambda reply, _: Attended(*reply))
+
+
 _INSPECT = scripts.declared("inspect", keys=(*_QUEUE, "ready * step"), argv=())
 
 

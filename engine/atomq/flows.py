@@ -655,6 +655,16 @@ def hand_back_all(
             return calls.HandedBack(delayed_count, unacked_count, step.left)
 
 
+def leave(keys: QueueKeys, consumer: str) -> Flow[int]:
+    """A consumer leaves; if it is the last, delayed messages of Celery's go to ready: how many."""
+    moved = skip = 0
+    while True:
+        step: calls.Attended = yield calls.attend(keys, consumer, skip=skip)
+        moved, skip = moved + step.ready, skip + step.kept
+        if step.left == 0:
+            return moved
+
+
 def await_result(key: str, timeout: Seconds | None) -> Flow[bytes | None]:
     """The result stored under `key`, or None after `timeout` seconds (None: wait for ever).
 

@@ -28,6 +28,7 @@ class QueueKeys:
 
     __slots__ = (
         "ack",
+        "attend",
         "calls",
         "calls_old",
         "cancel",
@@ -103,6 +104,7 @@ class QueueKeys:
             self.stats,
             *self.ready,
         )
+        self.attend = (*later, self.wake, self.meta, self.stats, *self.ready)
         self.ack = self.complete = (*held, self.stats)
         self.release = (*held, *later, self.wake, self.meta, self.stats, *self.ready)
         self.extend = (*held, self.meta)

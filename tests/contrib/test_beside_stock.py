@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import MagicMock
@@ -17,9 +18,11 @@ from celery.contrib.migrate import move
 from celery.worker.strategy import default as strategy
 from kombu import Connection, Consumer, Exchange, Queue
 from kombu.asynchronous.hub import Hub
+from kombu.common import Broadcast
 
 import atomq.celery
 from atomq import Engine, calls
+from atomq.contrib.kombu import due
 from atomq.contrib.kombu.broker import LAST_MS, eta_ms
 from tests.contrib.rig import ON_ONE_KIND, ours
 from tests.servers import Server
@@ -243,3 +246,137 @@ def test_celerys_migrate_moves_as_many_as_it_is_told(sides: Sides, side: str) ->
             limit=2,
         )
     assert (sides.db.llen("celery"), sides.db.llen("there")) == (3, 2)
+
+
+# ── broadcasts and queues that nobody acks ────────────────────────────────────────────────────
+
+
+@ON_ONE_KIND
+@EACH
+@pytest.mark.parametrize("kind_of", ["broadcast", "no_ack", "no_ack, always"])
+def test_celery_itself_puts_off_what_comes_without_a_lease(
+    sides: Sides, side: str, kind_of: str
+) -> None:
+    """Also once a task of another queue has met the server's own delay."""
+    always = {"delay_in_server": "always"} if "always" in kind_of and side == "atomq" else {}
+    app = sides.app(side, broker_transport_options=always)
+    app.conf.task_queues = [Queue("na", no_ack=True), Broadcast("bc")]
+    queue = app.amqp.queues["na" if "no_ack" in kind_of else "bc"]
+    due.install()  # as such a task does
+    found: list[str | float] = []
+    with app.connection_for_write() as connection, connection.channel() as channel:
+        producer = app.amqp.Producer(connection, auto_declare=False)
+        with Consumer(
+            channel,
+            [queue],
+            on_message=lambda message: found.append(_asked(app, message)),
+            accept=["json"],
+            no_ack="no_ack" in kind_of,
+        ):
+            with suppress(TimeoutError):
+                connection.drain_events(timeout=0.2)  # it listens
+            app.tasks["noop"].apply_async(countdown=5400, producer=producer, queue=queue)
+            while not found:
+                with suppress(TimeoutError):
+                    connection.drain_events(timeout=0.2)
+    assert found == [pytest.approx(5400, abs=5)]
+
+
+# ── scaling to zero ───────────────────────────────────────────────────────────────────────────
+
+
+@ON_ONE_KIND
+@EACH
+def test_delayed_tasks_are_in_the_list_when_no_worker_is_left(sides: Sides, side: str) -> None:
+    app = sides.app(side)
+    with sides.connect(side) as first, sides.connect(side) as second:
+        producer = app.amqp.Producer(first, auto_declare=False)
+
+        def send() -> None:
+            app.tasks["noop"].apply_async(countdown=5400, producer=producer)
+
+        def drain(connection: Connection) -> None:
+            with suppress(TimeoutError):
+                connection.drain_events(timeout=0.2)
+
+        held = []
+        one = Consumer(first, [Queue("celery")], on_message=held.append)
+        two = Consumer(second.channel(), [Queue("celery")], on_message=held.append)
+        one.consume()
+        drain(first)
+        send()
+        two.consume()
+        drain(second)
+        drain(first)
+        assert sides.db.llen("celery") == 0
+        if side == "atomq":
+            assert second.default_channel.queue_declare("celery", passive=True).queue == "celery"
+        first.close()
+        if side == "atomq":  # on stock the one that is closed held it
+            assert sides.db.llen("celery") == 0
+        second.close()
+        assert sides.db.llen("celery") == 1
+        producer = app.amqp.Producer(sides.connect(side), auto_declare=False)
+        send()
+        assert sides.db.llen("celery") == 2
+    last = sides.connect("stock")  # stock's workers delay them by themselves
+    with Consumer(last, [Queue("celery")], on_message=lambda m: held.append(_asked(app, m))):
+        while len(held) < 2 or not isinstance(held[-1], float):
+            last.drain_events(timeout=5)
+    assert held[-1] == pytest.approx(5400, abs=10)
+
+
+# ── what packages ask a channel for ───────────────────────────────────────────────────────────
+
+
+@ON_ONE_KIND
+@pytest.mark.parametrize("options", [{}, {"global_keyprefix": "app1:"}], ids=["plain", "prefixed"])
+@EACH
+def test_a_channel_has_a_client_of_the_server(
+    sides: Sides, side: str, options: dict[str, Any]
+) -> None:
+    connection = sides.connect(side, **options)
+    channel = connection.default_channel
+    for priority in (0, 0, 9):
+        connection.Producer().publish("one", routing_key="q", priority=priority)
+    client = channel.client
+    assert client.llen("q") == 2
+    with client.pipeline() as pipe:  # HireFire
+        sizes = [pipe.llen(channel._q_for_pri("q", step)) for step in channel.priority_steps]
+        assert [*sizes[0].execute()] == [2, 0, 0, 1]
+    with channel.conn_or_acquire() as found:
+        assert found.lrange(f"{channel.global_keyprefix}q", 0, -1) == client.lrange(
+            f"{channel.global_keyprefix}q", 0, -1
+        )
+        key, raw = found.brpop(["q"], timeout=1)
+        assert (key, b"content-type" in raw) == (b"q", True)
+    with channel.conn_or_acquire(client) as found:
+        assert found is client
+    assert client.delete("q") == 1
+    assert client.ping() is True
+    assert channel.pool.get_connection()
+    connection.release()
+
+
+@ON_ONE_KIND
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"global_keyprefix": "a:", "sep": "::", "priority_steps": [0, 5], "fanout_prefix": "/x."}],
+    ids=["defaults", "told"],
+)
+def test_the_settings_of_a_channel_are_seen(sides: Sides, options: dict[str, Any]) -> None:
+    stock, ours = (sides.connect(side, **options).default_channel for side in ("stock", "atomq"))
+    for name in (
+        "sep",
+        "priority_steps",
+        "global_keyprefix",
+        "visibility_timeout",
+        "unacked_key",
+        "unacked_index_key",
+        "body_encoding",
+        "deadletter_queue",
+    ):
+        assert getattr(ours, name) == getattr(stock, name), name
+    assert ours.keyprefix_fanout == stock.keyprefix_fanout.format(db=0)
+    for priority in range(10):
+        assert ours._q_for_pri("q", priority) == stock._q_for_pri("q", priority)

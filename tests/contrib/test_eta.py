@@ -176,15 +176,20 @@ def test_delay_in_server(at: Place) -> None:
     at.await_state(lambda s: s.delayed == 3 and s.ready == 0)
     assert {m.name for m in at.peek("delayed")} == {one, always, never}
     assert {m.deliveries for m in at.peek("delayed")} == {0}
+    # The last one to leave puts them where stock workers and autoscalers look.
     worker.stop()
+    assert (at.state().ready, at.state().delayed, at.state().unacked) == (3, 0, 0)
+    sent("auto")
+    assert (at.state().ready, at.state().delayed) == (4, 0)
 
-    # One of ours was alive a moment ago: it waits in the server.
+    # One of ours is alive: it waits in the server.
     worker = at.worker("threads", broker_transport_options={"delay_in_server": "never"}).ready()
+    at.await_state(lambda s: s.unacked == 4)
     auto = sent("auto")
-    assert at.state().delayed == 4
+    assert at.state().delayed == 1
     # A worker that is told never to delay in the server holds them, as stock does, and goes on.
     held, *others = [sent("never") for _ in range(20)]
-    at.await_state(lambda s: s.unacked == 20)
+    at.await_state(lambda s: s.unacked == 24)
     at.ledger.await_starts(at.send("work"))
     inspect = at.app.control.inspect([worker.name], timeout=3)
     await_true(

@@ -6,7 +6,7 @@ import json
 
 from atomq.client import Engine
 from atomq.contrib import fleet
-from atomq.contrib.fleet import Roll
+from atomq.contrib.fleet import Attendance, Roll
 
 SETTINGS = {
     "visibility_timeout": 3600,
@@ -25,7 +25,7 @@ def entries(engine: Engine) -> list[fleet.Worker]:
 
 def test_a_worker_is_on_the_roll_until_it_leaves(server) -> None:
     with Engine(server.url) as engine:
-        roll = Roll(engine, "w1", SETTINGS)
+        roll = Roll(engine, "w1", SETTINGS, Attendance(engine, lambda: "w"))
         roll.say(["b", "a"])
         (worker,) = entries(engine)
         assert worker.settings["queues"] == ["a", "b"]
@@ -34,6 +34,24 @@ def test_a_worker_is_on_the_roll_until_it_leaves(server) -> None:
         assert fleet.disagreements([worker, worker]) == []
         roll.leave()
         assert entries(engine) == []
+
+
+def test_a_process_leaves_a_queue_when_its_last_connection_does(server) -> None:
+    with Engine(server.url) as engine:
+        attendance = Attendance(engine, lambda: "w")
+        rolls = [Roll(engine, name, SETTINGS, attendance) for name in ("a", "b", "c")]
+        for roll in rolls:
+            roll.say(["q"])
+
+        def there() -> int:
+            return len((engine.command("HGET", engine.keys("q").meta, "consumers") or b"").split())
+
+        assert there() == 2  # a name and until when
+        rolls[0].lost()
+        rolls[1].leave()
+        assert there() == 2
+        rolls[2].drop("q")
+        assert there() == 0
 
 
 def test_settings_and_clocks_that_differ_are_named() -> None:

@@ -546,6 +546,8 @@ LOSSY: dict[str, LossyCheck] = {
     "extend": lambda _, verdicts: _all_done(verdicts),
     "redrive": _moved_once,
     "hand_back": _moved_once,
+    "attend": lambda *_: None,
+    "attend no more": _moved_once,
     "restore_foreign": _moved_once,
     "pause": lambda *_: None,
 }

@@ -1,18 +1,21 @@
 """What each worker says of itself, so that `atomq doctor` finds a fleet that does not agree.
 
-Every consuming process keeps one key, `_atomq.worker.<id>`, that expires when it is gone.
+Every consuming process keeps one key, `_atomq.worker.<id>`, that expires when it is gone; and each
+queue knows its consumers, so that the last one to leave puts delayed tasks where others find them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from atomq import calls, flows
 from atomq.client import Engine
 from atomq.errors import AtomqError
 
@@ -32,20 +35,67 @@ SHARED = (
 )
 
 
+class Attendance:
+    """Which queues a process consumes, by whichever of its connections: it is one consumer."""
+
+    def __init__(self, engine: Engine, name: Callable[[], str]) -> None:
+        self._engine = engine
+        self._name = name
+        self._by: dict[str, set[object]] = {}
+
+    def stay(self, queues: Iterable[str], by: object) -> None:
+        """Consume these queues for another minute. `by` says which connection does."""
+        for queue in queues:
+            self._by.setdefault(queue, set()).add(by)
+            call = calls.attend(self._engine.keys(queue), self._name(), alive_ms=KEPT_MS)
+            with contextlib.suppress(AtomqError):
+                self._engine.run(call)
+
+    def lost(self, by: object) -> None:
+        """A connection is gone, but the process goes on: nobody leaves."""
+        for queue in list(self._by):
+            self._by[queue].discard(by)
+
+    def leave(self, queue: str, by: object) -> None:
+        """No longer consume it. If the queue has no other consumer, its delayed tasks go to ready.
+
+        Raises what the engine raises.
+        """
+        connections = self._by.get(queue, set())
+        connections.discard(by)
+        if not connections:
+            self._by.pop(queue, None)
+            self._engine.run(flows.leave(self._engine.keys(queue), self._name()))
+
+    def pass_by(self, queue: str) -> None:
+        """Put into ready what is delayed in a queue that is only popped from: no claim moves it."""
+        with contextlib.suppress(AtomqError):
+            self._engine.run(flows.leave(self._engine.keys(queue), f"{self._name()}.pops"))
+
+
 class Roll:
     """One worker's entry: written now and then, deleted when it leaves."""
 
-    def __init__(self, engine: Engine, name: str, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, engine: Engine, name: str, settings: Mapping[str, Any], attendance: Attendance
+    ) -> None:
         self._engine = engine
         self._key = PREFIX + name
         self._settings = dict(settings)
+        self._attendance = attendance
+        self._queues: set[str] = set()
         self._next = 0.0
 
     def say(self, queues: Sequence[str]) -> None:
-        """Write the entry, if it is time. A user who may not is not on the roll."""
+        """Write the entry, if it is time, or for queues that are new.
+
+        A user who may not is not on the roll.
+        """
         now = time.monotonic()
-        if now < self._next:
+        if now < self._next and self._queues.issuperset(queues):
             return
+        self._attendance.stay(set(queues) - (self._queues if now < self._next else set()), self)
+        self._queues.update(queues)
         self._next = now + EVERY
         entry = {
             **self._settings,
@@ -61,10 +111,23 @@ class Roll:
         except AtomqError:
             return
 
+    def drop(self, queue: str) -> None:
+        """This queue is not consumed any more."""
+        if queue in self._queues:
+            self._queues.discard(queue)
+            self._attendance.leave(queue, self)
+
     def leave(self) -> None:
-        """Take the entry away."""
+        """Take the entry away, and leave all queues."""
         self._next = 0.0
         self._engine.command("DEL", self._key)
+        for queue in list(self._queues):
+            self.drop(queue)
+
+    def lost(self) -> None:
+        """The connection is gone: another one of this process goes on, or nobody does."""
+        self._queues.clear()
+        self._attendance.lost(self)
 
 
 @dataclass(frozen=True)

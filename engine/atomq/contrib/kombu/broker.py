@@ -18,6 +18,7 @@ from atomq import calls, flows
 from atomq.address import Address
 from atomq.calls import Call, Claimed
 from atomq.client import Engine
+from atomq.contrib.fleet import Attendance
 from atomq.contrib.kombu.bindings import Bindings
 from atomq.contrib.kombu.doubts import Doubts
 from atomq.errors import AtomqError
@@ -41,6 +42,7 @@ class Broker:
         self.unanswered: list[Call[Claimed]] = []
         """Claims that a connection was lost under: what they hold is asked for again."""
         self.bindings = Bindings(self.engine)
+        self.attendance = Attendance(self.engine, lambda: self.ids.prefix)
         self.doubts = Doubts(self.engine.options.call_window_ms / 1000)
 
     def keys(self, queue: str) -> QueueKeys:

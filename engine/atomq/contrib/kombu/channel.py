@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from bisect import bisect
+from collections.abc import Iterator
+from functools import cached_property
 from queue import Empty
 from typing import Any, ClassVar
 
@@ -23,6 +26,7 @@ from atomq.calls import Outgoing, Rejection
 from atomq.contrib.kombu import due, worker
 from atomq.contrib.kombu.bindings import LEAST_MS
 from atomq.contrib.kombu.broker import Broker, eta_ms
+from atomq.contrib.kombu.client import Client, Pool
 from atomq.contrib.kombu.qos import Message, QoS
 from atomq.contrib.kombu.settings import Settings
 from atomq.errors import AtomqError, InvalidMessage, ServerUnavailable
@@ -198,7 +202,8 @@ class Channel(virtual.Channel):
             self._expires.pop(queue, None)
 
     def _has_queue(self, queue: str, **_kwargs: Any) -> bool:
-        return bool(self.broker.engine.command("EXISTS", *self._lists(queue)))
+        keys = self.broker.keys(queue)
+        return bool(self.broker.engine.command("EXISTS", *keys.ready, keys.delayed))
 
     def _lists(self, queue: str) -> tuple[str, ...]:
         return self.broker.keys(queue).ready
@@ -521,6 +526,67 @@ class Channel(virtual.Channel):
             self.qos.ack(message.delivery_tag)
         return message
 
+    # ── what programs ask stock's channel for ─────────────────────────────────────────────────
+
+    @cached_property
+    def pool(self) -> Pool:
+        """Connections for `client`; closed with the channel."""
+        return Pool(self.broker.address)
+
+    @cached_property
+    def client(self) -> Client:
+        """A client of redis-py's for the broker's server. It raises redis-py's exceptions."""
+        return Client(self.pool, self.global_keyprefix)
+
+    @contextlib.contextmanager
+    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
+        """The client that was given, or else `client`."""
+        yield client or self.client
+
+    @property
+    def global_keyprefix(self) -> str:
+        """What stands before every key."""
+        return self.broker.engine.options.global_keyprefix
+
+    @property
+    def sep(self) -> str:
+        """What stands between a queue's name and its priority step."""
+        return self.broker.engine.options.sep
+
+    @property
+    def priority_steps(self) -> list[int]:
+        """The priorities that have a list of their own."""
+        return list(self.broker.engine.options.priority_steps)
+
+    @property
+    def keyprefix_fanout(self) -> str:
+        """What stands before the names of broadcasts."""
+        return self.settings.fanout_prefix
+
+    @property
+    def visibility_timeout(self) -> float:
+        """Seconds after which a stock worker takes over what another one holds."""
+        return self.broker.engine.options.visibility_timeout
+
+    @property
+    def unacked_key(self) -> str:
+        """Where stock workers keep what they hold."""
+        return self.settings.unacked_key
+
+    @property
+    def unacked_index_key(self) -> str:
+        """Where they keep since when."""
+        return self.settings.unacked_index_key
+
+    def priority(self, n: int) -> int:
+        """The priority step that a message of this priority goes to."""
+        steps = self.priority_steps
+        return steps[bisect(steps, n) - 1]
+
+    def _q_for_pri(self, queue: str, pri: int) -> str:
+        step = self.priority(pri)
+        return f"{queue}{self.sep}{step}" if step else queue
+
     def drain_events(self, timeout: Any = None, callback: Any = None) -> Any:
         return self.connection.drain_events(self.connection, timeout=timeout)
 
@@ -532,6 +598,8 @@ class Channel(virtual.Channel):
                         self.queue_delete(queue)
             self.connection.poller.forget(self)
         super().close()
+        if "pool" in self.__dict__:
+            self.pool.disconnect()
 
 
 def is_reply_queue(queue: str) -> bool:

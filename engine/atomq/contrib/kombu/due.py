@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from atomq.contrib.kombu.broker import eta_ms
 from atomq.contrib.kombu.qos import Message
 
 
@@ -26,6 +27,7 @@ def _start_now(request: Any = None, **_: Any) -> None:
     message = getattr(request, "message", None)
     if not isinstance(message, Message) or message.channel.settings.delay_in_server == "never":
         return
-    # One that is in the body, as in Celery's first protocol, was not seen by the server.
-    if message.headers.get("eta") is not None:
+    # Celery keeps the rest itself: broadcasts and what is not acked come without a lease, and an
+    # eta in the body, as in Celery's first protocol, or one that we cannot read, was not seen.
+    if message.delivery is not None and eta_ms(message.headers.get("eta")) is not None:
         request._eta = None

@@ -75,7 +75,8 @@ class Poller:
         self._watch = Watch(self._broker)
         self._restore = Restore(self._broker, transport.settings)
         name = f"{self._broker.ids.prefix}-{id(self):x}"
-        self._roll = Roll(self._broker.engine, name, transport.settings.shared())
+        shared = transport.settings.shared()
+        self._roll = Roll(self._broker.engine, name, shared, self._broker.attendance)
         # Whose answers are to come, in this order: _CLAIM, _WAIT, or who wants the answer or error.
         self._asked: deque[Any] = deque()
         self._tracking: bool | None = None  # None: not tried on this connection
@@ -93,6 +94,7 @@ class Poller:
     def changed(self, keys: QueueKeys) -> None:
         """A consumer came: look into its queue, listen to its broadcasts."""
         self._hot.add(keys.name)
+        self._all_at = 0.0  # say that we are here before we claim
         self._subscribe()
 
     def cancelled(self, channel: Channel, queue: str) -> None:
@@ -107,6 +109,8 @@ class Poller:
                 keys = self._broker.keys(queue)
                 if not {keys.wake, *keys.ready}.isdisjoint(self._blocked):
                     self.withdraw()
+                if not any(queue in ch.claimed_queues() for ch in self._transport.channels):
+                    self._roll.drop(queue)
         except (server.RedisError, OSError, AtomqError) as error:
             if not channel.closed:
                 raise
@@ -162,6 +166,7 @@ class Poller:
                 self.withdraw()
                 for command in self._watch.resign():
                     self._broker.engine.command(*command)
+                self._return(lambda *_: True)
                 self._roll.leave()
             except (server.RedisError, OSError, AtomqError) as error:
                 log.debug("while hanging up: %s", error)
@@ -222,6 +227,10 @@ class Poller:
         if queues:
             self._roll.say([name for _, name in queues])
             self._restore.turn(*queues[0])
+        for channel in self._transport.channels:
+            for name in channel.popped_queues():
+                if not is_reply_queue(name):
+                    self._broker.attendance.pass_by(name)
 
     def _claiming(self, *, least: bool = False) -> dict[Channel, int]:
         """Channels with room that is worth a call, or with any; how much that is."""
@@ -650,6 +659,7 @@ class Poller:
     def _lost(self) -> None:
         """The connection is gone: nothing is given back, what is held stays held."""
         self._transport.lost = True
+        self._roll.lost()
         if self._claim is not None:
             _, call, acks = self._claim
             self._put_back(acks)
