@@ -856,7 +856,7 @@ _RESTORE_FOREIGN = scripts.declared(
         "stats",
         *(f"{x} * item" for x in ("ready", "wake", "meta")),
     ),
-    argv=("visibility_s", "limit", "tag * item"),
+    argv=("visibility_s", "limit", "max_bytes", "tag * item"),
 )
 
 
@@ -878,10 +878,12 @@ def restore_foreign(
     visibility_s: int,
     limit: int = 100,
     targets: Sequence[tuple[str, QueueKeys, int]] = (),
+    max_bytes: int = MAX_BYTES,
 ) -> Call[tuple[int, list[Foreign]]]:
     """Take over from dead stock workers: (tag, queue, priority) to restore, and who else is there.
 
     `stock` names stock's hash and index. What cannot be parsed goes to the dead letters of `keys`.
+    Stops once `max_bytes` were read: what is left is there the next time.
     """
     _items("targets", targets, least=0)
     names: list[str] = [*stock, keys.dead, keys.stats]
@@ -889,14 +891,15 @@ def restore_foreign(
         names += (target.ready[target.step_of(priority) - 1], target.wake, target.meta)
 
     def parse(reply: Any, _repeated: bool) -> tuple[int, list[Foreign]]:
-        flat = [_text(value) for value in reply[1]]
+        flat = reply[1]
         found = [
-            Foreign(flat[i], flat[i + 1], flat[i + 2], int(flat[i + 3]))
+            Foreign(_text(flat[i]), _text(flat[i + 1]), _text(flat[i + 2]), int(flat[i + 3]))
             for i in range(0, len(flat), 4)
         ]
         return reply[0], found
 
-    args = [_whole("visibility_s", visibility_s, 1, 10**9), limit, *(tag for tag, _, _ in targets)]
+    args: list[Any] = [_whole("visibility_s", visibility_s, 1, 10**9), limit, max_bytes]
+    args += (tag for tag, _, _ in targets)
     return Call(_RESTORE_FOREIGN, keys, names, args, parse)
 
 

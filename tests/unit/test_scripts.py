@@ -12,6 +12,7 @@ from atomq.assets import lua_dir
 from atomq.client import Engine
 from atomq.scripts import contract_of
 from tests.servers import Server
+from tests.tools.lint_lua import slow_patterns
 
 
 @pytest.fixture
@@ -150,3 +151,20 @@ def test_every_script_loads_under_the_name_the_manifest_gives(server: Server) ->
         assert node.missing() == list(scripts.every())
         assert node.load() == list(scripts.every())
         assert node.missing() == []
+
+
+@pytest.mark.parametrize(
+    ("line", "slow"),
+    [
+        ("string.match(body, '.*\"priority\": ?(%d)')", True),
+        ('string.find(x, "%d+$")', True),
+        ('string.match(held, "^%[(.*), (.-)%]$")', True),
+        ('x = string.gsub(body, " *", "")', True),
+        ('string.match(record, "^(%d+) (%d+) ")', False),
+        ('string.find(x, "%D")', False),
+        ('string.find(x, "a-b*", 1, true)', False),
+        ("string.find(message, '^\"x%-' .. name, at)", False),
+    ],
+)
+def test_lint_finds_patterns_that_may_be_slow(line: str, slow: bool) -> None:
+    assert bool(slow_patterns(line)) == slow

@@ -111,7 +111,7 @@ class Restore:
                 break
             restored, _ = self._call(keys, targets, 0)
             total += restored
-            if len(found) < RESTORE_MOST or not restored:
+            if not restored:
                 break
         if total:
             log.info("took over %d messages that dead stock workers had left", total)
