@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from atomq import arguments, calls
@@ -27,6 +28,7 @@ log = logging.getLogger("atomq.flows")
 
 T = TypeVar("T")
 BEYOND_RETRIES = 9  # the highest attempt a claim can have
+AT_ONCE = 0.5  # seconds of work that are claimed at once
 AHEAD = 4  # a consumer of more queues claims only from the one whose token came, so behind the wait
 
 
@@ -91,6 +93,36 @@ class Stop(Protocol):
 
 Effect = Call[Any] | Wait | Withdraw | Listen | Get | Sleep
 Flow = Generator[Effect, Any, T]
+
+
+# Seconds by which the age of a lease is told: they go on while the machine is suspended.
+clock: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    if hasattr(time, "CLOCK_BOOTTIME")
+    else time.monotonic
+)
+
+
+class Pace:
+    """How much a consumer claims at once: half a second of work at the pace seen so far.
+
+    It begins with one message and at most doubles from claim to claim, up to `most`. Raises
+    `InvalidArgument` if that is no number from 1 to 1,000.
+    """
+
+    def __init__(self, most: int) -> None:
+        calls.check_limit(most)
+        self._most = most
+        self._seconds: float | None = None  # a message takes; of this the last batch is a half
+        self.limit = 1
+
+    def took(self, seconds: float, messages: int) -> None:
+        """So many messages were worked on, in so many seconds."""
+        if messages:
+            last = seconds / messages
+            self._seconds = last if self._seconds is None else (self._seconds + last) / 2
+            fit = int(AT_ONCE / max(self._seconds, 1e-6))
+            self.limit = max(1, min(self._most, 2 * self.limit, fit))
 
 
 class Acks:
@@ -211,6 +243,8 @@ class Consumer:
         self._ahead: tuple[Sequence[QueueKeys], str, int] | None = None
         self._untold: list[Buried] = []  # who waits for their results has to be told
         self._first = 0
+        self.asked = 0.0
+        """When the last claim was sent for the first time, by `clock`: its leases are no older."""
         self._settings: dict[str, Any] = {
             "lease_ms": options.lease_ms,
             "renew_ms": calls.renewal_ms(options.lease_ms),
@@ -230,6 +264,7 @@ class Consumer:
         """A claim on some of its queues (of one slot), with the acks that wait for them."""
         claim_id = self._ids.next()
         acks = [self.acks.take(queue.name) for queue in queues]
+        self.asked = clock()
         try:
             claimed: Claimed = yield self._call(queues, claim_id, limit, acks)
         except BaseException as error:
@@ -373,6 +408,7 @@ class Consumer:
             self._ahead = (self.queues, self._ids.next(), limit)
             ahead = self._call(*self._ahead)
         self._waiting = True
+        self.asked = clock()
         try:
             answer: str | Claimed | None = yield Wait(keys, seconds, ahead)
         except ServerUnavailable as error:

@@ -21,13 +21,14 @@ from atomq import calls, flows
 from atomq.calls import Verdict, renewal_ms
 from atomq.client import Engine, EngineBase
 from atomq.errors import AtomqError, ServerUnavailable
-from atomq.flows import Acks, Flow
+from atomq.flows import Acks, Flow, clock
 from atomq.keys import QueueKeys
 
 log = logging.getLogger("atomq.leases")
 
 ACK_DELAY = 0.005  # seconds an ack waits for a claim to ride along with
 RETRY = 0.3  # seconds until something is tried again that met a server that was gone
+PATIENCE = 1.0  # seconds that what was claimed may wait for its turn before it is given back
 IDLE = 5.0  # seconds after which the thread ends when nothing is held
 
 
@@ -45,8 +46,82 @@ class _Lease:
     def __init__(self, queue: QueueKeys, holder: weakref.ref[Any], since: float) -> None:
         self.queue = queue
         self.holder = holder
-        self.since = since  # when it was claimed or last renewed
+        self.since = since  # by `clock`, no later than it was claimed or last renewed
         self.started: float | None = None
+
+
+class Backlog:
+    """What a consumer claimed at once and has not begun. It hands it out; the keeper gives it back.
+
+    Each message leaves the deque once, taken by the one thread or the other: that decides.
+    """
+
+    def __init__(self, keeper: LeaseKeeper, queue: QueueKeys) -> None:
+        self.queue = queue
+        self._keeper = keeper
+        self._batch: tuple[float, deque[Any]] = (0.0, deque())
+        self._withdrawn: list[Any] = []
+        self._sure = 0.0  # until when the leases of all of them last
+
+    def fill(self, messages: Iterable[Held], since: float) -> None:
+        """These wait to be begun, claimed at `since` (see `clock`) or later."""
+        self._batch = clock(), deque(messages)
+        self._sure = since + self._keeper.lease_ms / 1000
+        if len(self._batch[1]) > 1:
+            self._keeper.watch(self)
+
+    def next(self) -> Any:
+        """The next one to begin with; None: there is none that this process surely holds.
+
+        What remains then is to be given back: this process stood still for longer than a lease.
+        """
+        waiting = self._batch[1]
+        try:
+            message = waiting.popleft()
+            while message.lost:
+                message = waiting.popleft()
+        except IndexError:
+            return None
+        if clock() > self._sure and self._keeper.lapsed(message.receipt):
+            waiting.appendleft(message)
+            return None
+        return message
+
+    def take(self) -> list[Any]:
+        """All that waits, in its order, and what the keeper is about to give back.
+
+        That is given back by both then: this process may end before the keeper has done it.
+        """
+        with self._keeper.lock:
+            return self._drawn() + self._withdrawn
+
+    def _drawn(self) -> list[Any]:
+        waiting, taken = self._batch[1], []
+        while waiting:
+            try:
+                taken.append(waiting.pop())
+            except IndexError:
+                break
+        return taken[::-1]
+
+    def waits_until(self) -> float:
+        """When what waits is to be given back; inf: nothing waits."""
+        filled, waiting = self._batch
+        return filled + PATIENCE if waiting else float("inf")
+
+    def withdraw(self) -> list[str]:
+        """The receipts of all that waits, which is not handed out any more; then `give_back`."""
+        with self._keeper.lock:
+            self._withdrawn += [message for message in self._drawn() if not message.lost]
+            return [message.receipt for message in self._withdrawn]
+
+    def give_back(self) -> Flow[None]:
+        """Give back what was withdrawn: to the front, in its order, uncounted."""
+        messages = self._withdrawn
+        yield from flows.give_back(self.queue, [(message.receipt, "") for message in messages])
+        for message in messages:
+            message.settled = True
+        self._withdrawn = []
 
 
 class LeaseKeeper:
@@ -74,20 +149,40 @@ class LeaseKeeper:
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = self._acking = False
-        self._renew_at = self._flush_at = float("inf")
+        self._backlogs: weakref.WeakSet[Backlog] = weakref.WeakSet()
+        self._renew_at = self._flush_at = self._look_at = float("inf")
+
+    @property
+    def lock(self) -> threading.Condition:
+        """Held for a moment; in a forked child, another one."""
+        return self._wake
 
     # ── what holders say ──────────────────────────────────────────────────────────────────────
 
-    def hold(self, queue: QueueKeys, holders: Iterable[Held]) -> None:
-        """Renew these from now on. To be called before the first of them is handed over."""
-        now = time.monotonic()
-        leases = {one.receipt: _Lease(queue, weakref.ref(one), now) for one in holders}
+    def hold(self, queue: QueueKeys, holders: Iterable[Held], since: float | None = None) -> None:
+        """Renew these from now on. To be called before the first of them is handed over.
+
+        They were claimed at `since` (see `clock`) or later, by default just now.
+        """
+        if since is None:
+            since = clock()
+        leases = {one.receipt: _Lease(queue, weakref.ref(one), since) for one in holders}
         if not leases:
             return
         with self._wake:
             self._leases.update(leases)
             if self._renew_at == float("inf"):
-                self._renew_at = now + self.renew_ms / 1000
+                self._renew_at = time.monotonic() + self.renew_ms / 1000
+                self._rouse()
+
+    def watch(self, backlog: Backlog) -> None:
+        """Give back what waits in it for longer than a second."""
+        if backlog not in self._backlogs:
+            with self._wake:
+                self._backlogs.add(backlog)
+        if self._look_at == float("inf"):
+            with self._wake:
+                self._look_at = time.monotonic() + PATIENCE
                 self._rouse()
 
     def start(self, receipt: str) -> None:
@@ -143,6 +238,11 @@ class LeaseKeeper:
                 found.setdefault(lease.queue, []).append(receipt)
         return list(found.items())
 
+    def lapsed(self, receipt: str) -> bool:
+        """Whether its lease may have ended: it is not known to have been renewed since."""
+        lease = self._leases.get(receipt)
+        return lease is None or clock() - lease.since > self.lease_ms / 1000
+
     def holds(self, receipt: str) -> bool:
         """Whether this receipt is still renewed."""
         return receipt in self._leases
@@ -152,7 +252,7 @@ class LeaseKeeper:
         with self._wake:
             self._closed = True
             self._leases.clear()
-            self._renew_at = self._flush_at = float("inf")
+            self._renew_at = self._flush_at = self._look_at = float("inf")
             self._wake.notify()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -161,8 +261,8 @@ class LeaseKeeper:
         self._engine.close()
 
     def send(self) -> None:
-        """Send the acks that wait, now. Those that cannot be sent are kept."""
-        if self.acks.queues():
+        """Send the acks that wait, and what is given back, now. What cannot be sent is kept."""
+        if self.acks.queues() or self._later:
             self._flush()
 
     def forked(self) -> None:
@@ -187,6 +287,8 @@ class LeaseKeeper:
     def _turn(self) -> bool:
         """Do what is due, then wait for the next thing; False once there is nothing to wait for."""
         now = time.monotonic()
+        if now >= self._look_at:
+            self._give_back_waiting()
         if now >= self._flush_at:
             with self._wake:
                 self._flush_at = now + ACK_DELAY if self._acking else float("inf")
@@ -204,8 +306,9 @@ class LeaseKeeper:
             with self._wake:
                 self._renew_at = now + again if self._leases else float("inf")
         with self._wake:
-            idle = self._renew_at == self._flush_at == float("inf")
-            seconds = min(self._renew_at, self._flush_at) - time.monotonic()
+            next_at = min(self._renew_at, self._flush_at, self._look_at)
+            idle = next_at == float("inf")
+            seconds = next_at - time.monotonic()
             if not self._closed and seconds > 0:
                 roused = self._wake.wait(min(seconds, IDLE))
                 idle = idle and not roused
@@ -223,25 +326,44 @@ class LeaseKeeper:
             except AtomqError as error:  # which may be the trouble of this one queue
                 self._trouble(error, "acks", name, "acks of %s are kept, to be sent: %s", name)
                 sent = False
-        while sent and self._later:
-            receipts, flow = self._later[0]
+        while self._later:
+            first = receipts, flow = self._later[0]
             try:
                 self._engine.run(flow())
             except ServerUnavailable:
                 return False
             except AtomqError as error:
                 log.warning("%d messages were not settled: %s", len(receipts), error)
-            self._later.popleft()
+            with self._wake:
+                if self._later and self._later[0] is first:  # at exit two threads do this
+                    self._later.popleft()
             self.drop(receipts)
         return sent
+
+    def _give_back_waiting(self) -> None:
+        """Give back what was claimed a second ago and is not begun: others may be idle."""
+        now = time.monotonic()
+        with self._wake:
+            self._look_at = float("inf")  # first: what is filled from here on is watched anew
+            backlogs = list(self._backlogs)
+        for backlog in backlogs:
+            left = backlog.waits_until() - clock()
+            if left <= 0 and (receipts := backlog.withdraw()):
+                log.info("%d messages of %s waited: given back", len(receipts), backlog.queue.name)
+                with self._wake:
+                    self._later.append((receipts, backlog.give_back))
+                    self._flush_at = now
+            elif 0 < left < float("inf"):
+                with self._wake:
+                    self._look_at = min(self._look_at, now + left)
 
     def _renew(self) -> float:
         """Extend everything held; seconds until the next time."""
         by_queue: dict[QueueKeys, list[str]] = {}
-        now, pause = time.monotonic(), self.renew_ms / 1000
+        now, asked, pause = time.monotonic(), clock(), self.renew_ms / 1000
         for receipt, lease in self._leases.copy().items():
             if lease.holder() is None:
-                if now - lease.since > self.lease_ms / 1000:
+                if asked - lease.since > self.lease_ms / 1000:
                     self.drop([receipt])  # its lease has ended
             elif lease.started and self.max_lease and now - lease.started > self.max_lease:
                 log.warning("%s was worked on for longer than max_lease: no longer held", receipt)
@@ -262,7 +384,7 @@ class LeaseKeeper:
                     break  # the other queues may fare better
                 for receipt in batch:
                     if renewed := self._leases.get(receipt):
-                        renewed.since = now
+                        renewed.since = asked
                 pairs = zip(batch, verdicts, strict=True)
                 self.lost([receipt for receipt, v in pairs if v is not Verdict.DONE])
         return pause

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import atexit
 import logging
+import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
@@ -20,7 +20,7 @@ from atomq.arguments import Seconds
 from atomq.calls import Counts, Part, Peeked, QueueState, Verdict
 from atomq.client import Engine, Waiter
 from atomq.errors import AtomqError
-from atomq.flows import Flow, Stop
+from atomq.flows import Flow, Pace, Stop
 from atomq.queue_base import (
     Item,
     MessageBase,
@@ -210,26 +210,29 @@ class Queue(QueueBase[Engine]):
         It also ends, within a second, once `stop` is set: an event of `threading`, `asyncio` or
         `multiprocessing`, that a signal handler or another thread sets. The message that is being
         worked on is finished first; a server that does not answer holds it up for as long as a call
-        is tried again. `prefetch` messages (default: the option) are claimed at once. What was
-        claimed and not handed over when the loop is left is given back at once, as if it had never
-        been claimed. A server that goes away is waited for; `ServerUnavailable` is raised if it was
+        is tried again. At once it claims half a second of work, at the pace seen so far, and at
+        most `prefetch` messages (default: the option). What waits for its turn longer than a second
+        is given back, as if it had never been claimed, and so is what was not handed over when the
+        loop is left. A server that goes away is waited for; `ServerUnavailable` is raised if it was
         not there to begin with, or is away when `timeout` has passed.
         """
-        limit = self.engine.options.prefetch if prefetch is None else prefetch
+        pace = Pace(self.engine.options.prefetch if prefetch is None else prefetch)
         with Receiver([self]) as receiver:
             while not told(stop) and (
-                found := receiver.receive(limit, timeout, patient=True, stop=stop)
+                found := receiver.receive(pace.limit, timeout, patient=True, stop=stop)
             ):
-                receiver.waiting = waiting = deque(found)
+                backlog = receiver.backlog
+                backlog.fill(found, receiver._consumer.asked)
                 del found
+                began, count = time.monotonic(), 0
                 try:
-                    while waiting and not told(stop):
-                        message = waiting.popleft()
-                        if not message.lost:
-                            yield message._hand_over(rides=True)
+                    while not told(stop) and (message := backlog.next()) is not None:
+                        count += 1
+                        yield message._hand_over(rides=True)
                         del message
                 finally:
-                    receiver.return_unstarted(waiting)
+                    pace.took(time.monotonic() - began, count)
+                    receiver.return_unstarted(backlog.take())
 
     def __iter__(self) -> Generator[Message]:
         return self.consume()
@@ -355,8 +358,6 @@ class Receiver(ReceiverBase[Queue, Message]):
 
     def __init__(self, queues: Sequence[Queue]) -> None:
         super().__init__(queues)
-        self.waiting: deque[Message] = deque()
-        """Received, and not begun: what `consume` still has to hand out."""
         _open.add(self)
 
     def receive(
@@ -421,5 +422,5 @@ _open: weakref.WeakSet[Receiver] = weakref.WeakSet()
 def _at_exit() -> None:
     # Afterwards a generator that is still about could not even open a connection.
     for receiver in list(_open):
-        receiver.return_unstarted(receiver.waiting)
+        receiver.return_unstarted(receiver.backlog.take())
         receiver.close()

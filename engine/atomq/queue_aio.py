@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -19,7 +19,7 @@ from atomq.aio import AsyncEngine, AsyncWaiter, to_the_end
 from atomq.arguments import Seconds
 from atomq.calls import Counts, Part, Peeked, QueueState, Verdict
 from atomq.errors import AtomqError
-from atomq.flows import Flow, Stop
+from atomq.flows import Flow, Pace, Stop
 from atomq.queue_base import (
     Item,
     MessageBase,
@@ -181,21 +181,23 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         stop: Stop | None = None,
     ) -> AsyncGenerator[AsyncMessage]:
         """See `Queue.consume`. Left through `contextlib.aclosing`, it gives back at once."""
-        limit = self.engine.options.prefetch if prefetch is None else prefetch
+        pace = Pace(self.engine.options.prefetch if prefetch is None else prefetch)
         async with AsyncReceiver([self]) as receiver:
             while not told(stop) and (
-                found := await receiver.receive(limit, timeout, patient=True, stop=stop)
+                found := await receiver.receive(pace.limit, timeout, patient=True, stop=stop)
             ):
-                waiting = deque(found)
+                backlog = receiver.backlog
+                backlog.fill(found, receiver._consumer.asked)
                 del found
+                began, count = time.monotonic(), 0
                 try:
-                    while waiting and not told(stop):
-                        message = waiting.popleft()
-                        if not message.lost:
-                            yield message._hand_over(rides=True)
+                    while not told(stop) and (message := backlog.next()) is not None:
+                        count += 1
+                        yield message._hand_over(rides=True)
                         del message
                 finally:
-                    await receiver.return_unstarted(waiting)
+                    pace.took(time.monotonic() - began, count)
+                    await receiver.return_unstarted(backlog.take())
 
     def __aiter__(self) -> AsyncGenerator[AsyncMessage]:
         return self.consume()

@@ -43,7 +43,7 @@ from atomq.errors import (
 )
 from atomq.flows import Consumer, Flow, Stop
 from atomq.keys import QueueKeys
-from atomq.leases import LeaseKeeper, keeper
+from atomq.leases import Backlog, LeaseKeeper, keeper
 from atomq.message import (
     JSON,
     Delivery,
@@ -591,7 +591,9 @@ class MessageBase(Generic[QueueT]):
     def _hand_over(self, *, rides: bool) -> Self:
         """It goes to whoever asked for it, who begins to work."""
         self._rides = rides
-        self._queue.keeper.start(self.receipt)
+        keeper = self._queue.keeper
+        if keeper.max_lease is not None:
+            keeper.start(self.receipt)
         return self
 
     def _leave(self, error: BaseException | None) -> Flow[list[Verdict]] | None:
@@ -658,6 +660,8 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         self._home = self._keeper.home
         keys = [queue.keys for queue in self._by_name.values()]
         self._consumer = Consumer(keys, self._engine.options, self._keeper.acks)
+        self.backlog = Backlog(self._keeper, keys[0])
+        """What `consume` received, of its one queue, and still has to hand out."""
         self._waiter: Any = None
 
     def _receive(
@@ -675,11 +679,23 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         def claimed(claim: Claimed) -> None:
             got = [self._message_type(self._by_name[d.queue], d) for d in claim.deliveries]
             for queue, held in _by_queue(got):
-                self._keeper.hold(queue.keys, held)
+                self._keeper.hold(queue.keys, held, self._consumer.asked)
             messages.extend(got)
 
-        flow = self._consumer.receive(limit, timeout, claimed, patient=patient, stop=stop)
-        return flow, messages
+        def receiving() -> Flow[None]:
+            while True:
+                yield from self._consumer.receive(
+                    limit, timeout, claimed, patient=patient, stop=stop
+                )
+                if not messages or not self._keeper.lapsed(messages[0].receipt):
+                    return
+                # This process stood still for longer than a lease: others may have these by now.
+                for queue, held in _by_queue(messages):
+                    with settling(held):
+                        queue._settled(held, (yield from queue._give_back(held)))
+                messages.clear()
+
+        return receiving(), messages
 
     def _unstarted(self, messages: Iterable[MessageT]) -> list[tuple[Any, list[MessageT]]]:
         """By queue, what this process has to give back: a forked child has none of its parent's."""

@@ -249,6 +249,38 @@ def test_consume_claims_in_batches_and_acks_ride_along(place: Any, q: Any) -> No
     )
 
 
+def test_what_waits_behind_long_work_is_given_back_in_order_and_uncounted(q: Any) -> None:
+    q.put_many(range(12))
+    messages = q.consume(timeout=0)
+    for _ in range(3):  # at this pace four are claimed next
+        with next(messages):
+            pass
+    with next(messages) as long:
+        wait_until("what waits to be given back", lambda: counts(q) == (8, 0, 1, 0), 3)
+        others = q.claim_many(20)
+        assert [(m.body, m.deliveries) for m in others] == [(n, 1) for n in range(4, 12)]
+        assert not long.lost
+    assert list(messages) == [], "nor is it begun here"
+    assert q.ack_many(others) == [Verdict.DONE] * 8
+    assert counts(q) == (0, 0, 0, 0)
+
+
+def test_work_is_shared_by_those_who_are_idle(make: Any) -> None:
+    q = make()
+    q.put_many(range(10))
+    shares = []
+
+    def run() -> None:
+        shares.append(make().work(lambda _: time.sleep(0.3), timeout=0))
+
+    workers = [threading.Thread(target=run) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert shares == [5, 5]
+
+
 def test_leaving_the_loop_gives_the_rest_back_in_order_and_uncounted(q: Any) -> None:
     q.put_many(range(10))
     messages = q.consume(prefetch=8, timeout=0)

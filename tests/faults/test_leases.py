@@ -108,18 +108,16 @@ def test_a_message_whose_holder_is_garbage_is_not_renewed(server: Server) -> Non
 def test_max_lease_counts_from_the_start_of_the_work(server: Server) -> None:
     queue = Queue("q", server.url, lease=LEASE, max_lease=2 * LEASE)
     queue.put_many(["first", "second"])
-    messages = queue.consume(prefetch=2)
-    first = next(messages)  # both are claimed before anybody else may
+    first, second = queue.claim_many(2)  # both are claimed before anybody else may
     with rival(server, max_lease=2 * LEASE) as got:
         with first:
             time.sleep(1.5 * LEASE)
-        second = next(messages)  # claimed long ago, begun now
-        time.sleep(1.5 * LEASE)
-        assert got == []
-        wait_until("the hung task to lose it", lambda: got, 4)
-    with pytest.raises(LeaseLost):
-        second.ack()
-    messages.close()
+        with second:  # claimed long ago, begun now
+            time.sleep(1.5 * LEASE)
+            assert got == []
+            wait_until("the hung task to lose it", lambda: got, 4)
+            with pytest.raises(LeaseLost):
+                second.ack()
     queue.engine.close()
 
 
@@ -127,10 +125,11 @@ def test_a_lost_lease_is_told_and_what_waits_for_its_turn_is_not_handed_over(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     queue = Queue("q", server.url, lease=LEASE)
-    queue.put_many([1, 2, 3])
-    messages = queue.consume(prefetch=3)
+    queue.put_many([0, 1, 2, 3])
+    messages = queue.consume()
+    next(messages).ack()  # one message first, then two at once
     first = next(messages)
-    _, second, _ = sorted(p.name for p in queue.peek("unacked"))
+    _, second = sorted(p.name for p in queue.peek("unacked"))
     with caplog.at_level(logging.WARNING, "atomq.leases"):
         take_away(queue, second)
         wait_until("the loss to be noticed", lambda: second in caplog.text, 3)

@@ -47,10 +47,15 @@ def reap(*pids: int) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-def test_a_forked_child_is_a_consumer_of_its_own(server: Server) -> None:
+def test_a_forked_child_is_a_consumer_of_its_own(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atomq.leases.PATIENCE", 60)
     queue = Queue("q", server.url)
-    queue.put_many(range(6))
+    queue.put_many(range(-3, 6))
     messages = queue.consume(prefetch=3)
+    for _ in range(3):  # one message first, then two, then three at once
+        next(messages).ack()
     first = next(messages)
 
     def child() -> None:
@@ -255,14 +260,16 @@ def test_a_worker_told_by_a_signal_finishes_its_message_and_gives_the_rest_back(
     def child() -> None:
         stop = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
-        count = Queue("q", server.url).work(lambda _: time.sleep(1), prefetch=5, stop=stop)
-        assert count == 1
+        count = Queue("q", server.url).work(
+            lambda message: time.sleep(message.body == 3), prefetch=5, stop=stop
+        )
+        assert count == 4
 
     pid = fork(child)
-    wait_until("it to begin", lambda: queue.state().unacked == 5)
+    wait_until("it to begin with four claimed at once", lambda: queue.state().unacked == 4)
     time.sleep(0.2)
     os.kill(pid, signal.SIGTERM)
     reap(pid)
-    assert queue.state().stats["acked"] == 1
-    assert [(m.body, m.deliveries) for m in queue.claim_many(10)] == [(n, 1) for n in range(1, 10)]
+    assert queue.state().stats["acked"] == 4
+    assert [(m.body, m.deliveries) for m in queue.claim_many(10)] == [(n, 1) for n in range(4, 10)]
     queue.engine.close()

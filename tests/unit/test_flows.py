@@ -12,8 +12,8 @@ import pytest
 
 from atomq import calls, flows
 from atomq.calls import Buried, Call, Claimed, Outgoing, Redriven, Verdict
-from atomq.errors import PermissionDenied, ServerUnavailable
-from atomq.flows import Acks, Consumer, Flow, Get, Listen, Sleep, Wait, Withdraw
+from atomq.errors import InvalidArgument, PermissionDenied, ServerUnavailable
+from atomq.flows import Acks, Consumer, Flow, Get, Listen, Pace, Sleep, Wait, Withdraw
 from atomq.keys import QueueKeys
 from atomq.message import Delivery, Ids
 from atomq.options import Options
@@ -605,3 +605,40 @@ def test_a_server_that_goes_away_is_waited_for_until_the_time_is_up(
     assert play.result is None
     with pytest.raises(ServerUnavailable):
         Play(flows.await_result("k", 2)).go(ServerUnavailable("never there"))
+
+
+# ── pace ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_consumer_begins_with_one_and_claims_more_as_long_as_it_is_quick() -> None:
+    pace, limits = Pace(50), []
+    for _ in range(8):
+        limits.append(pace.limit)
+        pace.took(0.001 * pace.limit, pace.limit)
+    assert limits == [1, 2, 4, 8, 16, 32, 50, 50]
+
+
+def test_no_more_is_claimed_than_half_a_second_of_work() -> None:
+    pace = Pace(64)
+    pace.took(0.5, 1)
+    assert pace.limit == 1
+    for _ in range(9):
+        pace.took(0.1 * pace.limit, pace.limit)
+    assert pace.limit in (4, 5)
+    pace.took(3600, 1)
+    pace.took(0, 0)  # which tells nothing
+    assert pace.limit == 1
+
+
+def test_one_long_message_is_forgotten_by_and_by() -> None:
+    pace = Pace(64)
+    pace.took(2, 1)
+    for _ in range(9):
+        pace.took(0.001 * pace.limit, pace.limit)
+    assert pace.limit == 64
+
+
+@pytest.mark.parametrize("most", [0, 1001, "7", True])
+def test_a_pace_has_a_limit_that_a_claim_can_have(most: Any) -> None:
+    with pytest.raises(InvalidArgument):
+        Pace(most)
