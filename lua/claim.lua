@@ -2,7 +2,8 @@
 --
 -- Priority steps go before queues, queues in the order given; within a step expired leases first, then due delayed
 -- messages, then ready ones, each oldest first. Stops early once `max_bytes` are handed out (never before the first
--- message), and behind 200 expired or due ones. What cannot be decoded, is past its time to live or was delivered
+-- message), and behind 200 expired or due ones. What twice ended without a word, while its consumer held others, goes
+-- alone (see lib/apart), and before all of its step. What cannot be decoded, is past its time to live or was delivered
 -- `max_deliveries` times goes to dead letters, some hundred a call, and is answered for `tell`. Acks of earlier
 -- messages may ride along. The same claim id sent again is answered with the leases it already has and the dead letters
 -- it made, and takes nothing new. Begins with a freeing command, so it works at full memory.
@@ -26,33 +27,36 @@
 --   max_deliveries   int     0: no limit
 --   max_bytes        int     bytes
 --   steps            int     priority steps, 1 to 10
+--   company          int     0: the consumer holds nothing else; 1: it does; ms that it would not claim, if asked to
 --   acks             group   * queue   a count, then so many receipts
 -- RETURNS
 --   whole numbers, as one text: now ms; ms until this consumer should claim again for a delayed message (-1: not its
---   task); how many queues have more; their indexes; acks that found nothing, as queue index and position. Then
---   messages, five values each: queue index, receipt, deliveries (this one included), step, message. Last, if it made
---   dead letters, a list of them, four values each: queue index, reason, detail, message
+--   task); 1 if it is asked to come to hold nothing; how many queues have more; their indexes; acks that found nothing,
+--   as queue index and position. Then messages, five values each: queue index, receipt, deliveries (this one
+--   included), step, message. Last, if it made dead letters, a list of them, four values each: queue index, reason,
+--   detail, message
 -- ERRORS
 --   BADARG  WRONGTYPE
 local unacked, records, delayed, tokens, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[6], KEYS[8], 8
 local TASTE, BEHIND = 4, "4398046511104" -- see lib/lane, lib/bands
 local claim_id, limit, lease = ARGV[1], tonumber(ARGV[3]) or 0, tonumber(ARGV[4]) or 0
-local max_bytes, acks, byte, time = tonumber(ARGV[7]) or 0, #ARGV - 9, string.byte, redis.call("TIME")
+local max_bytes, acks, byte, time = tonumber(ARGV[7]) or 0, #ARGV - 10, string.byte, redis.call("TIME")
 local now = time[1] .. string.sub("00000" .. time[2], -6, -4)
 
 -- Nearly every claim is of one queue in which nothing falls due, and gets plain messages of its first step. What is
 -- here runs for every task there is, so nothing is called that can be done without. Anything else, and be it a fault,
 -- is for lib/claiming.
-local is_plain = acks >= 0 and acks <= 1000 and tonumber(ARGV[9]) == acks and ARGV[2] == "0" and #claim_id <= 96
+local is_plain = acks >= 0 and acks <= 1000 and tonumber(ARGV[10]) == acks and ARGV[2] == "0" and #claim_id <= 96
   and limit >= 1 and limit <= 1000 and lease >= 1 and lease <= 31622400000 and max_bytes <= 1073741824
-  and #ARGV[6] > 0 and #ARGV[6] < 10 and #KEYS == READY + (tonumber(ARGV[8]) or 0)
-  and not string.find(ARGV[3] .. ARGV[4] .. ARGV[6] .. ARGV[7] .. ARGV[9], "%D") -- tonumber takes 1e2 and 0x10 as well
+  and #ARGV[6] > 0 and #ARGV[6] < 10 and #ARGV[9] > 0 and #ARGV[9] < 12 and #KEYS == READY + (tonumber(ARGV[8]) or 0)
+  -- tonumber takes 1e2 and 0x10 as well
+  and not string.find(ARGV[3] .. ARGV[4] .. ARGV[6] .. ARGV[7] .. ARGV[9] .. ARGV[10], "%D")
 local names, left, largest, has_token = {}, 0, 0, false
 
 -- Whether anything in this index is due, or stands behind the first step: is not between.
 local function stirs(index)
   local size = redis.call("ZCARD", index)
-  return size > 0 and size > redis.call("ZCOUNT", index, "(" .. now, "(" .. BEHIND)
+  return size > 0 and size > redis.call("ZCOUNT", index, "(" .. now .. ".5", "(" .. BEHIND)
 end
 
 -- All reads: names for what it will hand out, if it is plain. Whether there is a grace is not asked: it is for what has
@@ -105,11 +109,11 @@ end
 local missing = ""
 if acks > 0 then
   local lost = 0
-  if redis.call("HDEL", records, unpack(ARGV, 10)) == acks then
-    redis.call("ZREM", unacked, unpack(ARGV, 10))
+  if redis.call("HDEL", records, unpack(ARGV, 11)) == acks then
+    redis.call("ZREM", unacked, unpack(ARGV, 11))
   else
     local receipts = require("lib.receipts")
-    local positions = receipts.ack(unacked, records, { unpack(ARGV, 10) })
+    local positions = receipts.ack(unacked, records, { unpack(ARGV, 11) })
     lost, missing = #positions, #positions > 0 and " 1 " .. table.concat(positions, " 1 ") or ""
   end
   if lost < acks then
@@ -117,6 +121,9 @@ if acks > 0 then
   end
 end
 local header, deadline, held, scores, out = "1 1 " .. now .. " ", string.format("%.0f", now + lease), {}, {}, { "" }
+if take == 1 and ARGV[9] == "0" then
+  deadline = deadline .. ".5" -- alone: see lib/bands
+end
 for i = 1, take do
   local name, body = names[i], bodies[i]
   held[2 * i - 1], held[2 * i] = name, header .. body
@@ -130,5 +137,5 @@ if left > 0 and not has_token then
 elseif left == 0 and has_token then
   redis.call("DEL", tokens)
 end
-out[1] = now .. (left > 0 and " -1 1 1" or " -1 0") .. missing
+out[1] = now .. (left > 0 and " -1 0 1 1" or " -1 0 0") .. missing
 return out

@@ -9,6 +9,7 @@
 -- ARGV
 --   lease_ms         int     ms from now
 --   renew_ms         int     ms between two renewals of a holder
+--   beside           int     1: their holder has more now, they are not alone; 0: nothing new
 --   receipt          text    * item    1 to 1000
 -- RETURNS
 --   positions of the receipts that are not live
@@ -24,6 +25,7 @@ local receipts = require("lib.receipts")
 local unacked, records, meta = KEYS[1], KEYS[2], KEYS[3]
 args.keys(3, 0, 0)
 local lease, renew = args.int("lease_ms", 0, 31622400000), args.int("renew_ms", 1, 31622400000)
+local beside = args.int("beside", 0, 1) == 1
 local items = args.items("receipt", 1, 1000)
 guard.zset(unacked); guard.hash(records); guard.hash(meta)
 local fault = args.fault or guard.fault
@@ -41,7 +43,7 @@ outage.look(known[1], known[2], known[3], known[4], known[5], renew, now, change
 local scores = receipts.scores(unacked, names)
 for i = 1, items do
   if scores[i] then
-    renewed[#renewed + 1], renewed[#renewed + 2] = bands.moved(scores[i], now + lease), names[i]
+    renewed[#renewed + 1], renewed[#renewed + 2] = bands.moved(scores[i], now + lease, beside), names[i]
   else
     lost[#lost + 1] = i
   end

@@ -1,8 +1,8 @@
 -- hand_back: our delayed and unacked messages into the lists that stock workers read, for a rollback.
 --
--- Delayed ones to the back, with whatever eta they carry; leased ones to the front, counted as delivered, and their
--- holders' receipts are live no more. Either way the oldest is the first to be handed out again. Bounded by `limit`
--- and `max_bytes`. Begins with a freeing command, so it works at full memory.
+-- Delayed ones to the back, with whatever eta they carry; leased ones to the front, counted as delivered (and spared,
+-- if their consumer held others), and their holders' receipts are live no more. Either way the oldest is the first to
+-- be handed out again. Bounded by `limit` and `max_bytes`. Begins with a freeing command, so it works at full memory.
 --
 -- KEYS
 --   unacked          zset    receipt -> deadline (bands)
@@ -21,6 +21,7 @@
 -- ERRORS
 --   BADARG  WRONGTYPE
 local args = require("lib.args")
+local bands = require("lib.bands")
 local guard = require("lib.guard")
 local message = require("lib.message")
 local receipts = require("lib.receipts")
@@ -45,10 +46,15 @@ local function move(index, held_in, range, push)
     if bytes >= max_bytes then
       break
     end
+    local score = index == unacked and redis.call("ZSCORE", index, names[i])
     local held = receipts.remove(index, held_in, names[i])
     if held then
       local deliveries, step, _, body = record.split(held)
-      body = deliveries and message.counted(body, deliveries) or held
+      if deliveries then
+        local _, _, _, spared = message.head(body)
+        body = message.counted(body, deliveries, score and not bands.alone(score) and spared + 1 or spared)
+      end
+      body = body or held
       redis.call(push, KEYS[READY + math.min(math.max(step or 1, 1), steps) - 1], body)
       moved, bytes = moved + 1, bytes + #held
     end

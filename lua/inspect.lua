@@ -35,9 +35,9 @@ if fault then
 end
 
 local now = clock.now()
-local function overdue(key, size)
+local function overdue(key, size, deepest)
   local n = 0
-  for step = 1, size > 0 and 10 or 0 do
+  for step = 1, size > 0 and deepest or 0 do
     n = n + due.count(key, step, now)
   end
   return n
@@ -50,8 +50,8 @@ for step = 1, steps do
   end
 end
 return {
-  now, ready, sizes[1], overdue(unacked, sizes[1]), sizes[3], overdue(delayed, sizes[3]), sizes[5],
-  sizes[3] > 0 and due.earliest(delayed, 10) or -1, sizes[1] > 0 and due.earliest(unacked, 10) or -1,
+  now, ready, sizes[1], overdue(unacked, sizes[1], 20), sizes[3], overdue(delayed, sizes[3], 10), sizes[5],
+  sizes[3] > 0 and due.earliest(delayed, 10) or -1, sizes[1] > 0 and due.earliest(unacked, 20) or -1,
   math.abs(sizes[1] - sizes[2]), math.abs(sizes[3] - sizes[4]), oldest,
   redis.call("HGETALL", meta), redis.call("HGETALL", stats),
 }

@@ -49,7 +49,7 @@ local function look(entry)
   seen, from = seen + 1, entry[1]
   if message.sound(letter.message) and (reason == "" or letter.reason == reason) then
     local step = math.min(math.max(tonumber(letter.step) or 1, 1), steps)
-    redis.call("LPUSH", KEYS[READY + step - 1], message.with(letter.message, 0, 0))
+    redis.call("LPUSH", KEYS[READY + step - 1], message.with(letter.message, 0, 0, 0))
     redis.call("XDEL", letters, entry[1])
     redriven = redriven + 1
   end

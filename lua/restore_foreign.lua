@@ -127,7 +127,9 @@ for i = 1, items do
   if score and tonumber(score) <= oldest and body_end then
     local body = sub(held, 2, body_end)
     forget(tag)
-    redis.call("RPUSH", KEYS[at + 1], message.counted(body, message.head(body) + 1))
+    -- Stock does not say what its worker held beside it: like any other, it is spared when that happens again.
+    local deliveries, _, _, spared = message.head(body)
+    redis.call("RPUSH", KEYS[at + 1], message.counted(body, deliveries + 1, spared + (deliveries > 0 and 1 or 0)))
     wake.one(KEYS[at + 2], redis.call("HGET", KEYS[at + 3], "paused") == "1")
     restored = restored + 1
   end

@@ -18,6 +18,8 @@ class Message:
     name: str
     step: int
     deliveries: int = 0
+    spared: int = 0
+    """Deliveries that ended without a word in company."""
     stale: bool = False
     """Past its time to live."""
 
@@ -27,6 +29,10 @@ class Held:
     message: Message
     at: int
     """When the lease ends, or the message falls due."""
+    alone: bool = False
+    """Its holder has nothing else, or it has none."""
+    apart: bool = False
+    """It waits to go alone."""
 
 
 @dataclass
@@ -43,6 +49,9 @@ class Model:
     paused: bool = False
     gap: bool = False
     grace: int = 0
+    id: str = ""  # of the claim that is being carried out
+    aside: int = 0
+    sole: bool = True
 
     def lane(self, step: int) -> list[Message]:
         return self.ready.setdefault(step, [])
@@ -68,16 +77,21 @@ class Model:
         if self.gap:
             self.gap, self.grace = False, now + RENEW
 
-    def claim(self, claim_id: str, attempt: int, limit: int, now: int, lease: int) -> list[str]:
+    def claim(
+        self, claim_id: str, attempt: int, limit: int, now: int, lease: int, company: int = 0
+    ) -> list[str]:
         self.contact(now)
         live = [receipt for receipt in self.claims.get(claim_id, []) if receipt in self.unacked]
         if live:
             return live
+        self.id, self.aside, self.sole = f"{claim_id}.{attempt}", 0, company == 0
         given: list[str] = []
         for message in self._next(limit, now):
             receipt = f"{claim_id}.{attempt}.{len(given) + 1}"
             self.unacked[receipt] = Held(message, now + lease)
             given.append(receipt)
+        if self.sole and len(given) == 1:
+            self.unacked[given[0]].alone = True
         self.claims.setdefault(claim_id, []).extend(given)
         return given
 
@@ -85,31 +99,52 @@ class Model:
         """Take out, one after another, what a claim hands out; bury what it may not hand out."""
         taken: set[int] = set()  # what this very claim leased is not looked at again
         for step in range(1, self.steps + 1):
+            if self.paused:
+                continue
+            if now >= self.grace and self.sole:
+                for name in self._due(self.unacked, step, now, apart=True):
+                    if taken or not limit:
+                        break
+                    yield from self._deliver(self.unacked.pop(name), taken, now)
             sources = [self.delayed] if now < self.grace else [self.unacked, self.delayed]
-            for source in () if self.paused else sources:
+            for source in sources:
                 for name in self._due(source, step, now):
-                    if len(taken) == limit:
+                    if len(taken) >= limit or -1 in taken:
                         return
-                    yield from self._deliver(source.pop(name).message, taken)
-            while self.lane(step) and len(taken) < limit and not self.paused:
-                yield from self._deliver(self.lane(step).pop(0), taken)
+                    held = source.pop(name)
+                    held.message.spared += source is self.unacked and not held.alone
+                    yield from self._deliver(
+                        held, taken, now, name if source is self.unacked else ""
+                    )
+            while self.lane(step) and len(taken) < limit and -1 not in taken:
+                yield from self._deliver(Held(self.lane(step).pop(0), now), taken, now)
+            if -1 in taken:
+                return
 
-    def _due(self, source: dict[str, Held], step: int, now: int) -> list[str]:
+    def _due(
+        self, source: dict[str, Held], step: int, now: int, *, apart: bool = False
+    ) -> list[str]:
         due = [
             (held.at, name.encode())
             for name, held in source.items()
-            if held.message.step == step and held.at <= now
+            if held.message.step == step and held.at <= now and held.apart == apart
         ]
         return [name.decode() for _, name in sorted(due)]
 
-    def _deliver(self, message: Message, taken: set[int]) -> Iterable[Message]:
-        message.deliveries += 1
-        if message.deliveries > self.max_deliveries or message.stale:
-            often = message.deliveries > self.max_deliveries
-            message.deliveries -= 1
+    def _deliver(self, held: Held, taken: set[int], now: int, name: str = "") -> Iterable[Message]:
+        message = held.message
+        message.spared = min(message.spared, message.deliveries)
+        often = message.deliveries - message.spared >= self.max_deliveries
+        if often or message.stale:
+            self.aside += 1
             self.dead.append((message, "max_deliveries" if often else "expired"))
+        elif message.spared > 1 and (taken or not self.sole):
+            self.aside += 1
+            name = name or f"{self.id}.apart{self.aside:03d}"
+            self.unacked[name] = Held(message, now, alone=True, apart=True)
         else:
-            taken.add(len(taken))
+            message.deliveries += 1
+            taken.add(-1 if message.spared > 1 else len(taken))
             yield message
 
     # holders
@@ -120,9 +155,10 @@ class Model:
             self.gone.add(held.message.name)
         return held is not None
 
-    def extend(self, receipt: str, until: int) -> bool:
+    def extend(self, receipt: str, until: int, *, beside: bool = False) -> bool:
         if receipt in self.unacked:
             self.unacked[receipt].at = until
+            self.unacked[receipt].alone &= not beside
         return receipt in self.unacked
 
     def reject(self, receipt: str, reason: str) -> bool:
@@ -161,15 +197,20 @@ class Model:
     def redrive(self, limit: int) -> int:
         moved, self.dead = self.dead[:limit], self.dead[limit:]
         for message, _ in moved:
-            message.deliveries, message.stale = 0, False
+            message.deliveries, message.spared, message.stale = 0, 0, False
             self.lane(message.step).append(message)
         return len(moved)
 
     def hand_back(self) -> None:
         for source in (self.unacked, self.delayed):
             order = [
-                n for step in range(1, self.steps + 1) for n in self._due(source, step, LATE * 9)
+                name
+                for apart in (False, True)
+                for step in range(1, self.steps + 1)
+                for name in self._due(source, step, LATE * 9, apart=apart)
             ]
+            for held in source.values():
+                held.message.spared += source is self.unacked and not held.alone
             back = [source.pop(name).message for name in order]
             for message in reversed(back) if source is self.unacked else back:
                 where = 0 if source is self.unacked else LATE

@@ -30,6 +30,7 @@ MOST = 1000  # messages, receipts or ids in one call
 MAX_BYTES = 1 << 20  # what one call moves before it stops: 1 MiB
 NO_CAP = 0  # of max_deliveries
 LONGEST_NAME = 1 << 20  # characters of an id that others gave
+SOLE, HOLDS = 0, 1  # of company
 
 
 class Call(Generic[T_co]):
@@ -284,6 +285,7 @@ _CLAIM = scripts.declared(
         "max_deliveries",
         "max_bytes",
         "steps",
+        "company",
         "acks * queue",
     ),
 )
@@ -322,6 +324,10 @@ class Claimed(NamedTuple):
     deliveries: list[Delivery]
     buried: Sequence[Buried] = ()
     """For `tell`: nobody else knows that they died."""
+    alone: bool = False
+    """It is one message, and the consumer holds nothing else."""
+    drain: bool = False
+    """This consumer is asked to come to hold nothing: a message waits that goes alone."""
 
 
 def claim(
@@ -333,12 +339,17 @@ def claim(
     renew_ms: int | None = None,
     max_deliveries: int | None = None,
     max_bytes: int = MAX_BYTES,
+    company: int = SOLE,
     acks: Sequence[Sequence[str]] | None = None,
 ) -> Call[Claimed]:
     """Lease up to `limit` messages. `claim_id` is `<consumer>-<counter>`, and used once.
 
     `acks` holds, for each queue, receipts to ack in the same move. In a cluster all queues must
     live in one slot. `limit` 0 takes nothing and wakes another consumer if there is work.
+
+    `company` says what the consumer holds, but for the acks that go with the claim: SOLE, nothing,
+    and so it may be given a message that goes alone; HOLDS, something; or for how many ms it would
+    claim nothing, if it is asked to (`Claimed.drain`), so as to come to hold nothing.
     """
     _items("queues", queues)
     args: list[Any] = [
@@ -350,6 +361,7 @@ def claim(
         max_deliveries or NO_CAP,
         max_bytes,
         len(queues[0].steps),
+        company,
     ]
     keys: Sequence[str] = queues[0].claim
     if len(queues) > 1:
@@ -360,7 +372,7 @@ def claim(
     names = [queue.name for queue in queues]
 
     def parse(reply: Any, repeated: bool) -> Claimed:
-        now, wait, count, *rest = map(int, reply[0].split())
+        now, wait, drain, count, *rest = map(int, reply[0].split())
         buried: Sequence[Buried] = ()
         if type(reply[-1]) is list:
             buried = _buried(names, reply.pop())
@@ -378,7 +390,16 @@ def claim(
         ]
         more = [names[index - 1] for index in rest[:count]]
         wait_ms = wait if wait >= 0 else None
-        return Claimed(now, wait_ms, tuple(more), tuple(lost_acks), deliveries, buried)
+        return Claimed(
+            now,
+            wait_ms,
+            tuple(more),
+            tuple(lost_acks),
+            deliveries,
+            buried,
+            alone=company == SOLE and len(deliveries) == 1,
+            drain=drain == 1,
+        )
 
     return Call(_CLAIM, queues[0], keys, args, parse, attempt_at=1)
 
@@ -444,16 +465,28 @@ def release(
 _EXTEND = scripts.declared(
     "extend",
     keys=("unacked", "records", "meta"),
-    argv=("lease_ms", "renew_ms", "receipt * item"),
+    argv=("lease_ms", "renew_ms", "beside", "receipt * item"),
 )
 
 
 def extend(
-    keys: QueueKeys, receipts: Sequence[str], *, lease_ms: int, renew_ms: int | None = None
+    keys: QueueKeys,
+    receipts: Sequence[str],
+    *,
+    lease_ms: int,
+    renew_ms: int | None = None,
+    beside: bool = False,
 ) -> Call[list[Verdict]]:
-    """Hold these messages for `lease_ms` from now; one verdict each."""
+    """Hold these messages for `lease_ms` from now; one verdict each.
+
+    `beside` says that their consumer holds more than these, so that they are not alone any more.
+    """
     n = _items("receipts", receipts)
-    args = [_whole("lease_ms", lease_ms, 0, 31_622_400_000), renew_ms or renewal_ms(lease_ms)]
+    args = [
+        _whole("lease_ms", lease_ms, 0, 31_622_400_000),
+        renew_ms or renewal_ms(lease_ms),
+        int(beside),
+    ]
     return Call(_EXTEND, keys, keys.extend, [*args, *receipts], _missing(n))
 
 

@@ -10,7 +10,7 @@ import logging
 import random
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,7 @@ log = logging.getLogger("atomq.flows")
 T = TypeVar("T")
 BEYOND_RETRIES = 9  # the highest attempt a claim can have
 AT_ONCE = 0.5  # seconds of work that are claimed at once
+STILL = 0.02  # seconds between two looks whether it may claim again
 AHEAD = 4  # a consumer of more queues claims only from the one whose token came, so behind the wait
 
 
@@ -106,43 +107,23 @@ clock: Callable[[], float] = (
 class Pace:
     """How much a consumer claims at once: half a second of work at the pace seen so far.
 
-    It begins with one message and at most doubles from claim to claim, up to `most`. Of several
-    `workers` each one that is free may have one message, whatever the pace. Raises
-    `InvalidArgument` if `most` or `workers` is no number from 1 to 1,000.
+    It begins with one message and at most doubles from claim to claim, up to `most`. Raises
+    `InvalidArgument` if that is no number from 1 to 1,000.
     """
 
-    def __init__(self, most: int, workers: int = 1) -> None:
+    def __init__(self, most: int) -> None:
         calls.check_limit(most)
         self._most = most
-        self._workers = arguments.whole("concurrency", workers, 1, calls.MOST)
-        self._worked: deque[float] = deque()
         self._seconds: float | None = None  # a message takes; of this the last batch is a half
-        self._fit = 1
-        self.free = workers
-        """How many workers have nothing to do."""
-
-    @property
-    def limit(self) -> int:
-        """How many messages to claim now."""
-        return min(self._most, max(self.free, self._fit))
-
-    def worked(self, seconds: float) -> None:
-        """One of several workers worked for so long on one message. Any thread may say so."""
-        self._worked.append(seconds)
+        self.limit = 1
 
     def took(self, seconds: float, messages: int) -> None:
-        """So many messages were handed out, and the next one was asked for after so many seconds.
-
-        Of several workers that tells little: what they `worked` counts.
-        """
-        if self._workers > 1:
-            worked = [self._worked.popleft() for _ in range(len(self._worked))]
-            seconds, messages = sum(worked) / self._workers, len(worked)
+        """So many messages were worked on, in so many seconds."""
         if messages:
             last = seconds / messages
             self._seconds = last if self._seconds is None else (self._seconds + last) / 2
             fit = int(AT_ONCE / max(self._seconds, 1e-6))
-            self._fit = max(1, min(2 * self.limit, fit))
+            self.limit = max(1, min(self._most, 2 * self.limit, fit))
 
 
 class Acks:
@@ -242,6 +223,51 @@ class Acks:
         self._receipts, self._under_way, self._repeated = {}, Counter(), set()
 
 
+class Company(Protocol):
+    """What the process of a consumer holds, as far as it decides what may be claimed beside it.
+
+    The server counts an end without a word against a message only if it was alone. Two such ends in
+    company, and the message goes alone: nothing is claimed beside it until it is settled.
+    """
+
+    def company(self) -> int:
+        """What a claim that is sent now has to say of it: see `calls.claim`."""
+        ...
+
+    def stands_still(self) -> bool:
+        """Whether nothing is to be claimed now."""
+        ...
+
+    def drain(self) -> None:
+        """The server asks it to come to hold nothing."""
+        ...
+
+    def accompanied(self) -> Iterable[Call[Any]]:
+        """To be said to the server: what was alone and is not any more. Each is told once."""
+        ...
+
+
+class _Nothing:
+    """Of a consumer that is told of no other, and counts on its messages being settled."""
+
+    def company(self) -> int:
+        return calls.SOLE
+
+    def stands_still(self) -> bool:
+        return False
+
+    def drain(self) -> None:
+        return
+
+    def accompanied(self) -> Iterable[Call[Any]]:
+        return ()
+
+
+Refused = Sequence[tuple[QueueKeys, Sequence[str]]]
+"""Receipts by queue that may not be held beside what is held: they go back."""
+ClaimedBy = Callable[[Claimed], Refused | None]
+
+
 class Consumer:
     """One consumer of one or several queues: claims, waits, and carries acks along.
 
@@ -249,11 +275,16 @@ class Consumer:
     """
 
     def __init__(
-        self, queues: Sequence[QueueKeys], options: Options, acks: Acks | None = None
+        self,
+        queues: Sequence[QueueKeys],
+        options: Options,
+        acks: Acks | None = None,
+        company: Company | None = None,
     ) -> None:
         self.queues = list(queues)
         self.options = options
         self.acks = Acks() if acks is None else acks
+        self._company: Company = _Nothing() if company is None else company
         self._ids = Ids()
         self._by_wake = {queue.wake: queue for queue in queues}
         self._waiting = False
@@ -317,7 +348,10 @@ class Consumer:
         limit: int,
         acks: Sequence[Sequence[str]] | None = None,
     ) -> Call[Claimed]:
-        return calls.claim(queues, claim_id, limit=limit, acks=acks, **self._settings)
+        company = self._company.company() if limit else calls.HOLDS
+        return calls.claim(
+            queues, claim_id, limit=limit, acks=acks, company=company, **self._settings
+        )
 
     def _give_back_unanswered(self) -> Flow[None]:
         """Undo a claim that got no answer at all: what it may hold goes back, uncounted."""
@@ -357,30 +391,29 @@ class Consumer:
         self,
         limit: int,
         timeout: Seconds | None,
-        claimed_by: Callable[[Claimed], None] = lambda _: None,
+        claimed_by: ClaimedBy = lambda _: None,
         *,
         patient: bool = False,
         stop: Stop | None = None,
     ) -> Flow[list[Delivery]]:
         """Up to `limit` messages; waits for the first at most `timeout` seconds (None: for ever).
 
-        `claimed_by` is told of every claim before the messages are handed over. With `patient` a
-        server that is full, or served before and is away now, is waited for, like a message. Once
-        `stop` is set nothing is waited for any more; that is looked at between two waits, of a
-        second at most.
+        `claimed_by` is told of every claim before the messages are handed over, and answers which
+        of them are not to be. With `patient` a server that is full, or served before and is away
+        now, is waited for, like a message. Once `stop` is set nothing is waited for any more; that
+        is looked at between two waits, of a second at most.
         """
         deadline = _deadline(timeout)
         wanted: set[str] | None = None  # queues whose token fired; None: all
         claimed: Claimed | None = None  # what was sent ahead got
-        if self._ahead is not None:  # the last time was interrupted
-            yield from self.stop_waiting()
         while True:
+            if not (yield from self._may_claim(deadline, stop, claimed)):
+                return []
             try:
                 if claimed is None:
                     got, more, next_ms = yield from self._claim_groups(limit, wanted, claimed_by)
                 else:
-                    claimed_by(claimed)
-                    got, more, next_ms = claimed.deliveries, bool(claimed.more), claimed.wait_ms
+                    got, more, next_ms = yield from self._taken(claimed, claimed_by)
                     claimed = None
             except (ServerUnavailable, ServerFull) as error:
                 # A claim that found no memory took nothing: it is made again.
@@ -447,7 +480,7 @@ class Consumer:
         return answer
 
     def _claim_groups(
-        self, limit: int, wanted: set[str] | None, claimed_by: Callable[[Claimed], None]
+        self, limit: int, wanted: set[str] | None, claimed_by: ClaimedBy
     ) -> Flow[tuple[list[Delivery], bool, int | None]]:
         """One claim a group; the messages, whether there are more, and ms until one falls due."""
         if self._unanswered is not None:
@@ -456,7 +489,7 @@ class Consumer:
         more, next_ms = False, None
         for group in self._rotated():
             queues = [q for q in group if wanted is None or q.name in wanted]
-            if not queues or len(got) >= limit:
+            if not queues or len(got) >= limit or (got and self._company.stands_still()):
                 continue
             try:
                 claimed = yield from self.claim(queues, limit - len(got))
@@ -465,12 +498,44 @@ class Consumer:
                     raise
                 log.warning("handing over what was claimed before this: %s", error)
                 break
-            claimed_by(claimed)
-            got += claimed.deliveries
-            more = more or bool(claimed.more)
-            if claimed.wait_ms is not None:
-                next_ms = claimed.wait_ms if next_ms is None else min(next_ms, claimed.wait_ms)
+            some, has_more, wait_ms = yield from self._taken(claimed, claimed_by)
+            got += some
+            more = more or has_more
+            if wait_ms is not None:
+                next_ms = wait_ms if next_ms is None else min(next_ms, wait_ms)
         return got, more, next_ms
+
+    def _may_claim(
+        self, deadline: float | None, stop: Stop | None, claimed: Claimed | None
+    ) -> Flow[bool]:
+        """Wait while nothing is to be claimed beside what its process holds; False: in vain."""
+        if self._ahead is not None:  # the last time was interrupted
+            yield from self.stop_waiting()
+        while claimed is None and self._company.stands_still():
+            yield from self._hand_over()
+            left = _left(deadline, stop)
+            if left is not None and left <= 0:
+                return False
+            yield Sleep(STILL if left is None else min(STILL, left))
+        return True
+
+    def _taken(
+        self, claimed: Claimed, claimed_by: ClaimedBy
+    ) -> Flow[tuple[list[Delivery], bool, int | None]]:
+        """What of a claim is handed over, once the server knows it; more; ms until one is due."""
+        refused = claimed_by(claimed) or ()
+        if claimed.drain:
+            self._company.drain()
+        gone = {receipt for _, receipts in refused for receipt in receipts}
+        try:
+            for call in self._company.accompanied():
+                _ = yield call
+            for queue, receipts in refused:
+                yield from give_back(queue, [(receipt, "") for receipt in receipts])
+        except AtomqError as error:
+            log.warning("what a process holds together is not known to the server: %s", error)
+        kept = [delivery for delivery in claimed.deliveries if delivery.receipt not in gone]
+        return kept, bool(claimed.more) and not gone, claimed.wait_ms
 
     def _hand_over(self) -> Flow[None]:
         """Stop waiting; what is due next is somebody else's to mind. Does not fail.

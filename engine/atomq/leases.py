@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from atomq import calls, flows
-from atomq.calls import Verdict, renewal_ms
+from atomq.calls import Call, Claimed, Verdict, renewal_ms
 from atomq.client import Engine, EngineBase
 from atomq.errors import AtomqError, ServerUnavailable
 from atomq.flows import Acks, Flow, clock
@@ -29,6 +29,7 @@ log = logging.getLogger("atomq.leases")
 ACK_DELAY = 0.005  # seconds an ack waits for a claim to ride along with
 RETRY = 0.3  # seconds until something is tried again that met a server that was gone
 PATIENCE = 1.0  # seconds that what was claimed may wait for its turn before it is given back
+DRAIN = 1.0  # seconds for which nothing is claimed, to come to hold nothing; then twice as long
 IDLE = 5.0  # seconds after which the thread ends when nothing is held
 
 
@@ -41,13 +42,18 @@ class Held(Protocol):
 
 
 class _Lease:
-    __slots__ = ("holder", "queue", "since", "started")
+    __slots__ = ("begins", "holder", "queue", "since", "started")
 
     def __init__(self, queue: QueueKeys, holder: weakref.ref[Any], since: float) -> None:
         self.queue = queue
         self.holder = holder
         self.since = since  # by `clock`, no later than it was claimed or last renewed
         self.started: float | None = None
+        self.begins = 0.0  # not worked on before
+
+    def counts(self) -> bool:
+        """Whether an end of this process would be one of this message too."""
+        return self.holder() is not None and self.begins <= time.monotonic()
 
 
 class Backlog:
@@ -151,6 +157,10 @@ class LeaseKeeper:
         self._closed = self._acking = False
         self._backlogs: weakref.WeakSet[Backlog] = weakref.WeakSet()
         self._renew_at = self._flush_at = self._look_at = float("inf")
+        # The message that was alone when it came, and whether it must stay so.
+        self._alone: tuple[QueueKeys, str, bool] | None = None
+        self._accompanied: list[tuple[QueueKeys, str]] = []
+        self._patience, self._drains_until, self._rests_until = DRAIN, 0.0, 0.0
 
     @property
     def lock(self) -> threading.Condition:
@@ -159,21 +169,30 @@ class LeaseKeeper:
 
     # ── what holders say ──────────────────────────────────────────────────────────────────────
 
-    def hold(self, queue: QueueKeys, holders: Iterable[Held], since: float | None = None) -> None:
-        """Renew these from now on. To be called before the first of them is handed over.
+    def hold(
+        self, queue: QueueKeys, holders: Iterable[Held], claim: Claimed, since: float | None = None
+    ) -> bool:
+        """Renew these, of a claim, from now on; to be called before the first is handed over.
 
-        They were claimed at `since` (see `clock`) or later, by default just now.
+        They were claimed at `since` (see `clock`) or later, by default just now. False if one must
+        be alone and would not be: then these are to be given back.
         """
         if since is None:
             since = clock()
         leases = {one.receipt: _Lease(queue, weakref.ref(one), since) for one in holders}
         if not leases:
-            return
+            return True
         with self._wake:
+            strictly = claim.alone and claim.deliveries[0].spared > 1
+            if self._goes_alone() or (strictly and self._holds()):
+                return False
+            if claim.alone or self._alone is not None:
+                self._note_alone(queue, claim, strictly)
             self._leases.update(leases)
             if self._renew_at == float("inf"):
                 self._renew_at = time.monotonic() + self.renew_ms / 1000
                 self._rouse()
+        return True
 
     def watch(self, backlog: Backlog) -> None:
         """Give back what waits in it for longer than a second."""
@@ -184,6 +203,74 @@ class LeaseKeeper:
             with self._wake:
                 self._look_at = time.monotonic() + PATIENCE
                 self._rouse()
+
+    def _note_alone(self, queue: QueueKeys, claim: Claimed, strictly: bool) -> None:
+        before, self._alone = self._alone, None
+        if before is not None and before[1] in self._leases:
+            self._accompanied.append(before[:2])
+        if not claim.alone:
+            return
+        receipt = claim.deliveries[0].receipt
+        if strictly:
+            self._patience, self._drains_until = DRAIN, 0.0
+        if self._holds():
+            self._accompanied.append((queue, receipt))
+        else:
+            self._alone = (queue, receipt, strictly)
+
+    def put_off(self, receipt: str, seconds: float) -> None:
+        """It is not worked on for so long: until then it is no company for others."""
+        lease = self._leases.get(receipt)
+        if lease is not None:
+            lease.begins = time.monotonic() + seconds
+
+    # ── what a consumer may claim beside it: see `flows.Company` ──────────────────────────────
+
+    def company(self) -> int:
+        """What a claim that is sent now says of what is held here: see `calls.claim`."""
+        if not self._holds():
+            self._drains_until = 0.0
+            return calls.SOLE
+        ready = time.monotonic() >= max(self._drains_until, self._rests_until)
+        return int(self._patience * 1000) if ready else calls.HOLDS
+
+    def drain(self) -> None:
+        """Claim nothing for some time, so as to come to hold nothing.
+
+        Should that be too short, as much time passes with work before the next one, twice as long.
+        """
+        now = time.monotonic()
+        if now < self._rests_until:
+            return
+        if now > self._rests_until + 2 * self._patience:
+            self._patience = DRAIN
+        self._drains_until = now + self._patience
+        self._rests_until = self._drains_until + self._patience
+        self._patience = min(2 * self._patience, 3600.0)
+
+    def stands_still(self) -> bool:
+        """Whether nothing is to be claimed now: one message is alone, or is to be."""
+        return self._goes_alone() or (time.monotonic() < self._drains_until and self._holds())
+
+    def accompanied(self) -> list[Call[Any]]:
+        """To be said to the server: what was alone and is not any more."""
+        found: list[Call[Any]] = []
+        while self._accompanied:
+            queue, receipt = self._accompanied.pop()
+            lease_ms, renew_ms = self.lease_ms, self.renew_ms
+            found.append(
+                calls.extend(queue, [receipt], lease_ms=lease_ms, renew_ms=renew_ms, beside=True)
+            )
+        return found
+
+    def _holds(self) -> bool:
+        return any(lease.counts() for lease in self._leases.copy().values())
+
+    def _goes_alone(self) -> bool:
+        if self._alone is None or not self._alone[2]:
+            return False
+        lease = self._leases.get(self._alone[1])
+        return lease is not None and lease.holder() is not None
 
     def start(self, receipt: str) -> None:
         """The work begins now: `max_lease` counts from here, once."""

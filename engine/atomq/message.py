@@ -13,6 +13,7 @@ import binascii
 import itertools
 import json
 import os
+import re
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -307,6 +308,9 @@ class Envelope:
 # ── claimed ───────────────────────────────────────────────────────────────────────────────────
 
 
+_SPARED = re.compile(rb'\{(?:"x-deliveries":\d+,)?(?:"x-expires":\d+,)?"x-spared":(\d{1,8}),')
+
+
 class Delivery:
     """One claimed message: what the server answered, and the receipt that acks it."""
 
@@ -328,6 +332,21 @@ class Delivery:
         self.step = step
         self.envelope = Envelope(raw)
         self.settled = self.lost = False
+
+    @property
+    def charged(self) -> int:
+        """Its deliveries, this one included, but for those that were spared.
+
+        Those ended without a word while their consumer held other messages, which says nothing of
+        this one. What is left is what counts towards `max_deliveries`.
+        """
+        return self.deliveries - self.spared
+
+    @property
+    def spared(self) -> int:
+        """How many earlier deliveries were spared; from two on it is handed out alone."""
+        found = _SPARED.match(self.envelope.raw) if self.deliveries > 1 else None
+        return min(int(found[1]), self.deliveries - 1) if found else 0
 
     def __repr__(self) -> str:
         return f"Delivery({self.queue!r}, {self.receipt!r}, deliveries={self.deliveries})"

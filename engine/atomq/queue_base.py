@@ -41,7 +41,7 @@ from atomq.errors import (
     ResultTimeout,
     ServerUnavailable,
 )
-from atomq.flows import Consumer, Flow, Pace, Stop
+from atomq.flows import Consumer, Flow, Refused, Stop
 from atomq.keys import QueueKeys
 from atomq.leases import Backlog, LeaseKeeper, keeper
 from atomq.message import (
@@ -205,9 +205,6 @@ class QueueBase(Generic[EngineT]):
         except IndexError:
             return None
 
-    def _pace(self, prefetch: int | None, workers: int = 1) -> Pace:
-        return Pace(self.engine.options.prefetch if prefetch is None else prefetch, workers)
-
     # ── what happens to a message ─────────────────────────────────────────────────────────────
 
     def _ack(self, receipts: Sequence[str]) -> Flow[list[Verdict]]:
@@ -268,9 +265,10 @@ class QueueBase(Generic[EngineT]):
         if message.undecodable:
             return self._reject([message], "undecodable", arguments.words(error))
         most = self.engine.options.max_deliveries
-        if most is not None and message.deliveries >= most:
+        failures = message._delivery.charged
+        if most is not None and failures >= most:
             return self._reject([message], "max_deliveries", arguments.words(error))
-        return self._release([message], delay=self._pause_after(message.deliveries))
+        return self._release([message], delay=self._pause_after(failures))
 
     def _pause_after(self, deliveries: int) -> float:
         """What `backoff` says; where that fails, what it says by default: the message must go."""
@@ -452,18 +450,6 @@ def _is_date_time(given: object) -> bool:
         return False
     datetime.fromisoformat(f"{given[:10]}T{given[11:19]}".replace(":60", ":59"))
     return True
-
-
-class Ending:
-    """When several workers end: they are told to stop, or what is no failure came out of one."""
-
-    def __init__(self, stop: Stop | None) -> None:
-        self._stop = stop
-        self.error: BaseException | None = None
-
-    def is_set(self) -> bool:
-        """Whether nothing more is to be begun."""
-        return self.error is not None or told(self._stop)
 
 
 def told(stop: Stop | None) -> bool:
@@ -674,8 +660,9 @@ class ReceiverBase(Generic[QueueT, MessageT]):
     def _begin(self) -> None:
         self._home = self._keeper.home
         keys = [queue.keys for queue in self._by_name.values()]
-        self._consumer = Consumer(keys, self._engine.options, self._keeper.acks)
-        self.backlog = Backlog(self._keeper, keys[0])
+        keeper = self._keeper
+        self._consumer = Consumer(keys, self._engine.options, keeper.acks, keeper)
+        self.backlog = Backlog(keeper, keys[0])
         """What `consume` received, of its one queue, and still has to hand out."""
         self._waiter: Any = None
 
@@ -691,11 +678,15 @@ class ReceiverBase(Generic[QueueT, MessageT]):
             self._waiter = self._engine.waiter()
         messages: list[MessageT] = []
 
-        def claimed(claim: Claimed) -> None:
+        def claimed(claim: Claimed) -> Refused:
             got = [self._message_type(self._by_name[d.queue], d) for d in claim.deliveries]
+            refused = []
             for queue, held in _by_queue(got):
-                self._keeper.hold(queue.keys, held, self._consumer.asked)
+                if not self._keeper.hold(queue.keys, held, claim, self._consumer.asked):
+                    refused.append((queue.keys, [message.receipt for message in held]))
+                    got = [message for message in got if message not in held]
             messages.extend(got)
+            return refused
 
         def receiving() -> Flow[None]:
             while True:

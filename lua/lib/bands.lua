@@ -1,24 +1,37 @@
 -- Scores of `unacked` and `delayed`: (step - 1) * 2^42 + milliseconds. A band a priority step keeps the order across
 -- priorities exact at any size: the oldest of one step is one range query. 2^42 ms last until the year 2109.
-local M = { SIZE = 4398046511104 }
+--
+-- Half a millisecond more marks a lease whose holder has nothing else: if it ends without a word, that says something
+-- of its message. Ten bands on, in `unacked`, are those that wait to go alone, with the same mark.
+local M = { SIZE = 4398046511104, APART = 10 }
 
 function M.score(step, ms)
   return string.format("%.0f", (step - 1) * M.SIZE + ms)
 end
 
--- The same step, another time.
-function M.moved(score, ms)
-  return string.format("%.0f", score - score % M.SIZE + ms)
+-- The same band and mark, another time; or without the mark.
+function M.moved(score, ms, beside)
+  local at = score % M.SIZE
+  return string.format("%.0f", score - at + ms) .. (at % 1 > 0 and not beside and ".5" or "")
 end
 
--- Is there anything in a step behind the first? Most queues have none, and need not be asked step by step.
+function M.alone(score)
+  return score % 1 > 0
+end
+
+-- Is there anything in a band behind the first? Most queues have none, and need not be asked step by step.
 function M.behind_first(key)
   return redis.call("ZCOUNT", key, M.SIZE, "+inf") > 0
 end
 
--- Is anything due at `now`, or may it be, in a step behind the first?
-function M.stirs(key, now, steps)
-  return redis.call("ZCOUNT", key, "-inf", now) > 0 or steps > 1 and M.behind_first(key)
+-- How many wait to go alone?
+function M.apart(key)
+  return redis.call("ZCOUNT", key, M.APART * M.SIZE, "+inf")
+end
+
+-- Is anything of the first step due at `now`?
+function M.stirs(key, now)
+  return redis.call("ZCOUNT", key, "-inf", now + 0.5) > 0
 end
 
 return M

@@ -40,8 +40,8 @@ local function open(q, width, steps, lease, renew, now)
   if is_back then
     this.ahead = outage.heal(unacked, known_steps, now + math.max(lease, 3 * longest), now, changes)
   end
-  if in_unacked > 0 and bands.stirs(unacked, ended, known_steps)
-    or in_delayed > 0 and bands.stirs(delayed, now, known_steps) then
+  if in_unacked > 0 and (bands.stirs(unacked, ended) or bands.behind_first(unacked))
+    or in_delayed > 0 and (bands.stirs(delayed, now) or known_steps > 1 and bands.behind_first(delayed)) then
     this.stirs = true
   end
   return this
@@ -80,7 +80,7 @@ local function close(this, call, claim_id, consumer)
   end
 
   if not this.paused then
-    wake = this.left > 0
+    wake = this.left > 0 or this.parked ~= nil
     if not wake and (this.stirs or this.in_delayed > 0) then
       local recovery = require("lib.recovery")
       wake = recovery.more(this, call, consumer)
@@ -115,6 +115,7 @@ function M.run()
   local limit, lease = args.int("limit", 0, 1000), args.int("lease_ms", 1, 31622400000)
   local renew, max_deliveries = args.int("renew_ms", 1, 31622400000), args.int("max_deliveries", 0, 1000000000)
   local max_bytes, steps = args.int("max_bytes", 1, 1073741824), args.int("steps", 1, 10)
+  local company = args.int("company", 0, 31622400000)
   local consumer, now = string.match(claim_id, "^(.+)%-%d+$"), clock.now()
   local width = FIXED + steps
   local queues = #KEYS / width
@@ -159,7 +160,8 @@ function M.run()
 
   local call = {
     limit = limit, lease = lease, max_deliveries = max_deliveries, max_bytes = max_bytes, steps = steps, now = now,
-    receipts = names, held = {}, scores = {}, out = { "" }, count = 0, bytes = 0, deaths = 0, freed = false,
+    receipts = names, held = {}, scores = {}, out = { "" }, count = 0, bytes = 0, aside = 0, freed = false,
+    company = company, drain = 0, id = claim_id .. "." .. attempt,
   }
   local missing = ""
   for q = 1, queues do
@@ -191,6 +193,9 @@ function M.run()
     end
   end
 
+  if not is_replayed and company == 0 and call.count == 1 then
+    lane.alone(call)
+  end
   local more, mores = "", 0
   for q = 1, queues do
     if close(lanes[q], call, claim_id, consumer) then
@@ -198,7 +203,7 @@ function M.run()
     end
   end
   local wait = call.next_due and math.max(0, call.next_due - now) or -1
-  call.out[1] = now .. " " .. wait .. " " .. mores .. more .. missing
+  call.out[1] = now .. " " .. wait .. " " .. call.drain .. " " .. mores .. more .. missing
   call.out[#call.out + 1] = call.buried
   return call.out
 end

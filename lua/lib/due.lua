@@ -6,7 +6,7 @@ local M = {}
 -- How many are due at `now` in one step.
 function M.count(key, step, now)
   local low = (step - 1) * bands.SIZE
-  return redis.call("ZCOUNT", key, low, low + now)
+  return redis.call("ZCOUNT", key, low, low + now + 0.5)
 end
 
 -- What is due at `now` in the steps `from` to `to`, step by step, oldest first.
@@ -15,7 +15,7 @@ function M.now(key, from, to, now, limit)
   for step = from, to do
     local low = (step - 1) * bands.SIZE
     local left = limit - (found and #found or 0)
-    local some = left > 0 and redis.call("ZRANGEBYSCORE", key, low, low + now, "LIMIT", 0, left) or {}
+    local some = left > 0 and redis.call("ZRANGEBYSCORE", key, low, low + now + 0.5, "LIMIT", 0, left) or {}
     if not found then
       found = some
     else
@@ -33,7 +33,7 @@ function M.earliest(key, steps)
   for step = 1, steps do
     local low = (step - 1) * bands.SIZE
     local head = redis.call("ZRANGEBYSCORE", key, low, low + bands.SIZE - 1, "WITHSCORES", "LIMIT", 0, 1)
-    local ms = head[2] and head[2] % bands.SIZE
+    local ms = head[2] and math.floor(head[2] % bands.SIZE)
     if ms and (not earliest or ms < earliest) then
       earliest = ms
     end

@@ -51,7 +51,7 @@ local function fill(group, count, at)
     end
   end
   for i = 1, group.expires and count or 0 do
-    bodies[i] = message.with(bodies[i], odd[i] and odd[i].deliveries or 0, group.expires)
+    bodies[i] = message.with(bodies[i], odd[i] and odd[i].deliveries or 0, group.expires, odd[i] and odd[i].spared or 0)
   end
   return largest
 end

@@ -5,7 +5,7 @@ local record = require("lib.record")
 local shape = require("lib.shape")
 
 local M = {}
-local MOST_DEATHS = 100 -- a claim that sent so many to dead letters stops, though it has room for more
+local MOST_ASIDE = 100 -- a claim that sent so many to dead letters, or apart, stops, though it has room for more
 local TASTE = 4 -- popped first, when nobody has told their sizes: a message may have 10 MB
 
 function M.change(this, field, value)
@@ -17,12 +17,12 @@ function M.bury(this, call, reason, deliveries, step, body, detail)
   local dead = require("lib.dead")
   local id = dead.add(KEYS[this.at + 5], reason, detail or "", deliveries, step, body)
   this.first_death, this.last_death = this.first_death or id, id
-  this.deaths, call.deaths, call.bytes = (this.deaths or 0) + 1, call.deaths + 1, call.bytes + #body
+  this.deaths, call.aside, call.bytes = (this.deaths or 0) + 1, call.aside + 1, call.bytes + #body
 end
 
 -- How many more messages may be handed out.
 function M.room(call)
-  return call.bytes < call.max_bytes and call.deaths < MOST_DEATHS and call.limit - call.count or 0
+  return call.bytes < call.max_bytes and call.aside < MOST_ASIDE and call.limit - call.count or 0
 end
 
 -- How many of them surely fit, if none is larger than the largest ever seen.
@@ -34,13 +34,19 @@ function M.fitting(this, call)
   return free
 end
 
+-- Why this may not be delivered (again); false if it may. What was spared does not count.
+function M.reason(call, deliveries, spared, expires)
+  return call.max_deliveries > 0 and deliveries - spared > call.max_deliveries and "max_deliveries"
+    or expires > 0 and expires <= call.now and "expired"
+end
+
 -- Collect leases for bodies[from] to bodies[to], which are alike but for their bytes; those that may not be delivered
 -- (again) go to dead letters. Answers where it stopped: behind the last, or where the bytes were spent.
-function M.hand(this, call, deliveries, expires, step, bodies, from, to)
-  local spent = call.max_deliveries > 0 and deliveries > call.max_deliveries
-  if spent or expires > 0 and expires <= call.now then
+function M.hand(this, call, deliveries, spared, expires, step, bodies, from, to)
+  local reason = M.reason(call, deliveries, spared, expires)
+  if reason then
     for i = from, to do
-      M.bury(this, call, spent and "max_deliveries" or "expired", deliveries - 1, step, bodies[i])
+      M.bury(this, call, reason, deliveries - 1, step, bodies[i])
     end
     return to + 1
   end
@@ -67,12 +73,18 @@ function M.hand(this, call, deliveries, expires, step, bodies, from, to)
   return to + 1
 end
 
+-- The one message that this claim hands out is all that its consumer holds.
+function M.alone(call)
+  redis.call("ZADD", KEYS[call.last_at + 1], "XX", call.last_score .. ".5", call.receipts[1])
+end
+
 -- Write the leases that were collected.
 function M.lease(this, call)
   local n = #call.held / 2
   if n > 0 then
     redis.call("HSET", KEYS[this.at + 2], unpack(call.held))
     redis.call("ZADD", KEYS[this.at + 1], unpack(call.scores))
+    call.last_at, call.last_score = this.at, call.scores[2 * n - 1]
     this.delivered, call.held, call.scores = this.delivered + n, {}, {}
   end
 end
@@ -90,15 +102,27 @@ function M.pop(this, call, step)
     local n, at = #bodies, 1
     call.freed, this.largest = true, math.max(this.largest, largest)
     if next(odd) == nil then
-      at = M.hand(this, call, 1, 0, step, bodies, 1, n)
+      at = M.hand(this, call, 1, 0, 0, step, bodies, 1, n)
     end
     while at <= n and M.room(call) > 0 do
       local head = odd[at]
       if head == false then
         M.bury(this, call, "undecodable", 0, step, bodies[at])
         at = at + 1
+      elseif not head then
+        at = M.hand(this, call, 1, 0, 0, step, bodies, at, at)
       else
-        at = M.hand(this, call, head and head.deliveries + 1 or 1, head and head.expires or 0, step, bodies, at, at)
+        local message = require("lib.message")
+        local deliveries = head.deliveries
+        local spared = math.min(head.spared, deliveries) -- anybody may have written it
+        if spared > 1 then
+          local apart = require("lib.apart")
+          apart.send(this, call, deliveries, spared, head.expires, step, bodies[at], false, true)
+          at = at + 1
+        else
+          bodies[at] = message.spare(bodies[at], spared)
+          at = M.hand(this, call, deliveries + 1, spared, head.expires, step, bodies, at, at)
+        end
       end
     end
     M.lease(this, call)

@@ -1,5 +1,7 @@
 -- A message is JSON that is never decoded here. What the engine has to say stands at its very head, as members that
--- any JSON reader skips: {"x-deliveries":2,"x-expires":1790000000000,"body":...
+-- any JSON reader skips: {"x-deliveries":2,"x-expires":1790000000000,"x-spared":1,"body":...
+-- Spared are the deliveries that ended without a word while their consumer held others: they count as deliveries, and
+-- not as failures of this message.
 local shape = require("lib.shape")
 
 local M = {}
@@ -16,15 +18,16 @@ local function member(message, name, at, most)
   return n > 0 and math.min(math.floor(n), most) or 0, stop + 1
 end
 
--- Deliveries so far, expiry (server ms, 0: never), and where the rest of the message begins.
+-- Deliveries so far, expiry (server ms, 0: never), where the rest of the message begins, and how many were spared.
 -- Stock Kombu writes a blank behind ":" and "," when it gives a message back.
 function M.head(message)
   if string.sub(message, 3, 4) ~= "x-" then
-    return 0, 0, 2
+    return 0, 0, 2, 0
   end
   local deliveries, after = member(message, "deliveries", 2, MOST_DELIVERIES)
-  local expires, rest = member(message, "expires", after, LAST_MS)
-  return deliveries, expires, rest
+  local expires, further = member(message, "expires", after, LAST_MS)
+  local spared, rest = member(message, "spared", further, MOST_DELIVERIES)
+  return deliveries, expires, rest, spared
 end
 
 function M.sound(message)
@@ -32,7 +35,7 @@ function M.sound(message)
 end
 
 -- The message with this head; an older head is replaced, never joined by a second one (JSON keeps the last).
-function M.with(message, deliveries, expires)
+function M.with(message, deliveries, expires, spared)
   local _, _, rest = M.head(message)
   local head = "{"
   if deliveries > 0 then
@@ -41,16 +44,27 @@ function M.with(message, deliveries, expires)
   if expires > 0 then
     head = head .. string.format('"x-expires":%.0f,', expires)
   end
+  if spared > 0 then
+    head = head .. string.format('"x-spared":%d,', spared)
+  end
   return head .. string.sub(message, rest)
 end
 
--- As it goes back to a ready list, delivered so many times. What is no message keeps its bytes.
-function M.counted(message, deliveries)
-  local was, expires = M.head(message)
-  if was == deliveries or not M.sound(message) then
+-- As it goes back to a ready list, delivered so many times, and spared as often as it was unless that is given. What is
+-- no message keeps its bytes.
+function M.counted(message, deliveries, spared)
+  local was, expires, _, was_spared = M.head(message)
+  spared = math.min(spared or was_spared, deliveries)
+  if was == deliveries and was_spared == spared or not M.sound(message) then
     return message
   end
-  return M.with(message, deliveries, expires)
+  return M.with(message, deliveries, expires, spared)
+end
+
+-- As it is kept in a record, which knows the deliveries.
+function M.spare(message, spared)
+  local deliveries, expires, _, was = M.head(message)
+  return was == spared and message or M.with(message, deliveries, expires, spared)
 end
 
 return M

@@ -88,12 +88,16 @@ end
 function M.heal(unacked, steps, latest, now, changes)
   local bands = require("lib.bands")
   local ahead = {}
-  for step = 1, steps do
+  for i = 1, 2 * steps do -- and those that wait to go alone
+    local step, mark = i, ""
+    if i > steps then
+      step, mark = i - steps + bands.APART, ".5"
+    end
     local low, left = (step - 1) * bands.SIZE, MOST - #ahead / 2
     local found = left > 0 and redis.call("ZRANGEBYSCORE", unacked, "(" .. bands.score(step, latest),
       string.format("(%.0f", low + bands.SIZE), "LIMIT", 0, left) or {}
-    for i = 1, #found do
-      ahead[#ahead + 1], ahead[#ahead + 2] = bands.score(step, latest), found[i]
+    for j = 1, #found do
+      ahead[#ahead + 1], ahead[#ahead + 2] = bands.score(step, latest) .. mark, found[j]
     end
   end
   if #ahead < 2 * MOST then

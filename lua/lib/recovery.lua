@@ -14,21 +14,39 @@ local function last(this, call, step)
   return step == call.steps and this.steps or step
 end
 
--- Hand out these entries, or bury them, as long as there is room; answers how many are gone from the index.
-local function take_out(this, call, step, index, records, found)
+-- How often it was spared before it is delivered anew, and when it expires.
+local function spared_before(body, deliveries, more)
+  local _, expires, _, spared = message.head(body)
+  return math.min(spared + more, deliveries), expires
+end
+
+local function goes_alone(held, more)
+  local deliveries, _, _, body = record.split(held or "")
+  return deliveries and spared_before(body, deliveries, more) > 1
+end
+
+-- Hand out these entries, bury them or set them apart, as long as there is room; answers how many are gone from where
+-- they were. `spare`: leases have ended. What must go alone is taken out by itself if this claim has nothing yet.
+local function take_out(this, call, step, index, records, found, spare)
   local at = 0
   while at < #found do
     local many, bytes = math.min(lane.fitting(this, call), #found - at), call.bytes
     if many == 0 then
       break
     end
-    local held = redis.call("HMGET", records, unpack(found, at + 1, at + many))
+    local held, spared = redis.call("HMGET", records, unpack(found, at + 1, at + many)), {}
+    local scores = spare and redis.call("ZMSCORE", index, unpack(found, at + 1, at + many))
     for i = 1, many do
       if bytes >= call.max_bytes then -- they are larger than any before
         many = i - 1
         break
       end
       bytes = bytes + #(held[i] or "")
+      spared[i] = scores and not bands.alone(scores[i]) and 1 or 0
+      if call.company + call.count == 0 and goes_alone(held[i], spared[i]) then
+        many = math.max(1, i - 1) -- by itself: what goes alone leaves the others where they are
+        break
+      end
     end
     redis.call("ZREM", index, unpack(found, at + 1, at + many))
     redis.call("HDEL", records, unpack(found, at + 1, at + many))
@@ -36,9 +54,15 @@ local function take_out(this, call, step, index, records, found)
     for i = 1, many do
       local deliveries, _, _, body = record.split(held[i] or "")
       if deliveries then
-        local _, expires = message.head(body)
+        local n, expires = spared_before(body, deliveries, spared[i])
         this.largest = math.max(this.largest, #body)
-        lane.hand(this, call, deliveries + 1, expires, step, { body }, 1, 1)
+        if n > 1 then
+          local apart = require("lib.apart")
+          apart.send(this, call, deliveries, n, expires, step, body, records == KEYS[this.at + 2] and found[at + i],
+            many == 1)
+        else
+          lane.hand(this, call, deliveries + 1, n, expires, step, { message.spare(body, n) }, 1, 1)
+        end
       elseif held[i] then
         lane.bury(this, call, "corrupt", 0, step, held[i], records == KEYS[this.at + 4] and found[at + i])
       end
@@ -51,7 +75,7 @@ end
 
 -- What is due in this step of an index, by `now`; answers how many entries are gone from there. Behind dead letters it
 -- looks again: what is due behind them goes first.
-local function recover(this, call, step, index, records, now)
+local function recover(this, call, step, index, records, now, spare)
   local gone = 0
   while lane.room(call) > 0 do
     local most = math.min(lane.room(call), MOST - gone)
@@ -60,7 +84,7 @@ local function recover(this, call, step, index, records, now)
       break
     end
     local found = due.now(index, step, last(this, call, step), now, most)
-    gone = gone + take_out(this, call, step, index, records, found)
+    gone = gone + take_out(this, call, step, index, records, found, spare)
     if #found < most then
       break
     end
@@ -78,9 +102,25 @@ function M.take(this, call, step)
   if step == 1 then
     this.deepest_unacked = deepest(this, KEYS[this.at + 1], this.in_unacked)
     this.deepest_delayed = deepest(this, KEYS[this.at + 3], this.in_delayed)
+    this.apart = this.deepest_unacked > 0 and bands.apart(KEYS[this.at + 1]) or 0
+    if this.apart > 0 then
+      local apart = require("lib.apart")
+      apart.elect(this, call)
+    end
   end
   if step <= this.deepest_unacked then
-    local n = recover(this, call, step, KEYS[this.at + 1], KEYS[this.at + 2], this.ended)
+    local index, records, n = KEYS[this.at + 1], KEYS[this.at + 2], 0
+    while this.apart > n and call.company + call.count == 0 and lane.room(call) > 0 do
+      local apart = require("lib.apart")
+      local found = apart.due(this, step, last(this, call, step), this.ended)
+      if #found == 0 or take_out(this, call, step, index, records, found) == 0 then
+        break
+      end
+      n = n + 1
+    end
+    local before = this.parked or 0
+    this.apart = this.apart - n
+    n = n + recover(this, call, step, index, records, this.ended, true) + before - (this.parked or 0)
     this.in_unacked, this.redelivered = this.in_unacked - n, (this.redelivered or 0) + n
   end
   if step <= this.deepest_delayed then
@@ -90,7 +130,9 @@ end
 
 -- Is there more that a claim would get now? Ready lists are empty.
 local function remains(this, call)
-  if lane.room(call) > 0 then
+  if call.count > 0 and (this.apart or 0) > 0 then
+    return true -- for a consumer that holds nothing
+  elseif lane.room(call) > 0 then
     return false -- every step was looked at and ran dry
   end
   for step = 1, call.steps do

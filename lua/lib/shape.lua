@@ -13,8 +13,8 @@ function M.odd(messages)
       odd[i] = false
     elseif first == 120 then -- may be "x-...
       local message = require("lib.message")
-      local deliveries, expires = message.head(this)
-      odd[i] = { deliveries = deliveries, expires = expires }
+      local deliveries, expires, _, spared = message.head(this)
+      odd[i] = { deliveries = deliveries, expires = expires, spared = spared }
     end
     if #this > largest then
       largest = #this

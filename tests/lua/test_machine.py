@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from atomq import calls
 from atomq.calls import Call, Claimed, Outgoing, Rejection, Verdict
 from tests.conftest import LONG
-from tests.lua.rig import Rig, msg, name_of
+from tests.lua.rig import BAND, Rig, msg, name_of
 from tests.lua.verbs import STOCK
 from tests.model import Message, Model
 
@@ -107,10 +107,17 @@ class QueueMachine(RuleBasedStateMachine):
 
     # consumers
 
-    @rule(by=st.sampled_from("ab"), limit=st.integers(0, 5), acks=st.one_of(st.just([]), picks))
-    def claim(self, by: str, limit: int, acks: list[int]) -> None:
+    @rule(
+        by=st.sampled_from("ab"),
+        limit=st.integers(0, 5),
+        acks=st.one_of(st.just([]), picks),
+        company=st.sampled_from([calls.SOLE, calls.SOLE, calls.HOLDS, 2000]),
+    )
+    def claim(self, by: str, limit: int, acks: list[int], company: int = calls.SOLE) -> None:
         riding = self.pick(acks) if acks else []
-        call = self.q.claiming(limit, by=by, lease_ms=LEASE, max_deliveries=3, acks=[riding])
+        call = self.q.claiming(
+            limit, by=by, lease_ms=LEASE, max_deliveries=3, acks=[riding], company=company
+        )
         lost = [receipt for receipt in riding if not self.model.ack(receipt)]
         claimed = self.claimed(call)
         assert [receipt for _, receipt in claimed.lost_acks] == lost
@@ -122,7 +129,7 @@ class QueueMachine(RuleBasedStateMachine):
         """The reply was lost; acks that rode along were done the first time."""
         assert self.last_claim is not None
         self.last_claim = self.last_claim.again()
-        for receipt in self.last_claim.args[9:]:
+        for receipt in self.last_claim.args[10:]:
             self.model.ack(receipt)
         self.claimed(self.last_claim)
 
@@ -130,12 +137,15 @@ class QueueMachine(RuleBasedStateMachine):
         self.contact()
         claimed = self.q.run(call)
         claim_id, attempt, limit = call.args[:3]
-        wanted = self.model.claim(claim_id, attempt, limit, claimed.now_ms, LEASE)
+        company = call.args[8]
+        wanted = self.model.claim(claim_id, attempt, limit, claimed.now_ms, LEASE, company)
+        assert company > 1 or not claimed.drain
         assert [each.receipt for each in claimed.deliveries] == wanted
         self.receipts += [each for each in wanted if each not in self.receipts]
         for each in claimed.deliveries:
             held = self.model.unacked[each.receipt].message
             assert (name_of(each), each.deliveries) == (held.name, held.deliveries)
+            assert each.spared == held.spared
         return claimed
 
     # holders
@@ -153,11 +163,13 @@ class QueueMachine(RuleBasedStateMachine):
             if complete and verdict is DONE:
                 assert self.q.result(f"r{receipt}") == receipt.encode()
 
-    @rule(picked=picks, lease=times)
-    def extend(self, picked: list[int], lease: int) -> None:
+    @rule(picked=picks, lease=times, beside=st.booleans())
+    def extend(self, picked: list[int], lease: int, beside: bool) -> None:
         receipts = self.pick(picked)
         self.contact()
-        verdicts = self.q.run(calls.extend(self.q.keys, receipts, lease_ms=lease, renew_ms=20_000))
+        verdicts = self.q.run(
+            calls.extend(self.q.keys, receipts, lease_ms=lease, renew_ms=20_000, beside=beside)
+        )
         now = self.q.now()
         self.model.contact(now)
         seen = set()
@@ -168,7 +180,7 @@ class QueueMachine(RuleBasedStateMachine):
             if live:
                 until = self.q.unacked[receipt].deadline
                 assert abs(until - now - lease) < 1000
-                self.model.extend(receipt, until)
+                self.model.extend(receipt, until, beside=beside)
 
     @rule(
         picked=picks,
@@ -283,6 +295,11 @@ class QueueMachine(RuleBasedStateMachine):
                 name: (held.message.name, held.message.step, held.message.deliveries, held.at)
                 for name, held in wanted.items()
             }
+        marks = {
+            receipt.decode(): (score >= 10 * BAND, score % 1 > 0)
+            for receipt, score in q.db.zrange(q.keys.unacked, 0, -1, withscores=True)
+        }
+        assert marks == {name: (held.apart, held.alone) for name, held in model.unacked.items()}
         letters = [(name_of(each.raw), each.reason, each.deliveries) for each in q.dead]
         assert letters == [(m.name, reason, m.deliveries) for m, reason in model.dead]
 

@@ -19,13 +19,12 @@ from atomq.address import Address
 from atomq.calls import Call, Claimed
 from atomq.client import Engine
 from atomq.contrib.fleet import Attendance
-from atomq.contrib.kombu import worker
 from atomq.contrib.kombu.bindings import Bindings
 from atomq.contrib.kombu.doubts import Doubts
 from atomq.errors import AtomqError
 from atomq.keys import QueueKeys
 from atomq.leases import LeaseKeeper, keeper
-from atomq.message import Ids
+from atomq.message import Delivery, Ids
 
 log = logging.getLogger("atomq.kombu")
 
@@ -42,10 +41,6 @@ class Broker:
         self.ids = Ids()
         self.unanswered: list[Call[Claimed]] = []
         """Claims that a connection was lost under: what they hold is asked for again."""
-        self.granted: set[object] = set()
-        """What this user was seen to have the right to."""
-        self.denied: dict[object, float] = {}
-        """And since when it is refused that."""
         self.bindings = Bindings(self.engine)
         self.attendance = Attendance(self.engine, lambda: self.ids.prefix)
         self.doubts = Doubts(self.engine.options.call_window_ms / 1000)
@@ -66,8 +61,31 @@ class Broker:
             lease_ms=options.lease_ms,
             max_deliveries=options.max_deliveries,
             max_bytes=options.max_bytes,
+            company=self.keeper.company() if limit else calls.HOLDS,
             acks=[acks[name] for name in queues] if acks is not None else None,
         )
+
+    def hold(self, claimed: Claimed) -> list[Delivery]:
+        """Renew what a claim got, before the first is handed over; what is to be handed over.
+
+        Given back is what may not be held beside what this process holds.
+        """
+        by_queue: dict[str, list[Delivery]] = {}
+        for delivery in claimed.deliveries:
+            by_queue.setdefault(delivery.queue, []).append(delivery)
+        refused = set()
+        for queue, held in by_queue.items():
+            if not self.keeper.hold(self.keys(queue), held, claimed):
+                refused.add(queue)
+                self.give_back(self.keys(queue), [delivery.receipt for delivery in held])
+        if claimed.drain:
+            self.keeper.drain()
+        for call in self.keeper.accompanied():
+            try:
+                self.engine.run(call)
+            except AtomqError as error:
+                log.info("a message counts as alone and is not: %s", error)
+        return [delivery for delivery in claimed.deliveries if delivery.queue not in refused]
 
     # ── giving back ───────────────────────────────────────────────────────────────────────────
 
@@ -101,7 +119,7 @@ class Broker:
             log.warning("an unreadable message of %s is a dead letter: %s", queue, error)
 
     def reap(self) -> int:
-        """Give back what nobody settles any more: its Message is garbage, or its task cancelled."""
+        """Give back what nobody can settle any more: its Message is garbage, or never was."""
         gc.collect()
         count = 0
         while self.unanswered:
@@ -110,11 +128,6 @@ class Broker:
             for delivery in claimed.deliveries:
                 self.give_back(self.keys(delivery.queue), [delivery.receipt])
                 count += 1
-        for message in worker.cancelled():
-            delivery = message.delivery
-            delivery.settled = True
-            self.give_back(self.keys(delivery.queue), [delivery.receipt], counted=True)
-            count += 1
         for queue, receipts in self.keeper.abandoned():
             self.give_back(queue, receipts)
             count += len(receipts)

@@ -474,10 +474,11 @@ class Channel(virtual.Channel):
         """Send back what is not due yet."""
         headers = payload["headers"]
         eta = headers.get("eta") if isinstance(headers, dict) else None
-        if eta is None or self.settings.delay_in_server == "never":
-            return False
         due_ms = eta_ms(eta)
         if due_ms is None:
+            return False
+        if self.settings.delay_in_server == "never":
+            self.broker.keeper.put_off(delivery.receipt, (due_ms - now_ms) / 1000)
             return False
         if due_ms > now_ms + 1:
             self.qos.release(delivery, delay_ms=due_ms - now_ms, counted=False)
@@ -495,17 +496,18 @@ class Channel(virtual.Channel):
         self.qos._quick_ack(delivery.receipt)
         if delivery.settled:
             return
-        if delivery.deliveries >= FAILURES:
+        if delivery.charged >= FAILURES:
             self.qos._dead(delivery, "undeliverable", error)
         else:
-            self.qos.release(delivery, delay_ms=200 * delivery.deliveries)
+            self.qos.release(delivery, delay_ms=200 * delivery.charged)
 
     def _get(self, queue: str, timeout: Any = None) -> dict[str, Any]:
-        found = self.broker.engine.run(self.broker.claim([queue], 1))
-        if not found.deliveries:
+        if self.broker.keeper.stands_still():
             raise Empty
-        delivery = found.deliveries[0]
-        self.broker.keeper.hold(self.broker.keys(queue), [delivery])
+        found = self.broker.hold(self.broker.engine.run(self.broker.claim([queue], 1)))
+        if not found:
+            raise Empty
+        delivery = found[0]
         if queue in self._expires:
             self._touch_now_and_then(queue)
         try:

@@ -1,0 +1,46 @@
+-- A delivery that ends without a word is no evidence against its message if the consumer held others. That is spared
+-- (see lib/message), and what was spared twice goes alone: it is the only one that a claim hands out, to a consumer
+-- that holds nothing else, and only then its end counts. Until such a claim comes it waits in bands of its own of
+-- `unacked`, where no other claim reads it.
+local bands = require("lib.bands")
+local due = require("lib.due")
+local lane = require("lib.lane")
+local message = require("lib.message")
+local record = require("lib.record")
+
+local M = {}
+local PATIENCE = 1200 -- ms; a consumer that waits has looked once by then, so there is none that holds nothing
+
+-- Hand it out, if this claim may and has nothing yet; or bury it; or set it apart. `name`: under what it was held,
+-- false if it has not been. Not `may`: there is more in hand that must be handed out.
+function M.send(this, call, deliveries, spared, expires, step, body, name, may)
+  body = message.spare(body, spared)
+  if may and call.company == 0 and call.count == 0 or lane.reason(call, deliveries + 1, spared, expires) then
+    lane.hand(this, call, deliveries + 1, spared, expires, step, { body }, 1, 1)
+    if call.count == 1 then
+      call.limit = 1
+      lane.change(this, "drain_until", 0)
+    end
+    return
+  end
+  call.aside, call.bytes, this.parked = call.aside + 1, call.bytes + #body, (this.parked or 0) + 1
+  name = name or string.format("%s.apart%03d", call.id, call.aside)
+  redis.call("HSET", KEYS[this.at + 2], name, record.header(deliveries, step, call.now) .. body)
+  redis.call("ZADD", KEYS[this.at + 1], bands.score(step + bands.APART, call.now) .. ".5", name)
+end
+
+-- The oldest of a step, and of the steps behind it up to `last`.
+function M.due(this, step, last, now)
+  return due.now(KEYS[this.at + 1], step + bands.APART, last + bands.APART, now, 1)
+end
+
+-- Some have waited for long: let one consumer come to hold nothing. Which is asked only again when its time is over.
+function M.elect(this, call)
+  if call.company > 1 and #M.due(this, 1, this.steps, this.ended - PATIENCE) > 0
+    and (tonumber(redis.call("HGET", KEYS[this.at + 7], "drain_until")) or 0) <= call.now then
+    lane.change(this, "drain_until", string.format("%.0f", call.now + call.company))
+    call.drain = 1
+  end
+end
+
+return M

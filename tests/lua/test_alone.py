@@ -1,0 +1,232 @@
+"""Ends without a word: which of them count, and what has to go alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atomq import calls
+from atomq.calls import HOLDS, Verdict
+from tests.lua.rig import BAND, Queue, msg, name_of, names
+
+DONE = Verdict.DONE
+OLDER = Path(__file__).parent / "older" / "claim.lua"
+
+
+def twice(q: Queue, *bodies: str) -> None:
+    """These have ended without a word twice, while their consumer held all of them."""
+    q.put(*bodies)
+    for _ in range(2):
+        q.take()
+        q.expire()
+
+
+def apart(q: Queue) -> list[str]:
+    """What waits to go alone, in its order."""
+    return list(apart_as(q))
+
+
+def apart_as(q: Queue) -> dict[str, str]:
+    """The receipts of what waits to go alone."""
+    return {
+        name_of(q.unacked[receipt.decode()].raw): receipt.decode()
+        for receipt in q.db.zrange(q.keys.unacked, 10 * BAND, "+inf", byscore=True)
+    }
+
+
+def test_an_end_in_company_is_spared(q: Queue) -> None:
+    q.put("a", "b")
+    assert [(got.deliveries, got.charged) for got in q.take()] == [(1, 1)] * 2
+    q.expire()
+    got = q.take()
+    assert [(each.deliveries, each.spared, each.charged) for each in got] == [(2, 1, 1)] * 2
+    assert q.stats["expired"] == 2
+
+
+def test_the_second_time_it_goes_alone(q: Queue) -> None:
+    twice(q, "a", "b", "c")
+    q.put("new")
+    for body in ("a", "b", "c"):
+        claimed = q.claim()
+        (got,) = claimed.deliveries
+        assert (name_of(got), got.deliveries, got.charged) == (body, 3, 1)
+        assert claimed.alone
+        assert claimed.more == ("q",)
+        assert q.tokens == 1
+        q.run(calls.ack(q.keys, [got.receipt]))
+    assert names(q.take()) == ["new"]
+
+
+def test_an_end_that_it_met_alone_counts(q: Queue) -> None:
+    q.put("a")
+    for deliveries in range(1, 4):
+        (got,) = q.take(max_deliveries=3)
+        assert (got.deliveries, got.charged) == (deliveries, deliveries)
+        q.expire()
+    assert q.take(max_deliveries=3) == []
+    assert [(letter.reason, letter.deliveries) for letter in q.dead] == [("max_deliveries", 3)]
+
+
+def test_what_went_alone_goes_alone_again_and_ends(q: Queue) -> None:
+    twice(q, "a", "b")
+    for charged in range(1, 4):
+        (got,) = q.take(max_deliveries=3)
+        assert (name_of(got), got.charged) == ("a", charged)
+        q.pass_one_lease(got.receipt)
+        q.put("new")
+        (new,) = q.take(1, company=HOLDS, max_deliveries=3)
+        assert name_of(new) == "new", "it waits, and so does b"
+        q.run(calls.ack(q.keys, [new.receipt]))
+        if charged < 3:
+            q.pass_one_lease(apart_as(q)["a"])
+    assert names(q.take(max_deliveries=3)) == ["b"]
+    assert [(name_of(d.raw), d.reason, d.deliveries) for d in q.dead] == [
+        ("a", "max_deliveries", 5)
+    ]
+
+
+@pytest.mark.parametrize("in_full", [False, True])
+def test_company_that_comes_later_is_company(q: Queue, in_full: bool) -> None:
+    q.put("a")
+    if in_full:
+        q.put("later", delay_ms=60_000)
+    (got,) = q.take(1)
+    (score,) = (score for _, score in q.db.zrange(q.keys.unacked, 0, -1, withscores=True))
+    assert score % 1 == 0.5
+    assert q.run(calls.extend(q.keys, [got.receipt], lease_ms=60_000, beside=True)) == [DONE]
+    assert q.run(calls.extend(q.keys, [got.receipt], lease_ms=60_000)) == [DONE]
+    q.expire()
+    (got,) = q.take(1)
+    assert (got.deliveries, got.charged) == (2, 1)
+
+
+def test_a_claimer_that_holds_others_leaves_it_and_one_is_asked_to_hold_nothing(q: Queue) -> None:
+    twice(q, "a", "b")
+    claimed = q.claim(company=2000)
+    assert (claimed.deliveries, claimed.drain, claimed.more, q.tokens) == ([], False, ("q",), 1)
+    assert apart(q) == ["a", "b"]
+    claimed = q.claim(company=2000)
+    assert (claimed.drain, claimed.more, q.tokens) == (False, (), 0), "an idle one looks first"
+    q.pass_time(1500)
+    assert not q.claim(company=HOLDS).drain, "it will not"
+    assert q.claim(company=2000, by="d").drain
+    assert not q.claim(company=2000, by="e").drain, "one is enough"
+    assert 0 < int(q.meta["drain_until"]) - q.now() <= 2000
+    q.db.hincrby(q.keys.meta, "drain_until", -2000)
+    assert q.claim(company=500, by="e").drain, "it did not come in time"
+    assert names(q.take(by="e")) == ["a"]
+    assert q.meta["drain_until"] == "0"
+    assert q.claim(company=2000, by="d").drain, "and for the next one"
+
+
+def test_the_retry_of_a_claim_that_handed_out_one_alone(q: Queue) -> None:
+    twice(q, "a", "b")
+    call = q.claiming()
+    first = q.run(call)
+    again = q.run(call.again())
+    assert [each.receipt for each in again.deliveries] == [
+        each.receipt for each in first.deliveries
+    ]
+    assert again.alone
+    assert sorted(q.places()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("way", ["ready", "delayed"])
+def test_given_back_it_still_goes_alone(q: Queue, way: str) -> None:
+    twice(q, "a")
+    q.db.zadd(q.keys.unacked, dict.fromkeys(q.unacked, 1.0))  # not alone, then
+    (got,) = q.take()
+    assert got.spared == 1
+    q.run(calls.extend(q.keys, [got.receipt], lease_ms=0, beside=True))
+    (got,) = q.take()
+    assert (got.spared, got.deliveries) == (2, 4)
+    item = [(got.receipt, "a")]
+    q.run(calls.release(q.keys, item, delay_ms=60_000 if way == "delayed" else 0, counted=False))
+    q.fall_due()
+    q.put("new")
+    before = q.stats["delivered"]
+    assert names(q.take(company=HOLDS)) == ["new"]
+    assert apart(q) == ["a"]
+    assert q.stats["delivered"] == before + 1
+    (got,) = q.take()
+    assert (name_of(got), got.spared, got.deliveries) == ("a", 2, 4)
+
+
+def test_a_holder_that_lives_keeps_what_was_set_apart(q: Queue) -> None:
+    q.put("a", "b")
+    q.take()
+    q.expire()
+    held = [each.receipt for each in q.take()]
+    q.expire()
+    assert q.take(company=HOLDS) == []
+    assert q.run(calls.extend(q.keys, held, lease_ms=60_000)) == [DONE, DONE]
+    assert q.take() == []
+    assert q.run(calls.ack(q.keys, held)) == [DONE, DONE]
+    assert q.places() == {}
+
+
+def test_it_goes_before_its_step_and_after_those_before(q: Queue) -> None:
+    q.put("low", "lower", step=2)
+    for _ in range(2):
+        q.take()
+        q.expire()
+    q.put("high")
+    q.put("new", step=2)
+    assert names(q.take()) == ["high", "new"]
+    assert apart(q) == ["low", "lower"]
+    q.put("newer", step=2)
+    assert names(q.take()) == ["low"]
+    assert names(q.take(company=HOLDS)) == ["newer"]
+
+
+def test_handed_back_it_is_spared(q: Queue) -> None:
+    twice(q, "a", "b")
+    q.take(company=HOLDS)
+    q.run(calls.hand_back(q.keys))
+    assert names(q.ready) == ["a", "b"]
+    assert all(b'"x-deliveries":2,"x-spared":2,' in raw for raw in q.ready)
+    assert names(q.take()) == ["a"]
+
+
+def test_a_head_that_anybody_wrote_spares_nothing(q: Queue) -> None:
+    q.put(b'{"x-spared":99999999,' + msg("a")[1:])
+    for _ in range(3):
+        (got,) = q.take(1, max_deliveries=3)
+        assert got.spared == 0
+        q.expire()
+    assert q.take(max_deliveries=3) == []
+
+
+def test_numbers_and_purge_know_it(q: Queue) -> None:
+    twice(q, "a", "b")
+    q.take(company=HOLDS)
+    state = q.run(calls.inspect(q.keys))
+    assert (state.unacked, state.expired) == (2, 2)
+    assert len(q.run(calls.peek(q.keys, "unacked"))) == 2
+    assert q.run(calls.purge(q.keys, unacked=True)).unacked == 2
+
+
+def test_the_release_before_loses_nothing_of_it(q: Queue) -> None:
+    """14144c1 does not know it: it leaves what waits to go alone, and counts all deliveries."""
+    text = OLDER.read_text()
+    sha = q.db.script_load(text)
+
+    def older(limit: int = 10) -> list[Any]:
+        call = q.claiming(limit, by="old")
+        args = [*call.args[:8], *call.args[9:]]
+        reply = q.db.execute_command("EVALSHA", sha, len(call.keys), *call.keys, *args)
+        return list(reply[1:])
+
+    twice(q, "a", "b")
+    q.put("new")
+    assert names(older()[4::5]) == ["a", "b", "new"], "what nobody has set apart it takes"
+    q.expire()
+    assert names(q.take(company=HOLDS)) == ["new"]
+    assert apart(q) == ["a", "b"]
+    assert older() == []
+    assert sorted(q.places()) == ["a", "b", "new"]
+    for body in "a", "b":
+        (got,) = q.take()
+        assert (name_of(got), got.deliveries, got.charged) == (body, 4, 2)
