@@ -469,11 +469,11 @@ class LeaseKeeper:
                     self._trouble(error, "leases", queue.name, text, len(batch), queue.name)
                     pause = min(0.5, self.renew_ms / 3000)
                     break  # the other queues may fare better
+                pairs = list(zip(batch, verdicts, strict=True))
+                self.lost([receipt for receipt, v in pairs if v is not Verdict.DONE])
                 for receipt in batch:
                     if renewed := self._leases.get(receipt):
                         renewed.since = asked
-                pairs = zip(batch, verdicts, strict=True)
-                self.lost([receipt for receipt, v in pairs if v is not Verdict.DONE])
         return pause
 
     def _trouble(self, error: AtomqError, what: str, queue: str, *words: Any) -> None:

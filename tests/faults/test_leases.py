@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -143,6 +147,76 @@ def test_a_lost_lease_is_told_and_what_waits_for_its_turn_is_not_handed_over(
         third.complete("too late")
     messages.close()
     queue.engine.close()
+
+
+STOPPED = """
+import asyncio, sys, time
+from atomq import AsyncQueue, Queue
+
+url, kind, lease = sys.argv[1:]
+begun = Queue("begun", url)
+
+def work(message):
+    begun.put(message.body)
+    return 0.3 * (message.body == 3)  # seconds; four are claimed at once here
+
+async def handler(message):
+    await asyncio.sleep(work(message))
+
+if kind == "sync":
+    queue = Queue("q", url, lease=float(lease))
+    queue.work(lambda message: time.sleep(work(message)), timeout=1)
+else:
+    asyncio.run(AsyncQueue("q", url, lease=float(lease)).work(handler, timeout=1))
+"""
+
+
+@pytest.mark.parametrize("worker", ["sync", "asyncio"])
+def test_what_waited_through_a_freeze_longer_than_its_lease_is_not_begun(
+    server: Server, worker: str
+) -> None:
+    queue, begun = Queue("q", server.url, lease=LEASE), Queue("begun", server.url)
+    queue.put_many(range(8))
+    others: list[Any] = []
+
+    def all_are_claimed() -> bool:
+        others.extend(queue.claim_many(9))
+        return len(others) == 5
+
+    command = [sys.executable, "-c", STOPPED, server.url, worker, str(LEASE)]
+    with subprocess.Popen(command) as frozen:
+        wait_until("the long one to begin", lambda: begun.state().ready == 4)
+        os.kill(frozen.pid, signal.SIGSTOP)
+        wait_until("its leases to end", all_are_claimed)
+        queue.ack_many(others)
+        os.kill(frozen.pid, signal.SIGCONT)
+        assert frozen.wait(20) == 0
+    assert sorted(message.body for message in others) == [3, 4, 5, 6, 7]
+    assert [message.body for message in begun.claim_many(20)] == [0, 1, 2, 3]
+    queue.engine.close()
+    begun.engine.close()
+
+
+@pytest.mark.parametrize("worker", ["sync", "asyncio"])
+def test_what_was_claimed_for_a_consumer_that_is_frozen_is_not_begun(
+    server: Server, worker: str
+) -> None:
+    """It waits in the server, with a claim behind: the answer reaches it after the lease."""
+    queue, begun = Queue("q", server.url, lease=LEASE), Queue("begun", server.url)
+    queue.put(0)
+    command = [sys.executable, "-c", STOPPED, server.url, worker, str(LEASE)]
+    with subprocess.Popen(command) as frozen:
+        wait_until("it to wait for more", lambda: queue.state().stats.get("acked") == 1)
+        os.kill(frozen.pid, signal.SIGSTOP)
+        queue.put(1)
+        with rival(server) as got:
+            wait_until("another to get it", lambda: got)
+            os.kill(frozen.pid, signal.SIGCONT)
+            assert frozen.wait(20) == 0
+    assert [message.body for message in got] == [1]
+    assert [message.body for message in begun.claim_many(20)] == [0]
+    queue.engine.close()
+    begun.engine.close()
 
 
 def test_a_block_that_ends_too_late_says_so(
