@@ -1,9 +1,14 @@
--- cancel: delayed messages by id. They are gone for good.
+-- cancel: delayed messages by id. They are gone for good, and so is what is remembered under their ids.
+--
+-- Begins with a freeing command, so it works at full memory.
 --
 -- KEYS
 --   delayed          zset    id -> due (bands)
 --   delayed_records  hash    id -> record
+--   ids              zset    id -> until when it is known (ms)
+--   meta             hash
 --   stats            hash
+--   result           string  * item
 -- ARGV
 --   id               text    * item    1 to 1000
 -- RETURNS
@@ -13,10 +18,10 @@
 local args = require("lib.args")
 local guard = require("lib.guard")
 
-local delayed, delayed_records, stats = KEYS[1], KEYS[2], KEYS[3]
-args.keys(3, 0, 0)
+local delayed, delayed_records, ids, meta, stats, RESULT = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], 6
 local items = args.items("id", 1, 1000)
-guard.zset(delayed); guard.hash(delayed_records); guard.hash(stats)
+args.keys(RESULT - 1, items, items)
+guard.zset(delayed); guard.hash(delayed_records); guard.zset(ids); guard.hash(meta); guard.hash(stats)
 local fault = args.fault or guard.fault
 if fault then
   return redis.error_reply(fault)
@@ -27,9 +32,15 @@ for i = 1, items do
   local was = redis.call("ZREM", delayed, ARGV[i]) + redis.call("HDEL", delayed_records, ARGV[i])
   if was == 0 then
     missing[#missing + 1] = i
+  else
+    redis.call("ZREM", ids, ARGV[i])
+    redis.call("UNLINK", KEYS[RESULT + i - 1])
   end
 end
 if #missing < items then
+  if redis.call("ZCARD", delayed) == 0 then
+    redis.call("HDEL", meta, "timer_at", "timer_by")
+  end
   redis.call("HINCRBY", stats, "cancelled", items - #missing)
 end
 return missing

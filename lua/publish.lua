@@ -1,24 +1,27 @@
 -- publish: put messages into one queue, ready or delayed; all of them or, at full memory, none.
 --
 -- Messages that share their settings travel as a group. "" says that all that follows is ready at once, in the first
--- priority step; otherwise they are eight whole numbers: `count step delay_ms at_ms ttl_ms alive_ms named window_ms`.
+-- priority step; else they are nine whole numbers: `count step delay_ms at_ms ttl_ms alive_ms named id_ms window_ms`.
 -- So many messages, 1,000 in a call. The step is 1 to the number of ready lists. Due at the server's `at_ms` or, when
 -- that is 0, in `delay_ms`. It expires in `ttl_ms`; 0: never. It is delayed only if a consumer was seen within
--- `alive_ms`, else ready at once; 0: always. Named 1: each message has its id before it; 2: and is put once a window.
--- Ids are remembered for `window_ms`, and for two minutes at least.
+-- `alive_ms`, else ready at once; 0: always. Named 1: each message has its id before it; 2: and is put once, for its id
+-- is known for `id_ms`. What is put so forgets the result of an older message with its id. The id of the call is
+-- remembered for the longest `window_ms`, and for two minutes at least.
 --
--- A call id seen within the window is answered, not done again. An id that is delayed right now is not put again.
+-- A call id that is remembered is answered as it was, not done again. An id that is delayed right now is not put again.
 -- Begins with a growing command, so a server at full memory refuses it whole.
 --
 -- KEYS
 --   delayed          zset    id -> due (bands)
 --   delayed_records  hash    id -> record
---   calls            set     call ids and message ids seen
+--   calls            set     ids of calls seen, and which messages each of them left out
 --   calls_old        set     those of the window before
 --   wake             list    tokens
 --   meta             hash
 --   stats            hash
 --   ready            list    * step
+--   ids              zset    * once   id -> until when it is known (ms); only if messages are put once
+--   result           string  * message   of these
 -- ARGV
 --   call_id          text    "" is not remembered
 --   settings         text    * group
@@ -66,7 +69,7 @@ if call_id ~= "" then
   redis.call("SADD", calls, name)
   if not set[3] or time[1] > set[3] then
     local dedup = require("lib.dedup")
-    dedup.keep(calls, calls_old, meta, { name }, false, time[1])
+    dedup.keep(calls, calls_old, meta, { name }, 0, time[1], set[3])
   end
 end
 if largest > SMALL and largest > (tonumber(set[2]) or 0) then

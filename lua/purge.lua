@@ -13,7 +13,8 @@
 --   stats            hash
 --   calls            set
 --   calls_old        set
---   ready            list    * step
+--   ids              zset
+--   ready            list    * step   of all priorities there are: another fleet may have other steps
 -- ARGV
 --   ready            int     1: this part
 --   delayed          int     1: this part
@@ -30,7 +31,8 @@ local args = require("lib.args")
 local guard = require("lib.guard")
 
 local unacked, records, delayed, delayed_records = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local dead, tokens, meta, stats, calls, calls_old, READY = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], 11
+local dead, tokens, meta, stats, calls, calls_old = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local ids, READY = KEYS[11], 12
 args.keys(READY - 1, 1, 10)
 local parts = {
   ready = args.int("ready", 0, 1) == 1, delayed = args.int("delayed", 0, 1) == 1,
@@ -42,7 +44,7 @@ local items = args.items("id", 1, 1000)
 local sizes = { 0, guard.zset(delayed), guard.zset(unacked), guard.stream(dead) }
 local ready = guard.ready(READY)
 guard.hash(records); guard.hash(delayed_records); guard.list(tokens); guard.hash(meta); guard.hash(stats)
-guard.set(calls); guard.set(calls_old)
+guard.set(calls); guard.set(calls_old); guard.zset(ids)
 local fault = args.fault or guard.fault
 if fault then
   return redis.error_reply(fault)
@@ -76,7 +78,7 @@ if parts.dead then
   redis.call("UNLINK", dead)
 end
 if parts.settings then
-  redis.call("UNLINK", meta, stats, calls, calls_old, tokens)
+  redis.call("UNLINK", meta, stats, calls, calls_old, ids, tokens)
 end
 return {
   sizes[1], parts.delayed and sizes[2] or 0, parts.unacked and sizes[3] or 0, parts.dead and sizes[4] or 0,

@@ -1,7 +1,8 @@
--- redrive: dead letters back to ready, with their deliveries and their time to live forgotten.
+-- redrive: dead letters back to ready, with their deliveries, their time to live and their results forgotten.
 --
 -- Named ones, or the oldest first up to an id; bounded by `limit` and `max_bytes` a call. What cannot be decoded
--- stays where it is. Begins with a growing command, so a server at full memory refuses it whole.
+-- stays where it is. Whose results these are is in the messages: a first call looks, and answers them, a second one
+-- names them. Begins with a growing command, so a server at full memory refuses it whole.
 --
 -- KEYS
 --   dead             stream
@@ -9,7 +10,9 @@
 --   meta             hash
 --   stats            hash
 --   ready            list    * step
+--   result           string  * item   of the message in this dead letter
 -- ARGV
+--   look             int     1: move nothing, answer what would be moved
 --   limit            int     entries looked at, 1 to 1000
 --   max_bytes        int     bytes
 --   after            text    stream id: only what died later; "" for all
@@ -17,7 +20,8 @@
 --   reason           text    only those that died of this; "" for all
 --   id               text    * item    these and no others; none: by after and until
 -- RETURNS
---   entries redriven; entries looked at; the stream id of the last one looked at
+--   entries redriven; entries looked at; the stream id of the last one looked at; entries to redrive, if it only looks,
+--   two values each: stream id, message
 -- ERRORS
 --   BADARG  WRONGTYPE
 local args = require("lib.args")
@@ -27,11 +31,15 @@ local message = require("lib.message")
 local wake = require("lib.wake")
 
 local letters, tokens, meta, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[4], 5
-local steps = args.keys(READY - 1, 1, 10)
+local only_looks = args.int("look", 0, 1) == 1
 local limit, max_bytes = args.int("limit", 1, 1000), args.int("max_bytes", 1, 1073741824)
 local after, last, reason = args.text("after", 41), args.text("until", 41), args.text("reason", 64)
 local items = args.items("id", 1, 1000)
-guard.stream(letters); guard.list(tokens); guard.hash(meta); guard.hash(stats); guard.ready(READY)
+local steps = args.keys(READY - 1 + items, 1, 10)
+guard.stream(letters); guard.list(tokens); guard.hash(meta); guard.hash(stats)
+for step = 1, steps do
+  guard.list(KEYS[READY + step - 1])
+end
 for i = 1, (args.fault or guard.fault) and 0 or items do -- an empty range: only the id is read
   local id = ARGV[args.at + i]
   if redis.pcall("XRANGE", letters, id, "0-0", "COUNT", 1).err then
@@ -43,14 +51,20 @@ if fault then
   return redis.error_reply(fault)
 end
 
-local redriven, bytes, seen, from = 0, 0, 0, after
-local function look(entry)
+local redriven, bytes, seen, from, out = 0, 0, 0, after, {}
+local function look(entry, result)
   local letter = dead.fields(entry)
   seen, from = seen + 1, entry[1]
-  if message.sound(letter.message) and (reason == "" or letter.reason == reason) then
+  local is_wanted = message.sound(letter.message) and (reason == "" or letter.reason == reason)
+  if is_wanted and only_looks then
+    out[#out + 1], out[#out + 2] = entry[1], letter.message
+  elseif is_wanted then
     local step = math.min(math.max(tonumber(letter.step) or 1, 1), steps)
     redis.call("LPUSH", KEYS[READY + step - 1], message.with(letter.message, 0, 0, 0))
     redis.call("XDEL", letters, entry[1])
+    if result then
+      redis.call("UNLINK", result)
+    end
     redriven = redriven + 1
   end
   bytes = bytes + #letter.message
@@ -69,7 +83,7 @@ for i = 1, items > 0 and items or limit do
   if entry.err then -- `after` or `until`, before anything was written
     return redis.error_reply("BADARG after or until: " .. low .. " or " .. high .. " is no id of a dead letter")
   elseif entry[1] then
-    look(entry[1])
+    look(entry[1], items > 0 and KEYS[READY + steps + i - 1])
   elseif items == 0 then
     break
   end
@@ -78,4 +92,4 @@ if redriven > 0 then
   redis.call("HINCRBY", stats, "redriven", redriven)
   wake.one(tokens, redis.call("HGET", meta, "paused") == "1")
 end
-return { redriven, seen, from }
+return { redriven, seen, from, out }

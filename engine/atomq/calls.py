@@ -180,6 +180,8 @@ _PUBLISH = scripts.declared(
         "meta",
         "stats",
         "ready * step",
+        "ids * once",
+        "result * message",
     ),
     argv=(
         "call_id",
@@ -220,7 +222,7 @@ class Published(NamedTuple):
     known: tuple[int, ...]
     """Positions (from 0) of the messages that were not put because their id was known."""
     repeated: bool
-    """An earlier, equal call had done it already; it put what it put, `known` is not."""
+    """An earlier, equal call had done it already; this is what it did."""
 
 
 def publish(
@@ -233,11 +235,12 @@ def publish(
 ) -> Call[Published]:
     """Put 1 to 1,000 messages into a queue: all of them or, when the server is full, none.
 
-    The call's id is remembered for `window_ms`, the ids of messages that say `dedup` for
-    `dedup_window_ms`; both for CALL_WINDOW_MS at least.
+    The call's id is remembered for `window_ms`, CALL_WINDOW_MS at least; the ids of messages that
+    say `dedup` for `dedup_window_ms`, and what was the result of an older one is forgotten.
     """
-    windows = window_ms, max(window_ms, dedup_window_ms)
+    windows = dedup_window_ms, window_ms
     args: list[Any] = [call_id]
+    results: list[str] = []
     total, group, settings_at, group_at = 0, None, 0, 0
     for out in messages:
         if out[2:] != group:
@@ -249,6 +252,8 @@ def publish(
         total += 1
         if out.delay_ms > 0 or out.at_ms > 0 or out.dedup:
             args.append(out.id)
+        if out.dedup:
+            results.append(keys.result(out.id))
         if len(out.message) > LARGEST:
             check_size(f"message {total - 1}", out.message)
         args.append(out.message)
@@ -256,13 +261,16 @@ def publish(
         raise InvalidArgument(f"messages: from 1 to {MOST} in one call, got {total}")
     if group != _PLAIN or window_ms > CALL_WINDOW_MS:
         args[settings_at] = _settings(group, total - group_at, windows)
-    return Call(_PUBLISH, keys, keys.publish, args, _published)
+    names = (*keys.publish, keys.ids, *results) if results else keys.publish
+    return Call(_PUBLISH, keys, names, args, _published)
 
 
 def _settings(group: Any, count: int, windows: tuple[int, int]) -> str:
     step, delay_ms, at_ms, ttl_ms, alive_ms, dedup = group
     named = 2 if dedup else int(delay_ms > 0 or at_ms > 0)
-    return f"{count} {step} {delay_ms} {at_ms} {ttl_ms} {alive_ms} {named} {windows[dedup]}"
+    return (
+        f"{count} {step} {delay_ms} {at_ms} {ttl_ms} {alive_ms} {named} {windows[0]} {windows[1]}"
+    )
 
 
 def _published(reply: Any, _repeated: bool) -> Published:
@@ -303,12 +311,15 @@ class Buried(NamedTuple):
     @property
     def id(self) -> str:
         """Its message id; "" where it cannot be read."""
-        try:
-            found = Envelope(self.raw).id
-        except InvalidMessage:
-            found = ""
         # Where the record was corrupt, it is what the message was delayed under.
-        return found or (self.detail if self.reason == "corrupt" else "")
+        return _message_id(self.raw) or (self.detail if self.reason == "corrupt" else "")
+
+
+def _message_id(raw: bytes) -> str:
+    try:
+        return Envelope(raw).id
+    except InvalidMessage:
+        return ""
 
 
 class Claimed(NamedTuple):
@@ -571,19 +582,22 @@ def failed(message_id: str, reason: str, detail: str = "") -> str:
 # ── what an operator does ─────────────────────────────────────────────────────────────────────
 
 _CANCEL = scripts.declared(
-    "cancel", keys=("delayed", "delayed_records", "stats"), argv=("id * item",)
+    "cancel",
+    keys=("delayed", "delayed_records", "ids", "meta", "stats", "result * item"),
+    argv=("id * item",),
 )
 
 
 def cancel(keys: QueueKeys, ids: Sequence[str]) -> Call[list[Verdict]]:
-    """Delayed messages, by id, are gone for good; one verdict each."""
-    return Call(_CANCEL, keys, keys.cancel, _names("ids", ids), _missing(len(ids)))
+    """Delayed messages, by id, are gone for good, and their ids forgotten; one verdict each."""
+    results = map(keys.result, _names("ids", ids))
+    return Call(_CANCEL, keys, (*keys.cancel, *results), ids, _missing(len(ids)))
 
 
 _REDRIVE = scripts.declared(
     "redrive",
-    keys=("dead", "wake", "meta", "stats", "ready * step"),
-    argv=("limit", "max_bytes", "after", "until", "reason", "id * item"),
+    keys=("dead", "wake", "meta", "stats", "ready * step", "result * item"),
+    argv=("look", "limit", "max_bytes", "after", "until", "reason", "id * item"),
 )
 
 
@@ -596,6 +610,9 @@ class Redriven(NamedTuple):
     """Dead letters looked at; less than asked for: there are no more, or `max_bytes` were moved."""
     last: str
     """The id of the last one looked at: the next call's `after`."""
+    found: Sequence[tuple[str, str]] = ()
+    """If it only looked: dead letters to redrive, and the ids of the messages in them ("" where
+    they cannot be read)."""
 
 
 def redrive(
@@ -607,23 +624,33 @@ def redrive(
     until: str = "",
     reason: str = "",
     max_bytes: int = MAX_BYTES,
+    look: bool = False,
+    messages: Sequence[str] = (),
 ) -> Call[Redriven]:
-    """Dead letters back to ready: these ids, or the oldest of those that match."""
+    """Dead letters back to ready: these ids, or the oldest of those that match.
+
+    With `look` nothing is moved, and the answer says what would be. `messages` are the ids of the
+    messages in `ids`: their old results are forgotten.
+    """
     _names("ids", ids, least=0)
+    _names("messages", messages, least=0)
     _names("after, until and reason", (after, until, reason))
-    args = [_whole("limit", limit, 1, MOST), max_bytes, after, until, reason, *ids]
-    return Call(
-        _REDRIVE,
-        keys,
-        keys.redrive,
-        args,
-        lambda reply, _: Redriven(reply[0], reply[1], _text(reply[2])),
-    )
+    results = [keys.result(name) for name in messages or [""] * len(ids)]
+    if len(results) != len(ids):
+        raise InvalidArgument(f"{len(messages)} messages of {len(ids)} dead letters")
+    args = [int(look), _whole("limit", limit, 1, MOST), max_bytes, after, until, reason, *ids]
+
+    def parse(reply: Any, _repeated: bool) -> Redriven:
+        flat = reply[3]
+        found = [(_text(flat[i]), _message_id(flat[i + 1])) for i in range(0, len(flat), 2)]
+        return Redriven(reply[0], reply[1], _text(reply[2]), found)
+
+    return Call(_REDRIVE, keys, (*keys.redrive, *results), args, parse)
 
 
 _PURGE = scripts.declared(
     "purge",
-    keys=(*_QUEUE, "calls", "calls_old", "ready * step"),
+    keys=(*_QUEUE, "calls", "calls_old", "ids", "ready * step"),
     argv=("ready", "delayed", "unacked", "dead", "settings", "if_unused", "id * item"),
 )
 

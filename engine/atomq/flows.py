@@ -748,13 +748,35 @@ def redrive_all(
         until = f"{newest.now_ms}-18446744073709551615"
     while True:
         step: calls.Redriven = yield calls.redrive(
-            keys, after=after, until=until, reason=reason, limit=500
+            keys, after=after, until=until, reason=reason, limit=500, look=True
         )
-        total += step.count
+        total += yield from _redrive(keys, step)
         told(total)
         if step.seen == 0:
             return total
         after = step.last
+
+
+def redrive(keys: QueueKeys, ids: Sequence[str], *, reason: str = "") -> Flow[int]:
+    """These dead letters (of this reason) back to ready; how many."""
+    total = 0
+    for batch in batches(ids):
+        left = list(batch)
+        while left:
+            step: calls.Redriven = yield calls.redrive(keys, left, reason=reason, look=True)
+            total += yield from _redrive(keys, step)
+            # Not all may have been reached within the bytes of a call.
+            left = left[left.index(step.last) + 1 :] if step.last in left else []
+    return total
+
+
+def _redrive(keys: QueueKeys, looked: calls.Redriven) -> Flow[int]:
+    """Move what was found, and forget the results of its messages."""
+    if not looked.found:
+        return 0
+    letters, messages = zip(*looked.found, strict=True)
+    moved: calls.Redriven = yield calls.redrive(keys, letters, messages=messages)
+    return moved.count
 
 
 def hand_back_all(

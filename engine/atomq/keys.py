@@ -39,6 +39,7 @@ class QueueKeys:
         "delayed_records",
         "extend",
         "hand_back",
+        "ids",
         "inspect",
         "layout",
         "meta",
@@ -88,7 +89,7 @@ class QueueKeys:
             own + "meta",
             own + "stats",
         )
-        self.calls, self.calls_old = own + "calls", own + "calls_old"
+        self.calls, self.calls_old, self.ids = own + "calls", own + "calls_old", own + "ids"
         self.probe, self.watch = own + "probe", own + "watch"
         self.result_prefix = own + "result."
 
@@ -110,7 +111,7 @@ class QueueKeys:
         self.extend = (*held, self.meta)
         self.reject = (*held, self.dead, self.stats)
         self.redrive = (self.dead, self.wake, self.meta, self.stats, *self.ready)
-        self.cancel = (*later, self.stats)
+        self.cancel = (*later, self.ids, self.meta, self.stats)
         self.purge = (
             *held,
             *later,
@@ -120,7 +121,9 @@ class QueueKeys:
             self.stats,
             self.calls,
             self.calls_old,
-            *self.ready,
+            self.ids,
+            # Another fleet may have other steps: these are all there are.
+            *(full if priority == 0 else f"{tagged}{sep}{priority}" for priority in range(10)),
         )
         self.pause = (self.wake, self.meta)
         self.peek = (*held, *later, self.dead, *self.ready)

@@ -316,7 +316,7 @@ class Queue(QueueBase[Engine]):
         return self.engine.run(self._peek(part, limit, offset, after))
 
     def cancel(self, *ids: str) -> list[Verdict]:
-        """Throw delayed messages away, by id; a verdict for each."""
+        """Throw delayed messages away, by id, which may be put again; a verdict for each."""
         return self.engine.run(flows.in_batches(ids, lambda some: calls.cancel(self.keys, some)))
 
     def redrive(self, ids: Sequence[str] | None = None, *, reason: str = "") -> int:

@@ -319,11 +319,7 @@ class QueueBase(Generic[EngineT]):
             raise InvalidArgument(f"ids must be a list, got {arguments.shown(ids)}")
         if ids is None:
             return (yield from flows.redrive_all(self.keys, reason=reason))
-        total = 0
-        for some in flows.batches(ids):
-            done: calls.Redriven = yield calls.redrive(self.keys, some, reason=reason)
-            total += done.count
-        return total
+        return (yield from flows.redrive(self.keys, ids, reason=reason))
 
     def _purge(self, parts: Iterable[Part]) -> Call[Counts]:
         chosen = _parts(parts)

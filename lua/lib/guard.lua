@@ -30,11 +30,14 @@ function M.ready(first)
 end
 
 -- Why a read failed: the first key that is not of its type, or else what the server said. The kinds are those of the
--- first keys, and again after every `width` keys; all others are lists.
+-- first keys, and again after every `width` keys; all others are lists. "any": not looked at.
 function M.blame(failure, width, ...)
   local kinds, look = { ... }, { zset = M.zset, hash = M.hash, set = M.set, stream = M.stream, list = M.list }
   for i = 1, #KEYS do
-    look[kinds[(i - 1) % width + 1] or "list"](KEYS[i])
+    local kind = kinds[(i - 1) % width + 1] or "list"
+    if kind ~= "any" then
+      look[kind](KEYS[i])
+    end
   end
   return M.fault or tostring(type(failure) == "table" and failure.err or failure)
 end

@@ -3,36 +3,38 @@ local bands = require("lib.bands")
 local record = require("lib.record")
 
 local M = { seen = {} }
-local delayed, delayed_records, calls, calls_old, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[6]
+local delayed, delayed_records, calls, calls_old = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
--- Leave out the messages whose id is known; their positions go to `skipped`, ids to remember to `names`. Reads only.
-function M.look(group, names, skipped)
-  local set = redis.call("HMGET", meta, "timer_at", "seen")
-  M.timer_at = tonumber(set[1]) or 0
-  if group.due and group.alive > 0 and group.now - (tonumber(set[2]) or 0) > group.alive then
+-- Leave out the messages whose id is known; their positions go to `skipped`. `known` is the key of ids. Reads only.
+function M.look(group, known, timer_at, seen, skipped)
+  M.timer_at = tonumber(timer_at) or 0
+  if group.due and group.alive > 0 and group.now - (tonumber(seen) or 0) > group.alive then
     group.due = nil
   end
-  local marks, bodies, ids, young, old = {}, {}, {}, {}, {}
+  local bodies, ids, results, till, young, old = {}, {}, {}, {}, {}, {}
   local waiting = redis.call("ZMSCORE", delayed, unpack(group.ids))
-  redis.call("HLEN", delayed_records)
-  for i = 1, #group.ids do
-    marks[i] = "m" .. group.ids[i]
+  if group.due then
+    redis.call("HLEN", delayed_records)
   end
   if group.named == 2 then
+    local marks = {} -- as the first release has them
+    for i = 1, #group.ids do
+      marks[i] = "m" .. group.ids[i]
+    end
     young, old = redis.call("SMISMEMBER", calls, unpack(marks)), redis.call("SMISMEMBER", calls_old, unpack(marks))
+    till = redis.call("ZMSCORE", known, unpack(group.ids))
   end
-  for i = 1, #marks do
-    if waiting[i] or young[i] == 1 or old[i] == 1 or M.seen[marks[i]] then
+  for i = 1, #group.ids do
+    local id = group.ids[i]
+    if waiting[i] or young[i] == 1 or old[i] == 1 or M.seen[id] or till[i] and tonumber(till[i]) > group.now then
       skipped[#skipped + 1] = group.before + i
     else
-      M.seen[marks[i]] = group.due ~= nil or group.named == 2
-      ids[#ids + 1], bodies[#bodies + 1] = group.ids[i], group.bodies[i]
-      if group.named == 2 then
-        names[#names + 1] = marks[i]
-      end
+      M.seen[id] = group.due ~= nil or group.named == 2
+      ids[#ids + 1], bodies[#bodies + 1] = id, group.bodies[i]
+      results[#results + 1] = group.results and group.results + i
     end
   end
-  group.ids, group.bodies, group.to = ids, bodies, #bodies
+  group.ids, group.bodies, group.results, group.to = ids, bodies, results, #bodies
 end
 
 -- Into `delayed`; answers whether somebody must be woken: it falls due before whatever is waited for.

@@ -64,6 +64,32 @@ def test_what_was_rejected_raises_its_reason(q: Any) -> None:
     assert caught.value.reason == "unknown_user: no user 7"
 
 
+def test_what_is_put_again_has_no_result_of_the_one_before(make: Any) -> None:
+    """A second report of the same name answered the first one's."""
+    q = make(dedup_window=0.05)
+    first = q.put("monday", id="report")
+    q.claim().complete("of monday")
+    assert first.wait(1) == "of monday"
+    wait_until("the window to be over", lambda: q.put("tuesday", id="report").new)
+    with pytest.raises(ResultTimeout):
+        q.wait("report", 0)
+    q.claim().complete("of tuesday")
+    assert q.wait("report", 1) == "of tuesday"
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_what_is_redriven_has_failed_no_more(q: Any, by_name: bool) -> None:
+    sent = q.put("x")
+    q.claim().reject("broken")
+    with pytest.raises(MessageFailed):
+        sent.wait(1)
+    assert q.redrive([q.peek("dead")[0].name] if by_name else None) == 1
+    with pytest.raises(ResultTimeout):
+        sent.wait(0)
+    q.claim().complete("mended")
+    assert sent.wait(1) == "mended"
+
+
 def test_what_failed_for_good_in_its_block_raises_too(make: Any) -> None:
     q = make(max_deliveries=1)
     sent = q.put("x")
@@ -160,7 +186,7 @@ def test_what_somebody_else_broke_is_told_where_its_id_can_be_read(place: Any, q
     assert q.state().dead == 3
 
 
-def test_a_result_that_is_there_already_stays(make: Any) -> None:
+def test_what_dies_again_after_a_redrive_says_why_it_died_then(make: Any) -> None:
     q = make(max_deliveries=1)
     sent = q.put("x")
     q.claim().reject("bad")
@@ -168,7 +194,7 @@ def test_a_result_that_is_there_already_stays(make: Any) -> None:
     q.claim().extend(0)
     assert q.claim() is None
     assert q.peek("dead")[0].reason == "max_deliveries"
-    with pytest.raises(MessageFailed, match="bad"):
+    with pytest.raises(MessageFailed, match="max_deliveries"):
         sent.wait(0)
 
 

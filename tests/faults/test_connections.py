@@ -190,17 +190,22 @@ def test_waits_for_results_outlive_their_connections(server: Server) -> None:
 def test_a_lost_reply_of_any_verb_is_harmless(proxy: Proxy) -> None:
     queue = Queue("q", proxy.url)
 
-    def lossy(call: Callable[..., Any], *args: Any) -> Any:
+    def lossy(call: Callable[..., Any], *args: Any, **more: Any) -> Any:
         queue.state()  # past the probe that follows a broken connection
         dropped = proxy.dropped
         proxy.drop_reply()
-        answer = call(*args)
+        answer = call(*args, **more)
         assert proxy.dropped == dropped + 1
         return answer
 
     Queue("warm", proxy.url).engine.nodes()[0].load()
     lossy(queue.put_many, [1, 2, 3, 4, 5, 6])
     assert queue.state().ready == 6
+    other = Queue("other", proxy.url)
+    other.put("once", id="once")
+    assert not lossy(other.put, "again", id="once").new
+    put = lossy(other.put_many, [Item("a", id="once"), Item("b", id="twice")])
+    assert [each.new for each in put] == [False, True]
     [one] = lossy(queue.claim_many, 1)
     two, three, four, five = queue.claim_many(4)
     assert (one.body, one.deliveries, five.body, queue.state().unacked) == (1, 1, 5, 5)

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from atomq import calls, flows
-from atomq.calls import Counts, Rejection
+from atomq.calls import Counts, Outgoing, Rejection
 from atomq.errors import InvalidArgument, QueueInUse
+from atomq.message import Writer
 from tests.lua.rig import Queue, Rig, msg, name_of, names
 
 
@@ -204,3 +205,44 @@ def test_a_purged_receipt_is_lost(q: Queue) -> None:
     (got,) = q.take()
     q.run(calls.purge(q.keys, unacked=True))
     assert q.run(calls.ack(q.keys, [got.receipt])) == [calls.Verdict.LOST]
+
+
+def test_what_is_redriven_has_no_result_any_more(q: Queue) -> None:
+    """Else whoever waits for it hears of the old failure."""
+    writer = Writer("q")
+    for name in ("a", "b"):
+        message = writer.write({"n": 1}, name)
+        q.run(calls.publish(q.keys, [Outgoing(message, name)]))
+        (got,) = q.take()
+        q.run(calls.reject(q.keys, [Rejection(got.receipt, name, "failed", "", '"old"')]))
+    assert q.run(flows.redrive(q.keys, [q.dead[0].id])) == 1
+    assert (q.result("a"), q.result("b")) == (None, b'"old"')
+    assert q.run(flows.redrive_all(q.keys)) == 1
+    assert q.result("b") is None
+    assert len(q.ready) == 2
+
+
+def test_redrive_looks_and_moves_nothing(q: Queue) -> None:
+    bury(q, "a", "b")
+    stored = q.rig.snapshot()
+    looked = q.run(calls.redrive(q.keys, look=True))
+    assert (looked.count, looked.seen, len(looked.found)) == (0, 2, 2)
+    assert [name for name, _ in looked.found] == [letter.id for letter in q.dead]
+    assert q.rig.snapshot() == stored
+
+
+def test_many_large_dead_letters_are_redriven_by_name(q: Queue) -> None:
+    """A call stops behind 1 MiB; what it did not reach is asked for again."""
+    ids = [bury(q, msg(i, size=300_000))[0] for i in range(9)]
+    assert q.run(flows.redrive(q.keys, ids)) == 9
+    assert q.dead == []
+
+
+def test_delete_finds_the_lists_of_a_fleet_with_other_steps(rig: Rig) -> None:
+    """Their messages stayed in lists that the next queue of this name would have served."""
+    q, other = rig.queue("q", steps=(0, 5)), rig.queue("q", steps=tuple(range(10)))
+    for step in range(1, 11):
+        other.put(f"s{step}", step=step)
+    call = calls.purge(q.keys, ready=True, delayed=True, unacked=True, dead=True, settings=True)
+    assert q.run(call).ready == 10
+    assert rig.db.keys() == []

@@ -79,3 +79,18 @@ def test_due_to_the_millisecond(q: Queue, step: int) -> None:
             assert got.now_ms < due
         assert got.now_ms >= due
         q.run(calls.ack(q.keys, [got.deliveries[0].receipt]))
+
+
+def test_what_is_cancelled_leaves_nothing_behind(q: Queue) -> None:
+    """Not the id, which would refuse the next message that has it; no result, no time to mind."""
+    q.put("a", "b", delay_ms=60_000, dedup=True)
+    q.claim(by="minds")
+    for each in ("a", "b", "done"):
+        q.db.set(q.keys.result(each), "old", px=60_000)
+    assert q.run(calls.cancel(q.keys, ["a", "done"])) == [Verdict.DONE, Verdict.LOST]
+    assert [q.result(each) for each in ("a", "b", "done")] == [None, b"old", b"old"]
+    assert q.meta["timer_by"] == "minds"
+    assert q.run(calls.cancel(q.keys, ["b"])) == [Verdict.DONE]
+    assert not {"timer_at", "timer_by"} & set(q.meta)
+    assert q.put("a", "b", dedup=True).known == ()
+    assert q.stats["cancelled"] == 2

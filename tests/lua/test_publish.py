@@ -10,8 +10,9 @@ import pytest
 
 from atomq import calls, scripts
 from atomq.calls import Call, Outgoing, Published
-from atomq.errors import InvalidArgument
+from atomq.errors import InvalidArgument, ServerFull, WrongType
 from tests.lua.rig import BAND, Queue, Rig, msg, name_of, names
+from tests.servers import full_memory
 
 
 def test_ready_messages_lie_as_stock_puts_them(q: Queue) -> None:
@@ -192,27 +193,128 @@ def age_ids(q: Queue, ms: int) -> None:
     q.db.hset(q.keys.meta, "calls_turn", int(q.meta["calls_turn"]) - ms // 1000)
 
 
-def test_ids_are_forgotten_after_a_window_and_not_before(q: Queue) -> None:
-    """Two generations: an id lives through one rotation at least, through two never."""
+def once(q: Queue, *ids: str, window_ms: int = 300_000, call_id: str = "") -> Published:
+    outgoing = [Outgoing(msg(each), each, dedup=True) for each in ids]
+    return q.run(calls.publish(q.keys, outgoing, call_id=call_id, dedup_window_ms=window_ms))
 
-    def put(name: str) -> bool:
-        once = Outgoing(msg(name), name, dedup=True)
-        return not q.run(calls.publish(q.keys, [once], dedup_window_ms=300_000)).known
 
-    assert put("a")
-    age_ids(q, 299_000)
-    assert put("z")  # not yet
-    assert not q.db.exists(q.keys.calls_old)
-    age_ids(q, 3000)
-    assert put("b")  # rotates: a and b are the older generation now
-    assert not put("a")
-    assert not put("b")
-    assert put("c")
-    age_ids(q, 302_000)
-    assert put("d")  # rotates again: a and b are gone
-    assert not put("c")
-    assert not put("d")
-    assert put("a")
+def age_message_ids(q: Queue, ms: int) -> None:
+    for each in q.db.zrange(q.keys.ids, 0, -1):
+        q.db.zincrby(q.keys.ids, -ms, each)
+    q.db.hincrby(q.keys.meta, "ids_end", -ms)
+
+
+@pytest.mark.parametrize("window_ms", [2000, 120_000, 600_000, 86_400_000])
+def test_an_id_is_known_for_its_window_and_no_longer(q: Queue, window_ms: int) -> None:
+    """In two generations of sets 2 s were up to 240 s, and 120 s over 200."""
+    assert not once(q, "a", window_ms=window_ms).known
+    age_message_ids(q, window_ms - 1000)
+    assert once(q, "a", window_ms=window_ms).known == (0,)
+    age_message_ids(q, 1000)
+    assert not once(q, "a", window_ms=window_ms).known
+    age_message_ids(q, window_ms - 1000)
+    assert once(q, "a", window_ms=window_ms).known == (0,)
+
+
+def test_each_id_is_known_for_a_window_of_its_own(q: Queue) -> None:
+    once(q, "short", window_ms=2000)
+    once(q, "long", window_ms=3_600_000)
+    age_message_ids(q, 2000)
+    assert once(q, "long", "short", window_ms=2000).known == (0,)
+    age_message_ids(q, 3_500_000)
+    assert once(q, "long", "short", window_ms=2000).known == (0,)
+
+
+def test_ids_that_the_first_release_remembers_are_known(q: Queue) -> None:
+    """It has them in the sets, for a window that it has written down."""
+    q.db.sadd(q.keys.calls, "mnew")
+    q.db.sadd(q.keys.calls_old, "mold")
+    turn = q.now() // 1000 + 600
+    q.db.hset(q.keys.meta, mapping={"calls_window": 600_000, "calls_turn": turn})
+    assert once(q, "new", "old", "other").known == (0, 1)
+    age_ids(q, 601_000)
+    once(q, "turns", call_id="turns")
+    assert once(q, "new").known == (0,)
+    assert int(q.meta["calls_turn"]) >= q.now() // 1000 + 600 - 2
+    age_ids(q, 601_000)
+    once(q, "turns again", call_id="turns again")
+    assert once(q, "new").known == ()
+
+
+def test_ids_whose_time_is_over_are_dropped_in_bounded_work(q: Queue) -> None:
+    for first in range(0, 3000, 1000):
+        once(q, *(str(i) for i in range(first, first + 1000)), window_ms=2000)
+    age_message_ids(q, 2000)
+    sizes = []
+    for i in range(40):
+        once(q, f"new{i}", window_ms=2000)
+        sizes.append(q.db.zcard(q.keys.ids))
+    assert sizes[0] == 3001 - 102
+    assert sizes[-1] == 40
+
+
+def test_ids_of_messages_pass_by_themselves(q: Queue) -> None:
+    for window_ms in (2000, 3_600_000, 2000):
+        once(q, f"{window_ms}", window_ms=window_ms)
+        assert window_ms <= q.db.pttl(q.keys.ids) <= 7_200_000
+    assert q.db.pttl(q.keys.ids) > 3_600_000
+
+
+def test_publishing_an_id_costs_no_more_than_it_did(q: Queue) -> None:
+    """17 commands inside, with generations of sets."""
+    once(q, "first", call_id="first")
+    q.db.config_resetstat()
+    once(q, "second", call_id="second")
+    others = ("cmdstat_config", "cmdstat_info", "cmdstat_evalsha")
+    stats = q.db.info("commandstats")
+    ran = {name: n["calls"] for name, n in stats.items() if not name.startswith(others)}
+    assert sum(ran.values()) <= 17, ran
+
+
+def test_a_repeated_call_says_what_the_first_one_left_out(q: Queue) -> None:
+    """After a lost reply a put that its id had skipped said that it was new."""
+    once(q, "b")
+    q.put("c", delay_ms=60_000)
+    mixed = [
+        Outgoing(msg("a"), "a"),
+        Outgoing(msg("b"), "b", dedup=True),
+        Outgoing(msg("d"), "d", dedup=True),
+        Outgoing(msg("c"), "c", delay_ms=1000),
+        Outgoing(msg("e"), "e", step=2),
+    ]
+    call = calls.publish(q.keys, mixed, call_id="call")
+    first, second = q.run(call), q.run(call.again())
+    assert (first.count, first.known, first.repeated) == (3, (1, 3), False)
+    assert (second.count, second.known, second.repeated) == (3, (1, 3), True)
+    assert q.stats["published"] == 5
+    age_ids(q, 122_000)
+    q.run(calls.publish(q.keys, [Outgoing(msg("t"), "t")], call_id="turns"))
+    assert q.run(call.again()).known == (1, 3)
+
+
+def test_a_new_message_forgets_the_result_of_an_older_one_with_its_id(q: Queue) -> None:
+    for each in ("a", "b", "other"):
+        q.db.set(q.keys.result(each), "old", px=60_000)
+    once(q, "b")
+    q.db.set(q.keys.result("b"), "of this one", px=60_000)
+    assert once(q, "a", "b", "c").known == (1,)
+    assert [q.result(each) for each in ("a", "b", "other")] == [None, b"of this one", b"old"]
+
+
+def test_a_publish_that_is_refused_forgets_no_result(q: Queue) -> None:
+    q.db.set(q.keys.result("a"), "old", px=60_000)
+    with full_memory(q.db), pytest.raises(ServerFull):
+        once(q, "a")
+    assert q.result("a") == b"old"
+
+
+def test_a_key_of_results_is_not_looked_at_for_its_type(q: Queue) -> None:
+    q.db.set(q.keys.result("a"), "old", px=60_000)
+    q.db.set(q.keys.ids, "not of our making")
+    with pytest.raises(WrongType, match="ids is not"):
+        once(q, "a")
+    q.db.delete(q.keys.ids)
+    assert once(q, "a").count == 1
 
 
 def test_remembered_ids_pass_by_themselves(q: Queue) -> None:
@@ -228,7 +330,7 @@ def test_remembered_ids_pass_by_themselves(q: Queue) -> None:
 
 
 def test_the_longest_window_that_was_asked_for_is_kept(q: Queue) -> None:
-    """Call ids pass after two minutes; beside them an id of an hour lives for an hour."""
+    """Two minutes, or more if a call wants it; then it is two minutes again."""
 
     def call(name: str, **windows: int) -> None:
         q.run(calls.publish(q.keys, [Outgoing(msg(name), name)], call_id=name, **windows))
@@ -237,15 +339,27 @@ def test_the_longest_window_that_was_asked_for_is_kept(q: Queue) -> None:
     turn = int(q.meta["calls_turn"])
     call("b")
     assert int(q.meta["calls_turn"]) == turn
-    once = Outgoing(msg("once"), "once", dedup=True)
-    q.run(calls.publish(q.keys, [once], dedup_window_ms=3_600_000))
+    call("c", window_ms=3_600_000)
     assert int(q.meta["calls_turn"]) >= turn + 3600 - 120
     assert q.db.pttl(q.keys.calls) > 7_000_000
-    call("c", window_ms=200_000)
+    call("d", window_ms=200_000)
     assert q.meta["calls_window"] == "3600000"
-    age_ids(q, 200_000)
-    call("d")
-    assert not q.db.exists(q.keys.calls_old)
+    age_ids(q, 3_602_000)
+    call("e")  # turns: what lies in the older generation has its hour
+    assert q.db.sismember(q.keys.calls_old, "cc")
+    assert int(q.meta["calls_turn"]) >= q.now() // 1000 + 3600 - 1
+    assert q.meta["calls_window"] == "120000"
+    age_ids(q, 3_602_000)
+    call("f")
+    assert not q.db.sismember(q.keys.calls_old, "cc")
+    assert int(q.meta["calls_turn"]) <= q.now() // 1000 + 121
+
+
+def test_the_id_of_a_call_has_a_window_beside_those_of_its_messages(q: Queue) -> None:
+    outgoing = [Outgoing(msg("a"), "a", dedup=True)]
+    q.run(calls.publish(q.keys, outgoing, call_id="c", dedup_window_ms=2000, window_ms=600_000))
+    assert q.meta["calls_window"] == "600000"
+    assert q.db.zscore(q.keys.ids, "a") <= q.now() + 2000
 
 
 # ── the plain way and the full one ────────────────────────────────────────────────────────────

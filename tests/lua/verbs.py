@@ -102,8 +102,22 @@ GROWING = {"publish", "redrive"}  # refused at full memory; all others go on
 # How often each repeated key and argument of these calls is there: `* item`, `* queue`, …
 SIZES: dict[str, dict[str, int]] = {
     # Ids stand only before the two messages that have one.
-    "publish": {"step": 4, "group": 2, "message of id": 2, "message of message": 3},
-    "publish delayed": {"step": 4, "group": 1, "message of id": 1, "message of message": 1},
+    "publish": {
+        "step": 4,
+        "group": 2,
+        "once": 1,
+        "message of id": 2,
+        "message of message": 3,
+        "message of result": 2,
+    },
+    "publish delayed": {
+        "step": 4,
+        "group": 1,
+        "once": 0,
+        "message of id": 1,
+        "message of message": 1,
+        "message of result": 0,
+    },
     "claim": {"step": 4, "queue": 1, "members of acks": 1},
     "cancel": {"item": 2},
     "extend": {"item": 3},
@@ -117,7 +131,7 @@ SIZES: dict[str, dict[str, int]] = {
     "attend no more": {"step": 4},
     "redrive": {"item": 0, "step": 4},
     "redrive one": {"item": 1, "step": 4},
-    "purge": {"item": 0, "step": 4},
-    "purge dead": {"item": 1, "step": 4},
+    "purge": {"item": 0, "step": 10},
+    "purge dead": {"item": 1, "step": 10},
     "restore_foreign": {"item": 1},
 }

@@ -553,7 +553,10 @@ def test_redrive_goes_on_until_it_has_seen_them_all_and_not_those_that_die_meanw
     )
     call = play.go(state)
     assert "1234-18446744073709551615" in call.args
-    call = play.go(Redriven(3, 5, "7-0"))
+    call = play.go(Redriven(0, 5, "7-0", [("1-0", "a"), ("2-0", "b"), ("3-0", "")]))
+    assert call.args[-3:] == ["1-0", "2-0", "3-0"]
+    assert list(call.keys[-3:]) == [Q.result(name) for name in ("a", "b", "")]
+    call = play.go(Redriven(3, 3, "3-0"))
     assert "7-0" in call.args
     play.go(Redriven(0, 0, ""))
     assert (play.result, told) == (3, [3, 3])

@@ -141,14 +141,25 @@ def _redrive_named(
     with session.out.progress("putting back", len(names)) as told:
         for i in range(0, len(names), _TOGETHER):
             batch = names[i : i + _TOGETHER]
-            asked = [calls.redrive(keys, [name]) for name in batch]
-            for name, moved in zip(batch, session.engine.run_all(asked), strict=True):
+            looks = [calls.redrive(keys, [name], look=True) for name in batch]
+            found = {}
+            for name, looked in zip(batch, session.engine.run_all(looks), strict=True):
+                if isinstance(looked, AtomqError):
+                    raise looked
+                if looked.found:
+                    found[name] = looked.found[0][1]
+                else:
+                    left[name] = (
+                        "cannot be decoded, stays" if looked.seen else "no such dead letter"
+                    )
+            moves = [calls.redrive(keys, [name], messages=[found[name]]) for name in found]
+            for name, moved in zip(found, session.engine.run_all(moves), strict=True):
                 if isinstance(moved, AtomqError):
                     raise moved
                 if moved.count:
                     done += 1
-                else:
-                    left[name] = "cannot be decoded, stays" if moved.seen else "no such dead letter"
+                else:  # another one was faster
+                    left[name] = "no such dead letter"
             told(i + len(batch))
     return done, left
 
