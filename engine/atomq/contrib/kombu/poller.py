@@ -255,6 +255,7 @@ class Poller:
         if not channel.qos.prefetch_count:
             channel.pace()
         self._hot.difference_update(queues)
+        self._track_no_more()
         self._claim = (channel, call, acks)
         self._until = time.monotonic() + PATIENCE
         self._send(_CLAIM, *call.command())
@@ -298,14 +299,24 @@ class Poller:
         """Stand for election as watcher. Who is has the server tell of the next change of lists."""
         for queue, command in self._watch.stand(queues):
             self._send(partial(self._elected, queue), *command)
-        keys = self._watch.lists(queues)
-        if not keys or self._tracking is False:
+        watched = self._watch.lists(queues)
+        if not watched or self._tracking is False:
             return
         if self._tracking is None:
             self._tracking = True
             self._send(self._tracked, "CLIENT", "TRACKING", "ON", "NOLOOP")
-        for key in keys:
-            self._send(partial(self._tracked, key=key), "LLEN", key)  # by reading it
+        for lists in watched:
+            self._send(partial(self._tracked, lists=lists), "EXISTS", *lists)  # by reading them
+
+    def _track_no_more(self) -> None:
+        """Before a claim: what its script reads is not to be tracked.
+
+        For each key that a script reads, Redis up to 7.0 remembers all keys of the script, which is
+        the square of the queues. https://github.com/redis/redis/issues/11770
+        """
+        if self._tracking:
+            self._tracking = None
+            self._send(_forget, "CLIENT", "TRACKING", "OFF")
 
     def _resign(self, staying: Collection[str] = ()) -> None:
         """No more can be taken from these queues: who waits for them is to watch them."""
@@ -322,12 +333,12 @@ class Poller:
         if self._watch.elected(queue, won=bool(reply)):
             self._hot.add(queue)  # what came before is not told of
 
-    def _tracked(self, reply: Any, key: str | None = None) -> None:
+    def _tracked(self, reply: Any, lists: list[str] | None = None) -> None:
         if isinstance(reply, server.ResponseError):
             log.debug("not watching for stock producers: %s", reply)
             self._tracking = False
-        elif key is not None and reply:
-            self._stirred([key], changed=False)
+        elif lists is not None and reply:
+            self._stirred(lists, changed=False)
 
     def _send(self, asked: Any, *command: Any) -> None:
         """Send a command. `asked` says who gets the answer: of subscriptions only pushes come."""

@@ -67,13 +67,12 @@ class Watch:
             self._mine[queue] = self._stood[queue] + WATCH_MS / 1000
         return won and not had_lists
 
-    def lists(self, queues: list[str]) -> list[str]:
-        """The ready lists to be tracked now: of what is ours, or was and will be again."""
+    def lists(self, queues: list[str]) -> list[list[str]]:
+        """The ready lists to track now, by queue: of what is ours, or was and will be again."""
         return [
-            key
+            list(self._broker.keys(queue).ready)
             for queue in queues
             if queue in self._mine or queue in self._resigned
-            for key in self._broker.keys(queue).ready
         ]
 
     def resign(self, staying: Collection[str] = ()) -> Iterator[tuple[Any, ...]]:

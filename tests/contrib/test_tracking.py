@@ -1,0 +1,41 @@
+"""What the server remembers of what a waiting consumer reads: the lists that others may fill."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+from kombu import Connection, Consumer, Queue
+
+import atomq.celery
+from tests.servers import Server, wait_until
+
+atomq.celery.register()
+
+
+def drain(connection: Connection, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        connection.drain_events(timeout=seconds)
+
+
+@pytest.mark.parametrize("count", [5, 40])
+def test_claims_are_not_tracked(server: Server, count: int) -> None:
+    """Redis up to 7.0 remembers all keys of a script for each that it reads: the square."""
+    db = server.client()
+    got: list[Any] = []
+
+    def stats(name: str) -> int:
+        return int(db.info("stats")[name])
+
+    with Connection(server.url.replace("redis+socket", "atomq+socket")) as connection:
+        queues = [Queue(f"q{i}", routing_key=f"q{i}") for i in range(count)]
+        with Consumer(connection, queues, callbacks=[lambda body, m: got.append(body) or m.ack()]):
+            wait_until("its wait", lambda: drain(connection, 0.1) or stats("tracking_total_keys"))
+            for _ in range(3):  # the second and the third are claimed by one that has waited
+                connection.Producer().publish("x", routing_key="q1")
+                wait_until("the message", lambda: drain(connection, 0.1) or got)
+                got.clear()
+                drain(connection, 0.1)
+            tracked = stats("tracking_total_keys"), stats("tracking_total_items")
+            assert max(tracked) <= 4 * count, "four ready lists a queue"
