@@ -44,7 +44,9 @@ class ServerError(AtomqError):
 class ServerUnavailable(ServerError, ConnectionError):
     """The server cannot be reached, or cannot serve now (loading, read-only, failing over).
 
-    Raised after the retries of the call are used up. Every verb is safe to call again.
+    Raised after the retries of the call are used up; its last try may have been carried out without
+    an answer. Every verb is safe to call again, but a put of a message without an `id` of its own
+    may put it twice: the call within is known to the server, the next one is another.
     """
 
 

@@ -122,7 +122,8 @@ class Queue(QueueBase[Engine]):
 
     Every method raises `ServerUnavailable` when the server cannot be reached within the retries,
     `PermissionDenied` and `ScriptsNotLoaded` when this user may not do it, and `InvalidArgument`
-    for arguments out of range. Each is safe to call again.
+    for arguments out of range. Each is safe to call again; after `ServerUnavailable`, `put` and
+    `put_many` are so for messages with an `id` of their own.
     """
 
     _engine_type = Engine

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from atomq import calls
+from atomq import calls, scripts
 from atomq.calls import Outgoing, Rejection
 from atomq.client import Engine
 from atomq.message import Writer
 from tests.acceptance.conftest import Atomq
+from tests.proxy import Proxy
 from tests.servers import Server
 
 pytestmark = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
@@ -194,6 +195,17 @@ def test_put_later_and_cancel(on: Atomq, engine: Engine) -> None:
     gone = on("delayed", "cancel", "q", rows[0]["id"])
     assert gone.code == 1
     assert "not delayed" in gone.err
+
+
+def test_a_put_with_an_id_may_be_repeated(atomq: Atomq, server: Server, engine: Engine) -> None:
+    """Its answer is lost: it was put, and the same command does not put it once more."""
+    command = ("put", "q", '"x"', "--id", "one", "--option", "retry_attempts=0")
+    engine.nodes()[0].load()
+    with Proxy(server.socket) as proxy:
+        proxy.drop_reply(matching=scripts.get("publish").sha.encode())
+        assert atomq(*command, url=proxy.url).code == 3
+        assert "one is known in q" in atomq(*command, url=proxy.url).err
+    assert engine.run(calls.inspect(engine.keys("q"))).ready == 1
 
 
 def test_put_lines(on: Atomq, engine: Engine) -> None:

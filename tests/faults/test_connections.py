@@ -222,6 +222,32 @@ def test_a_lost_reply_of_any_verb_is_harmless(proxy: Proxy) -> None:
     queue.engine.close()
 
 
+def test_a_put_is_called_again_by_hand_with_an_id_of_its_own(proxy: Proxy) -> None:
+    """Then it is the same message; each call without one is another."""
+    publish = scripts.get("publish").sha.encode()
+    options = {"retry_attempts": 0}
+    queue = Queue("q", proxy.url, **options)
+    queue.engine.nodes()[0].load()
+
+    def twice(put: Callable[[], Any]) -> Any:
+        queue.state()
+        proxy.drop_reply(matching=publish)
+        with pytest.raises(ServerUnavailable):
+            put()
+        return put()
+
+    async def put_async() -> Any:
+        async with AsyncEngine(proxy.url, **options) as engine:
+            return await AsyncQueue("q", engine).put("x", id="three")
+
+    twice(lambda: queue.put("x", id="one"))
+    twice(lambda: queue.put_many([Item("x", id="two"), Item("x", id="and two")]))
+    twice(lambda: asyncio.run(put_async()))
+    assert queue.state().ready == 4
+    assert [message.id for message in queue.claim_many(9)] == ["one", "two", "and two", "three"]
+    queue.engine.close()
+
+
 def test_what_died_in_a_claim_whose_reply_was_lost_is_told(proxy: Proxy) -> None:
     queue = Queue("q", proxy.url)
     sent = [queue.put(n, ttl=0.001) for n in range(3)]

@@ -61,7 +61,10 @@ def put(
     id_: Annotated[
         str | None,
         typer.Option(
-            "--id", metavar="ID", help="Its id; nothing is put while the same id is remembered."
+            "--id",
+            metavar="ID",
+            help="Its id; nothing is put while the same id is remembered. With it the command can "
+            "be repeated when the server was away.",
         ),
     ] = None,
     ttl: Annotated[
