@@ -23,6 +23,7 @@ from atomq.flows import Flow, Get, Listen, Rest, Sleep, Wait, Withdraw
 from atomq.options import Options
 from atomq.outage import PATIENCE, Outage, outage_of
 from atomq.scripts import Script
+from atomq.shared import AsyncShared
 
 log = logging.getLogger("atomq.client")
 
@@ -292,7 +293,8 @@ class _Lines:
 
     def __init__(self, engine: EngineBase) -> None:
         self._engine = engine
-        self._connector = connect.async_connector(engine.address)
+        self._connector = connect.async_connector(engine.address, self)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._idle: deque[tuple[AbstractConnection, float]] = deque()
         self._places = asyncio.Semaphore(engine.options.max_connections or MOST_CONNECTIONS)
 
@@ -314,6 +316,7 @@ class _Lines:
 
     async def fresh(self) -> AbstractConnection:
         """A connection of the caller's own, connected."""
+        self._loop = asyncio.get_running_loop()
         connection = self._connector()
         await _connected(connection)
         check_version(getattr(connection, "handshake_metadata", None))
@@ -326,6 +329,19 @@ class _Lines:
         while self._idle:
             await self._idle.pop()[0].disconnect()
 
+    def switched(self) -> None:
+        """There is another master, says a thread: what is in use is closed when it is answered."""
+        self._engine.moves += 1
+        self._engine.proved = False
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._leave_old)
+
+    def _leave_old(self) -> None:
+        old, self._idle = self._idle, deque()
+        leaving = [connection.disconnect(nowait=True) for connection, _ in old]
+        self._leaving = asyncio.gather(*leaving, return_exceptions=True)
+
     async def _take(self) -> AbstractConnection:
         stale = time.monotonic() - (self._engine.options.health_check_interval or 1e9)
         while self._idle:
@@ -337,6 +353,7 @@ class _Lines:
 
     async def _with_connection(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         async with self._places:
+            moves = self._engine.moves
             try:
                 connection = await self._take()
             except SERVER_ERRORS as error:
@@ -351,7 +368,8 @@ class _Lines:
             except BaseException:
                 await connection.disconnect(nowait=True)  # interrupted: an answer is on its way
                 raise
-            if any(type(reply) is server.ReadOnlyError for reply in replies):
+            refused = any(type(reply) is server.ReadOnlyError for reply in replies)
+            if refused or moves != self._engine.moves:
                 await connection.disconnect()  # a replica now: a new one may lead to the primary
                 await self.close()
                 self._engine.proved = False
@@ -403,15 +421,16 @@ class _ClusterLines:
     def __init__(self, engine: EngineBase) -> None:
         self._engine = engine
         self._client: Any = None
-        self._opening = asyncio.Lock()
+        self._opening = AsyncShared[Any]()
 
     async def client(self) -> Any:
-        async with self._opening:
-            if self._client is None:
-                client = connect.async_cluster(self._engine.address)
-                await client.initialize()
-                self._client = client
-            return self._client
+        return self._client or await self._opening(self._connected)
+
+    async def _connected(self) -> Any:
+        client = connect.async_cluster(self._engine.address)
+        await client.initialize()
+        self._client = client
+        return client
 
     def outage(self, call: Call[Any]) -> Outage:
         """That of the node which serves the queue, as far as the slots are known."""
@@ -599,6 +618,7 @@ class AsyncWaiter:
         self._lines: list[tuple[AbstractConnection, list[str]]] = []
         self._out: dict[int, asyncio.Task[Any]] = {}
         self._keys: tuple[str, ...] = ()
+        self._moves = engine.moves
         self._ear: _Ear | None = None
 
     @property
@@ -609,8 +629,9 @@ class AsyncWaiter:
     async def wait(self, keys: tuple[str, ...], seconds: float) -> str | None:
         """The list a token came from, or None after `seconds` (or when the connection broke)."""
         try:
-            if keys != self._keys:
+            if keys != self._keys or self._moves != self._engine.moves:
                 await self.close()
+                self._moves = self._engine.moves
                 self._lines = await self._engine._lines.blocking(keys)
                 self._keys = keys
             for index, (connection, names) in enumerate(self._lines):

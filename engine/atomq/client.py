@@ -32,6 +32,7 @@ from atomq.keys import Layout, QueueKeys
 from atomq.options import Options
 from atomq.outage import PATIENCE, Outage, outage_of
 from atomq.scripts import Script, every
+from atomq.shared import Shared
 
 log = logging.getLogger("atomq.client")
 
@@ -55,6 +56,8 @@ class EngineBase:
         self.retry = Retry(self.options.retry_attempts, self.options.retry_budget)
         self.proved = False
         self.outage = outage_of(address.safe_url)
+        self.moves = 0
+        """How often another server became the master: a connection from before leads astray."""
         self.may_unblock: bool | None = None
         """Whether this user may run CLIENT UNBLOCK; None: not tried yet."""
         self.at_close: list[Callable[[], None]] = []
@@ -391,7 +394,7 @@ class _Lines:
 
     def __init__(self, engine: EngineBase) -> None:
         self._engine = engine
-        self._connector = connect.connector(engine.address)
+        self._connector = connect.connector(engine.address, self)
         self._idle: deque[tuple[AbstractConnection, float]] = deque()
         most = engine.options.max_connections
         self._places = threading.BoundedSemaphore(most) if most else None
@@ -426,8 +429,15 @@ class _Lines:
         return [Node(self._engine.address.safe_url, self)]
 
     def close(self) -> None:
-        while self._idle:
-            self._idle.pop()[0].disconnect()
+        with contextlib.suppress(IndexError):  # several threads may close at once
+            while True:
+                self._idle.pop()[0].disconnect()
+
+    def switched(self) -> None:
+        """There is another master: what is in use is closed when its answer has come."""
+        self._engine.moves += 1
+        self._engine.proved = False
+        self.close()
 
     def forget(self) -> None:
         # Their sockets are the parent's; what is dropped here only closes the child's copies.
@@ -454,7 +464,7 @@ class _Lines:
         self, commands: list[tuple[Any, ...]], *, looked_at: bool = False
     ) -> list[Any]:
         """Over one that idles, or a new one. `looked_at`: what is sent is not sent again."""
-        places = self._places
+        places, moves = self._places, self._engine.moves
         if places is not None:
             places.acquire()
         try:
@@ -472,7 +482,7 @@ class _Lines:
             except BaseException:
                 connection.disconnect()  # interrupted: an answer may be on its way
                 raise
-            if server.ReadOnlyError in map(type, replies):
+            if server.ReadOnlyError in map(type, replies) or moves != self._engine.moves:
                 connection.disconnect()  # a replica now: a new one may lead to the primary
                 self.close()
                 self._engine.proved = False
@@ -514,14 +524,15 @@ class _ClusterLines:
     def __init__(self, engine: EngineBase) -> None:
         self._engine = engine
         self._client: Any = None
-        self._lock = threading.Lock()
+        self._opening = Shared[Any]()
 
     @property
     def client(self) -> Any:
-        with self._lock:
-            if self._client is None:
-                self._client = connect.cluster(self._engine.address)
-            return self._client
+        return self._client or self._opening(self._open)
+
+    def _open(self) -> Any:
+        self._client = self._client or connect.cluster(self._engine.address)
+        return self._client
 
     def outage(self, call: Call[Any]) -> Outage:
         """That of the node which serves the queue, as far as the slots are known."""
@@ -576,14 +587,13 @@ class _ClusterLines:
         return [Node(node.name, self, node) for node in self.client.get_primaries()]
 
     def close(self) -> None:
-        with self._lock:
-            client, self._client = self._client, None
+        client, self._client = self._client, None
         if client is not None:
             client.close()
 
     def forget(self) -> None:
         self._client = None
-        self._lock = threading.Lock()
+        self._opening = Shared[Any]()
 
 
 # ── waiting ───────────────────────────────────────────────────────────────────────────────────
@@ -603,6 +613,7 @@ class Waiter:
         self._keys: tuple[str, ...] = ()
         self._ear: AbstractConnection | None = None
         self._channel = ""
+        self._moves = engine.moves
         self._blocks_inline = engine.address.kind == "memory"
 
     def wait(
@@ -615,8 +626,9 @@ class Waiter:
         try:
             if self._blocks_inline:
                 return self._wait_inline(keys, seconds)
-            if keys != self._keys:
+            if keys != self._keys or self._moves != self._engine.moves:
                 self.close()
+                self._moves = self._engine.moves
                 self._lines = self._engine._lines.blocking(keys)
                 self._keys = keys
             if ahead is not None and len(self._lines) == 1 and not self._out and self._may():

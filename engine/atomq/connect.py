@@ -16,8 +16,7 @@ import importlib
 import inspect
 import os
 import socket
-import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,16 +31,12 @@ from redis.connection import (
     UnixDomainSocketConnection,
 )
 from redis.retry import Retry
-from redis.sentinel import (
-    MasterNotFoundError,
-    Sentinel,
-    SentinelManagedConnection,
-    SentinelManagedSSLConnection,
-)
+from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 
 from atomq.address import Address
 from atomq.embedded import check, start
 from atomq.errors import InvalidOptions
+from atomq.sentinels import AsyncMaster, Audience, Master
 
 if TYPE_CHECKING:
     from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
@@ -56,8 +51,10 @@ _SENTINEL_PATIENCE = 1.0
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 
-def connector(address: Address) -> Connector:
+def connector(address: Address, audience: Audience | None = None) -> Connector:
     """A function that makes fresh, unconnected sync connections.
+
+    Behind Sentinels, `audience` is told when there is another master.
 
     Not for kind `cluster`. Raises `InvalidOptions` where an option cannot be used, ImportError
     where memory:// lacks its extra. The connections raise redis-py's exceptions, and
@@ -78,7 +75,7 @@ def connector(address: Address) -> Connector:
             managed: Any = _SentinelSSLConnection if address.tls else _SentinelConnection
             return lambda: cast(
                 AbstractConnection,
-                managed(connection_pool=_master(address, os.getpid()), **kwargs),
+                managed(connection_pool=_found_by_threads(address, audience), **kwargs),
             )
         case "memory":
             fakeredis, server = _memory(address.path)
@@ -88,7 +85,7 @@ def connector(address: Address) -> Connector:
     raise TypeError(f"{address} is a cluster: use cluster(address)")
 
 
-def async_connector(address: Address) -> AsyncConnector:
+def async_connector(address: Address, audience: Audience | None = None) -> AsyncConnector:
     """The asyncio twin of `connector`. Call the function it returns inside one event loop only."""
     kwargs = _kwargs(address, AsyncRetry(NoBackoff(), 0))
     kwargs["redis_connect_func"] = _AsyncHello(address.options.client_name).connected
@@ -103,9 +100,10 @@ def async_connector(address: Address) -> AsyncConnector:
             return lambda: _AsyncEmbeddedConnection(path=address.path, **kwargs)
         case "sentinel":
             managed: Any = _AsyncSentinelSSLConnection if address.tls else _AsyncSentinelConnection
-            master = _AsyncMaster(address)
+            master = AsyncMaster(address, _sentinel_kwargs(address, AsyncRetry(NoBackoff(), 0)))
             return lambda: cast(
-                aio_connection.AbstractConnection, managed(connection_pool=master, **kwargs)
+                aio_connection.AbstractConnection,
+                managed(connection_pool=_found_by_tasks(master, audience), **kwargs),
             )
         case "memory":
             fakeredis, server = _memory(address.path)
@@ -342,72 +340,28 @@ class _AsyncEmbeddedConnection(_AsyncUnixConnection):
 # ── sentinels ─────────────────────────────────────────────────────────────────────────────────
 
 
-class _Master:
-    """Asks the sentinels for the master, where a managed connection expects its pool."""
-
-    is_master = True
-    check_connection = False
-
-    def __init__(self, address: Address) -> None:
-        self.address = address
-        self.service_name = address.master_name or ""
-        self._sentinel = Sentinel(
-            address.nodes,
-            min_other_sentinels=address.options.min_other_sentinels,
-            sentinel_kwargs=_sentinel_kwargs(address, Retry(NoBackoff(), 0)),
-        )
-        self._lock = threading.Lock()  # redis-py reorders its list of sentinels as it goes
-
-    def get_master_address(self) -> tuple[str, int]:
-        try:
-            with self._lock:
-                host, port = self._sentinel.discover_master(self.service_name)
-        except MasterNotFoundError:
-            raise _not_found(self.address) from None
-        return host, port
-
-
-class _AsyncMaster:
-    """The asyncio twin of `_Master`."""
-
-    is_master = True
-    check_connection = False
-
-    def __init__(self, address: Address) -> None:
-        self.address = address
-        self.service_name = address.master_name or ""
-        self._sentinel = aio_sentinel.Sentinel(
-            address.nodes,
-            min_other_sentinels=address.options.min_other_sentinels,
-            sentinel_kwargs=_sentinel_kwargs(address, AsyncRetry(NoBackoff(), 0)),
-        )
-
-    async def get_master_address(self) -> tuple[str, int]:
-        found = cast(Awaitable[Any], self._sentinel.discover_master(self.service_name))
-        try:
-            host, port = await found
-        except aio_sentinel.MasterNotFoundError:
-            raise _not_found(self.address) from None
-        return host, port
-
-
-def _not_found(address: Address) -> MasterNotFoundError:
-    """The text of redis-py itself shows how the sentinels are logged in to, password and all."""
-    return MasterNotFoundError(
-        f"no sentinel of {address} answers or knows a living master {address.master_name!r}"
-    )
-
-
 @cache
-def _master(address: Address, _pid: int) -> _Master:
+def _master(address: Address, _pid: int) -> Master:
     """One for the process: its connections to the sentinels are shared, but not with a fork."""
-    return _Master(address)
+    return Master(address, _sentinel_kwargs(address, Retry(NoBackoff(), 0)))
+
+
+def _found_by_threads(address: Address, audience: Audience | None) -> Master:
+    master = _master(address, os.getpid())
+    return master if audience is None else master.watched_by(audience)
+
+
+def _found_by_tasks(master: AsyncMaster, audience: Audience | None) -> AsyncMaster:
+    master.heard = _found_by_threads(master.address, audience)
+    return master
 
 
 def _sentinel_kwargs(address: Address, retry: object) -> dict[str, Any]:
     options = address.options
+    # All of them may be silent, and a look-up is to end while there is patience left.
+    patience = min(_SENTINEL_PATIENCE, max(0.1, options.retry_budget / len(address.nodes)))
     kwargs: dict[str, Any] = {
-        name: min(_SENTINEL_PATIENCE, getattr(options, name) or _SENTINEL_PATIENCE)
+        name: min(patience, getattr(options, name) or patience)
         for name in ("socket_timeout", "socket_connect_timeout")
     }
     kwargs["retry"] = retry

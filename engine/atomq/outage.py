@@ -36,7 +36,7 @@ class Outage:
             try:
                 if self._since is None or now - self._said >= EVERY:
                     self._since, self._said = self._since or now, now
-                    log.warning("waiting for the server %s: %s", self.name, error)
+                    log.warning("waiting for the server %s: %s", self.name, str(error))
             finally:
                 self._saying.release()
 

@@ -10,7 +10,7 @@ from atomq import calls, scripts
 from atomq.calls import Outgoing, Rejection
 from atomq.client import Engine
 from tests.acceptance.conftest import Atomq, Done
-from tests.servers import Server, assert_only_keys
+from tests.servers import Sentinel, Server, assert_only_keys
 
 ONE_KIND = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
 MESSAGE = '{"body": "1"}'
@@ -61,6 +61,17 @@ def test_a_badly_configured_server(
     found = lines(done)
     assert {check: found[check]["status"] for check in expected} == expected, done.out
     assert done.code == int("fail" in expected.values())
+
+
+@ONE_KIND
+def test_a_master_that_may_write_alone(atomq: Atomq, sentinel: Sentinel) -> None:
+    """One that was replaced and lives on would take what is lost."""
+    url = f"{sentinel.url}?master_name={sentinel.master_name}"
+    said = lines(atomq("doctor", "--json", url=url))["replicas"]
+    assert said["status"] == "warn"
+    assert "min-replicas-to-write" in said["found"]
+    sentinel.master.client().config_set("min-replicas-to-write", 1)
+    assert lines(atomq("doctor", "--json", url=url))["replicas"]["status"] == "ok"
 
 
 @ONE_KIND

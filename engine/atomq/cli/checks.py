@@ -288,9 +288,17 @@ def _replicas(session: Session, place: Place) -> Findings:
         )
     elif not count and session.engine.address.kind == "sentinel":
         yield Finding("replicas", "warn", "no replica", "a failover has nowhere to go: start one")
+    elif count and not least:
+        yield Finding(
+            "replicas",
+            "warn",
+            f"{plural(count, 'replica')}, no min-replicas-to-write: a master that was replaced "
+            "and lives on takes messages, and they are lost",
+            "CONFIG SET min-replicas-to-write 1, and in the configuration file",
+        )
     elif count:
-        wait = f", min-replicas-to-write {least}" if least else ""
-        yield Finding("replicas", "ok", f"{plural(count, 'replica')}, none lags{wait}")
+        found = f"{plural(count, 'replica')}, none lags, min-replicas-to-write {least}"
+        yield Finding("replicas", "ok", found)
     else:
         yield Finding("replicas", "ok", "none: the queues are on this one server")
 

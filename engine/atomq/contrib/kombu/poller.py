@@ -61,6 +61,7 @@ class Poller:
         self._line: Any = None
         self._has_read = False  # since the event loop looked what is readable
         self._opened = 0.0
+        self._moves = 0
         self._claim: tuple[Channel, Call[Claimed], Taken] | None = None
         self._blocked: tuple[str, ...] = ()
         self._until = 0.0  # when what is outstanding must have been answered
@@ -149,6 +150,7 @@ class Poller:
 
     def _connected(self) -> Any:
         if self._line is None:
+            self._moves = self._broker.engine.moves
             self._line = self._broker.engine.connection()
             self._opened = time.monotonic()
             # Without a handler redis-py keeps invalidations to itself.
@@ -192,6 +194,8 @@ class Poller:
     def pump(self) -> None:
         """Send what there is to send: a claim if there is room and work, else the wait for work."""
         now, self._has_read = time.monotonic(), False
+        if self._line is not None and self._moves != self._broker.engine.moves:
+            self._broken(server.ConnectionError("there is another master"))
         if now > self._until and (self._claim is not None or self._blocked):
             self._overdue()
         if self._claim is not None:
