@@ -10,8 +10,10 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -22,6 +24,7 @@ from atomq.client import Engine, Waiter
 from atomq.errors import AtomqError
 from atomq.flows import Flow, Pace, Stop
 from atomq.queue_base import (
+    Ending,
     Item,
     MessageBase,
     QueueBase,
@@ -217,7 +220,11 @@ class Queue(QueueBase[Engine]):
         loop is left. A server that goes away is waited for; `ServerUnavailable` is raised if it was
         not there to begin with, or is away when `timeout` has passed.
         """
-        pace = Pace(self.engine.options.prefetch if prefetch is None else prefetch)
+        return self._consume(self._pace(prefetch), timeout, stop)
+
+    def _consume(
+        self, pace: Pace, timeout: Seconds | None, stop: Stop | None
+    ) -> Generator[Message]:
         with Receiver([self]) as receiver:
             while not told(stop) and (
                 found := receiver.receive(pace.limit, timeout, patient=True, stop=stop)
@@ -242,28 +249,83 @@ class Queue(QueueBase[Engine]):
         self,
         handler: Callable[[Message], Any],
         *,
+        concurrency: int = 1,
         prefetch: int | None = None,
         timeout: Seconds | None = None,
         stop: Stop | None = None,
     ) -> int:
         """Call `handler` with each message; how many it was called with.
 
-        A message is acked when the handler returns; after an exception, which is logged, it is
-        released and tried again later; so it is if the handler returned an awaitable.
-        It goes on until none came for `timeout` seconds, or `stop` is set; see `consume`. Raises
+        Up to `concurrency` threads call it, at most so many at once; 1 is the caller's own. A
+        message is acked when the handler returns; after an exception, which is logged, it is
+        released and tried again later; so it is if the handler returned an awaitable. It goes on
+        until none came for `timeout` seconds, or `stop` is set; see `consume`. What was begun is
+        finished first; what is no failure (`SystemExit`) comes out of it then. Raises
         `InvalidArgument`, and claims nothing, for a coroutine function or a generator function.
         """
         check_handler(handler, awaited=False)
+        pace = self._pace(prefetch, concurrency)
+        if concurrency > 1:
+            return self._work_in_threads(handler, concurrency, pace, timeout, Ending(stop))
         count = 0
         # Closed here: an exception that passes keeps this frame, and with it what was claimed.
-        with closing(self.consume(prefetch=prefetch, timeout=timeout, stop=stop)) as messages:
+        with closing(self._consume(pace, timeout, stop)) as messages:
             for message in messages:
                 count += 1
-                try:
-                    with message:
-                        check_result(handler(message))
-                except Exception:
-                    log.exception("%s: the handler failed", message)
+                self._handle(handler, message)
+        return count
+
+    def _handle(self, handler: Callable[[Message], Any], message: Message) -> None:
+        try:
+            with message:
+                check_result(handler(message))
+        except Exception:
+            log.exception("%s: the handler failed", message)
+
+    def _work_in_threads(
+        self,
+        handler: Callable[[Message], Any],
+        concurrency: int,
+        pace: Pace,
+        timeout: Seconds | None,
+        ending: Ending,
+    ) -> int:
+        free: SimpleQueue[None] = SimpleQueue()  # one thing for each worker without a message
+
+        def work(message: Message) -> None:
+            began = time.monotonic()
+            try:
+                self._handle(handler, message)
+            except BaseException as error:  # noqa: BLE001 - it is raised by who called
+                ending.error = error
+            finally:
+                del message
+                pace.worked(time.monotonic() - began)
+                free.put(None)
+
+        for _ in range(concurrency):
+            free.put(None)
+        count, busy = 0, True
+        with ThreadPoolExecutor(concurrency, "atomq-work") as pool:
+            # What fails while the others wait in vain is tried again by this call.
+            while busy and not ending.is_set():
+                with closing(self._consume(pace, timeout, ending)) as messages:
+                    while True:
+                        free.get()
+                        pace.free = free.qsize() + 1
+                        if (message := next(messages, None)) is None:
+                            break
+                        count += 1
+                        pool.submit(work, message)
+                        del message
+                busy = pace.free < concurrency
+                for _ in range(concurrency - 1):
+                    free.get()  # each has ended
+                for _ in range(concurrency):
+                    free.put(None)
+        self.keeper.send()
+        if ending.error is not None:
+            raise ending.error
         return count
 
     def ack_many(self, messages: Sequence[Message]) -> list[Verdict]:

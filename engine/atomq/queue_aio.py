@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from atomq.calls import Counts, Part, Peeked, QueueState, Verdict
 from atomq.errors import AtomqError
 from atomq.flows import Flow, Pace, Stop
 from atomq.queue_base import (
+    Ending,
     Item,
     MessageBase,
     QueueBase,
@@ -173,15 +175,22 @@ class AsyncQueue(QueueBase[AsyncEngine]):
             await receiver.close(messages)
         return messages
 
-    async def consume(
+    def consume(
         self,
         *,
         prefetch: int | None = None,
-        timeout: Seconds | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
+        timeout: Seconds | None = None,
         stop: Stop | None = None,
     ) -> AsyncGenerator[AsyncMessage]:
         """See `Queue.consume`. Left through `contextlib.aclosing`, it gives back at once."""
-        pace = Pace(self.engine.options.prefetch if prefetch is None else prefetch)
+        return self._consume(self._pace(prefetch), timeout, stop)
+
+    async def _consume(
+        self,
+        pace: Pace,
+        timeout: Seconds | None,  # noqa: ASYNC109 - it ends the wait, not the call
+        stop: Stop | None,
+    ) -> AsyncGenerator[AsyncMessage]:
         async with AsyncReceiver([self]) as receiver:
             while not told(stop) and (
                 found := await receiver.receive(pace.limit, timeout, patient=True, stop=stop)
@@ -206,27 +215,67 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         self,
         handler: Callable[[AsyncMessage], Awaitable[Any]],
         *,
+        concurrency: int = 1,
         prefetch: int | None = None,
         timeout: Seconds | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
         stop: Stop | None = None,
     ) -> int:
-        """See `Queue.work`; `handler` is a coroutine function.
+        """See `Queue.work`; `handler` is a coroutine function, and `concurrency` counts tasks.
 
-        Cancelled, it gives back at once what was not begun, and the message that was.
+        Cancelled, it gives back at once what was not begun, and the messages that were.
         """
         check_handler(handler, awaited=True)
+        pace = self._pace(prefetch, concurrency)
+        if concurrency > 1:
+            tasks = _Tasks(partial(self._handle, handler), concurrency, pace, Ending(stop))
+            consume = partial(self._consume, pace, timeout, tasks.ending)
+            return await self._work_in_tasks(tasks, consume)
         count = 0
-        async with aclosing(
-            self.consume(prefetch=prefetch, timeout=timeout, stop=stop)
-        ) as messages:
+        async with aclosing(self._consume(pace, timeout, stop)) as messages:
             async for message in messages:
                 count += 1
-                try:
-                    async with message:
-                        check_result(await handler(message))
-                except Exception:
-                    log.exception("%s: the handler failed", message)
+                await self._handle(handler, message)
         return count
+
+    async def _handle(
+        self, handler: Callable[[AsyncMessage], Awaitable[Any]], message: AsyncMessage
+    ) -> None:
+        try:
+            async with message:
+                check_result(await handler(message))
+        except Exception:
+            log.exception("%s: the handler failed", message)
+
+    async def _work_in_tasks(
+        self, tasks: _Tasks, consume: Callable[[], AsyncGenerator[AsyncMessage]]
+    ) -> int:
+        count, busy = 0, True
+        try:
+            # What fails while the others wait in vain is tried again by this call.
+            while busy and not tasks.ending.is_set():
+                async with aclosing(consume()) as messages:
+                    while await tasks.one_is_free() and (message := await anext(messages, None)):
+                        count += 1
+                        tasks.begin(message)
+                        del message
+                busy = await tasks.all_are_free()
+            await self.engine.run(flows.flush(self.keys, self.keeper.acks))
+        except asyncio.CancelledError:
+            tasks.cancel()
+            raise
+        finally:
+            await to_the_end(self._end_of(tasks.held))
+        if tasks.ending.error is not None:
+            raise tasks.ending.error
+        return count
+
+    async def _end_of(self, held: Mapping[asyncio.Task[None], AsyncMessage]) -> None:
+        if held:
+            await asyncio.wait(held)
+            try:
+                await self.give_back(held.values())
+            except AtomqError as error:
+                log.warning("%d messages come back when their leases end: %s", len(held), error)
 
     async def ack_many(self, messages: Sequence[AsyncMessage]) -> list[Verdict]:
         """See `Queue.ack_many`."""
@@ -303,6 +352,64 @@ class AsyncQueue(QueueBase[AsyncEngine]):
     async def resume(self) -> None:
         """See `Queue.resume`."""
         await self.engine.run(calls.pause(self.keys, paused=False))
+
+
+class _Tasks:
+    """The tasks of one `work`: at most `most` at once."""
+
+    def __init__(
+        self,
+        handle: Callable[[AsyncMessage], Awaitable[None]],
+        most: int,
+        pace: Pace,
+        ending: Ending,
+    ) -> None:
+        self._handle = handle
+        self._most = most
+        self._pace = pace
+        self._room = asyncio.Event()
+        self.ending = ending
+        self.held: dict[asyncio.Task[None], AsyncMessage] = {}
+
+    async def one_is_free(self) -> bool:
+        """Wait until another one may begin. True."""
+        while len(self.held) >= self._most:
+            self._room.clear()
+            await self._room.wait()
+        self._pace.free = self._most - len(self.held)
+        return True
+
+    async def all_are_free(self) -> bool:
+        """Wait for all of them to end; whether there were any."""
+        busy = bool(self.held)
+        if busy:
+            await asyncio.wait(list(self.held))
+        return busy
+
+    def begin(self, message: AsyncMessage) -> None:
+        """Begin another one."""
+        task = asyncio.create_task(self._work(message))
+        self.held[task] = message
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():  # before it began: its message is to be given back
+            del self.held[task]
+        self._room.set()
+
+    async def _work(self, message: AsyncMessage) -> None:
+        began = time.monotonic()
+        try:
+            await self._handle(message)
+        except BaseException as error:  # noqa: BLE001 - it is raised by the caller's task
+            self.ending.error = error
+        finally:
+            self._pace.worked(time.monotonic() - began)
+
+    def cancel(self) -> None:
+        """Cancel all of them."""
+        for task in self.held:
+            task.cancel()
 
 
 class AsyncReceiver(ReceiverBase[AsyncQueue, AsyncMessage]):

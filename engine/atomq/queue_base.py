@@ -41,7 +41,7 @@ from atomq.errors import (
     ResultTimeout,
     ServerUnavailable,
 )
-from atomq.flows import Consumer, Flow, Refused, Stop
+from atomq.flows import Consumer, Flow, Pace, Refused, Stop
 from atomq.keys import QueueKeys
 from atomq.leases import Backlog, LeaseKeeper, keeper
 from atomq.message import (
@@ -204,6 +204,9 @@ class QueueBase(Generic[EngineT]):
             return self._idle.pop()
         except IndexError:
             return None
+
+    def _pace(self, prefetch: int | None, workers: int = 1) -> Pace:
+        return Pace(self.engine.options.prefetch if prefetch is None else prefetch, workers)
 
     # ── what happens to a message ─────────────────────────────────────────────────────────────
 
@@ -446,6 +449,18 @@ def _is_date_time(given: object) -> bool:
         return False
     datetime.fromisoformat(f"{given[:10]}T{given[11:19]}".replace(":60", ":59"))
     return True
+
+
+class Ending:
+    """When several workers end: they are told to stop, or what is no failure came out of one."""
+
+    def __init__(self, stop: Stop | None) -> None:
+        self._stop = stop
+        self.error: BaseException | None = None
+
+    def is_set(self) -> bool:
+        """Whether nothing more is to be begun."""
+        return self.error is not None or told(self._stop)
 
 
 def told(stop: Stop | None) -> bool:

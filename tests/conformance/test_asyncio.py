@@ -134,6 +134,31 @@ def test_work_that_is_cancelled_gives_all_back_before_it_ends(server: Server) ->
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("turns", [0, 1, 5, 40])
+def test_tasks_that_are_cancelled_give_all_back_begun_or_not(server: Server, turns: int) -> None:
+    async def main() -> None:
+        async with AsyncEngine(server.url) as engine:
+            queue = AsyncQueue("q", engine)
+            await queue.put_many(range(10))
+            begun = asyncio.Event()
+
+            async def handler(message: AsyncMessage) -> None:
+                begun.set()
+                await asyncio.sleep(60)
+
+            task = asyncio.create_task(queue.work(handler, concurrency=4))
+            await asyncio.wait_for(begun.wait(), 10)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait({task}, timeout=10)
+            assert task.cancelled()
+            state = await queue.state()
+            assert (state.ready, state.unacked) == (10, 0)
+
+    asyncio.run(main())
+
+
 def test_work_ends_when_an_event_of_asyncio_is_set(server: Server) -> None:
     async def main() -> None:
         async with AsyncEngine(server.url) as engine:

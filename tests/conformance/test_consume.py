@@ -32,6 +32,10 @@ def now(_: int) -> float:
     return 0
 
 
+class Interrupted(BaseException):
+    """As Ctrl-C is."""
+
+
 # ── claim ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -449,6 +453,107 @@ def test_give_back(q: Any) -> None:
     q.give_back(messages[1:])
     assert [m.body for m in q.claim_many(3)] == [1, 2]
     q.give_back([])
+
+
+# ── several workers ───────────────────────────────────────────────────────────────────────────
+
+
+class Crew:
+    """A handler that knows how many of it are at work."""
+
+    def __init__(self, seconds: float = 0.0, *, until: threading.Event | None = None) -> None:
+        self.now = self.most = 0
+        self.bodies: list[Any] = []
+        self._lock = threading.Lock()
+        self._seconds, self._until = seconds, until
+
+    def __call__(self, message: Any) -> None:
+        with self._lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            self.bodies.append(message.body)
+        if self._until is not None:
+            assert self._until.wait(20)
+        time.sleep(self._seconds)
+        with self._lock:
+            self.now -= 1
+
+    def function(self) -> Any:
+        def called(message: Any) -> None:
+            self(message)
+
+        return called
+
+
+def test_so_many_are_worked_on_at_once_and_no_more(q: Any) -> None:
+    q.put_many(range(12))
+    crew = Crew(0.1)
+    began = time.monotonic()
+    assert q.work(crew.function(), concurrency=4, timeout=0) == 12
+    assert crew.most == 4
+    assert sorted(crew.bodies) == list(range(12))
+    assert time.monotonic() - began < 1.1
+    assert counts(q) == (0, 0, 0, 0), "its acks are sent when it ends"
+
+
+def test_workers_that_are_busy_hold_nothing_back(make: Any) -> None:
+    q, go, stop = make(), threading.Event(), threading.Event()
+    q.put_many(range(10))
+    crew, done = Crew(until=go), []
+
+    def run() -> None:
+        done.append(q.work(crew.function(), concurrency=3, stop=stop))
+
+    worker = threading.Thread(target=run)
+    worker.start()
+    wait_until("three to begin", lambda: crew.now == 3)
+    wait_until("the rest to be given back", lambda: counts(q) == (7, 0, 3, 0), 3)
+    assert [(m.body, m.deliveries) for m in q.claim_many(4)] == [(n, 1) for n in range(3, 7)]
+    stop.set()
+    go.set()
+    worker.join(10)
+    assert done == [3], "what has begun is finished, and nothing begins any more"
+    assert counts(q) == (3, 0, 4, 0)
+
+
+def test_what_fails_beside_others_is_logged_and_tried_again(
+    make: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    q = make(backoff=now)
+    q.put_many(range(6))
+    failed = set()
+
+    def handler(message: Any) -> None:
+        if message.body == 5 and message.deliveries == 1:
+            time.sleep(0.1)  # the others have found nothing more by then
+            failed.add(message.body)
+            raise ValueError("once")
+
+    assert q.work(handler, concurrency=3, timeout=0) == 7
+    assert failed == {5}
+    assert "the handler failed" in caplog.text
+    assert counts(q) == (0, 0, 0, 0)
+
+
+def test_what_is_no_failure_comes_out_of_all_workers(q: Any) -> None:
+    q.put_many(range(3))
+
+    def handler(message: Any) -> None:
+        if message.body == 1:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        q.work(handler, concurrency=2)
+    assert counts(q).unacked == 0
+    assert 1 in [m.body for m in q.claim_many(3)], "it is given back"
+
+
+@pytest.mark.parametrize("concurrency", [0, 1001, "2", True, None])
+def test_a_number_of_workers_that_cannot_be_is_refused(q: Any, concurrency: Any) -> None:
+    q.put("x")
+    with pytest.raises(InvalidArgument):
+        q.work(lambda _: None, concurrency=concurrency, timeout=0)
+    assert counts(q) == (1, 0, 0, 0)
 
 
 # ── several queues ────────────────────────────────────────────────────────────────────────────

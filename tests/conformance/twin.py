@@ -46,7 +46,7 @@ class Twin:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.target, name)
-        if inspect.isasyncgenfunction(value):
+        if name == "consume":
             return lambda *args, **kwargs: self._each(value(*args, **kwargs))
         if inspect.iscoroutinefunction(value):
             return lambda *args, **kwargs: self._call(value, args, kwargs)
