@@ -166,6 +166,13 @@ def deadly(self: Task, how: str = "exit") -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@task(acks_late=True)
+def hungry(self: Task) -> None:
+    """Celery's worker ends of what it raises."""
+    started(self)
+    raise MemoryError
+
+
 @task(acks_late=True, rate_limit="5/s")
 def limited(self: Task) -> None:
     started(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import threading
@@ -135,6 +136,42 @@ def test_a_warm_shutdown_gives_back_what_was_not_started(at: Place) -> None:
         assert all(starts[one] == 1 for one in done), pool
         # Celery sends a pool one task ahead; what is left of a batch is not for a stopping worker.
         assert len(done) <= 2, (pool, starts)
+
+
+def test_what_was_not_begun_is_given_back_before_what_runs_has_ended(at: Place) -> None:
+    """TERM, and KILL before the tasks end, as systemd and Kubernetes do it."""
+    pools = ("prefork", "threads", "gevent", "solo")
+    ids = {pool: [at.send("work", 60, queue=pool) for _ in range(7)] for pool in pools}
+    workers = {
+        pool: at.worker(pool, 1 if pool == "solo" else 2, queues=pool, worker_prefetch_multiplier=8)
+        for pool in pools
+    }
+    for pool, worker in workers.items():
+        worker.ready()
+        at.ledger.await_starts(ids[pool][: 1 if pool == "solo" else 2])
+        at.await_state(lambda s: s.unacked >= 3, queue=pool)
+    for worker in workers.values():
+        worker.send_signal(signal.SIGTERM)
+    for pool in pools:
+        runs = at.ledger.starts()
+        most = 3 if pool == "gevent" else 2  # one waits for a place there, and Celery waits with it
+        at.await_state(lambda s, most=most: s.unacked <= most, 5, queue=pool)
+        names = {m.raw.partition(b'"id": "')[2][:36].decode() for m in at.peek("ready", pool)}
+        assert {m.deliveries for m in at.peek("ready", pool)} == {0}, pool
+        assert not any(runs[one] for one in names), pool
+        assert workers[pool].alive, (pool, "its tasks run on")
+        workers[pool].kill()
+
+
+def test_a_worker_that_ends_by_an_error_of_its_own_gives_back_what_it_held(at: Place) -> None:
+    worker = at.worker("prefork", 1).ready()
+    one = at.send("hungry")
+    worker.ended()
+    assert "MemoryError" in worker.log
+    assert (at.state().unacked, at.state().ready) == (0, 1)
+    (found,) = at.peek("ready")
+    assert at.ledger.starts()[one] == 1
+    assert json.loads(found.raw)["x-deliveries"] == 1, "it was begun"
 
 
 # Celery's threads pool cannot end a task that runs (NotImplementedError in Celery), and in eventlet

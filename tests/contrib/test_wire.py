@@ -805,6 +805,31 @@ def test_a_right_that_is_missing_is_told_at_once(
         assert time.monotonic() - began < 1
 
 
+def test_rights_that_are_missing_for_a_moment_are_waited_for(wire: Wire) -> None:
+    """An ACL is being changed: it is reset, and then told anew."""
+    all_rights = ("on", ">pw", "~*", "&*", "+@all")
+    wire.db.execute_command("ACL SETUSER", "app", *all_rights)
+    url = ours(wire.server.tcp_url).replace("://", "://app:pw@")
+    name = next(_names)
+    with Connection(url, transport_options={"client_name": name}) as connection:
+        received: list[Any] = []
+        with consuming(connection, Queue(name), received):
+            connection.Producer(serializer="json").publish("before", routing_key=name)
+            drain(connection, received, 1)
+            drain_for(connection, 1.0)  # a wait has ended, too
+            wire.db.execute_command("ACL SETUSER", "app", "-brpop", "-evalsha")
+            producer = wire.connect("stock").Producer(serializer="json")
+            producer.publish("after", routing_key=name)
+            broker = connection.transport.broker
+            while not broker.denied:
+                drain_for(connection, 0.1)
+            drain_for(connection, 0.6)  # and again
+            assert received == ["before"]
+            wire.db.execute_command("ACL SETUSER", "app", *all_rights)
+            drain(connection, received, 2)
+        assert not broker.denied
+
+
 def test_a_half_open_connection_is_left_in_time(wire: Wire) -> None:
     """The peer is silent: no answer, no FIN, no RST. Closing waits three times the timeout at most:
     for what ends the wait, for its answer, and for a new connection.

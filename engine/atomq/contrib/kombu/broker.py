@@ -19,6 +19,7 @@ from atomq.address import Address
 from atomq.calls import Call, Claimed
 from atomq.client import Engine
 from atomq.contrib.fleet import Attendance
+from atomq.contrib.kombu import worker
 from atomq.contrib.kombu.bindings import Bindings
 from atomq.contrib.kombu.doubts import Doubts
 from atomq.errors import AtomqError
@@ -41,6 +42,10 @@ class Broker:
         self.ids = Ids()
         self.unanswered: list[Call[Claimed]] = []
         """Claims that a connection was lost under: what they hold is asked for again."""
+        self.granted: set[object] = set()
+        """What this user was seen to have the right to."""
+        self.denied: dict[object, float] = {}
+        """And since when it is refused that."""
         self.bindings = Bindings(self.engine)
         self.attendance = Attendance(self.engine, lambda: self.ids.prefix)
         self.doubts = Doubts(self.engine.options.call_window_ms / 1000)
@@ -119,7 +124,7 @@ class Broker:
             log.warning("an unreadable message of %s is a dead letter: %s", queue, error)
 
     def reap(self) -> int:
-        """Give back what nobody can settle any more: its Message is garbage, or never was."""
+        """Give back what nobody settles any more: its Message is garbage, or its task cancelled."""
         gc.collect()
         count = 0
         while self.unanswered:
@@ -128,6 +133,11 @@ class Broker:
             for delivery in claimed.deliveries:
                 self.give_back(self.keys(delivery.queue), [delivery.receipt])
                 count += 1
+        for message in worker.cancelled():
+            delivery = message.delivery
+            delivery.settled = True
+            self.give_back(self.keys(delivery.queue), [delivery.receipt], counted=True)
+            count += 1
         for queue, receipts in self.keeper.abandoned():
             self.give_back(queue, receipts)
             count += len(receipts)

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 from hiredis import PushNotification, pack_command
 from kombu.utils.json import loads
@@ -47,9 +48,18 @@ CAP = (0.75, 0.9)
 PATIENCE = 5.0  # seconds an answer may be late before the connection counts as dead
 TURN = 0.005  # seconds of handing over in one turn of the event loop: as late as acks may be
 NAP = (0.001, 0.1)  # seconds, the least and the most, between two looks for acks to be sent
+FORBIDDEN = 15.0  # seconds for which a right that was there may be missing
+REST = 0.5  # seconds between two tries meanwhile
 QUICK = 1.0  # seconds a connection must have lasted to be replaced without a word to Celery
 GONE = (server.ConnectionError, server.TimeoutError, OSError)
 _CLAIM, _WAIT, _NOBODY = object(), object(), object()
+_pollers: WeakSet[Poller] = WeakSet()
+
+
+def let_go() -> None:
+    """Give back what no connection of this process has handed over yet."""
+    for poller in list(_pollers):
+        poller.let_go()
 
 
 class Poller:
@@ -64,6 +74,7 @@ class Poller:
         self._moves = 0
         self._claim: tuple[Channel, Call[Claimed], Taken] | None = None
         self._blocked: tuple[str, ...] = ()
+        self._rests_until = 0.0  # this user was refused what it might before
         self._until = 0.0  # when what is outstanding must have been answered
         self._hot: set[str] = set()  # queues that may have something to claim
         self._due_at = float("inf")
@@ -81,6 +92,7 @@ class Poller:
         # Whose answers are to come, in this order: _CLAIM, _WAIT, or who wants the answer or error.
         self._asked: deque[Any] = deque()
         self._tracking: bool | None = None  # None: not tried on this connection
+        _pollers.add(self)
         # Kept until consumers change, for the event loop asks at every turn.
         self._claimers: list[Channel] | None = None
         self._waits: dict[tuple[Channel, ...], tuple[str, ...]] = {}
@@ -104,6 +116,8 @@ class Poller:
         if in_gevent_hub():
             return  # a signal handler of a worker that stops: all of this is done when it hangs up
         try:
+            if stopping() and not self._transport.lost:
+                channel.qos.give_back_unbegun()
             self._return(lambda ch, delivery: ch is channel and delivery.queue == queue)
             if self._line is not None and not self._transport.lost:
                 self._subscribe()
@@ -121,6 +135,22 @@ class Poller:
         """A channel closes."""
         self.regroup()
         self._return(lambda ch, _: ch is channel)
+
+    def let_go(self) -> None:
+        """The worker stops: give back what waits here to be handed over. For any thread."""
+        by_queue: dict[str, list[str]] = {}
+        while self._buffer:
+            try:
+                _, delivery, _ = self._buffer.popleft()
+            except IndexError:  # its own thread has just given it back
+                break
+            delivery.settled = True
+            by_queue.setdefault(delivery.queue, []).append(delivery.receipt)
+        try:
+            for queue, receipts in by_queue.items():
+                self._broker.give_back(self._broker.keys(queue), receipts)
+        except AtomqError as error:
+            log.warning("not given back before the lease ends: %s", error)
 
     def _return(self, which: Callable[[Channel, Delivery], bool]) -> None:
         if self._transport.lost:
@@ -198,7 +228,7 @@ class Poller:
             self._broken(server.ConnectionError("there is another master"))
         if now > self._until and (self._claim is not None or self._blocked):
             self._overdue()
-        if self._claim is not None:
+        if self._claim is not None or now < self._rests_until:
             return
         look = now >= self._due_at or now >= self._all_at
         channels = self._claiming(least=look)
@@ -230,7 +260,10 @@ class Poller:
         ]
         if queues:
             self._roll.say([name for _, name in queues])
-            self._restore.turn(*queues[0])
+            try:
+                self._restore.turn(*queues[0])
+            except PermissionDenied as error:
+                self._denied(_CLAIM, error)
         for channel in self._transport.channels:
             for name in channel.popped_queues():
                 if not is_reply_queue(name):
@@ -458,7 +491,10 @@ class Poller:
 
     def deliver_one(self) -> None:
         """Hand over the oldest message that waits."""
-        channel, delivery, now_ms = self._buffer.popleft()
+        try:
+            channel, delivery, now_ms = self._buffer.popleft()
+        except IndexError:  # let go meanwhile
+            return
         if not delivery.lost and not channel.closed:
             if runs_in_delivery(in_loop=self._bell is not None):
                 self._resign()  # nothing is heard from here until it is done
@@ -494,6 +530,7 @@ class Poller:
             asked(reply)
             return False
         self._blocked = ()
+        self._granted(_WAIT)
         if not reply:
             self._all_at = 0.0
             return False
@@ -503,12 +540,17 @@ class Poller:
         denied = isinstance(error, server.NoPermissionError)
         if denied and ("channel" in str(error) or "psubscribe" in str(error)):
             # The answer to PSUBSCRIBE, which has no other but the push that confirms it.
-            raise PermissionDenied(f"this user may not listen to broadcasts: {error}") from error
+            told = f"this user may not listen to broadcasts: {error}"
+            self._denied(_NOBODY, PermissionDenied(told))
+            self._broken(server.ConnectionError(str(error)))  # and is subscribed on the next one
+            return False
         asked = self._asked.popleft()
         if asked is _WAIT:
             if denied:
                 self._blocked = ()
-                raise PermissionDenied(f"this user may not wait for messages: {error}") from error
+                told = f"this user may not wait for messages: {error}"
+                self._denied(_WAIT, PermissionDenied(told))
+                return False
             # It was broken off: the master became a replica, the type is wrong, …
             self._broken(server.ConnectionError(str(error)))
             return False
@@ -526,6 +568,10 @@ class Poller:
             self._put_back(acks)
             log.warning("claiming again within a second: %s", full)
             return False
+        except PermissionDenied as refused:
+            self._put_back(acks)
+            self._denied(_CLAIM, refused)
+            return False
         except BaseException:
             self._put_back(acks)
             self._broker.unanswered.append(call)
@@ -533,12 +579,31 @@ class Poller:
         self._claimed(channel, claimed, acks)
         return False
 
+    def _denied(self, asked: object, error: PermissionDenied) -> None:
+        """Raise this, unless the user might do it before: its rights may be changing just now.
+
+        Then it is tried again for some seconds.
+        """
+        now, since = time.monotonic(), self._broker.denied.get(asked)
+        if asked not in self._broker.granted or (since and now - since > FORBIDDEN):
+            raise error
+        if since is None:
+            log.warning("trying again for %.0f s: %s", FORBIDDEN, error)
+            self._broker.denied[asked] = now
+        self._rests_until, self._all_at = now + REST, 0.0
+
+    def _granted(self, asked: object) -> None:
+        """The user may do this."""
+        self._broker.granted.add(asked)
+        self._broker.denied.pop(asked, None)
+
     def _put_back(self, acks: Taken) -> None:
         for queue, receipts in acks.items():
             self._broker.keeper.acks.put_back(queue, receipts)
 
     def _claimed(self, channel: Channel, claimed: Claimed, acks: Taken) -> None:
         keeper = self._broker.keeper
+        self._granted(_CLAIM)
         deliveries = self._broker.hold(claimed)
         for queue, receipts in acks.items():
             missing = [receipt for name, receipt in claimed.lost_acks if name == queue]
@@ -613,6 +678,7 @@ class Poller:
             self._stirred([key.decode() for key in push[1] or ()])
             return False
         if push[0] != b"pmessage":
+            self._granted(_NOBODY)
             return bool(push[0] == b"psubscribe")  # stock's drain_events() ends with that, too
         handed = False
         for channel, queue in self._patterns.get(push[1].decode(), ()):

@@ -136,12 +136,37 @@ class QoS(virtual.QoS):
         self._flush()
         transport = self.channel.connection
         kept, counted = self._told_apart()
+        if transport is None or not transport.lost:
+            self._give_back(kept, counted)
+        self._outlived.update(self._delivered)
+        self._delivered.clear()
+        return []
+
+    def give_back_unbegun(self) -> None:
+        """A worker that stops gives back what it will not begin; what runs has time to end."""
+        if not self._delivered:
+            return
+        worker.begin_no_more()
+        waiting = {tag for tag, one in worker.requests().items() if one.time_start is None}
+        self._give_back(set(self._delivered) - (waiting - worker.running()), set())
+        # Celery has struck out what waited for its pool: nobody holds that. What is done and not
+        # acked yet, Celery holds.
+        held = WeakValueDictionary(self._delivered)
+        self._delivered.clear()
+        with contextlib.suppress(ServerUnavailable):
+            self.channel.broker.reap()
+        self._delivered.update(held)
+
+    def _begun(self) -> set[str]:
+        return worker.running() | {
+            tag for tag, request in worker.requests().items() if request.time_start is not None
+        }
+
+    def _give_back(self, kept: set[str], counted: set[str]) -> None:
         by_queue: dict[tuple[str, bool], list[str]] = {}
         for tag, message in list(self._delivered.items()):
             delivery = getattr(message, "delivery", None)
             if delivery is None or delivery.settled or tag in kept:
-                continue
-            if transport is not None and transport.lost:
                 continue
             delivery.settled = True
             by_queue.setdefault((delivery.queue, tag in counted), []).append(delivery.receipt)
@@ -149,9 +174,6 @@ class QoS(virtual.QoS):
         for (queue, started), receipts in by_queue.items():
             with contextlib.suppress(ServerUnavailable):
                 broker.give_back(broker.keys(queue), receipts, counted=started)
-        self._outlived.update(self._delivered)
-        self._delivered.clear()
-        return []
 
     def _told_apart(self) -> tuple[set[str], set[str]]:
         """Of what was delivered: what is not to be given back, and what counts if it is."""
@@ -161,6 +183,8 @@ class QoS(virtual.QoS):
             return set(), started | self._killed
         if worker.stopping():
             return worker.running(), set()
+        if self._delivered and worker.ending():  # by an error of its own: what it had begun counts
+            return worker.running(), self._begun()
         return set(worker.requests()) if self._delivered else set(), set()
 
 

@@ -13,7 +13,7 @@ from redis import exceptions as server
 from atomq.contrib.kombu.bell import Bell
 from atomq.contrib.kombu.broker import broker_of
 from atomq.contrib.kombu.channel import Channel
-from atomq.contrib.kombu.poller import Poller
+from atomq.contrib.kombu.poller import Poller, let_go
 from atomq.contrib.kombu.settings import Settings
 from atomq.errors import AtomqError, ServerError, ServerUnavailable
 
@@ -81,6 +81,7 @@ class Transport(virtual.Transport):
 
             control.install()
             worker.note_failures()
+            worker.when_told_to_stop(let_go)
             worker.let_greenlets_run()
         return super().establish_connection()
 

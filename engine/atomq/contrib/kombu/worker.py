@@ -6,17 +6,21 @@ Kombu alone.
 
 from __future__ import annotations
 
+import _thread
 import gc
 import sys
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kombu.utils import functional
 from kombu.utils.compat import detect_environment
+
+CLOSE, TERMINATE = 0x2, 0x3  # states of a worker that stops, as celery.bootsteps counts them
+BEGINS_IN = 0.01  # seconds in which a thread or greenlet that was started has begun its task
 
 
 def stopping() -> bool:
@@ -29,6 +33,30 @@ def terminating() -> bool:
     """Whether it was told to stop without waiting for its tasks: a cold shutdown."""
     state = sys.modules.get("celery.worker.state")
     return state is not None and _told(state.should_terminate)
+
+
+def ending() -> bool:
+    """Whether it stops, told or by an error of its own."""
+    module = sys.modules.get("celery.worker.worker")
+    return stopping() or any(
+        getattr(getattr(thing, "blueprint", None), "state", None) in (CLOSE, TERMINATE)
+        for thing in _alive(getattr(module, "WorkController", None))
+    )
+
+
+def begin_no_more() -> None:
+    """Let the pool begin nothing any more of what it was given, where it would.
+
+    Celery strikes out what waits for a place in prefork. A thread takes the next task when it has
+    done one, until the pool itself is stopped, which is later.
+    """
+    module = sys.modules.get("celery.concurrency.thread")
+    for pool in _alive(getattr(module, "TaskPool", None)):
+        waiting = getattr(getattr(pool.executor, "_work_queue", None), "queue", ())
+        for item in tuple(waiting):
+            if item is not None:
+                item.future.cancel()
+    time.sleep(BEGINS_IN)
 
 
 def _told(code: Any) -> bool:
@@ -48,10 +76,9 @@ def takes_tasks(consumer: Any) -> bool:
     which takes some milliseconds.
     """
     module = sys.modules.get("celery.worker.consumer.consumer")
-    return module is not None and any(
-        issubclass(type(thing), module.Consumer)
-        and getattr(thing, "task_consumer", None) is consumer
-        for thing in (gc.get_objects() if consumer is not None else ())
+    return consumer is not None and any(
+        getattr(thing, "task_consumer", None) is consumer
+        for thing in _alive(getattr(module, "Consumer", None))
     )
 
 
@@ -105,10 +132,46 @@ def requests() -> dict[str, Any]:
     gc.collect()
     return {
         tag: thing
-        for thing in gc.get_objects()
-        if issubclass(type(thing), module.Request)
-        and (tag := getattr(thing.message, "delivery_tag", None)) is not None
+        for thing in _alive(module.Request)
+        if (tag := getattr(thing.message, "delivery_tag", None)) is not None
     }
+
+
+def _alive(kind: type | None) -> list[Any]:
+    """Every object of this class that is alive."""
+    if kind is None:
+        return []
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), kind)]
+
+
+def cancelled() -> Iterator[Any]:
+    """Messages of tasks that Celery has cancelled and will not settle: the connection was lost."""
+    for request in requests().values():
+        message, is_cancelled = request.message, getattr(request, "_already_cancelled", False)
+        delivery = getattr(message, "delivery", None)
+        if is_cancelled and delivery and not (delivery.settled or message.acknowledged):
+            yield message
+
+
+def when_told_to_stop(do: Callable[[], None]) -> None:
+    """Have this done when the worker is told to stop, also while a task has its only thread.
+
+    Celery sends its signal in a handler, in a green pool in the loop itself, where nothing may
+    wait; and says that it stops only afterwards.
+    """
+    from celery.signals import worker_shutting_down
+
+    def soon() -> None:
+        until = time.monotonic() + 1.0
+        while not stopping():
+            if time.monotonic() > until:  # a soft shutdown: its tasks have time
+                return
+            time.sleep(BEGINS_IN / 10)
+        do()
+
+    worker_shutting_down.connect(
+        lambda **_: _thread.start_new_thread(soon, ()), weak=False, dispatch_uid="atomq.stop"
+    )
 
 
 def killed(tag: str, task_id: str) -> bool:
