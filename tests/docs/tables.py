@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
-from atomq import scripts
+from atomq.cli import acl
 from atomq.contrib.kombu import settings
 from atomq.options import OptionRow, Options
 from tests.docs.pages import PAGES, text_of
@@ -180,8 +180,7 @@ def ignored_options() -> str:
 
 def inner_commands() -> str:
     """What the scripts run inside, as rights."""
-    found = re.findall(r'\{ "([A-Z]+)"', scripts.get("probe").text)
-    return " ".join(f"`+{name.lower()}`" for name in sorted(set(found)))
+    return " ".join(f"`+{name}`" for name in acl.inner_commands())
 
 
 # What `make versus-stock` measured, the few lines that tell most: section, row, words.

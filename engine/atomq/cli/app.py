@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from atomq.cli import dead, delayed, doctor, embedded, look, put, queues, scripts
+from atomq.cli import acl, dead, delayed, doctor, embedded, look, put, queues, scripts
 from atomq.cli.session import AsJson, Given, Settings, Url
 
 _EPILOG = """
@@ -53,6 +53,7 @@ def _root(
 
 
 scripts.register(app)
+acl.register(app)
 doctor.register(app)
 queues.register(app)
 look.register(app)
