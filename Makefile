@@ -54,6 +54,10 @@ $(VENV)/.installed-suites: $(VENV)/.installed-dev
 	@$(PIP) install --group suites
 	@touch $@
 
+$(VENV)/.installed-tools: $(VENV)/.installed-dev
+	@$(PIP) install --group tools
+	@touch $@
+
 .PHONY: venv install tools
 venv: $(VENV)/.installed ## make .venv with atomq, the embedded server and Celery
 	@:
@@ -92,7 +96,7 @@ pytest --only alone; alone=$$?; \
 case $$beside,$$alone in 0,0|0,5|5,0) ;; *) exit 1;; esac
 endef
 
-test-long: tools install ## all tests at full length (hundreds of kills, a thousand examples)
+test-long: tools install $(VENV)/.installed-tools ## all tests at full length (hundreds of kills, a thousand examples)
 	@ATOMQ_LONG=1 $(BIN)/python -m pytest $(PYTEST)
 
 lint: install ## ruff, mypy, the floors, and the Lua scripts

@@ -330,6 +330,18 @@ def test_without_kombu_it_says_what_to_install() -> None:
     assert told == 'atomq.celery needs Celery, or Kombu: pip install "atomq[celery]"'
 
 
+def test_an_older_kombu_is_named_and_no_app_that_does_without_us_ends() -> None:
+    told = _python(
+        "import kombu; kombu.VERSION = kombu.VERSION._replace(minor=6)\n"
+        "kombu.__version__ = '5.6.2'\n"
+        "import celery, kombu.serialization\n"  # of an app on redis://
+        "import atomq.celery\n"
+        "try: atomq.celery.take_over()\n"
+        "except ImportError as error: print(error)"
+    )
+    assert told == "atomq needs Kombu 5.7 or newer, this is 5.6.2"
+
+
 def test_taking_over_by_environment_also_in_spawned_children(tmp_path: Path) -> None:
     code = (
         "import multiprocessing, sys\n"

@@ -27,10 +27,20 @@ STOCK_SCHEMES = {
 }
 
 
+OLDEST_KOMBU = (5, 7)
+
+
 def register() -> None:
-    """Make Kombu know our schemes. Doing it again changes nothing."""
+    """Make Kombu know our schemes. Doing it again changes nothing.
+
+    Raises `ImportError` where Kombu is too old.
+    """
+    import kombu
     from kombu import transport
 
+    if kombu.VERSION[:2] < OLDEST_KOMBU:
+        oldest = ".".join(map(str, OLDEST_KOMBU))
+        raise ImportError(f"atomq needs Kombu {oldest} or newer, this is {kombu.__version__}")
     for scheme, ours in SCHEMES.items():
         transport.TRANSPORT_ALIASES.setdefault(scheme, ours)
 

@@ -10,14 +10,19 @@ import redis
 from kombu.transport import virtual
 from redis import exceptions as server
 
+from atomq import __version__
+from atomq.address import Address
 from atomq.contrib.kombu.bell import Bell
 from atomq.contrib.kombu.broker import broker_of
 from atomq.contrib.kombu.channel import Channel
 from atomq.contrib.kombu.poller import Poller, let_go
+from atomq.contrib.kombu.registry import STOCK_SCHEMES
 from atomq.contrib.kombu.settings import Settings
 from atomq.errors import AtomqError, ServerError, ServerUnavailable
 
 log = logging.getLogger("atomq.kombu")
+
+_introduced: set[Address] = set()
 
 
 class Transport(virtual.Transport):
@@ -60,7 +65,8 @@ class Transport(virtual.Transport):
         self.poller = Poller(self)
 
     def driver_version(self) -> str:
-        return redis.__version__
+        """Of atomq: `celery report` shows it beside the driver's name."""
+        return __version__
 
     @property
     def supports_batch_publish(self) -> bool:
@@ -79,11 +85,21 @@ class Transport(virtual.Transport):
         if "celery.worker.control" in sys.modules:
             from atomq.contrib.kombu import control, worker
 
+            self._introduce()
             control.install()
             worker.note_failures()
             worker.when_told_to_stop(let_go)
             worker.let_greenlets_run()
         return super().establish_connection()
+
+    def _introduce(self) -> None:
+        """Say once in a worker what carries its messages: the URL of stock's does not show it."""
+        address = self.broker.address
+        if address not in _introduced:
+            _introduced.add(address)
+            how = "has taken over" if self.client.transport_cls in STOCK_SCHEMES else "carries"
+            url = self.client.as_uri()
+            log.info("atomq %s %s %s (redis-py %s)", __version__, how, url, redis.__version__)
 
     def close_connection(self, connection: Any) -> None:
         loop, self._loop = self._loop, None
