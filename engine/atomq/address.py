@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
+from atomq import arguments
 from atomq.errors import InvalidAddress, InvalidOptions
 from atomq.options import Options
 
@@ -90,6 +91,8 @@ class Address:
         if any(part.scheme != first.scheme for part in parts):
             raise InvalidAddress(f"every URL of the list must begin with {first.scheme}://")
 
+        known = isinstance(options, Mapping | Options | None)
+        arguments.expect("options", options, known, "a mapping, or Options")
         given = options.given() if isinstance(options, Options) else dict(options or {})
         merged = _merged({**given, **more}, parts)
         _check(kind, tls, first.scheme, merged)

@@ -7,17 +7,17 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, Self, TypeVar, overload
 
 from redis import exceptions as server
 from redis.asyncio.connection import AbstractConnection
 
-from atomq import connect, exchange
+from atomq import arguments, connect, exchange
 from atomq.address import Address
 from atomq.calls import Call
 from atomq.client import SERVER_ERRORS, EngineBase, check_version, warn_no_blocking
-from atomq.errors import AtomqError, ServerUnavailable
+from atomq.errors import AtomqError, InvalidArgument, ServerUnavailable
 from atomq.exchange import Ask, Load, Pause, Retry, Send, bare, connecting, not_reached, translated
 from atomq.flows import Flow, Get, Listen, Rest, Sleep, Wait, Withdraw
 from atomq.options import Options
@@ -97,6 +97,7 @@ class AsyncEngine(EngineBase):
         """Carry out one call, or a flow to its end. A flow that waits needs a `waiter`."""
         if isinstance(work, Call):
             return await self._run_one(work)
+        arguments.expect("what is run", work, isinstance(work, Generator), "a call or a flow")
         answer: Any = None
         trouble: BaseException | None = None
         while True:
@@ -275,14 +276,14 @@ class AsyncEngine(EngineBase):
         if isinstance(effect, Sleep):
             return await asyncio.sleep(effect.seconds)
         if waiter is None:
-            raise TypeError(f"{effect} needs a waiter")
+            raise InvalidArgument(f"{effect} needs a waiter")
         if isinstance(effect, Wait):
             return await waiter.wait(effect.keys, effect.seconds)
         if isinstance(effect, Withdraw):
             return await waiter.withdraw()
         if isinstance(effect, Listen):
             return await waiter.listen(effect.channel, effect.seconds)
-        raise TypeError(f"{effect!r} is no effect")
+        raise InvalidArgument(f"{effect!r} is no effect")
 
 
 # ── connections to one server ─────────────────────────────────────────────────────────────────

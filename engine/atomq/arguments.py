@@ -36,6 +36,12 @@ def expect(name: str, value: Any, met: bool, what: str) -> None:
         raise InvalidArgument(f"{name} must be {what}, got {shown(value)}")
 
 
+def flag(name: str, value: Any) -> int:
+    """True or False, as 1 or 0."""
+    expect(name, value, isinstance(value, int), "True or False")
+    return int(bool(value))
+
+
 def seconds(name: str, value: Any, *, least: float = 0.0, most: float = LONGEST) -> float:
     """Seconds, of a number or a `timedelta`, within bounds."""
     number = value.total_seconds() if isinstance(value, timedelta) else value

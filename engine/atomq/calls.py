@@ -467,7 +467,8 @@ def release(
     `counted` is for a delivery that may have started; one that surely did not must not count.
     """
     _items("receipts", items)
-    args = [_whole("delay_ms", delay_ms, 0, 1 << 42), int(front), int(counted), max_bytes]
+    args = [_whole("delay_ms", delay_ms, 0, 1 << 42), arguments.flag("front", front)]
+    args += (arguments.flag("counted", counted), max_bytes)
     return Call(
         _RELEASE, keys, keys.release, [*args, *(x for item in items for x in item)], _verdicts
     )
@@ -683,7 +684,8 @@ def purge(
     With `if_unused` its run raises `QueueInUse`, and nothing is changed, if messages are unacked.
     """
     _names("dead_ids", dead_ids, least=0)
-    flags = [int(flag) for flag in (ready, delayed, unacked, dead, settings, if_unused)]
+    parts = (ready, delayed, unacked, dead, settings, if_unused)
+    flags = [arguments.flag("a part of purge", part) for part in parts]
     return Call(_PURGE, keys, keys.purge, [*flags, *dead_ids], lambda reply, _: Counts(*reply))
 
 

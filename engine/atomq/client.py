@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar, overload
 
@@ -22,10 +22,16 @@ from hiredis import pack_command
 from redis import exceptions as server
 from redis.connection import AbstractConnection
 
-from atomq import connect, exchange
+from atomq import arguments, connect, exchange
 from atomq.address import Address
 from atomq.calls import Call, Claimed
-from atomq.errors import AtomqError, ScriptsNotLoaded, ServerTooOld, ServerUnavailable
+from atomq.errors import (
+    AtomqError,
+    InvalidArgument,
+    ScriptsNotLoaded,
+    ServerTooOld,
+    ServerUnavailable,
+)
 from atomq.exchange import Ask, Load, Pause, Retry, Send, bare, connecting, not_reached, translated
 from atomq.flows import Flow, Get, Listen, Sleep, Wait, Withdraw
 from atomq.keys import Layout, QueueKeys
@@ -74,7 +80,7 @@ class EngineBase:
 
     def keys(self, queue: str) -> QueueKeys:
         """The keys of a queue. Raises `InvalidArgument` if no queue may be called so."""
-        found = self._keys.get(queue)
+        found = self._keys.get(queue) if isinstance(queue, str) else None
         if found is None:
             options = self.options
             found = self._keys[queue] = QueueKeys(
@@ -162,6 +168,7 @@ class Engine(EngineBase):
         """Carry out one call, or a flow to its end. A flow that waits needs a `waiter`."""
         if isinstance(work, Call):
             return self._run_one(work)
+        arguments.expect("what is run", work, isinstance(work, Generator), "a call or a flow")
         answer: Any = None
         trouble: BaseException | None = None
         while True:
@@ -335,14 +342,14 @@ class Engine(EngineBase):
             time.sleep(effect.seconds)
             return None
         if waiter is None:
-            raise TypeError(f"{effect} needs a waiter")
+            raise InvalidArgument(f"{effect} needs a waiter")
         if isinstance(effect, Wait):
             return waiter.wait(effect.keys, effect.seconds, effect.ahead)
         if isinstance(effect, Withdraw):
             return waiter.withdraw()
         if isinstance(effect, Listen):
             return waiter.listen(effect.channel, effect.seconds)
-        raise TypeError(f"{effect!r} is no effect")
+        raise InvalidArgument(f"{effect!r} is no effect")
 
 
 class Node:

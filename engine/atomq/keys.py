@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from atomq.arguments import shown
 from atomq.errors import InvalidArgument
 
 Layout = Literal["stock", "cluster"]
@@ -155,7 +156,7 @@ class QueueKeys:
 def check_name(name: str, *, sep: str = SEP, layout: Layout = "stock") -> None:
     """Refuse what no queue may be called, saying why: `InvalidArgument`."""
     if not isinstance(name, str) or not name:
-        raise InvalidArgument(f"a queue's name must be text and not empty, got {name!r}")
+        raise InvalidArgument(f"a queue's name must be text and not empty, got {shown(name)}")
     if len(name.encode("utf-8", "surrogatepass")) > 512:
         raise InvalidArgument(
             f"a queue's name must be at most 512 bytes, got {len(name)} characters"

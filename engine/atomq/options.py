@@ -78,11 +78,16 @@ class Options:
         The ssl_* settings may also be given beside the other options: they are gathered in `ssl`.
         Raises `InvalidOptions`, whose message lists every fault. Secrets are never repeated in it.
         """
+        known = isinstance(given, Mapping | Options | None)
+        arguments.expect("options", given, known, "a mapping, or Options")
         raw = {**(given.given() if isinstance(given, Options) else given or {}), **more}
         if not raw:
             return cls()
-        raw, faults = _normalised(raw)
-        faults += _faults(raw)
+        try:
+            raw, faults = _normalised(raw)
+            faults += _faults(raw)
+        except Exception as error:  # jsonschema prints what it refuses, and some cannot be printed
+            raise InvalidOptions([f"an option has no text: {arguments.words(error)}"]) from error
         if faults:
             raise InvalidOptions(faults)
         return cls(**_finished(raw))

@@ -342,7 +342,7 @@ class QueueBase(Generic[EngineT]):
             unacked=True,
             dead=True,
             settings=True,
-            if_unused=not force,
+            if_unused=not arguments.flag("force", force),
         )
 
 
