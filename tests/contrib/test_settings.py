@@ -6,7 +6,6 @@ import contextlib
 import inspect
 import os
 import re
-import shutil
 import ssl
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from atomq.contrib.kombu.settings import Settings, UnknownOption
 from atomq.contrib.kombu.transport import Transport
 from atomq.errors import InvalidArgument, InvalidOptions
 from tests.contrib.rig import ON_ONE_KIND, Place, ours, place, taken_over
-from tests.servers import ROOT, Sentinel, Server, _free_port
+from tests.servers import ROOT, Sentinel, Server, tls_options
 
 ODD = "p@ss:w/ör d?#%&;"
 QUOTED = "p%40ss%3Aw%2F%C3%B6r%20d%3F%23%25%26%3B"
@@ -414,31 +413,10 @@ def test_a_sentinel_fails_over(sentinel: Sentinel, tmp_path: Path) -> None:
 
 @pytest.fixture
 def tls(kind: str, tmp_path: Path) -> Iterator[tuple[Server, str, Path]]:
-    """A server that speaks TLS too, its host and port there, and its self-signed certificate."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl to make a certificate with")
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        [
-            *(openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-keyout", key, "-out", certificate, "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
-            *("-addext", "keyUsage=critical,digitalSignature,keyCertSign"),  # asked by Python 3.13
-        ],
-        check=True,
-        capture_output=True,
-    )
-    port = _free_port()
-    options = {
-        "tls-port": str(port),
-        "tls-cert-file": str(certificate),
-        "tls-key-file": str(key),
-        "tls-ca-cert-file": str(certificate),
-        "tls-auth-clients": "no",
-    }
+    """A server that speaks TLS too, its host and port there, and the authority to trust."""
+    options, port = tls_options(tmp_path, "localhost", "127.0.0.1")
     with Server(kind, options=options) as server:
-        yield server, f"127.0.0.1:{port}", certificate
+        yield server, f"127.0.0.1:{port}", tmp_path / "ca.crt"
 
 
 def _reaches(connection: Connection) -> bool:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -27,8 +25,8 @@ from tests.servers import (
     NotAvailable,
     Sentinel,
     Server,
-    _free_port,
     find_binary,
+    tls_options,
     wait_until,
 )
 
@@ -397,10 +395,6 @@ def test_memory_without_its_extra_says_what_to_install(
 # ── TLS ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _openssl(directory: Path, *words: str) -> None:
-    subprocess.run(["openssl", *words], cwd=directory, check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
     """The directory with ca.crt and the port of a server whose certificate is for `localhost`."""
@@ -408,25 +402,8 @@ def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path,
         find_binary("redis-7")
     except NotAvailable as reason:
         pytest.skip(f"of the servers here only Debian's speaks TLS: {reason}")
-    if not shutil.which("openssl"):
-        pytest.skip("there is no openssl")
     home = tmp_path_factory.mktemp("tls")
-    (home / "san").write_text("subjectAltName=DNS:localhost\nauthorityKeyIdentifier=keyid\n")
-    ca = ("-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=test CA", "-days", "2", "-nodes")
-    usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")  # Python 3.13 asks for it
-    _openssl(home, "req", "-x509", "-newkey", "rsa:2048", *ca, *usage)
-    request = ("-keyout", "s.key", "-out", "s.csr", "-subj", "/CN=localhost", "-nodes")
-    _openssl(home, "req", "-newkey", "rsa:2048", *request)
-    sign = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
-    _openssl(home, "x509", "-req", "-in", "s.csr", *sign, "-out", "s.crt", "-extfile", "san")
-    port = _free_port()
-    options = {
-        "tls-port": str(port),
-        "tls-cert-file": str(home / "s.crt"),
-        "tls-key-file": str(home / "s.key"),
-        "tls-ca-cert-file": str(home / "ca.crt"),
-        "tls-auth-clients": "no",
-    }
+    options, port = tls_options(home, "localhost")
     with Server("redis-7", options=options):
         yield home, port
 
