@@ -246,13 +246,12 @@ def test_verbs_of_a_message(make: Any, verb: str, data: st.DataObject) -> None:
 # ── what is made ──────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", ["name", "engine", "serializer", "schema", "backoff", "lease"])
+@pytest.mark.parametrize("name", ["name", "engine", "serializer", "schema", "backoff"])
 @given(picked=odd)
 @ours
 def test_queues(make: Any, name: str, picked: Pick) -> None:
     value = picked.value
-    more = {"engine": URL} if name == "lease" else {}
-    queue = only_ours(lambda: make(**more, **{name: value}))
+    queue = only_ours(lambda: make(**{name: value}))
     if queue is not None:
         only_ours(lambda: queue.put({"a": [1]}))
         message = only_ours(queue.claim)
@@ -269,7 +268,7 @@ def test_serializers(make: Any, name: str, picked: Pick, body: Pick) -> None:
     right = {"content_type": "text/x", "dumps": repr, "loads": str}
     serializer = only_ours(lambda: Serializer(**(right | {name: value})))
     if serializer is not None:
-        queue = stocked(make(name="other", serializer=serializer, schema={}))
+        queue = make(name="other", serializer=serializer, schema={})
         only_ours(lambda: queue.put(body.value))
         message = only_ours(queue.claim)
         if message is not None:
