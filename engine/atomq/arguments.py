@@ -68,7 +68,7 @@ def timeout(value: Any) -> float | None:
         raise InvalidArgument(f"timeout must be seconds, a timedelta or None, got {shown(value)}")
     if number is None or number > LONGEST:
         return None
-    return max(0.0, float(number))
+    return float(number) if number > 0 else 0.0
 
 
 def moment_ms(value: Any) -> int:
