@@ -55,7 +55,7 @@ class Evil:
     def __repr__(self) -> str:
         raise RuntimeError("no text")
 
-    __str__ = __len__ = __iter__ = __repr__
+    __str__ = __len__ = __repr__
 
 
 class Number(IntEnum):
