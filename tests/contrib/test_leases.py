@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from atomq import calls
+from atomq import Message, Queue, calls
 from tests.contrib.rig import LONG, ON_ONE_KIND, POOLS, Fleet, Place, await_true
 from tests.servers import Server, wait_until
 
@@ -315,3 +315,30 @@ def test_a_suspended_worker_comes_back_too_late(at: Place, pool: str) -> None:
     assert "Traceback" not in first.log
     assert at.state().dead == 0
     await_true("both to work", lambda: at.ledger.starts()[one] == 2)
+
+
+def test_what_a_suspended_worker_had_not_begun_is_not_begun(at: Place) -> None:
+    """A solo worker begins each task as it is handed over: none that another has done meanwhile."""
+    worker = at.worker("solo", 1, **OPTIONS).ready()
+    worker.freeze()  # so that it claims them at once
+    ids = at.send_many(4, "work", 0.5)
+    worker.thaw()
+    at.ledger.await_starts(ids[0])
+    at.await_state(lambda s: s.unacked == 4)
+    worker.freeze()
+    queue = Queue("celery", at.engine(lease=LEASE))
+    others: list[Message] = []
+
+    def all_are_claimed() -> bool:
+        others.extend(queue.claim_many(9))
+        return len(others) == 4
+
+    await_true("its leases to end", all_are_claimed)
+    queue.ack_many(others)
+    worker.thaw()
+    after = at.send("work")
+    at.ledger.await_ends(after)
+    at.await_empty()
+    starts = at.ledger.starts()
+    assert [starts[one] for one in ids] == [1, 0, 0, 0]
+    assert worker.alive

@@ -1120,6 +1120,34 @@ def test_who_holds_most_of_what_it_may_gets_the_rest(wire: Wire, in_loop: bool) 
         consumer.cancel()
 
 
+def test_what_another_did_while_this_process_was_suspended_is_not_handed_over(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = next(_names)
+    connection = wire.connect("atomq")
+    held: list[Any] = []
+    queue = Queue(name, Exchange(""), routing_key=name)
+    consumer = Consumer(connection, [queue], on_message=held.append, prefetch_count=4)
+    producer = Producer(wire.connect("atomq"))
+    for n in range(2):
+        producer.publish({"n": n}, routing_key=name)
+    with consumer, Engine(wire.server.url) as other:
+        connection.drain_events(timeout=5)
+        library = atomq.Queue(name, other)
+        waiting = [p.name for p in library.peek("unacked") if p.name != held[0].delivery_tag]
+        other.run(calls.extend(library.keys, waiting, lease_ms=0))
+        theirs = library.claim(timeout=5)
+        assert theirs is not None
+        theirs.ack()
+        suspended = time.monotonic() + 100  # and the lease keeper did not look yet
+        monkeypatch.setattr("atomq.leases.clock", lambda: suspended, raising=False)
+        with suppress(TimeoutError):
+            while True:
+                connection.drain_events(timeout=0.3)
+        assert [message.payload for message in held] == [{"n": 0}]
+        held[0].ack()
+
+
 def test_a_full_consumer_leaves_the_server_alone(wire: Wire) -> None:
     """It holds what it may, more waits in the list, and stock and ours go on publishing."""
     name = next(_names)

@@ -70,17 +70,18 @@ class Broker:
             acks=[acks[name] for name in queues] if acks is not None else None,
         )
 
-    def hold(self, claimed: Claimed) -> list[Delivery]:
+    def hold(self, claimed: Claimed, since: float | None = None) -> list[Delivery]:
         """Renew what a claim got, before the first is handed over; what is to be handed over.
 
-        Given back is what may not be held beside what this process holds.
+        The claim was sent at `since` (see `flows.clock`), by default just now. Given back is what
+        may not be held beside what this process holds.
         """
         by_queue: dict[str, list[Delivery]] = {}
         for delivery in claimed.deliveries:
             by_queue.setdefault(delivery.queue, []).append(delivery)
         refused = set()
         for queue, held in by_queue.items():
-            if not self.keeper.hold(self.keys(queue), held, claimed):
+            if not self.keeper.hold(self.keys(queue), held, claimed, since):
                 refused.add(queue)
                 self.give_back(self.keys(queue), [delivery.receipt for delivery in held])
         if claimed.drain:

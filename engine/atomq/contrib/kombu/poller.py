@@ -35,6 +35,7 @@ from atomq.contrib.kombu.worker import (
     stopping,
 )
 from atomq.errors import AtomqError, InvalidMessage, PermissionDenied, ServerFull
+from atomq.flows import clock
 from atomq.keys import QueueKeys, is_queue_key
 from atomq.message import Delivery
 
@@ -75,6 +76,7 @@ class Poller:
         self._claim: tuple[Channel, Call[Claimed], Taken] | None = None
         self._blocked: tuple[str, ...] = ()
         self._rests_until = 0.0  # this user was refused what it might before
+        self._claimed_at = 0.0  # when the claim was sent for the first time
         self._until = 0.0  # when what is outstanding must have been answered
         self._hot: set[str] = set()  # queues that may have something to claim
         self._due_at = float("inf")
@@ -294,6 +296,7 @@ class Poller:
         self._hot.difference_update(queues)
         self._track_no_more()
         self._claim = (channel, call, acks)
+        self._claimed_at = clock()
         self._until = time.monotonic() + PATIENCE
         self._send(_CLAIM, *call.command())
 
@@ -495,6 +498,12 @@ class Poller:
             channel, delivery, now_ms = self._buffer.popleft()
         except IndexError:  # let go meanwhile
             return
+        keeper = self._broker.keeper
+        if keeper.lapsed(delivery.receipt):
+            # This process stood still for longer than a lease: others may have these by now.
+            self._buffer.appendleft((channel, delivery, now_ms))
+            self._return(lambda _, delivery: keeper.lapsed(delivery.receipt))
+            return
         if not delivery.lost and not channel.closed:
             if runs_in_delivery(in_loop=self._bell is not None):
                 self._resign()  # nothing is heard from here until it is done
@@ -604,7 +613,7 @@ class Poller:
     def _claimed(self, channel: Channel, claimed: Claimed, acks: Taken) -> None:
         keeper = self._broker.keeper
         self._granted(_CLAIM)
-        deliveries = self._broker.hold(claimed)
+        deliveries = self._broker.hold(claimed, self._claimed_at)
         for queue, receipts in acks.items():
             missing = [receipt for name, receipt in claimed.lost_acks if name == queue]
             keeper.acks.answered(queue, receipts, missing)
