@@ -31,7 +31,10 @@ class Shared(Generic[T]):
             if others is None:
                 self._asked = mine
         if others is not None:
-            return others.result()
+            try:
+                return others.result()
+            finally:
+                del mine, others  # with what it raised they would be a cycle that keeps the caller
         try:
             found = ask()
         except BaseException as error:
@@ -43,6 +46,7 @@ class Shared(Generic[T]):
             return found
         finally:
             self._asked = None
+            del mine
 
 
 class AsyncShared(Generic[T]):
