@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -271,6 +272,18 @@ def test_greenlets_run_on_while_the_broker_is_away(own: Place, pool: str) -> Non
     own.await_empty()
     assert own.ledger.starts()[one] == 1
     assert worker.alive
+
+
+def test_a_task_that_is_cancelled_for_a_lost_connection_is_given_back(own: Place) -> None:
+    told: dict[str, Any] = {"worker_cancel_long_running_tasks_on_connection_loss": True}
+    # On the same server the backend could not be told that the task is cancelled.
+    worker = own.worker("prefork", 1, backend=None, **told).ready()
+    one = own.send("work", 60)
+    own.ledger.await_starts(one)
+    own.server.kill()
+    worker.await_log("Cannot connect")
+    own.server.start()
+    own.ledger.await_starts(one, 20, times=2)  # and not when a lease of 60 s has ended
 
 
 def test_reconnects_leave_nothing_behind(fleet: Fleet) -> None:
