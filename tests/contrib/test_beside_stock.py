@@ -380,3 +380,43 @@ def test_the_settings_of_a_channel_are_seen(sides: Sides, options: dict[str, Any
     assert ours.keyprefix_fanout == stock.keyprefix_fanout.format(db=0)
     for priority in range(10):
         assert ours._q_for_pri("q", priority) == stock._q_for_pri("q", priority)
+
+
+# ── messages too large for a connection that hears broadcasts ─────────────────────────────────
+
+
+@ON_ONE_KIND
+@EACH
+@pytest.mark.parametrize("how", ["by hand", "in a loop"])
+def test_a_message_larger_than_a_subscriber_may_be_sent(sides: Sides, side: str, how: str) -> None:
+    limit = 256 * 1024
+    sides.db.config_set("client-output-buffer-limit", f"pubsub {limit} {limit} 60")
+    taken: list[int] = []
+    with sides.connect(side) as connection:
+        producer = connection.Producer(serializer="json", compression=None)
+        for size in (4 * limit, 1, 8 * limit, 2):
+            producer.publish("x" * size, routing_key="q")
+        heard = Queue("f", Exchange("f", type="fanout"))
+
+        def callback(body: str, message: Any) -> None:
+            taken.append(len(body))
+            message.ack()
+
+        with Consumer(connection.channel(), [heard], callbacks=[callback], accept=["json"]):
+            channel = connection.channel()
+            channel.basic_qos(0, 2, False)
+            with Consumer(channel, [Queue("q")], callbacks=[callback], accept=["json"]):
+                hub = Hub()
+                if how == "in a loop":
+                    connection.transport.register_with_event_loop(connection.connection, hub)
+                loop = hub.create_loop()
+                while len(taken) < 4:
+                    if how == "in a loop":
+                        next(loop)
+                    else:
+                        connection.drain_events(timeout=5)
+    assert taken == [4 * limit, 1, 8 * limit, 2]
+    if side == "atomq":
+        sides.engine.close()
+        state = sides.engine.run(calls.inspect(sides.engine.keys("q")))
+        assert (state.ready, state.stats.get("released", 0), state.dead) == (0, 0, 0)

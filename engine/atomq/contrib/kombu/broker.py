@@ -129,8 +129,8 @@ class Broker:
         gc.collect()
         count = 0
         while self.unanswered:
-            claimed = self.engine.run(self.unanswered[0].again())
-            del self.unanswered[0]
+            # What cannot be asked for over this connection either is counted when its lease ends.
+            claimed = self.engine.run(self.unanswered.pop(0).again())
             for delivery in claimed.deliveries:
                 self.give_back(self.keys(delivery.queue), [delivery.receipt])
                 count += 1

@@ -715,15 +715,21 @@ class Poller:
         """The socket is of no use any more: make another, or raise `error`.
 
         Celery drops what it has reserved when a connection is lost, so it is not told of one that
-        can be replaced at once. One that breaks again right away is not replaced in silence.
+        can be replaced at once. One that breaks again right away is not replaced in silence,
+        unless it broke under a claim that got something: that may have been too large for it.
         """
-        if time.monotonic() - self._opened < QUICK or not self._reopened():
+        quick = time.monotonic() - self._opened < QUICK
+        if (quick and self._claim is None) or not self._reopened(quick=quick):
             self._lost()
             raise error
         log.info("the connection was lost and made again: %s", error)
 
-    def _reopened(self) -> bool:
-        """Connect anew and say again what was outstanding: subscriptions, and a claim."""
+    def _reopened(self, *, quick: bool) -> bool:
+        """Connect anew, subscribe, and get the answer to the claim that was outstanding.
+
+        That comes over a line of the engine's: where broadcasts are heard, the server cuts off
+        whatever exceeds its `client-output-buffer-limit pubsub`, so also a large message.
+        """
         claim, patterns = self._claim, self._patterns
         self._hang_up()
         self._claim, self._patterns = claim, patterns
@@ -734,9 +740,11 @@ class Poller:
             if claim is not None:
                 channel, call, acks = claim
                 self._claim = (channel, call.again(), acks)
-                self._until = time.monotonic() + PATIENCE
-                self._asked.append(_CLAIM)
-                line.send_command(*self._claim[1].command(), check_health=False)
+                claimed = self._broker.engine.run(self._claim[1])
+                self._claim = None
+                self._claimed(channel, claimed, acks)
+                if quick and not claimed.deliveries:
+                    return False
         except (*GONE, AtomqError) as error:
             log.debug("and could not be made again: %s", error)
             return False
