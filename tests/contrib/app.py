@@ -173,6 +173,13 @@ def hungry(self: Task) -> None:
     raise MemoryError
 
 
+@task(acks_late=True)
+def fatal(self: Task) -> None:
+    """Ends the worker and all its children, as who runs out of memory may."""
+    started(self)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
 @task(acks_late=True, rate_limit="5/s")
 def limited(self: Task) -> None:
     started(self)

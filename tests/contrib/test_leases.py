@@ -84,6 +84,35 @@ def test_what_a_killed_worker_held_starts_elsewhere(at: Place) -> None:
     assert all(count <= 2 for count in at.ledger.starts().values())
 
 
+def _left(at: Place) -> int:
+    state = at.state()
+    return state.ready + state.unacked + state.delayed
+
+
+@pytest.mark.parametrize("pool", POOLS if LONG else ("prefork", "threads", "solo"))
+def test_a_task_that_kills_its_whole_worker_takes_no_other_along(at: Place, pool: str) -> None:
+    """It dies of the ends that it met alone; all the others run."""
+    options = {"lease": 1, "visibility_timeout": 1, "max_deliveries": 2}
+    fatal = at.send("fatal")
+    innocent = at.send_many(7, "work", 0.01)
+    for _ in range(8):
+        worker = at.worker(pool, 1 if pool == "solo" else 2, broker_transport_options=options)
+        wait_until(
+            "its end, or that of all tasks",
+            lambda worker=worker: not (worker.alive and _left(at)),  # type: ignore[misc]
+            40,
+        )
+        if worker.alive:
+            break
+    at.ledger.await_ends(innocent)
+    at.await_empty()
+    (letter,) = at.peek("dead")
+    assert letter.reason == "max_deliveries"
+    assert fatal.encode() in letter.raw
+    # At most two in company, then two alone.
+    assert at.ledger.starts()[fatal] == letter.deliveries <= 4
+
+
 # ── told to stop ──────────────────────────────────────────────────────────────────────────────
 
 
