@@ -102,7 +102,7 @@ OURS: dict[str, tuple[str, str]] = {
     ),
     "dedup_window": (
         "",
-        "tests/lua/test_publish.py::test_ids_are_forgotten_after_a_window_and_not_before",
+        "tests/lua/test_publish.py::test_an_id_is_known_for_its_window_and_no_longer",
     ),
     "max_bytes": (
         "",
