@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 from zoneinfo import ZoneInfo
@@ -15,6 +16,7 @@ import pytest
 from celery import Celery, _state
 from celery.app.task import Context
 from celery.contrib.migrate import move
+from celery.worker.control import Panel
 from celery.worker.strategy import default as strategy
 from kombu import Connection, Consumer, Exchange, Queue
 from kombu.asynchronous.hub import Hub
@@ -22,7 +24,7 @@ from kombu.common import Broadcast
 
 import atomq.celery
 from atomq import Engine, calls
-from atomq.contrib.kombu import due
+from atomq.contrib.kombu import control, due
 from atomq.contrib.kombu.broker import LAST_MS, eta_ms
 from tests.contrib.rig import ON_ONE_KIND, ours
 from tests.servers import Server
@@ -420,3 +422,20 @@ def test_a_message_larger_than_a_subscriber_may_be_sent(sides: Sides, side: str,
         sides.engine.close()
         state = sides.engine.run(calls.inspect(sides.engine.keys("q")))
         assert (state.ready, state.stats.get("released", 0), state.dead) == (0, 0, 0)
+
+
+@ON_ONE_KIND
+def test_a_delayed_task_is_found_by_its_id(sides: Sides) -> None:
+    """On stock a worker holds it and calls it scheduled."""
+    app = sides.app("atomq", broker_transport_options={"delay_in_server": "always"})
+    with app.connection_for_write() as connection:
+        app.tasks["noop"].apply_async(countdown=5400, task_id="one", connection=connection)
+        consumer = SimpleNamespace(
+            connection=connection, task_consumer=SimpleNamespace(queues=[Queue("celery")])
+        )
+        state = SimpleNamespace(hostname="w", consumer=consumer)
+        control.install()
+        (found,) = Panel.data["query_task"](state, ["one", "other"]).items()
+    one, (where, request) = found
+    assert (one, where) == ("one", "scheduled")
+    assert (request["id"], request["name"], request["args"]) == ("one", "noop", [])

@@ -1,8 +1,8 @@
 """What a Celery worker answers when it is asked about delayed tasks, which wait in the server.
 
-`inspect scheduled` lists those of the worker's queues beside what it holds itself, and `revoke`
-takes them out: Celery's own list of revoked ids is a memory of some hours. Flower asks the same
-way. Both are put in place when a worker of ours connects.
+`inspect scheduled` lists those of the worker's queues beside what it holds itself, `inspect
+query_task` finds them, and `revoke` takes them out: Celery's own list of revoked ids is a memory
+of some hours. Flower asks the same way. All are put in place when a worker of ours connects.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def install() -> None:
     if control is None:
         return
     handlers = control.Panel.data
-    for names, extend in ((("scheduled", "dump_schedule"), _scheduled), (("revoke",), _revoke)):
+    extended = ((("scheduled", "dump_schedule"), _scheduled), (("query_task",), _queried))
+    for names, extend in (*extended, (("revoke",), _revoke)):
         for name in names:
             command = handlers.get(name)
             if command is not None and not hasattr(command, _MARK):
@@ -75,6 +76,20 @@ def _scheduled(state: Any, answer: Any, **_kwargs: Any) -> Any:
     for broker, keys in _queues(state):
         peeked = broker.engine.run(calls.peek(keys, "delayed", limit=MOST_LISTED))
         found += [_described(state.hostname, one) for one in peeked]
+    return found
+
+
+def _queried(state: Any, answer: Any, ids: Any = None, **_kwargs: Any) -> Any:
+    found = dict(answer)
+    asked = [str(one) for one in maybe_list(ids) or ()]
+    for broker, keys in _queues(state):
+        for batch in flows.batches(asked):
+            held = broker.engine.command("HMGET", keys.delayed_records, *batch)
+            for one, record in zip(batch, held, strict=True):
+                if record is not None:
+                    raw = record[record.find(b"{") :]
+                    peeked = Peeked(one, None, 0, 1, None, "", "", raw)
+                    found[one] = ("scheduled", _described(state.hostname, peeked)["request"])
     return found
 
 
