@@ -80,7 +80,7 @@ run: venv ## watch it work in two acts, the library and a Celery app; workers ar
 
 # ── proof ───────────────────────────────────────────────────────────────────────────────────────
 
-.PHONY: test test-fast test-long lint format conformance bench-core versus-stock docs
+.PHONY: test test-fast test-long battle lint format conformance bench-core versus-stock docs
 test: tools lint ## lint, and all tests on every kind of server there is
 	@export RERUNS=$(RERUNS); $(call tests,-r fEsR)
 
@@ -99,6 +99,9 @@ endef
 
 test-long: tools install $(VENV)/.installed-tools ## all tests at full length (hundreds of kills, a thousand examples)
 	@ATOMQ_LONG=1 $(BIN)/python -m pytest $(PYTEST)
+
+battle: tools install ## mishaps at random against a ledger outside the server; writes docs/reliability.md (15 minutes)
+	@$(BIN)/python -m tests.battle --docs docs/reliability.md
 
 lint: install ## ruff, mypy, the floors, and the Lua scripts
 	@$(BIN)/ruff check --quiet .

@@ -91,6 +91,13 @@ def early(self: Task, seconds: float = 0.0) -> None:
 
 
 @task(acks_late=True)
+def poison(self: Task) -> None:
+    """Kills its worker with all its children, as an OOM killer does."""
+    started(self)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+@task(acks_late=True)
 def info(self: Task) -> dict[str, Any]:
     """What the request says of its delivery."""
     started(self)

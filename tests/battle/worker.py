@@ -1,0 +1,121 @@
+"""One worker process of the battle: `python -m tests.battle.worker URL LEDGER MODE LEASE`.
+
+It writes to the ledger what it does, a line a step, in one write each: `start`, `end`, `failed` or
+`cancelled`, the message, the delivery, its process and the time. What a message asks for is in its
+body: some kill the process, some hang, some fork, some fail the first time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import sys
+import threading
+import time
+from typing import Any
+
+from atomq import AsyncQueue, Queue
+from atomq.errors import ServerUnavailable
+
+MODES = ("sync", "threads", "async", "cancelled")
+MAX_DELIVERIES = 5
+NAME = "battle"
+
+
+class Work:
+    """What is done with a message, and what the ledger hears of it."""
+
+    def __init__(self, ledger: str, lease: float) -> None:
+        self._ledger = os.open(ledger, os.O_WRONLY | os.O_APPEND)
+        self._lease = lease
+
+    def note(self, what: str, message: Any) -> None:
+        words = f"{what} {message.body['n']} {message.deliveries} {os.getpid()} {time.time():.3f}\n"
+        os.write(self._ledger, words.encode())
+
+    def seconds(self, body: dict[str, Any]) -> float:
+        if body["kind"] == "longer than a lease":
+            return 1.5 * self._lease
+        return random.uniform(0, 0.1) if body["kind"] == "short" else 0.0
+
+    def begin(self, message: Any) -> bool:
+        """Do the part that does not wait; whether it hangs afterwards."""
+        self.note("start", message)
+        kind = message.body["kind"]
+        if kind == "poison":
+            os._exit(139)
+        if kind == "forks":
+            pid = os.fork()
+            if pid == 0:
+                gc.collect()
+                os._exit(0)
+            os.waitpid(pid, 0)
+        if kind == "fails once" and message.deliveries == 1:
+            self.note("failed", message)
+            raise ValueError(message.body["n"])
+        return bool(kind == "hangs once" and message.deliveries == 1)
+
+    def handle(self, message: Any) -> None:
+        if self.begin(message):
+            time.sleep(3600)
+        time.sleep(self.seconds(message.body))
+        self.note("end", message)
+
+    async def handle_async(self, message: Any) -> None:
+        try:
+            await asyncio.sleep(3600 if self.begin(message) else self.seconds(message.body))
+        except asyncio.CancelledError:
+            self.note("cancelled", message)
+            raise
+        self.note("end", message)
+
+
+def options(lease: float) -> dict[str, Any]:
+    return {
+        "lease": lease,
+        "max_lease": 4 * lease,
+        "max_deliveries": MAX_DELIVERIES,
+        "backoff": lambda _: 0.2,
+    }
+
+
+def sync(url: str, work: Work, lease: float, concurrency: int) -> None:
+    queue = Queue(NAME, url, **options(lease))
+    while True:
+        try:
+            queue.work(work.handle, concurrency=concurrency)
+        except ServerUnavailable:
+            time.sleep(0.1)
+
+
+async def asynchronous(url: str, work: Work, lease: float, *, cancelled: bool) -> None:
+    async with AsyncQueue(NAME, url, **options(lease)) as queue:
+        while True:
+            try:
+                async with asyncio.timeout(random.uniform(0.1, 6) if cancelled else None):
+                    await queue.work(work.handle_async, concurrency=4)
+            except (TimeoutError, ServerUnavailable):
+                await asyncio.sleep(0.05)
+
+
+def main() -> None:
+    url, ledger, mode, lease = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4])
+    work = Work(ledger, lease)
+    parent = os.getppid()
+
+    def follow() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    if mode in ("sync", "threads"):
+        sync(url, work, lease, 4 if mode == "threads" else 1)
+    else:
+        asyncio.run(asynchronous(url, work, lease, cancelled=mode == "cancelled"))
+
+
+if __name__ == "__main__":
+    main()

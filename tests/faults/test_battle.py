@@ -1,0 +1,28 @@
+"""A short `make battle`: all that may go wrong, at random, against a ledger outside the server."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.battle.trial import Trial
+from tests.servers import Server
+
+SECONDS = 12.0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 150)
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+def test_nothing_is_lost_and_each_second_start_has_a_cause(
+    own_server: Server, tmp_path: Path
+) -> None:
+    seed = random.randrange(1 << 30)
+    out = Trial(own_server, tmp_path / "ledger", seed).run(SECONDS)
+    print(f"seed {seed}: {out}")
+    assert out.lost == []
+    assert out.innocent == []
+    assert out.unexplained == []
+    assert out.put > 100
