@@ -31,9 +31,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
-import pytest
 import redis
 import redis.asyncio
+import trustme
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -131,7 +131,6 @@ def tls_options(directory: Path, *names: str) -> tuple[dict[str, str], int]:
 
     Its certificate is for `names`, and made here; who trusts `ca.crt` in `directory` trusts it.
     """
-    trustme = pytest.importorskip("trustme", reason="the wheel trustme is not installed")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(directory / "ca.crt"))
     issued = authority.issue_cert(*names)

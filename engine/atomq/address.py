@@ -20,12 +20,12 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from atomq import arguments
-from atomq.errors import InvalidAddress, InvalidOptions
+from atomq.embedded import resolved
+from atomq.errors import EmbeddedServerError, InvalidAddress, InvalidOptions
 from atomq.options import Options
 
 Kind = Literal["tcp", "unix", "sentinel", "cluster", "embedded", "memory"]
@@ -277,7 +277,10 @@ def _directory(rest: str) -> str:
     directory = _decoded(rest)
     if not directory or "\0" in directory:
         raise InvalidAddress("embedded: needs a directory, as in embedded:///var/lib/atomq")
-    return str(Path(directory).expanduser().resolve())
+    try:
+        return str(resolved(directory))
+    except EmbeddedServerError as error:
+        raise InvalidAddress(f"embedded: {error}") from error
 
 
 def _database(text: str) -> int:

@@ -153,12 +153,24 @@ def find_binary() -> Path:
 # ── the directory ────────────────────────────────────────────────────────────────────────────
 
 
+def resolved(directory: str | os.PathLike[str]) -> Path:
+    """Return `directory`, absolute: two names of one directory are one server.
+
+    Raises `EmbeddedServerError` where no directory can be meant: the home of a user that is not
+    there, as in `~stranger/q`, a relative path in a current directory that was removed, a loop of
+    symlinks, a NUL.
+    """
+    try:
+        return Path(os.path.realpath(Path(directory).expanduser()))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise EmbeddedServerError(f"{str(directory)!r} is no directory: {error}") from error
+
+
 class _Home:
     """The directory of one server: `lock`, `server.lock`, `server.log`, `server.pid`, `socket`."""
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        # Two names of one directory must be one server, so symlinks are resolved.
-        self.path = Path(os.path.realpath(Path(directory).expanduser()))
+        self.path = resolved(directory)
 
     def create(self) -> None:
         try:

@@ -274,6 +274,8 @@ def test_faults_of_query_and_options_are_listed_together() -> None:
         ("sentinel://a?lease=1;sentinel://b?lease=2", "disagree about lease"),
         ("redis+cluster://a/1", "only database 0, got 1"),
         ("embedded:", "needs a directory"),
+        ("embedded:~0", "no directory"),
+        ("embedded:~no-such-user/q", "no directory"),
         ("embedded://", "three slashes"),
         ("embedded://relative/x", "three slashes"),
         ("memory://u:p@x", "no password"),

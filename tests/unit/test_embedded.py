@@ -401,3 +401,10 @@ def test_status_and_stop_leave_a_strange_directory_alone(home: Path) -> None:
     home.mkdir()
     assert not embedded.stop(home)
     assert list(home.iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_meant_is_an_error_of_ours() -> None:
+    for wrong in ("~no-such-user/q", "a\0b"):
+        for call in (embedded.start, embedded.status, embedded.stop):
+            with pytest.raises(EmbeddedServerError, match="is no directory"):
+                call(wrong)

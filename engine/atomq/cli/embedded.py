@@ -64,7 +64,9 @@ def stop(session: Session, directory: Directory) -> int:
 def _report(
     session: Session, directory: Path, server: EmbeddedServer | None, how: str, **more: bool
 ) -> int:
-    home = server.directory if server else directory.expanduser().resolve()
+    from atomq import embedded
+
+    home = server.directory if server else embedded.resolved(directory)
     row: dict[str, Any] = {"directory": str(home), "running": server is not None, **more}
     if server is not None:
         row |= {"url": f"embedded://{home}", "pid": server.pid, "socket": str(server.socket)}
