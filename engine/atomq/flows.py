@@ -423,7 +423,7 @@ class Consumer:
         now, is waited for, like a message. Once `stop` is set nothing is waited for any more; that
         is looked at between two waits, of a second at most.
         """
-        deadline = _deadline(timeout)
+        deadline = deadline_of(timeout)
         wanted: set[str] | None = None  # queues whose token fired; None: all
         claimed: Claimed | None = None  # what was sent ahead got
         while True:
@@ -451,7 +451,7 @@ class Consumer:
             if got:
                 yield from self._hand_over()
                 return got
-            left = _left(deadline, stop)
+            left = seconds_left(deadline, stop)
             if left is not None and left <= 0:
                 fired = yield from self.stop_waiting()
                 if fired is None:
@@ -533,7 +533,7 @@ class Consumer:
             yield from self.stop_waiting()
         while claimed is None and self._company.stands_still():
             yield from self._hand_over()
-            left = _left(deadline, stop)
+            left = seconds_left(deadline, stop)
             if left is not None and left <= 0:
                 return False
             yield Sleep(STILL if left is None else min(STILL, left))
@@ -628,13 +628,13 @@ class Consumer:
         return self._groups[self._first :] + self._groups[: self._first]
 
 
-def _deadline(timeout: Seconds | None) -> float | None:
+def deadline_of(timeout: Seconds | None) -> float | None:
     """When the time is up (monotonic); None: never. Raises `InvalidArgument`."""
     seconds = arguments.timeout(timeout)
     return None if seconds is None else time.monotonic() + seconds
 
 
-def _left(deadline: float | None, stop: Stop | None) -> float | None:
+def seconds_left(deadline: float | None, stop: Stop | None) -> float | None:
     """Seconds that may still be waited for a message; None: any number."""
     if stop is not None and stop.is_set():
         return 0.0
@@ -834,7 +834,7 @@ def await_result(key: str, timeout: Seconds | None) -> Flow[bytes | None]:
     Listens before it looks, so nothing falls between; looks again every 5 s, should a message have
     been lost with a connection. A server that served once and is away is waited for.
     """
-    deadline = _deadline(timeout)
+    deadline = deadline_of(timeout)
     found: bytes | None = yield Get(key)
     seconds = 0.0
     while found is None:

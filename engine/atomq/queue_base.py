@@ -700,10 +700,9 @@ class ReceiverBase(Generic[QueueT, MessageT]):
             return refused
 
         def receiving() -> Flow[None]:
+            deadline, left, again = flows.deadline_of(timeout), timeout, False
             while True:
-                yield from self._consumer.receive(
-                    limit, timeout, claimed, patient=patient, stop=stop
-                )
+                yield from self._consumer.receive(limit, left, claimed, patient=patient, stop=stop)
                 if not messages or not self._keeper.lapsed(messages[0].receipt):
                     return
                 # This process stood still for longer than a lease: others may have these by now.
@@ -711,6 +710,15 @@ class ReceiverBase(Generic[QueueT, MessageT]):
                     with settling(held):
                         queue._settled(held, (yield from queue._give_back(held)))
                 messages.clear()
+                left = flows.seconds_left(deadline, stop)
+                if again:
+                    lease = self._keeper.lease_ms
+                    log.warning("claims are answered later than their lease of %d ms ends", lease)
+                    if left is not None and left <= 0:
+                        return
+                    wait = random.uniform(0.2, 1.0)
+                    yield flows.Sleep(wait if left is None else min(wait, left))
+                again = True
 
         return receiving(), messages
 

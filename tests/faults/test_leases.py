@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from atomq import AsyncQueue, Engine, LeaseLost, Queue, calls
+from tests.proxy import Proxy
 from tests.servers import Server, wait_until
 
 # What is tested here goes on in the client.
@@ -217,6 +218,36 @@ def test_what_was_claimed_for_a_consumer_that_is_frozen_is_not_begun(
     assert [message.body for message in begun.claim_many(20)] == [0]
     queue.engine.close()
     begun.engine.close()
+
+
+@pytest.mark.parametrize("worker", ["sync", "asyncio"])
+def test_claims_that_are_answered_after_their_lease_end_in_time(
+    server: Server, worker: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are given back, uncounted, as after a freeze; but it would be so for ever."""
+
+    async def claim(url: str, seconds: float) -> Any:
+        async with AsyncQueue("q", url, lease=0.005) as queue:
+            return await queue.claim(timeout=seconds)
+
+    queue = Queue("q", server.url)
+    queue.put("x")
+    with Proxy(server.socket) as proxy:
+        far = Queue("q", proxy.url, lease=0.005)
+        proxy.delay(20)
+        for timeout in (0, 0.3):
+            began = time.monotonic()
+            if worker == "sync":
+                assert far.claim(timeout=timeout) is None
+            else:
+                assert asyncio.run(claim(proxy.url, timeout)) is None
+            assert time.monotonic() - began < 2
+        far.engine.close()
+    assert "later than their lease of 5 ms" in caplog.text
+    message = queue.claim(timeout=2)
+    assert message is not None
+    assert message.deliveries == 1
+    queue.engine.close()
 
 
 def test_a_block_that_ends_too_late_says_so(
