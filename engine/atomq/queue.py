@@ -10,10 +10,11 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime
+from functools import partial
 from queue import SimpleQueue
+from threading import Thread
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -266,7 +267,9 @@ class Queue(QueueBase[Engine]):
         check_handler(handler, awaited=False)
         pace = self._pace(prefetch, concurrency)
         if concurrency > 1:
-            return self._work_in_threads(handler, concurrency, pace, timeout, Ending(stop))
+            threads = _Threads(partial(self._handle, handler), concurrency, pace, Ending(stop))
+            consume = partial(self._consume, pace, timeout, threads.ending)
+            return self._work_in_threads(threads, consume)
         count = 0
         # Closed here: an exception that passes keeps this frame, and with it what was claimed.
         with closing(self._consume(pace, timeout, stop)) as messages:
@@ -282,50 +285,20 @@ class Queue(QueueBase[Engine]):
         except Exception:
             log.exception("%s: the handler failed", message)
 
-    def _work_in_threads(
-        self,
-        handler: Callable[[Message], Any],
-        concurrency: int,
-        pace: Pace,
-        timeout: Seconds | None,
-        ending: Ending,
-    ) -> int:
-        free: SimpleQueue[None] = SimpleQueue()  # one thing for each worker without a message
-
-        def work(message: Message) -> None:
-            began = time.monotonic()
-            try:
-                self._handle(handler, message)
-            except BaseException as error:  # noqa: BLE001 - it is raised by who called
-                ending.error = error
-            finally:
-                del message
-                pace.worked(time.monotonic() - began)
-                free.put(None)
-
-        for _ in range(concurrency):
-            free.put(None)
+    def _work_in_threads(self, threads: _Threads, consume: Callable[[], Generator[Message]]) -> int:
         count, busy = 0, True
-        with ThreadPoolExecutor(concurrency, "atomq-work") as pool:
+        with threads:
             # What fails while the others wait in vain is tried again by this call.
-            while busy and not ending.is_set():
-                with closing(self._consume(pace, timeout, ending)) as messages:
-                    while True:
-                        free.get()
-                        pace.free = free.qsize() + 1
-                        if (message := next(messages, None)) is None:
-                            break
+            while busy and not threads.ending.is_set():
+                with closing(consume()) as messages:
+                    while threads.one_is_free() and (message := next(messages, None)):
                         count += 1
-                        pool.submit(work, message)
+                        threads.begin(message)
                         del message
-                busy = pace.free < concurrency
-                for _ in range(concurrency - 1):
-                    free.get()  # each has ended
-                for _ in range(concurrency):
-                    free.put(None)
+                busy = threads.all_are_free()
         self.keeper.send()
-        if ending.error is not None:
-            raise ending.error
+        if threads.ending.error is not None:
+            raise threads.ending.error
         return count
 
     def ack_many(self, messages: Sequence[Message]) -> list[Verdict]:
@@ -407,6 +380,70 @@ class Queue(QueueBase[Engine]):
     def resume(self) -> None:
         """Hand out messages again."""
         self.engine.run(calls.pause(self.keys, paused=False))
+
+
+class _Threads:
+    """The threads of one `work`: at most `most` at once, which end with its block.
+
+    It is no executor: what `multiprocessing` forks in a thread of one ends with exit code 1.
+    """
+
+    def __init__(
+        self, handle: Callable[[Message], None], most: int, pace: Pace, ending: Ending
+    ) -> None:
+        self._handle = handle
+        self._most = most
+        self._pace = pace
+        self._threads: list[Thread] = []
+        self._begun: SimpleQueue[Message | None] = SimpleQueue()  # None: a thread ends
+        self._free: SimpleQueue[None] = SimpleQueue()  # one thing for each without a message
+        for _ in range(most):
+            self._free.put(None)
+        self.ending = ending
+
+    def one_is_free(self) -> bool:
+        """Wait until another one may begin. True."""
+        self._free.get()
+        self._pace.free = self._free.qsize() + 1
+        return True
+
+    def all_are_free(self) -> bool:
+        """Wait for all of them, after one was found free for nothing; whether any was not."""
+        busy = self._pace.free < self._most
+        for _ in range(self._most - 1):
+            self._free.get()
+        for _ in range(self._most):
+            self._free.put(None)
+        return busy
+
+    def begin(self, message: Message) -> None:
+        """Begin another one."""
+        if len(self._threads) <= self._most - self._pace.free:  # all of them have a message
+            thread = Thread(target=self._work, name=f"atomq-work-{len(self._threads)}")
+            thread.start()
+            self._threads.append(thread)
+        self._begun.put(message)
+
+    def _work(self) -> None:
+        while (message := self._begun.get()) is not None:
+            began = time.monotonic()
+            try:
+                self._handle(message)
+            except BaseException as error:  # noqa: BLE001 - it is raised by the caller's thread
+                self.ending.error = error
+            finally:
+                del message
+                self._pace.worked(time.monotonic() - began)
+                self._free.put(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for _thread in self._threads:
+            self._begun.put(None)
+        for thread in self._threads:
+            thread.join()
 
 
 class Receiver(ReceiverBase[Queue, Message]):

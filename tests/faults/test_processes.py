@@ -149,6 +149,26 @@ def test_a_child_forked_while_threads_are_at_work_is_not_stuck(server: Server) -
     queue.engine.close()
 
 
+def test_a_handler_may_fork_in_each_of_several_threads(server: Server) -> None:
+    queue = Queue("q", server.url)
+    queue.put_many(range(4))
+    codes = []
+
+    def child(body: int) -> None:
+        Queue("out", server.url).put(body)
+
+    def handler(message: Any) -> None:
+        process = multiprocessing.get_context("fork").Process(target=child, args=(message.body,))
+        process.start()
+        process.join(10)
+        codes.append(process.exitcode)
+
+    assert queue.work(handler, concurrency=2, timeout=0) == 4
+    assert codes == [0, 0, 0, 0]
+    assert Queue("out", queue.engine).state().ready == 4
+    queue.engine.close()
+
+
 def consume_all(url: str, name: str, results: Any) -> None:
     """What a spawned worker runs."""
     queue = Queue(name, url)
