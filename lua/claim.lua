@@ -27,14 +27,14 @@
 --   max_deliveries   int     0: no limit
 --   max_bytes        int     bytes
 --   steps            int     priority steps, 1 to 10
---   company          int     0: the consumer holds nothing else; 1: it does; ms that it would not claim, if asked to
+--   company          int     0: the consumer holds nothing else; 1: it does; ms, at least, to claim nothing if asked
 --   acks             group   * queue   a count, then so many receipts
 -- RETURNS
 --   whole numbers, as one text: now ms; ms until this consumer should claim again for a delayed message (-1: not its
---   task); 1 if it is asked to come to hold nothing; how many queues have more; their indexes; acks that found nothing,
---   as queue index and position. Then messages, five values each: queue index, receipt, deliveries (this one
---   included), step, message. Last, if it made dead letters, a list of them, four values each: queue index, reason,
---   detail, message
+--   task); ms for which it is asked not to claim, to come to hold nothing (0: it is not); how many queues have more;
+--   their indexes; acks that found nothing, as queue index and position. Then messages, five values each: queue index,
+--   receipt, deliveries (this one included), step, message. Last, if it made dead letters, a list of them, four values
+--   each: queue index, reason, detail, message
 -- ERRORS
 --   BADARG  WRONGTYPE
 local unacked, records, delayed, tokens, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[6], KEYS[8], 8

@@ -337,8 +337,8 @@ class Claimed(NamedTuple):
     """For `tell`: nobody else knows that they died."""
     alone: bool = False
     """It is one message, and the consumer holds nothing else."""
-    drain: bool = False
-    """This consumer is asked to come to hold nothing: a message waits that goes alone."""
+    drain_ms: int = 0
+    """For so long this consumer is asked to claim nothing: a message waits that goes alone."""
 
 
 def claim(
@@ -359,8 +359,8 @@ def claim(
     live in one slot. `limit` 0 takes nothing and wakes another consumer if there is work.
 
     `company` says what the consumer holds, but for the acks that go with the claim: SOLE, nothing,
-    and so it may be given a message that goes alone; HOLDS, something; or for how many ms it would
-    claim nothing, if it is asked to (`Claimed.drain`), so as to come to hold nothing.
+    and so it may be given a message that goes alone; HOLDS, something; or for how many ms at
+    least it would claim nothing, if it is asked to (`Claimed.drain_ms`), to come to hold nothing.
     """
     _items("queues", queues)
     args: list[Any] = [
@@ -409,7 +409,7 @@ def claim(
             deliveries,
             buried,
             alone=company == SOLE and len(deliveries) == 1,
-            drain=drain == 1,
+            drain_ms=drain,
         )
 
     return Call(_CLAIM, queues[0], keys, args, parse, attempt_at=1)

@@ -258,8 +258,8 @@ class Company(Protocol):
         """Whether nothing is to be claimed now."""
         ...
 
-    def drain(self) -> None:
-        """The server asks it to come to hold nothing."""
+    def drain(self, seconds: float, /) -> None:
+        """The server asks it to claim nothing for so long, so as to come to hold nothing."""
         ...
 
     def accompanied(self) -> Iterable[Call[Any]]:
@@ -276,7 +276,7 @@ class _Nothing:
     def stands_still(self) -> bool:
         return False
 
-    def drain(self) -> None:
+    def drain(self, _seconds: float, /) -> None:
         return
 
     def accompanied(self) -> Iterable[Call[Any]]:
@@ -544,8 +544,8 @@ class Consumer:
     ) -> Flow[tuple[list[Delivery], bool, int | None]]:
         """What of a claim is handed over, once the server knows it; more; ms until one is due."""
         refused = claimed_by(claimed) or ()
-        if claimed.drain:
-            self._company.drain()
+        if claimed.drain_ms:
+            self._company.drain(claimed.drain_ms / 1000)
         gone = {receipt for _, receipts in refused for receipt in receipts}
         try:
             for call in self._company.accompanied():

@@ -29,7 +29,7 @@ log = logging.getLogger("atomq.leases")
 ACK_DELAY = 0.005  # seconds an ack waits for a claim to ride along with
 RETRY = 0.3  # seconds until something is tried again that met a server that was gone
 PATIENCE = 1.0  # seconds that what was claimed may wait for its turn before it is given back
-DRAIN = 1.0  # seconds for which nothing is claimed, to come to hold nothing; then twice as long
+DRAIN = 1.0  # seconds, at least, for which nothing is claimed, to come to hold nothing
 IDLE = 5.0  # seconds after which the thread ends when nothing is held
 
 
@@ -160,7 +160,7 @@ class LeaseKeeper:
         # The message that was alone when it came, and whether it must stay so.
         self._alone: tuple[QueueKeys, str, bool] | None = None
         self._accompanied: list[tuple[QueueKeys, str]] = []
-        self._patience, self._drains_until, self._rests_until = DRAIN, 0.0, 0.0
+        self._drains_until = self._rests_until = 0.0
 
     @property
     def lock(self) -> threading.Condition:
@@ -212,7 +212,7 @@ class LeaseKeeper:
             return
         receipt = claim.deliveries[0].receipt
         if strictly:
-            self._patience, self._drains_until = DRAIN, 0.0
+            self._drains_until = 0.0
         if self._holds():
             self._accompanied.append((queue, receipt))
         else:
@@ -232,21 +232,17 @@ class LeaseKeeper:
             self._drains_until = 0.0
             return calls.SOLE
         ready = time.monotonic() >= max(self._drains_until, self._rests_until)
-        return int(self._patience * 1000) if ready else calls.HOLDS
+        return int(DRAIN * 1000) if ready else calls.HOLDS
 
-    def drain(self) -> None:
-        """Claim nothing for some time, so as to come to hold nothing.
+    def drain(self, seconds: float) -> None:
+        """Claim nothing for so long, so as to come to hold nothing.
 
-        Should that be too short, as much time passes with work before the next one, twice as long.
+        Should that be in vain, as much time passes with work before the next one.
         """
         now = time.monotonic()
-        if now < self._rests_until:
-            return
-        if now > self._rests_until + 2 * self._patience:
-            self._patience = DRAIN
-        self._drains_until = now + self._patience
-        self._rests_until = self._drains_until + self._patience
-        self._patience = min(2 * self._patience, 3600.0)
+        if now >= self._rests_until:
+            self._drains_until = now + seconds
+            self._rests_until = self._drains_until + seconds
 
     def stands_still(self) -> bool:
         """Whether nothing is to be claimed now: one message is alone, or is to be."""

@@ -10,6 +10,12 @@ local record = require("lib.record")
 
 local M = {}
 local PATIENCE = 1200 -- ms; a consumer that waits has looked once by then, so there is none that holds nothing
+local LONGEST = 3600000 -- ms that a consumer is asked to claim nothing
+
+-- For how many ms the last one was asked to.
+local function last_drain(this)
+  return tonumber(redis.call("HGET", KEYS[this.at + 7], "drain_ms")) or 0
+end
 
 -- Hand it out, if this claim may and has nothing yet; or bury it; or set it apart. `name`: under what it was held,
 -- false if it has not been. Not `may`: there is more in hand that must be handed out.
@@ -20,6 +26,7 @@ function M.send(this, call, deliveries, spared, expires, step, body, name, may)
     if call.count == 1 then
       call.limit = 1
       lane.change(this, "drain_until", 0)
+      lane.change(this, "drain_ms", string.format("%.0f", last_drain(this) / 4)) -- the next is asked for half as long
     end
     return
   end
@@ -34,12 +41,15 @@ function M.due(this, step, last, now)
   return due.now(KEYS[this.at + 1], step + bands.APART, last + bands.APART, now, 1)
 end
 
--- Some have waited for long: let one consumer come to hold nothing. Which is asked only again when its time is over.
+-- Some have waited for long: let one consumer come to hold nothing. When its time is over in vain, another one (or it)
+-- has twice as much, so that however many there are, one has enough soon.
 function M.elect(this, call)
   if call.company > 1 and #M.due(this, 1, this.steps, this.ended - PATIENCE) > 0
     and (tonumber(redis.call("HGET", KEYS[this.at + 7], "drain_until")) or 0) <= call.now then
-    lane.change(this, "drain_until", string.format("%.0f", call.now + call.company))
-    call.drain = 1
+    local ms = math.min(math.max(call.company, 2 * last_drain(this)), LONGEST)
+    lane.change(this, "drain_until", string.format("%.0f", call.now + ms))
+    lane.change(this, "drain_ms", string.format("%.0f", ms))
+    call.drain = math.max(call.drain, ms)
   end
 end
 

@@ -203,7 +203,7 @@ function M.run()
     end
   end
   local wait = call.next_due and math.max(0, call.next_due - now) or -1
-  call.out[1] = now .. " " .. wait .. " " .. call.drain .. " " .. mores .. more .. missing
+  call.out[1] = now .. " " .. wait .. " " .. string.format("%.0f", call.drain) .. " " .. mores .. more .. missing
   call.out[#call.out + 1] = call.buried
   return call.out
 end

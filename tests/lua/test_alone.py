@@ -105,20 +105,32 @@ def test_company_that_comes_later_is_company(q: Queue, in_full: bool) -> None:
 def test_a_claimer_that_holds_others_leaves_it_and_one_is_asked_to_hold_nothing(q: Queue) -> None:
     twice(q, "a", "b")
     claimed = q.claim(company=2000)
-    assert (claimed.deliveries, claimed.drain, claimed.more, q.tokens) == ([], False, ("q",), 1)
+    assert (claimed.deliveries, claimed.drain_ms, claimed.more, q.tokens) == ([], 0, ("q",), 1)
     assert apart(q) == ["a", "b"]
     claimed = q.claim(company=2000)
-    assert (claimed.drain, claimed.more, q.tokens) == (False, (), 0), "an idle one looks first"
+    assert (claimed.drain_ms, claimed.more, q.tokens) == (0, (), 0), "an idle one looks first"
     q.pass_time(1500)
-    assert not q.claim(company=HOLDS).drain, "it will not"
-    assert q.claim(company=2000, by="d").drain
-    assert not q.claim(company=2000, by="e").drain, "one is enough"
+    assert not q.claim(company=HOLDS).drain_ms, "it will not"
+    assert q.claim(company=2000, by="d").drain_ms
+    assert not q.claim(company=2000, by="e").drain_ms, "one is enough"
     assert 0 < int(q.meta["drain_until"]) - q.now() <= 2000
     q.db.hincrby(q.keys.meta, "drain_until", -2000)
-    assert q.claim(company=500, by="e").drain, "it did not come in time"
+    assert q.claim(company=500, by="e").drain_ms == 4000, "it did not come in time: twice as long"
     assert names(q.take(by="e")) == ["a"]
     assert q.meta["drain_until"] == "0"
-    assert q.claim(company=2000, by="d").drain, "and for the next one"
+    assert q.claim(company=500, by="d").drain_ms == 2000, "and for the next one"
+
+
+def test_however_many_consumers_there_are_one_has_enough_time_soon(q: Queue) -> None:
+    twice(q, "a", "b")
+    q.claim(company=1000)
+    q.pass_time(1500)
+    asked = []
+    for n in range(20):
+        asked.append(q.claim(company=1000, by=f"c{n}").drain_ms)
+        q.db.hset(q.keys.meta, "drain_until", "1")
+    assert asked[:5] == [1000, 2000, 4000, 8000, 16000]
+    assert asked[-1] == 3_600_000, "and no more than an hour"
 
 
 def test_the_retry_of_a_claim_that_handed_out_one_alone(q: Queue) -> None:

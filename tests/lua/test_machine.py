@@ -139,7 +139,7 @@ class QueueMachine(RuleBasedStateMachine):
         claim_id, attempt, limit = call.args[:3]
         company = call.args[8]
         wanted = self.model.claim(claim_id, attempt, limit, claimed.now_ms, LEASE, company)
-        assert company > 1 or not claimed.drain
+        assert company > 1 or not claimed.drain_ms
         assert [each.receipt for each in claimed.deliveries] == wanted
         self.receipts += [each for each in wanted if each not in self.receipts]
         for each in claimed.deliveries:

@@ -84,8 +84,8 @@ class Broker:
             if not self.keeper.hold(self.keys(queue), held, claimed, since):
                 refused.add(queue)
                 self.give_back(self.keys(queue), [delivery.receipt for delivery in held])
-        if claimed.drain:
-            self.keeper.drain()
+        if claimed.drain_ms:
+            self.keeper.drain(claimed.drain_ms / 1000)
         for call in self.keeper.accompanied():
             try:
                 self.engine.run(call)
