@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar, overload
 from redis import exceptions as server
 from redis.asyncio.connection import AbstractConnection
 
-from atomq import arguments, connect, exchange
+from atomq import arguments, connect, exchange, fork
 from atomq.address import Address
 from atomq.calls import Call
 from atomq.client import SERVER_ERRORS, EngineBase, check_version, warn_no_blocking
@@ -175,6 +175,7 @@ class AsyncEngine(EngineBase):
     def forked(self) -> None:
         """Begin anew in a child process."""
         super().forked()
+        fork.leak(self._loop, self._proving, self.listener, self._lines)
         self._begin()
 
     async def __aenter__(self) -> Self:
@@ -399,6 +400,7 @@ async def _connected(connection: AbstractConnection) -> None:
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
+    connect.opened.add(connection)
 
 
 async def _converse(connection: AbstractConnection, commands: list[tuple[Any, ...]]) -> list[Any]:

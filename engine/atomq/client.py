@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import selectors
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
@@ -22,7 +20,7 @@ from hiredis import pack_command
 from redis import exceptions as server
 from redis.connection import AbstractConnection
 
-from atomq import arguments, connect, exchange
+from atomq import arguments, connect, exchange, fork
 from atomq.address import Address
 from atomq.calls import Call, Claimed
 from atomq.errors import (
@@ -48,8 +46,6 @@ T = TypeVar("T")
 # redis-py's own, of which the cluster's are no RedisError, and what its packing may raise.
 SERVER_ERRORS = (server.RedisError, server.RedisClusterException, OSError, UnicodeEncodeError)
 
-_engines: weakref.WeakSet[EngineBase] = weakref.WeakSet()
-
 
 class EngineBase:
     """What both engines share: address, options, key names."""
@@ -69,7 +65,7 @@ class EngineBase:
         self.at_close: list[Callable[[], None]] = []
         """What has to be done before the connections are closed."""
         self._keys: dict[str, QueueKeys] = {}
-        _engines.add(self)
+        fork.renew(self)
 
     @property
     def layout(self) -> Layout:
@@ -103,14 +99,6 @@ class EngineBase:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.address.safe_url!r})"
-
-
-def _after_fork() -> None:
-    for engine in list(_engines):
-        engine.forked()
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 def warn_no_blocking(error: Exception) -> None:
@@ -157,8 +145,9 @@ class Engine(EngineBase):
         self._lines: _Lines | _ClusterLines = (
             _ClusterLines(self) if self.address.kind == "cluster" else _Lines(self)
         )
-        self._gate = threading.Lock()
+        self._gate = fork.Lock()
         self._proving: Future[None] | None = None
+        self._prover = 0  # the thread that asks
 
     @overload
     def run(self, work: Call[T], waiter: Waiter | None = None) -> T: ...
@@ -240,7 +229,7 @@ class Engine(EngineBase):
     def forked(self) -> None:
         """Begin anew in a child process."""
         super().forked()
-        self._gate, self._proving = threading.Lock(), None
+        self._proving = None
         self._lines.forget()
 
     def __enter__(self) -> Self:
@@ -277,7 +266,9 @@ class Engine(EngineBase):
             with self._gate:
                 others, mine = self._proving, Future[None]()
                 if others is None:
-                    self._proving = mine
+                    self._proving, self._prover = mine, threading.get_ident()
+            if others is not None and self._prover == threading.get_ident():
+                return left  # in a finalizer: it cannot wait for what it interrupted
             if others is not None:
                 try:
                     others.result()
@@ -396,15 +387,45 @@ class Node:
 # ── connections to one server ─────────────────────────────────────────────────────────────────
 
 
+class _Places:
+    """At most so many connections at a time. A thread that waits has none yet.
+
+    One that has, and comes again, is in a finalizer, which Python runs at any moment: it must not
+    wait for itself.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._threads: list[int] = []
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            while self._free <= 0 and me not in self._threads:
+                self._changed.wait()
+            self._free -= 1
+            self._threads.append(me)
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._free += 1
+            self._threads.remove(threading.get_ident())
+            self._changed.notify()
+
+
 class _Lines:
     """Idle connections, last in first out; any number of threads takes and puts back."""
 
     def __init__(self, engine: EngineBase) -> None:
         self._engine = engine
         self._connector = connect.connector(engine.address, self)
+        self._begin()
+
+    def _begin(self) -> None:
         self._idle: deque[tuple[AbstractConnection, float]] = deque()
-        most = engine.options.max_connections
-        self._places = threading.BoundedSemaphore(most) if most else None
+        most = self._engine.options.max_connections
+        self._places = _Places(most) if most else contextlib.nullcontext()
 
     def send(self, calls: Sequence[Call[Any]]) -> list[Any]:
         return self._with_connection([call.command() for call in calls])
@@ -426,6 +447,7 @@ class _Lines:
         """A connection of the caller's own, connected."""
         connection = self._connector()
         connection.connect()
+        connect.opened.add(connection)
         check_version(getattr(connection, "handshake_metadata", None))
         return connection
 
@@ -447,10 +469,8 @@ class _Lines:
         self.close()
 
     def forget(self) -> None:
-        # Their sockets are the parent's; what is dropped here only closes the child's copies.
-        self._idle = deque()
-        if self._places is not None:
-            self._places = threading.BoundedSemaphore(self._engine.options.max_connections or 1)
+        fork.leak(self._idle)
+        self._begin()
 
     def _take(self, *, looked_at: bool) -> AbstractConnection:
         now, longest = time.monotonic(), self._engine.options.health_check_interval or 1e9
@@ -471,10 +491,8 @@ class _Lines:
         self, commands: list[tuple[Any, ...]], *, looked_at: bool = False
     ) -> list[Any]:
         """Over one that idles, or a new one. `looked_at`: what is sent is not sent again."""
-        places, moves = self._places, self._engine.moves
-        if places is not None:
-            places.acquire()
-        try:
+        moves = self._engine.moves
+        with self._places:
             try:
                 connection = self._take(looked_at=looked_at)
             except SERVER_ERRORS as error:
@@ -496,9 +514,6 @@ class _Lines:
             else:
                 self._idle.append((connection, time.monotonic()))
             return replies
-        finally:
-            if places is not None:
-                places.release()
 
 
 def _hung_up(connection: AbstractConnection) -> bool:
@@ -580,6 +595,7 @@ class _ClusterLines:
             node = self.client.get_node_from_key(key)
             connection = node.redis_connection.connection_pool.make_connection()
             connection.connect()
+            connect.opened.add(connection)
             found.append((connection, [key]))
         return found
 
@@ -588,6 +604,7 @@ class _ClusterLines:
         node = self.client.get_random_node()
         connection: AbstractConnection = node.redis_connection.connection_pool.make_connection()
         connection.connect()
+        connect.opened.add(connection)
         return connection
 
     def nodes(self) -> list[Node]:
@@ -599,8 +616,8 @@ class _ClusterLines:
             client.close()
 
     def forget(self) -> None:
+        fork.leak(self._client)
         self._client = None
-        self._opening = Shared[Any]()
 
 
 # ── waiting ───────────────────────────────────────────────────────────────────────────────────

@@ -16,6 +16,7 @@ import importlib
 import inspect
 import os
 import socket
+import weakref
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
@@ -33,6 +34,7 @@ from redis.connection import (
 from redis.retry import Retry
 from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 
+from atomq import fork
 from atomq.address import Address
 from atomq.embedded import check, start
 from atomq.errors import InvalidOptions
@@ -335,6 +337,49 @@ class _AsyncEmbeddedConnection(_AsyncUnixConnection):
         if not self.is_connected:
             self.path = await asyncio.to_thread(_start, self.directory)
         await super().connect_check_health(*args, **kwargs)
+
+
+# ── in a forked child ─────────────────────────────────────────────────────────────────────────
+
+
+class Opened:
+    """Connections of this process. A child that it forks lets go of them without a word.
+
+    They are not closed there: that would take asyncio's out of the epoll instance that both
+    processes share. Their descriptors lead to /dev/null instead, so whatever becomes of them in the
+    child the parent does not notice, and when it closes one, or dies, the server does.
+    """
+
+    def __init__(self) -> None:
+        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
+        fork.renew(self)
+
+    def add(self, connection: Any) -> None:
+        """One that is connected now."""
+        self._connections.add(connection)
+
+    def forked(self) -> None:
+        """In a child process: they are the parent's."""
+        connections, self._connections = list(self._connections), weakref.WeakSet()
+        fork.leak(*connections)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for connection in connections:
+            number = _descriptor(connection)
+            if number >= 0:
+                os.dup2(null, number, inheritable=False)
+        os.close(null)
+
+
+def _descriptor(connection: Any) -> int:
+    writer = getattr(connection, "_writer", None)
+    sock = writer.get_extra_info("socket") if writer else getattr(connection, "_sock", None)
+    try:
+        return int(sock.fileno()) if sock is not None else -1
+    except (AttributeError, OSError):  # of memory://
+        return -1
+
+
+opened = Opened()
 
 
 # ── sentinels ─────────────────────────────────────────────────────────────────────────────────

@@ -6,17 +6,17 @@ A flow yields a `Call`, or one of the effects below, and is sent the result. `En
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
-import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
-from atomq import arguments, calls
+from atomq import arguments, calls, fork
 from atomq.arguments import Seconds
 from atomq.calls import Buried, Call, Claimed, Verdict
 from atomq.errors import AtomqError, ServerFull, ServerUnavailable
@@ -151,6 +151,10 @@ class Acks:
 
     What is taken is not forgotten until its call was answered: `put_back` if it was not. `waiting`
     is told when the first one comes to wait for a queue, `lost` of those that came too late.
+
+    There is no lock: Python may run the finalizer of an abandoned consumer at any moment, which
+    takes and adds in the midst of what its thread does here. Each step is one operation on a deque,
+    a list, a set or a dict, which neither threads nor finalizers divide.
     """
 
     def __init__(
@@ -158,89 +162,89 @@ class Acks:
         waiting: Callable[[], None] = lambda: None,
         lost: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> None:
-        self._receipts: dict[str, list[str]] = {}
-        self._since: dict[str, float] = {}
-        self._under_way: Counter[str] = Counter()
-        self._repeated: set[str] = set()
-        self._lock = threading.Lock()
         self._waiting = waiting
         self._lost = lost
+        self.forked()
+        fork.renew(self)
+
+    def forked(self) -> None:
+        """In a child process: they are the parent's."""
+        self._receipts: dict[str, deque[str]] = {}
+        self._since: dict[str, float] = {}
+        self._under_way: list[str] = []  # the queue of each batch
+        self._repeated: set[str] = set()
 
     def add(self, queue: str, receipt: str) -> None:
         """One more."""
-        with self._lock:
-            waiting = self._receipts.setdefault(queue, [])
-            waiting.append(receipt)
-            first = len(waiting) == 1
-            if first:
-                self._since[queue] = time.monotonic()
-        if first:
+        waiting = self._of(queue)
+        first = not waiting
+        waiting.append(receipt)
+        if first or len(waiting) == 1:
+            self._since[queue] = time.monotonic()
             self._waiting()
+
+    def _of(self, queue: str) -> deque[str]:
+        found = self._receipts.get(queue)
+        return self._receipts.setdefault(queue, deque()) if found is None else found
 
     def take(self, queue: str) -> list[str]:
         """At most 1,000 of those that wait, oldest first."""
-        if not self._receipts:
+        waiting = self._receipts.get(queue)
+        if not waiting:
             return []
-        with self._lock:
-            waiting = self._receipts.get(queue)
-            if not waiting:
-                return []
-            taken, left = waiting[: calls.MOST], waiting[calls.MOST :]
-            if left:
-                self._receipts[queue] = left
-            else:
-                del self._receipts[queue]
-            self._under_way[queue] += len(taken)
-            return taken
+        taken: list[str] = []
+        self._under_way.append(queue)
+        try:
+            while len(taken) < calls.MOST:
+                taken.append(waiting.popleft())
+        except IndexError:
+            if not taken:
+                self._arrived(queue)
+        return taken
+
+    def _arrived(self, queue: str) -> None:
+        with contextlib.suppress(ValueError):  # a forked child ends what its parent began
+            self._under_way.remove(queue)
 
     def put_back(self, queue: str, receipts: Sequence[str]) -> None:
         """These were taken and not answered for: nobody knows whether they were carried out."""
-        with self._lock:
-            self._under_way[queue] -= len(receipts)
-        self.send_again(queue, receipts)
+        if receipts:
+            self.send_again(queue, receipts)
+            self._arrived(queue)
 
     def send_again(self, queue: str, receipts: Sequence[str]) -> None:
         """These were sent, and not answered for."""
         if receipts:
-            with self._lock:
-                self._receipts[queue] = [*receipts, *self._receipts.get(queue, ())]
-                self._since[queue] = 0.0
-                self._repeated.update(receipts)
+            self._repeated.update(receipts)
+            self._since[queue] = 0.0
+            self._of(queue).extendleft(reversed(receipts))
             self._waiting()
 
     def answered(self, queue: str, receipts: Sequence[str], missing: Sequence[str]) -> None:
         """These were taken and carried out; `missing` of them found nothing."""
-        with self._lock:
-            self._under_way[queue] -= len(receipts)
-            if self._repeated:
-                # Sent before, and maybe carried out then: that they find nothing says nothing.
-                missing = [receipt for receipt in missing if receipt not in self._repeated]
-                self._repeated.difference_update(receipts)
+        self._arrived(queue)
+        if self._repeated:
+            # Sent before, and maybe carried out then: that they find nothing says nothing.
+            missing = [receipt for receipt in missing if receipt not in self._repeated]
+            self._repeated.difference_update(receipts)
         if missing:
             self._lost(missing)
 
     def waits(self, queue: str) -> bool:
         """Whether some wait for this queue."""
-        return queue in self._receipts
+        return bool(self._receipts.get(queue))
 
     def under_way(self, queue: str) -> bool:
         """Whether some are taken and not answered for yet, by another thread maybe."""
-        return self._under_way[queue] > 0
+        return queue in self._under_way
 
     def queues(self) -> list[str]:
         """The queues something waits for."""
-        with self._lock:
-            return list(self._receipts)
+        return [queue for queue, waiting in self._receipts.copy().items() if waiting]
 
     def since(self) -> float:
         """When the one that waits longest came (monotonic); inf: none waits."""
-        with self._lock:
-            return min([self._since[queue] for queue in self._receipts], default=float("inf"))
-
-    def forget(self) -> None:
-        """In a forked child: they are the parent's."""
-        self._lock = threading.Lock()
-        self._receipts, self._under_way, self._repeated = {}, Counter(), set()
+        return min([self._since.get(queue, 0.0) for queue in self.queues()], default=float("inf"))
 
 
 class Company(Protocol):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import threading
 import time
 import weakref
@@ -17,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from atomq import calls, flows
+from atomq import calls, flows, fork
 from atomq.calls import Call, Claimed, Verdict, renewal_ms
 from atomq.client import Engine, EngineBase
 from atomq.errors import AtomqError, ServerUnavailable
@@ -145,6 +144,7 @@ class LeaseKeeper:
         self._begin()
         engine.at_close.append(self.close)
         _keepers.add(self)
+        fork.renew(self)
 
     def _begin(self) -> None:
         self.home = object()
@@ -350,7 +350,6 @@ class LeaseKeeper:
 
     def forked(self) -> None:
         """In a child process: everything held is the parent's."""
-        self.acks.forget()
         self._begin()
 
     # ── the thread ────────────────────────────────────────────────────────────────────────────
@@ -513,7 +512,7 @@ def _loop(run: weakref.WeakMethod[Callable[[], bool]]) -> None:
 
 _keepers: weakref.WeakSet[LeaseKeeper] = weakref.WeakSet()
 _by_engine: weakref.WeakKeyDictionary[EngineBase, LeaseKeeper] = weakref.WeakKeyDictionary()
-_making = threading.Lock()
+_making = fork.Lock()
 
 
 def keeper(engine: EngineBase) -> LeaseKeeper:
@@ -523,16 +522,6 @@ def keeper(engine: EngineBase) -> LeaseKeeper:
         if found is None:
             found = _by_engine[engine] = LeaseKeeper(engine)
         return found
-
-
-def _after_fork() -> None:
-    global _making  # noqa: PLW0603 - it may have been held when the process forked
-    _making = threading.Lock()
-    for one in list(_keepers):
-        one.forked()
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 @atexit.register

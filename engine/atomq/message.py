@@ -15,13 +15,12 @@ import json
 import os
 import re
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
-from atomq import arguments
+from atomq import arguments, fork
 from atomq.errors import InvalidArgument, InvalidMessage
 
 LARGEST = (512 << 20) - 4096  # bytes of one message or result: what every server takes, less a head
@@ -101,11 +100,11 @@ class Ids:
     """Unique names without a system call each: 96 random bits (new after a fork), a counter."""
 
     def __init__(self) -> None:
-        self.renew()
-        _all_ids.add(self)
+        self.forked()
+        fork.renew(self)
 
-    def renew(self) -> None:
-        """Begin anew with other random bits, as a forked child does."""
+    def forked(self) -> None:
+        """Begin anew with other random bits."""
         self.prefix = os.urandom(12).hex()
         self._count = itertools.count(1)
 
@@ -114,16 +113,7 @@ class Ids:
         return f"{self.prefix}-{next(self._count)}"
 
 
-_all_ids: weakref.WeakSet[Ids] = weakref.WeakSet()
 message_ids = Ids()
-
-
-def _after_fork() -> None:
-    for ids in list(_all_ids):
-        ids.renew()
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 # ── writing ───────────────────────────────────────────────────────────────────────────────────

@@ -13,11 +13,11 @@ import ssl as _ssl
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from atomq import arguments, schema
 from atomq.errors import InvalidOptions
+from atomq.fork import once
 
 CALL_WINDOW_MS = 120_000  # the server remembers the id of a publish call for so long at least
 
@@ -128,32 +128,32 @@ class Options:
                     text = inner_spec["description"]
                     yield OptionRow(inner, _allowed(inner_spec), inner_spec["default"], text)
 
-    @cached_property
+    @once
     def lease_ms(self) -> int:
         """The effective lease, min(visibility_timeout, lease), in milliseconds, at least 1."""
         return _ms(min(self.visibility_timeout, self.lease))
 
-    @cached_property
+    @once
     def max_lease_ms(self) -> int | None:
         """`max_lease` in milliseconds, or None."""
         return None if self.max_lease is None else _ms(self.max_lease)
 
-    @cached_property
+    @once
     def visibility_timeout_ms(self) -> int:
         """`visibility_timeout` in milliseconds."""
         return _ms(self.visibility_timeout)
 
-    @cached_property
+    @once
     def call_window_ms(self) -> int:
         """How long a publish may be sent again and be known: `retry_budget`, with room to spare."""
         return max(CALL_WINDOW_MS, _ms(2 * self.retry_budget))
 
-    @cached_property
+    @once
     def dedup_window_ms(self) -> int:
         """`dedup_window` in milliseconds, at least 1."""
         return _ms(self.dedup_window)
 
-    @cached_property
+    @once
     def result_ttl_ms(self) -> int:
         """`result_ttl` in milliseconds, at least 1."""
         return _ms(self.result_ttl)

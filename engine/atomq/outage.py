@@ -7,10 +7,11 @@ the thread that renews leases. So a hundred consumers that wait for one server l
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from weakref import WeakValueDictionary
+
+from atomq import fork
 
 log = logging.getLogger("atomq.client")
 
@@ -26,6 +27,7 @@ class Outage:
         self._since: float | None = None
         self._said = 0.0
         self._saying = threading.Lock()  # never waited for: what is being said need not be said
+        fork.renew(self)
 
     def away(self, error: Exception) -> None:
         """The server cannot be reached, or cannot serve now."""
@@ -62,11 +64,3 @@ _outages: WeakValueDictionary[str, Outage] = WeakValueDictionary()
 def outage_of(name: str) -> Outage:
     """The one of this server; shared by all that hold it."""
     return _outages.setdefault(name, Outage(name))
-
-
-def _after_fork() -> None:
-    for outage in list(_outages.values()):
-        outage.forked()
-
-
-os.register_at_fork(after_in_child=_after_fork)

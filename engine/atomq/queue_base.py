@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from atomq import arguments, calls, flows
@@ -42,6 +42,7 @@ from atomq.errors import (
     ServerUnavailable,
 )
 from atomq.flows import Consumer, Flow, Pace, Refused, Stop
+from atomq.fork import once
 from atomq.keys import QueueKeys
 from atomq.leases import Backlog, LeaseKeeper, keeper
 from atomq.message import (
@@ -126,7 +127,7 @@ class QueueBase(Generic[EngineT]):
         self._call_ids = Ids()
         self._idle: deque[Any] = deque(maxlen=16)  # receivers; of more at a time some are forgotten
 
-    @cached_property
+    @once
     def keeper(self) -> LeaseKeeper:
         """What renews the leases of this process."""
         return keeper(self.engine)

@@ -19,6 +19,7 @@ from redis import exceptions as server
 from redis.asyncio import sentinel as aio_sentinel
 from redis.sentinel import MasterNotFoundError, Sentinel
 
+from atomq import fork
 from atomq.address import Address
 from atomq.shared import AsyncShared, Shared
 
@@ -57,9 +58,14 @@ class Master:
         self._all = tuple(self._sentinel.sentinels)
         self._shared = Shared[Place]()
         self._known: Place | None = None
-        self._gate = threading.Lock()
+        self._gate = fork.Lock()
         self._audience: WeakSet[Audience] = WeakSet()
         self._thread: threading.Thread | None = None
+        fork.renew(self)
+
+    def forked(self) -> None:
+        """In a child process: the thread that listens is the parent's."""
+        self._thread = None
 
     def get_master_address(self) -> Place:
         """Where the master is. Many threads may ask; one does. Raises `MasterNotFoundError`."""

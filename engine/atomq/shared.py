@@ -11,17 +11,24 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
+from atomq import fork
 from atomq.errors import ServerUnavailable
 
 T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """Among threads. Make another one in a forked child."""
+    """Among threads. A call within a call of the same thread, in a finalizer, asks for itself."""
 
     def __init__(self) -> None:
-        self._gate = threading.Lock()  # never held while something is asked
+        self.forked()
+        fork.renew(self)
+
+    def forked(self) -> None:
+        """Begin anew in a child process."""
+        self._gate = threading.RLock()  # never held while something is asked
         self._asked: Future[T] | None = None
+        self._thread = 0
 
     def __call__(self, ask: Callable[[], T]) -> T:
         """What `ask` returns or raises: called here, or by the thread that is asking already."""
@@ -29,8 +36,10 @@ class Shared(Generic[T]):
         with self._gate:
             others = self._asked
             if others is None:
-                self._asked = mine
+                self._asked, self._thread = mine, threading.get_ident()
         if others is not None:
+            if self._thread == threading.get_ident():
+                return ask()
             try:
                 return others.result()
             finally:

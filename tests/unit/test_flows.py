@@ -466,7 +466,7 @@ def test_acks_say_when_the_first_one_waits() -> None:
     acks.put_back("q", ["r1", "r2"])
     assert len(waiting) == 3
     assert acks.take("q") == ["r1", "r2"]
-    acks.forget()
+    acks.forked()
     assert acks.queues() == []
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import atexit
 import gc
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from atomq import calls, flows
+from atomq import calls, flows, fork
 from atomq.address import Address
 from atomq.calls import Call, Claimed
 from atomq.client import Engine
@@ -49,6 +48,12 @@ class Broker:
         self.bindings = Bindings(self.engine)
         self.attendance = Attendance(self.engine, lambda: self.ids.prefix)
         self.doubts = Doubts(self.engine.options.call_window_ms / 1000)
+
+        fork.renew(self)
+
+    def forked(self) -> None:
+        """In a child process: what was claimed without an answer is the parent's to give back."""
+        self.unanswered = []
 
     def keys(self, queue: str) -> QueueKeys:
         """The keys of a queue."""
@@ -146,7 +151,7 @@ class Broker:
 
 
 _brokers: dict[Address, Broker] = {}
-_lock = threading.Lock()
+_lock = fork.Lock()
 
 
 def broker_of(address: Address) -> Broker:

@@ -11,7 +11,6 @@ import logging
 import time
 from bisect import bisect
 from collections.abc import Iterator
-from functools import cached_property
 from queue import Empty
 from typing import Any, ClassVar
 
@@ -30,6 +29,7 @@ from atomq.contrib.kombu.client import Client, Pool
 from atomq.contrib.kombu.qos import Message, QoS
 from atomq.contrib.kombu.settings import Settings
 from atomq.errors import AtomqError, InvalidMessage, ServerUnavailable
+from atomq.fork import once
 from atomq.keys import QueueKeys
 from atomq.message import JSON, Delivery
 
@@ -530,12 +530,12 @@ class Channel(virtual.Channel):
 
     # ── what programs ask stock's channel for ─────────────────────────────────────────────────
 
-    @cached_property
+    @once
     def pool(self) -> Pool:
         """Connections for `client`; closed with the channel."""
         return Pool(self.broker.address)
 
-    @cached_property
+    @once
     def client(self) -> Client:
         """A client of redis-py's for the broker's server. It raises redis-py's exceptions."""
         return Client(self.pool, self.global_keyprefix)

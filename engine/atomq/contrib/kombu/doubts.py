@@ -7,9 +7,10 @@ under the call id that it had, so that the server puts it once.
 from __future__ import annotations
 
 import json
-import threading
 import time
 from typing import Any
+
+from atomq import fork
 
 _MOST = 1000  # messages remembered
 
@@ -21,7 +22,7 @@ class Doubts:
         """`seconds` is how long the server remembers a call id."""
         self._seconds = seconds
         self._ids: dict[str, tuple[str, float]] = {}
-        self._lock = threading.Lock()
+        self._lock = fork.Lock()
 
     def add(self, queue: str, message: dict[str, Any], call_id: str) -> None:
         """This one got no answer."""
