@@ -106,7 +106,8 @@ class AsyncEngine(EngineBase):
             except StopIteration as stop:
                 value: T = stop.value
                 return value
-            trouble = None
+            finally:
+                trouble = None  # kept in this frame, it would keep the frame, and what is dropped
             try:
                 if isinstance(effect, Call):
                     answer = await self._run_one(effect)
@@ -206,8 +207,11 @@ class AsyncEngine(EngineBase):
             if not isinstance(answer[0], Exception):
                 return call.parse(answer[0], call.repeated)
         outage = self._lines.outage(call)
-        result: T = (await self._drive(exchange.exchange((call,), retry), outage, answer))[0]
-        return result
+        try:
+            result: T = (await self._drive(exchange.exchange((call,), retry), outage, answer))[0]
+            return result
+        finally:
+            answer = None
 
     async def _prove(self, call: Call[Any]) -> Retry:
         """Find out whether this user may run what the scripts run; the patience that is left.
@@ -256,6 +260,8 @@ class AsyncEngine(EngineBase):
         except ServerUnavailable as error:
             self._gave_up(error, outage)
             raise
+        finally:
+            answer = first = None  # an exception that its own frame keeps keeps what is dropped
 
     async def _step(self, step: exchange.Step, outage: Outage) -> Any:
         match step:

@@ -166,7 +166,8 @@ class Engine(EngineBase):
             except StopIteration as stop:
                 value: T = stop.value
                 return value
-            trouble = None
+            finally:
+                trouble = None  # kept in this frame, it would keep the frame, and what is dropped
             try:
                 if isinstance(effect, Call):
                     answer = self._run_one(effect)
@@ -251,8 +252,11 @@ class Engine(EngineBase):
             if not isinstance(answer[0], Exception):  # as nearly always: no more ado
                 return call.parse(answer[0], call.repeated)
         outage = self._lines.outage(call)
-        result: T = self._drive(exchange.exchange((call,), retry), outage, answer)[0]
-        return result
+        try:
+            result: T = self._drive(exchange.exchange((call,), retry), outage, answer)[0]
+            return result
+        finally:
+            answer = None
 
     def _prove(self, call: Call[Any]) -> Retry:
         """Find out whether this user may run what the scripts run; the patience that is left.
@@ -292,6 +296,7 @@ class Engine(EngineBase):
                 return self.retry.after(time.monotonic() - began)
             finally:
                 self._proving = None
+                del mine
 
     def _drive(self, steps: exchange.Exchange, outage: Outage, first: Any = None) -> list[Any]:
         """Drive to the end; `first` is the answer to the first step, if that was taken already."""
@@ -311,6 +316,8 @@ class Engine(EngineBase):
         except ServerUnavailable as error:
             self._gave_up(error, outage)
             raise
+        finally:
+            answer = first = None  # an exception that its own frame keeps keeps what is dropped
 
     def _step(self, step: exchange.Step, outage: Outage) -> Any:
         match step:
@@ -536,7 +543,7 @@ def _converse(connection: AbstractConnection, commands: list[tuple[Any, ...]]) -
         try:
             replies.append(connection.read_response())
         except server.ResponseError as error:
-            replies.append(error)
+            replies.append(error.with_traceback(None))  # it would keep this frame, which keeps it
     return replies
 
 

@@ -193,6 +193,7 @@ def _carried_out(batch: _Batch, patience: _Patience) -> Exchange:
             pause = patience.pause(trouble, _named(batch.calls[batch.left[0]]), lost=lost)
             if lost:
                 batch.again()
+            trouble = None
             yield pause
         for call in batch.unloaded():
             yield from _heal(call)

@@ -326,6 +326,11 @@ class LeaseKeeper:
         lease = self._leases.get(receipt)
         return lease is None or clock() - lease.since > self.lease_ms / 1000
 
+    @property
+    def holds_any(self) -> bool:
+        """Whether anything is renewed; its holder may be garbage."""
+        return bool(self._leases)
+
     def holds(self, receipt: str) -> bool:
         """Whether this receipt is still renewed."""
         return receipt in self._leases

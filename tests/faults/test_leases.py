@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 
 from atomq import AsyncQueue, Engine, LeaseLost, Queue, calls
+from atomq.address import Address
+from atomq.contrib.kombu.broker import broker_of
 from tests.proxy import Proxy
 from tests.servers import Server, wait_until
 
@@ -364,4 +366,34 @@ def test_settled_messages_leave_nothing_behind(server: Server) -> None:
                     pass
     assert queue.keeper._leases == {}
     assert queue.state().unacked == 0
+    queue.engine.close()
+
+
+def test_only_a_process_that_holds_something_looks_for_garbage_when_it_connects(
+    server: Server,
+) -> None:
+    """With broker_pool_limit=None each publish connects, and a collection costs the whole heap."""
+    broker, queue = broker_of(Address.parse(server.url)), Queue("q", server.url)
+    queue.put("x")
+    collected: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            collected.append(info["generation"])
+
+    gc.disable()
+    gc.callbacks.append(note)
+    try:
+        assert broker.reap() == 0
+        assert collected == []
+        claimed = broker.engine.run(broker.claim(["q"], 1))
+        broker.keeper.hold(queue.keys, claimed.deliveries, claimed)
+        del claimed
+        assert broker.reap() == 1
+        assert collected == [2]
+    finally:
+        gc.callbacks.remove(note)
+        gc.enable()
+    assert queue.state().ready == 1
+    broker.keeper.close()
     queue.engine.close()

@@ -131,7 +131,8 @@ class Broker:
 
     def reap(self) -> int:
         """Give back what nobody settles any more: its Message is garbage, or its task cancelled."""
-        gc.collect()
+        if self.keeper.holds_any:
+            gc.collect()  # as costly as the heap is large, so not for producers
         count = 0
         while self.unanswered:
             # What cannot be asked for over this connection either is counted when its lease ends.
