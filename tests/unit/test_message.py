@@ -175,7 +175,7 @@ def test_ids_are_unique_also_after_a_fork() -> None:
     ids = Ids()
     before = ids.prefix
     assert len({ids.next() for _ in range(1000)} | {Ids().next() for _ in range(1000)}) == 2000
-    ids.renew()
+    ids.forked()
     assert ids.prefix != before
 
 
