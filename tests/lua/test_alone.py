@@ -193,6 +193,14 @@ def test_it_goes_before_its_step_and_after_those_before(q: Queue) -> None:
     assert names(q.take(company=HOLDS)) == ["newer"]
 
 
+def test_setting_apart_is_bounded_by_bytes_as_handing_out_is(q: Queue) -> None:
+    head = b'{"x-deliveries":3,"x-spared":2,'
+    q.db.lpush(q.keys.ready[0], *(head + msg(i, size=10_000)[1:] for i in range(6)))
+    assert q.take(10, company=HOLDS, max_bytes=25_000) == []
+    assert apart(q) == ["0", "1", "2"]
+    assert names(q.ready) == ["3", "4", "5"]
+
+
 def test_handed_back_it_is_spared(q: Queue) -> None:
     twice(q, "a", "b")
     q.take(company=HOLDS)

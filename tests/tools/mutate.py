@@ -1,0 +1,175 @@
+"""Mutation runs (`make mutants`): change one thing in a source file, see whether a test goes red.
+
+Mutants of Python are cosmic-ray's, those of Lua are made by `mutate_lua`. Each runs in a copy of
+the checkout, against the tests that `TESTS` names for its file. Results are kept, by the text of
+the file, in `.cache/mutants.jsonl`: a run that was broken off goes on where it was, and `--again`
+runs what survived again, once a test has come.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+
+from mutate_lua import Mutant, mutants
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+FOUND = ROOT / ".cache" / "mutants.jsonl"
+# What proves a file: the first pattern that fits. What finds most stands first.
+TESTS = {
+    "lua/*": [*(f"tests/lua/test_{n}.py" for n in ("claim", "alone", "publish")), "tests/lua"],
+    "engine/atomq/contrib/*": ["tests/unit", "tests/contrib"],
+    "engine/atomq/leases.py": ["tests/faults/test_leases.py", "tests/conformance", "tests/faults"],
+    "engine/atomq/*": [
+        *(f"tests/unit/test_{n}.py" for n in ("exchange", "flows")),
+        *("tests/unit", "tests/conformance", "tests/faults"),
+    ],
+}
+FILES = [
+    *("lua/*.lua", "lua/lib/*.lua"),
+    *(f"engine/atomq/{n}.py" for n in ("exchange", "flows", "client", "leases")),
+    *(f"engine/atomq/contrib/kombu/{n}.py" for n in ("poller", "channel", "qos", "doubts")),
+]
+# cosmic-ray's operators that exchange what is easily mistaken. Most others raise TypeError.
+OPERATORS = [
+    *("AddNot", "ReplaceUnaryOperator_Delete_Not", "ReplaceAndWithOr", "ReplaceOrWithAnd"),
+    *("ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "NumberReplacer", "ZeroIterationForLoop"),
+    *("ReplaceBreakWithContinue", "ReplaceContinueWithBreak"),
+    *(f"ReplaceBinaryOperator_{n}" for n in ("Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul")),
+    *(f"ReplaceComparisonOperator_{n}" for n in ("Eq_NotEq", "NotEq_Eq", "Is_IsNot", "IsNot_Is")),
+    *(f"ReplaceComparisonOperator_{n}" for n in ("Lt_LtE", "LtE_Lt", "Gt_GtE", "GtE_Gt")),
+]
+MADE = (".git", ".venv", ".cache", ".tools", ".*_cache", ".hypothesis", "__pycache__", "dist")
+
+
+def main() -> int:
+    """Run a sample, print what survived. Returns 1 if anything did."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", nargs="+", default=FILES, help="files, with wildcards")
+    parser.add_argument("--most", type=int, default=20, help="mutants of each file (default: 20)")
+    parser.add_argument("--seed", type=int, default=1, help="which of them (default: 1)")
+    parser.add_argument(
+        "--timeout", type=float, default=400, help="s for one mutant; then it counts as killed"
+    )
+    parser.add_argument("--servers", default="valkey-9", help="kinds of server (default: valkey-9)")
+    parser.add_argument("--again", action="store_true", help="run those that survived again")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the tests too
+    results = dict.fromkeys(("killed", "timeout", "survived"), 0)
+    with tempfile.TemporaryDirectory(prefix="atomq-mutants-") as folder:
+        copy = Path(folder) / "atomq"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*MADE))
+        if (ROOT / ".tools").exists():
+            (copy / ".tools").symlink_to(ROOT / ".tools")
+        for path in (path for each in options.files for path in sorted(ROOT.glob(each))):
+            for what, result in _file(copy, str(path.relative_to(ROOT)), options):
+                results[result] += 1
+                if result == "survived":
+                    print(what, flush=True)
+    print(", ".join(f"{n} {result}" for result, n in results.items()))
+    return int(results["survived"] > 0)
+
+
+def _file(copy: Path, name: str, options: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """Run a sample of the mutants of one file. Yields of each what it is, and what became of it."""
+    text, found, ran = (ROOT / name).read_text(), _read(), []
+    sample = sorted(_candidates(name, text), key=lambda each: _sha1(f"{options.seed} {each[0]}"))
+    for _, make in sample[: options.most]:
+        mutant = make()
+        key, what = _sha1(f"{text}{mutant}"), _describe(name, text, mutant)
+        result = found.get(key)
+        if result is None or (options.again and result == "survived"):
+            (copy / name).write_text(text[: mutant.start] + mutant.new + text[mutant.end :])
+            result = _run(copy, name, options)
+            ran.append(result)
+            with FOUND.open("a") as out:
+                out.write(json.dumps({"key": key, "what": what, "result": result}) + "\n")
+        yield what, result
+    (copy / name).write_text(text)
+    if ran and "survived" not in ran and _run(copy, name, options) != "survived":
+        sys.exit(f"{name}: its tests fail without a change, so what they killed says nothing")
+
+
+def _read() -> dict[str, str]:
+    FOUND.parent.mkdir(exist_ok=True)
+    lines = FOUND.read_text().splitlines() if FOUND.exists() else []
+    return {each["key"]: each["result"] for each in map(json.loads, lines)}
+
+
+def _sha1(text: str) -> str:
+    return hashlib.sha1(text.encode()).hexdigest()
+
+
+def _describe(name: str, text: str, mutant: Mutant) -> str:
+    begin = text.rfind("\n", 0, mutant.start) + 1
+    end = text.find("\n", mutant.end)
+    old, new = text[begin:end], text[begin : mutant.start] + mutant.new + text[mutant.end : end]
+    return (
+        f"{name}:{text.count(chr(10), 0, mutant.start) + 1}\n  - {old.strip()}\n  + {new.strip()}"
+    )
+
+
+def _run(copy: Path, name: str, options: argparse.Namespace) -> str:
+    tests = next(tests for pattern, tests in TESTS.items() if fnmatch(name, pattern))
+    command = f"-m pytest -x -q --servers {options.servers} -p no:cacheprovider -o timeout=60 -m"
+    command = [sys.executable, *command.split(), "not slow and not alone", *tests]
+    process = subprocess.Popen(
+        command, cwd=copy, env=os.environ | {"PYTHONPATH": str(copy / "engine")},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        code = process.wait(options.timeout)
+    except subprocess.TimeoutExpired:
+        return "timeout"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return "killed" if code else "survived"
+
+
+def _candidates(name: str, text: str) -> list[tuple[str, Callable[[], Mutant]]]:
+    """All mutants of a file, each with a name; a mutant of Python is made when it is called for."""
+    if name.endswith(".lua"):
+        return [(str(mutant), partial(lambda mutant: mutant, mutant)) for mutant in mutants(text)]
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.plugins import get_operator
+
+    found = []
+    nodes = list(ast_nodes(get_ast(text)))
+    for each in OPERATORS:
+        at = get_operator(f"core/{each}")().mutation_positions
+        many = sum(1 for node in nodes for _ in at(node))
+        found += [(f"{each} {n}", partial(_python, text, each, n)) for n in range(many)]
+    return found
+
+
+def _python(text: str, name: str, n: int) -> Mutant:
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    new = mutate_code(text, get_operator(f"core/{name}")(), n) or text
+    start = _alike(text, new)
+    end = _alike(text[start:][::-1], new[start:][::-1])
+    return Mutant(start, len(text) - end, new[start : len(new) - end])
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters two texts have in common at their beginning."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
