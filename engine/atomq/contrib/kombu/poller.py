@@ -504,7 +504,7 @@ class Poller:
             self._buffer.appendleft((channel, delivery, now_ms))
             self._return(lambda _, delivery: keeper.lapsed(delivery.receipt))
             return
-        if not delivery.lost and not channel.closed:
+        if not delivery.lost:
             if runs_in_delivery(in_loop=self._bell is not None):
                 self._resign()  # nothing is heard from here until it is done
             channel.deliver(delivery, now_ms)
@@ -623,7 +623,9 @@ class Poller:
             self._transport.wake_in(claimed.wait_ms / 1000)
         for delivery in deliveries:
             self._buffer.append((channel, delivery, claimed.now_ms))
-        if deliveries:
+        if channel.closed:  # meanwhile
+            self._return(lambda ch, _: ch is channel)
+        elif deliveries:
             channel.rotate(deliveries[-1].queue)
 
     def _woken(self, key: str, value: bytes) -> bool:

@@ -1,0 +1,243 @@
+"""Kombu's transport of ours without a server: each call and command is noted, answers are given."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from hiredis import PushNotification, Reader
+from kombu import Connection
+from kombu.transport import virtual
+from redis import exceptions as server
+
+from atomq.calls import Call
+from atomq.client import Engine
+from atomq.contrib.kombu.broker import Broker
+from atomq.contrib.kombu.channel import Channel
+from atomq.contrib.kombu.transport import Transport
+from atomq.errors import AtomqError
+
+_names = itertools.count(1)
+NOW_MS = 1_800_000_000_000
+
+
+def raw(body: Any = "x", **headers: Any) -> bytes:
+    """A message as Kombu writes it."""
+    properties = {"delivery_info": {}, "delivery_tag": "t", "body_encoding": None}
+    message = {
+        "body": json.dumps(body),
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "headers": headers,
+        "properties": properties,
+    }
+    return json.dumps(message).encode()
+
+
+def claimed(
+    *receipts: str,
+    wait_ms: int = -1,
+    more: Sequence[int] = (),
+    lost: Sequence[int] = (),
+    message: bytes = b"",
+    deliveries: int = 1,
+    queue: int = 1,
+) -> list[Any]:
+    """What the server answers to a claim; `queue` and `more` count queues from 1.
+
+    `lost` has a queue and a receipt's position for each ack that found nothing.
+    """
+    head = " ".join(map(str, (NOW_MS, wait_ms, 0, len(more), *more, *lost)))
+    found: list[Any] = [head.encode()]
+    for receipt in receipts:
+        found += [queue, receipt.encode(), deliveries, 1, message or raw(receipt)]
+    return found
+
+
+def push(*parts: bytes) -> PushNotification:
+    """What the server says without being asked."""
+    return PushNotification(parts)
+
+
+def _verdicts(per_item: int, before: int) -> Callable[[Call[Any]], list[int]]:
+    return lambda call: [1] * ((len(call.args) - before) // per_item)
+
+
+_DONE: dict[str, Any] = {
+    "ack": [],
+    "attend": [0, 0, 0, 0],
+    "extend": [],
+    "publish": b"1800000000 0 1 0",
+    "purge": [0, 0, 0],
+    "reject": _verdicts(4, 2),
+    "release": _verdicts(2, 4),
+    "restore_foreign": [0, []],
+}
+
+
+class Line:
+    """The socket of a poller. It gives the `replies` in their order; an exception is raised."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, ...]] = []
+        self.replies: deque[Any] = deque()
+        self.waited: list[float] = []
+        self.broken = self.closed = False
+        self.handshake_metadata = {b"id": 7}
+        self._sock = SimpleNamespace(fileno=lambda: 3)
+        reader = SimpleNamespace(has_data=lambda: bool(self.replies))
+        self._parser = SimpleNamespace(set_invalidation_push_handler=lambda _: None, _reader=reader)
+
+    def send_packed_command(self, packed: list[bytes], *, check_health: bool) -> None:
+        if self.broken:
+            raise server.ConnectionError("cut")
+        assert not check_health
+        reader = Reader()
+        reader.feed(b"".join(packed))
+        self.sent.append(tuple(part.decode() for part in reader.gets()))
+
+    def send_command(self, *command: Any, check_health: bool) -> None:
+        assert not check_health
+        self.sent.append(tuple(map(str, command)))
+
+    def can_read(self, seconds: float) -> bool:
+        self.waited.append(seconds)
+        return bool(self.replies)
+
+    def read_response(self, *, push_request: bool) -> Any:
+        assert push_request
+        reply = self.replies.popleft()
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def disconnect(self) -> None:
+        self.closed = True
+
+    def names(self) -> list[str]:
+        """The commands that were sent."""
+        return [command[0] for command in self.sent]
+
+    def claims(self) -> list[tuple[str, ...]]:
+        """The arguments of the claims that were sent."""
+        return [command for command in self.sent if command[0] == "EVALSHA"]
+
+
+class ScriptedEngine(Engine):
+    """An engine that notes what it runs, and answers as `answers` says, by script or command.
+
+    An answer may be an exception, or be called with the call. `claim` has none by itself.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.ran: list[Call[Any]] = []
+        self.commands: list[tuple[Any, ...]] = []
+        self.answers: dict[str, Any] = dict(_DONE)
+        self.lines: list[Line] = []
+
+    def _run_one(self, call: Call[Any]) -> Any:
+        self.ran.append(call)
+        return call.parse(self._answer(call.script.name, call), call.repeated)
+
+    def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        found = []
+        for call in calls:
+            try:
+                found.append(self._run_one(call))
+            except AtomqError as error:
+                found.append(error)
+        return found
+
+    def command(self, *args: Any, patient: bool = False) -> Any:
+        self.commands.append(args)
+        return self._answer(args[0], args, {"TIME": (1_800_000_000, 0), "LLEN": 0}.get(args[0]))
+
+    def connection(self) -> Any:
+        if trouble := self.answers.get("connect"):
+            raise trouble
+        self.lines.append(Line())
+        return self.lines[-1]
+
+    def _answer(self, name: str, asked: Any, default: Any = None) -> Any:
+        answer = self.answers.get(name, default)
+        if isinstance(answer, list) and answer and isinstance(answer[0], Exception):
+            answer = answer.pop(0) if len(answer) > 1 else answer[0]
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer(asked) if callable(answer) else answer
+
+    def called(self, name: str) -> list[Call[Any]]:
+        """The calls of one script, oldest first."""
+        return [call for call in self.ran if call.script.name == name]
+
+
+class Stage:
+    """A transport with one channel, whose server is a script."""
+
+    def __init__(self, monkeypatch: Any, **options: Any) -> None:
+        monkeypatch.setattr("atomq.contrib.kombu.broker.Engine", ScriptedEngine)
+        monkeypatch.setattr("atomq.leases.Engine", ScriptedEngine)
+        name = f"scripted-{next(_names)}"  # brokers are known by their address
+        options = {"client_name": name, **options}
+        self.transport = Transport(Connection("atomq://nowhere.invalid", transport_options=options))
+        self.broker: Broker = self.transport.broker
+        self.engine: Any = self.broker.engine
+        leases: Any = self.broker.keeper._engine
+        leases.ran, leases.answers = self.engine.ran, self.engine.answers
+        self.poller = self.transport.poller
+        self.connection = virtual.Transport.establish_connection(self.transport)
+        self.channel: Channel = self.transport.create_channel(self.connection)
+        self.got: list[Any] = []
+        self.broker.keeper.acks._waiting = lambda: None  # they wait until the test looks
+        self.engine.commands.clear()
+
+    def consume(
+        self, queue: str = "q", *, channel: Channel | None = None, no_ack: bool = False, **more: Any
+    ) -> None:
+        """What comes of this queue is noted in `got`."""
+        on = channel or self.channel
+        callback = more.pop("callback", self.got.append)
+        on.basic_consume(queue, no_ack, callback, f"tag-{queue}-{id(on)}")
+
+    @property
+    def line(self) -> Line:
+        """The socket as it is now."""
+        line: Line = self.engine.lines[-1]
+        return line
+
+    def give(self, *replies: Any) -> None:
+        """Let the poller read these."""
+        self.line.replies.extend(replies)
+        while self.line.replies:
+            self.poller.on_readable()
+
+    def claim(self, *receipts: str, **said: Any) -> list[Any]:
+        """Have the poller claim, answer with these messages; what was handed over."""
+        self.poller.pump()
+        before = len(self.got)
+        self.give(claimed(*receipts, **said))
+        return self.got[before:]
+
+    def acks(self, queue: str = "q") -> list[str]:
+        """The receipts whose acks wait to be sent."""
+        return self.broker.keeper.acks.take(queue)
+
+    def released(self) -> list[tuple[str, int, int, int]]:
+        """Receipt, delay in ms, front and counted of what was given back."""
+        return [
+            (receipt, call.args[0], call.args[1], call.args[2])
+            for call in self.engine.called("release")
+            for receipt in call.args[4::2]
+        ]
+
+    def rejected(self) -> list[tuple[str, str, str]]:
+        """Receipt, reason and detail of what was made a dead letter."""
+        return [(call.args[2], call.args[3], call.args[4]) for call in self.engine.called("reject")]
+
+    def close(self) -> None:
+        self.broker.keeper.close()

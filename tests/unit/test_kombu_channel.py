@@ -1,0 +1,450 @@
+"""What a channel makes of the messages it is given, and what it publishes. Needs no server."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from kombu.exceptions import BatchPublishError
+
+from atomq import calls
+from atomq.contrib.kombu import channel as module
+from atomq.contrib.kombu import doubts as doubts_module
+from atomq.contrib.kombu.broker import LAST_MS, eta_ms
+from atomq.contrib.kombu.channel import (
+    FAILURES,
+    HEARD_MOST,
+    KEEP_EVERY,
+    MOST_CLAIMED,
+    REPLY_TTL_MS,
+    is_reply_exchange,
+    is_reply_queue,
+)
+from atomq.contrib.kombu.doubts import Doubts
+from atomq.errors import ServerFull, ServerUnavailable
+from tests.scripted import NOW_MS, Stage, raw
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    found = Stage(monkeypatch)
+    found.channel.basic_qos(0, 10, False)
+    yield found
+    found.close()
+
+
+def at(ms: float) -> str:
+    """A time so many ms after the server's."""
+    return (datetime.fromtimestamp(NOW_MS / 1000, UTC) + timedelta(milliseconds=ms)).isoformat()
+
+
+def message(stage: Stage, body: str = "x", **headers: Any) -> dict[str, Any]:
+    made = stage.channel.prepare_message(body, headers=headers)
+    made["properties"].update(delivery_tag="t", delivery_info={})
+    return dict(made)
+
+
+# ── what is due ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("early", [2, 500, 900, 999, 60_000])
+def test_what_is_not_due_goes_back_for_as_long_as_it_is_not(stage: Stage, early: int) -> None:
+    stage.consume()
+    assert stage.claim("a", message=raw(eta=at(early))) == []
+    assert stage.released() == [("a", early, 0, 0)], "uncounted"
+
+
+@pytest.mark.parametrize("early", [1, 0, -1, -60_000])
+def test_what_is_due_is_handed_over(stage: Stage, early: int) -> None:
+    stage.consume()
+    assert len(stage.claim("a", message=raw(eta=at(early)))) == 1
+    assert stage.released() == []
+
+
+@pytest.mark.parametrize("eta", [None, "", "soon", 5, "9999-99-99T00:00:00"])
+def test_an_eta_that_is_none_is_due(stage: Stage, eta: Any) -> None:
+    stage.consume()
+    assert len(stage.claim("a", message=raw(eta=eta))) == 1
+
+
+def test_with_never_the_worker_holds_it_and_is_no_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, delay_in_server="never")
+    stage.consume()
+    assert len(stage.claim("a", message=raw(eta=at(60_000)))) == 1
+    begins = stage.broker.keeper._leases["a"].begins - time.monotonic()
+    assert begins == pytest.approx(60, abs=1)
+    assert stage.broker.keeper.company() == calls.SOLE
+    stage.close()
+
+
+def test_times_without_a_zone_are_utc() -> None:
+    assert eta_ms("2027-01-15T08:00:00.250") == NOW_MS + 250
+    assert eta_ms("2027-01-15T09:00:00+01:00") == NOW_MS
+    assert eta_ms("2500-01-01T00:00:00") == LAST_MS
+    assert eta_ms("1960-01-01T00:00:00+00:00") == 0
+    assert eta_ms(datetime.now(UTC)) is None
+
+
+@pytest.mark.parametrize(
+    ("delay", "at_ms", "alive_ms"),
+    [("auto", NOW_MS + 500, 60_000), ("always", NOW_MS + 500, 0), ("never", 0, 0)],
+)
+def test_when_a_published_message_is_due(
+    monkeypatch: pytest.MonkeyPatch, delay: str, at_ms: int, alive_ms: int
+) -> None:
+    stage = Stage(monkeypatch, delay_in_server=delay)
+    made = message(stage, eta=at(500), id="i")
+    found = stage.channel._outgoing(stage.broker.keys("q"), made)
+    assert (found.at_ms, found.alive_ms, found.id, found.step) == (at_ms, alive_ms, "i", 1)
+    made = message(stage)
+    made["properties"]["priority"] = 7
+    found = stage.channel._outgoing(stage.broker.keys("q"), made)
+    assert (found.at_ms, found.alive_ms, found.id, found.step) == (0, 0, "t", 3)
+    stage.close()
+
+
+# ── what a message says when it is handed over ────────────────────────────────────────────────
+
+
+def test_the_receipt_is_the_delivery_tag_and_deliveries_are_counted(stage: Stage) -> None:
+    stage.consume()
+    (first,) = stage.claim("a")
+    assert (first.delivery_tag, first.properties["x-delivery-count"]) == ("a", 1)
+    assert "redelivered" not in first.delivery_info
+    assert "redelivered" not in first.headers
+    stage.poller._hot.add("q")
+    (second,) = stage.claim("b", deliveries=2)
+    assert second.properties["x-delivery-count"] == 2
+    assert second.delivery_info["redelivered"] is True
+    assert second.headers["redelivered"] is True
+    stage.poller._hot.add("q")
+    (task,) = stage.claim("c", deliveries=2, message=raw(task="t"))
+    assert task.delivery_info["redelivered"] is True
+    assert "redelivered" not in task.headers, "a retry would copy it"
+
+
+@pytest.mark.parametrize("text", [b"no JSON", b"[]", b"{}", b"\xff", b'{"properties": 1}'])
+def test_what_is_no_message_is_a_dead_letter(stage: Stage, text: bytes) -> None:
+    stage.consume()
+    assert stage.claim("a", message=text) == []
+    ((receipt, reason, detail),) = stage.rejected()
+    assert (receipt, reason) == ("a", "undecodable")
+    assert detail
+
+
+def test_what_comes_for_a_queue_that_is_not_consumed_any_more_goes_back(stage: Stage) -> None:
+    stage.consume("q")
+    stage.poller.pump()
+    stage.channel._active_queues.clear()
+    stage.claim("a")
+    assert stage.got == []
+    assert stage.released() == [("a", 0, 0, 0)]
+
+
+def test_what_a_callback_raises_comes_out_and_stays_held(stage: Stage) -> None:
+    def callback(_: Any) -> None:
+        raise KeyError("x")
+
+    stage.consume(callback=callback)
+    with pytest.raises(KeyError):
+        stage.claim("a")
+    assert (stage.released(), stage.rejected()) == ([], [])
+
+
+@pytest.mark.parametrize("deliveries", [1, FAILURES - 1, FAILURES])
+def test_what_a_worker_cannot_take_is_tried_some_times(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, deliveries: int
+) -> None:
+    def callback(_: Any) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr(module.worker, "takes_tasks", lambda _: True)
+    stage.consume(callback=callback)
+    stage.claim("a", deliveries=deliveries)
+    if deliveries < FAILURES:
+        assert stage.released() == [("a", 200 * deliveries, 0, 1)]
+    else:
+        assert stage.rejected() == [("a", "undeliverable", "KeyError: 'x'")]
+
+
+def test_what_meets_a_worker_that_stops_is_given_back_uncounted(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def callback(_: Any) -> None:
+        monkeypatch.setattr(module.worker, "stopping", lambda: True)
+        raise KeyError("x")
+
+    monkeypatch.setattr(module.worker, "takes_tasks", lambda _: True)
+    stage.consume(callback=callback)
+    stage.claim("a", deliveries=FAILURES)
+    assert stage.released() == [("a", 0, 1, 0)]
+    assert stage.rejected() == []
+
+
+class _Held:
+    """A message that a consumer holds."""
+
+
+# ── room ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("prefetch", "held", "buffered", "waiting", "least", "room"),
+    [
+        (8, 0, 0, False, False, 8),
+        (8, 4, 0, True, False, 4),
+        (8, 5, 0, True, False, 0),  # fewer than half are not worth a call
+        (8, 5, 0, False, False, 3),  # but where a place of the pool is idle
+        (8, 5, 1, False, False, 0),  # and nothing waits for it
+        (8, 5, 1, True, True, 2),
+        (8, 8, 0, False, True, 0),
+        (8, 6, 3, False, True, 0),
+        (4, 1, 0, True, False, 3),
+        (4, 2, 0, True, False, 0),
+        (1, 0, 0, True, False, 1),
+    ],
+)
+def test_room_that_is_worth_a_call(
+    stage: Stage,
+    monkeypatch: pytest.MonkeyPatch,
+    prefetch: int,
+    held: int,
+    buffered: int,
+    waiting: bool,
+    least: bool,
+    room: int,
+) -> None:
+    monkeypatch.setattr(module.worker, "waiting", lambda: waiting)
+    channel = stage.transport.create_channel(stage.connection)
+    channel.basic_qos(0, prefetch, False)
+    for n in range(held):
+        channel.qos._delivered[str(n)] = _Held()
+    assert channel.room(buffered, least=least) == room
+
+
+def test_what_is_settled_is_room_and_what_is_put_off_raises_the_limit_alone(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.worker, "waiting", lambda: True)
+    channel = stage.transport.create_channel(stage.connection)
+    channel.basic_qos(0, 8, False)
+    for n in range(8):
+        channel.qos._delivered[str(n)] = _Held()
+    channel.qos._dirty.update("0123")
+    assert channel.room(0) == 4
+    channel.basic_qos(0, 100, False)  # Celery has put off 92
+    channel.qos._dirty.clear()
+    channel.qos._delivered.update({str(n): _Held() for n in range(96)})
+    assert channel.room(0) == 4, "half of what it may hold besides"
+
+
+def test_without_a_limit_it_gets_what_it_takes_in_a_moment(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = stage.transport.create_channel(stage.connection)
+    assert (channel.room(0), channel.room(1)) == (1, 0)
+    channel.pace()
+    assert channel.room(0) == 1, "who drains by hand may stop after any message"
+    monkeypatch.setattr(stage.transport, "_loop", object())
+    rooms = []
+    for _ in range(9):
+        channel.pace()
+        rooms.append(channel.room(0))
+    assert rooms == [2, 4, 8, 16, 32, 64, MOST_CLAIMED, MOST_CLAIMED, MOST_CLAIMED]
+    channel._claimed_at -= 1
+    channel.pace()
+    assert channel.room(0) == MOST_CLAIMED // 2
+
+
+def test_a_worker_without_prefetch_is_asked_each_time(stage: Stage) -> None:
+    qos = stage.channel.qos
+    for may, buffered, room in ((True, 0, 1), (True, 1, 0), (False, 0, 0)):
+        qos.can_consume = lambda may=may: may  # as worker_disable_prefetch does
+        assert stage.channel.room(buffered) == room
+
+
+# ── publishing ────────────────────────────────────────────────────────────────────────────────
+
+
+def published(stage: Stage) -> list[str]:
+    """The call ids of what was published."""
+    return [call.args[0] for call in stage.engine.called("publish")]
+
+
+def test_a_publish_without_an_answer_is_the_same_when_it_is_published_again(stage: Stage) -> None:
+    stage.engine.answers["publish"] = ServerUnavailable("away")
+    with pytest.raises(ServerUnavailable):
+        stage.channel._put("q", message(stage))
+    stage.engine.answers["publish"] = b"1800000000 0 1 0"
+    again, other = message(stage), message(stage, "other")
+    again["properties"]["delivery_tag"] = "another"
+    stage.channel._put("q", other)
+    stage.channel._put("p", again)
+    stage.channel._put("q", again)
+    stage.channel._put("q", again)
+    first, of_other, of_p, second, third = published(stage)
+    assert first == second
+    assert len({first, of_other, of_p, third}) == 4, "nothing else is that message"
+
+
+@pytest.mark.parametrize("how", ["alone", "in a batch"])
+def test_a_server_remembers_a_publish_for_as_long_as_it_may_be_tried(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    stage = Stage(monkeypatch, retry_budget=4000.0)
+    if how == "alone":
+        stage.channel._put("q", message(stage))
+    else:
+        batch = stage.channel.create_publish_batch(5)
+        batch.add(stage.broker.keys("q"), calls.Outgoing("m", "i"))
+        batch.flush()
+    (call,) = stage.engine.called("publish")
+    window_ms = int(call.args[1].split()[-1])
+    assert window_ms == stage.engine.options.call_window_ms > calls.CALL_WINDOW_MS
+    stage.close()
+
+
+def test_one_that_was_refused_is_not_in_doubt(stage: Stage) -> None:
+    stage.engine.answers["publish"] = ServerFull("full")
+    for _ in range(2):
+        with pytest.raises(ServerFull):
+            stage.channel._put("q", message(stage))
+    assert len(set(published(stage))) == 2
+
+
+def test_a_doubt_lasts_as_long_as_the_server_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(doubts_module.time, "monotonic", lambda: now[0])
+    for after, found in ((59.9, "id"), (60.0, None), (61.0, None)):
+        doubts, made = Doubts(60.0), {"properties": {"delivery_tag": "t"}}
+        now[0] = 1000.0
+        doubts.add("q", made, "id")
+        now[0] += after
+        assert doubts.take("q", made) == found
+        assert doubts.take("q", made) is None, "once"
+
+
+def test_the_doubts_of_a_broker_last_for_its_window(stage: Stage) -> None:
+    assert stage.broker.doubts._seconds * 1000 == stage.engine.options.call_window_ms
+
+
+def test_the_oldest_doubts_are_forgotten_first() -> None:
+    doubts = Doubts(60.0)
+    made = [{"n": n, "properties": {}} for n in range(1002)]
+    for n, one in enumerate(made):
+        doubts.add("q", one, str(n))
+    assert [doubts.take("q", made[n]) for n in (0, 1, 2, 1001)] == [None, None, "2", "1001"]
+
+
+def test_a_reply_is_put_where_its_client_waits_and_expires(stage: Stage) -> None:
+    stage.channel._put("abc.reply.celery.pidbox", message(stage))
+    (push, expire) = stage.engine.commands
+    assert push[:2] == ("LPUSH", "abc.reply.celery.pidbox")
+    assert expire == ("PEXPIRE", "abc.reply.celery.pidbox", REPLY_TTL_MS)
+    assert published(stage) == []
+
+
+def test_what_is_a_reply() -> None:
+    assert is_reply_queue("abc.reply.celery.pidbox")
+    assert not is_reply_queue("celery@host.celery.pidbox")
+    assert not is_reply_queue("a.reply.b")
+    assert is_reply_exchange("reply.celery.pidbox")
+    assert not is_reply_exchange("celery.pidbox")
+    assert not is_reply_exchange("reply.me")
+
+
+def test_a_batch_is_sent_in_calls_that_are_not_too_large(stage: Stage) -> None:
+    batch = stage.channel.create_publish_batch(5000)
+    keys = stage.broker.keys("q")
+    for n in range(calls.MOST + 1):
+        batch.add(keys, calls.Outgoing(str(n), str(n)))
+    batch.add_broadcast("topic", "text")
+    batch.flush()
+    counts = [len(call.args) - 2 for call in stage.engine.called("publish")]
+    assert (counts, len(set(published(stage)))) == ([calls.MOST, 1], 2)
+    assert stage.engine.commands == [("PUBLISH", "topic", "text")]
+    batch.flush()
+    assert len(stage.engine.called("publish")) == 2
+
+
+def test_a_batch_that_failed_is_of_no_use(stage: Stage) -> None:
+    batch = stage.channel.create_publish_batch(10)
+    batch.add(stage.broker.keys("q"), calls.Outgoing("m", "i"))
+    stage.engine.answers["publish"] = ServerFull("full")
+    for _ in range(2):
+        with pytest.raises(BatchPublishError):
+            batch.flush()
+    assert len(stage.engine.called("publish")) == 1
+    batch.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        batch.publish(message(stage))
+
+
+# ── queues that expire, broadcasts that come twice ────────────────────────────────────────────
+
+
+def test_a_queue_that_expires_is_touched_when_it_is_used(stage: Stage) -> None:
+    stage.channel._new_queue("q", arguments={"x-expires": 10_000})
+    stage.consume("q")
+    stage.engine.commands.clear()
+
+    def touched() -> int:
+        found = [c for c in stage.engine.commands if c[0] == "PEXPIRE"]
+        assert {c[2] for c in found} <= {10_000}
+        stage.engine.commands.clear()
+        return len(found)
+
+    per_touch = len(stage.broker.keys("q").ready) + 3
+    stage.claim("a")
+    assert touched() == per_touch
+    stage.poller._hot.add("q")
+    stage.claim("b")
+    assert touched() == 0, "not at every message"
+    stage.channel._touched["q"] -= 2.6
+    stage.poller._hot.add("q")
+    stage.claim("c")
+    assert touched() == per_touch, "a quarter of its time is over"
+    stage.channel._put("q", message(stage))
+    assert touched() == per_touch
+    stage.channel._new_queue("q")
+    stage.channel._put("q", message(stage))
+    assert touched() == 0
+
+
+def test_bindings_of_queues_that_expire_are_said_again_now_and_then(stage: Stage) -> None:
+    channel = stage.channel
+    channel.exchange_declare("x", "direct")
+    channel.queue_declare("q", arguments={"x-expires": 10_000})
+    channel.queue_bind("q", "x", "k")
+    stage.consume("q")
+    stage.engine.answers["ZRANGEBYSCORE"] = []
+    stage.engine.commands.clear()
+    channel.maybe_refresh_binding_expiry()
+    assert stage.engine.commands == []
+    channel._kept_at -= KEEP_EVERY
+    for names in (["TIME", "ZADD", "SADD", "TIME", "ZRANGEBYSCORE"], []):
+        channel.maybe_refresh_binding_expiry()
+        assert [command[0] for command in stage.engine.commands] == names
+        stage.engine.commands.clear()
+
+
+def test_a_broadcast_that_comes_on_both_topics_is_heard_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = Stage(monkeypatch)
+    one = json.loads(raw())
+    assert not stage.channel.repeated("q", one)
+    assert not stage.channel.repeated("q", one), "there is one topic"
+    object.__setattr__(stage.channel.settings, "legacy_fanout_prefix", "/{db}.")
+    assert stage.channel.topics("x", "k") == ["/0.x/k", "/{db}.x/k"]
+    assert [stage.channel.repeated(q, one) for q in ("q", "q", "p")] == [False, True, False]
+    assert not stage.channel.repeated("q", {"properties": None})
+    for n in range(HEARD_MOST):
+        stage.channel.repeated("q", {"properties": {"delivery_tag": n}})
+    assert len(stage.channel._heard) == HEARD_MOST
+    assert not stage.channel.repeated("q", one), "so long ago that it is forgotten"
+    stage.close()

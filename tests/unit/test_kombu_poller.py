@@ -1,0 +1,648 @@
+"""What one connection of Kombu's sends, and what it makes of each answer. Needs no server."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from redis import exceptions as server
+
+from atomq.contrib.kombu import poller as module
+from atomq.contrib.kombu.bell import Bell
+from atomq.contrib.kombu.poller import CAP, FORBIDDEN, PATIENCE
+from atomq.errors import AtomqError, PermissionDenied, ServerFull, ServerUnavailable
+from tests.scripted import Line, Stage, claimed, push, raw
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    found = Stage(monkeypatch)
+    found.channel.basic_qos(0, 10, False)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds by which the poller's clock is ahead."""
+    ahead, real = [0.0], time.monotonic
+
+    class Clock:
+        monotonic = staticmethod(lambda: real() + ahead[0])
+        sleep = time.sleep
+
+    monkeypatch.setattr(module, "time", Clock)
+    return ahead
+
+
+def acked(stage: Stage, *receipts: str) -> None:
+    """These were handed over, and their acks wait."""
+    stage.claim(*receipts)
+    for receipt in receipts:
+        stage.channel.basic_ack(receipt)
+
+
+def attempt(command: tuple[Any, ...]) -> int:
+    """Which try of a claim this is."""
+    return int(command[3 + int(command[2]) + 1])
+
+
+NO_SCRIPT = server.NoScriptError("NOSCRIPT no matching script")
+CUT = server.ConnectionError("cut")
+
+
+# ── claiming and waiting ──────────────────────────────────────────────────────────────────────
+
+
+def test_it_claims_what_it_has_room_for_then_waits(stage: Stage) -> None:
+    stage.consume("q")
+    stage.consume("p")
+    stage.poller.pump()
+    (claim,) = stage.line.claims()
+    assert claim[-7:-2] == ("20000", "20", "1048576", "4", "0")  # renewal, cap, bytes, steps, SOLE
+    assert claim[3 + int(claim[2]) + 2] == "10"
+    stage.poller.pump()
+    assert len(stage.line.claims()) == 1, "one claim at a time"
+    stage.give(claimed())
+    stage.poller.pump()
+    wait = stage.line.sent[-1]
+    assert wait[:-1] == ("BRPOP", "_atomq.{q}.wake", "_atomq.{p}.wake")
+    assert CAP[0] <= float(wait[-1]) <= CAP[1]
+    sent = len(stage.line.sent)
+    stage.poller.pump()
+    assert len(stage.line.sent) == sent
+
+
+def test_it_claims_again_where_there_is_more(stage: Stage) -> None:
+    stage.consume("q")
+    stage.consume("p")
+    stage.poller.pump()
+    stage.give(claimed(more=[2]))
+    stage.poller.pump()
+    assert [claim[3:4] for claim in stage.line.claims()][1:] == [("_atomq.{p}.unacked",)]
+
+
+def test_a_full_consumer_neither_claims_nor_waits(stage: Stage) -> None:
+    stage.channel.basic_qos(0, 2, False)
+    stage.consume()
+    stage.claim("a", "b", more=[1])
+    stage.poller.pump()
+    assert "BRPOP" not in stage.line.names()
+    assert len(stage.line.claims()) == 1
+    stage.channel.basic_ack("a")
+    stage.poller.pump()
+    assert len(stage.line.claims()) == 2
+    assert stage.line.claims()[1][-2:] == ("1", "a"), "the ack rides along"
+
+
+def test_what_is_due_later_is_claimed_when_it_is_due(stage: Stage, clock: list[float]) -> None:
+    stage.consume()
+    stage.claim(wait_ms=300)
+    stage.poller.pump()
+    assert stage.line.names()[-1] == "BRPOP"
+    clock[0] = 0.25
+    stage.poller.pump()
+    assert len(stage.line.claims()) == 1
+    clock[0] = 0.31
+    stage.line.replies.append(None)  # of the watcher's election
+    stage.engine.answers["CLIENT UNBLOCK"] = lambda _: stage.line.replies.append(None)
+    stage.poller.pump()
+    assert ("CLIENT UNBLOCK", 7) in stage.engine.commands
+    assert len(stage.line.claims()) == 2
+
+
+def test_a_wait_that_ended_is_followed_by_a_look_at_every_queue(stage: Stage) -> None:
+    stage.consume()
+    stage.claim()
+    stage.poller.pump()
+    stage.give([b"OK"], None)  # of the watcher's election, and of the wait
+    stage.poller.pump()
+    assert len(stage.line.claims()) == 2
+
+
+def test_a_token_has_its_queue_claimed(stage: Stage) -> None:
+    stage.consume("q")
+    stage.consume("p")
+    stage.claim()
+    stage.poller.pump()
+    elections = len([name for name in stage.line.names() if name == "SET"])
+    assert elections == 2
+    stage.give(None, None, [b"_atomq.{p}.wake", b"1"])
+    stage.poller.pump()
+    assert [claim[3] for claim in stage.line.claims()][1:] == ["_atomq.{p}.unacked"]
+
+
+def test_a_token_that_nobody_here_waits_for_any_more_is_passed_on(stage: Stage) -> None:
+    stage.consume("q")
+    stage.claim()
+    stage.poller.pump()
+    stage.channel._active_queues.clear()
+    stage.poller.regroup()
+    stage.channel._consumed = None
+    stage.engine.answers["claim"] = claimed()
+    stage.give(None, [b"_atomq.{q}.wake", b"1"])
+    (call,) = stage.engine.called("claim")
+    assert call.keys[0] == "_atomq.{q}.unacked"
+    assert call.args[2] == 0, "it takes nothing"
+
+
+def test_nothing_is_claimed_by_a_worker_that_stops(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "stopping", lambda: True)
+    stage.consume()
+    stage.poller.pump()
+    assert not stage.engine.lines or not stage.line.claims()
+
+
+# ── acks that ride along ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("trouble", "raised"),
+    [
+        (ServerFull("full"), None),
+        (PermissionDenied("no"), None),
+        (ServerUnavailable("away"), ServerUnavailable),
+        (AtomqError("else"), AtomqError),
+    ],
+    ids=["full", "denied", "away", "else"],
+)
+def test_acks_of_a_claim_that_was_refused_are_kept(
+    stage: Stage, trouble: Exception, raised: type[Exception] | None
+) -> None:
+    stage.consume()
+    acked(stage, "a", "b")
+    stage.poller._hot.add("q")
+    stage.poller.pump()
+    assert stage.line.claims()[-1][-3:] == ("2", "a", "b")
+    assert stage.acks() == []
+    stage.engine.answers["claim"] = trouble
+    if raised:
+        with pytest.raises(raised):
+            stage.give(NO_SCRIPT)
+    else:
+        stage.give(NO_SCRIPT)
+    assert stage.acks() == ["a", "b"]
+    assert len(stage.broker.unanswered) == bool(raised)
+
+
+def test_acks_that_found_nothing_are_told_and_the_others_are_done(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.consume()
+    acked(stage, "a", "b")
+    stage.poller._hot.add("q")
+    stage.poller.pump()
+    stage.give(claimed(lost=[1, 2]))
+    assert stage.acks() == []
+    assert [record.args for record in caplog.records] == [("b",)]
+
+
+def test_acks_of_a_connection_that_is_lost_are_kept(stage: Stage) -> None:
+    stage.consume()
+    acked(stage, "a")
+    stage.poller._hot.add("q")
+    stage.poller.pump()
+    stage.engine.answers["connect"] = ServerUnavailable("away")
+    with pytest.raises(server.ConnectionError):
+        stage.give(CUT)
+    assert stage.transport.lost
+    assert stage.acks() == ["a"]
+    (call,) = stage.broker.unanswered
+    assert not call.repeated
+
+
+# ── a claim without an answer ─────────────────────────────────────────────────────────────────
+
+
+def test_a_claim_without_an_answer_is_asked_for_again_as_another_try(
+    stage: Stage, clock: list[float]
+) -> None:
+    stage.consume()
+    stage.poller.pump()
+    old, before = stage.line, stage.line.claims()[0]
+    clock[0] = 2.0  # it lasted: it is replaced without a word
+    stage.engine.answers["claim"] = claimed("a")
+    old.replies.append(CUT)
+    stage.poller.on_readable()
+    (call,) = stage.engine.called("claim")
+    again = tuple(map(str, call.command()))
+    assert (attempt(before), attempt(again), call.repeated) == (0, 1, True)
+    assert again[3 + int(again[2])] == before[3 + int(before[2])], "under the same id"
+    assert old.closed
+    assert [message.delivery_tag for message in stage.got] == ["a"]
+    assert not stage.transport.lost
+
+
+def test_what_a_lost_connection_had_claimed_is_given_back_by_the_next(stage: Stage) -> None:
+    stage.consume()
+    stage.poller.pump()
+    stage.engine.answers["connect"] = ServerUnavailable("away")
+    with pytest.raises(server.ConnectionError):
+        stage.give(CUT)
+    stage.engine.answers["claim"] = claimed("a", "b")
+    assert stage.broker.reap() == 2
+    (call,) = stage.engine.called("claim")
+    assert (call.args[1], call.repeated) == (1, True)
+    assert stage.released() == [("a", 0, 1, 0), ("b", 0, 1, 0)], "in front, uncounted"
+    assert stage.broker.reap() == 0
+
+
+@pytest.mark.parametrize("got", [(), ("a",)])
+def test_one_that_breaks_again_at_once_is_not_replaced_in_silence(
+    stage: Stage, got: tuple[str, ...]
+) -> None:
+    """But for a claim that got something, which may have been too large for this connection."""
+    stage.consume()
+    stage.poller.pump()
+    stage.engine.answers["claim"] = claimed(*got)
+    if got:
+        stage.give(CUT)
+        assert not stage.transport.lost
+    else:
+        with pytest.raises(server.ConnectionError, match="cut"):
+            stage.give(CUT)
+        assert stage.transport.lost
+
+
+def test_an_idle_connection_that_breaks_at_once_is_lost(stage: Stage) -> None:
+    stage.consume()
+    stage.claim()
+    stage.poller.pump()
+    with pytest.raises(server.ConnectionError, match="cut"):
+        stage.give(CUT)
+    assert stage.transport.lost
+    assert stage.poller._line is None
+    assert len(stage.engine.lines) == 1
+
+
+def test_a_server_that_does_not_answer_in_time_is_left(stage: Stage, clock: list[float]) -> None:
+    stage.consume()
+    stage.poller.pump()
+    clock[0] = PATIENCE - 0.1
+    stage.poller.pump()
+    assert len(stage.engine.lines) == 1
+    clock[0] = PATIENCE + 0.1
+    stage.engine.answers["claim"] = claimed()
+    stage.poller.pump()
+    assert len(stage.engine.lines) == 2
+
+
+def test_an_answer_that_lies_there_is_not_too_late(stage: Stage, clock: list[float]) -> None:
+    stage.consume()
+    stage.poller.pump()
+    stage.line.replies.append(claimed("a"))
+    clock[0] = 60.0
+    stage.poller.pump()
+    stage.poller.on_readable()
+    assert len(stage.engine.lines) == 1
+    assert [message.delivery_tag for message in stage.got] == ["a"]
+
+
+def test_another_master_is_connected_to(stage: Stage, clock: list[float]) -> None:
+    stage.consume()
+    stage.claim()
+    clock[0] = 2.0
+    stage.engine.moves += 1
+    stage.poller.pump()
+    assert len(stage.engine.lines) == 2
+    stage.poller.pump()
+    assert len(stage.engine.lines) == 2
+
+
+# ── rights ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_right_that_was_never_there_is_told_at_once(stage: Stage) -> None:
+    stage.consume()
+    stage.poller.pump()
+    stage.engine.answers["claim"] = PermissionDenied("no")
+    with pytest.raises(PermissionDenied):
+        stage.give(NO_SCRIPT)
+
+
+def test_a_right_that_was_there_may_be_missing_for_a_while(
+    stage: Stage, clock: list[float]
+) -> None:
+    stage.consume()
+    stage.claim()
+    stage.engine.answers["claim"] = PermissionDenied("no")
+    for seconds in (0, 1, FORBIDDEN - 1):
+        clock[0] = float(seconds)
+        before = len(stage.line.claims())
+        stage.poller._hot.add("q")
+        stage.poller.pump()
+        stage.give(NO_SCRIPT)
+        stage.poller.pump()
+        assert len(stage.line.claims()) == before + 1, "it rests for a moment"
+    clock[0] = FORBIDDEN + 1
+    stage.poller.pump()
+    with pytest.raises(PermissionDenied):
+        stage.give(NO_SCRIPT)
+
+
+def test_a_right_that_came_back_was_there(stage: Stage, clock: list[float]) -> None:
+    stage.consume()
+    stage.claim()
+    for seconds in (0.0, FORBIDDEN - 1, 2 * FORBIDDEN):
+        clock[0] = seconds
+        stage.engine.answers["claim"] = PermissionDenied("no")
+        stage.poller._hot.add("q")
+        stage.poller.pump()
+        stage.give(NO_SCRIPT)
+        clock[0] = seconds + 0.6
+        stage.poller.pump()
+        stage.give(claimed())
+
+
+# ── handing over ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_one_that_is_drained_by_hand_hands_over_one_at_a_time(stage: Stage) -> None:
+    stage.consume()
+    stage.poller.pump()
+    stage.line.replies.append(claimed("a", "b"))
+    for n in (1, 2):
+        assert stage.poller.receive(0) is True, "what came in time is handed over"
+        assert len(stage.got) == n
+    assert stage.poller.receive(0) is False
+
+
+def test_a_worker_that_stops_is_handed_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.consume()
+    stage.poller.pump()
+    stage.line.replies.append(claimed("a", "b"))
+    assert stage.poller.receive(0) is True
+    monkeypatch.setattr(module, "stopping", lambda: True)
+    assert stage.poller.receive(0) is False
+    assert len(stage.got) == 1
+    module.let_go()
+    assert stage.released() == [("b", 0, 1, 0)]
+
+
+def test_in_a_loop_the_bell_rings_for_what_is_left(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TURN", -1.0)  # each message takes the whole of a turn
+    bell = Bell()
+    files: list[int | None] = []
+    stage.consume()
+    stage.poller.watch(files.append, bell)
+    stage.poller.pump()
+    assert files == [3]
+    stage.give(claimed("a", "b", "c"))
+    assert (len(stage.got), bell.rings) == (1, True)
+    stage.poller.on_bell()
+    assert (len(stage.got), bell.rings) == (2, True)
+    stage.poller.on_bell()
+    assert (len(stage.got), bell.rings) == (3, False)
+    bell.close()
+
+
+def test_a_callback_that_raises_leaves_the_rest_to_the_next_turn(stage: Stage) -> None:
+    bell = Bell()
+
+    def callback(message: Any) -> None:
+        stage.got.append(message)
+        raise KeyError
+
+    stage.consume(callback=callback)
+    stage.poller.watch(lambda _: None, bell)
+    stage.poller.pump()
+    stage.line.replies.append(claimed("a", "b"))
+    with pytest.raises(KeyError):
+        stage.poller.on_readable()
+    assert bell.rings
+    assert len(stage.got) == 1
+    bell.close()
+
+
+def test_what_may_have_lapsed_is_given_back_and_not_handed_over(stage: Stage) -> None:
+    stage.consume()
+    stage.poller.pump()
+    stage.line.replies.append(claimed("a", "b", "c"))
+    assert stage.poller.receive(0)
+    leases = stage.broker.keeper._leases
+    for receipt in ("b", "c"):
+        leases[receipt].since -= 3600.0
+    stage.poller.receive(0)
+    assert stage.poller.receive(0) is False
+    assert [message.delivery_tag for message in stage.got] == ["a"]
+    assert stage.released() == [("b", 0, 1, 0), ("c", 0, 1, 0)]
+
+
+def test_a_lease_counts_from_when_its_claim_was_sent(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(module, "clock", lambda: now[0])
+    stage.consume()
+    stage.poller.pump()
+    now[0] = 150.0
+    stage.line.replies.append(claimed("a"))
+    stage.poller._read()
+    assert stage.broker.keeper._leases["a"].since == 100.0
+
+
+def test_what_is_known_to_be_lost_is_not_handed_over(stage: Stage) -> None:
+    stage.consume()
+    stage.poller.pump()
+    stage.line.replies.append(claimed("a", "b", "c"))
+    assert stage.poller.receive(0)
+    stage.poller._buffer[0][1].lost = True
+    assert stage.poller.receive(0)
+    assert stage.poller.receive(0)
+    assert [message.delivery_tag for message in stage.got] == ["a", "c"]
+
+
+# ── consumers and channels that go ────────────────────────────────────────────────────────────
+
+
+def test_what_waits_for_a_consumer_that_goes_is_given_back(stage: Stage) -> None:
+    stage.consume("q")
+    stage.consume("p")
+    stage.poller.pump()
+    stage.line.replies.append(claimed("a", "b") + claimed("c", queue=2)[1:])
+    assert stage.poller.receive(0)
+    stage.channel.basic_cancel(f"tag-q-{id(stage.channel)}")
+    assert stage.released() == [("b", 0, 1, 0)]
+    assert stage.poller.receive(0)
+    assert [message.delivery_tag for message in stage.got] == ["a", "c"]
+
+
+def test_what_waits_for_a_channel_that_closes_is_given_back(stage: Stage) -> None:
+    other = stage.transport.create_channel(stage.connection)
+    stage.consume("q")
+    stage.consume("p", channel=other)
+    stage.poller.pump()
+    stage.line.replies.append(claimed("a", "b"))
+    assert stage.poller.receive(0)
+    other.close()
+    assert stage.released() == []
+    stage.channel.close()
+    assert sorted(stage.released()) == [("a", 0, 1, 0), ("b", 0, 1, 0)]
+
+
+def test_what_comes_for_a_channel_that_has_closed_is_given_back(stage: Stage) -> None:
+    other = stage.transport.create_channel(stage.connection)
+    stage.consume("q", channel=other)
+    stage.poller.pump()
+    other.close()
+    stage.give(claimed("a"))
+    gc.collect()
+    assert stage.got == []
+    assert stage.released() == [("a", 0, 1, 0)]
+
+
+def test_the_last_consumer_of_a_queue_leaves_it(stage: Stage) -> None:
+    other = stage.transport.create_channel(stage.connection)
+    stage.consume("q")
+    stage.consume("q", channel=other)
+    stage.claim()
+    alive = [call.args[1] for call in stage.engine.called("attend")]
+    assert alive == [60_000]
+    other.close()
+    assert len(stage.engine.called("attend")) == 1
+    stage.channel.close()
+    assert [call.args[1] for call in stage.engine.called("attend")] == [60_000, 0]
+
+
+def test_a_connection_that_closes_gives_back_what_its_last_claim_gets(stage: Stage) -> None:
+    stage.consume()
+    stage.poller.pump()
+    stage.line.replies.append(claimed("a"))
+    stage.poller.close()
+    assert stage.released() == [("a", 0, 1, 0)]
+    assert stage.line.closed
+
+
+def test_nothing_is_given_back_over_a_connection_that_was_lost(stage: Stage) -> None:
+    stage.consume()
+    stage.poller.pump()
+    stage.line.replies.append(claimed("a", "b"))
+    assert stage.poller.receive(0)
+    stage.poller._lost()
+    stage.channel.close()
+    assert stage.released() == []
+
+
+# ── broadcasts, and what nobody acks ──────────────────────────────────────────────────────────
+
+
+def bound(stage: Stage, queue: str, exchange: str = "x") -> None:
+    stage.channel.exchange_declare(exchange, "fanout")
+    stage.channel.queue_bind(queue, exchange, "")
+    stage.consume(queue)
+
+
+def test_it_listens_to_the_broadcasts_of_its_queues(stage: Stage) -> None:
+    bound(stage, "f")
+    assert stage.line.sent[-1] == ("PSUBSCRIBE", "/0.x")
+    stage.give(push(b"psubscribe", b"/0.x", b"1"))
+    stage.give(push(b"pmessage", b"/0.x", b"/0.x", raw("hello")))
+    assert [message.payload for message in stage.got] == ["hello"]
+    stage.give(push(b"pmessage", b"/0.x", b"/0.x", b"no JSON"))
+    stage.give(push(b"pmessage", b"/0.x", b"/0.x", b"[]"))
+    assert len(stage.got) == 1
+    stage.channel.basic_cancel(f"tag-f-{id(stage.channel)}")
+    assert stage.line.sent[-1] == ("PUNSUBSCRIBE", "/0.x")
+
+
+def test_a_new_connection_listens_to_the_same(stage: Stage, clock: list[float]) -> None:
+    bound(stage, "f")
+    clock[0] = 2.0
+    stage.give(CUT)
+    assert len(stage.engine.lines) == 2
+    assert stage.line.sent[0] == ("PSUBSCRIBE", "/0.x")
+
+
+def test_subscribing_ends_the_wait_first(stage: Stage) -> None:
+    stage.consume("q")
+    stage.claim()
+    stage.poller.pump()
+    assert stage.line.names()[-1] == "BRPOP"
+    stage.line.replies.append(None)  # of the election
+    stage.engine.answers["CLIENT UNBLOCK"] = lambda _: stage.line.replies.append(None)
+    bound(stage, "f")
+    assert stage.line.names()[-1] == "PSUBSCRIBE"
+    assert stage.poller._blocked == ()
+
+
+def test_what_nobody_acks_is_popped_by_the_wait_itself(stage: Stage) -> None:
+    stage.consume("n", no_ack=True)
+    stage.poller.pump()
+    assert stage.line.claims() == []
+    keys = stage.broker.keys("n").ready
+    assert stage.line.sent[-1][:-1] == ("BRPOP", *keys)
+    stage.give([keys[1].encode(), raw("hello")])
+    assert [message.payload for message in stage.got] == ["hello"]
+
+
+def test_what_cannot_be_read_and_nobody_acks_is_a_dead_letter(stage: Stage) -> None:
+    stage.consume("n", no_ack=True)
+    stage.poller.pump()
+    stage.give([b"n", b"no JSON"])
+    assert stage.got == []
+    (buried,) = [command for command in stage.engine.commands if command[0] == "XADD"]
+    assert buried[1] == "_atomq.{n}.dead"
+    assert buried[-1] == b"no JSON"
+
+
+# ── beside stock ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_watcher_hears_of_lists_that_others_change(stage: Stage) -> None:
+    stage.consume()
+    stage.claim()
+    stage.poller.pump()
+    watch = ("SET", "_atomq.{q}.watch", stage.broker.ids.prefix, "NX", "PX", "3000")
+    assert watch in stage.line.sent
+    stage.give(b"OK", None)
+    stage.poller.pump()
+    assert len(stage.line.claims()) == 2, "what came before it was watched is not told of"
+    stage.give(claimed())
+    stage.poller.pump()
+    tracking = stage.line.sent[-3:]
+    assert tracking[0] == ("CLIENT", "TRACKING", "ON", "NOLOOP")
+    assert tracking[1] == ("EXISTS", *stage.broker.keys("q").ready)
+    assert tracking[2][0] == "BRPOP"
+    stage.give(b"OK", 0)
+    before = len(stage.line.claims())
+    stage.engine.answers["CLIENT UNBLOCK"] = lambda _: stage.line.replies.append(None)
+    stage.give(push(b"invalidate", [b"q"]))  # type: ignore[arg-type] # as the server has it
+    stage.poller.pump()
+    assert len(stage.line.claims()) == before + 1
+    assert stage.line.sent[-2] == ("CLIENT", "TRACKING", "OFF")
+
+
+def test_a_watcher_that_is_full_wakes_another(stage: Stage) -> None:
+    stage.channel.basic_qos(0, 1, False)
+    stage.consume()
+    stage.claim()
+    stage.poller.pump()
+    stage.give(b"OK", None)  # elected
+    stage.poller.pump()
+    stage.give(claimed("a"))
+    stage.poller.pump()
+    assert stage.line.sent[-3:] == [
+        ("DEL", "_atomq.{q}.watch"),
+        ("RPUSH", "_atomq.{q}.wake", "1"),
+        ("PEXPIRE", "_atomq.{q}.wake", "3000"),
+    ]
+
+
+def test_a_line_has_no_life_of_its_own() -> None:
+    """The double reads back what was packed, so that tests see commands."""
+    line = Line()
+    line.broken = True
+    with pytest.raises(server.ConnectionError):
+        line.send_packed_command([b"*1\r\n$4\r\nPING\r\n"], check_health=False)
+    line.broken = False
+    line.send_packed_command([b"*1\r\n$4\r\nPING\r\n"], check_health=False)
+    assert line.names() == ["PING"]
