@@ -122,7 +122,7 @@ def test_the_receipt_is_the_delivery_tag_and_deliveries_are_counted(stage: Stage
     assert second.delivery_info["redelivered"] is True
     assert second.headers["redelivered"] is True
     stage.poller._hot.add("q")
-    (task,) = stage.claim("c", deliveries=2, message=raw(task="t"))
+    (task,) = stage.claim("c", deliveries=2, message=raw(task="t", id="i"))
     assert task.delivery_info["redelivered"] is True
     assert "redelivered" not in task.headers, "a retry would copy it"
 
