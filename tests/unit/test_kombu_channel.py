@@ -26,7 +26,7 @@ from atomq.contrib.kombu.channel import (
 )
 from atomq.contrib.kombu.doubts import Doubts
 from atomq.errors import ServerFull, ServerUnavailable
-from tests.scripted import NOW_MS, Stage, raw
+from tests.scripted import NOW_MS, Stage, claimed, raw
 
 
 @pytest.fixture
@@ -185,6 +185,67 @@ def test_what_meets_a_worker_that_stops_is_given_back_uncounted(
     assert stage.rejected() == []
 
 
+def test_a_connection_that_breaks_in_a_callback_is_no_fault_of_the_message(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def callback(_: Any) -> None:
+        raise ConnectionError("cut")
+
+    monkeypatch.setattr(module.worker, "takes_tasks", lambda _: True)
+    stage.consume(callback=callback)
+    with pytest.raises(ConnectionError):
+        stage.claim("a", deliveries=FAILURES)
+    assert (stage.released(), stage.rejected()) == ([], [])
+
+
+# ── one message, and what is in a queue ───────────────────────────────────────────────────────
+
+
+def test_one_message_is_fetched_and_held(stage: Stage) -> None:
+    stage.engine.answers["claim"] = lambda _: claimed("a")
+    assert stage.channel.basic_get("q").delivery_tag == "a"
+    assert stage.acks() == []
+    assert stage.broker.keeper.holds("a")
+    stage.channel.basic_get("q", no_ack=True)
+    assert stage.acks() == ["a"]
+    stage.engine.answers["claim"] = lambda _: claimed()
+    assert stage.channel.basic_get("q") is None
+    assert [call.args[2] for call in stage.engine.called("claim")] == [1, 1, 1]
+
+
+def test_what_is_fetched_and_no_message_is_a_dead_letter(stage: Stage) -> None:
+    stage.engine.answers["claim"] = lambda _: claimed("a", message=b"no JSON")
+    assert stage.channel.basic_get("q") is None
+    assert [one[:2] for one in stage.rejected()] == [("a", "undecodable")]
+
+
+def test_nothing_is_fetched_while_a_message_is_to_be_alone(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage.broker.keeper, "stands_still", lambda: True)
+    assert stage.channel.basic_get("q") is None
+    assert stage.engine.called("claim") == []
+
+
+def test_a_queue_is_there_if_anything_waits_in_it_also_delayed(stage: Stage) -> None:
+    keys = stage.broker.keys("q")
+    stage.engine.answers["EXISTS"] = lambda asked: int(keys.delayed in asked)
+    assert stage.channel._has_queue("q")
+    stage.engine.answers["EXISTS"] = lambda asked: int(keys.ready[3] in asked)
+    assert stage.channel._has_queue("q")
+    stage.engine.answers["EXISTS"] = 0
+    assert not stage.channel._has_queue("q")
+
+
+def test_a_purge_takes_what_is_delayed_and_no_dead_letter(stage: Stage) -> None:
+    stage.engine.answers["purge"] = [2, 3, 0]
+    assert stage.channel.queue_purge("q") == 5
+    (call,) = stage.engine.called("purge")
+    assert list(call.args) == list(
+        calls.purge(stage.broker.keys("q"), ready=True, delayed=True).args
+    )
+
+
 class _Held:
     """A message that a consumer holds."""
 
@@ -247,6 +308,7 @@ def test_without_a_limit_it_gets_what_it_takes_in_a_moment(
 ) -> None:
     channel = stage.transport.create_channel(stage.connection)
     assert (channel.room(0), channel.room(1)) == (1, 0)
+    channel.pace()
     channel.pace()
     assert channel.room(0) == 1, "who drains by hand may stop after any message"
     monkeypatch.setattr(stage.transport, "_loop", object())

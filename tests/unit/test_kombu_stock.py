@@ -1,0 +1,104 @@
+"""Living beside stock workers: what is sent, and what is made of the answers. Needs no server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from atomq.contrib.kombu import stock as module
+from atomq.contrib.kombu.stock import RENEW_EVERY, RESTORE_EVERY, WATCH_MS, Restore, Watch
+from tests.scripted import Stage
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    found = [1000.0]
+
+    class Clock:
+        monotonic = staticmethod(lambda: found[0])
+
+    monkeypatch.setattr(module, "time", Clock)
+    return found
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch, now: list[float]) -> Iterator[Stage]:
+    found = Stage(monkeypatch, global_keyprefix="pre:")
+    yield found
+    found.close()
+
+
+def stood(watch: Watch, *queues: str) -> list[tuple[str, str]]:
+    """The queues it stands for, and how."""
+    return [(queue, command[3]) for queue, command in watch.stand(list(queues))]
+
+
+def test_a_watch_is_renewed_while_it_lasts_and_not_at_every_wait(
+    stage: Stage, now: list[float]
+) -> None:
+    watch = Watch(stage.broker)
+    assert stood(watch, "q", "p") == [("q", "NX"), ("p", "NX")]
+    assert watch.elected("q", won=True)
+    assert not watch.elected("p", won=False)
+    assert watch.lists(["q", "p"]) == [list(stage.broker.keys("q").ready)]
+    assert stood(watch, "q", "p") == [("p", "NX")]
+    now[0] += RENEW_EVERY + 0.1
+    assert stood(watch, "q") == [("q", "XX")]
+    assert not watch.elected("q", won=True), "its lists are tracked already"
+    now[0] += WATCH_MS / 1000
+    assert stood(watch, "q") == [("q", "NX")]
+    assert not watch.elected("q", won=False)
+    assert watch.lists(["q"]) == []
+
+
+def test_a_watch_is_left_to_others_who_are_woken(stage: Stage, now: list[float]) -> None:
+    watch = Watch(stage.broker)
+    for queue in ("q", "p", "o"):
+        list(watch.stand([queue]))
+        watch.elected(queue, won=True)
+        now[0] += WATCH_MS / 1000 if queue == "o" else 0
+    now[0] -= 0.1
+    watch._mine["o"] -= 1  # over by now: somebody else may have it
+    commands = list(watch.resign(staying=["p"]))
+    q = stage.broker.keys("q")
+    assert [command[:2] for command in commands] == [
+        ("DEL", q.watch),
+        ("RPUSH", q.wake),
+        ("PEXPIRE", q.wake),
+    ]
+    assert not list(watch.resign(staying=["p"]))
+    assert watch.lists(["q"]), "it is tracked until another is seen to watch"
+
+
+FOREIGN = [b"tag", b'"x"', b'"k"', 3]
+
+
+def test_what_dead_stock_workers_left_is_taken_over_now_and_then(
+    stage: Stage, now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage.channel, "_lookup", lambda *_: ["other", "q"])
+    stage.consume("q")
+    restore = Restore(stage.broker, stage.channel.settings)
+    answers: list[Any] = [[0, FOREIGN], [1, []], [0, []]]
+    stage.engine.answers["restore_foreign"] = lambda _: answers.pop(0)
+    assert restore.turn(stage.channel, "q") == 1
+    look, take, again = stage.engine.called("restore_foreign")
+    assert look.keys[:2] == ["pre:unacked", "pre:unacked_index"]
+    assert look.args[0] == stage.engine.options.visibility_timeout
+    assert (look.args[1], take.args[1], again.args[1]) == (100, 0, 100)
+    assert stage.broker.keys("q").ready[1] in take.keys, "of its queues, ours first"
+    now[0] += RESTORE_EVERY / 2
+    assert restore.turn(stage.channel, "q") == 0
+    assert len(stage.engine.called("restore_foreign")) == 3
+    now[0] += RESTORE_EVERY
+    answers += [[0, FOREIGN], [0, []]]
+    assert restore.turn(stage.channel, "q") == 0, "another was faster"
+
+
+def test_a_record_that_says_nothing_is_left_where_it_is(stage: Stage) -> None:
+    restore = Restore(stage.broker, stage.channel.settings)
+    stage.engine.answers["restore_foreign"] = [0, [b"tag", b"no JSON", b"no JSON", 0]]
+    assert restore.turn(stage.channel, "q") == 0
+    assert len(stage.engine.called("restore_foreign")) == 1
