@@ -146,6 +146,7 @@ class AsyncEngine(EngineBase):
 
     async def command(self, *args: Any, patient: bool = False) -> Any:
         """Any command, as the server answers it. See `Engine.command`."""
+        arguments.command(args)
         self._enter_loop()
         if patient:
             return (await self._drive(exchange.asking(args, self.retry), self.outage))[0]

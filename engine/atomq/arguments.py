@@ -6,6 +6,7 @@ Whatever is passed, the answer is a value that can be sent, or `InvalidArgument`
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ Seconds = float | timedelta
 """A span of time: seconds, or a `timedelta`."""
 
 LONGEST = 100 * 365 * 86_400.0  # seconds: what is longer is a mistake
+LARGEST = (512 << 20) - 4096  # bytes of one value: what every server takes, less a head
 LAST_MS = (1 << 42) - 1  # of the server's clock: the year 2109, the last that a score can hold
 
 _shortener = reprlib.Repr()
@@ -97,6 +99,23 @@ def whole(name: str, value: Any, low: int, high: int) -> int:
             f"{name} must be a whole number from {low} to {high}, got {shown(value)}"
         )
     return int(value)
+
+
+def command(given: Sequence[Any]) -> None:
+    """The words of a command: text, bytes, numbers of 64 bits.
+
+    To be asked for what a caller composed: hiredis 3.5.0 ends the process over some things that it
+    cannot write, where it should raise.
+    """
+    for word in given:
+        if isinstance(word, str):
+            text("a command's argument", word, LARGEST)
+        elif isinstance(word, int) and not isinstance(word, bool):
+            whole("a command's argument", word, -(1 << 63), (1 << 64) - 1)
+        elif not isinstance(word, bytes | memoryview | float):
+            raise InvalidArgument(
+                f"a command's argument must be text, bytes or a number, got {shown(word)}"
+            )
 
 
 def text(name: str, value: Any, most: int, *, least: int = 0) -> str:

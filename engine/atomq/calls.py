@@ -17,9 +17,10 @@ from enum import Enum
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from atomq import arguments, scripts
+from atomq.arguments import LARGEST
 from atomq.errors import InvalidArgument, InvalidMessage
 from atomq.keys import QueueKeys
-from atomq.message import JSON, LARGEST, Delivery, Envelope, Serializer
+from atomq.message import JSON, Delivery, Envelope, Serializer
 from atomq.options import CALL_WINDOW_MS
 from atomq.scripts import Script
 

@@ -190,9 +190,11 @@ class Engine(EngineBase):
     def command(self, *args: Any, patient: bool = False) -> Any:
         """Any command, as the server answers it. Raises our exceptions.
 
-        With `patient` it is tried again for `retry_budget`, as long as the server surely did not
-        carry it out; else it is not tried again.
+        Its words are text, bytes, or numbers of 64 bits; others are an `InvalidArgument`. With
+        `patient` it is tried again for `retry_budget`, as long as the server surely did not carry
+        it out; else it is not tried again.
         """
+        arguments.command(args)
         if patient:
             return self._drive(exchange.asking(args, self.retry), self.outage)[0]
         try:
@@ -359,7 +361,8 @@ class Node:
         self._target = target
 
     def command(self, *args: Any) -> Any:
-        """Any command on this node. Raises our exceptions."""
+        """Any command on this node. See `Engine.command`."""
+        arguments.command(args)
         try:
             return self._lines.command(args, self._target)
         except SERVER_ERRORS as error:

@@ -23,8 +23,6 @@ from typing import Any
 from atomq import arguments, fork
 from atomq.errors import InvalidArgument, InvalidMessage
 
-LARGEST = (512 << 20) - 4096  # bytes of one message or result: what every server takes, less a head
-
 
 @dataclass(frozen=True)
 class Serializer:
@@ -244,7 +242,7 @@ class Envelope:
         if not isinstance(named, str | int | float):
             raise InvalidMessage(f"the message's id is no text but {type(named).__name__}")
         try:
-            return arguments.text("id", str(named), LARGEST)
+            return arguments.text("id", str(named), arguments.LARGEST)
         except InvalidArgument as error:
             raise InvalidMessage(f"the message's {error}") from error
 

@@ -18,6 +18,7 @@ from atomq import (
     Queue,
     Receiver,
     Serializer,
+    arguments,
 )
 
 pytest.importorskip("fakeredis")
@@ -126,3 +127,17 @@ def test_a_reason_is_one_line() -> None:
         with pytest.raises(InvalidArgument, match="reason must be one line"):
             message.reject(reason)  # type: ignore[arg-type]
     message.ack()
+
+
+@pytest.mark.parametrize("word", [None, True, [], {}, 1 << 64, -(1 << 63) - 1, "\udce9"])
+def test_the_words_of_a_command_are_looked_at_before_they_are_written(word: Any) -> None:
+    with pytest.raises(InvalidArgument, match="a command's argument"):
+        arguments.command(("ECHO", word))
+    engine = Engine("redis://127.0.0.1:1")  # nothing is there, and nothing is asked
+    with pytest.raises(InvalidArgument, match="a command's argument"):
+        engine.command("ECHO", word)
+    engine.close()
+
+
+def test_words_that_a_command_takes() -> None:
+    arguments.command(("ECHO", "text", b"bytes", memoryview(b"x"), 1.5, (1 << 64) - 1, -(1 << 63)))
