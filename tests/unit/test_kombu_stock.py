@@ -102,3 +102,13 @@ def test_a_record_that_says_nothing_is_left_where_it_is(stage: Stage) -> None:
     stage.engine.answers["restore_foreign"] = [0, [b"tag", b"no JSON", b"no JSON", 0]]
     assert restore.turn(stage.channel, "q") == 0
     assert len(stage.engine.called("restore_foreign")) == 1
+
+
+def test_with_the_names_of_a_cluster_there_is_no_stock_beside(
+    monkeypatch: pytest.MonkeyPatch, now: list[float]
+) -> None:
+    stage = Stage(monkeypatch, layout="cluster")
+    assert stood(Watch(stage.broker), "q") == []
+    assert Restore(stage.broker, stage.channel.settings).turn(stage.channel, "q") == 0
+    assert stage.engine.called("restore_foreign") == []
+    stage.close()
