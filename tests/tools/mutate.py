@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from functools import partial
@@ -26,14 +27,17 @@ from mutate_lua import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOUND = ROOT / ".cache" / "mutants.jsonl"
-# What proves a file: the first pattern that fits. What finds most stands first.
+# What proves a file: the first pattern that fits. Each is a run of its own, what is quick first.
 TESTS = {
-    "lua/*": [*(f"tests/lua/test_{n}.py" for n in ("claim", "alone", "publish")), "tests/lua"],
+    "lua/*": [
+        "tests/lua/test_claim.py tests/lua/test_alone.py tests/lua/test_publish.py",
+        "tests/lua",
+    ],
     "engine/atomq/contrib/*": ["tests/unit", "tests/contrib"],
-    "engine/atomq/leases.py": ["tests/faults/test_leases.py", "tests/conformance", "tests/faults"],
     "engine/atomq/*": [
-        *(f"tests/unit/test_{n}.py" for n in ("exchange", "flows")),
-        *("tests/unit", "tests/conformance", "tests/faults"),
+        "tests/unit/test_exchange.py tests/unit/test_flows.py",
+        "tests/unit",
+        "tests/conformance tests/faults",
     ],
 }
 FILES = [
@@ -83,11 +87,13 @@ def main() -> int:
 
 def _file(copy: Path, name: str, options: argparse.Namespace) -> Iterator[tuple[str, str]]:
     """Run a sample of the mutants of one file. Yields of each what it is, and what became of it."""
-    text, found, ran = (ROOT / name).read_text(), _read(), []
+    text, found, ran = (copy / name).read_text(), _read(), []
     sample = sorted(_candidates(name, text), key=lambda each: _sha1(f"{options.seed} {each[0]}"))
     for _, make in sample[: options.most]:
         mutant = make()
         key, what = _sha1(f"{text}{mutant}"), _describe(name, text, mutant)
+        if "\n  - @dataclass" in what:
+            continue  # with slots or without, it does the same
         result = found.get(key)
         if result is None or (options.again and result == "survived"):
             (copy / name).write_text(text[: mutant.start] + mutant.new + text[mutant.end :])
@@ -121,22 +127,24 @@ def _describe(name: str, text: str, mutant: Mutant) -> str:
 
 
 def _run(copy: Path, name: str, options: argparse.Namespace) -> str:
-    tests = next(tests for pattern, tests in TESTS.items() if fnmatch(name, pattern))
     command = f"-m pytest -x -q --servers {options.servers} -p no:cacheprovider -o timeout=60 -m"
-    command = [sys.executable, *command.split(), "not slow and not alone", *tests]
-    process = subprocess.Popen(
-        command, cwd=copy, env=os.environ | {"PYTHONPATH": str(copy / "engine")},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
-        code = process.wait(options.timeout)
-    except subprocess.TimeoutExpired:
-        return "timeout"
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    return "killed" if code else "survived"
+    command = [sys.executable, *command.split(), "not slow and not alone"]
+    until = time.monotonic() + options.timeout
+    for tests in next(tests for pattern, tests in TESTS.items() if fnmatch(name, pattern)):
+        process = subprocess.Popen(
+            [*command, *tests.split()], cwd=copy, env=os.environ | {"PYTHONPATH": f"{copy}/engine"},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        try:
+            if process.wait(max(1.0, until - time.monotonic())):
+                return "killed"
+        except subprocess.TimeoutExpired:
+            return "timeout"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    return "survived"
 
 
 def _candidates(name: str, text: str) -> list[tuple[str, Callable[[], Mutant]]]:
