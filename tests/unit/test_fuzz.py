@@ -319,6 +319,8 @@ def test_what_an_engine_is_asked(picked: Pick) -> None:
     only_ours(lambda: engine.run(value))
     only_ours(lambda: engine.keys(value))
     only_ours(lambda: engine.command("ECHO", value))
+    if isinstance(value, int) and value.bit_length() > 64:
+        return  # receipts are text, and what writes calls (hiredis 3.5.0) would end the process
     only_ours(lambda: engine.run(calls.ack(engine.keys("q"), value)))
     only_ours(lambda: engine.run(calls.ack(engine.keys("q"), [value])))
 
