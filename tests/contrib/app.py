@@ -164,6 +164,20 @@ def failing(self: Task) -> None:
     raise ValueError("a task that fails")
 
 
+@task(acks_late=True)
+def unsent(self: Task, what: str) -> None:
+    """Its retry cannot be published."""
+    started(self)
+    raise self.retry(kwargs={what: 1})
+
+
+@task(acks_late=True, acks_on_failure=False)
+def refused(self: Task, what: str) -> None:
+    """Celery rejects its message when it fails."""
+    started(self)
+    raise ValueError(what)
+
+
 @task(acks_late=True, reject_on_worker_lost=True)
 def deadly(self: Task, how: str = "exit") -> None:
     """Ends the process that runs it."""

@@ -116,6 +116,20 @@ def test_rejected_by_the_task(fleet: Fleet) -> None:
     assert fleet.state("prefork").dead == 0
 
 
+@pytest.mark.parametrize("name", ["unsent", "refused"])
+def test_a_dead_letter_says_what_its_task_failed_of(fleet: Fleet, name: str) -> None:
+    """Celery rejects it a moment later, in prefork and threads in another thread, with others."""
+    words = [f"{name}{number}" for number in range(4)]
+    sent = {fleet.send(name, word, queue=pool): (pool, word) for pool in POOLS for word in words}
+    letters = {}
+    for pool in POOLS:
+        fleet.await_state(lambda s: s.dead == len(words) and s.unacked + s.ready == 0, queue=pool)
+        for letter in fleet.peek("dead", pool):
+            assert letter.reason == "rejected"
+            letters[json.loads(letter.raw)["headers"]["id"]] = letter.detail
+    assert {one: word for one, (_, word) in sent.items() if word not in letters[one]} == {}
+
+
 @pytest.mark.parametrize("how", ["exit", "kill"])
 def test_a_task_that_kills_its_child_ends(fleet: Fleet, how: str) -> None:
     began = time.monotonic()

@@ -93,6 +93,18 @@ def test_a_reject_says_why(stage: Stage) -> None:
     assert stage.rejected() == [("a", "rejected", "KeyError: 'x'")]
 
 
+def test_a_reject_says_what_the_task_failed_of_whatever_the_worker_is_doing(stage: Stage) -> None:
+    """A worker that is told to terminate settles the rest while it handles just that."""
+    first, second = stage.claim("a", "b")
+    first.failure = "KeyError: 'x'"
+    try:
+        raise SystemExit
+    except SystemExit:
+        first.reject()
+        second.reject()
+    assert stage.rejected() == [("a", "rejected", "KeyError: 'x'"), ("b", "rejected", "")]
+
+
 def test_half_of_a_surrogate_pair_is_no_trouble(stage: Stage) -> None:
     (message,) = stage.claim("a", message=raw(id="i\ud800"))
     try:
@@ -207,7 +219,7 @@ def test_a_task_that_a_cold_shutdown_killed_is_not_acked_and_counts(
 ) -> None:
     (message,) = stage.claim("a")
     says(monkeypatch, "terminating", "stopping")
-    monkeypatch.setattr(worker, "killed", lambda tag, _: tag == "a")
+    monkeypatch.setattr(worker, "killed", lambda message: message.delivery_tag == "a")
     worker_holds(monkeypatch)
     message.ack()
     assert stage.acks() == []

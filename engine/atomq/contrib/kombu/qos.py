@@ -30,6 +30,8 @@ class Message(virtual.Message):
     def __init__(self, payload: dict[str, Any], channel: Any = None, **kwargs: Any) -> None:
         self.delivery: Delivery | None = payload.pop("atomq.delivery", None)
         self.undecodable: BaseException | None = None
+        self.failure = ""
+        """What its task failed of, where a Celery worker says so: see `worker.note_failures`."""
         try:
             super().__init__(payload, channel=channel, **kwargs)
         except Exception as error:
@@ -64,7 +66,7 @@ class QoS(virtual.QoS):
         message = self._message(delivery_tag)
         delivery = getattr(message, "delivery", None)
         if delivery is not None and not delivery.settled:
-            if worker.terminating() and worker.killed(delivery_tag, _id_of(delivery)):
+            if worker.terminating() and worker.killed(message):
                 self._killed.add(delivery_tag)  # it is given back with the rest
                 return
             if delivery.lost:
@@ -85,7 +87,7 @@ class QoS(virtual.QoS):
             if requeue:
                 self._requeue(delivery)
             else:
-                self._dead(delivery, "rejected", message.undecodable or sys.exc_info()[1])
+                self._dead(delivery, "rejected", _cause(message), message.failure)
         self._quick_ack(delivery_tag)
 
     def release(self, delivery: Delivery, *, delay_ms: int = 0, counted: bool = True) -> None:
@@ -105,11 +107,13 @@ class QoS(virtual.QoS):
         # To the back, as stock does it; it counts, so a message that kills its workers ends.
         self.release(delivery)
 
-    def _dead(self, delivery: Delivery, reason: str, error: BaseException | None) -> None:
+    def _dead(
+        self, delivery: Delivery, reason: str, error: BaseException | None, detail: str = ""
+    ) -> None:
         delivery.settled = True
+        detail = detail or worker.told(error)
         broker = self.channel.broker
         queue = broker.keys(delivery.queue)
-        detail = worker.told(error) or worker.failure_of(_id_of(delivery))
         item = Rejection(delivery.receipt, _id_of(delivery), reason, _sendable(detail))
         self._settle(
             delivery,
@@ -186,6 +190,15 @@ class QoS(virtual.QoS):
         if self._delivered and worker.ending():  # by an error of its own: what it had begun counts
             return worker.running(), self._begun()
         return set(worker.requests()) if self._delivered else set(), set()
+
+
+def _cause(message: Any) -> BaseException | None:
+    """What it is rejected for: it could not be decoded, or an exception that is being handled.
+
+    One that ends the process, as WorkerTerminate does, is not the message's.
+    """
+    handled = sys.exc_info()[1]
+    return message.undecodable or (handled if isinstance(handled, Exception) else None)
 
 
 def _id_of(delivery: Delivery) -> str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import _thread
 import gc
 import sys
-import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
 
 from kombu.utils import functional
@@ -174,32 +174,49 @@ def when_told_to_stop(do: Callable[[], None]) -> None:
     )
 
 
-def killed(tag: str, task_id: str) -> bool:
+def killed(message: Any) -> bool:
     """Whether a cold shutdown killed a task, which Celery takes for an end of its own, and acks.
 
     In a green pool that looks like success. A solo pool can kill nothing and says so by an error,
     in the midst of the task that runs: of that it fails.
     """
-    failure = failure_of(task_id)
-    if failure.startswith("NotImplementedError") and "kill_job" in failure:
+    if message.failure.startswith("NotImplementedError") and "kill_job" in message.failure:
         return True
-    return _is_green() and bool(getattr(requests().get(tag), "_already_cancelled", False))
+    request = requests().get(message.delivery_tag) if _is_green() else None
+    return bool(getattr(request, "_already_cancelled", False))
 
 
-_last = threading.local()
 _doubtful: deque[tuple[float, Any]] = deque()  # since when, and the message of the task
+_MARK = "__atomq__"
 
 
 def note_failures() -> None:
-    """Remember why a task failed: Celery rejects its message a moment later and does not say.
+    """Have a message note what its task failed of: Celery rejects it later, without a word.
 
-    And which failed outside of its own code, as when the result cannot be stored: in all pools but
-    prefork Celery may forget the message then.
+    Later, and in the worker's own thread: its signal of a failure, which is sent where the task
+    ran, is of no use there. And remember which failed outside of its own code, as when the result
+    cannot be stored: in all pools but prefork Celery may forget the message then.
     """
-    from celery.signals import task_failure, task_internal_error
+    from billiard.einfo import ExceptionWithTraceback
+    from celery.signals import task_internal_error
+    from celery.worker.request import Request
 
-    task_failure.connect(_failed, weak=False, dispatch_uid="atomq.failed")
     task_internal_error.connect(_failed_outside, weak=False, dispatch_uid="atomq.failed")
+    if not hasattr(Request.on_failure, _MARK):
+        Request.on_failure = _noted(Request.on_failure, ExceptionWithTraceback)
+
+
+def _noted(on_failure: Callable[..., Any], wrapper: Any) -> Callable[..., Any]:
+    @wraps(on_failure)
+    def noted(request: Any, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        if hasattr(request.message, "failure"):  # a message of ours
+            # As text: the exception would keep alive all that its traceback has hold of.
+            error = exc_info.exception
+            request.message.failure = told(error.exc if isinstance(error, wrapper) else error)
+        return on_failure(request, exc_info, *args, **kwargs)
+
+    setattr(noted, _MARK, True)
+    return noted
 
 
 def _failed_outside(task_id: str = "", **_: Any) -> None:
@@ -217,20 +234,9 @@ def forgotten(seconds: float) -> Iterator[Any]:
             yield message
 
 
-def _failed(task_id: str = "", exception: BaseException | None = None, **_: Any) -> None:
-    # As text: the exception itself would keep alive all that its traceback has hold of.
-    _last.failure = (task_id, told(exception))
-
-
 def told(error: BaseException | None) -> str:
     """An exception in words; "" for none."""
     return "".join(traceback.format_exception_only(error)).strip() if error else ""
-
-
-def failure_of(task_id: str) -> str:
-    """Why this task failed, if it was the last one of this thread to fail; or ""."""
-    failed_id, failure = getattr(_last, "failure", ("", ""))
-    return failure if task_id and failed_id == task_id else ""
 
 
 # What Celery reads of a task outside every guard of its own: a wrong type there would end the
