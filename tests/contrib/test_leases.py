@@ -359,9 +359,10 @@ def test_a_suspended_worker_comes_back_too_late(at: Place, pool: str) -> None:
     await_true("both to work", lambda: at.ledger.starts()[one] == 2)
 
 
-def test_what_a_suspended_worker_had_not_begun_is_not_begun(at: Place) -> None:
-    """A solo worker begins each task as it is handed over: none that another has done meanwhile."""
-    worker = at.worker("solo", 1, **OPTIONS).ready()
+@pytest.mark.parametrize("pool", ["solo", "threads", "gevent", "eventlet"])
+def test_what_a_suspended_worker_had_not_begun_is_not_begun(at: Place, pool: str) -> None:
+    """Where tasks begin in the worker's own process: none that another has done meanwhile."""
+    worker = at.worker(pool, 1, **OPTIONS).ready()
     worker.freeze()  # so that it claims them at once
     ids = at.send_many(4, "work", 0.5)
     worker.thaw()

@@ -39,6 +39,24 @@ class Message(virtual.Message):
         if self.errors:
             self.undecodable = self.errors[0][1]
 
+    def given_up(self) -> bool:
+        """Whether it is not to be begun: others may have it. What may be ours still is given back.
+
+        For any thread. It says nothing to the server unless this process stood still for longer
+        than a lease, or the renewal found that another has it.
+        """
+        delivery = self.delivery
+        if delivery is None or delivery.settled:
+            return False
+        broker = self.channel.broker
+        if not (delivery.lost or broker.keeper.lapsed(delivery.receipt)):
+            return False
+        delivery.settled = True
+        if not delivery.lost:
+            broker.give_back(broker.keys(delivery.queue), [delivery.receipt])
+        log.info("%s is not begun: its lease may have ended", delivery)
+        return True
+
     def _decode(self) -> Any:
         try:
             decoded = super()._decode()

@@ -88,6 +88,7 @@ class Transport(virtual.Transport):
             self._introduce()
             control.install()
             worker.note_failures()
+            worker.ask_before_work()
             worker.when_told_to_stop(let_go)
             worker.let_greenlets_run()
         return super().establish_connection()

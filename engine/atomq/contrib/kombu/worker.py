@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import _thread
 import gc
+import os
 import sys
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from functools import wraps
 from typing import Any
 
@@ -217,6 +219,39 @@ def _noted(on_failure: Callable[..., Any], wrapper: Any) -> Callable[..., Any]:
 
     setattr(noted, _MARK, True)
     return noted
+
+
+def ask_before_work() -> None:
+    """Have threads and greenlets begin no task whose lease may have ended while it was reserved.
+
+    That a child of a prefork pool begins a task is said when it has; and solo is handed nothing
+    that it does not begin.
+    """
+    from celery.worker.request import Request
+
+    if not hasattr(Request.on_accepted, _MARK):
+        Request.on_accepted = _asked(Request.on_accepted)
+
+
+def _asked(on_accepted: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(on_accepted)
+    def asked(request: Any, pid: int, *args: Any, **kwargs: Any) -> Any:
+        given_up = getattr(request.message, "given_up", None)  # of a message of ours
+        if given_up is not None and _begins_here(pid) and given_up():
+            sys.modules["celery.worker.state"].task_ready(request)
+            request.reject(requeue=True)  # in Celery's books
+            raise sys.modules["greenlet"].GreenletExit if _is_green() else CancelledError
+        return on_accepted(request, pid, *args, **kwargs)
+
+    setattr(asked, _MARK, True)
+    return asked
+
+
+def _begins_here(pid: int) -> bool:
+    """Whether a task that is accepted begins when that was said, in a thread or greenlet."""
+    if _is_green():  # the number is the greenlet's
+        return True
+    return pid == os.getpid() and not runs_in_delivery(in_loop=True)
 
 
 def _failed_outside(task_id: str = "", **_: Any) -> None:
