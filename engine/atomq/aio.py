@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import selectors
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
@@ -16,7 +17,7 @@ from redis.asyncio.connection import AbstractConnection
 from atomq import arguments, connect, exchange, fork
 from atomq.address import Address
 from atomq.calls import Call
-from atomq.client import SERVER_ERRORS, EngineBase, check_version, warn_no_blocking
+from atomq.client import FRESH, SERVER_ERRORS, EngineBase, check_version, warn_no_blocking
 from atomq.errors import AtomqError, InvalidArgument, ServerUnavailable
 from atomq.exchange import Ask, Load, Pause, Retry, Send, bare, connecting, not_reached, translated
 from atomq.flows import Flow, Get, Listen, Rest, Sleep, Wait, Withdraw
@@ -32,7 +33,7 @@ R = TypeVar("R")
 
 LONG = 86_400.0  # seconds: instead of the socket's own timeout, where an answer may take its time
 PROMPT = 5.0  # seconds: an answer that is on its way does not take longer
-MOST_CONNECTIONS = 64  # of one engine, unless `max_connections` says otherwise
+OPENED_AT_ONCE = 64  # connections; of thousands of tasks most find one that another is done with
 
 
 # ── cancellation ──────────────────────────────────────────────────────────────────────────────
@@ -305,7 +306,10 @@ class _Lines:
         self._connector = connect.async_connector(engine.address, self)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._idle: deque[tuple[AbstractConnection, float]] = deque()
-        self._places = asyncio.Semaphore(engine.options.max_connections or MOST_CONNECTIONS)
+        most = engine.options.max_connections
+        self._places = asyncio.Semaphore(most) if most else contextlib.nullcontext()
+        self._cannot_hang_up = engine.address.kind == "memory"
+        self._opening = asyncio.Semaphore(OPENED_AT_ONCE)
 
     async def send(self, calls: Sequence[Call[Any]]) -> list[Any]:
         return await self._with_connection([call.command() for call in calls])
@@ -318,7 +322,8 @@ class _Lines:
 
     async def command(self, args: Sequence[Any], _target: Any = None) -> Any:
         head, *rest = args
-        reply = (await self._with_connection([(*str(head).split(), *rest)]))[0]
+        words = (*str(head).split(), *rest)
+        reply = (await self._with_connection([words], looked_at=True))[0]
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -351,20 +356,33 @@ class _Lines:
         leaving = [connection.disconnect(nowait=True) for connection, _ in old]
         self._leaving = asyncio.gather(*leaving, return_exceptions=True)
 
-    async def _take(self) -> AbstractConnection:
-        stale = time.monotonic() - (self._engine.options.health_check_interval or 1e9)
+    async def _take(self, *, looked_at: bool) -> AbstractConnection:
+        found = await self._rested(looked_at=looked_at)
+        if found is None:
+            async with self._opening:
+                found = await self._rested(looked_at=looked_at) or await self.fresh()
+        return found
+
+    async def _rested(self, *, looked_at: bool) -> AbstractConnection | None:
+        now, longest = time.monotonic(), self._engine.options.health_check_interval or 1e9
         while self._idle:
             connection, since = self._idle.pop()
-            if since > stale:
+            rested = now - since
+            if rested < min(FRESH, longest) and not looked_at:
+                return connection
+            if rested < longest and (self._cannot_hang_up or not _hung_up(connection)):
                 return connection
             await connection.disconnect()
-        return await self.fresh()
+        return None
 
-    async def _with_connection(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+    async def _with_connection(
+        self, commands: list[tuple[Any, ...]], *, looked_at: bool = False
+    ) -> list[Any]:
+        """Over one that idles, or a new one. `looked_at`: what is sent is not sent again."""
         async with self._places:
             moves = self._engine.moves
             try:
-                connection = await self._take()
+                connection = await self._take(looked_at=looked_at)
             except SERVER_ERRORS as error:
                 raise connecting(error) from error
             try:
@@ -385,6 +403,19 @@ class _Lines:
             else:
                 self._idle.append((connection, time.monotonic()))
             return replies
+
+
+def _hung_up(connection: AbstractConnection) -> bool:
+    """Whether an idle connection was closed by the server: nothing else makes it readable.
+
+    The socket itself is looked at: the event loop may not have had the time to.
+    """
+    reader, number = connection._reader, connect.descriptor(connection)
+    if reader is None or reader.at_eof() or number < 0:
+        return True
+    with selectors.DefaultSelector() as selector:
+        selector.register(number, selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 async def _heeded(work: Coroutine[Any, Any, T]) -> T:
@@ -473,6 +504,8 @@ class _ClusterLines:
 
     async def command(self, args: Sequence[Any], target: Any = None) -> Any:
         client = await self.client()
+        for node in client.get_nodes() if target is None else (target,):
+            await _forget_hung_up(node)
         if target is None:
             return await _heeded(client.execute_command(*args))
         return await _heeded(client.execute_command(*args, target_nodes=target))
@@ -499,6 +532,16 @@ class _ClusterLines:
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
+
+
+async def _forget_hung_up(node: Any) -> None:
+    """Close the idle connections of a node that the server has closed: redis-py makes them anew.
+
+    Its sync client looks before it uses one, its asyncio client does not.
+    """
+    for connection in tuple(node._free):
+        if connection.is_connected and _hung_up(connection):
+            await connection.disconnect(nowait=True)
 
 
 # ── listening ─────────────────────────────────────────────────────────────────────────────────

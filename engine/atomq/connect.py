@@ -364,13 +364,14 @@ class Opened:
         fork.leak(*connections)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for connection in connections:
-            number = _descriptor(connection)
+            number = descriptor(connection)
             if number >= 0:
                 os.dup2(null, number, inheritable=False)
         os.close(null)
 
 
-def _descriptor(connection: Any) -> int:
+def descriptor(connection: Any) -> int:
+    """The number of its socket; -1: it has none, or it is one of memory://."""
     writer = getattr(connection, "_writer", None)
     sock = writer.get_extra_info("socket") if writer else getattr(connection, "_sock", None)
     try:

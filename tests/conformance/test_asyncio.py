@@ -53,6 +53,24 @@ def test_200_that_wait_for_results_share_one_subscription(server: Server) -> Non
     asyncio.run(main())
 
 
+def test_as_many_connections_as_are_needed_and_no_more(server: Server) -> None:
+    """All that wait in the server have one each; 3,000 short calls share what they find."""
+
+    async def main() -> None:
+        async with AsyncEngine(server.url) as engine:
+            db = server.client()
+            takes = [asyncio.create_task(engine.command("BLPOP", "list", 30)) for _ in range(100)]
+            await until(lambda: db.info("clients")["blocked_clients"] == 100)
+            db.rpush("list", *range(100))
+            assert len(await asyncio.gather(*takes)) == 100
+        async with AsyncEngine(server.url) as engine:
+            before = connections(server)
+            await asyncio.gather(*(engine.command("TIME") for _ in range(3_000)))
+            assert connections(server) - before < 1_000
+
+    asyncio.run(main())
+
+
 def test_a_cancelled_wait_for_a_result_listens_no_more(server: Server) -> None:
     async def main() -> None:
         async with AsyncEngine(server.url) as engine:
