@@ -267,7 +267,7 @@ class Queue(QueueBase[Engine]):
         check_handler(handler, awaited=False)
         pace = self._pace(prefetch, concurrency)
         if concurrency > 1:
-            threads = _Threads(partial(self._handle, handler), concurrency, pace, Ending(stop))
+            threads = _Threads(partial(self._handle_held, handler), concurrency, pace, Ending(stop))
             consume = partial(self._consume, pace, timeout, threads.ending)
             return self._work_in_threads(threads, consume)
         count = 0
@@ -284,6 +284,16 @@ class Queue(QueueBase[Engine]):
                 check_result(handler(message))
         except Exception:
             log.exception("%s: the handler failed", message)
+
+    def _handle_held(self, handler: Callable[[Message], Any], message: Message) -> None:
+        """The same in a thread that was handed it: the process may have been suspended since."""
+        if not self.keeper.lapsed(message.receipt):
+            self._handle(handler, message)
+            return
+        try:
+            self.give_back([message])
+        except AtomqError as error:
+            log.warning("%s comes back when its lease ends: %s", message, error)
 
     def _work_in_threads(self, threads: _Threads, consume: Callable[[], Generator[Message]]) -> int:
         count, busy = 0, True

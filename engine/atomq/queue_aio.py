@@ -227,7 +227,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         check_handler(handler, awaited=True)
         pace = self._pace(prefetch, concurrency)
         if concurrency > 1:
-            tasks = _Tasks(partial(self._handle, handler), concurrency, pace, Ending(stop))
+            tasks = _Tasks(partial(self._handle_held, handler), concurrency, pace, Ending(stop))
             consume = partial(self._consume, pace, timeout, tasks.ending)
             return await self._work_in_tasks(tasks, consume)
         count = 0
@@ -245,6 +245,18 @@ class AsyncQueue(QueueBase[AsyncEngine]):
                 check_result(await handler(message))
         except Exception:
             log.exception("%s: the handler failed", message)
+
+    async def _handle_held(
+        self, handler: Callable[[AsyncMessage], Awaitable[Any]], message: AsyncMessage
+    ) -> None:
+        """The same in a task that was handed it: the process may have been suspended since."""
+        if not self.keeper.lapsed(message.receipt):
+            await self._handle(handler, message)
+            return
+        try:
+            await self.give_back([message])
+        except AtomqError as error:
+            log.warning("%s comes back when its lease ends: %s", message, error)
 
     async def _work_in_tasks(
         self, tasks: _Tasks, consume: Callable[[], AsyncGenerator[AsyncMessage]]

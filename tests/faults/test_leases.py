@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from atomq import AsyncQueue, Engine, LeaseLost, Queue, calls
+from atomq import AsyncQueue, Engine, LeaseLost, Queue, calls, queue_aio
+from atomq import queue as queue_module
 from atomq.address import Address
 from atomq.contrib.kombu.broker import broker_of
 from tests.proxy import Proxy
@@ -220,6 +221,45 @@ def test_what_was_claimed_for_a_consumer_that_is_frozen_is_not_begun(
     assert [message.body for message in begun.claim_many(20)] == [0]
     queue.engine.close()
     begun.engine.close()
+
+
+def test_what_a_worker_was_handed_before_a_freeze_is_not_begun(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is suspended between the hand-over and the first step of a thread, or task."""
+
+    def frozen(kind: Any, queue: Any) -> None:
+        begin = kind.begin
+        seen: list[Any] = []
+
+        def late(self: Any, message: Any) -> None:
+            if not seen:
+                queue.keeper._leases[message.receipt].since -= 3600
+            seen.append(message.receipt)
+            begin(self, message)
+
+        monkeypatch.setattr(kind, "begin", late)
+
+    got: list[int] = []
+    with Queue("q", server.url) as queue:
+        frozen(queue_module._Threads, queue)
+        queue.put("sync")
+        queue.work(lambda m: got.append(m.deliveries), concurrency=2, timeout=0.3)
+        assert (got, queue.state().stats["released"]) == ([1], 1)
+
+    async def main() -> None:
+        async with AsyncQueue("r", server.url) as queue:
+            frozen(queue_aio._Tasks, queue)
+            await queue.put("asyncio")
+
+            async def handler(message: Any) -> None:
+                got.append(message.deliveries)
+
+            await queue.work(handler, concurrency=2, timeout=0.3)
+            assert (await queue.state()).stats["released"] == 1
+
+    asyncio.run(main())
+    assert got == [1, 1]
 
 
 @pytest.mark.parametrize("worker", ["sync", "asyncio"])
