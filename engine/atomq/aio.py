@@ -347,6 +347,14 @@ class _Lines:
         """There is another master, says a thread: what is in use is closed when it is answered."""
         self._engine.moves += 1
         self._engine.proved = False
+        self._replace_soon()
+
+    def rotated(self) -> None:
+        """There are other credentials, says a thread: the same."""
+        self._engine.tokens += 1
+        self._replace_soon()
+
+    def _replace_soon(self) -> None:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._leave_old)
@@ -380,7 +388,7 @@ class _Lines:
     ) -> list[Any]:
         """Over one that idles, or a new one. `looked_at`: what is sent is not sent again."""
         async with self._places:
-            moves = self._engine.moves
+            era = self._engine.era
             try:
                 connection = await self._take(looked_at=looked_at)
             except SERVER_ERRORS as error:
@@ -396,7 +404,7 @@ class _Lines:
                 await connection.disconnect(nowait=True)  # interrupted: an answer is on its way
                 raise
             refused = any(type(reply) is server.ReadOnlyError for reply in replies)
-            if refused or moves != self._engine.moves:
+            if refused or era != self._engine.era:
                 await connection.disconnect()  # a replica now: a new one may lead to the primary
                 await self.close()
                 self._engine.proved = False
@@ -589,6 +597,7 @@ class _Listener:
         self._audience: dict[str, set[_Ear]] = {}
         self._connection: AbstractConnection | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._era = engine.era
         self._writing = asyncio.Lock()
 
     async def listen(self, channel: str) -> _Ear:
@@ -596,7 +605,10 @@ class _Listener:
         ear = _Ear(channel)
         try:
             async with self._writing:
+                if self._era != self._engine.era:
+                    self._break(server.ConnectionError("there is another master, or token"))
                 if self._connection is None:
+                    self._era = self._engine.era
                     self._connection = await self._engine._lines.fresh()
                     self._reading = asyncio.ensure_future(self._read(self._connection))
                 self._audience.setdefault(channel, set()).add(ear)
@@ -671,7 +683,7 @@ class AsyncWaiter:
         self._lines: list[tuple[AbstractConnection, list[str]]] = []
         self._out: dict[int, asyncio.Task[Any]] = {}
         self._keys: tuple[str, ...] = ()
-        self._moves = engine.moves
+        self._era = engine.era
         self._ear: _Ear | None = None
 
     @property
@@ -682,9 +694,9 @@ class AsyncWaiter:
     async def wait(self, keys: tuple[str, ...], seconds: float) -> str | None:
         """The list a token came from, or None after `seconds` (or when the connection broke)."""
         try:
-            if keys != self._keys or self._moves != self._engine.moves:
+            await self._leave_old()
+            if keys != self._keys:
                 await self.close()
-                self._moves = self._engine.moves
                 self._lines = await self._engine._lines.blocking(keys)
                 self._keys = keys
             for index, (connection, names) in enumerate(self._lines):
@@ -724,6 +736,7 @@ class AsyncWaiter:
     async def listen(self, channel: str, seconds: float) -> bytes | None:
         """The next message on a channel, or None after `seconds`; 0 only subscribes."""
         try:
+            await self._leave_old()
             if self._ear is None or self._ear.channel != channel:
                 await self._hang_up()
                 self._ear = await self._engine.listener.listen(channel)
@@ -744,6 +757,11 @@ class AsyncWaiter:
             await connection.disconnect(nowait=True)
         self._lines, self._out, self._keys = [], {}, ()
         await self._hang_up()
+
+    async def _leave_old(self) -> None:
+        if self._era != self._engine.era:
+            await self.close()
+            self._era = self._engine.era
 
     async def _hang_up(self) -> None:
         ear, self._ear = self._ear, None

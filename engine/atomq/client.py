@@ -60,6 +60,8 @@ class EngineBase:
         self.outage = outage_of(address.safe_url)
         self.moves = 0
         """How often another server became the master: a connection from before leads astray."""
+        self.tokens = 0
+        """How often there were other credentials: a connection from before may be closed soon."""
         self.may_unblock: bool | None = None
         """Whether this user may run CLIENT UNBLOCK; None: not tried yet."""
         self.at_close: list[Callable[[], None]] = []
@@ -73,6 +75,11 @@ class EngineBase:
         if self.options.layout == "cluster" or self.address.kind == "cluster":
             return "cluster"
         return "stock"
+
+    @property
+    def era(self) -> tuple[int, int]:
+        """Changes when connections that were made before are to be replaced."""
+        return self.moves, self.tokens
 
     def keys(self, queue: str) -> QueueKeys:
         """The keys of a queue. Raises `InvalidArgument` if no queue may be called so."""
@@ -478,6 +485,11 @@ class _Lines:
         self._engine.proved = False
         self.close()
 
+    def rotated(self) -> None:
+        """There are other credentials: what is in use is closed when its answer has come."""
+        self._engine.tokens += 1
+        self.close()
+
     def forget(self) -> None:
         fork.leak(self._idle)
         self._begin()
@@ -501,7 +513,7 @@ class _Lines:
         self, commands: list[tuple[Any, ...]], *, looked_at: bool = False
     ) -> list[Any]:
         """Over one that idles, or a new one. `looked_at`: what is sent is not sent again."""
-        moves = self._engine.moves
+        era = self._engine.era
         with self._places:
             try:
                 connection = self._take(looked_at=looked_at)
@@ -517,7 +529,7 @@ class _Lines:
             except BaseException:
                 connection.disconnect()  # interrupted: an answer may be on its way
                 raise
-            if server.ReadOnlyError in map(type, replies) or moves != self._engine.moves:
+            if server.ReadOnlyError in map(type, replies) or era != self._engine.era:
                 connection.disconnect()  # a replica now: a new one may lead to the primary
                 self.close()
                 self._engine.proved = False
@@ -647,7 +659,7 @@ class Waiter:
         self._keys: tuple[str, ...] = ()
         self._ear: AbstractConnection | None = None
         self._channel = ""
-        self._moves = engine.moves
+        self._era = engine.era
         self._blocks_inline = engine.address.kind == "memory"
 
     def wait(
@@ -660,9 +672,9 @@ class Waiter:
         try:
             if self._blocks_inline:
                 return self._wait_inline(keys, seconds)
-            if keys != self._keys or self._moves != self._engine.moves:
+            self._leave_old()
+            if keys != self._keys:
                 self.close()
-                self._moves = self._engine.moves
                 self._lines = self._engine._lines.blocking(keys)
                 self._keys = keys
             if ahead is not None and len(self._lines) == 1 and not self._out and self._may():
@@ -755,6 +767,7 @@ class Waiter:
     def listen(self, channel: str, seconds: float) -> bytes | None:
         """The next message on a channel, or None after `seconds`; 0 only subscribes."""
         try:
+            self._leave_old()
             if self._ear is None or self._channel != channel:
                 self._hang_up()
                 self._ear = self._engine._lines.fresh()
@@ -781,6 +794,11 @@ class Waiter:
             connection.disconnect()
         self._lines, self._out, self._keys, self._ahead = [], set(), (), None
         self._hang_up()
+
+    def _leave_old(self) -> None:
+        if self._era != self._engine.era:
+            self.close()
+            self._era = self._engine.era
 
     def _hang_up(self) -> None:
         if self._ear is not None:

@@ -18,8 +18,9 @@ import os
 import socket
 import weakref
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary, WeakSet
 
 from redis.asyncio import connection as aio_connection
 from redis.asyncio import sentinel as aio_sentinel
@@ -31,6 +32,7 @@ from redis.connection import (
     SSLConnection,
     UnixDomainSocketConnection,
 )
+from redis.credentials import StreamingCredentialProvider
 from redis.retry import Retry
 from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 
@@ -56,13 +58,15 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 def connector(address: Address, audience: Audience | None = None) -> Connector:
     """A function that makes fresh, unconnected sync connections.
 
-    Behind Sentinels, `audience` is told when there is another master.
+    Behind Sentinels, `audience` is told when there is another master; and with a streaming
+    credential provider, when that has a new token.
 
     Not for kind `cluster`. Raises `InvalidOptions` where an option cannot be used, ImportError
     where memory:// lacks its extra. The connections raise redis-py's exceptions, and
     `EmbeddedServerError` where the embedded server does not start.
     """
     kwargs = _kwargs(address, Retry(NoBackoff(), 0))
+    _hear_of_tokens(kwargs, audience)
     kwargs["redis_connect_func"] = _Hello(address.options.client_name)
     match address.kind:
         case "tcp":
@@ -90,6 +94,7 @@ def connector(address: Address, audience: Audience | None = None) -> Connector:
 def async_connector(address: Address, audience: Audience | None = None) -> AsyncConnector:
     """The asyncio twin of `connector`. Call the function it returns inside one event loop only."""
     kwargs = _kwargs(address, AsyncRetry(NoBackoff(), 0))
+    _hear_of_tokens(kwargs, audience)
     kwargs["redis_connect_func"] = _AsyncHello(address.options.client_name).connected
     match address.kind:
         case "tcp":
@@ -203,6 +208,31 @@ def _credentials(address: Address) -> dict[str, Any]:
         if not hasattr(provider, "get_credentials"):
             raise InvalidOptions(["credential_provider: its class has no get_credentials()"])
     return {"credential_provider": provider}
+
+
+# By provider, as some can tell only one. Both ends may be garbage: then there is nothing to tell.
+_rotating: WeakKeyDictionary[StreamingCredentialProvider, WeakSet[Audience]] = WeakKeyDictionary()
+_rotating_lock = fork.Lock()
+
+
+def _hear_of_tokens(kwargs: Mapping[str, Any], audience: Audience | None) -> None:
+    """Have the audience told, for as long as it is about, of each new token of its provider."""
+    provider = kwargs.get("credential_provider")
+    if audience is None or not isinstance(provider, StreamingCredentialProvider):
+        return
+    with _rotating_lock:
+        known = _rotating.get(provider)
+        audiences = _rotating.setdefault(provider, WeakSet())
+        audiences.add(audience)
+    if known is None:
+        provider.on_next(partial(_rotated, audiences))
+
+
+def _rotated(audiences: WeakSet[Audience], _token: Any) -> None:
+    with _rotating_lock:
+        told = list(audiences)
+    for one in told:
+        one.rotated()
 
 
 def _imported(path: str) -> Any:

@@ -38,6 +38,9 @@ class Audience(Protocol):
     def switched(self) -> None:
         """There is another master. Called in any thread; must not block."""
 
+    def rotated(self) -> None:
+        """There are other credentials, of the same server. The same holds."""
+
 
 class Master:
     """Asks the sentinels for the master, where redis-py's connection expects its pool."""

@@ -629,7 +629,6 @@ ELSEWHERE = {
     "ignores `db` and `virtual_host` among the transport options",
     "ignores `ssl`, user, password and `credential_provider` among the transport options",
     "cannot hear broadcasts under a `fanout_prefix` that is not like `/….` (`KeyError`)",
-    "logs in again on living connections when a streaming `credential_provider` has a new token",
     "calls no callable `password`",
     "takes any `visibility_timeout`, also text and fractions, and fails later",
     "`priority_steps` need not begin with 0",

@@ -72,7 +72,7 @@ class Poller:
         self._line: Any = None
         self._has_read = False  # since the event loop looked what is readable
         self._opened = 0.0
-        self._moves = 0
+        self._moves = self._tokens = 0
         self._claim: tuple[Channel, Call[Claimed], Taken] | None = None
         self._blocked: tuple[str, ...] = ()
         self._rests_until = 0.0  # this user was refused what it might before
@@ -182,7 +182,7 @@ class Poller:
 
     def _connected(self) -> Any:
         if self._line is None:
-            self._moves = self._broker.engine.moves
+            self._moves, self._tokens = self._broker.engine.era
             self._line = self._broker.engine.connection()
             self._opened = time.monotonic()
             # Without a handler redis-py keeps invalidations to itself.
@@ -228,6 +228,8 @@ class Poller:
         now, self._has_read = time.monotonic(), False
         if self._line is not None and self._moves != self._broker.engine.moves:
             self._broken(server.ConnectionError("there is another master"))
+        if self._line is not None and self._tokens != self._broker.engine.tokens:
+            self._log_in_again()
         if now > self._until and (self._claim is not None or self._blocked):
             self._overdue()
         if self._claim is not None or now < self._rests_until:
@@ -249,6 +251,15 @@ class Poller:
                 self._send_claim(channel, queues, room)
                 return
         self._block(channels)
+
+    def _log_in_again(self) -> None:
+        """Use the provider's new token, over this connection: nothing that it waits for is lost.
+
+        Behind a wait it is sent at the latest a second later. If it is refused the connection is
+        made anew.
+        """
+        self._tokens = self._broker.engine.tokens
+        self._send(_forget, "AUTH", *self._line.credential_provider.get_credentials())
 
     def _look_beside(self) -> None:
         """Once a second: say what is consumed here, take over what others left, or Celery."""
