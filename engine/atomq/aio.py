@@ -55,6 +55,16 @@ class _Unhurried(asyncio.Task[T]):
         return False
 
 
+def _cancelling() -> int:
+    """How often this task was cancelled.
+
+    A frame that has its task as a local keeps what the task was cancelled in, which keeps the
+    frame, and what is dropped.
+    """
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
+
+
 async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     """Await `work` to its end, though cancelled meanwhile; the cancellation is raised afterwards.
 
@@ -63,13 +73,15 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     cleanup, and `asyncio.run` cancels all tasks when the first one ends. If the server does not
     answer, it is given up `PROMPT` seconds after the first cancellation.
     """
-    outer = asyncio.current_task()
-    if outer is None or isinstance(outer, _Unhurried):
+    if isinstance(asyncio.current_task(), _Unhurried | None):
         return await work
     inner = _Unhurried(work, loop=asyncio.get_running_loop())
-    if outer.cancelling():
+    if _cancelling():
         inner.cancel()
-    return await inner
+    try:
+        return await inner
+    finally:
+        del inner  # which keeps what it raised, and that this frame, and what is dropped
 
 
 class AsyncEngine(EngineBase):
@@ -132,13 +144,13 @@ class AsyncEngine(EngineBase):
         A task that is cancelled meanwhile says the rest before it ends, the call that was under way
         once more: so that what became of a message does not depend on the moment. See `to_the_end`.
         """
-        task, rest = asyncio.current_task(), Rest(work)
-        if task is not None and task.cancelling():
+        rest = Rest(work)
+        if _cancelling():
             return await to_the_end(say(work))
         try:
             return await say(rest.flow())
         except asyncio.CancelledError:
-            if not isinstance(task, _Unhurried):
+            if not isinstance(asyncio.current_task(), _Unhurried):
                 try:
                     await to_the_end(say(rest.flow()))
                 except AtomqError as error:
@@ -432,10 +444,13 @@ async def _heeded(work: Coroutine[Any, Any, T]) -> T:
     It writes by `asyncio.wait_for`, which before Python 3.12 may swallow one, and the task would
     go on for ever. https://github.com/python/cpython/issues/86296
     """
-    task = asyncio.current_task()
-    before = task.cancelling() if task is not None else 0
-    result = await work
-    if task is not None and task.cancelling() > before:
+    before = _cancelling()
+    try:
+        result = await work
+    except asyncio.CancelledError as error:
+        # The `asyncio.Timeout` in its frames keeps the task: see `_cancelling`.
+        raise error.with_traceback(None) from None
+    if _cancelling() > before:
         raise asyncio.CancelledError
     return result
 
@@ -460,7 +475,7 @@ async def _converse(connection: AbstractConnection, commands: list[tuple[Any, ..
         try:
             replies.append(await connection.read_response())
         except server.ResponseError as error:
-            replies.append(error)
+            replies.append(error.with_traceback(None))  # it would keep this frame, which keeps it
     return replies
 
 
@@ -499,7 +514,7 @@ class _ClusterLines:
             try:
                 replies.append(await _heeded(client.execute_command(*call.command())))
             except server.ResponseError as error:
-                replies.append(error)
+                replies.append(error.with_traceback(None))
             except (server.RedisClusterException, server.ConnectionError) as error:
                 self._engine.proved = False
                 raise (error if replies else not_reached(error)) from error.__cause__

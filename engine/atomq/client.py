@@ -596,7 +596,7 @@ class _ClusterLines:
             try:
                 replies.append(client.execute_command(*call.command()))
             except server.ResponseError as error:
-                replies.append(error)
+                replies.append(error.with_traceback(None))
             except (server.RedisClusterException, server.ConnectionError) as error:
                 self._engine.proved = False
                 raise (error if replies else not_reached(error)) from error.__cause__

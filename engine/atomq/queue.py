@@ -48,8 +48,14 @@ class Message(MessageBase["Queue"]):
     released, to be tried again after the queue's backoff. The block raises nothing of its own: an
     ack that cannot be sent is sent as soon as the server is back, one that comes too late is
     logged. Or settle it yourself, once. Each verb raises `LeaseLost` if the receipt is not live,
-    and `ServerUnavailable` if the server is gone; the message is then somebody else's when its
-    lease ends.
+    and `ServerUnavailable` if the server is gone.
+
+    A verb that answered, or raised `LeaseLost`, ends the renewal of the lease (`extend` does not);
+    so does the end of a block, whatever comes of it. A verb that failed otherwise does not: as long
+    as this object lives its lease is renewed, and the verb may be called again. When the object is
+    dropped, renewal ends at once, and another consumer gets the message when the lease ends. In
+    asyncio a verb that is cancelled is carried out all the same before `CancelledError` is raised,
+    within 5 s; if it failed, the same holds, and `settled` says which.
     """
 
     __slots__ = ()

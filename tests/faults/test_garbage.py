@@ -50,6 +50,10 @@ def refuse(server: Server) -> None:
     db.set("_atomq.{q}.unacked", "of another type")
 
 
+def mend(server: Server) -> None:
+    server.client().rename("aside", "_atomq.{q}.unacked")
+
+
 def cut(server: Server) -> None:
     server.kill()
 
@@ -105,3 +109,49 @@ def test_so_it_is_in_asyncio(
     own_server: Server, verb: str, trouble: Callable[[Server], None]
 ) -> None:
     assert asyncio.run(async_verb(own_server, verb, trouble))() is None
+
+
+def test_another_consumer_gets_it_when_the_lease_ends(server: Server) -> None:
+    """Not while the object lives: its verb can be called again."""
+    queue, other = Queue("q", server.url, lease=0.5), Queue("q", server.url)
+    queue.put("x")
+    message = queue.claim()
+    assert message is not None
+    refuse(server)
+    try:
+        message.ack()
+    except AtomqError:
+        mend(server)
+    assert other.claim(timeout=0.8) is None
+    del message
+    got = other.claim(timeout=3)
+    assert got is not None
+    assert got.body == "x"
+    for one in (queue, other):
+        one.close()
+
+
+def test_so_it_does_after_a_verb_was_cancelled_and_not_carried_out(server: Server) -> None:
+    async def main() -> None:
+        async with (
+            AsyncQueue("q", server.url, lease=0.5) as queue,
+            AsyncQueue("q", server.url) as other,
+        ):
+            await queue.put("x")
+            message = await queue.claim()
+            assert message is not None
+            refuse(server)
+            server.client().execute_command("CLIENT", "PAUSE", 300)
+            verb = asyncio.create_task(message.complete(1))
+            await asyncio.sleep(0.1)
+            verb.cancel()
+            await asyncio.wait({verb})
+            assert verb.cancelled()
+            mend(server)
+            assert await other.claim(timeout=0.8) is None
+            del message, verb
+            got = await other.claim(timeout=3)
+            assert got is not None
+            assert got.body == "x"
+
+    asyncio.run(main())
