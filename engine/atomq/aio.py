@@ -358,12 +358,13 @@ class _Lines:
     def switched(self) -> None:
         """There is another master, says a thread: what is in use is closed when it is answered."""
         self._engine.moves += 1
+        self._engine.era += 1
         self._engine.proved = False
         self._replace_soon()
 
     def rotated(self) -> None:
         """There are other credentials, says a thread: the same."""
-        self._engine.tokens += 1
+        self._engine.era += 1
         self._replace_soon()
 
     def _replace_soon(self) -> None:

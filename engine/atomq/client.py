@@ -60,8 +60,8 @@ class EngineBase:
         self.outage = outage_of(address.safe_url)
         self.moves = 0
         """How often another server became the master: a connection from before leads astray."""
-        self.tokens = 0
-        """How often there were other credentials: a connection from before may be closed soon."""
+        self.era = 0
+        """The same, and how often there were other credentials: one from before may end soon."""
         self.may_unblock: bool | None = None
         """Whether this user may run CLIENT UNBLOCK; None: not tried yet."""
         self.at_close: list[Callable[[], None]] = []
@@ -75,11 +75,6 @@ class EngineBase:
         if self.options.layout == "cluster" or self.address.kind == "cluster":
             return "cluster"
         return "stock"
-
-    @property
-    def era(self) -> tuple[int, int]:
-        """Changes when connections that were made before are to be replaced."""
-        return self.moves, self.tokens
 
     def keys(self, queue: str) -> QueueKeys:
         """The keys of a queue. Raises `InvalidArgument` if no queue may be called so."""
@@ -482,12 +477,13 @@ class _Lines:
     def switched(self) -> None:
         """There is another master: what is in use is closed when its answer has come."""
         self._engine.moves += 1
+        self._engine.era += 1
         self._engine.proved = False
         self.close()
 
     def rotated(self) -> None:
         """There are other credentials: what is in use is closed when its answer has come."""
-        self._engine.tokens += 1
+        self._engine.era += 1
         self.close()
 
     def forget(self) -> None:

@@ -72,7 +72,7 @@ class Poller:
         self._line: Any = None
         self._has_read = False  # since the event loop looked what is readable
         self._opened = 0.0
-        self._moves = self._tokens = 0
+        self._moves = self._era = 0
         self._claim: tuple[Channel, Call[Claimed], Taken] | None = None
         self._blocked: tuple[str, ...] = ()
         self._rests_until = 0.0  # this user was refused what it might before
@@ -182,7 +182,7 @@ class Poller:
 
     def _connected(self) -> Any:
         if self._line is None:
-            self._moves, self._tokens = self._broker.engine.era
+            self._moves, self._era = self._broker.engine.moves, self._broker.engine.era
             self._line = self._broker.engine.connection()
             self._opened = time.monotonic()
             # Without a handler redis-py keeps invalidations to itself.
@@ -228,7 +228,7 @@ class Poller:
         now, self._has_read = time.monotonic(), False
         if self._line is not None and self._moves != self._broker.engine.moves:
             self._broken(server.ConnectionError("there is another master"))
-        if self._line is not None and self._tokens != self._broker.engine.tokens:
+        if self._line is not None and self._era != self._broker.engine.era:
             self._log_in_again()
         if now > self._until and (self._claim is not None or self._blocked):
             self._overdue()
@@ -258,8 +258,10 @@ class Poller:
         Behind a wait it is sent at the latest a second later. If it is refused the connection is
         made anew.
         """
-        self._tokens = self._broker.engine.tokens
-        self._send(_forget, "AUTH", *self._line.credential_provider.get_credentials())
+        self._era = self._broker.engine.era
+        provider = self._line.credential_provider
+        if provider is not None:  # without one another master is about to be announced
+            self._send(_forget, "AUTH", *provider.get_credentials())
 
     def _look_beside(self) -> None:
         """Once a second: say what is consumed here, take over what others left, or Celery."""
