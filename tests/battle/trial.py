@@ -201,7 +201,7 @@ class Trial:
         for n, seen in events.items():
             starts = [i for i, (what, _, _) in enumerate(seen) if what == "start"]
             for i, j in pairwise(starts):
-                why = self._why(seen[i:j], seen[j][2], self._kinds.get(n, ""))
+                why = self._why(seen[i:j], seen[j], self._kinds.get(n, ""))
                 out.duplicates[why] += 1
                 if why == "unexplained":
                     around = [m for m in self._timeline if abs(m[1] - seen[j][2]) < 3 * LEASE]
@@ -217,16 +217,19 @@ class Trial:
             after = some[-1].name
         return found
 
-    def _why(self, seen: list[tuple[str, int, float]], again: float, kind: str) -> str:
+    def _why(
+        self, seen: list[tuple[str, int, float]], second: tuple[str, int, float], kind: str
+    ) -> str:
         """Why a message was started again, by what its first start met."""
         _, pid, began = seen[0]
+        _, other, again = second
         words = {what for what, by, _ in seen if by == pid}
         if "failed" in words or "cancelled" in words:
             return "it failed or was cancelled"
         if self._died.get(pid, again + 1) <= again:
             return "its process died"
-        if any(p == pid and began - LEASE <= at <= again for p, at in self._frozen):
-            return "its process was frozen for longer than a lease"
+        if any(p in (pid, other) and began - 2 * LEASE <= at <= again for p, at in self._frozen):
+            return "one of the two processes was frozen for longer than a lease"
         if kind == "hangs once":
             return "it hung for longer than max_lease"
         if any(began - LEASE <= at <= again for at in self._upsets):
