@@ -79,8 +79,7 @@ tools: ## get Debian's Redis 7 and Lua tools into .tools/ (no root; skipped wher
 run: venv ## watch it work in two acts, the library and a Celery app; workers are killed in each
 	@$(BIN)/atomq demo
 	@printf '%-40s %s\n' '' '' \
-	  '$(BIN)/atomq demo --act celery' 'one act only (library, celery)' \
-	  '$(BIN)/atomq demo --max-deliveries 1' 'see it fail (demo --help has more)' \
+	  '$(BIN)/atomq demo --act celery' 'one act only (demo --help has more)' \
 	  '$(BIN)/atomq demo --dir ./demo' 'keep the queues, and look into them' \
 	  'make test' 'prove it'
 

@@ -83,6 +83,20 @@ def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Have every Python process that is started run this code before anything else."""
+
+    def written(code: str) -> None:
+        folder = tmp_path / "broken"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(code)
+        path = os.environ.get("PYTHONPATH")
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *([path] if path else [])]))
+
+    return written
+
+
+@pytest.fixture
 def engine(server: Server) -> Iterator[Engine]:
     """An engine on the test's server, to arrange what a command will meet."""
     with Engine(server.url) as engine:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,24 @@ def test_everything_holds_and_nothing_is_left(atomq: Atomq, scratch: Path) -> No
     assert list(scratch.iterdir()) == []
 
 
-def test_it_can_fail_and_says_why_in_plain_lines(atomq: Atomq, scratch: Path) -> None:
-    done = atomq("demo", *SHORT, "--max-deliveries", "1")
+# What Python runs in each of the demo's processes before anything else: what comes back is refused.
+IMPATIENT = """
+from atomq import Queue
+handle = Queue._handle
+def impatient(self, handler, message):
+    if message.deliveries > 1:
+        message.reject("max_deliveries")
+    else:
+        handle(self, handler, message)
+Queue._handle = impatient
+"""
+
+
+def test_it_can_fail_and_says_why_in_plain_lines(
+    atomq: Atomq, scratch: Path, broken: Callable[[str], None]
+) -> None:
+    broken(IMPATIENT)
+    done = atomq("demo", *SHORT)
 
     assert done.code == 1
     assert "\x1b" not in done.out

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,11 +38,22 @@ WITHOUT_LEASE = """
 from atomq import calls
 from atomq.leases import LeaseKeeper
 held = LeaseKeeper.hold
-def hold(self, queue, holders):
+def hold(self, queue, holders, *rest):
     holders = list(holders)
-    held(self, queue, holders)
+    taken = held(self, queue, holders, *rest)
     self._engine.run(calls.ack(queue, [holder.receipt for holder in holders]))
+    return taken
 LeaseKeeper.hold = hold
+"""
+IMPATIENT = """
+from atomq.contrib.kombu.channel import Channel
+deliver = Channel.deliver
+def impatient(self, delivery, now_ms):
+    if delivery.deliveries > 1:
+        self.qos._dead(delivery, "max_deliveries", None)
+    else:
+        deliver(self, delivery, now_ms)
+Channel.deliver = impatient
 """
 
 
@@ -67,8 +79,11 @@ def test_everything_holds_and_nothing_is_left(atomq: Atomq, scratch: Path) -> No
     nothing_is_left(scratch)
 
 
-def test_it_can_fail_and_says_why_in_plain_lines(atomq: Atomq, scratch: Path) -> None:
-    done = atomq("demo", *SHORT, "--max-deliveries", "1")
+def test_it_can_fail_and_says_why_in_plain_lines(
+    atomq: Atomq, scratch: Path, broken: Callable[[str], None]
+) -> None:
+    broken(IMPATIENT)
+    done = atomq("demo", *SHORT)
 
     assert done.code == 1
     assert "\x1b" not in done.out
@@ -78,7 +93,7 @@ def test_it_can_fail_and_says_why_in_plain_lines(atomq: Atomq, scratch: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("broken", "faults"),
+    ("code", "faults"),
     # Without renewal tasks are handed out while their holder lives: the long one, or (where it goes
     # to dead letters before it starts again) others. Without leases the killed worker either held
     # nothing, or what it held is gone.
@@ -86,18 +101,9 @@ def test_it_can_fail_and_says_why_in_plain_lines(atomq: Atomq, scratch: Path) ->
     ids=["without renewal", "without lease"],
 )
 def test_it_fails_when_the_transport_is_broken(
-    broken: str,
-    faults: tuple[str, ...],
-    atomq: Atomq,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    code: str, faults: tuple[str, ...], atomq: Atomq, broken: Callable[[str], None]
 ) -> None:
-    folder = tmp_path / "broken"
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(broken)
-    path = os.environ.get("PYTHONPATH")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *([path] if path else [])]))
-
+    broken(code)
     done = atomq("demo", *SHORT, "--json")
 
     assert done.code == 1, done.out

@@ -36,10 +36,27 @@ LOCKS = (PLAIN, type(threading.RLock()), threading.Condition, threading.Semaphor
 NOT_RENEWED = {("atomq.embedded", "_no_fork")}
 
 
+_others: list[Any] = []
+
+
+def objects() -> list[Any]:
+    """Every object of a class of the package."""
+    return [o for o in gc.get_objects() if type(o).__module__.partition(".")[0] == "atomq"]
+
+
+@pytest.fixture(autouse=True)
+def others() -> Iterator[None]:
+    """What tests before left in this process, with threads of its own, is not looked at."""
+    _others[:] = objects()
+    yield
+    _others.clear()
+
+
 def locks() -> Iterator[tuple[Any, str, Any]]:
     """Every lock of the package: the module or object that has it, its name there, the lock."""
+    left = {id(one) for one in _others}
     owners = [module for name, module in sys.modules.items() if name.partition(".")[0] == "atomq"]
-    owners += [o for o in gc.get_objects() if type(o).__module__.partition(".")[0] == "atomq"]
+    owners += [one for one in objects() if id(one) not in left]
     for owner in owners:
         names = list(getattr(owner, "__dict__", ())) + list(getattr(owner, "__slots__", ()))
         for name in names:
@@ -61,8 +78,8 @@ def one_of_each(url: str) -> list[Any]:
     return [queue, broker, message, connect._master(sentinel, os.getpid()), clusters, alone]
 
 
-def test_a_child_is_forked_while_other_threads_hold_every_lock(server: Server) -> None:
-    queue, broker, *others = one_of_each(server.url)
+def test_a_child_is_forked_while_other_threads_hold_every_lock(own_server: Server) -> None:
+    queue, broker, *others = one_of_each(own_server.url)
     held, over = threading.Event(), threading.Event()
     found = list(locks())
     assert len(found) > 8
@@ -88,7 +105,7 @@ def test_a_child_is_forked_while_other_threads_hold_every_lock(server: Server) -
         with queue.claim():  # type: ignore[union-attr]
             pass
         broker.doubts.add("q", {"properties": {}}, "id")
-        assert broker_of(Address.parse(server.url)) is broker
+        assert broker_of(Address.parse(own_server.url)) is broker
 
     try:
         reap(fork(child))
@@ -182,8 +199,8 @@ def test_a_child_keeps_no_connection_of_its_parent_open(server: Server) -> None:
 # ── finalizers ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_no_lock_that_a_finalizer_may_meet_is_a_plain_one(server: Server) -> None:
-    kept = one_of_each(server.url)
+def test_no_lock_that_a_finalizer_may_meet_is_a_plain_one(own_server: Server) -> None:
+    kept = one_of_each(own_server.url)
     for owner, name, lock in locks():
         inner = getattr(lock, "_cond", lock)
         inner = getattr(inner, "_lock", inner)
@@ -194,10 +211,10 @@ def test_no_lock_that_a_finalizer_may_meet_is_a_plain_one(server: Server) -> Non
 
 @pytest.mark.parametrize("moment", ["_converse", "_hung_up", "probing"])
 def test_an_abandoned_consumer_is_collected_at_any_moment(
-    server: Server, monkeypatch: pytest.MonkeyPatch, moment: str
+    own_server: Server, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """Within a call of the same thread over the only connection, every lock in its hands."""
-    queue = Queue("q", server.url, max_connections=1)
+    queue = Queue("q", own_server.url, max_connections=1)
     queue.put_many(range(10))
     messages: Any = queue.consume(prefetch=5)
     next(messages).ack()

@@ -410,10 +410,10 @@ def test_settled_messages_leave_nothing_behind(server: Server) -> None:
 
 
 def test_only_a_process_that_holds_something_looks_for_garbage_when_it_connects(
-    server: Server,
+    own_server: Server,
 ) -> None:
     """With broker_pool_limit=None each publish connects, and a collection costs the whole heap."""
-    broker, queue = broker_of(Address.parse(server.url)), Queue("q", server.url)
+    broker, queue = broker_of(Address.parse(own_server.url)), Queue("q", own_server.url)
     queue.put("x")
     collected: list[int] = []
 
