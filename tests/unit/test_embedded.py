@@ -175,8 +175,8 @@ def test_a_slow_load_is_waited_for(home: Path, monkeypatch: pytest.MonkeyPatch) 
     slow.chmod(0o700)
     monkeypatch.setattr(embedded, "find_binary", lambda: slow)
     before = time.monotonic()
-    assert connect(embedded.start(home, timeout=0.3)).dbsize() == 15_000
-    assert time.monotonic() - before > 0.3, "too fast to prove anything"
+    assert connect(embedded.start(home, timeout=1)).dbsize() == 15_000
+    assert time.monotonic() - before > 1, "too fast to prove anything"
 
 
 def test_a_server_that_has_not_yet_said_who_it_is_is_stopped(
