@@ -41,7 +41,7 @@ _others: list[Any] = []
 
 def objects() -> list[Any]:
     """Every object of a class of the package."""
-    return [o for o in gc.get_objects() if type(o).__module__.partition(".")[0] == "atomq"]
+    return [o for o in gc.get_objects() if f"{type(o).__module__}.".startswith("atomq.")]
 
 
 @pytest.fixture(autouse=True)
