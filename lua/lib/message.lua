@@ -63,6 +63,9 @@ end
 
 -- As it is kept in a record, which knows the deliveries.
 function M.spare(message, spared)
+  if string.byte(message, 3) ~= 120 then -- it has no head: not "x-...
+    return spared == 0 and message or string.format('{"x-spared":%d,', spared) .. string.sub(message, 2)
+  end
   local deliveries, expires, _, was = M.head(message)
   return was == spared and message or M.with(message, deliveries, expires, spared)
 end

@@ -14,15 +14,13 @@ local function last(this, call, step)
   return step == call.steps and this.steps or step
 end
 
--- How often it was spared before it is delivered anew, and when it expires.
+-- How often a message was spared before it is delivered anew, and when it expires. Most have no head.
 local function spared_before(body, deliveries, more)
+  if string.byte(body, 3) ~= 120 then -- "x-...
+    return math.min(more, deliveries), 0
+  end
   local _, expires, _, spared = message.head(body)
   return math.min(spared + more, deliveries), expires
-end
-
-local function goes_alone(held, more)
-  local deliveries, _, _, body = record.split(held or "")
-  return deliveries and spared_before(body, deliveries, more) > 1
 end
 
 -- Hand out these entries, bury them or set them apart, as long as there is room; answers how many are gone from where
@@ -34,7 +32,8 @@ local function take_out(this, call, step, index, records, found, spare)
     if many == 0 then
       break
     end
-    local held, spared = redis.call("HMGET", records, unpack(found, at + 1, at + many)), {}
+    local held = redis.call("HMGET", records, unpack(found, at + 1, at + many))
+    local deliveries, bodies, spared, expires = {}, {}, {}, {}
     local scores = spare and redis.call("ZMSCORE", index, unpack(found, at + 1, at + many))
     for i = 1, many do
       if bytes >= call.max_bytes then -- they are larger than any before
@@ -42,8 +41,13 @@ local function take_out(this, call, step, index, records, found, spare)
         break
       end
       bytes = bytes + #(held[i] or "")
-      spared[i] = scores and not bands.alone(scores[i]) and 1 or 0
-      if call.company + call.count == 0 and goes_alone(held[i], spared[i]) then
+      local _
+      deliveries[i], _, _, bodies[i] = record.split(held[i] or "")
+      if deliveries[i] then
+        local more = scores and not bands.alone(scores[i]) and 1 or 0
+        spared[i], expires[i] = spared_before(bodies[i], deliveries[i], more)
+      end
+      if call.company + call.count == 0 and (spared[i] or 0) > 1 then
         many = math.max(1, i - 1) -- by itself: what goes alone leaves the others where they are
         break
       end
@@ -52,16 +56,15 @@ local function take_out(this, call, step, index, records, found, spare)
     redis.call("HDEL", records, unpack(found, at + 1, at + many))
     call.freed = true
     for i = 1, many do
-      local deliveries, _, _, body = record.split(held[i] or "")
-      if deliveries then
-        local n, expires = spared_before(body, deliveries, spared[i])
+      local before, body, n = deliveries[i], bodies[i], spared[i]
+      if before then
         this.largest = math.max(this.largest, #body)
         if n > 1 then
           local apart = require("lib.apart")
-          apart.send(this, call, deliveries, n, expires, step, body, records == KEYS[this.at + 2] and found[at + i],
+          apart.send(this, call, before, n, expires[i], step, body, records == KEYS[this.at + 2] and found[at + i],
             many == 1)
         else
-          lane.hand(this, call, deliveries + 1, n, expires, step, { message.spare(body, n) }, 1, 1)
+          lane.hand(this, call, before + 1, n, expires[i], step, { message.spare(body, n) }, 1, 1)
         end
       elseif held[i] then
         lane.bury(this, call, "corrupt", 0, step, held[i], records == KEYS[this.at + 4] and found[at + i])
