@@ -58,7 +58,7 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 def connector(address: Address, audience: Audience | None = None) -> Connector:
     """A function that makes fresh, unconnected sync connections.
 
-    Behind Sentinels, `audience` is told when there is another master; and with a streaming
+    Behind Sentinels, `audience` is notified when there is another master; and with a streaming
     credential provider, when that has a new token.
 
     Not for kind `cluster`. Raises `InvalidOptions` where an option cannot be used, ImportError
@@ -216,7 +216,7 @@ _rotating_lock = fork.Lock()
 
 
 def _hear_of_tokens(kwargs: Mapping[str, Any], audience: Audience | None) -> None:
-    """Have the audience told, for as long as it is about, of each new token of its provider."""
+    """Notify `audience`, while it is alive, of each new token of its provider."""
     provider = kwargs.get("credential_provider")
     if audience is None or not isinstance(provider, StreamingCredentialProvider):
         return

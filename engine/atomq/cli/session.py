@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-PATIENCE = 2.0  # seconds for which a command waits for a server that is away, unless told
+PATIENCE = 2.0  # seconds for which a command waits for a server that is away, by default
 DEFAULT_URL = "redis://localhost:6379/0"
 WHERE = "is it running, and is this its address? --url or ATOMQ_URL say where it is"
 _SERVER = "Server"
@@ -138,7 +138,7 @@ class Session:
         from atomq.client import Engine
 
         engine = Engine(self.url, **self.options)
-        if "retry_budget" not in engine.options.given():  # nobody likes to look at a still terminal
+        if "retry_budget" not in engine.options.given():  # a still terminal looks like a hang
             engine.retry = engine.retry.after(engine.retry.budget - PATIENCE)
         return engine
 
