@@ -9,6 +9,7 @@ import selectors
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
+from functools import partial
 from typing import Any, Self, TypeVar, overload
 
 from redis import exceptions as server
@@ -19,11 +20,10 @@ from atomq.address import Address
 from atomq.calls import Call
 from atomq.client import FRESH, SERVER_ERRORS, EngineBase, check_version, warn_no_blocking
 from atomq.errors import AtomqError, InvalidArgument, ServerUnavailable
-from atomq.exchange import Ask, Load, Pause, Retry, Send, bare, connecting, not_reached, translated
+from atomq.exchange import Ask, Pause, Retry, Send, bare, connecting, not_reached, translated
 from atomq.flows import Flow, Get, Listen, Rest, Sleep, Wait, Withdraw
 from atomq.options import Options
 from atomq.outage import PATIENCE, Outage, outage_of
-from atomq.scripts import Script
 from atomq.shared import AsyncShared
 
 log = logging.getLogger("atomq.client")
@@ -279,10 +279,8 @@ class AsyncEngine(EngineBase):
 
     async def _step(self, step: exchange.Step, outage: Outage) -> Any:
         match step:
-            case Send(calls):
-                return await self._lines.send(calls)
-            case Load(script, call):
-                return await self._lines.load(script, call)
+            case Send(calls, loads):
+                return await self._lines.send(calls, loads)
             case Ask(args):
                 return await self._lines.command(args)
             case Pause(seconds, spent, trouble):
@@ -323,11 +321,9 @@ class _Lines:
         self._cannot_hang_up = engine.address.kind == "memory"
         self._opening = asyncio.Semaphore(OPENED_AT_ONCE)
 
-    async def send(self, calls: Sequence[Call[Any]]) -> list[Any]:
-        return await self._with_connection([call.command() for call in calls])
-
-    async def load(self, script: Script, _call: Call[Any]) -> Any:
-        return await self.command(("SCRIPT LOAD", script.text))
+    async def send(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> list[Any]:
+        commands: list[tuple[Any, ...]] = [("SCRIPT", "LOAD", each.script.text) for each in loads]
+        return await self._with_connection(commands + [call.command() for call in calls])
 
     def outage(self, _call: Call[Any]) -> Outage:
         return self._engine.outage
@@ -505,15 +501,17 @@ class _ClusterLines:
         except (AttributeError, server.RedisClusterException, server.RedisError):
             return self._engine.outage
 
-    async def send(self, calls: Sequence[Call[Any]]) -> list[Any]:
+    async def send(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> list[Any]:
         try:
             client = await self.client()
         except SERVER_ERRORS as error:
             raise connecting(error) from error
         replies: list[Any] = []
-        for call in calls:
+        sends = [partial(self._load, client, call) for call in loads]
+        sends += [partial(client.execute_command, *call.command()) for call in calls]
+        for send in sends:
             try:
-                replies.append(await _heeded(client.execute_command(*call.command())))
+                replies.append(await _heeded(send()))
             except server.ResponseError as error:
                 replies.append(error.with_traceback(None))
             except (server.RedisClusterException, server.ConnectionError) as error:
@@ -521,10 +519,9 @@ class _ClusterLines:
                 raise (error if replies else not_reached(error)) from error.__cause__
         return replies
 
-    async def load(self, script: Script, call: Call[Any]) -> Any:
-        client = await self.client()
+    async def _load(self, client: Any, call: Call[Any]) -> Any:
         node = client.get_node_from_key(call.keys[0])
-        return await client.execute_command("SCRIPT LOAD", script.text, target_nodes=node)
+        return await client.execute_command("SCRIPT LOAD", call.script.text, target_nodes=node)
 
     async def command(self, args: Sequence[Any], target: Any = None) -> Any:
         client = await self.client()

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Self, TypeVar, overload
 
 from hiredis import pack_command
@@ -30,7 +31,7 @@ from atomq.errors import (
     ServerTooOld,
     ServerUnavailable,
 )
-from atomq.exchange import Ask, Load, Pause, Retry, Send, bare, connecting, not_reached, translated
+from atomq.exchange import Ask, Pause, Retry, Send, bare, connecting, not_reached, translated
 from atomq.flows import Flow, Get, Listen, Sleep, Wait, Withdraw
 from atomq.keys import Layout, QueueKeys
 from atomq.options import Options
@@ -325,10 +326,8 @@ class Engine(EngineBase):
 
     def _step(self, step: exchange.Step, outage: Outage) -> Any:
         match step:
-            case Send(calls):
-                return self._lines.send(calls)
-            case Load(script, call):
-                return self._lines.load(script, call)
+            case Send(calls, loads):
+                return self._lines.send(calls, loads)
             case Ask(args):
                 return self._lines.command(args)
             case Pause(seconds, spent, trouble):
@@ -439,11 +438,9 @@ class _Lines:
         most = self._engine.options.max_connections
         self._places = _Places(most) if most else contextlib.nullcontext()
 
-    def send(self, calls: Sequence[Call[Any]]) -> list[Any]:
-        return self._with_connection([call.command() for call in calls])
-
-    def load(self, script: Script, _call: Call[Any]) -> Any:
-        return self.command(("SCRIPT LOAD", script.text))
+    def send(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> list[Any]:
+        commands: list[tuple[Any, ...]] = [("SCRIPT", "LOAD", each.script.text) for each in loads]
+        return self._with_connection(commands + [call.command() for call in calls])
 
     def outage(self, _call: Call[Any]) -> Outage:
         return self._engine.outage
@@ -582,15 +579,17 @@ class _ClusterLines:
         except (AttributeError, server.RedisClusterException, server.RedisError):
             return self._engine.outage
 
-    def send(self, calls: Sequence[Call[Any]]) -> list[Any]:
+    def send(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> list[Any]:
         try:
             client = self.client
         except SERVER_ERRORS as error:
             raise connecting(error) from error
         replies: list[Any] = []
-        for call in calls:
+        sends = [partial(self._load, client, call) for call in loads]
+        sends += [partial(client.execute_command, *call.command()) for call in calls]
+        for send in sends:
             try:
-                replies.append(client.execute_command(*call.command()))
+                replies.append(send())
             except server.ResponseError as error:
                 replies.append(error.with_traceback(None))
             except (server.RedisClusterException, server.ConnectionError) as error:
@@ -598,9 +597,9 @@ class _ClusterLines:
                 raise (error if replies else not_reached(error)) from error.__cause__
         return replies
 
-    def load(self, script: Script, call: Call[Any]) -> Any:
-        node = self.client.get_node_from_key(call.keys[0])
-        return self.client.execute_command("SCRIPT LOAD", script.text, target_nodes=node)
+    def _load(self, client: Any, call: Call[Any]) -> Any:
+        node = client.get_node_from_key(call.keys[0])
+        return client.execute_command("SCRIPT LOAD", call.script.text, target_nodes=node)
 
     def command(self, args: Sequence[Any], target: Any = None) -> Any:
         if target is None:

@@ -1,6 +1,6 @@
 """One call and its answer, without I/O: retry, NOSCRIPT healing and the translation of errors.
 
-`exchange` is a generator. It yields what to do next (`Send`, `Load`, `Pause`) and is sent the
+`exchange` is a generator. It yields what to do next (`Send`, `Ask`, `Pause`) and is sent the
 answer; the sync and the async engine drive it alike. This is the one place where redis-py's
 exceptions become ours.
 """
@@ -31,22 +31,19 @@ from atomq.errors import (
     ServerUnavailable,
     WrongType,
 )
-from atomq.scripts import Script
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send these calls in one go. Answer: a list, replies and server errors in the calls' order."""
+    """Send these calls in one go. Answer: a list, replies and server errors in the calls' order.
+
+    Before them, and before their answers: SCRIPT LOAD of the script of each of `loads`, on the node
+    that serves it. One flight takes both, so that a server whose scripts are flushed again and
+    again, or that restarts, has hardly a moment to forget a script between the two.
+    """
 
     calls: Sequence[Call[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """SCRIPT LOAD, on the node that serves `call`. Answer: the reply."""
-
-    script: Script
-    call: Call[Any]
+    loads: Sequence[Call[Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +71,7 @@ class Unsent(server.ConnectionError):
         super().__init__(str(cause))
 
 
-Step = Send | Load | Ask | Pause
+Step = Send | Ask | Pause
 Exchange = Generator[Step, Any, list[Any]]
 
 
@@ -182,7 +179,7 @@ def _carried_out(batch: _Batch, patience: _Patience) -> Exchange:
         trouble: Exception | None
         lost = False
         try:
-            trouble = batch.answered((yield Send([batch.calls[i] for i in batch.left])))
+            trouble = batch.answered((yield Send(batch.unanswered(), batch.loads)))
         except _REFUSED as error:
             raise PermissionDenied(f"the server refused user or password: {error}") from error
         except _AWAY as error:
@@ -195,8 +192,6 @@ def _carried_out(batch: _Batch, patience: _Patience) -> Exchange:
                 batch.again()
             trouble = None
             yield pause
-        for call in batch.unloaded():
-            yield from _heal(call)
     return batch.results
 
 
@@ -220,20 +215,29 @@ class _Batch:
         self.left = list(range(len(self.calls)))
         self.results: list[Any] = [None] * len(self.calls)
         self._single = single
-        self._unloaded: dict[str, Call[Any]] = {}
+        self.loads: list[Call[Any]] = []
+        """One call for each script that the server did not know."""
         self._heals = 10  # then NOSCRIPT is an error like others: somebody flushes without end
+
+    def unanswered(self) -> list[Call[Any]]:
+        """What is left to be answered."""
+        return [self.calls[i] for i in self.left]
 
     def answered(self, replies: Sequence[Any]) -> Exception | None:
         """Sort the replies; the passing trouble of those that are left, if any."""
         trouble: Exception | None = None
         left = []
-        for i, reply in zip(self.left, replies, strict=True):
+        loads, self.loads = self.loads, []
+        for call, reply in zip(loads, replies, strict=False):
+            _check_loaded(call, reply)
+        unloaded: dict[str, Call[Any]] = {}
+        for i, reply in zip(self.left, replies[len(loads) :], strict=True):
             call = self.calls[i]
             if not isinstance(reply, Exception):
                 self.results[i] = call.parse(reply, call.repeated)
                 continue
             if isinstance(reply, server.NoScriptError) and self._heals:
-                self._unloaded.setdefault(call.script.name, call)
+                unloaded.setdefault(call.script.name, call)
             elif _passes(reply):
                 trouble = reply
             elif self._single:
@@ -243,6 +247,8 @@ class _Batch:
                 continue
             left.append(i)
         self.left = left
+        self.loads = list(unloaded.values())
+        self._heals -= bool(unloaded)
         return trouble
 
     def again(self) -> None:
@@ -250,24 +256,16 @@ class _Batch:
         for i in self.left:
             self.calls[i] = self.calls[i].again()
 
-    def unloaded(self) -> list[Call[Any]]:
-        """One call for each script the server did not know."""
-        found = list(self._unloaded.values())
-        self._unloaded.clear()
-        self._heals -= bool(found)
-        return found
 
-
-def _heal(call: Call[Any]) -> Generator[Step, Any, None]:
-    try:
-        yield Load(call.script, call)
-    except server.NoPermissionError as error:
+def _check_loaded(call: Call[Any], reply: Any) -> None:
+    """Raise what is wrong with a SCRIPT LOAD, unless it passes: its call meets the same."""
+    if isinstance(reply, server.NoPermissionError):
         raise ScriptsNotLoaded(
             f"the server does not know the script {call.script.name} ({call.script.sha}) and this "
             "user may not load it: run `atomq scripts load --url ...` as a user who may"
-        ) from error
-    except _AWAY:
-        return  # the call comes next and meets the same trouble, with its retries
+        ) from reply
+    if isinstance(reply, Exception) and not _passes(reply):
+        raise translated(reply, call) from reply
 
 
 def probing(call: Call[Any], retry: Retry) -> Exchange:

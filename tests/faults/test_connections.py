@@ -30,7 +30,9 @@ from atomq import (
     Receiver,
     ServerUnavailable,
     Verdict,
+    aio,
     calls,
+    client,
     flows,
     scripts,
 )
@@ -658,3 +660,31 @@ def test_scripts_flushed_under_load(server: Server) -> None:
         while flushed["times"] < 10:
             queue.put("x")
     assert got == list(range(100))
+
+
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+@pytest.mark.parametrize("worker", ["sync", "asyncio"])
+def test_a_server_that_forgets_its_scripts_between_any_two_flights(
+    server: Server, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script and its call travel together, so the moment of a flush does not matter."""
+    db = server.client()
+    lines = client._Lines if worker == "sync" else aio._Lines
+    fly = lines._with_connection
+
+    def forgetting(*args: Any, **options: Any) -> Any:
+        db.script_flush()
+        return fly(*args, **options)
+
+    async def main() -> list[Any]:
+        async with AsyncQueue("q", server.url) as queue:
+            await queue.put_many(range(3))
+            return [message.body async for message in queue.consume(prefetch=3, timeout=0)]
+
+    monkeypatch.setattr(lines, "_with_connection", forgetting)
+    if worker == "asyncio":
+        assert asyncio.run(main()) == [0, 1, 2]
+        return
+    with Queue("q", server.url) as queue:
+        queue.put_many(range(3))
+        assert [message.body for message in queue.consume(prefetch=3, timeout=0)] == [0, 1, 2]

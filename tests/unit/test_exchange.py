@@ -11,7 +11,6 @@ from redis import exceptions as server
 from atomq import calls, errors
 from atomq.calls import Call
 from atomq.exchange import (
-    Load,
     Pause,
     Retry,
     Send,
@@ -55,10 +54,16 @@ class Driver:
         assert isinstance(self.step, Send)
         return list(self.step.calls)
 
+    def loaded(self) -> list[str]:
+        """The scripts that are loaded in the same flight."""
+        assert isinstance(self.step, Send)
+        return [call.script.name for call in self.step.loads]
+
 
 def answer_always(driver: Driver, error: Exception) -> None:
-    while driver.step is not None:
-        driver.answer([error] if isinstance(driver.step, Send) else "sha")
+    while isinstance(driver.step, Send | Pause):
+        sent = isinstance(driver.step, Send)
+        driver.answer([*("sha" for _ in driver.loaded()), error] if sent else None)
 
 
 NOSCRIPT = server.NoScriptError("No matching script.")
@@ -72,26 +77,23 @@ def test_an_answer_is_the_result() -> None:
 
 def test_an_unknown_script_is_loaded_and_the_call_sent_again_as_it_was() -> None:
     driver = Driver(ack())
-    load = driver.answer([NOSCRIPT])
-    assert isinstance(load, Load)
-    assert load.script.name == "ack"
-    driver.answer("sha")
+    assert driver.loaded() == []
+    driver.answer([NOSCRIPT])
+    assert driver.loaded() == ["ack"], "in one flight, lest it is forgotten in between"
     [again] = driver.sent()
     assert not again.repeated, "it surely was not carried out"
-    driver.answer([[1]])
+    driver.answer(["sha", [1]])
     assert driver.result == [[calls.Verdict.LOST]]
 
 
 def test_in_a_batch_each_unknown_script_is_loaded_once_and_only_those_calls_go_again() -> None:
     driver = Driver(ack(), pause(), ack(), calls.inspect(KEYS), single=False)
     driver.answer([NOSCRIPT, 1, NOSCRIPT, NOSCRIPT])
-    loaded = []
-    while isinstance(driver.step, Load):
-        loaded.append(driver.step.script.name)
-        driver.answer("sha")
-    assert loaded == ["ack", "inspect"]
+    assert driver.loaded() == ["ack", "inspect"]
     assert [call.script.name for call in driver.sent()] == ["ack", "ack", "inspect"]
-    driver.answer([[], [1], server.ResponseError("WRONGTYPE q is not")])
+    driver.answer(["sha", "sha", [], NOSCRIPT, server.ResponseError("WRONGTYPE q is not")])
+    assert driver.loaded() == ["ack"]
+    driver.answer(["sha", [1]])
     assert driver.result is not None
     assert driver.result[:3] == [[calls.Verdict.DONE], True, [calls.Verdict.LOST]]
     assert isinstance(driver.result[3], errors.WrongType)
@@ -101,14 +103,33 @@ def test_a_script_that_nobody_may_load_is_named_with_the_command_that_loads_it()
     driver = Driver(ack())
     driver.answer([NOSCRIPT])
     with pytest.raises(errors.ScriptsNotLoaded, match=r"script ack .*atomq scripts load"):
-        driver.answer(server.NoPermissionError("no"))
+        driver.answer([server.NoPermissionError("no"), NOSCRIPT])
 
 
-def test_a_connection_lost_while_loading_is_met_again_by_the_call() -> None:
+def test_a_connection_lost_while_loading_is_as_one_lost_by_the_call() -> None:
     driver = Driver(ack(), retry=Retry(1, 10))
     driver.answer([NOSCRIPT])
-    driver.answer(server.ConnectionError("gone"))
-    assert isinstance(driver.step, Send)
+    assert isinstance(driver.answer(server.ConnectionError("gone")), Pause)
+    driver.answer()
+    assert driver.loaded() == ["ack"]
+    assert driver.sent()[0].repeated
+
+
+def test_what_passes_while_loading_passes_with_the_call() -> None:
+    driver = Driver(ack())
+    driver.answer([NOSCRIPT])
+    busy = server.ResponseError("BUSY Redis is busy running a script")
+    assert isinstance(driver.answer([busy, busy]), Pause)
+    driver.answer()
+    driver.answer([[]])
+    assert driver.result == [[calls.Verdict.DONE]]
+
+
+def test_a_server_that_cannot_load_a_script_is_an_error_of_ours() -> None:
+    driver = Driver(ack())
+    driver.answer([NOSCRIPT])
+    with pytest.raises(errors.ServerTooOld):
+        driver.answer([server.ResponseError("unknown command 'SCRIPT'"), NOSCRIPT])
 
 
 def test_who_flushes_without_end_is_told() -> None:
