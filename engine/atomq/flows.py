@@ -1,7 +1,8 @@
 """Behaviour of several steps, without I/O: generators over calls.
 
-A flow yields a `Call`, or one of the effects below, and is sent the result. `Engine.run` and
-`AsyncEngine.run` drive the same flow.
+A flow asks, `answer = yield from ask(call)`: a `Call`, or one of the effects below. Each declares
+the type of its answer, and mypy holds the flow to it. `Engine.run` and `AsyncEngine.run` drive the
+same flow.
 """
 
 from __future__ import annotations
@@ -27,14 +28,21 @@ from atomq.options import Options
 log = logging.getLogger("atomq.flows")
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 BEYOND_RETRIES = 9  # the highest attempt a claim can have
 AT_ONCE = 0.5  # seconds of work that are claimed at once
 STILL = 0.02  # seconds between two looks whether it may claim again
 AHEAD = 4  # a consumer of more queues claims only from the one whose token came, so behind the wait
 
 
+class Effect(Generic[T_co]):
+    """What a flow asks for besides script calls. `T_co` is the type of its answer."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Effect["str | Claimed | None"]):
     """Block until a token arrives on one of these lists, at most `seconds`.
 
     Answer: the list's name, or None. The wait goes on in the server afterwards, so that no token
@@ -52,7 +60,7 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
-class Withdraw:
+class Withdraw(Effect["str | Claimed | None"]):
     """End the wait in the server. Answer: the list whose token it took after all, or None.
 
     Or the result of the claim that was sent behind it; and `ServerUnavailable`, as with `Wait`.
@@ -60,7 +68,7 @@ class Withdraw:
 
 
 @dataclass(frozen=True, slots=True)
-class Listen:
+class Listen(Effect["bytes | None"]):
     """Block until a message arrives on this channel, at most `seconds`; 0: only begin to listen.
 
     Answer: the message, or None.
@@ -71,14 +79,14 @@ class Listen:
 
 
 @dataclass(frozen=True, slots=True)
-class Get:
+class Get(Effect["bytes | None"]):
     """Read a string. Answer: its bytes, or None."""
 
     key: str
 
 
 @dataclass(frozen=True, slots=True)
-class Sleep:
+class Sleep(Effect[None]):
     """Do nothing for so many seconds. Answer: None."""
 
     seconds: float
@@ -92,8 +100,15 @@ class Stop(Protocol):
         ...
 
 
-Effect = Call[Any] | Wait | Withdraw | Listen | Get | Sleep
-Flow = Generator[Effect, Any, T]
+Question = Call[T] | Effect[T]
+Flow = Generator[Question[Any], object, T]
+"""What is sent in is an `object`: mypy refuses to use the answer of a bare `yield`. See `ask`."""
+
+
+def ask(question: Question[T]) -> Flow[T]:
+    """The answer to one call or effect, of the type that it declares."""
+    answer = yield question
+    return answer  # type: ignore[return-value] # the one place: each driver answers as declared
 
 
 # Seconds by which the age of a lease is told: they go on while the machine is suspended.
@@ -341,7 +356,7 @@ class Consumer:
         acks = [self.acks.take(queue.name) for queue in queues]
         self.asked = clock()
         try:
-            claimed: Claimed = yield self._call(queues, claim_id, limit, acks)
+            claimed = yield from ask(self._call(queues, claim_id, limit, acks))
         except BaseException as error:
             for queue, receipts in zip(queues, acks, strict=True):
                 self.acks.put_back(queue.name, receipts)
@@ -384,7 +399,7 @@ class Consumer:
         call = self._call(queues, claim_id, limit)
         for _ in range(BEYOND_RETRIES):
             call = call.again()
-        claimed: Claimed = yield call
+        claimed = yield from ask(call)
         self._unanswered = None
         self._untold += claimed.buried
         for queue in queues:
@@ -403,7 +418,7 @@ class Consumer:
                 died = [(b.id, b.reason) for b in self._untold if b.queue == queue.name]
                 items = [(i, calls.failed(i, reason)) for i, reason in died if i]
                 for some in batches(items):
-                    yield calls.tell(queue, some, ttl_ms=self.options.result_ttl_ms)
+                    yield from ask(calls.tell(queue, some, ttl_ms=self.options.result_ttl_ms))
         except ServerUnavailable as error:
             log.info("who waits for what died is told later: %s", error)
             return
@@ -449,7 +464,7 @@ class Consumer:
                 known = isinstance(error, ServerUnavailable)  # the engine has said it
                 log.log(logging.DEBUG if known else logging.WARNING, "claiming again: %s", error)
                 wanted = None
-                yield Sleep(random.uniform(0.2, 1.0))
+                yield from ask(Sleep(random.uniform(0.2, 1.0)))
                 continue
             yield from self._tell()
             if got:
@@ -487,7 +502,7 @@ class Consumer:
         self._waiting = True
         self.asked = clock()
         try:
-            answer: str | Claimed | None = yield Wait(keys, seconds, ahead)
+            answer = yield from ask(Wait(keys, seconds, ahead))
         except ServerUnavailable as error:
             log.info("a claim was sent and not answered: %s", error)
             self._unanswered, self._ahead, self._waiting = self._ahead, None, False
@@ -540,7 +555,7 @@ class Consumer:
             left = seconds_left(deadline, stop)
             if left is not None and left <= 0:
                 return False
-            yield Sleep(STILL if left is None else min(STILL, left))
+            yield from ask(Sleep(STILL if left is None else min(STILL, left)))
         return True
 
     def _taken(
@@ -553,7 +568,7 @@ class Consumer:
         gone = {receipt for _, receipts in refused for receipt in receipts}
         try:
             for call in self._company.accompanied():
-                _ = yield call
+                yield from ask(call)
             for queue, receipts in refused:
                 yield from give_back(queue, [(receipt, "") for receipt in receipts])
         except AtomqError as error:
@@ -587,7 +602,7 @@ class Consumer:
             return None
         self._waiting = False
         try:
-            answer: str | Claimed | None = yield Withdraw()
+            answer = yield from ask(Withdraw())
         except ServerUnavailable:
             self._unanswered, self._ahead = self._ahead, None
             raise
@@ -623,7 +638,7 @@ class Consumer:
         for _ in range(100):  # 0.2 s: others may be sending some of ours right now
             if not any(self.acks.under_way(queue.name) for queue in self.queues):
                 break
-            yield Sleep(0.002)
+            yield from ask(Sleep(0.002))
 
     def _rotated(self) -> Iterable[list[QueueKeys]]:
         if len(self._groups) == 1:
@@ -672,7 +687,7 @@ def flush(queue: QueueKeys, acks: Acks) -> Flow[None]:
     """Send the acks that wait for a queue."""
     while receipts := acks.take(queue.name):
         try:
-            verdicts: list[Verdict] = yield calls.ack(queue, receipts)
+            verdicts = yield from ask(calls.ack(queue, receipts))
         except BaseException:
             acks.put_back(queue.name, receipts)
             raise
@@ -698,10 +713,10 @@ def in_batches(
     """
     verdicts: list[Verdict] = []
     for batch in batches(items):
-        found: list[Verdict] = yield call(batch)
+        found = yield from ask(call(batch))
         while Verdict.AGAIN in found:
             left = [i for i, verdict in enumerate(found) if verdict is Verdict.AGAIN]
-            again: list[Verdict] = yield call([batch[i] for i in left])
+            again = yield from ask(call([batch[i] for i in left]))
             for i, verdict in zip(left, again, strict=True):
                 found[i] = verdict
         verdicts += found
@@ -735,7 +750,7 @@ def publish_all(
     """
     put: list[bool] = []
     for batch in _by_size(messages, options.max_bytes):
-        done = yield publish(keys, batch, ids, options)
+        done = yield from ask(publish(keys, batch, ids, options))
         known = set(done.known)
         put += [i not in known for i in range(len(batch))]
     return put
@@ -768,11 +783,11 @@ def redrive_all(
     """
     total, after = 0, ""
     if not until:
-        newest: calls.QueueState = yield calls.inspect(keys)
+        newest = yield from ask(calls.inspect(keys))
         until = f"{newest.now_ms}-18446744073709551615"
     while True:
-        step: calls.Redriven = yield calls.redrive(
-            keys, after=after, until=until, reason=reason, limit=500, look=True
+        step = yield from ask(
+            calls.redrive(keys, after=after, until=until, reason=reason, limit=500, look=True)
         )
         total += yield from _redrive(keys, step)
         told(total)
@@ -787,7 +802,7 @@ def redrive(keys: QueueKeys, ids: Sequence[str], *, reason: str = "") -> Flow[in
     for batch in batches(ids):
         left = list(batch)
         while left:
-            step: calls.Redriven = yield calls.redrive(keys, left, reason=reason, look=True)
+            step = yield from ask(calls.redrive(keys, left, reason=reason, look=True))
             total += yield from _redrive(keys, step)
             # Not all may have been reached within the bytes of a call.
             left = left[left.index(step.last) + 1 :] if step.last in left else []
@@ -799,7 +814,7 @@ def _redrive(keys: QueueKeys, looked: calls.Redriven) -> Flow[int]:
     if not looked.found:
         return 0
     letters, messages = zip(*looked.found, strict=True)
-    moved: calls.Redriven = yield calls.redrive(keys, letters, messages=messages)
+    moved = yield from ask(calls.redrive(keys, letters, messages=messages))
     return moved.count
 
 
@@ -813,9 +828,7 @@ def hand_back_all(
     """All delayed and leased messages into the lists that stock workers read."""
     delayed_count = unacked_count = 0
     while True:
-        step: calls.HandedBack = yield calls.hand_back(
-            keys, unacked=unacked, delayed=delayed, limit=500
-        )
+        step = yield from ask(calls.hand_back(keys, unacked=unacked, delayed=delayed, limit=500))
         delayed_count, unacked_count = delayed_count + step.delayed, unacked_count + step.unacked
         told(delayed_count + unacked_count)
         if step.left == 0 or step.delayed + step.unacked == 0:
@@ -826,7 +839,7 @@ def leave(keys: QueueKeys, consumer: str) -> Flow[int]:
     """A consumer leaves; if it is the last, delayed messages of Celery's go to ready: how many."""
     moved = skip = 0
     while True:
-        step: calls.Attended = yield calls.attend(keys, consumer, skip=skip)
+        step = yield from ask(calls.attend(keys, consumer, skip=skip))
         moved, skip = moved + step.ready, skip + step.kept
         if step.left == 0:
             return moved
@@ -839,19 +852,19 @@ def await_result(key: str, timeout: Seconds | None) -> Flow[bytes | None]:
     been lost with a connection. A server that served once and is away is waited for.
     """
     deadline = deadline_of(timeout)
-    found: bytes | None = yield Get(key)
+    found = yield from ask(Get(key))
     seconds = 0.0
     while found is None:
         left = 5.0 if deadline is None else min(5.0, deadline - time.monotonic())
         if left <= 0:
             return None
-        found = yield Listen(key, min(seconds, left))
+        found = yield from ask(Listen(key, min(seconds, left)))
         seconds = 5.0
         if found is None:
             try:
-                found = yield Get(key)
+                found = yield from ask(Get(key))
             except ServerUnavailable as error:
                 log.info("waiting for the server: %s", error)
                 seconds = 0.0
-                yield Sleep(random.uniform(0.05, 0.5))
+                yield from ask(Sleep(random.uniform(0.05, 0.5)))
     return found

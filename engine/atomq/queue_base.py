@@ -718,7 +718,7 @@ class ReceiverBase(Generic[QueueT, MessageT]):
                     if left is not None and left <= 0:
                         return
                     wait = random.uniform(0.2, 1.0)
-                    yield flows.Sleep(wait if left is None else min(wait, left))
+                    yield from flows.ask(flows.Sleep(wait if left is None else min(wait, left)))
                 again = True
 
         return receiving(), messages

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -645,3 +648,43 @@ def test_one_long_message_is_forgotten_by_and_by() -> None:
 def test_a_pace_has_a_limit_that_a_claim_can_have(most: Any) -> None:
     with pytest.raises(InvalidArgument):
         Pace(most)
+
+
+# ── types ─────────────────────────────────────────────────────────────────────────────────────
+
+FLOWS = """
+from atomq import calls
+from atomq.flows import Flow, Get, ask
+from atomq.keys import QueueKeys
+
+def right(keys: QueueKeys) -> Flow[int]:
+    state = yield from ask(calls.inspect(keys))
+    return state.now_ms
+
+def another(keys: QueueKeys) -> Flow[int]:
+    state: list[int] = yield from ask(calls.inspect(keys))  # wrong
+    return state[0]
+
+def bare(keys: QueueKeys) -> Flow[int]:
+    state: list[int] = yield calls.inspect(keys)  # wrong
+    return state[0]
+
+def effect() -> Flow[str]:
+    return (yield from ask(Get("a")))  # wrong
+"""
+
+
+@pytest.mark.slow
+def test_mypy_knows_what_a_flow_is_answered(tmp_path: Path) -> None:
+    root = Path(flows.__file__).parents[2]
+    file = tmp_path / "their_flows.py"
+    file.write_text(FLOWS)
+    found = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", str(file)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    lines = [int(line.split(":")[1]) for line in found.stdout.splitlines() if ": error:" in line]
+    wrong = [n for n, line in enumerate(FLOWS.splitlines(), 1) if "# wrong" in line]
+    assert lines == wrong, found.stdout + found.stderr
