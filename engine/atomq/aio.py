@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar, overload
 from redis import exceptions as server
 from redis.asyncio.connection import AbstractConnection
 
-from atomq import arguments, connect, exchange, fork
+from atomq import arguments, connect, exchange, fork, wires
 from atomq.address import Address
 from atomq.calls import Call
 from atomq.client import FRESH, SERVER_ERRORS, EngineBase, check_version, warn_no_blocking
@@ -427,7 +427,7 @@ def _hung_up(connection: AbstractConnection) -> bool:
 
     The socket itself is looked at: the event loop may not have had the time to.
     """
-    reader, number = connection._reader, connect.descriptor(connection)
+    reader, number = connection._reader, wires.descriptor(connection)
     if reader is None or reader.at_eof() or number < 0:
         return True
     with selectors.DefaultSelector() as selector:
@@ -458,7 +458,7 @@ async def _connected(connection: AbstractConnection) -> None:
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
-    connect.opened.add(connection)
+    wires.opened.add(connection)
 
 
 async def _converse(connection: AbstractConnection, commands: list[tuple[Any, ...]]) -> list[Any]:

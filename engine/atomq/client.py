@@ -21,7 +21,7 @@ from hiredis import pack_command
 from redis import exceptions as server
 from redis.connection import AbstractConnection
 
-from atomq import arguments, connect, exchange, fork
+from atomq import arguments, connect, exchange, fork, wires
 from atomq.address import Address
 from atomq.calls import Call, Claimed
 from atomq.errors import (
@@ -456,7 +456,7 @@ class _Lines:
         """A connection of the caller's own, connected."""
         connection = self._connector()
         connection.connect()
-        connect.opened.add(connection)
+        wires.opened.add(connection)
         check_version(getattr(connection, "handshake_metadata", None))
         return connection
 
@@ -612,7 +612,7 @@ class _ClusterLines:
             node = self.client.get_node_from_key(key)
             connection = node.redis_connection.connection_pool.make_connection()
             connection.connect()
-            connect.opened.add(connection)
+            wires.opened.add(connection)
             found.append((connection, [key]))
         return found
 
@@ -621,7 +621,7 @@ class _ClusterLines:
         node = self.client.get_random_node()
         connection: AbstractConnection = node.redis_connection.connection_pool.make_connection()
         connection.connect()
-        connect.opened.add(connection)
+        wires.opened.add(connection)
         return connection
 
     def nodes(self) -> list[Node]:

@@ -16,7 +16,6 @@ import importlib
 import inspect
 import os
 import socket
-import weakref
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
@@ -303,9 +302,11 @@ class _AsyncHello:
 
     async def connected(self, connection: aio_connection.AbstractConnection) -> None:
         await connection.on_connect_check_health(check_health=False)
-        if self.name:
-            await connection.send_command("HELLO", 3, "SETNAME", self.name, check_health=False)
-            await connection.read_response()
+        # redis-py says HELLO too, and drops the answer.
+        naming = ("SETNAME", self.name) if self.name else ()
+        await connection.send_command("HELLO", 3, *naming, check_health=False)
+        untyped: Any = connection
+        untyped.handshake_metadata = await connection.read_response()
 
 
 if TYPE_CHECKING:
@@ -367,50 +368,6 @@ class _AsyncEmbeddedConnection(_AsyncUnixConnection):
         if not self.is_connected:
             self.path = await asyncio.to_thread(_start, self.directory)
         await super().connect_check_health(*args, **kwargs)
-
-
-# ── in a forked child ─────────────────────────────────────────────────────────────────────────
-
-
-class Opened:
-    """Connections of this process. A child that it forks lets go of them without a word.
-
-    They are not closed there: that would take asyncio's out of the epoll instance that both
-    processes share. Their descriptors lead to /dev/null instead, so whatever becomes of them in the
-    child the parent does not notice, and when it closes one, or dies, the server does.
-    """
-
-    def __init__(self) -> None:
-        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
-        fork.renew(self)
-
-    def add(self, connection: Any) -> None:
-        """One that is connected now."""
-        self._connections.add(connection)
-
-    def forked(self) -> None:
-        """In a child process: they are the parent's."""
-        connections, self._connections = list(self._connections), weakref.WeakSet()
-        fork.leak(*connections)
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        for connection in connections:
-            number = descriptor(connection)
-            if number >= 0:
-                os.dup2(null, number, inheritable=False)
-        os.close(null)
-
-
-def descriptor(connection: Any) -> int:
-    """The number of its socket; -1: it has none, or it is one of memory://."""
-    writer = getattr(connection, "_writer", None)
-    sock = writer.get_extra_info("socket") if writer else getattr(connection, "_sock", None)
-    try:
-        return int(sock.fileno()) if sock is not None else -1
-    except (AttributeError, OSError):  # of memory://
-        return -1
-
-
-opened = Opened()
 
 
 # ── sentinels ─────────────────────────────────────────────────────────────────────────────────

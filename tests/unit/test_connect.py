@@ -10,15 +10,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 import redis
 
-from atomq import embedded
+from atomq import embedded, wires
 from atomq.address import Address
 from atomq.connect import async_cluster, async_connector, cluster, connector
+from atomq.conversation import PUSHED, Conversation
 from atomq.errors import EmbeddedServerError, InvalidOptions
 from tests.servers import (
     Cluster,
@@ -436,3 +438,164 @@ def test_a_certificate_for_another_host_is_refused_unless_told_otherwise(
     with pytest.raises(redis.ConnectionError, match=r"(?i)certificate"):
         connect(url)("PING")
     assert connect(f"{url}&ssl_check_hostname=false")("PING") == b"PONG"
+
+
+# ── wires: taken out of redis-py's hands ──────────────────────────────────────────────────────
+
+
+class _Taken:
+    """Drives a wire and a conversation over it."""
+
+    def __init__(self, address: Address) -> None:
+        connection = connector(address)()
+        connection.connect()
+        self.wire = wires.taken(connection)
+        self.talk = Conversation()
+        self.talk.feed(self.wire.read_before)
+
+    def send(self, data: bytes) -> None:
+        self.wire.send(data)
+
+    def answers(self, many: int) -> list[tuple[Any, Any]]:
+        found: list[tuple[Any, Any]] = []
+        while len(found) < many:
+            assert self.wire.readable(5)
+            found += self.talk.feed(self.wire.receive())
+        return found
+
+    def close(self) -> None:
+        self.wire.close()
+
+
+class _TakenAsync:
+    """The same in an event loop."""
+
+    def __init__(self, address: Address) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.talk, self.found = Conversation(), list[tuple[Any, Any]]()
+        self.lost: list[Exception] = []
+        self.came = asyncio.Event()
+        self.loop.run_until_complete(self._open(address))
+
+    async def _open(self, address: Address) -> None:
+        connection = async_connector(address)()
+        await connection.connect()
+        self.wire = wires.taken_async(connection, self._received, self._lost)
+
+    def _received(self, data: Any) -> None:
+        self.found += self.talk.feed(data)
+        self.came.set()
+
+    def _lost(self, error: Exception) -> None:
+        self.lost.append(error)
+        self.came.set()
+
+    def send(self, data: bytes) -> None:
+        async def write() -> None:
+            self.wire.write(data)
+            await self.wire.flushed()
+
+        self.loop.run_until_complete(write())
+
+    def answers(self, many: int) -> list[tuple[Any, Any]]:
+        async def come() -> None:
+            async with asyncio.timeout(5):
+                while len(self.found) < many and not self.lost:
+                    self.came.clear()
+                    await self.came.wait()
+
+        self.loop.run_until_complete(come())
+        if self.lost:
+            raise self.lost[0]
+        found, self.found = self.found, []
+        return found
+
+    def close(self) -> None:
+        async def leave() -> None:
+            self.wire.close()
+            await asyncio.sleep(0)
+
+        self.loop.run_until_complete(leave())
+        self.loop.close()
+
+
+@pytest.fixture(params=[_Taken, _TakenAsync], ids=["sync", "async"])
+def take(request: pytest.FixtureRequest) -> Iterator[Callable[[str], _Taken | _TakenAsync]]:
+    """Opens a connection and takes its socket out."""
+    made: list[_Taken | _TakenAsync] = []
+
+    def take(url: str) -> _Taken | _TakenAsync:
+        found: _Taken | _TakenAsync = request.param(Address.parse(url))
+        made.append(found)
+        return found
+
+    yield take
+    for one in made:
+        one.close()
+
+
+def talk_over(line: _Taken | _TakenAsync) -> None:
+    """Several commands in one go, one of them large, one refused, one that a push answers."""
+    talk, large = line.talk, b"x" * 3_000_000
+    line.send(
+        talk.say(("SET", "k", large), 1) + talk.say(("GET", "k"), 2) + talk.say(("LPOP", "k"), 3)
+    )
+    (one, two, three) = line.answers(3)
+    assert (one, two[0], len(two[1]), three[0]) == ((1, b"OK"), 2, len(large), 3)
+    assert isinstance(three[1], redis.ResponseError)
+    assert isinstance(line.wire.hello[b"id"], int)
+    line.send(talk.subscribe("SUBSCRIBE", ["c", "d"], 4))
+    ((four, confirmed),) = line.answers(1)
+    assert (four, confirmed) == (4, [b"subscribe", b"d", 2])
+
+
+def test_a_conversation_over_a_wire(
+    server: Server, take: Callable[[str], _Taken | _TakenAsync]
+) -> None:
+    for url in urls(server):
+        line = take(url)
+        talk_over(line)
+        server.client().publish("d", "hello")
+        assert line.answers(1) == [(PUSHED, [b"message", b"d", b"hello"])]
+        server.client().client_kill_filter(_id=str(line.wire.hello[b"id"]))
+        with pytest.raises(redis.ConnectionError, match=r"(?i)clos|reset"):
+            line.answers(1)
+
+
+def test_a_conversation_over_a_wire_of_memory(
+    take: Callable[[str], _Taken | _TakenAsync], request: pytest.FixtureRequest
+) -> None:
+    line = take(f"memory://{request.node.name}")
+    talk = line.talk
+    line.send(talk.say(("SET", "k", "v"), 1) + talk.say(("LPOP", "k"), 2))
+    (one, (two, refused)) = line.answers(2)
+    assert (one[0], two, type(refused)) == (1, 2, redis.ResponseError)
+    line.send(talk.subscribe("SUBSCRIBE", ["c", "d"], 3))
+    assert line.answers(1) == [(3, [b"subscribe", b"d", 2])]
+    assert line.wire.fileno() == -1
+
+
+def test_a_conversation_over_a_wire_with_tls(
+    tls_server: tuple[Path, int], take: Callable[[str], _Taken | _TakenAsync]
+) -> None:
+    home, port = tls_server
+    talk_over(take(f"rediss://localhost:{port}?ssl_ca_certs={home}/ca.crt"))
+
+
+def test_a_wire_that_is_dropped_is_closed(
+    server: Server, take: Callable[[str], _Taken | _TakenAsync]
+) -> None:
+    line, admin = take(server.url), server.client()
+    name = str(line.wire.hello[b"id"])
+    assert admin.client_list(client_id=[name])
+
+    async def drop() -> None:
+        line.wire = take_none
+        await asyncio.sleep(0)
+
+    take_none: Any = wires.MemoryWire(SimpleNamespace(handshake_metadata={}, disconnect=int))
+    if isinstance(line, _TakenAsync):
+        line.loop.run_until_complete(drop())
+    else:
+        asyncio.run(drop())
+    wait_until("it is closed", lambda: not admin.client_list(client_id=[name]))

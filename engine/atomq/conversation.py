@@ -1,0 +1,168 @@
+"""What is said to one server over one connection, and what its answers mean. Without I/O.
+
+A `Conversation` packs commands and parses replies. The server answers commands in the order in
+which they were sent, so the conversation keeps one purpose a command, in that order, and gives each
+reply together with its purpose. A driver moves the bytes:
+
+    wire.send(conversation.say(("GET", "key"), "why"))
+    for purpose, reply in conversation.feed(wire.receive()):
+        ...
+
+What a purpose is, is the driver's to choose; the conversation only gives it back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Self
+
+from hiredis import PushNotification, Reader, pack_command
+from redis import exceptions as server
+from redis.connection import DefaultParser
+
+Word = str | bytes | int | float
+
+PUSHED: Final = object()
+"""The purpose that comes with what the server sends unasked: messages, invalidations."""
+
+_NOTHING: Final = object()  # not False and not None, which are replies in RESP3
+_parse_error: Any = DefaultParser.parse_error
+
+
+def packed(command: Sequence[Word]) -> bytes:
+    """A command as it is sent. Raises redis-py's `DataError` for a word of another type."""
+    words: Any = tuple(command)
+    try:
+        data: bytes = pack_command(words)
+    except TypeError as error:
+        raise server.DataError(str(error)) from error
+    return data
+
+
+class Conversation(Iterator[tuple[Any, Any]]):
+    """The commands under way on one connection, and the replies to them.
+
+    It iterates over answers, and ends where the server has not said more yet. An answer is a pair
+    of purpose and reply. An error reply is given, not raised: it is the exception that redis-py
+    makes of it. A push has the purpose `PUSHED`, except a push that confirms a subscription.
+
+    Iterating raises redis-py's `InvalidResponse` where the bytes are not the protocol, and its
+    `ConnectionError` where the server says what nothing asked for: the connection is to be closed.
+    Replies stay in here until they are taken, so that what handles one answer may take the next
+    ones itself, or fail.
+    """
+
+    __slots__ = ("_asked", "_gets", "_parsed", "_reader")
+
+    def __init__(self) -> None:
+        self._asked: deque[Any] = deque()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._parsed: deque[Any] = deque()
+        self._reader = Reader(
+            protocolError=server.InvalidResponse,
+            replyError=_parse_error,
+            notEnoughData=_NOTHING,
+        )
+        self._gets = self._reader.gets
+
+    # ── what is said ──────────────────────────────────────────────────────────────────────────
+
+    def say(self, command: Sequence[Word] | bytes, purpose: Any) -> bytes:
+        """The bytes to send for a command, which may be packed already; its reply is to come.
+
+        Not for (P)SUBSCRIBE and (P)UNSUBSCRIBE, which have `subscribe`. Raises redis-py's
+        `DataError` for a word of another type, and then nothing is to come.
+        """
+        data = command if isinstance(command, bytes) else packed(command)
+        self._asked.append(purpose)
+        return data
+
+    def subscribe(self, verb: str, names: Sequence[str], purpose: Any) -> bytes:
+        """The bytes to send for (P)SUBSCRIBE or (P)UNSUBSCRIBE of these names, at least one.
+
+        The server confirms each name by a push, or refuses all of them by one error. The answer is
+        the last of these pushes, or the error.
+        """
+        if not names:
+            raise ValueError(f"{verb} of nothing")
+        data = packed((verb, *names))
+        self._asked.append(_Subscription(purpose, verb.lower().encode(), len(names)))
+        return data
+
+    @property
+    def under_way(self) -> int:
+        """How many commands are not answered yet."""
+        return len(self._asked)
+
+    @property
+    def expects(self) -> Any:
+        """The purpose of the command that is answered next; `PUSHED` if none is under way."""
+        if not self._asked:
+            return PUSHED
+        first = self._asked[0]
+        return first.purpose if type(first) is _Subscription else first
+
+    def broken(self) -> list[Any]:
+        """The connection is gone: the purposes of what got no answer, in order. It begins anew.
+
+        The server may have carried out any of them.
+        """
+        lost = [one.purpose if type(one) is _Subscription else one for one in self._asked]
+        self._asked.clear()
+        self._begin()
+        return lost
+
+    # ── what is heard ─────────────────────────────────────────────────────────────────────────
+
+    def feed(self, received: bytes | Sequence[Any]) -> Self:
+        """Take in what was received: bytes, or replies where no bytes are (memory://)."""
+        if isinstance(received, bytes):
+            self._reader.feed(received)
+        else:
+            self._parsed.extend(received)
+        return self
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> tuple[Any, Any]:
+        while True:
+            reply = self._parsed.popleft() if self._parsed else self._gets()
+            if reply is _NOTHING:
+                raise StopIteration
+            if type(reply) is PushNotification:
+                if not self._confirms(reply):
+                    return PUSHED, reply
+                if self._asked[0].left:
+                    continue
+                return self._asked.popleft().purpose, reply
+            if not self._asked:
+                raise server.ConnectionError(f"the server said what was not asked for: {reply!r}")
+            purpose = self._asked.popleft()
+            if type(purpose) is not _Subscription:
+                return purpose, reply
+            if isinstance(reply, Exception):
+                return purpose.purpose, reply
+            raise server.InvalidResponse(f"no answer to a subscription: {reply!r}")
+
+    def _confirms(self, push: list[Any]) -> bool:
+        # The server sends confirmations and replies in one order, so it can only be the first.
+        first = self._asked[0] if self._asked else None
+        if type(first) is not _Subscription or push[:1] != [first.kind]:
+            return False
+        first.left -= 1
+        return True
+
+
+class _Subscription:
+    """A command that is answered by pushes."""
+
+    __slots__ = ("kind", "left", "purpose")
+
+    def __init__(self, purpose: Any, kind: bytes, left: int) -> None:
+        self.purpose = purpose
+        self.kind = kind
+        self.left = left

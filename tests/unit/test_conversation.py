@@ -1,0 +1,209 @@
+"""What is said to a server and what its answers mean, without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hiredis import PushNotification, Reader
+from hypothesis import given
+from hypothesis import strategies as st
+from redis import exceptions as server
+
+from atomq.conversation import PUSHED, Conversation
+
+
+def resp(value: Any) -> bytes:
+    """A reply as a server sends it in RESP3."""
+    match value:
+        case None:
+            return b"_\r\n"
+        case bool():
+            return b"#t\r\n" if value else b"#f\r\n"
+        case int():
+            return b":%d\r\n" % value
+        case bytes():
+            return b"$%d\r\n%s\r\n" % (len(value), value)
+        case str():
+            return f"-{value}\r\n".encode()
+        case tuple():
+            return b">%d\r\n" % len(value) + b"".join(map(resp, value))
+        case _:
+            return b"*%d\r\n" % len(value) + b"".join(map(resp, value))
+
+
+def chopped(data: bytes, cuts: Sequence[int]) -> list[bytes]:
+    """The bytes in pieces, as a network brings them."""
+    places = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
+    return [data[a:b] for a, b in pairwise(places)]
+
+
+# ── answers ───────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Said:
+    """What is asked, and what a server sends for it: a reply, or a push for each of some names."""
+
+    reply: Any = None
+    names: int = 0
+    before: list[tuple[Any, ...]] = field(default_factory=list)  # pushes that nothing asked for
+    between: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def say(self, talk: Conversation, purpose: int) -> bytes:
+        if self.names:
+            return talk.subscribe("PSUBSCRIBE", [f"n{i}" for i in range(self.names)], purpose)
+        return talk.say(("GET", purpose), purpose)
+
+    def heard(self, purpose: int) -> list[tuple[Any, Any]]:
+        """What the conversation must make of it."""
+        before = [(PUSHED, list(push)) for push in self.before]
+        if isinstance(self.reply, str):
+            return [*before, (purpose, server.NoPermissionError)]
+        if not self.names:
+            return [*before, (purpose, self.reply)]
+        between = [(PUSHED, list(push)) for push in self.between]
+        return [*before, *between, (purpose, list(self._confirmed[-1]))]
+
+    @property
+    def sent(self) -> list[Any]:
+        if not self.names or isinstance(self.reply, str):
+            return [*self.before, self.reply]
+        return [*self.before, *self._confirmed[:-1], *self.between, self._confirmed[-1]]
+
+    @property
+    def _confirmed(self) -> list[tuple[Any, ...]]:
+        return [(b"psubscribe", b"n%d" % n, n + 1) for n in range(self.names)]
+
+
+NO = "NOPERM no"
+plain = st.none() | st.booleans() | st.integers(-9, 9) | st.binary(max_size=9)
+replies = st.recursive(plain, lambda inner: st.lists(inner, max_size=3))
+pushes = st.lists(
+    st.sampled_from([(b"invalidate", None), (b"pmessage", b"p", b"c", b"m"), (b"subscribe", b"x")]),
+    max_size=2,
+)
+commands = st.builds(Said, replies | st.just(NO), before=pushes) | st.builds(
+    Said, st.none() | st.just(NO), st.integers(1, 3), pushes, pushes
+)
+
+
+@given(st.lists(commands, max_size=6), st.lists(st.integers(0), max_size=6), st.integers(0, 6))
+def test_each_command_gets_its_own_answer(said: list[Said], cuts: list[int], lost: int) -> None:
+    talk = Conversation()
+    sent = [one.say(talk, n) for n, one in enumerate(said)]
+    reader = Reader()
+    reader.feed(b"".join(sent))
+    assert [reader.gets()[0] for _ in said] == [
+        b"PSUBSCRIBE" if one.names else b"GET" for one in said
+    ]
+    answered = said[: len(said) - lost] if lost else said
+    heard = []
+    for piece in chopped(b"".join(resp(r) for one in answered for r in one.sent), cuts):
+        heard += [(p, type(r) if isinstance(r, Exception) else r) for p, r in talk.feed(piece)]
+        done = sum(purpose is not PUSHED for purpose, _ in heard)
+        assert talk.under_way == len(said) - done
+        assert talk.expects == (done if done < len(said) else PUSHED)
+    assert heard == [pair for n, one in enumerate(answered) for pair in one.heard(n)]
+    assert talk.broken() == list(range(len(answered), len(said)))
+    assert talk.under_way == 0
+
+
+def test_false_is_an_answer() -> None:
+    talk = Conversation()
+    talk.say(("A",), 1)
+    talk.say(("B",), 2)
+    assert list(talk.feed(b"#f\r\n_\r\n")) == [(1, False), (2, None)]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        ("NOSCRIPT No matching script.", server.NoScriptError),
+        ("READONLY You can't write", server.ReadOnlyError),
+        ("LOADING Redis is loading", server.BusyLoadingError),
+        ("WRONGPASS invalid", server.AuthenticationError),
+        ("OOM command not allowed", server.OutOfMemoryError),
+        ("INUSE of ours", server.ResponseError),
+    ],
+)
+def test_an_error_is_the_exception_of_redis_py_and_is_given(
+    error: str, raised: type[Exception]
+) -> None:
+    talk = Conversation()
+    talk.say(("A",), 1)
+    talk.say(("B",), 2)
+    ((one, found), two) = talk.feed(resp(error) + b":1\r\n")
+    assert (one, type(found), two) == (1, raised, (2, 1))
+
+
+def test_what_handles_an_answer_may_take_the_next_or_fail() -> None:
+    talk = Conversation()
+    for n in range(3):
+        talk.say(("A",), n)
+    for purpose, _ in talk.feed(b":0\r\n:1\r\n:2\r\n"):
+        assert purpose == 0
+        assert next(talk) == (1, 1)
+        break
+    assert list(talk) == [(2, 2)]
+
+
+def test_replies_of_memory_are_fed_as_they_are() -> None:
+    talk = Conversation()
+    talk.subscribe("SUBSCRIBE", ["a"], "ear")
+    talk.say(("A",), "a")
+    confirmed = PushNotification([b"subscribe", b"a", 1])
+    assert list(talk.feed([confirmed, [b"x"]])) == [("ear", confirmed), ("a", [b"x"])]
+
+
+def test_a_word_of_another_type_is_not_said() -> None:
+    talk = Conversation()
+    with pytest.raises(server.DataError):
+        talk.say(("SET", "k", object()), 1)  # type: ignore[arg-type]
+    with pytest.raises(UnicodeEncodeError):
+        talk.say(("SET", "k", "\ud800"), 1)
+    with pytest.raises(ValueError, match="of nothing"):
+        talk.subscribe("SUBSCRIBE", [], 1)
+    assert talk.under_way == 0
+
+
+def test_what_was_packed_before_is_said_as_it_is() -> None:
+    talk = Conversation()
+    assert talk.say(b"*1\r\n$1\r\nA\r\n", 1) == talk.say(("A",), 2)
+    assert talk.broken() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("heard", "trouble"),
+    [
+        (b"!nonsense\r\n", server.InvalidResponse),
+        (b":1\r\n", server.ConnectionError),
+        (b"-ERR max number of clients reached\r\n", server.ConnectionError),
+    ],
+)
+def test_what_came_before_nonsense_is_answered(heard: bytes, trouble: type[Exception]) -> None:
+    talk = Conversation()
+    talk.say(("A",), 1)
+    answers = talk.feed(b":7\r\n" + heard)
+    assert next(answers) == (1, 7)
+    with pytest.raises(trouble):
+        next(answers)
+
+
+def test_a_reply_is_no_answer_to_a_subscription() -> None:
+    talk = Conversation()
+    talk.subscribe("SUBSCRIBE", ["a"], 1)
+    with pytest.raises(server.InvalidResponse):
+        list(talk.feed(b"+OK\r\n"))
+
+
+def test_after_a_break_nothing_of_before_is_heard() -> None:
+    talk = Conversation()
+    talk.say(("A",), 1)
+    assert list(talk.feed(b"$9\r\nhal")) == []
+    assert talk.broken() == [1]
+    talk.say(("A",), 2)
+    assert list(talk.feed(b":5\r\n")) == [(2, 5)]
