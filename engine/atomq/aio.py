@@ -24,7 +24,7 @@ from atomq.exchange import Ask, Pause, Retry, Send, bare, connecting, not_reache
 from atomq.flows import Flow, Get, Listen, Rest, Sleep, Wait, Withdraw
 from atomq.options import Options
 from atomq.outage import PATIENCE, Outage, outage_of
-from atomq.shared import AsyncShared
+from atomq.shared import AsyncShared, cancelling
 
 log = logging.getLogger("atomq.client")
 
@@ -55,16 +55,6 @@ class _Unhurried(asyncio.Task[T]):
         return False
 
 
-def _cancelling() -> int:
-    """How often this task was cancelled.
-
-    A frame that has its task as a local keeps what the task was cancelled in, which keeps the
-    frame, and what is dropped.
-    """
-    task = asyncio.current_task()
-    return task.cancelling() if task is not None else 0
-
-
 async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     """Await `work` to its end, though cancelled meanwhile; the cancellation is raised afterwards.
 
@@ -76,7 +66,7 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     if isinstance(asyncio.current_task(), _Unhurried | None):
         return await work
     inner = _Unhurried(work, loop=asyncio.get_running_loop())
-    if _cancelling():
+    if cancelling():
         inner.cancel()
     try:
         return await inner
@@ -145,7 +135,7 @@ class AsyncEngine(EngineBase):
         once more: so that what became of a message does not depend on the moment. See `to_the_end`.
         """
         rest = Rest(work)
-        if _cancelling():
+        if cancelling():
             return await to_the_end(say(work))
         try:
             return await say(rest.flow())
@@ -246,6 +236,9 @@ class AsyncEngine(EngineBase):
             except ServerUnavailable:
                 left = self.retry.after(time.monotonic() - began)
                 if others is None or not (left.attempts and left.budget):
+                    raise
+            except asyncio.CancelledError:
+                if cancelling():
                     raise
             else:
                 return self.retry.after(time.monotonic() - began)
@@ -439,15 +432,18 @@ async def _heeded(work: Coroutine[Any, Any, T]) -> T:
     """Await redis-py so that no cancellation is lost.
 
     It writes by `asyncio.wait_for`, which before Python 3.12 may swallow one, and the task would
-    go on for ever. https://github.com/python/cpython/issues/86296
+    go on for ever. https://github.com/python/cpython/issues/86296. And it does so in a task of its
+    own, which the end of the loop cancels: to a task that goes on the connection is lost.
     """
-    before = _cancelling()
+    before = cancelling()
     try:
         result = await work
     except asyncio.CancelledError as error:
-        # The `asyncio.Timeout` in its frames keeps the task: see `_cancelling`.
+        if not cancelling():
+            raise server.ConnectionError("the event loop ends") from None
+        # The `asyncio.Timeout` in its frames keeps the task: see `cancelling`.
         raise error.with_traceback(None) from None
-    if _cancelling() > before:
+    if cancelling() > before:
         raise asyncio.CancelledError
     return result
 
@@ -740,6 +736,8 @@ class AsyncWaiter:
                 if not task.done():
                     await self._unblock(self._lines[index][0])
                 await asyncio.wait({task}, timeout=PROMPT)
+                if task.cancelled():
+                    raise server.ConnectionError("the event loop ends")
                 taken = _list_of(task.result()) or taken
                 self._out.pop(index, None)
         except (*SERVER_ERRORS, AtomqError, asyncio.InvalidStateError):

@@ -58,6 +58,18 @@ class Shared(Generic[T]):
             del mine
 
 
+def cancelling() -> int:
+    """How often this task was cancelled.
+
+    A `CancelledError` that comes while this is 0 is of another task that it awaits: `asyncio.run`
+    cancels all there are, also those that redis-py makes (by `asyncio.wait_for`, before Python
+    3.12). A frame that has its task as a local keeps what the task was cancelled in, which keeps
+    the frame, and what is dropped.
+    """
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
+
+
 class AsyncShared(Generic[T]):
     """Among the tasks of one event loop. The one that asked may be cancelled: it is still asked."""
 
@@ -66,10 +78,15 @@ class AsyncShared(Generic[T]):
 
     async def __call__(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """What `ask` returns or raises: called here, or by the task that is asking already."""
-        if self._asked is None:
-            self._asked = asyncio.ensure_future(ask())
-            self._asked.add_done_callback(self._done)
-        return await asyncio.shield(self._asked)
+        while True:
+            if self._asked is None:
+                self._asked = asyncio.ensure_future(ask())
+                self._asked.add_done_callback(self._done)
+            try:
+                return await asyncio.shield(self._asked)
+            except asyncio.CancelledError:
+                if cancelling():
+                    raise
 
     def _done(self, asked: asyncio.Future[T]) -> None:
         self._asked = None

@@ -19,6 +19,7 @@ import anyio
 import pytest
 
 from atomq import AsyncEngine, AsyncMessage, AsyncQueue, AsyncReceiver, Queue, aio
+from atomq.shared import AsyncShared
 from tests.servers import Server, wait_until
 
 # What is tested here goes on in the client.
@@ -169,7 +170,9 @@ def test_a_verb_that_is_cancelled_leaves_nothing_unacked(
 
 
 def test_what_gives_back_is_not_cancelled_by_the_end_of_the_loop(server: Server) -> None:
-    async def main() -> None:
+    """At whatever step: also while redis-py writes, which it may do in a task of its own."""
+
+    async def main(steps: int) -> None:
         queue = AsyncQueue("q", server.url)
         await queue.put_many(range(10))
         begun = asyncio.Event()
@@ -181,12 +184,36 @@ def test_what_gives_back_is_not_cancelled_by_the_end_of_the_loop(server: Server)
         task = asyncio.create_task(queue.work(handler, prefetch=5))
         await begun.wait()
         task.cancel()
-        for _ in range(4):
+        for _ in range(steps):
             await asyncio.sleep(0)  # it gives back now, and the loop ends
 
-    asyncio.run(main())
     with Queue("q", server.url) as queue:
-        assert (queue.state().ready, queue.state().unacked) == (10, 0)
+        for steps in range(12):
+            server.client().script_flush()  # so that a large text is to be written
+            asyncio.run(main(steps))
+            assert (queue.state().ready, queue.state().unacked) == (10, 0), f"{steps} steps"
+            queue.purge()
+
+
+# A generator that is not closed by its consumer is closed by the loop, which may end before that.
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb is not consume_and_walk_away])
+def test_a_verb_that_the_end_of_the_loop_cancels_leaves_nothing_unacked(
+    server: Server, verb: Verb
+) -> None:
+    async def main() -> None:
+        queue = AsyncQueue("q", server.url, result_ttl=5)
+        await queue.put_many(range(3))
+        verbs = [asyncio.create_task(verb(queue)) for _ in range(2)]
+        await asyncio.sleep(random.uniform(0, 0.008))
+        for task in verbs[: random.randint(0, 2)]:
+            task.cancel()
+        for _ in range(random.randint(0, 12)):
+            await asyncio.sleep(0)
+
+    unacked = server.client().zcard
+    for _ in range(20):
+        asyncio.run(main())
+        wait_until("all to be given back", lambda: not unacked("_atomq.{q}.unacked"), 1)
 
 
 def test_a_server_that_does_not_answer_holds_up_a_cancelled_task_for_a_while_only(
@@ -254,3 +281,27 @@ def test_a_cancelled_wait_for_a_result_listens_no_more_with_anyio(server: Server
             await asyncio.to_thread(wait_until, "it", lambda: not db.pubsub_channels(), 2)
 
     asyncio.run(main())
+
+
+def test_what_the_end_of_the_loop_ended_is_asked_again_by_what_goes_on(kind: str) -> None:
+    asked: list[int] = []
+    got: list[int] = []
+
+    async def main() -> None:
+        shared, asking = AsyncShared[int](), asyncio.Event()
+
+        async def ask() -> int:
+            asked.append(1)
+            asking.set()
+            await asyncio.sleep(0.01)
+            return 5
+
+        async def give_back() -> None:
+            got.append(await shared(ask))
+
+        giving = asyncio.create_task(aio.to_the_end(give_back()))
+        await asking.wait()
+        assert not giving.done()
+
+    asyncio.run(main())
+    assert (len(asked), got) == (2, [5])
