@@ -85,7 +85,7 @@ run: venv ## watch it work in two acts, the library and a Celery app; workers ar
 
 # ── proof ───────────────────────────────────────────────────────────────────────────────────────
 
-.PHONY: test test-fast test-long battle lint format conformance mutants bench-core versus-stock docs
+.PHONY: test test-fast test-long battle lint format conformance mutants bench bench-quick bench-core versus-stock docs
 test: tools lint ## lint, and all tests on every kind of server there is
 	@export RERUNS=$(RERUNS); $(call tests,-r fEsR)
 
@@ -126,8 +126,14 @@ conformance: tools $(VENV)/.installed-suites ## Celery's and Kombu's own suites 
 mutants: install $(VENV)/.installed-mutants ## change one thing at a time, see whether a test goes red: MUTANTS="--files … --most 40"
 	@$(BIN)/python tests/tools/mutate.py $(MUTANTS)
 
-bench-core: install ## measure against stock kombu, alternating in the same run; writes docs/benchmarks.md
-	@$(BIN)/python -m tests.bench.core --docs docs/benchmarks.md
+bench: install ## measure beside other queues on Redis; writes docs/benchmarks.md and its plots (30 minutes)
+	@$(BIN)/python -m benchmarks --docs
+
+bench-quick: install ## the same in small: a sketch of it (3 minutes, and once a minute to install the others)
+	@$(BIN)/python -m benchmarks --docs --quick
+
+bench-core: install ## measure against stock kombu and targets, alternating; writes docs/benchmarks-core.md
+	@$(BIN)/python -m tests.bench.core --docs docs/benchmarks-core.md
 
 versus-stock: install ## Celery on stock Kombu and on atomq: losses, restarts, cost; writes docs/versus-stock.md
 	@mkdir -p docs

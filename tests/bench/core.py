@@ -641,10 +641,11 @@ MEANINGS = {
 def page(rows: Sequence[Row], facts: dict[str, str]) -> str:
     """The table as Markdown, with what each group means."""
     lines = [
-        "# Speed",
+        "# Speed, and its targets",
         "",
         "Made by `make bench-core`. Both sides take turns on one server, and each figure is the",
-        "median of the rounds: read the ratio. A target is what atomq has to reach.",
+        "median of the rounds: read the ratio. A target is what atomq has to reach. Other queues",
+        "are in [benchmarks.md](benchmarks.md).",
         "",
         ", ".join(f"{name} {value}" for name, value in facts.items()) + ".",
     ]

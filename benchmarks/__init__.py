@@ -1,0 +1,1 @@
+"""What atomq costs, beside other queues on Redis: see README.md."""

@@ -1,0 +1,102 @@
+"""What a run cost: the server says it of itself, and the system of the clients' processes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+OURS = ("cmdstat_info", "cmdstat_config|resetstat", "cmdstat_flushall", "cmdstat_ping")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Counters since the server's start; a difference of two is a cost."""
+
+    commands: float
+    """Commands run, those inside scripts included."""
+    round_trips: float
+    """How often the server read requests from a socket: a pipeline is one."""
+    bytes: float
+    """On the wire, both ways."""
+    server_us: float
+    """CPU µs of the thread that runs commands (Redis 6.2: of the process)."""
+    client_us: float
+    """CPU µs of the clients' processes, of children that ended too."""
+    memory: float
+    """Bytes the server has allocated."""
+
+    def __sub__(self, other: Reading) -> Reading:
+        return Reading(*(mine - theirs for mine, theirs in zip(self._all, other._all, strict=True)))
+
+    @property
+    def _all(self) -> tuple[float, ...]:
+        return tuple(vars(self).values())
+
+
+class Meter:
+    """Reads the server's counters, and takes from a difference what reading them cost."""
+
+    def __init__(self, admin: redis.Redis) -> None:
+        self._admin = admin
+
+    def read(self, sessions: Iterable[int] = ()) -> Reading:
+        """The counters now, with the CPU of all processes of these sessions."""
+        return self._read(sessions)
+
+    def spent(self, begin: Reading, sessions: Iterable[int] = ()) -> Reading:
+        """What was spent since `begin`, less what reading spends: a second reading shows that."""
+        end = self._read(sessions)
+        spent, own = end - begin, self._read(()) - end
+        return Reading(
+            spent.commands,
+            spent.round_trips - own.round_trips,
+            spent.bytes - own.bytes,
+            max(0.0, spent.server_us - own.server_us),
+            spent.client_us,
+            spent.memory,
+        )
+
+    def _read(self, sessions: Iterable[int]) -> Reading:
+        info: Any = self._admin.info("everything")
+        cpu = sum(
+            info.get(f"used_cpu_{part}_main_thread", info[f"used_cpu_{part}"])
+            for part in ("user", "sys")
+        )
+        return Reading(
+            commands=sum(
+                stat["calls"]
+                for name, stat in info.items()
+                if name.startswith("cmdstat_") and name not in OURS
+            ),
+            round_trips=info.get("total_reads_processed", 0),
+            bytes=info["total_net_input_bytes"] + info["total_net_output_bytes"],
+            server_us=cpu * 1e6,
+            client_us=client_cpu(sessions) * 1e6,
+            memory=info["used_memory"],
+        )
+
+
+def client_cpu(sessions: Iterable[int]) -> float:
+    """CPU seconds of all processes of these sessions (Linux)."""
+    wanted, total, tick = set(sessions), 0.0, os.sysconf("SC_CLK_TCK")
+    if not wanted:
+        return 0.0
+    for directory in Path("/proc").iterdir():
+        if not directory.name.isdigit():
+            continue
+        try:
+            fields = (directory / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) not in wanted:
+                continue
+            # A process's own CPU clock is exact; children that ended are counted in ticks.
+            total += time.clock_gettime((~int(directory.name) << 3) | 2)
+        except OSError:
+            continue
+        total += (int(fields[13]) + int(fields[14])) / tick
+    return total

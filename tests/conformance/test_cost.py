@@ -1,0 +1,83 @@
+"""What a message costs, in figures that no load moves: commands, round trips, bytes on the wire.
+
+A figure here is what it is today. What raises one is a decision, to be made here; what lowers one
+lowers it here, so that it stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from atomq import Queue
+from benchmarks.meter import Meter
+from tests.servers import Server
+
+COUNT, WARM = 200, 50
+BODY = {"at": 12345.678901, "pad": "x" * 100}
+
+
+def put(queue: Queue, count: int) -> None:
+    for _ in range(count):
+        queue.put(BODY)
+
+
+def put_many(queue: Queue, count: int) -> None:
+    for _ in range(count // 50):
+        queue.put_many([BODY] * 50)
+
+
+def claim_and_ack(queue: Queue, count: int) -> None:
+    for _ in range(count):
+        message = queue.claim()
+        assert message
+        message.ack()
+
+
+def claim_many_and_ack(queue: Queue, count: int) -> None:
+    for _ in range(count // 50):
+        messages = queue.claim_many(50)
+        assert len(messages) == 50
+        queue.ack_many(messages)
+
+
+def consume(queue: Queue, count: int) -> None:
+    for done, message in enumerate(queue.consume(prefetch=1), 1):
+        with message:
+            pass
+        if done == count:
+            break
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+@pytest.mark.parametrize(
+    ("work", "fill", "commands", "round_trips", "size"),
+    [
+        pytest.param(put, 0, 9, 1, 860, id="put"),
+        pytest.param(put_many, 0, 0.18, 0.02, 480, id="put_many of 50"),
+        pytest.param(claim_and_ack, 1, 19.3, 2, 1215, id="claim, ack"),
+        pytest.param(claim_many_and_ack, 1, 0.5, 0.04, 620, id="claim_many, ack_many of 50"),
+        pytest.param(consume, 1, 17, 1.1, 1065, id="consume(prefetch=1)"),
+    ],
+)
+def test_a_message_costs_no_more_than_it_did(
+    server: Server,
+    work: Callable[[Queue, int], None],
+    fill: int,
+    commands: float,
+    round_trips: float,
+    size: float,
+) -> None:
+    """Bytes are of a body of 100 bytes with its envelope, to the server and back."""
+    with Queue("cost", server.url) as queue:
+        put_many(queue, fill * (COUNT + 2 * WARM))
+        work(queue, WARM)  # scripts are loaded, connections made
+        meter = Meter(server.client())
+        begin = meter.read()
+        work(queue, COUNT)
+        spent = meter.spent(begin)
+    assert spent.commands / COUNT <= commands
+    assert spent.round_trips / COUNT <= round_trips
+    assert spent.bytes / COUNT <= size
