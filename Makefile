@@ -109,6 +109,7 @@ battle: tools install ## mishaps at random against a ledger outside the server; 
 	@$(BIN)/python -m tests.battle --docs docs/reliability.md
 
 lint: install ## ruff, mypy, the floors, and the Lua scripts
+	@$(BIN)/python tests/tools/unasync.py --check
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: make format"; exit 1; }
 	@$(BIN)/mypy --no-error-summary
@@ -118,6 +119,7 @@ lint: install ## ruff, mypy, the floors, and the Lua scripts
 	@$(BIN)/python tests/tools/lint_lua.py lua
 
 format: install ## format the Python code and fix what can be fixed
+	@$(BIN)/python tests/tools/unasync.py
 	@$(BIN)/ruff check --fix --quiet .; $(BIN)/ruff format .
 
 conformance: tools $(VENV)/.installed-suites ## Celery's and Kombu's own suites on stock and on atomq (20 minutes)

@@ -44,6 +44,7 @@ log = logging.getLogger("atomq.client")
 FRESH = 0.5  # seconds for which a connection that was used is not looked at before it is used again
 
 T = TypeVar("T")
+R = TypeVar("R")
 # redis-py's own, of which the cluster's are no RedisError, and what its packing may raise.
 SERVER_ERRORS = (server.RedisError, server.RedisClusterException, OSError, UnicodeEncodeError)
 
@@ -218,6 +219,13 @@ class Engine(EngineBase):
             return self._lines.fresh()
         except (server.RedisError, OSError) as error:
             raise translated(error) from error
+
+    def settle(self, work: Flow[T], say: Callable[[Flow[T]], R]) -> R:
+        """What `say` answers, which runs the flow it is given and notes the answer.
+
+        A thread is not cancelled, a task is: see `AsyncEngine.settle`.
+        """
+        return say(work)
 
     def waiter(self) -> Waiter:
         """What a flow waits on. One for each consumer; close it when done."""
@@ -656,6 +664,11 @@ class Waiter:
         self._channel = ""
         self._era = engine.era
         self._blocks_inline = engine.address.kind == "memory"
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is anything to close."""
+        return bool(self._lines) or self._ear is not None
 
     def wait(
         self, keys: tuple[str, ...], seconds: float, ahead: Call[Claimed] | None = None

@@ -1,20 +1,17 @@
 """What a user of the library holds: `Queue`, `Message`, `Sent`, `Receiver`.
 
-`queue_aio.py` has the asyncio twins, `queue_base.py` what both share.
+It is made from `queue_aio.py` by `make format`: edit that. `queue_base.py` has what
+has no need to wait.
 """
 
 from __future__ import annotations
 
-import atexit
 import logging
 import time
-import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 from functools import partial
-from queue import SimpleQueue
-from threading import Thread
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -22,7 +19,7 @@ from atomq import calls, flows
 from atomq.arguments import Seconds
 from atomq.calls import Counts, Part, Peeked, QueueState, Verdict
 from atomq.client import Engine, Waiter
-from atomq.errors import AtomqError
+from atomq.errors import AtomqError, ServerUnavailable
 from atomq.flows import Flow, Pace, Stop
 from atomq.queue_base import (
     Ending,
@@ -37,6 +34,7 @@ from atomq.queue_base import (
     settling,
     told,
 )
+from atomq.workers import Threads
 
 log = logging.getLogger("atomq.queue")
 
@@ -86,9 +84,7 @@ class Message(MessageBase["Queue"]):
             self._queue._settle(self, [Verdict.LOST])
 
     def _done(self, flow: Flow[list[Verdict]]) -> Verdict:
-        with settling((self,)):
-            verdicts = self._queue.engine.run(flow)
-        return self._queue._settle(self, verdicts)
+        return self._queue._settle(self, self._queue._carry_out((self,), flow))
 
     def __enter__(self) -> Self:
         self._queue.keeper.start(self.receipt)
@@ -103,11 +99,15 @@ class Message(MessageBase["Queue"]):
         flow = self._leave(error)
         if flow is not None:
             try:
-                self._left(self._queue.engine.run(flow))
-            except AtomqError as trouble:
-                self._stuck(error, trouble)
+                self._queue.engine.settle(flow, partial(self._end, error))
             finally:
                 self._queue.keeper.drop((self.receipt,))
+
+    def _end(self, error: BaseException | None, flow: Flow[list[Verdict]]) -> None:
+        try:
+            self._left(self._queue.engine.run(flow))
+        except AtomqError as trouble:
+            self._stuck(error, trouble)
 
 
 class Sent(NamedTuple):
@@ -119,16 +119,25 @@ class Sent(NamedTuple):
     """False if a message of this id had been put within the window: this one was not put again."""
 
     def wait(self, timeout: Seconds | None = None) -> Any:
-        """See `Queue.wait`."""
+        """The result that a consumer stored with `complete`, as soon as it is there. Does not poll.
+
+        Raises `ResultTimeout` after `timeout` seconds (None: never), and `MessageFailed` if the
+        message went to dead letters: a consumer rejected it or failed at it for the last time, or a
+        claim found it past its `ttl`, delivered `max_deliveries` times, or damaged. A message that
+        nobody claims, or that is cancelled or purged, is not heard of, nor is one that a Celery
+        worker buried, or whose claimer died before it could tell: so give it a timeout.
+        A server that was there and goes away is waited for.
+        """
         return self.queue.wait(self.id, timeout)
 
 
 class Queue(QueueBase[Engine]):
     """A queue. Any number of threads may use it.
 
-    `engine` is an `Engine`, or the URL of a server (with `options`, see `Options`). Bodies are JSON
-    unless `serializer` says otherwise; with `schema`, a JSON Schema, `put` refuses bodies that do
-    not meet it. `backoff` says for how many seconds a message waits that failed for the nth time.
+    `engine` is an `Engine`, or the URL of a server (with `options`, see `Options`). Bodies are
+    JSON unless `serializer` says otherwise; with `schema`, a JSON Schema, `put` refuses bodies that
+    do not meet it. `backoff` says for how many seconds a message waits that failed for the nth
+    time.
 
     Every method raises `ServerUnavailable` when the server cannot be reached within the retries,
     `PermissionDenied` and `ScriptsNotLoaded` when this user may not do it, and `InvalidArgument`
@@ -267,15 +276,17 @@ class Queue(QueueBase[Engine]):
         message is acked when the handler returns; after an exception, which is logged, it is
         released and tried again later; so it is if the handler returned an awaitable. It goes on
         until none came for `timeout` seconds, or `stop` is set; see `consume`. What was begun is
-        finished first; what is no failure (`SystemExit`) comes out of it then. Raises
+        finished first; what is no failure (`SystemExit`) comes out of it then. In asyncio, a
+        cancellation gives back at once what was not begun, and the messages that were. Raises
         `InvalidArgument`, and claims nothing, for a coroutine function or a generator function.
         """
         check_handler(handler, awaited=False)
         pace = self._pace(prefetch, concurrency)
         if concurrency > 1:
-            threads = _Threads(partial(self._handle_held, handler), concurrency, pace, Ending(stop))
-            consume = partial(self._consume, pace, timeout, threads.ending)
-            return self._work_in_threads(threads, consume)
+            handle = partial(self._handle_held, handler)
+            workers = Threads(handle, self.give_back, concurrency, pace, Ending(stop))
+            consume = partial(self._consume, pace, timeout, workers.ending)
+            return self._share_out(workers, consume)
         count = 0
         # Closed here: an exception that passes keeps this frame, and with it what was claimed.
         with closing(self._consume(pace, timeout, stop)) as messages:
@@ -292,7 +303,7 @@ class Queue(QueueBase[Engine]):
             log.exception("%s: the handler failed", message)
 
     def _handle_held(self, handler: Callable[[Message], Any], message: Message) -> None:
-        """The same in a thread that was handed it: the process may have been suspended since."""
+        """The same by a worker that was handed it: the process may have been suspended since."""
         if not self.keeper.lapsed(message.receipt):
             self._handle(handler, message)
             return
@@ -301,36 +312,48 @@ class Queue(QueueBase[Engine]):
         except AtomqError as error:
             log.warning("%s comes back when its lease ends: %s", message, error)
 
-    def _work_in_threads(self, threads: _Threads, consume: Callable[[], Generator[Message]]) -> int:
+    def _share_out(
+        self, workers: Threads[Message], consume: Callable[[], Generator[Message]]
+    ) -> int:
         count, busy = 0, True
-        with threads:
+        with workers:
             # What fails while the others wait in vain is tried again by this call.
-            while busy and not threads.ending.is_set():
+            while busy and not workers.ending.is_set():
                 with closing(consume()) as messages:
-                    while threads.one_is_free() and (message := next(messages, None)):
+                    while workers.one_is_free() and (message := next(messages, None)):
                         count += 1
-                        threads.begin(message)
+                        workers.begin(message)
                         del message
-                busy = threads.all_are_free()
-        self.keeper.send()
-        if threads.ending.error is not None:
-            raise threads.ending.error
+                busy = workers.all_are_free()
+        try:
+            self.engine.run(flows.flush(self.keys, self.keeper.acks))
+        except ServerUnavailable as error:
+            log.info("acks are sent as soon as the server is back: %s", error)
+        if workers.ending.error is not None:
+            raise workers.ending.error
         return count
 
     def ack_many(self, messages: Sequence[Message]) -> list[Verdict]:
         """Ack messages in one call; a verdict for each, LOST among them."""
         messages = messages_of(messages)
-        with settling(messages):
-            verdicts = self.engine.run(self._ack([message.receipt for message in messages]))
-        return self._settled(messages, verdicts)
+        flow = self._ack([message.receipt for message in messages])
+        return self._carry_out(messages, flow)
 
     def give_back(self, messages: Iterable[Message]) -> None:
         """Release messages that were not started: to the front, in their order, uncounted."""
         given = messages_of(messages)
         if given:
-            with settling(given):
-                verdicts = self.engine.run(self._give_back(given))
-            self._settled(given, verdicts)
+            self._carry_out(given, self._give_back(given))
+
+    def _carry_out(self, messages: Sequence[Message], flow: Flow[list[Verdict]]) -> list[Verdict]:
+        """Settle messages, though cancelled meanwhile."""
+
+        def say(flow: Flow[list[Verdict]]) -> list[Verdict]:
+            with settling(messages):
+                verdicts = self.engine.run(flow)
+            return self._settled(messages, verdicts)
+
+        return self.engine.settle(flow, say)
 
     # ── results ───────────────────────────────────────────────────────────────────────────────
 
@@ -369,7 +392,8 @@ class Queue(QueueBase[Engine]):
 
     def cancel(self, *ids: str) -> list[Verdict]:
         """Throw delayed messages away, by id, which may be put again; a verdict for each."""
-        return self.engine.run(flows.in_batches(ids, lambda some: calls.cancel(self.keys, some)))
+        flow = flows.in_batches(ids, lambda some: calls.cancel(self.keys, some))
+        return self.engine.run(flow)
 
     def redrive(self, ids: Sequence[str] | None = None, *, reason: str = "") -> int:
         """Dead letters back to ready: these (by the name `peek` gives), or all (of one reason)."""
@@ -398,70 +422,6 @@ class Queue(QueueBase[Engine]):
         self.engine.run(calls.pause(self.keys, paused=False))
 
 
-class _Threads:
-    """The threads of one `work`: at most `most` at once, which end with its block.
-
-    It is no executor: what `multiprocessing` forks in a thread of one ends with exit code 1.
-    """
-
-    def __init__(
-        self, handle: Callable[[Message], None], most: int, pace: Pace, ending: Ending
-    ) -> None:
-        self._handle = handle
-        self._most = most
-        self._pace = pace
-        self._threads: list[Thread] = []
-        self._begun: SimpleQueue[Message | None] = SimpleQueue()  # None: a thread ends
-        self._free: SimpleQueue[None] = SimpleQueue()  # one thing for each without a message
-        for _ in range(most):
-            self._free.put(None)
-        self.ending = ending
-
-    def one_is_free(self) -> bool:
-        """Wait until another one may begin. True."""
-        self._free.get()
-        self._pace.free = self._free.qsize() + 1
-        return True
-
-    def all_are_free(self) -> bool:
-        """Wait for all of them, after one was found free for nothing; whether any was not."""
-        busy = self._pace.free < self._most
-        for _ in range(self._most - 1):
-            self._free.get()
-        for _ in range(self._most):
-            self._free.put(None)
-        return busy
-
-    def begin(self, message: Message) -> None:
-        """Begin another one."""
-        if len(self._threads) <= self._most - self._pace.free:  # all of them have a message
-            thread = Thread(target=self._work, name=f"atomq-work-{len(self._threads)}")
-            thread.start()
-            self._threads.append(thread)
-        self._begun.put(message)
-
-    def _work(self) -> None:
-        while (message := self._begun.get()) is not None:
-            began = time.monotonic()
-            try:
-                self._handle(message)
-            except BaseException as error:  # noqa: BLE001 - it is raised by the caller's thread
-                self.ending.error = error
-            finally:
-                del message
-                self._pace.worked(time.monotonic() - began)
-                self._free.put(None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for _thread in self._threads:
-            self._begun.put(None)
-        for thread in self._threads:
-            thread.join()
-
-
 class Receiver(ReceiverBase[Queue, Message]):
     """One consumer of one or several queues of one engine, for one thread at a time.
 
@@ -471,10 +431,6 @@ class Receiver(ReceiverBase[Queue, Message]):
     _message_type = Message
     _engine: Engine
     _waiter: Waiter | None
-
-    def __init__(self, queues: Sequence[Queue]) -> None:
-        super().__init__(queues)
-        _open.add(self)
 
     def receive(
         self,
@@ -492,18 +448,37 @@ class Receiver(ReceiverBase[Queue, Message]):
         flow, messages = self._receive(limit, timeout, patient, stop)
         try:
             self._engine.run(flow, self._waiter)
-        except BaseException:
+        except Exception:
             self.return_unstarted(messages)
+            raise
+        except BaseException:
+            self._interrupted(messages)
             raise
         return messages
 
     def return_unstarted(self, messages: Iterable[Message]) -> None:
         """Give back what was received and nobody began to work on. Never raises."""
-        for queue, given in self._unstarted(messages):
+        if given := self._unstarted(messages):
+            self._return(given)
+
+    def _return(self, given: Sequence[tuple[Queue, list[Message]]]) -> None:
+        for queue, messages in given:
             try:
-                queue.give_back(given)
+                queue.give_back(messages)
             except AtomqError as error:
-                log.warning("%d messages come back when their leases end: %s", len(given), error)
+                count = len(messages)
+                log.warning("%d messages come back when their leases end: %s", count, error)
+
+    def _interrupted(self, messages: Iterable[Message]) -> None:
+        """Give back what was received, and what a claim that was under way may have got."""
+        self._return(self._unstarted(messages))
+        self._say_goodbye(self._waiter)
+
+    def _say_goodbye(self, waiter: Waiter | None) -> None:
+        try:
+            self._engine.run(self._consumer.close(), waiter)
+        except AtomqError as error:
+            log.warning("left without a word to the server: %s", error)
 
     def close(self, received: Iterable[Message] = ()) -> None:
         """Leave. A wake-up that was meant for this consumer goes to another.
@@ -515,12 +490,15 @@ class Receiver(ReceiverBase[Queue, Message]):
         if waiter is None:
             return
         try:
-            self._engine.run(self._consumer.close(), waiter)
-        except AtomqError as error:
-            log.warning("left without a word to the server: %s", error)
+            if self._consumer.has_to_leave or waiter.connected:
+                self._close(waiter)
         except BaseException:
             self.return_unstarted(received)
             raise
+
+    def _close(self, waiter: Waiter) -> None:
+        try:
+            self._say_goodbye(waiter)
         finally:
             waiter.close()
 
@@ -529,14 +507,3 @@ class Receiver(ReceiverBase[Queue, Message]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-_open: weakref.WeakSet[Receiver] = weakref.WeakSet()
-
-
-@atexit.register
-def _at_exit() -> None:
-    # Afterwards a generator that is still about could not even open a connection.
-    for receiver in list(_open):
-        receiver.return_unstarted(receiver.backlog.take())
-        receiver.close()

@@ -1,11 +1,11 @@
-"""The asyncio twins of `queue.py`: `AsyncQueue`, `AsyncMessage`, `AsyncSent`, `AsyncReceiver`.
+"""What a user of the library holds: `AsyncQueue`, `AsyncMessage`, `AsyncSent`, `AsyncReceiver`.
 
-`queue_base.py` has what both share.
+`queue.py` is made from this file: edit this, `make format` does the rest. `queue_base.py` has what
+has no need to wait.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from atomq import calls, flows
 from atomq.aio import AsyncEngine, AsyncWaiter, to_the_end
 from atomq.arguments import Seconds
 from atomq.calls import Counts, Part, Peeked, QueueState, Verdict
-from atomq.errors import AtomqError
+from atomq.errors import AtomqError, ServerUnavailable
 from atomq.flows import Flow, Pace, Stop
 from atomq.queue_base import (
     Ending,
@@ -34,37 +34,55 @@ from atomq.queue_base import (
     settling,
     told,
 )
+from atomq.workers import Tasks
 
 log = logging.getLogger("atomq.queue")
 
 
 class AsyncMessage(MessageBase["AsyncQueue"]):
-    """A claimed message; see `Message`. Used in an `async with` block."""
+    """A claimed message.
+
+    Use it in an `async with` block: at its end the message is acked, and after an exception it is
+    released, to be tried again after the queue's backoff. The block raises nothing of its own: an
+    ack that cannot be sent is sent as soon as the server is back, one that comes too late is
+    logged. Or settle it yourself, once. Each verb raises `LeaseLost` if the receipt is not live,
+    and `ServerUnavailable` if the server is gone.
+
+    A verb that answered, or raised `LeaseLost`, ends the renewal of the lease (`extend` does not);
+    so does the end of a block, whatever comes of it. A verb that failed otherwise does not: as long
+    as this object lives its lease is renewed, and the verb may be called again. When the object is
+    dropped, renewal ends at once, and another consumer gets the message when the lease ends. In
+    asyncio a verb that is cancelled is carried out all the same before `CancelledError` is raised,
+    within 5 s; if it failed, the same holds, and `settled` says which.
+    """
 
     __slots__ = ()
 
     async def ack(self) -> Verdict:
-        """See `Message.ack`."""
+        """It is done with. DONE, or UNKNOWN after a lost reply."""
         return await self._done(self._queue._ack((self.receipt,)))
 
     async def release(
         self, delay: Seconds = 0, *, front: bool = False, counted: bool = True
     ) -> Verdict:
-        """See `Message.release`."""
+        """Give it back, now or in `delay` seconds. `counted=False` if the work did not begin."""
         return await self._done(
             self._queue._release((self,), delay=delay, front=front, counted=counted)
         )
 
     async def reject(self, reason: str = "rejected", detail: str = "") -> Verdict:
-        """See `Message.reject`."""
+        """Move it to dead letters. `reason` is a word or two, `detail` helps to find out why."""
         return await self._done(self._queue._reject((self,), reason, detail))
 
     async def complete(self, value: Any = None) -> Verdict:
-        """See `Message.complete`."""
+        """Ack it and store its result, which must be JSON; whoever waits for it is told."""
         return await self._done(self._queue._complete(self, value))
 
     async def extend(self, seconds: Seconds | None = None) -> None:
-        """See `Message.extend`."""
+        """Hold it for so many seconds from now (default: one lease).
+
+        Rarely needed: leases are renewed in the background. Raises `LeaseLost`.
+        """
         verdicts = await self._queue.engine.run(self._queue._extend((self.receipt,), seconds))
         if verdicts[0] is not Verdict.DONE:
             self._queue._settle(self, [Verdict.LOST])
@@ -97,24 +115,47 @@ class AsyncMessage(MessageBase["AsyncQueue"]):
 
 
 class AsyncSent(NamedTuple):
-    """A message that was put; see `Sent`."""
+    """A message that was put; `wait` for its result."""
 
     id: str
     queue: AsyncQueue
     new: bool = True
+    """False if a message of this id had been put within the window: this one was not put again."""
 
-    async def wait(self, timeout: Seconds | None = None) -> Any:  # noqa: ASYNC109
-        """See `Queue.wait`."""
+    async def wait(self, timeout: Seconds | None = None) -> Any:
+        """The result that a consumer stored with `complete`, as soon as it is there. Does not poll.
+
+        Raises `ResultTimeout` after `timeout` seconds (None: never), and `MessageFailed` if the
+        message went to dead letters: a consumer rejected it or failed at it for the last time, or a
+        claim found it past its `ttl`, delivered `max_deliveries` times, or damaged. A message that
+        nobody claims, or that is cancelled or purged, is not heard of, nor is one that a Celery
+        worker buried, or whose claimer died before it could tell: so give it a timeout.
+        A server that was there and goes away is waited for.
+        """
         return await self.queue.wait(self.id, timeout)
 
 
 class AsyncQueue(QueueBase[AsyncEngine]):
-    """A queue, for the tasks of one event loop. Every method is that of `Queue`."""
+    """A queue. Any number of tasks of one event loop may use it.
+
+    `engine` is an `AsyncEngine`, or the URL of a server (with `options`, see `Options`). Bodies are
+    JSON unless `serializer` says otherwise; with `schema`, a JSON Schema, `put` refuses bodies that
+    do not meet it. `backoff` says for how many seconds a message waits that failed for the nth
+    time.
+
+    Every method raises `ServerUnavailable` when the server cannot be reached within the retries,
+    `PermissionDenied` and `ScriptsNotLoaded` when this user may not do it, and `InvalidArgument`
+    for arguments out of range. Each is safe to call again; after `ServerUnavailable`, `put` and
+    `put_many` are so for messages with an `id` of their own.
+    """
 
     _engine_type = AsyncEngine
 
     async def close(self) -> None:
-        """See `Queue.close`."""
+        """Close the engine if the queue made it, of a URL; one that was given stays open.
+
+        See `Engine.close`. The end of an `async with` block does it too.
+        """
         if self._owns_engine:
             await self.engine.close()
 
@@ -137,13 +178,23 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         headers: Mapping[str, Any] | None = None,
         ttl: Seconds | None = None,
     ) -> AsyncSent:
-        """See `Queue.put`."""
+        """Put one message.
+
+        It is handed out at once, or in `delay` seconds, or `at` a time (aware datetime, or seconds
+        since 1970 by the server's clock). `priority` 0 goes first, 9 last. With an `id` of your own
+        it is not put again within `dedup_window`. After `ttl` seconds it goes to dead letters
+        instead of a consumer. Raises `InvalidMessage` for a body that cannot be serialized or does
+        not meet the schema, `ServerFull` at maxmemory.
+        """
         message = self._outgoing(Item(body, delay, at, priority, id, headers, ttl))
         done = await self.engine.run(self._put_one(message))
         return AsyncSent(message.id, self, not done.known)
 
     async def put_many(self, items: Iterable[Any]) -> list[AsyncSent]:
-        """See `Queue.put_many`."""
+        """Put many messages; each a body, or an `Item` with settings of its own.
+
+        They travel 1,000 (or `max_bytes`) to a call. A call is all or nothing, the whole is not.
+        """
         messages = self._all_outgoing(items)
         if not messages:
             return []
@@ -152,17 +203,13 @@ class AsyncQueue(QueueBase[AsyncEngine]):
 
     # ── consume ───────────────────────────────────────────────────────────────────────────────
 
-    async def claim(self, timeout: Seconds | None = 0) -> AsyncMessage | None:  # noqa: ASYNC109
-        """See `Queue.claim`."""
+    async def claim(self, timeout: Seconds | None = 0) -> AsyncMessage | None:
+        """One message, or None after `timeout` seconds (None: wait for ever)."""
         found = await self.claim_many(1, timeout)
         return found[0]._hand_over(rides=False) if found else None
 
-    async def claim_many(
-        self,
-        limit: int,
-        timeout: Seconds | None = 0,  # noqa: ASYNC109 - it ends the wait, not the call
-    ) -> list[AsyncMessage]:
-        """See `Queue.claim_many`."""
+    async def claim_many(self, limit: int, timeout: Seconds | None = 0) -> list[AsyncMessage]:
+        """Up to `limit` messages (at most 1,000). Waits for the first one only."""
         receiver = (timeout == 0 and self._idle_receiver()) or AsyncReceiver([self])
         try:
             messages = await receiver.receive(limit, timeout)
@@ -182,14 +229,21 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         timeout: Seconds | None = None,
         stop: Stop | None = None,
     ) -> AsyncGenerator[AsyncMessage]:
-        """See `Queue.consume`. Left through `contextlib.aclosing`, it gives back at once."""
+        """Messages, one after another; ends when none came for `timeout` seconds (None: never).
+
+        It also ends, within a second, once `stop` is set: an event of `threading`, `asyncio` or
+        `multiprocessing`, that a signal handler or another thread sets. The message that is being
+        worked on is finished first; a server that does not answer holds it up for as long as a call
+        is tried again. At once it claims half a second of work, at the pace seen so far, and at
+        most `prefetch` messages (default: the option). What waits for its turn longer than a second
+        is given back, as if it had never been claimed, and so is what was not handed over when the
+        loop is left. A server that goes away is waited for; `ServerUnavailable` is raised if it was
+        not there to begin with, or is away when `timeout` has passed.
+        """
         return self._consume(self._pace(prefetch), timeout, stop)
 
     async def _consume(
-        self,
-        pace: Pace,
-        timeout: Seconds | None,  # noqa: ASYNC109 - it ends the wait, not the call
-        stop: Stop | None,
+        self, pace: Pace, timeout: Seconds | None, stop: Stop | None
     ) -> AsyncGenerator[AsyncMessage]:
         async with AsyncReceiver([self]) as receiver:
             while not told(stop) and (
@@ -217,20 +271,28 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         *,
         concurrency: int = 1,
         prefetch: int | None = None,
-        timeout: Seconds | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
+        timeout: Seconds | None = None,
         stop: Stop | None = None,
     ) -> int:
-        """See `Queue.work`; `handler` is a coroutine function, and `concurrency` counts tasks.
+        """Call `handler`, a coroutine function, with each message; how many it was called with.
 
-        Cancelled, it gives back at once what was not begun, and the messages that were.
+        Up to `concurrency` tasks call it, at most so many at once; 1 is the caller's own. A
+        message is acked when the handler returns; after an exception, which is logged, it is
+        released and tried again later; so it is if the handler returned an awaitable. It goes on
+        until none came for `timeout` seconds, or `stop` is set; see `consume`. What was begun is
+        finished first; what is no failure (`SystemExit`) comes out of it then. In asyncio, a
+        cancellation gives back at once what was not begun, and the messages that were. Raises
+        `InvalidArgument`, and claims nothing, for a plain function or a generator function.
         """
         check_handler(handler, awaited=True)
         pace = self._pace(prefetch, concurrency)
         if concurrency > 1:
-            tasks = _Tasks(partial(self._handle_held, handler), concurrency, pace, Ending(stop))
-            consume = partial(self._consume, pace, timeout, tasks.ending)
-            return await self._work_in_tasks(tasks, consume)
+            handle = partial(self._handle_held, handler)
+            workers = Tasks(handle, self.give_back, concurrency, pace, Ending(stop))
+            consume = partial(self._consume, pace, timeout, workers.ending)
+            return await self._share_out(workers, consume)
         count = 0
+        # Closed here: an exception that passes keeps this frame, and with it what was claimed.
         async with aclosing(self._consume(pace, timeout, stop)) as messages:
             async for message in messages:
                 count += 1
@@ -249,7 +311,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
     async def _handle_held(
         self, handler: Callable[[AsyncMessage], Awaitable[Any]], message: AsyncMessage
     ) -> None:
-        """The same in a task that was handed it: the process may have been suspended since."""
+        """The same by a worker that was handed it: the process may have been suspended since."""
         if not self.keeper.lapsed(message.receipt):
             await self._handle(handler, message)
             return
@@ -258,45 +320,35 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         except AtomqError as error:
             log.warning("%s comes back when its lease ends: %s", message, error)
 
-    async def _work_in_tasks(
-        self, tasks: _Tasks, consume: Callable[[], AsyncGenerator[AsyncMessage]]
+    async def _share_out(
+        self, workers: Tasks[AsyncMessage], consume: Callable[[], AsyncGenerator[AsyncMessage]]
     ) -> int:
         count, busy = 0, True
-        try:
+        async with workers:
             # What fails while the others wait in vain is tried again by this call.
-            while busy and not tasks.ending.is_set():
+            while busy and not workers.ending.is_set():
                 async with aclosing(consume()) as messages:
-                    while await tasks.one_is_free() and (message := await anext(messages, None)):
+                    while await workers.one_is_free() and (message := await anext(messages, None)):
                         count += 1
-                        tasks.begin(message)
+                        workers.begin(message)
                         del message
-                busy = await tasks.all_are_free()
+                busy = await workers.all_are_free()
+        try:
             await self.engine.run(flows.flush(self.keys, self.keeper.acks))
-        except asyncio.CancelledError:
-            tasks.cancel()
-            raise
-        finally:
-            await to_the_end(self._end_of(tasks.held))
-        if tasks.ending.error is not None:
-            raise tasks.ending.error
+        except ServerUnavailable as error:
+            log.info("acks are sent as soon as the server is back: %s", error)
+        if workers.ending.error is not None:
+            raise workers.ending.error
         return count
 
-    async def _end_of(self, held: Mapping[asyncio.Task[None], AsyncMessage]) -> None:
-        if held:
-            await asyncio.wait(held)
-            try:
-                await self.give_back(held.values())
-            except AtomqError as error:
-                log.warning("%d messages come back when their leases end: %s", len(held), error)
-
     async def ack_many(self, messages: Sequence[AsyncMessage]) -> list[Verdict]:
-        """See `Queue.ack_many`."""
+        """Ack messages in one call; a verdict for each, LOST among them."""
         messages = messages_of(messages)
         flow = self._ack([message.receipt for message in messages])
         return await self._carry_out(messages, flow)
 
     async def give_back(self, messages: Iterable[AsyncMessage]) -> None:
-        """See `Queue.give_back`."""
+        """Release messages that were not started: to the front, in their order, uncounted."""
         given = messages_of(messages)
         if given:
             await self._carry_out(given, self._give_back(given))
@@ -315,12 +367,16 @@ class AsyncQueue(QueueBase[AsyncEngine]):
 
     # ── results ───────────────────────────────────────────────────────────────────────────────
 
-    async def wait(
-        self,
-        message_id: str,
-        timeout: Seconds | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
-    ) -> Any:
-        """See `Queue.wait`."""
+    async def wait(self, message_id: str, timeout: Seconds | None = None) -> Any:
+        """The result that a consumer stored with `complete`, as soon as it is there. Does not poll.
+
+        Raises `ResultTimeout` after `timeout` seconds (None: never), and `MessageFailed` if the
+        message went to dead letters: a consumer rejected it or failed at it for the last time, or a
+        claim found it past its `ttl`, delivered `max_deliveries` times, or damaged. A message that
+        nobody claims, or that is cancelled or purged, is not heard of, nor is one that a Celery
+        worker buried, or whose claimer died before it could tell: so give it a timeout.
+        A server that was there and goes away is waited for.
+        """
         flow = flows.await_result(self._result_key(message_id), timeout)
         waiter = self.engine.waiter()
         try:
@@ -331,101 +387,56 @@ class AsyncQueue(QueueBase[AsyncEngine]):
     # ── operate ───────────────────────────────────────────────────────────────────────────────
 
     async def state(self) -> QueueState:
-        """See `Queue.state`."""
+        """The queue in numbers."""
         return await self.engine.run(calls.inspect(self.keys))
 
     async def peek(
         self, part: Part = "ready", limit: int = 20, *, offset: int = 0, after: str = ""
     ) -> list[Peeked]:
-        """See `Queue.peek`."""
+        """Look at up to `limit` messages without claiming them, in their order.
+
+        `part` is ready, delayed, unacked or dead. `offset` passes some over; dead letters go on
+        `after` the `name` of the last one seen instead. Stops behind 1 MiB.
+        """
         return await self.engine.run(self._peek(part, limit, offset, after))
 
     async def cancel(self, *ids: str) -> list[Verdict]:
-        """See `Queue.cancel`."""
+        """Throw delayed messages away, by id, which may be put again; a verdict for each."""
         flow = flows.in_batches(ids, lambda some: calls.cancel(self.keys, some))
         return await self.engine.run(flow)
 
     async def redrive(self, ids: Sequence[str] | None = None, *, reason: str = "") -> int:
-        """See `Queue.redrive`."""
+        """Dead letters back to ready: these (by the name `peek` gives), or all (of one reason)."""
         return await self.engine.run(self._redrive(ids, reason))
 
     async def purge(self, *parts: Part) -> Counts:
-        """See `Queue.purge`."""
+        """Throw away what lies in these parts; by default what is ready and delayed."""
         return await self.engine.run(self._purge(parts))
 
     async def delete(self, *, force: bool = False) -> Counts:
-        """See `Queue.delete`."""
+        """Throw the queue away with all its keys; how many messages were in it. Cannot be undone.
+
+        Raises `QueueInUse`, and changes nothing, if messages are unacked, unless `force`: they are
+        counted in the answer then, and their acks raise `LeaseLost`. It is one step, so no consumer
+        claims in between. Stored results stay until their `result_ttl` is over. Who puts something
+        afterwards begins a new queue.
+        """
         return await self.engine.run(self._delete(force))
 
     async def pause(self) -> None:
-        """See `Queue.pause`."""
+        """Hand out nothing until `resume`."""
         await self.engine.run(calls.pause(self.keys))
 
     async def resume(self) -> None:
-        """See `Queue.resume`."""
+        """Hand out messages again."""
         await self.engine.run(calls.pause(self.keys, paused=False))
 
 
-class _Tasks:
-    """The tasks of one `work`: at most `most` at once."""
-
-    def __init__(
-        self,
-        handle: Callable[[AsyncMessage], Awaitable[None]],
-        most: int,
-        pace: Pace,
-        ending: Ending,
-    ) -> None:
-        self._handle = handle
-        self._most = most
-        self._pace = pace
-        self._room = asyncio.Event()
-        self.ending = ending
-        self.held: dict[asyncio.Task[None], AsyncMessage] = {}
-
-    async def one_is_free(self) -> bool:
-        """Wait until another one may begin. True."""
-        while len(self.held) >= self._most:
-            self._room.clear()
-            await self._room.wait()
-        self._pace.free = self._most - len(self.held)
-        return True
-
-    async def all_are_free(self) -> bool:
-        """Wait for all of them to end; whether there were any."""
-        busy = bool(self.held)
-        if busy:
-            await asyncio.wait(list(self.held))
-        return busy
-
-    def begin(self, message: AsyncMessage) -> None:
-        """Begin another one."""
-        task = asyncio.create_task(self._work(message))
-        self.held[task] = message
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled():  # before it began: its message is to be given back
-            del self.held[task]
-        self._room.set()
-
-    async def _work(self, message: AsyncMessage) -> None:
-        began = time.monotonic()
-        try:
-            await self._handle(message)
-        except BaseException as error:  # noqa: BLE001 - it is raised by the caller's task
-            self.ending.error = error
-        finally:
-            self._pace.worked(time.monotonic() - began)
-
-    def cancel(self) -> None:
-        """Cancel all of them."""
-        for task in self.held:
-            task.cancel()
-
-
 class AsyncReceiver(ReceiverBase[AsyncQueue, AsyncMessage]):
-    """One consumer of one or several queues of one engine, for one task at a time."""
+    """One consumer of one or several queues of one engine, for one task at a time.
+
+    Use it in an `async with` block, or close it: it holds connections.
+    """
 
     _message_type = AsyncMessage
     _engine: AsyncEngine
@@ -434,12 +445,16 @@ class AsyncReceiver(ReceiverBase[AsyncQueue, AsyncMessage]):
     async def receive(
         self,
         limit: int,
-        timeout: Seconds | None = None,  # noqa: ASYNC109 - it ends the wait, not the call
+        timeout: Seconds | None = None,
         *,
         patient: bool = False,
         stop: Stop | None = None,
     ) -> list[AsyncMessage]:
-        """See `Receiver.receive`."""
+        """Up to `limit` messages; waits for the first `timeout` seconds (None: for ever).
+
+        Waits no more, within a second, once `stop` is set. Raises `ServerUnavailable` if the server
+        is gone; with `patient`, a server that was there before is waited for.
+        """
         flow, messages = self._receive(limit, timeout, patient, stop)
         try:
             await self._engine.run(flow, self._waiter)
@@ -452,7 +467,7 @@ class AsyncReceiver(ReceiverBase[AsyncQueue, AsyncMessage]):
         return messages
 
     async def return_unstarted(self, messages: Iterable[AsyncMessage]) -> None:
-        """See `Receiver.return_unstarted`."""
+        """Give back what was received and nobody began to work on. Never raises."""
         if given := self._unstarted(messages):
             await to_the_end(self._return(given))
 
@@ -461,8 +476,8 @@ class AsyncReceiver(ReceiverBase[AsyncQueue, AsyncMessage]):
             try:
                 await queue.give_back(messages)
             except AtomqError as error:
-                told = "%d messages come back when their leases end: %s"
-                log.warning(told, len(messages), error)
+                count = len(messages)
+                log.warning("%d messages come back when their leases end: %s", count, error)
 
     async def _interrupted(self, messages: Iterable[AsyncMessage]) -> None:
         """Give back what was received, and what a claim that was under way may have got."""
@@ -476,7 +491,11 @@ class AsyncReceiver(ReceiverBase[AsyncQueue, AsyncMessage]):
             log.warning("left without a word to the server: %s", error)
 
     async def close(self, received: Iterable[AsyncMessage] = ()) -> None:
-        """See `Receiver.close`."""
+        """Leave. A wake-up that was meant for this consumer goes to another.
+
+        Raises nothing but an interruption (Ctrl-C, a cancellation): what was `received` and is not
+        begun is given back then.
+        """
         waiter = self._leave()
         if waiter is None:
             return

@@ -6,11 +6,13 @@ seconds here; they become milliseconds in `calls.py`.
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import json
 import logging
 import random
 import re
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +33,7 @@ from atomq.calls import (
     Rejection,
     Verdict,
 )
-from atomq.client import EngineBase
+from atomq.client import Engine, EngineBase
 from atomq.errors import (
     AtomqError,
     InvalidArgument,
@@ -668,6 +670,8 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         self._engine = queues[0].engine
         self._keeper: LeaseKeeper = queues[0].keeper
         self._begin()
+        if isinstance(self._engine, Engine):  # of an event loop nothing is left at exit
+            _open.add(self)
 
     def _begin(self) -> None:
         self._home = self._keeper.home
@@ -740,3 +744,14 @@ def _by_queue(messages: Iterable[MessageT]) -> list[tuple[Any, list[MessageT]]]:
     for message in messages:
         found.setdefault(message._queue.name, []).append(message)
     return [(held[0]._queue, held) for held in found.values()]
+
+
+_open: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+@atexit.register
+def _at_exit() -> None:
+    # Afterwards a generator that is still about could not even open a connection.
+    for receiver in list(_open):
+        receiver.return_unstarted(receiver.backlog.take())
+        receiver.close()

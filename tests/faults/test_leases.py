@@ -18,8 +18,7 @@ from typing import Any
 
 import pytest
 
-from atomq import AsyncQueue, Engine, LeaseLost, Queue, calls, queue_aio
-from atomq import queue as queue_module
+from atomq import AsyncQueue, Engine, LeaseLost, Queue, calls, workers
 from atomq.address import Address
 from atomq.contrib.kombu.broker import broker_of
 from tests.proxy import Proxy
@@ -242,14 +241,14 @@ def test_what_a_worker_was_handed_before_a_freeze_is_not_begun(
 
     got: list[int] = []
     with Queue("q", server.url) as queue:
-        frozen(queue_module._Threads, queue)
+        frozen(workers.Threads, queue)
         queue.put("sync")
         queue.work(lambda m: got.append(m.deliveries), concurrency=2, timeout=0.3)
         assert (got, queue.state().stats["released"]) == ([1], 1)
 
     async def main() -> None:
         async with AsyncQueue("r", server.url) as queue:
-            frozen(queue_aio._Tasks, queue)
+            frozen(workers.Tasks, queue)
             await queue.put("asyncio")
 
             async def handler(message: Any) -> None:
@@ -260,6 +259,23 @@ def test_what_a_worker_was_handed_before_a_freeze_is_not_begun(
 
     asyncio.run(main())
     assert got == [1, 1]
+
+
+def test_what_no_thread_could_be_started_for_is_given_back(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Queue("q", server.url) as queue:
+        queue.put("x")
+        monkeypatch.setattr(
+            workers, "Thread", type("Thread", (threading.Thread,), {"start": start})
+        )
+        with pytest.raises(RuntimeError, match="new thread"):
+            queue.work(print, concurrency=2, timeout=0)
+        state = queue.state()
+        assert (state.ready, state.unacked) == (1, 0)
 
 
 @pytest.mark.parametrize("worker", ["sync", "asyncio"])

@@ -22,7 +22,6 @@ ALONE = {
     "Engine.nodes": "preloading is a deploy step, and the CLI is sync",
     "Engine.connection": "for those who wait in a loop of their own, as Kombu does",
     "AsyncQueue.__aiter__": "of __iter__",
-    "AsyncEngine.settle": "a thread is not cancelled",
     "AsyncEngine.listener": "one connection for all tasks that wait for results",
 }
 NAMES = {"__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__iter__"}
@@ -59,3 +58,11 @@ def test_each_method_is_documented_once(sync: type, twin: type) -> None:
             assert inspect.getdoc(method), f"{sync.__name__}.{name}"
             other = public(twin).get(name)
             assert other is None or inspect.getdoc(other), f"{twin.__name__}.{name}"
+
+
+@pytest.mark.parametrize("twin", [twin for _, twin in TWINS[:4]], ids=lambda kind: kind.__name__)
+def test_help_says_all_of_asyncio_too(twin: type) -> None:
+    """Not only where else to look."""
+    assert len(inspect.getdoc(twin) or "") > 40
+    for name, method in public(twin).items():
+        assert "See `" not in (inspect.getdoc(method) or "").splitlines()[0], name

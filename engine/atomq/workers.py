@@ -1,0 +1,193 @@
+"""The workers of one `Queue.work(concurrency=N)`: threads, or the tasks of an event loop.
+
+Both have the same methods, for `queue.py` is made from `queue_aio.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Thread
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from atomq.aio import to_the_end
+from atomq.errors import AtomqError
+from atomq.flows import Pace
+from atomq.queue_base import Ending, MessageBase
+
+log = logging.getLogger("atomq.queue")
+
+M = TypeVar("M", bound=MessageBase[Any])
+
+
+class Tasks(Generic[M]):
+    """At most `most` tasks at once, which end with its block.
+
+    What was handed to one that was cancelled before it began goes back.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[M], Awaitable[None]],
+        give_back: Callable[[Collection[M]], Awaitable[None]],
+        most: int,
+        pace: Pace,
+        ending: Ending,
+    ) -> None:
+        self._handle = handle
+        self._give_back = give_back
+        self._most = most
+        self._pace = pace
+        self._room = asyncio.Event()
+        self._held: dict[asyncio.Task[None], M] = {}
+        self.ending = ending
+
+    async def one_is_free(self) -> bool:
+        """Wait until another one may begin. True."""
+        while len(self._held) >= self._most:
+            self._room.clear()
+            await self._room.wait()
+        self._pace.free = self._most - len(self._held)
+        return True
+
+    async def all_are_free(self) -> bool:
+        """Wait for all of them to end; whether there were any."""
+        busy = bool(self._held)
+        if busy:
+            await asyncio.wait(list(self._held))
+        return busy
+
+    def begin(self, message: M) -> None:
+        """Begin another one."""
+        task = asyncio.create_task(self._work(message))
+        self._held[task] = message
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():  # before it began: its message is to be given back
+            del self._held[task]
+        self._room.set()
+
+    async def _work(self, message: M) -> None:
+        began = time.monotonic()
+        try:
+            await self._handle(message)
+        except BaseException as error:  # noqa: BLE001 - it is raised by the caller's task
+            self.ending.error = error
+        finally:
+            self._pace.worked(time.monotonic() - began)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            for task in self._held:
+                task.cancel()
+        await to_the_end(self._end())
+
+    async def _end(self) -> None:
+        if self._held:
+            await asyncio.wait(self._held)
+            try:
+                await self._give_back(self._held.values())
+            except AtomqError as error:
+                _too_late(len(self._held), error)
+
+
+class Threads(Generic[M]):
+    """At most `most` threads at once, which end with its block.
+
+    It is no executor: what `multiprocessing` forks in a thread of one ends with exit code 1.
+    What no thread could be started for goes back.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[M], None],
+        give_back: Callable[[Collection[M]], None],
+        most: int,
+        pace: Pace,
+        ending: Ending,
+    ) -> None:
+        self._handle = handle
+        self._give_back = give_back
+        self._most = most
+        self._pace = pace
+        self._threads: list[Thread] = []
+        self._begun: SimpleQueue[M | None] = SimpleQueue()  # None: a thread ends
+        self._free: SimpleQueue[None] = SimpleQueue()  # one thing for each without a message
+        for _ in range(most):
+            self._free.put(None)
+        self.ending = ending
+
+    def one_is_free(self) -> bool:
+        """Wait until another one may begin. True."""
+        self._free.get()
+        self._pace.free = self._free.qsize() + 1
+        return True
+
+    def all_are_free(self) -> bool:
+        """Wait for all of them, after one was found free for nothing; whether any was not."""
+        busy = self._pace.free < self._most
+        for _ in range(self._most - 1):
+            self._free.get()
+        for _ in range(self._most):
+            self._free.put(None)
+        return busy
+
+    def begin(self, message: M) -> None:
+        """Begin another one. Raises RuntimeError where the system has no thread left."""
+        self._begun.put(message)
+        if len(self._threads) <= self._most - self._pace.free:  # all of them have a message
+            thread = Thread(target=self._work, name=f"atomq-work-{len(self._threads)}")
+            thread.start()
+            self._threads.append(thread)
+
+    def _work(self) -> None:
+        while (message := self._begun.get()) is not None:
+            began = time.monotonic()
+            try:
+                self._handle(message)
+            except BaseException as error:  # noqa: BLE001 - it is raised by the caller's thread
+                self.ending.error = error
+            finally:
+                del message
+                self._pace.worked(time.monotonic() - began)
+                self._free.put(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for _thread in self._threads:
+            self._begun.put(None)
+        for thread in self._threads:
+            thread.join()
+        left: list[M] = []
+        with suppress(Empty):
+            while (message := self._begun.get_nowait()) is not None:
+                left.append(message)
+        try:
+            self._give_back(left)
+        except AtomqError as trouble:
+            _too_late(len(left), trouble)
+
+
+def _too_late(count: int, error: AtomqError) -> None:
+    log.warning("%d messages come back when their leases end: %s", count, error)
