@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,11 @@ from benchmarks.field import FIELD, Entrant
 from benchmarks.meter import Meter
 from benchmarks.peer import Cannot
 from benchmarks.processes import Consumers, Failed, Handled, Publisher
-from benchmarks.workloads import FULL, QUICK, Bench, Scale, environment_log
+from benchmarks.workloads import FULL, QUICK, Bench, Scale
 from tests.servers import NotAvailable, Server
 
+LOGS = MADE / "logs"
+"""What the processes of each peer print in the last run."""
 # Seconds a workload takes about, for the time left, until this run has shown better.
 ABOUT = {"publish": 2.5, "consume": 4.0, "wait": 5.0, "deep": 8.0}
 
@@ -43,7 +46,6 @@ class Run:
 
     def __init__(self, console: Console, server: Server, scale: Scale, directory: Path) -> None:
         self._console, self._server, self._scale = console, server, scale
-        self._directory = directory
         self._admin = server.client(socket_timeout=60)
         self._meter = Meter(self._admin)
         self._handled = Handled(directory)
@@ -56,7 +58,8 @@ class Run:
         """Environments and publishers; for those that cannot run here, why not."""
         absent: dict[str, str] = {}
         for entrant in field:
-            log = environment_log(self._directory, entrant)
+            log = LOGS / f"{entrant.adapter.replace(':', '-')}.log"
+            log.unlink(missing_ok=True)
             try:
                 python = python_of(entrant.environment, self._console.print)
                 args = (python, entrant.adapter, self._server.tcp_url, self._handled, log)
@@ -74,7 +77,7 @@ class Run:
             for turn in range(scale.rounds)
             for workload in scale.workloads
             if not (turn and workload.startswith("deep"))
-            for entrant in field[turn % len(field) :] + field[: turn % len(field)]
+            for entrant in [*field[turn % len(field) :], *field[: turn % len(field)]]
         ]
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
         left = TextColumn("{task.fields[left]} left")
@@ -149,7 +152,7 @@ def about(server: Server, scale: Scale, rounds: int) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),
         "rounds": rounds,
-        "quick": scale is QUICK,
+        "quick": scale.rounds == QUICK.rounds,
     }
 
 
@@ -160,6 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--server", default="valkey-9", help="valkey-9, redis-8 or redis-7")
     parser.add_argument("--only", nargs="+", default=[""], help="peers with one of these words")
     parser.add_argument("--workloads", nargs="+", help="some of them only")
+    parser.add_argument("--minutes", type=float, help="when nothing more is begun")
     parser.add_argument("--docs", action="store_true", help="write docs/benchmarks.md")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--draw", type=Path, help="draw these figures, measure nothing")
@@ -187,13 +191,15 @@ def measure(console: Console, server: Server, given: Any) -> dict[str, Any]:
     """All that is asked for, on this server."""
     scale = QUICK if given.quick else FULL
     if given.workloads:
-        scale = Scale(**{**vars(scale), "workloads": tuple(given.workloads)})
+        scale = replace(scale, workloads=tuple(given.workloads))
+    if given.minutes:
+        scale = replace(scale, minutes=given.minutes)
     field = [
         entrant
         for entrant in FIELD
         if any(word in entrant.name for word in given.only) and (entrant.quick or not given.quick)
     ]
-    MADE.mkdir(parents=True, exist_ok=True)
+    LOGS.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=MADE) as directory:
         run = Run(console, server, scale, Path(directory))
         try:

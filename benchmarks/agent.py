@@ -16,7 +16,9 @@ import importlib
 import inspect
 import json
 import os
+import random
 import signal
+import string
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +27,7 @@ from typing import Any
 from benchmarks.peer import RECORD, Cannot, Peer
 
 PR_SET_PDEATHSIG = 1
+LARGEST = 100_000
 
 
 class Publisher:
@@ -32,6 +35,8 @@ class Publisher:
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
+        letters = string.ascii_letters + string.digits  # that none may compress to nothing
+        self._text = "".join(random.Random(0).choices(letters, k=LARGEST))
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
 
@@ -41,7 +46,7 @@ class Publisher:
             self._loop.run_until_complete(result)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        do, pad = request["do"], "x" * request.get("size", 0)
+        do, pad = request["do"], self._text[: request.get("size", 0)]
         if do == "versions":
             return {name: _version(name) for name in request["names"]}
         if do == "open":

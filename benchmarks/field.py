@@ -25,14 +25,15 @@ class Entrant:
     """Consumers that wait in one process at most; more are more processes."""
     cannot: dict[str, str] = field(default_factory=dict)
     """Workload → why not."""
-    deep: bool = True
-    """Takes part in the deep backlog: its layout is not that of a line above."""
+    stored_as: str = ""
+    """The line whose messages are stored alike: that one shows what a deep backlog does."""
     quick: bool = True
     """Takes part in `make bench-quick`."""
 
 
 _CELERY = ("celery", "kombu", "redis")
-_SOLO = {"wait 64": ONE_PROCESS}
+_ONE = {"wait 64": ONE_PROCESS}
+_PREFORK = dict.fromkeys(("wait 16", "wait 64"), "two processes are one consumer")
 
 FIELD: tuple[Entrant, ...] = (
     Entrant(
@@ -49,7 +50,7 @@ FIELD: tuple[Entrant, ...] = (
         ("redis",),
         "three bare scripts (push; pop into a set of leases; remove from it), polled every 10 ms",
         cannot=dict.fromkeys(("wait 1", "wait 16", "wait 64"), "the bare scripts do not wait"),
-        deep=False,
+        stored_as="floor: LPUSH, BRPOP",
     ),
     Entrant(
         "atomq",
@@ -66,7 +67,7 @@ FIELD: tuple[Entrant, ...] = (
         ("atomq", "redis"),
         "`Queue`, `consume(prefetch=64)`",
         ours=True,
-        deep=False,
+        stored_as="atomq",
     ),
     Entrant(
         "atomq, asyncio",
@@ -75,22 +76,131 @@ FIELD: tuple[Entrant, ...] = (
         ("atomq", "redis"),
         "`AsyncQueue`, one task, `consume(prefetch=64)`",
         ours=True,
-        deep=False,
+        stored_as="atomq",
     ),
     Entrant(
         "kombu on atomq",
         "kombu:Atomq",
         "atomq",
         ("atomq", "kombu", "redis"),
-        "`atomq://`, else as stock",
+        "`atomq://`, else as kombu",
         ours=True,
-        deep=False,
+        stored_as="atomq",
+    ),
+    Entrant(
+        "Celery on atomq",
+        "celery:Atomq",
+        "atomq",
+        ("atomq", *_CELERY),
+        "`atomq://`, else as Celery",
+        ours=True,
+        most=1,
+        cannot=_ONE,
+        stored_as="atomq",
+    ),
+    Entrant(
+        "Celery on atomq, prefork",
+        "celery:AtomqPrefork",
+        "atomq",
+        ("atomq", *_CELERY),
+        "`atomq://`, else as Celery, prefork",
+        ours=True,
+        most=1,
+        cannot=_PREFORK,
+        stored_as="atomq",
+        quick=False,
     ),
     Entrant(
         "kombu",
         "kombu:Stock",
-        "kombu",
+        "celery",
         ("kombu", "redis"),
         "`redis://`, default exchange; one consumer with a hub, several by `drain_events`",
+    ),
+    Entrant(
+        "Celery",
+        "celery:Stock",
+        "celery",
+        _CELERY,
+        "`redis://`, solo pool, `acks_late`, without gossip, mingle and heartbeat; a task with an "
+        "`eta` is fetched into the worker's memory and waits there",
+        most=1,
+        cannot=_ONE,
+    ),
+    Entrant(
+        "Celery, prefork",
+        "celery:StockPrefork",
+        "celery",
+        _CELERY,
+        "as Celery, with the prefork pool and one child",
+        most=1,
+        cannot=_PREFORK,
+        stored_as="Celery",
+        quick=False,
+    ),
+    Entrant(
+        "celery-redis-plus",
+        "celery:Plus",
+        "celery-redis-plus",
+        ("celery-redis-plus", *_CELERY),
+        "as Celery, with `broker_transport`; its release asks for Python 3.13, here on the same "
+        "Python as all",
+        most=1,
+        cannot=_ONE,
+    ),
+    Entrant(
+        "dramatiq",
+        "dramatiq:Dramatiq",
+        "dramatiq",
+        ("dramatiq", "redis"),
+        "eight threads a worker; where several wait, one each; delayed messages are fetched into "
+        "the worker's memory, 8,000 at once",
+    ),
+    Entrant(
+        "rq",
+        "rq:Rq",
+        "rq",
+        ("rq", "redis"),
+        "`SimpleWorker` (the default worker forks for each job), `result_ttl=0`",
+        most=1,
+        cannot=_ONE,
+    ),
+    Entrant(
+        "huey",
+        "huey:Huey",
+        "huey",
+        ("huey", "redis"),
+        "`RedisHuey`, one thread a consumer; nothing is acknowledged, what a consumer took dies "
+        "with it; a delayed task goes through the queue, from which a consumer moves it",
+    ),
+    Entrant(
+        "arq",
+        "arq:Arq",
+        "arq",
+        ("arq", "redis"),
+        "ten jobs at once a worker, which looks twice a second; `keep_result=0`",
+    ),
+    Entrant("saq", "saq:Saq", "saq", ("saq", "redis"), "ten jobs at once a worker; `ttl=-1`"),
+    Entrant(
+        "taskiq, stream",
+        "taskiq:Stream",
+        "taskiq",
+        ("taskiq", "taskiq-redis", "redis"),
+        '`RedisStreamBroker` (the one that acknowledges) with `consumer_id="0-0"`; entries stay in '
+        "the stream after their ack",
+    ),
+    Entrant(
+        "streaQ",
+        "streaq:Streaq",
+        "streaq",
+        ("streaq", "coredis"),
+        "16 tasks at once a worker; `ttl=0`",
+    ),
+    Entrant(
+        "BullMQ (Python)",
+        "bullmq:Bullmq",
+        "bullmq",
+        ("bullmq", "redis"),
+        "one job at once a worker; `removeOnComplete`",
     ),
 )

@@ -160,7 +160,8 @@ def page(results: Results) -> str:
         "**This is the quick run** (`make bench-quick`): one round, small counts, a backlog of "
         "some ten thousands. Its rates and times are a sketch."
         if about["quick"]
-        else f"{about['rounds']} rounds; a rate is the median, with the least and the most."
+        else f"{about['rounds']} rounds; a figure is the median, a rate has its least and its most "
+        "beside it."
     )
     made = (
         f"{about['date']}, server {about['server']}, Python {about['python']}, cores "

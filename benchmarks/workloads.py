@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import redis
 
@@ -36,7 +35,7 @@ class Scale:
     sizes: tuple[int, ...]
     workloads: tuple[str, ...]
     minutes: float
-    """When so many have passed, no further round begins and no deep backlog."""
+    """When so many have passed, nothing more is begun."""
 
 
 ALL = (
@@ -49,18 +48,29 @@ ALL = (
     "deep ready",
     "deep delayed",
 )
-FULL = Scale(3, 0.8, 1.2, 2.5, 60, 2.0, 1_000_000, (100, 1_000, 100_000), ALL, 27)
+FULL = Scale(
+    rounds=3,
+    publish=0.5,
+    consume=1.0,
+    tick=1.5,
+    ticks=60,
+    idle=1.2,
+    backlog=1_000_000,
+    sizes=(100, 1_000, 100_000),
+    workloads=ALL,
+    minutes=27.5,
+)
 QUICK = Scale(
-    1,
-    0.25,
-    0.5,
-    0.8,
-    20,
-    1.0,
-    20_000,
-    (100, 100_000),
-    ("publish", "consume 1", "wait 1", "wait 16", "deep ready", "deep delayed"),
-    2.7,
+    rounds=1,
+    publish=0.2,
+    consume=0.4,
+    tick=0.5,
+    ticks=20,
+    idle=0.6,
+    backlog=10_000,
+    sizes=(100, 100_000),
+    workloads=("publish", "consume 1", "wait 1", "deep ready"),
+    minutes=2.7,
 )
 
 
@@ -229,8 +239,8 @@ class Bench:
 
     def _deep(self, kind: str) -> dict[str, Figures]:
         """A million messages that are ready, or due in a day, while others go through."""
-        if not self.entrant.deep:
-            raise Cannot("stored as the line above")
+        if self.entrant.stored_as:
+            raise Cannot(f"stored as {self.entrant.stored_as}")
         memory = self._meter.read().memory
         if kind == "delayed":
             self._publisher.ask("delay", size=100)
@@ -287,8 +297,3 @@ def _each(spent: Reading, count: float) -> Figures:
 def _rate(handled: Handled) -> float:
     times = [came for _, came in handled.read()]
     return (len(times) - 1) / max(times[-1] - times[0], 1e-6)
-
-
-def environment_log(directory: Path, entrant: Entrant) -> Path:
-    """Where what this peer's processes print goes."""
-    return directory / f"{entrant.adapter.replace(':', '-')}.log"
