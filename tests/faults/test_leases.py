@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -428,7 +429,11 @@ def test_settled_messages_leave_nothing_behind(server: Server) -> None:
 def test_only_a_process_that_holds_something_looks_for_garbage_when_it_connects(
     own_server: Server,
 ) -> None:
-    """With broker_pool_limit=None each publish connects, and a collection costs the whole heap."""
+    """With broker_pool_limit=None each publish connects, and a collection costs the whole heap.
+
+    A worker connects a second time for its remote control, which is deaf until then.
+    """
+    importlib.import_module("celery.worker.request")  # as in a worker, whose requests are looked at
     broker, queue = broker_of(Address.parse(own_server.url)), Queue("q", own_server.url)
     queue.put("x")
     collected: list[int] = []

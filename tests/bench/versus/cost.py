@@ -7,12 +7,13 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from tests.bench.stock import Stock
-from tests.bench.versus.side import BARE, SIDES, Group, Side, told
+from tests.bench.versus.side import BARE, SIDES, Group, Side, told, until
 from tests.contrib.rig import Ledger, Worker
 
 POOLS = (("prefork", 1), ("prefork", 8), ("threads", 8), ("solo", 1))
@@ -183,6 +184,9 @@ def green(sides: list[Side], *, quick: bool) -> list[Group]:
         found: dict[str, list[Spent]] = {side.name: [] for side in sides}
         options = {"queues": "idle", "worker_prefetch_multiplier": 1}
         workers = {side.name: side.worker(pool, 10, **options).ready() for side in sides}
+        for side in sides:
+            # A greenlet of its own listens for `add_consumer`: it begins once the worker is ready.
+            assert until(partial(side.app.control.ping, timeout=0.5), 30), f"{side.name} is deaf"
         for turn in range(rounds):
             for side in sides:
                 spent = busy(side, workers[side.name], f"q{turn}", count, "wait")

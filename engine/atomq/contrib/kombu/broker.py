@@ -131,8 +131,6 @@ class Broker:
 
     def reap(self) -> int:
         """Give back what nobody settles any more: its Message is garbage, or its task cancelled."""
-        if self.keeper.holds_any:
-            gc.collect()  # as costly as the heap is large, so not for producers
         count = 0
         while self.unanswered:
             # What cannot be asked for over this connection either is counted when its lease ends.
@@ -140,6 +138,11 @@ class Broker:
             for delivery in claimed.deliveries:
                 self.give_back(self.keys(delivery.queue), [delivery.receipt])
                 count += 1
+        if not self.keeper.holds_any:
+            return count
+        # As costly as the heap is large, so not where nothing is held: producers, a worker that
+        # begins.
+        gc.collect()
         for message in worker.cancelled():
             delivery = message.delivery
             delivery.settled = True

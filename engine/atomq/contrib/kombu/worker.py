@@ -128,15 +128,18 @@ def requests() -> dict[str, Any]:
     Celery strikes requests from its own lists when it loses a connection or stops, also those that
     its pool will run all the same. So the heap is asked; that takes some milliseconds.
     """
-    module = sys.modules.get("celery.worker.request")
-    if module is None:
+    if "celery.worker.request" not in sys.modules:
         return {}
     gc.collect()
-    return {
-        tag: thing
-        for thing in _alive(module.Request)
-        if (tag := getattr(thing.message, "delivery_tag", None)) is not None
-    }
+    return dict(_requests())
+
+
+def _requests() -> Iterator[tuple[str, Any]]:
+    """The same, and maybe some that are garbage."""
+    module = sys.modules.get("celery.worker.request")
+    for thing in _alive(getattr(module, "Request", None)):
+        if (tag := getattr(thing.message, "delivery_tag", None)) is not None:
+            yield tag, thing
 
 
 def _alive(kind: type | None) -> list[Any]:
@@ -147,8 +150,11 @@ def _alive(kind: type | None) -> list[Any]:
 
 
 def cancelled() -> Iterator[Any]:
-    """Messages of tasks that Celery has cancelled and will not settle: the connection was lost."""
-    for request in requests().values():
+    """Messages of tasks that Celery has cancelled and will not settle: the connection was lost.
+
+    The caller has just collected garbage.
+    """
+    for _, request in _requests():
         message, is_cancelled = request.message, getattr(request, "_already_cancelled", False)
         delivery = getattr(message, "delivery", None)
         if is_cancelled and delivery and not (delivery.settled or message.acknowledged):
