@@ -16,7 +16,18 @@ JOBS ?= auto
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+comma := ,
+# Runs pip: on a terminal one line that changes, elsewhere a line for each step, all of it if it fails.
+define pip
+@mkdir -p .cache
+@{ $(PIP) $(1) 2>&1; echo "exit $$?"; } | tee .cache/pip.log | awk -v tty="$$(test -t 1 && echo yes)" ' \
+  /^exit / { code = $$2 } \
+  /^ *(Collecting|Downloading|Preparing|Building|Installing|Successfully)/ { step = substr($$0, 1, 76); \
+    if (tty) { printf "\r\033[K  %s", step; fflush() } \
+    else if ($$1 ~ /^(Building|Installing)/) { print "  " step; fflush() } } \
+  END { if (tty) printf "\r\033[K"; exit code }' || { cat .cache/pip.log; exit 1; }
+endef
 # Our own programs first (the venv's, then what is installed, then what `make tools` brought).
 export PATH := $(CURDIR)/$(BIN):$(PATH):$(CURDIR)/.tools/bin
 # Tests start hundreds of processes that import atomq: it is compiled once, into __pycache__.
@@ -36,6 +47,7 @@ help: ## list the targets
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "atomq needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "making $(VENV) with $$($(PYTHON) --version)"
 	@# Debian's Python comes without ensurepip: virtualenv then does the same from a place of our own.
 	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
 	  rm -rf $(VENV) .cache/virtualenv && \
@@ -44,25 +56,25 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo "installing atomq into $(VENV)"
-	@$(PIP) install --editable '.[embedded,celery]'
+	$(call pip,install --editable '.[embedded$(comma)celery]')
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed
 	@echo "installing what tests and lint need into $(VENV)"
-	@$(PIP) install --upgrade 'pip>=25.1'
-	@$(PIP) install --editable '.[embedded,memory,celery]' --group dev
+	$(call pip,install --upgrade 'pip>=25.1')
+	$(call pip,install --editable '.[embedded$(comma)memory$(comma)celery]' --group dev)
 	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-suites: $(VENV)/.installed-dev
-	@$(PIP) install --group suites
+	$(call pip,install --group suites)
 	@touch $@
 
 $(VENV)/.installed-tools: $(VENV)/.installed-dev
-	@$(PIP) install --group tools
+	$(call pip,install --group tools)
 	@touch $@
 
 $(VENV)/.installed-mutants: $(VENV)/.installed-dev
-	@$(PIP) install --group mutants
+	$(call pip,install --group mutants)
 	@touch $@
 
 .PHONY: venv install tools
@@ -76,11 +88,14 @@ tools: ## get Debian's Redis 7 and Lua tools into .tools/ (no root; skipped wher
 # ── use ─────────────────────────────────────────────────────────────────────────────────────────
 
 .PHONY: run
-run: venv ## watch it work in two acts, the library and a Celery app; workers are killed in each
+run: venv ## watch it work: workers of the library, then a Celery app on stock Kombu and on atomq, are killed
+	@printf '\n%s\n\n' '1 of 2  the library: four workers at work, and one of them is killed (12 s)'
 	@$(BIN)/atomq demo
+	@printf '\n%s\n\n' '2 of 2  a Celery app, on stock Kombu and on atomq: the same load, the same kill (25 s)'
+	@cd examples/killed_worker && ../../$(BIN)/python run.py
 	@printf '%-40s %s\n' '' '' \
-	  '$(BIN)/atomq demo --act celery' 'one act only (demo --help has more)' \
 	  '$(BIN)/atomq demo --dir ./demo' 'keep the queues, and look into them' \
+	  '$(BIN)/atomq demo --help' 'what else there is' \
 	  'make test' 'prove it'
 
 # ── proof ───────────────────────────────────────────────────────────────────────────────────────

@@ -6,6 +6,7 @@ import ast
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.watch import processes, until
 from tests.contrib.rig import ON_ONE_KIND, ours
 from tests.servers import ROOT, Server, wait_until
 from tests.suites.chosen import CELERY
@@ -49,8 +51,74 @@ def test_our_example(tmp_path: Path) -> None:
     assert float(said[1]) >= 2.0
 
 
-def test_the_only_mention_of_atomq_is_the_url() -> None:
-    source = (ROOT / "examples" / "celery_app" / "words.py").read_text()
+class Kill:
+    """`examples/killed_worker`, copied elsewhere, and what it has printed so far."""
+
+    def __init__(self, folder: Path, code: str = "") -> None:
+        """`code`: what its processes run before anything else."""
+        shutil.copytree(ROOT / "examples" / "killed_worker", folder / "app")
+        (folder / "sitecustomize.py").write_text(code)
+        self.scratch, self.said = folder / "tmp", folder / "said"
+        self.scratch.mkdir()
+        path = f"{folder}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"
+        with self.said.open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "run.py", "--wait", "5"],
+                cwd=folder / "app",
+                env={**ENVIRONMENT, "PYTHONPATH": path, "TMPDIR": str(self.scratch)},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+
+    def row(self, name: str) -> list[str]:
+        """A line of the table: stock's cell and ours."""
+        (line,) = [n for n in self.said.read_text().splitlines() if n.startswith(name + "  ")]
+        return re.split(r"\s{2,}", line.strip())[1:]
+
+    def nothing_is_left(self) -> None:
+        """No process, and nothing of its files."""
+        until(lambda: not processes(self.scratch) and not list(self.scratch.iterdir()), 20)
+
+
+def test_a_kill_on_both_sides(tmp_path: Path) -> None:
+    kill = Kill(tmp_path)
+    assert kill.process.wait(100) == 0, kill.said.read_text()
+    assert "On atomq everything holds." in kill.said.read_text()
+    assert kill.row("tasks sent") == ["489", "489"]
+    assert kill.row("done")[1] == "489"
+    assert all(int(held) > 0 for held in kill.row("held by the worker that was killed"))
+    assert kill.row("begun again, while their worker lived")[1] == "0"
+    kill.nothing_is_left()
+
+
+WITHOUT_RENEWAL = """
+from atomq.leases import LeaseKeeper
+LeaseKeeper._renew = lambda self: 3600.0
+"""
+
+
+def test_a_kill_on_a_broken_transport_says_so(tmp_path: Path) -> None:
+    kill = Kill(tmp_path, WITHOUT_RENEWAL)
+    assert kill.process.wait(100) == 1, kill.said.read_text()
+    assert "On atomq not everything holds." in kill.said.read_text()
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"), [(signal.SIGINT, "starting"), (signal.SIGTERM, "atomq: sent")]
+)
+def test_a_kill_that_is_interrupted_leaves_nothing(
+    number: signal.Signals, moment: str, tmp_path: Path
+) -> None:
+    kill = Kill(tmp_path)
+    until(lambda: moment in kill.said.read_text(), 60)
+    kill.process.send_signal(number)
+    assert kill.process.wait(20) == 128 + number
+    kill.nothing_is_left()
+
+
+@pytest.mark.parametrize("path", ["celery_app/words.py", "killed_worker/app.py"])
+def test_the_only_mention_of_atomq_is_the_url(path: str) -> None:
+    source = (ROOT / "examples" / path).read_text()
     strings = [n.value for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Constant)]
     assert [s for s in strings[1:] if "atomq" in str(s)] == ["atomq://localhost:6379/0"]
     assert "import atomq" not in source
