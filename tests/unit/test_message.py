@@ -37,7 +37,8 @@ scalars = (
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4)
 )
-headers = st.dictionaries(text, scalars, max_size=4)
+# A header of this name is the message's id: it has tests of its own.
+headers = st.dictionaries(text.filter("id".__ne__), scalars, max_size=4)
 
 
 BASE64 = b'"properties": {"body_encoding": "base64"}'
