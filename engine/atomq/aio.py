@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import selectors
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from functools import partial
 from typing import Any, Self, TypeVar, overload
@@ -18,12 +16,13 @@ from redis.asyncio.connection import AbstractConnection
 from atomq import arguments, connect, exchange, fork, wires
 from atomq.address import Address
 from atomq.calls import Call
-from atomq.client import FRESH, SERVER_ERRORS, EngineBase, check_version, warn_no_blocking
+from atomq.client import SERVER_ERRORS, EngineBase, warn_no_blocking
 from atomq.errors import AtomqError, InvalidArgument, ServerUnavailable
 from atomq.exchange import Ask, Pause, Retry, Send, bare, connecting, not_reached, translated
 from atomq.flows import Flow, Get, Listen, Rest, Sleep, Wait, Withdraw
 from atomq.options import Options
 from atomq.outage import PATIENCE, Outage, outage_of
+from atomq.pool_aio import AsyncPool, connected, heeded, readable
 from atomq.shared import AsyncShared, cancelling
 
 log = logging.getLogger("atomq.client")
@@ -33,7 +32,6 @@ R = TypeVar("R")
 
 LONG = 86_400.0  # seconds: instead of the socket's own timeout, where an answer may take its time
 PROMPT = 5.0  # seconds: an answer that is on its way does not take longer
-OPENED_AT_ONCE = 64  # connections; of thousands of tasks most find one that another is done with
 
 
 # ── cancellation ──────────────────────────────────────────────────────────────────────────────
@@ -88,8 +86,8 @@ class AsyncEngine(EngineBase):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._proving: asyncio.Future[Any] | None = None
         self.listener = _Listener(self)
-        self._lines: _Lines | _ClusterLines = (
-            _ClusterLines(self) if self.address.kind == "cluster" else _Lines(self)
+        self._lines: AsyncPool | _ClusterLines = (
+            _ClusterLines(self) if self.address.kind == "cluster" else AsyncPool(self)
         )
 
     @overload
@@ -204,12 +202,13 @@ class AsyncEngine(EngineBase):
         retry = self.retry if self.proved else await self._prove(call)
         answer: Any
         try:
-            answer = await self._lines.send((call,))
+            answer = await self._lines.one(call)
         except SERVER_ERRORS as error:
             answer = error
         else:
-            if not isinstance(answer[0], Exception):
-                return call.parse(answer[0], call.repeated)
+            if not isinstance(answer, Exception):
+                return call.parse(answer, call.repeated)
+            answer = [answer]
         outage = self._lines.outage(call)
         try:
             result: T = (await self._drive(exchange.exchange((call,), retry), outage, answer))[0]
@@ -284,7 +283,7 @@ class AsyncEngine(EngineBase):
 
     async def _perform(self, effect: Any, waiter: AsyncWaiter | None) -> Any:
         if isinstance(effect, Get):
-            return await self.command("GET", effect.key)
+            return await self._get(effect.key)
         if isinstance(effect, Sleep):
             return await asyncio.sleep(effect.seconds)
         if waiter is None:
@@ -297,183 +296,19 @@ class AsyncEngine(EngineBase):
             return await waiter.listen(effect.channel, effect.seconds)
         raise InvalidArgument(f"{effect!r} is no effect")
 
-
-# ── connections to one server ─────────────────────────────────────────────────────────────────
-
-
-class _Lines:
-    """Idle connections, last in first out, for the tasks of one event loop."""
-
-    def __init__(self, engine: EngineBase) -> None:
-        self._engine = engine
-        self._connector = connect.async_connector(engine.address, self)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._idle: deque[tuple[AbstractConnection, float]] = deque()
-        most = engine.options.max_connections
-        self._places = asyncio.Semaphore(most) if most else contextlib.nullcontext()
-        self._cannot_hang_up = engine.address.kind == "memory"
-        self._opening = asyncio.Semaphore(OPENED_AT_ONCE)
-
-    async def send(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> list[Any]:
-        commands: list[tuple[Any, ...]] = [("SCRIPT", "LOAD", each.script.text) for each in loads]
-        return await self._with_connection(commands + [call.command() for call in calls])
-
-    def outage(self, _call: Call[Any]) -> Outage:
-        return self._engine.outage
-
-    async def command(self, args: Sequence[Any], _target: Any = None) -> Any:
-        head, *rest = args
-        words = (*str(head).split(), *rest)
-        reply = (await self._with_connection([words], looked_at=True))[0]
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
-
-    async def fresh(self) -> AbstractConnection:
-        """A connection of the caller's own, connected."""
-        self._loop = asyncio.get_running_loop()
-        connection = self._connector()
-        await _connected(connection)
-        check_version(getattr(connection, "handshake_metadata", None))
-        return connection
-
-    async def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
-        return [(await self.fresh(), list(keys))]
-
-    async def close(self) -> None:
-        while self._idle:
-            await self._idle.pop()[0].disconnect()
-
-    def switched(self) -> None:
-        """There is another master, says a thread: what is in use is closed when it is answered."""
-        self._engine.moves += 1
-        self._engine.era += 1
-        self._engine.proved = False
-        self._replace_soon()
-
-    def rotated(self) -> None:
-        """There are other credentials, says a thread: the same."""
-        self._engine.era += 1
-        self._replace_soon()
-
-    def _replace_soon(self) -> None:
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._leave_old)
-
-    def _leave_old(self) -> None:
-        old, self._idle = self._idle, deque()
-        leaving = [connection.disconnect(nowait=True) for connection, _ in old]
-        self._leaving = asyncio.gather(*leaving, return_exceptions=True)
-
-    async def _take(self, *, looked_at: bool) -> AbstractConnection:
-        found = await self._rested(looked_at=looked_at)
-        if found is None:
-            async with self._opening:
-                found = await self._rested(looked_at=looked_at) or await self.fresh()
-        return found
-
-    async def _rested(self, *, looked_at: bool) -> AbstractConnection | None:
-        now, longest = time.monotonic(), self._engine.options.health_check_interval or 1e9
-        while self._idle:
-            connection, since = self._idle.pop()
-            rested = now - since
-            if rested < min(FRESH, longest) and not looked_at:
-                return connection
-            if rested < longest and (self._cannot_hang_up or not _hung_up(connection)):
-                return connection
-            await connection.disconnect()
-        return None
-
-    async def _with_connection(
-        self, commands: list[tuple[Any, ...]], *, looked_at: bool = False
-    ) -> list[Any]:
-        """Over one that idles, or a new one. `looked_at`: what is sent is not sent again."""
-        async with self._places:
-            era = self._engine.era
-            try:
-                connection = await self._take(looked_at=looked_at)
-            except SERVER_ERRORS as error:
-                raise connecting(error) from error
-            try:
-                replies = await _heeded(_converse(connection, commands))
-            except (server.ConnectionError, server.TimeoutError, OSError):
-                await connection.disconnect()
-                await self.close()  # what idles beside it is most likely dead too
-                self._engine.proved = False
-                raise
-            except BaseException:
-                await connection.disconnect(nowait=True)  # interrupted: an answer is on its way
-                raise
-            refused = any(type(reply) is server.ReadOnlyError for reply in replies)
-            if refused or era != self._engine.era:
-                await connection.disconnect()  # a replica now: a new one may lead to the primary
-                await self.close()
-                self._engine.proved = False
-            else:
-                self._idle.append((connection, time.monotonic()))
-            return replies
-
-
-def _hung_up(connection: AbstractConnection) -> bool:
-    """Whether an idle connection was closed by the server: nothing else makes it readable.
-
-    The socket itself is looked at: the event loop may not have had the time to.
-    """
-    reader, number = connection._reader, wires.descriptor(connection)
-    if reader is None or reader.at_eof() or number < 0:
-        return True
-    with selectors.DefaultSelector() as selector:
-        selector.register(number, selectors.EVENT_READ)
-        return bool(selector.select(0))
-
-
-async def _heeded(work: Coroutine[Any, Any, T]) -> T:
-    """Await redis-py so that no cancellation is lost.
-
-    It writes by `asyncio.wait_for`, which before Python 3.12 may swallow one, and the task would
-    go on for ever. https://github.com/python/cpython/issues/86296. And it does so in a task of its
-    own, which the end of the loop cancels: to a task that goes on the connection is lost.
-    """
-    before = cancelling()
-    try:
-        result = await work
-    except asyncio.CancelledError as error:
-        if not cancelling():
-            raise server.ConnectionError("the event loop ends") from None
-        # The `asyncio.Timeout` in its frames keeps the task: see `cancelling`.
-        raise error.with_traceback(None) from None
-    if cancelling() > before:
-        raise asyncio.CancelledError
-    return result
-
-
-async def _connected(connection: AbstractConnection) -> None:
-    try:
-        await _heeded(connection.connect())
-    except BaseException:
-        await connection.disconnect(nowait=True)
-        raise
-    wires.opened.add(connection)
-
-
-async def _converse(connection: AbstractConnection, commands: list[tuple[Any, ...]]) -> list[Any]:
-    if len(commands) == 1:
-        await connection.send_command(*commands[0], check_health=False)
-    else:
-        packed = connection.pack_commands(commands)
-        await connection.send_packed_command(packed, check_health=False)
-    replies: list[Any] = []
-    for _ in commands:
+    async def _get(self, key: str) -> Any:
+        self._enter_loop()
         try:
-            replies.append(await connection.read_response())
-        except server.ResponseError as error:
-            replies.append(error.with_traceback(None))  # it would keep this frame, which keeps it
-    return replies
+            return await self._lines.get(key)
+        except SERVER_ERRORS as error:
+            raise translated(error) from bare(error)
+
+
+# ── a cluster ─────────────────────────────────────────────────────────────────────────────────
 
 
 class _ClusterLines:
-    """The same on a cluster: redis-py's client follows the slots."""
+    """What `AsyncPool` is, on a cluster: redis-py's client follows the slots."""
 
     def __init__(self, engine: EngineBase) -> None:
         self._engine = engine
@@ -497,6 +332,9 @@ class _ClusterLines:
         except (AttributeError, server.RedisClusterException, server.RedisError):
             return self._engine.outage
 
+    async def one(self, call: Call[Any]) -> Any:
+        return (await self.send((call,)))[0]
+
     async def send(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> list[Any]:
         try:
             client = await self.client()
@@ -507,7 +345,7 @@ class _ClusterLines:
         sends += [partial(client.execute_command, *call.command()) for call in calls]
         for send in sends:
             try:
-                replies.append(await _heeded(send()))
+                replies.append(await heeded(send()))
             except server.ResponseError as error:
                 replies.append(error.with_traceback(None))
             except (server.RedisClusterException, server.ConnectionError) as error:
@@ -519,13 +357,16 @@ class _ClusterLines:
         node = client.get_node_from_key(call.keys[0])
         return await client.execute_command("SCRIPT LOAD", call.script.text, target_nodes=node)
 
+    async def get(self, key: str) -> Any:
+        return await self.command(("GET", key))
+
     async def command(self, args: Sequence[Any], target: Any = None) -> Any:
         client = await self.client()
         for node in client.get_nodes() if target is None else (target,):
             await _forget_hung_up(node)
         if target is None:
-            return await _heeded(client.execute_command(*args))
-        return await _heeded(client.execute_command(*args, target_nodes=target))
+            return await heeded(client.execute_command(*args))
+        return await heeded(client.execute_command(*args, target_nodes=target))
 
     async def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
         client = await self.client()
@@ -542,7 +383,7 @@ class _ClusterLines:
 
     async def _open(self, node: Any) -> AbstractConnection:
         connection: AbstractConnection = node.connection_class(**node.connection_kwargs)
-        await _connected(connection)
+        await connected(connection)
         return connection
 
     async def close(self) -> None:
@@ -557,7 +398,7 @@ async def _forget_hung_up(node: Any) -> None:
     Its sync client looks before it uses one, its asyncio client does not.
     """
     for connection in tuple(node._free):
-        if connection.is_connected and _hung_up(connection):
+        if connection.is_connected and readable(wires.descriptor(connection)):
             await connection.disconnect(nowait=True)
 
 
@@ -623,7 +464,7 @@ class _Listener:
                 self._audience.setdefault(channel, set()).add(ear)
                 # Also where others listen already: the answer says that this is so.
                 send = self._connection.send_command("SUBSCRIBE", channel, check_health=False)
-                await _heeded(send)
+                await heeded(send)
             async with asyncio.timeout(PROMPT):
                 await ear.subscribed
         except BaseException as error:

@@ -30,6 +30,7 @@ T_co = TypeVar("T_co", covariant=True)
 MOST = 1000  # messages, receipts or ids in one call
 MAX_BYTES = 1 << 20  # what one call moves before it stops: 1 MiB
 NO_CAP = 0  # of max_deliveries
+FEW = 10  # messages: the answer to a claim of more is large
 LONGEST_NAME = 1 << 20  # characters of an id that others gave
 SOLE, HOLDS = 0, 1  # of company
 
@@ -37,10 +38,11 @@ SOLE, HOLDS = 0, 1  # of company
 class Call(Generic[T_co]):
     """One script call: what to send, and how to read the answer.
 
-    `repeated` tells that an earlier, equal call may have been carried out without an answer.
+    `repeated` tells that an earlier, equal call may have been carried out without an answer, and
+    `large` that its answer may be large: small calls do not wait behind it.
     """
 
-    __slots__ = ("_attempt_at", "args", "keys", "parse", "queue", "repeated", "script")
+    __slots__ = ("_attempt_at", "args", "keys", "large", "parse", "queue", "repeated", "script")
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class Call(Generic[T_co]):
         *,
         attempt_at: int | None = None,
         repeated: bool = False,
+        large: bool = False,
     ) -> None:
         self.script = script
         self.queue = queue
@@ -59,6 +62,7 @@ class Call(Generic[T_co]):
         self.args = args
         self.parse = parse
         self.repeated = repeated
+        self.large = large
         self._attempt_at = attempt_at
 
     def command(self) -> tuple[Any, ...]:
@@ -79,6 +83,7 @@ class Call(Generic[T_co]):
             self.parse,
             attempt_at=self._attempt_at,
             repeated=True,
+            large=self.large,
         )
 
     def __repr__(self) -> str:
@@ -413,7 +418,7 @@ def claim(
             drain_ms=drain,
         )
 
-    return Call(_CLAIM, queues[0], keys, args, parse, attempt_at=1)
+    return Call(_CLAIM, queues[0], keys, args, parse, attempt_at=1, large=limit > FEW)
 
 
 def _buried(queues: Sequence[str], flat: Sequence[Any]) -> list[Buried]:
@@ -647,7 +652,7 @@ def redrive(
         found = [(_text(flat[i]), _message_id(flat[i + 1])) for i in range(0, len(flat), 2)]
         return Redriven(reply[0], reply[1], _text(reply[2]), found)
 
-    return Call(_REDRIVE, keys, (*keys.redrive, *results), args, parse)
+    return Call(_REDRIVE, keys, (*keys.redrive, *results), args, parse, large=True)
 
 
 _PURGE = scripts.declared(
@@ -881,7 +886,7 @@ def peek(
         flat = reply[1]
         return [_peeked(part, serializer, *flat[i : i + 6]) for i in range(0, len(flat), 6)]
 
-    return Call(_PEEK, keys, keys.peek, [*args, max_bytes], parse)
+    return Call(_PEEK, keys, keys.peek, [*args, max_bytes], parse, large=True)
 
 
 def _peeked(

@@ -105,12 +105,17 @@ class Conversation(Iterator[tuple[Any, Any]]):
         first = self._asked[0]
         return first.purpose if type(first) is _Subscription else first
 
+    @property
+    def asked(self) -> list[Any]:
+        """The purposes of what is not answered yet, in order."""
+        return [one.purpose if type(one) is _Subscription else one for one in self._asked]
+
     def broken(self) -> list[Any]:
         """The connection is gone: the purposes of what got no answer, in order. It begins anew.
 
         The server may have carried out any of them.
         """
-        lost = [one.purpose if type(one) is _Subscription else one for one in self._asked]
+        lost = self.asked
         self._asked.clear()
         self._begin()
         return lost

@@ -848,8 +848,9 @@ def leave(keys: QueueKeys, consumer: str) -> Flow[int]:
 def await_result(key: str, timeout: Seconds | None) -> Flow[bytes | None]:
     """The result stored under `key`, or None after `timeout` seconds (None: wait for ever).
 
-    Listens before it looks, so nothing falls between; looks again every 5 s, should a message have
-    been lost with a connection. A server that served once and is away is waited for.
+    Listens before it looks, so nothing falls between, and looks again every 5 s. Whenever it heard
+    nothing its connection may be another by now, so it listens anew before it relies on a look. A
+    server that served once and is away is waited for.
     """
     deadline = deadline_of(timeout)
     found = yield from ask(Get(key))
@@ -859,7 +860,7 @@ def await_result(key: str, timeout: Seconds | None) -> Flow[bytes | None]:
         if left <= 0:
             return None
         found = yield from ask(Listen(key, min(seconds, left)))
-        seconds = 5.0
+        seconds = 0.0 if seconds else 5.0
         if found is None:
             try:
                 found = yield from ask(Get(key))

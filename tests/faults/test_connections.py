@@ -30,10 +30,10 @@ from atomq import (
     Receiver,
     ServerUnavailable,
     Verdict,
-    aio,
     calls,
     client,
     flows,
+    pool_aio,
     scripts,
 )
 from tests.lua.rig import greedy_claim
@@ -669,8 +669,9 @@ def test_a_server_that_forgets_its_scripts_between_any_two_flights(
 ) -> None:
     """The script and its call travel together, so the moment of a flush does not matter."""
     db = server.client()
-    lines = client._Lines if worker == "sync" else aio._Lines
-    fly = lines._with_connection
+    lines: Any = client._Lines if worker == "sync" else pool_aio.AsyncPool
+    flight = "_with_connection" if worker == "sync" else "_say"
+    fly = getattr(lines, flight)
 
     def forgetting(*args: Any, **options: Any) -> Any:
         db.script_flush()
@@ -681,7 +682,7 @@ def test_a_server_that_forgets_its_scripts_between_any_two_flights(
             await queue.put_many(range(3))
             return [message.body async for message in queue.consume(prefetch=3, timeout=0)]
 
-    monkeypatch.setattr(lines, "_with_connection", forgetting)
+    monkeypatch.setattr(lines, flight, forgetting)
     if worker == "asyncio":
         assert asyncio.run(main()) == [0, 1, 2]
         return

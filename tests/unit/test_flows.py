@@ -585,6 +585,18 @@ def test_it_listens_before_it_looks_again() -> None:
     assert play.result == b"told"
 
 
+def test_it_listens_before_it_looks_also_after_its_connection_was_lost() -> None:
+    """Else what is told between its look and its next subscription is heard of 5 s later."""
+    play = Play(flows.await_result("k", None))
+    for answer in (None, None, None):
+        play.go(answer)
+    assert play.go(None) == Get("k"), "the connection was lost, or 5 s are over"
+    assert play.go(None) == Listen("k", 0)
+    assert play.go(None) == Get("k")
+    assert play.go(b"1") is None
+    assert play.result == b"1"
+
+
 def test_no_time_no_listening() -> None:
     play = Play(flows.await_result("k", 0))
     play.go(None)

@@ -1,0 +1,493 @@
+"""The connections of an asyncio engine to one server, and the calls that travel over them together.
+
+Calls share a connection: what the tasks of an event loop say in one of its turns is sent at once,
+and the server answers in that order. A call that is alone waits for no other. Each task gets its
+own answer; one that is cancelled meanwhile does not get it, and no other task notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+from redis import exceptions as server
+from redis.asyncio.connection import AbstractConnection
+
+from atomq import connect, wires
+from atomq.client import FRESH, SERVER_ERRORS, check_version
+from atomq.conversation import PUSHED, Conversation, packed
+from atomq.exchange import Unsent, connecting
+from atomq.shared import cancelling
+
+if TYPE_CHECKING:
+    from atomq.calls import Call
+    from atomq.client import EngineBase
+    from atomq.outage import Outage
+
+T = TypeVar("T")
+
+UNDER_WAY = 128  # calls over one connection; more of them take another
+SMALL = 16_384  # bytes of a call that may travel with others
+OPENED_AT_ONCE = 64  # connections; of thousands of tasks most find one that another is done with
+
+
+class Asked(Protocol):
+    """What an answer is for, as a future is."""
+
+    def done(self) -> bool:
+        """Whether there is an answer, or nobody waits for it any more."""
+        ...
+
+    def set_result(self, reply: Any, /) -> None:
+        """The answer, an exception of redis-py if it is an error."""
+        ...
+
+    def set_exception(self, error: Exception, /) -> None:
+        """There is no answer."""
+        ...
+
+
+class _Several:
+    """Several commands of one caller, which gets all answers at once."""
+
+    def __init__(self, many: int, future: asyncio.Future[list[Any]]) -> None:
+        self._many = many
+        self._future = future
+        self._replies: list[Any] = []
+        self.done = future.done
+        self.set_exception = future.set_exception
+
+    def set_result(self, reply: Any, /) -> None:
+        self._replies.append(reply)
+        if len(self._replies) == self._many:
+            self._future.set_result(self._replies)
+
+
+class _Wanting(NamedTuple):
+    """Commands that wait for a connection."""
+
+    data: Sequence[bytes]
+    asked: Asked
+    looked_at: bool
+
+
+class AsyncPool:
+    """Connections to one server, shared by the tasks of one event loop."""
+
+    def __init__(self, engine: EngineBase) -> None:
+        self.engine = engine
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._connector = connect.async_connector(engine.address, self)
+        self._most = engine.options.max_connections or 1 << 30
+        self._lines: list[_Line] = []  # that take calls
+        self._occupied: set[_Line] = set()  # by a large one
+        self._leaving: set[_Line] = set()  # they get their answers, and no more calls
+        self._opening: set[asyncio.Task[_Line]] = set()
+        self._wanting: deque[_Wanting] = deque()
+        self._wanting_large: deque[_Wanting] = deque()
+        self._serving = False
+
+    # ── what is said ──────────────────────────────────────────────────────────────────────────
+
+    def one(self, call: Call[Any]) -> asyncio.Future[Any]:
+        """Send one call. The future gets the reply, or the server's error as its result.
+
+        It raises redis-py's exceptions, and `Unsent`, where there is no answer.
+        """
+        data = packed(call.command())
+        future = self._loop().create_future()
+        self._say((data,), future, large=call.large or len(data) > SMALL)
+        return future
+
+    async def send(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> list[Any]:
+        """The same for several calls in one go: replies and server errors in their order.
+
+        Before them, those of SCRIPT LOAD of the scripts of `loads`.
+        """
+        data = [packed(call.command()) for call in calls]
+        large = any(call.large for call in calls) or sum(map(len, data)) > SMALL
+        data = [packed(("SCRIPT", "LOAD", call.script.text)) for call in loads] + data
+        future = self._loop().create_future()
+        asked: Asked = future if len(data) == 1 else _Several(len(data), future)
+        self._say(data, asked, large=large)
+        replies = await future
+        return [replies] if asked is future else replies
+
+    def outage(self, _call: Call[Any]) -> Outage:
+        """That of the server."""
+        return self.engine.outage
+
+    async def command(self, args: Sequence[Any], _target: Any = None) -> Any:
+        """Any command. It may take its time, so no call travels behind it; it is not sent again."""
+        head, *rest = args
+        return await self._command((*str(head).split(), *rest), large=True)
+
+    async def get(self, key: str) -> Any:
+        """GET."""
+        return await self._command(("GET", key), large=False)
+
+    async def _command(self, words: Sequence[Any], *, large: bool) -> Any:
+        data = packed(words)
+        future = self._loop().create_future()
+        self._say((data,), future, large=large, looked_at=True)
+        reply = await future
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        if self.loop is None:
+            self.loop = asyncio.get_running_loop()
+        return self.loop
+
+    def _say(
+        self, data: Sequence[bytes], asked: Asked, *, large: bool = False, looked_at: bool = False
+    ) -> None:
+        line = self._with_room(large=large, looked_at=looked_at)
+        if line is not None:
+            line.say(data, asked, large=large)
+            return
+        wanting = self._wanting_large if large else self._wanting
+        wanting.append(_Wanting(data, asked, looked_at))
+        self._open_more()
+
+    def _with_room(self, *, large: bool, looked_at: bool) -> _Line | None:
+        """The first that small calls travel over, or that is free; None: another may be opened."""
+        for line in tuple(self._lines):
+            if line.era != self.engine.era:
+                line.leave()
+            elif under_way := line.under_way:
+                if under_way < UNDER_WAY and not large:
+                    return line
+            elif line.is_sound(looked_at=looked_at):
+                return line
+            else:
+                line.close()
+        if not self._opening and self._count() >= self._most:
+            return self._least_busy()
+        return None
+
+    def _least_busy(self) -> _Line | None:
+        return min(self._lines or self._occupied, key=lambda line: line.under_way, default=None)
+
+    # ── how connections come and go ───────────────────────────────────────────────────────────
+
+    def _count(self) -> int:
+        taking = len(self._lines) + len(self._occupied)
+        return taking + len(self._leaving) + len(self._opening)
+
+    def _open_more(self) -> None:
+        wanted = len(self._wanting_large) + -(-len(self._wanting) // UNDER_WAY)
+        while len(self._opening) < min(wanted, OPENED_AT_ONCE) and self._count() < self._most:
+            opening = asyncio.ensure_future(self._open())
+            self._opening.add(opening)
+            opening.add_done_callback(self._opened)
+
+    async def _open(self) -> _Line:
+        era = self.engine.era
+        return _Line(self, await self.fresh(), era)
+
+    def _opened(self, opening: asyncio.Task[_Line]) -> None:
+        self._opening.discard(opening)
+        if opening.cancelled():  # by the end of the loop, where some still give back
+            self.serve()
+        elif (error := opening.exception()) is None:
+            self._lines.append(opening.result())
+            self.serve()
+        elif not self._opening:
+            self._cannot_open(error)
+
+    def _cannot_open(self, error: BaseException) -> None:
+        for wanting, large in ((self._wanting, False), (self._wanting_large, True)):
+            while wanting:
+                each, line = wanting.popleft(), self._least_busy()
+                if each.asked.done():
+                    continue
+                if line is not None:
+                    line.say(each.data, each.asked, large=large)
+                else:
+                    each.asked.set_exception(_unsent(error))
+
+    def serve(self) -> None:
+        """There may be room for what waits for a connection."""
+        if self._serving:  # it has found a connection that was closed meanwhile
+            return
+        self._serving = True
+        try:
+            self._serve()
+        finally:
+            self._serving = False
+
+    def _serve(self) -> None:
+        for wanting, large in ((self._wanting, False), (self._wanting_large, True)):
+            while wanting:
+                if not wanting[0].asked.done():
+                    line = self._with_room(large=large, looked_at=wanting[0].looked_at)
+                    if line is None:
+                        break
+                    line.say(wanting[0].data, wanting[0].asked, large=large)
+                wanting.popleft()
+        if self.is_wanted:
+            self._open_more()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether something waits for a connection."""
+        return bool(self._wanting or self._wanting_large)
+
+    def occupied(self, line: _Line) -> None:
+        """It takes no calls for now."""
+        if line in self._lines:
+            self._lines.remove(line)
+            self._occupied.add(line)
+
+    def rests(self, line: _Line) -> None:
+        """Nothing is under way over it."""
+        if line in self._occupied:
+            self._occupied.remove(line)
+            self._lines.append(line)
+        if self.is_wanted:
+            self.serve()
+
+    def left(self, line: _Line, *, answers: bool) -> None:
+        """A line takes no more calls; with `answers` some are to come, and then it is closed."""
+        if line in self._lines:
+            self._lines.remove(line)
+        self._occupied.discard(line)
+        if answers:
+            self._leaving.add(line)
+        else:
+            self._leaving.discard(line)
+            if self.is_wanted:
+                self.serve()
+
+    def broke(self) -> None:
+        """One broke, or leads to a replica: what idles beside it is most likely dead too."""
+        self.engine.proved = False
+        for line in tuple(self._lines):
+            if not line.under_way:
+                line.close()
+
+    async def close(self) -> None:
+        """Close them; those that are in use once their answers have come."""
+        for line in (*self._lines, *self._occupied):
+            line.leave()
+        await asyncio.sleep(0)  # for the loop to close the sockets
+
+    def switched(self) -> None:
+        """There is another master, says a thread: what is in use is closed when it is answered."""
+        self.engine.moves += 1
+        self.engine.era += 1
+        self.engine.proved = False
+        self._replace_soon()
+
+    def rotated(self) -> None:
+        """There are other credentials, says a thread: the same."""
+        self.engine.era += 1
+        self._replace_soon()
+
+    def _replace_soon(self) -> None:
+        if self.loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self.loop.call_soon_threadsafe(self._leave_old)
+
+    def _leave_old(self) -> None:
+        for line in (*self._lines, *self._occupied):
+            if line.era != self.engine.era:
+                line.leave()
+
+    # ── connections of the caller's own ───────────────────────────────────────────────────────
+
+    async def fresh(self) -> AbstractConnection:
+        """A connection of the caller's own, connected."""
+        self._loop()
+        connection = self._connector()
+        await connected(connection)
+        check_version(getattr(connection, "handshake_metadata", None))
+        return connection
+
+    async def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
+        """The same, with what is waited for on it."""
+        return [(await self.fresh(), list(keys))]
+
+
+class _Line:
+    """One connection, and the calls that are under way over it."""
+
+    def __init__(self, pool: AsyncPool, connection: AbstractConnection, era: int) -> None:
+        self.era = era
+        self._pool = pool
+        self._time = asyncio.get_running_loop().time
+        self._soon = asyncio.get_running_loop().call_soon
+        self._talk = Conversation()
+        self._unsent: list[tuple[bytes, Asked]] = []
+        self._alone = True  # the last time it was written to, one call was
+        self._leaving = False
+        self._heard = self._time()
+        options = pool.engine.options
+        self._trusted = options.health_check_interval or 1e9
+        self._patience = options.socket_timeout
+        self._alarm: asyncio.TimerHandle | None = None
+        self._wire = wires.taken_async(connection, self._received, self._broke)
+
+    @property
+    def under_way(self) -> int:
+        """How many calls are not answered yet."""
+        return self._talk.under_way + len(self._unsent)
+
+    def is_sound(self, *, looked_at: bool) -> bool:
+        """Whether it can be used after a rest. The socket is looked at: the loop may be late."""
+        rested = self._time() - self._heard
+        if rested >= self._trusted:
+            return False
+        if rested < FRESH and not looked_at:
+            return True
+        number = self._wire.fileno()
+        return number < 0 or not readable(number)  # memory:// has none
+
+    def say(self, data: Sequence[bytes], asked: Asked, *, large: bool) -> None:
+        """Send commands, each of which answers `asked`."""
+        if large:
+            self._pool.occupied(self)
+        if not self._talk.under_way and self._patience and not self._unsent:
+            self._heard = self._time()
+            if self._alarm is None:
+                self._set_alarm(self._patience)
+        if self._alone and not self._unsent and not self._talk.under_way:
+            self._wire.write(b"".join([self._talk.say(each, asked) for each in data]))
+            return
+        if not self._unsent:
+            self._soon(self._send)
+        self._unsent += [(each, asked) for each in data]
+
+    def _send(self) -> None:
+        """What was said in this turn of the loop goes together."""
+        unsent, self._unsent = self._unsent, []
+        self._alone = len(unsent) == 1
+        data = [self._talk.say(each, asked) for each, asked in unsent if not asked.done()]
+        if data:
+            self._wire.write(b"".join(data))
+        elif not self._talk.under_way:
+            self._rest()
+
+    def _received(self, data: Any) -> None:
+        self._heard = self._time()
+        led_astray = False
+        try:
+            for asked, reply in self._talk.feed(data):
+                if asked is PUSHED:
+                    continue
+                if not asked.done():
+                    asked.set_result(reply)
+                if isinstance(reply, server.ReadOnlyError | server.ConnectionError):
+                    led_astray = True  # a replica now: a new one may lead to the primary
+        except server.RedisError as error:
+            self._broke(error)
+            return
+        if led_astray:
+            self._pool.broke()
+            self.leave()
+        if not self.under_way:
+            self._rest()
+        elif self._pool.is_wanted:
+            self._pool.serve()
+
+    def _rest(self) -> None:
+        if self._leaving:
+            self.close()
+        else:
+            self._pool.rests(self)
+
+    def _set_alarm(self, seconds: float) -> None:
+        self._alarm = asyncio.get_running_loop().call_later(seconds, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        if not self.under_way or not self._patience:
+            return
+        left = self._heard + self._patience - self._time()
+        if left > 0:
+            self._set_alarm(left)
+        else:
+            self._broke(server.TimeoutError("Timeout reading from socket"))
+
+    def _broke(self, error: Exception) -> None:
+        """The connection is gone: nothing of what is under way will be answered."""
+        unsent, self._unsent = self._unsent, []
+        lost = self._talk.broken()
+        self.close()
+        self._pool.broke()
+        for asked in lost:
+            if not asked.done():
+                asked.set_exception(type(error)(*error.args))
+        for _, asked in unsent:
+            if not asked.done():
+                asked.set_exception(Unsent(error))
+
+    def leave(self) -> None:
+        """Take no more calls, and close once those that are under way are answered."""
+        self._leaving = True
+        if any(not asked.done() for asked in self._talk.asked) or self._unsent:
+            self._pool.left(self, answers=True)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Close it now."""
+        self._wire.close()
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        self._pool.left(self, answers=False)
+
+
+def _unsent(error: BaseException) -> Exception:
+    if isinstance(error, SERVER_ERRORS):
+        return connecting(error)
+    return error if isinstance(error, Exception) else Unsent(server.ConnectionError(str(error)))
+
+
+def readable(number: int) -> bool:
+    """Whether an idle connection was closed by the server: nothing else makes it readable."""
+    if hasattr(select, "poll"):
+        poller = select.poll()
+        poller.register(number, select.POLLIN)
+        return bool(poller.poll(0))
+    return bool(select.select([number], [], [], 0)[0])
+
+
+# ── redis-py's own, awaited ───────────────────────────────────────────────────────────────────
+
+
+async def heeded(work: Coroutine[Any, Any, T]) -> T:
+    """Await redis-py so that no cancellation is lost.
+
+    It writes by `asyncio.wait_for`, which before Python 3.12 may swallow one, and the task would
+    go on for ever. https://github.com/python/cpython/issues/86296. And it does so in a task of its
+    own, which the end of the loop cancels: to a task that goes on the connection is lost.
+    """
+    before = cancelling()
+    try:
+        result = await work
+    except asyncio.CancelledError as error:
+        if not cancelling():
+            raise server.ConnectionError("the event loop ends") from None
+        # The `asyncio.Timeout` in its frames keeps the task: see `cancelling`.
+        raise error.with_traceback(None) from None
+    if cancelling() > before:
+        raise asyncio.CancelledError
+    return result
+
+
+async def connected(connection: AbstractConnection) -> None:
+    """Connect it. Raises redis-py's exceptions."""
+    try:
+        await heeded(connection.connect())
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    wires.opened.add(connection)
