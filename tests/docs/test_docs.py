@@ -70,7 +70,7 @@ def test_no_block_is_of_a_kind_that_nobody_runs(page: str) -> None:
     """`sh` is for what a test cannot do: installing. A command of ours must be in a console."""
     for block in blocks(page):
         where = f"{page}:{block.line}"
-        assert block.kind in (*RUN, "sh", "text"), where
+        assert block.kind in (*RUN, "sh", "text", "mermaid"), where
         if block.kind == "sh":
             ours = re.compile(r"^\s*(\$ )?(atomq|python|celery)\b", re.MULTILINE)
             assert not ours.search(block.text), where
@@ -126,6 +126,33 @@ def test_tests_that_are_named_exist(page: str) -> None:
     for file, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text_of(page)):
         assert (ROOT / file).is_file(), f"{page}: {file}"
         assert not name or name in _tests(file), f"{page}: {file}::{name}"
+
+
+@cache
+def _methods() -> dict[str, set[str]]:
+    """What the classes of the package define, by their names."""
+    found: dict[str, set[str]] = {}
+    for file in (ROOT / "engine" / "atomq").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                names = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+                found.setdefault(node.name, set()).update(names)
+    return found
+
+
+def test_the_map_names_what_is_there() -> None:
+    """Files, classes and methods; a renamed one would send the reader nowhere."""
+    named = re.findall(r"`([\w/.]+)`", text_of("docs/internals.md"))
+    for name in named:
+        if name.endswith((".py", ".lua")):
+            assert (ROOT / name).is_file() or (ROOT / "engine" / "atomq" / name).is_file(), name
+        elif match := re.fullmatch(r"(?:flows\.|leases\.)?([A-Z]\w+)(?:\.(\w+))?", name):
+            if match[1].isupper():
+                continue  # UNKNOWN, LOST
+            known = {**_methods(), "Call": {"again"}}.get(match[1])
+            assert known is not None, name
+            assert match[2] is None or match[2] in known, name
+    assert len(named) > 50
 
 
 @pytest.mark.parametrize("page", HAND_MADE)
