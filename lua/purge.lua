@@ -1,6 +1,7 @@
 -- purge: throw away what a queue holds in the parts named; or single dead letters.
 --
--- Frees in the background. With the part `settings` nothing of the queue is left. A queue that is in use may be spared.
+-- Frees in the background. With the part `settings` nothing of the queue is left. A queue that is in use, or holds
+-- messages, may be spared.
 --
 -- KEYS
 --   unacked          zset
@@ -22,6 +23,7 @@
 --   dead             int     1: this part
 --   settings         int     1: pause, timer, counters and remembered ids too
 --   if_unused        int     1: only if nothing is unacked
+--   if_empty         int     1: only if nothing is ready or delayed
 --   id               text    * item    these dead letters only
 -- RETURNS
 --   messages thrown away: ready, delayed, unacked, dead
@@ -39,15 +41,20 @@ local parts = {
   unacked = args.int("unacked", 0, 1) == 1, dead = args.int("dead", 0, 1) == 1,
   settings = args.int("settings", 0, 1) == 1,
 }
-local if_unused = args.int("if_unused", 0, 1) == 1
+local if_unused, if_empty = args.int("if_unused", 0, 1) == 1, args.int("if_empty", 0, 1) == 1
 local items = args.items("id", 1, 1000)
 local sizes = { 0, guard.zset(delayed), guard.zset(unacked), guard.stream(dead) }
 local ready = guard.ready(READY)
 guard.hash(records); guard.hash(delayed_records); guard.list(tokens); guard.hash(meta); guard.hash(stats)
 guard.set(calls); guard.set(calls_old); guard.zset(ids)
+for i = 1, #ready do
+  sizes[1] = sizes[1] + ready[i]
+end
 local fault = args.fault or guard.fault
 if fault then
   return redis.error_reply(fault)
+elseif if_empty and sizes[1] + sizes[2] > 0 then
+  return redis.error_reply("INUSE the queue has messages, " .. sizes[1] + sizes[2])
 elseif if_unused and sizes[3] > 0 then
   return redis.error_reply("INUSE the queue has unacked messages, " .. sizes[3])
 end
@@ -62,7 +69,6 @@ if items > 0 then
 end
 if parts.ready then
   for i = 1, #ready do
-    sizes[1] = sizes[1] + ready[i]
     redis.call("UNLINK", KEYS[READY + i - 1])
   end
   redis.call("DEL", tokens)
@@ -81,5 +87,6 @@ if parts.settings then
   redis.call("UNLINK", meta, stats, calls, calls_old, ids, tokens)
 end
 return {
-  sizes[1], parts.delayed and sizes[2] or 0, parts.unacked and sizes[3] or 0, parts.dead and sizes[4] or 0,
+  parts.ready and sizes[1] or 0, parts.delayed and sizes[2] or 0, parts.unacked and sizes[3] or 0,
+  parts.dead and sizes[4] or 0,
 }

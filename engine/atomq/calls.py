@@ -658,7 +658,7 @@ def redrive(
 _PURGE = scripts.declared(
     "purge",
     keys=(*_QUEUE, "calls", "calls_old", "ids", "ready * step"),
-    argv=("ready", "delayed", "unacked", "dead", "settings", "if_unused", "id * item"),
+    argv=("ready", "delayed", "unacked", "dead", "settings", "if_unused", "if_empty", "id * item"),
 )
 
 
@@ -683,14 +683,16 @@ def purge(
     dead: bool = False,
     settings: bool = False,
     if_unused: bool = False,
+    if_empty: bool = False,
     dead_ids: Sequence[str] = (),
 ) -> Call[Counts]:
     """Throw away what lies in the parts named, or single dead letters; how many that were.
 
-    With `if_unused` its run raises `QueueInUse`, and nothing is changed, if messages are unacked.
+    With `if_unused` its run raises `QueueInUse`, and nothing is changed, if messages are unacked;
+    with `if_empty`, if messages are ready or delayed.
     """
     _names("dead_ids", dead_ids, least=0)
-    parts = (ready, delayed, unacked, dead, settings, if_unused)
+    parts = (ready, delayed, unacked, dead, settings, if_unused, if_empty)
     flags = [arguments.flag("a part of purge", part) for part in parts]
     return Call(_PURGE, keys, keys.purge, [*flags, *dead_ids], lambda reply, _: Counts(*reply))
 

@@ -345,7 +345,7 @@ def translated(error: Exception, call: Call[Any] | None = None) -> AtomqError:
         ours = "is not of the type" in detail  # of a script; the server does not say which key
         which = f"the key {detail}" if ours else "a key holds a value of another type"
         detail = f"{which}: another program uses it, rename it there or delete it"
-    if code == "INUSE":
+    if code == "INUSE" and "unacked" in detail:
         detail += ": stop its consumers, or delete(force=True) and their acks will find nothing"
     if code in _CODES:
         return _CODES[code](f"{detail}{where}")

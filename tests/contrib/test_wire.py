@@ -617,6 +617,32 @@ def test_missing_bindings_heal_themselves(wire: Wire) -> None:
     assert queue.get(no_ack=True).payload == {"n": 1}
 
 
+@pytest.mark.parametrize("headers", [{}, {"eta": "2100-01-01T00:00:00", "id": "i"}])
+def test_a_queue_is_deleted_if_empty_or_not_at_all(
+    wire: Wire, headers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message arrives between any look of the channel's and the deletion."""
+    connection = wire.connect("atomq")
+    channel = connection.default_channel
+    queue = Queue("q", Exchange("e", type="direct"), routing_key="q")
+    queue(channel).declare()
+    consumer = Consumer(wire.connect("atomq"), [queue], callbacks=[lambda *_: None])
+    consumer.consume()  # so that a task with an ETA is delayed
+    engine, purge = channel.broker.engine, Engine.run
+
+    def late(self: Engine, work: Any, *more: Any) -> Any:
+        if self is engine and getattr(work, "script", None) is scripts.get("purge"):
+            monkeypatch.undo()
+            with connection.Producer() as producer:
+                producer.publish({"n": 1}, routing_key="q", headers=headers)
+        return purge(self, work, *more)
+
+    monkeypatch.setattr(Engine, "run", late)
+    channel.queue_delete("q", if_empty=True)
+    state = channel.broker.engine.run(calls.inspect(channel.broker.keys("q")))
+    assert state.ready + state.delayed == 1
+
+
 @pytest.mark.parametrize("kind_of", ["direct", "topic"])
 @pytest.mark.parametrize("others", [False, True], ids=["nothing bound", "others bound"])
 def test_what_leads_nowhere_is_an_error(wire: Wire, kind_of: str, others: bool) -> None:

@@ -186,6 +186,19 @@ def test_a_queue_that_is_used_is_purged_whole_or_not_at_all(q: Queue) -> None:
     assert q.run(call) == Counts(ready=3)
 
 
+def test_a_queue_that_holds_messages_is_purged_whole_or_not_at_all(q: Queue) -> None:
+    call = calls.purge(q.keys, ready=True, delayed=True, settings=True, if_empty=True)
+    for settings in ({}, {"step": 4}, {"delay_ms": 60_000}):
+        q.put("x", **settings)
+        stored = q.rig.snapshot()
+        with pytest.raises(QueueInUse, match=r"the queue has messages, 1"):
+            q.run(call)
+        assert q.rig.snapshot() == stored
+        q.run(calls.purge(q.keys, ready=True, delayed=True))
+    assert q.run(call) == Counts()
+    assert q.db.keys() == []
+
+
 def test_single_dead_letters(q: Queue) -> None:
     ids = bury(q, "a", "b", "c")
     gone = q.run(calls.purge(q.keys, dead_ids=[ids[1], "nonsense", "1-1"]))

@@ -28,7 +28,7 @@ from atomq.contrib.kombu.broker import Broker, eta_ms
 from atomq.contrib.kombu.client import Client, Pool
 from atomq.contrib.kombu.qos import Message, QoS
 from atomq.contrib.kombu.settings import Settings
-from atomq.errors import AtomqError, InvalidMessage, ServerUnavailable
+from atomq.errors import AtomqError, InvalidMessage, QueueInUse, ServerUnavailable
 from atomq.fork import once
 from atomq.keys import QueueKeys
 from atomq.message import JSON, Delivery
@@ -230,15 +230,47 @@ class Channel(virtual.Channel):
         )
         self.broker.bindings.unbind(exchange, (key or "", pattern or "", queue or ""))
 
+    def queue_delete(
+        self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any
+    ) -> None:
+        """Delete a queue that this connection declared.
+
+        With `if_empty` only if nothing is ready or delayed: the server looks and deletes in one
+        step, so that no message is lost which arrives meanwhile.
+        """
+        if if_empty and any(self.state.queue_bindings(queue)):
+            try:
+                self._drop(queue, if_empty=True)
+            except QueueInUse:
+                return
+        super().queue_delete(queue, if_unused, dropped=if_empty, **kwargs)
+
+    def _drop(self, queue: str, *, if_empty: bool = False) -> None:
+        self.broker.engine.run(
+            calls.purge(
+                self.broker.keys(queue),
+                ready=True,
+                delayed=True,
+                dead=True,
+                settings=True,
+                if_empty=if_empty,
+            )
+        )
+
     def _delete(
-        self, queue: str, exchange: str, routing_key: str, pattern: str, *_args: Any, **_kwargs: Any
+        self,
+        queue: str,
+        exchange: str,
+        routing_key: str,
+        pattern: str,
+        *_args: Any,
+        dropped: bool = False,
+        **_kwargs: Any,
     ) -> None:
         self.auto_delete_queues.discard(queue)
         self.broker.bindings.unbind(exchange, (routing_key or "", pattern or "", queue or ""))
-        keys = self.broker.keys(queue)
-        self.broker.engine.run(
-            calls.purge(keys, ready=True, delayed=True, dead=True, settings=True)
-        )
+        if not dropped:
+            self._drop(queue)
 
     def get_table(self, exchange: str) -> list[tuple[str, ...]]:
         return self.broker.bindings.table(exchange)
