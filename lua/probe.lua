@@ -25,10 +25,9 @@ local COMMANDS = {
   { "ZADD", key, 1, "m" }, { "ZSCORE", key, "m" }, { "ZMSCORE", key, "m" }, { "ZCOUNT", key, 0, 1 },
   { "ZRANGE", key, 0, 0 }, { "ZREVRANGE", key, 0, 0 }, { "ZRANGEBYSCORE", key, 0, 1 }, { "ZREM", key, "m" },
   { "LPUSH", key, "1" }, { "RPUSH", key, "1" }, { "LINDEX", key, 0 }, { "RPOP", key, 2 },
-  { "SADD", key, "m" }, { "SISMEMBER", key, "m" }, { "SMISMEMBER", key, "m" }, { "PEXPIRE", key, 1000 },
-  { "RENAME", key, key }, { "DEL", key },
+  { "SMISMEMBER", key, "m" }, { "PEXPIRE", key, 1000 }, { "DEL", key },
   { "XADD", key, "1-1", "f", "v" }, { "XRANGE", key, "-", "+", "COUNT", 1 }, { "XDEL", key, "1-1" }, { "DEL", key },
-  { "SET", key, "v", "PX", 1000 }, { "DEL", key }, { "PUBLISH", key, "" },
+  { "SET", key, "v", "PX", 1000, "GET" }, { "DEL", key }, { "PUBLISH", key, "" },
 }
 local refused = {}
 for _, command in ipairs(COMMANDS) do

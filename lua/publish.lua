@@ -1,47 +1,50 @@
 -- publish: put messages into one queue, ready or delayed; all of them or, at full memory, none.
 --
 -- Messages that share their settings travel as a group. "" says that all that follows is ready at once, in the first
--- priority step; else they are nine whole numbers: `count step delay_ms at_ms ttl_ms alive_ms named id_ms window_ms`.
+-- priority step; else they are eight whole numbers: `count step delay_ms at_ms ttl_ms alive_ms named id_ms`.
 -- So many messages, 1,000 in a call. The step is 1 to the number of ready lists. Due at the server's `at_ms` or, when
 -- that is 0, in `delay_ms`. It expires in `ttl_ms`; 0: never. It is delayed only if a consumer was seen within
 -- `alive_ms`, else ready at once; 0: always. Named 1: each message has its id before it; 2: and is put once, for its id
--- is known for `id_ms`. What is put so forgets the result of an older message with its id. The id of the call is
--- remembered for the longest `window_ms`, and for two minutes at least.
+-- is known for `id_ms`. What is put so forgets the result of an older message with its id.
 --
--- A call id that is remembered is answered as it was, not done again. An id that is delayed right now is not put again.
--- Begins with a growing command, so a server at full memory refuses it whole.
+-- A producer numbers its calls and has one under way at a time. So the number of its last call says of every call
+-- whether it was done: one whose number is not above it is answered as done, and not done again. An id that is delayed
+-- right now is not put again. Begins with a growing command, so a server at full memory refuses it whole.
 --
 -- KEYS
+--   producer         string  the number of its last call, and which messages that left out; expires
 --   delayed          zset    id -> due (bands)
 --   delayed_records  hash    id -> record
---   calls            set     ids of calls seen, and which messages each of them left out
---   calls_old        set     those of the window before
 --   wake             list    tokens
 --   meta             hash
 --   stats            hash
 --   ready            list    * step
 --   ids              zset    * once   id -> until when it is known (ms); only if messages are put once
---   result           string  * message   of these
+--   calls            set     * once   ids of messages, as the first release has them
+--   calls_old        set     * once   those of the window before
+--   result           string  * message   of those that are put once
 -- ARGV
---   call_id          text    "" is not remembered
+--   call             int     its number, from 1 on; 0: it is not remembered
+--   keep_ms          int     for how long a producer is remembered that puts nothing
 --   settings         text    * group
 --   id               text    * group * message
 --   message          text    * group * message
 -- RETURNS
---   one text of whole numbers: the time in seconds and microseconds; messages put; 1 if the call was a repeated one;
---   positions, over all groups, of messages whose id was known
+--   messages put, if that is all there is to say; else one text of whole numbers: messages put; 1 if the call was a
+--   repeated one; positions, over all groups, of messages whose id was known
 -- ERRORS
 --   BADARG  WRONGTYPE
-local calls, calls_old, tokens, meta, stats, ready = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local producer, tokens, meta, stats, ready = KEYS[1], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local SMALL = 8192 -- see lib/claiming
-local call_id, total, time, try = ARGV[1] or "", #ARGV - 2, redis.call("TIME"), redis.pcall
+local call, total, try = ARGV[1], #ARGV - 3, redis.pcall
 
 -- Nearly every call is one group without settings, of messages that begin as Kombu writes them, and comes for the first
--- time. What is here runs for every task there is: nothing is called that can be done without, and two keys are found
+-- time. What is here runs for every task there is: nothing is called that can be done without, and three keys are found
 -- to be of another type only when they are written. Anything else, and be it a fault, is for lib/publishing.
-local is_plain = total > 0 and total <= 1000 and #call_id <= 96 and ARGV[2] == "" and #KEYS > 7 and #KEYS < 18
+local number = total > 0 and #call < 15 and #ARGV[2] < 12 and not string.find(call, "%D") and tonumber(call)
+local is_plain = number and total <= 1000 and ARGV[3] == "" and #KEYS > 6 and #KEYS < 17
 local largest, byte = 0, string.byte
-for i = 3, is_plain and total + 2 or 0 do
+for i = 4, is_plain and total + 3 or 0 do
   local body = ARGV[i]
   local brace, quote = byte(body, 1, 2)
   is_plain = is_plain and brace == 123 and quote == 34
@@ -49,33 +52,30 @@ for i = 3, is_plain and total + 2 or 0 do
     largest = #body
   end
 end
-local name, set, waiting = "c" .. call_id, nil, nil
+local set, waiting, was = nil, nil, nil
 if is_plain then
-  set, waiting = try("HMGET", meta, "paused", "largest", "calls_turn"), try("LLEN", tokens)
-  is_plain = not set.err and type(waiting) == "number"
-    and (call_id == "" or try("SISMEMBER", calls, name) == 0 and try("SISMEMBER", calls_old, name) == 0)
-    and type(try("HINCRBY", stats, "published", total)) == "number"
-  if is_plain and type(try("LPUSH", ready, unpack(ARGV, 3))) ~= "number" then
+  waiting = try("LLEN", tokens)
+  set = (waiting == 0 or largest > SMALL) and try("HMGET", meta, "paused", "largest") or {}
+  is_plain = type(waiting) == "number" and not set.err
+  if is_plain and number > 0 then
+    was = try("SET", producer, call, "PX", ARGV[2], "GET")
+    is_plain = not was or type(was) == "string" and (tonumber(was) or number) < number
+  end
+  is_plain = is_plain and type(try("HINCRBY", stats, "published", total)) == "number"
+  if is_plain and type(try("LPUSH", ready, unpack(ARGV, 4))) ~= "number" then
     redis.call("HINCRBY", stats, "published", -total)
     is_plain = false
   end
 end
 if not is_plain then
   local publishing = require("lib.publishing")
-  return publishing.run(time)
+  return publishing.run(was)
 end
 
-if call_id ~= "" then
-  redis.call("SADD", calls, name)
-  if not set[3] or time[1] > set[3] then
-    local dedup = require("lib.dedup")
-    dedup.keep(calls, calls_old, meta, { name }, 0, time[1], set[3])
-  end
-end
 if largest > SMALL and largest > (tonumber(set[2]) or 0) then
   redis.call("HSET", meta, "largest", largest)
 end
 if waiting == 0 and set[1] ~= "1" then
   redis.call("RPUSH", tokens, "1")
 end
-return time[1] .. " " .. time[2] .. " " .. total .. " 0"
+return total

@@ -1,7 +1,7 @@
 -- purge: throw away what a queue holds in the parts named; or single dead letters.
 --
--- Frees in the background. With the part `settings` nothing of the queue is left. A queue that is in use, or holds
--- messages, may be spared.
+-- Frees in the background. With the part `settings` nothing of the queue is left but what passes by itself: results and
+-- what is remembered of producers. A queue that is in use, or holds messages, may be spared.
 --
 -- KEYS
 --   unacked          zset

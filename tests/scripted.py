@@ -71,7 +71,7 @@ _DONE: dict[str, Any] = {
     "ack": [],
     "attend": [0, 0, 0, 0],
     "extend": [],
-    "publish": b"1800000000 0 1 0",
+    "publish": 1,
     "purge": [0, 0, 0],
     "reject": _verdicts(4, 2),
     "release": _verdicts(2, 4),

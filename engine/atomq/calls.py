@@ -14,13 +14,14 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from atomq import arguments, scripts
 from atomq.arguments import LARGEST
 from atomq.errors import InvalidArgument, InvalidMessage
 from atomq.keys import QueueKeys
-from atomq.message import JSON, Delivery, Envelope, Serializer
+from atomq.message import JSON, CallId, Delivery, Envelope, Serializer
 from atomq.options import CALL_WINDOW_MS
 from atomq.scripts import Script
 
@@ -178,19 +179,21 @@ _QUEUE = ("unacked", "records", "delayed", "delayed_records", "dead", "wake", "m
 _PUBLISH = scripts.declared(
     "publish",
     keys=(
+        "producer",
         "delayed",
         "delayed_records",
-        "calls",
-        "calls_old",
         "wake",
         "meta",
         "stats",
         "ready * step",
         "ids * once",
+        "calls * once",
+        "calls_old * once",
         "result * message",
     ),
     argv=(
-        "call_id",
+        "call",
+        "keep_ms",
         "settings * group",
         "id * group * message",
         "message * group * message",
@@ -222,12 +225,11 @@ _PLAIN = Outgoing("", "")[2:]  # ready at once in the first step, whatever its i
 class Published(NamedTuple):
     """What `publish` did."""
 
-    now_ms: int
     count: int  # type: ignore[assignment] # hides tuple.count, which nobody needs here
     """Messages put; those whose id was known are not among them."""
-    known: tuple[int, ...]
+    known: tuple[int, ...] = ()
     """Positions (from 0) of the messages that were not put because their id was known."""
-    repeated: bool
+    repeated: bool = False
     """An earlier, equal call had done it already; this is what it did."""
 
 
@@ -235,23 +237,23 @@ def publish(
     keys: QueueKeys,
     messages: Iterable[Outgoing],
     *,
-    call_id: str = "",
+    call_id: CallId | None = None,
     window_ms: int = CALL_WINDOW_MS,
     dedup_window_ms: int = 600_000,
 ) -> Call[Published]:
     """Put 1 to 1,000 messages into a queue: all of them or, when the server is full, none.
 
-    The call's id is remembered for `window_ms`, CALL_WINDOW_MS at least; the ids of messages that
-    say `dedup` for `dedup_window_ms`, and what was the result of an older one is forgotten.
+    The call's id is known for `window_ms` at least; the ids of messages that say `dedup` for
+    `dedup_window_ms`, and what was the result of an older one is forgotten.
     """
-    windows = dedup_window_ms, window_ms
-    args: list[Any] = [call_id]
+    # Given up after half of the window at the latest, it may be said again for a whole one.
+    args: list[Any] = [call_id.number if call_id is not None else 0, 2 * window_ms]
     results: list[str] = []
     total, group, settings_at, group_at = 0, None, 0, 0
     for out in messages:
         if out[2:] != group:
             if group is not None:
-                args[settings_at] = _settings(group, total - group_at, windows)
+                args[settings_at] = _settings(group, total - group_at, dedup_window_ms)
             group, group_at = out[2:], total
             settings_at = len(args)
             args.append("")
@@ -265,24 +267,28 @@ def publish(
         args.append(out.message)
     if not 1 <= total <= MOST:
         raise InvalidArgument(f"messages: from 1 to {MOST} in one call, got {total}")
-    if group != _PLAIN or window_ms > CALL_WINDOW_MS:
-        args[settings_at] = _settings(group, total - group_at, windows)
-    names = (*keys.publish, keys.ids, *results) if results else keys.publish
-    return Call(_PUBLISH, keys, names, args, _published)
+    if group != _PLAIN:
+        args[settings_at] = _settings(group, total - group_at, dedup_window_ms)
+    producer = keys.producer(call_id.producer if call_id is not None else "")
+    names = producer, *keys.publish
+    if results:
+        names = (*names, *keys.once, *results)
+    return Call(_PUBLISH, keys, names, args, partial(_published, call_id))
 
 
-def _settings(group: Any, count: int, windows: tuple[int, int]) -> str:
+def _settings(group: Any, count: int, id_ms: int) -> str:
     step, delay_ms, at_ms, ttl_ms, alive_ms, dedup = group
     named = 2 if dedup else int(delay_ms > 0 or at_ms > 0)
-    return (
-        f"{count} {step} {delay_ms} {at_ms} {ttl_ms} {alive_ms} {named} {windows[0]} {windows[1]}"
-    )
+    return f"{count} {step} {delay_ms} {at_ms} {ttl_ms} {alive_ms} {named} {id_ms}"
 
 
-def _published(reply: Any, _repeated: bool) -> Published:
-    seconds, micros, count, repeated, *known = map(int, reply.split())
-    now_ms = seconds * 1000 + micros // 1000
-    return Published(now_ms, count, tuple([at - 1 for at in known]), repeated == 1)
+def _published(call_id: CallId | None, reply: Any, _repeated: bool) -> Published:
+    if call_id is not None:
+        call_id.answered()
+    if type(reply) is int:
+        return Published(reply)
+    count, repeated, *known = map(int, reply.split())
+    return Published(count, tuple([at - 1 for at in known]), repeated == 1)
 
 
 # ── claim ─────────────────────────────────────────────────────────────────────────────────────

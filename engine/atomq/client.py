@@ -34,6 +34,7 @@ from atomq.errors import (
 from atomq.exchange import Ask, Pause, Retry, Send, bare, connecting, not_reached, translated
 from atomq.flows import Flow, Get, Listen, Sleep, Wait, Withdraw
 from atomq.keys import Layout, QueueKeys
+from atomq.message import Producers
 from atomq.options import Options
 from atomq.outage import PATIENCE, Outage, outage_of
 from atomq.scripts import Script, every
@@ -68,6 +69,8 @@ class EngineBase:
         """Whether this user may run CLIENT UNBLOCK; None: not tried yet."""
         self.at_close: list[Callable[[], None]] = []
         """What has to be done before the connections are closed."""
+        self.producers = Producers()
+        """Those of all that publish by this engine."""
         self._keys: dict[str, QueueKeys] = {}
         fork.renew(self)
 

@@ -22,7 +22,7 @@ from atomq.arguments import Seconds
 from atomq.calls import Buried, Call, Claimed, Verdict
 from atomq.errors import AtomqError, ServerFull, ServerUnavailable
 from atomq.keys import QueueKeys
-from atomq.message import Delivery, Ids
+from atomq.message import Delivery, Ids, Producers
 from atomq.options import Options
 
 log = logging.getLogger("atomq.flows")
@@ -347,7 +347,7 @@ class Consumer:
 
     @property
     def name(self) -> str:
-        """What its receipts begin with: 96 random bits."""
+        """What its receipts begin with: 95 random bits."""
         return self._ids.prefix
 
     def claim(self, queues: Sequence[QueueKeys], limit: int) -> Flow[Claimed]:
@@ -729,20 +729,24 @@ def give_back(keys: QueueKeys, items: Sequence[tuple[str, str]]) -> Flow[list[Ve
 
 
 def publish(
-    keys: QueueKeys, messages: Sequence[calls.Outgoing], ids: Ids, options: Options
+    keys: QueueKeys, messages: Sequence[calls.Outgoing], producers: Producers, options: Options
 ) -> Call[calls.Published]:
-    """One publish call under an id of its own, remembered for as long as the options say."""
+    """One publish call under an id of its own, known for as long as the options say."""
     return calls.publish(
         keys,
         messages,
-        call_id=ids.next(),
+        call_id=producers.next(),
         window_ms=options.call_window_ms,
         dedup_window_ms=options.dedup_window_ms,
     )
 
 
 def publish_all(
-    keys: QueueKeys, messages: Sequence[calls.Outgoing], *, ids: Ids, options: Options
+    keys: QueueKeys,
+    messages: Sequence[calls.Outgoing],
+    *,
+    producers: Producers,
+    options: Options,
 ) -> Flow[list[bool]]:
     """Publish any number of messages; which of them were put (False: the id was known).
 
@@ -750,7 +754,7 @@ def publish_all(
     """
     put: list[bool] = []
     for batch in _by_size(messages, options.max_bytes):
-        done = yield from ask(publish(keys, batch, ids, options))
+        done = yield from ask(publish(keys, batch, producers, options))
         known = set(done.known)
         put += [i not in known for i in range(len(batch))]
     return put

@@ -45,9 +45,11 @@ class QueueKeys:
         "layout",
         "meta",
         "name",
+        "once",
         "pause",
         "peek",
         "probe",
+        "producer_prefix",
         "publish",
         "purge",
         "ready",
@@ -93,19 +95,19 @@ class QueueKeys:
         self.calls, self.calls_old, self.ids = own + "calls", own + "calls_old", own + "ids"
         self.probe, self.watch = own + "probe", own + "watch"
         self.result_prefix = own + "result."
+        self.producer_prefix = own + "producer."
 
         held, later = (self.unacked, self.records), (self.delayed, self.delayed_records)
         self.claim = (*held, *later, self.dead, self.wake, self.meta, self.stats, *self.ready)
         self.inspect = self.claim
         self.publish = (
             *later,
-            self.calls,
-            self.calls_old,
             self.wake,
             self.meta,
             self.stats,
             *self.ready,
         )
+        self.once = (self.ids, self.calls, self.calls_old)
         self.attend = (*later, self.wake, self.meta, self.stats, *self.ready)
         self.ack = self.complete = (*held, self.stats)
         self.release = (*held, *later, self.wake, self.meta, self.stats, *self.ready)
@@ -134,8 +136,12 @@ class QueueKeys:
         """The key, and the channel, of one message's result."""
         return self.result_prefix + message_id
 
+    def producer(self, producer: str) -> str:
+        """The key of what is remembered of one producer's calls. It expires."""
+        return self.producer_prefix + producer
+
     def every(self) -> tuple[str, ...]:
-        """All keys of the queue but those of results."""
+        """All keys of the queue but those of results and producers."""
         return (*self.purge, self.probe, self.watch)
 
     def step_of(self, priority: int) -> int:

@@ -1,9 +1,12 @@
 """Messages on the wire: Kombu's JSON envelope, written fast and read when asked for.
 
-    {"body": "...", "content-encoding": "utf-8", "content-type": "application/json",
-     "headers": {}, "properties": {"delivery_tag": "...", "delivery_info": {...}, ...}}
+    {"body":"...","content-type":"application/json","headers":{},
+     "properties":{"delivery_info":{"exchange":"","routing_key":"..."},
+                   "timestamp":...,"delivery_tag":"..."}}
 
-A stock Kombu consumer reads what is written here, and the other way round.
+A stock Kombu consumer reads what is written here, and the other way round. It needs all of this but
+the time, and nothing else: text is UTF-8, the priority is 0, and the message's id is its delivery
+tag, unless a message says otherwise.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import json
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as quoted
@@ -95,15 +99,15 @@ BYTES = Serializer("application/octet-stream", _bytes, bytes)
 
 
 class Ids:
-    """Unique names without a system call each: 96 random bits (new after a fork), a counter."""
+    """Unique names without a system call each: 95 random bits (new after a fork), a counter."""
 
     def __init__(self) -> None:
         self.forked()
         fork.renew(self)
 
     def forked(self) -> None:
-        """Begin anew with other random bits."""
-        self.prefix = os.urandom(12).hex()
+        """Begin anew with other random bits, as letters and digits."""
+        self.prefix = base64.b64encode(os.urandom(12), b"AB").decode()
         self._count = itertools.count(1)
 
     def next(self) -> str:
@@ -112,6 +116,58 @@ class Ids:
 
 
 message_ids = Ids()
+
+
+class CallId:
+    """One publish call: its producer, and its number among the calls of that.
+
+    A producer has one call under way at a time. So the server, which remembers the number of a
+    producer's last call, knows of each call whether it was carried out, and be it a late twin of
+    one that was answered long ago.
+    """
+
+    __slots__ = ("_idle", "number", "producer")
+
+    def __init__(self, producer: str, number: int = 1, idle: deque[CallId] | None = None) -> None:
+        self.producer, self.number = producer, number
+        self._idle = idle
+
+    def answered(self) -> None:
+        """The server has carried it out: its producer may go on to the next call, once."""
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            idle.append(CallId(self.producer, self.number + 1, idle))
+
+    def __repr__(self) -> str:
+        return f"CallId({self.producer!r}, {self.number})"
+
+
+class Producers:
+    """The producers of an engine: as many as it has calls under way at once.
+
+    One whose call was given up without an answer is not used again, since that call may still be
+    carried out; so nothing has to be noted of it. Threads, tasks and finalizers may ask at any
+    moment: there is no lock. A child process has producers of its own.
+    """
+
+    _MOST_IDLE = 256
+
+    def __init__(self) -> None:
+        self._names = Ids()
+        self.forked()
+        fork.renew(self)
+
+    def forked(self) -> None:
+        """Begin anew: those that idle here idle in the parent too."""
+        self._idle: deque[CallId] = deque(maxlen=self._MOST_IDLE)
+
+    def next(self) -> CallId:
+        """The id of a call that is about to be made."""
+        idle = self._idle
+        try:
+            return idle.pop()
+        except IndexError:
+            return CallId(self._names.next(), 1, idle)
 
 
 # ── writing ───────────────────────────────────────────────────────────────────────────────────
@@ -129,11 +185,11 @@ class Writer:
         self.serializer = serializer
         self._check = check
         kind = quoted(serializer.content_type)
-        self._text = f', "content-encoding": "utf-8", "content-type": {kind}, "headers": '
-        self._binary = f', "content-encoding": "binary", "content-type": {kind}, "headers": '
-        info = f'{{"exchange": "", "routing_key": {quoted(queue)}}}'
-        self._properties = f', "properties": {{"delivery_mode": 2, "delivery_info": {info}, '
-        self._plain = f'{self._text}{{}}{self._properties}"priority": 0, "timestamp": '
+        info = f'{{"exchange":"","routing_key":{quoted(queue)}}}'
+        self._text = f',"content-type":{kind},"headers":'
+        self._binary = f',"content-encoding":"binary"{self._text}'
+        self._properties = f',"properties":{{"delivery_info":{info},'
+        self._plain = f'{self._text}{{}}{self._properties}"timestamp":'
 
     def write(
         self,
@@ -156,22 +212,23 @@ class Writer:
         if self._check is not None:
             self._check(seen)
         more = strict_json(dict(headers), "the headers are") if headers else "{}"
-        tag, encoding = quoted(message_id), ""
+        tag, said = quoted(message_id), ""
         if isinstance(data, str):
             if not (headers or priority):  # as most are
-                return (
-                    f'{{"body": {quoted(data)}{self._plain}{time.time():.3f}, '
-                    f'"message_id": {tag}, "delivery_tag": {tag}}}}}'
-                )
-            head = f'{{"body": {quoted(data)}{self._text}{more}'
+                head = f'{{"body":{quoted(data)}{self._plain}'
+                return f'{head}{time.time():.0f},"delivery_tag":{tag}}}}}'
+            head = f'{{"body":{quoted(data)}{self._text}{more}'
         elif not isinstance(data, bytes | bytearray):
             raise InvalidMessage(f"a serializer makes text or bytes, not {type(data).__name__}")
         else:
-            encoding = '"body_encoding": "base64", '
-            head = f'{{"body": "{base64.b64encode(data).decode()}"{self._binary}{more}'
+            said = '"body_encoding":"base64",'
+            head = f'{{"body":"{base64.b64encode(data).decode()}"{self._binary}{more}'
+        if priority:
+            said += f'"priority":{priority},'
+        if headers and "id" in headers:  # else that would be taken for the message's
+            said += f'"message_id":{tag},'
         return (
-            f'{head}{self._properties}"priority": {priority}, {encoding}"timestamp": '
-            f'{time.time():.3f}, "message_id": {tag}, "delivery_tag": {tag}}}}}'
+            f'{head}{self._properties}{said}"timestamp":{time.time():.0f},"delivery_tag":{tag}}}}}'
         )
 
 

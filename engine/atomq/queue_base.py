@@ -51,7 +51,6 @@ from atomq.message import (
     JSON,
     Delivery,
     Envelope,
-    Ids,
     Serializer,
     Writer,
     check_priority,
@@ -126,7 +125,6 @@ class QueueBase(Generic[EngineT]):
         self.backoff = backoff
         self.keys: QueueKeys = self.engine.keys(name)
         self._writer = Writer(name, serializer, _body_check(schema))
-        self._call_ids = Ids()
         self._idle: deque[Any] = deque(maxlen=16)  # receivers; of more at a time some are forgotten
 
     @once
@@ -185,11 +183,11 @@ class QueueBase(Generic[EngineT]):
         return found
 
     def _put_one(self, message: Outgoing) -> Call[calls.Published]:
-        return flows.publish(self.keys, [message], self._call_ids, self.engine.options)
+        return flows.publish(self.keys, [message], self.engine.producers, self.engine.options)
 
     def _put(self, messages: list[Outgoing]) -> Flow[list[bool]]:
         return flows.publish_all(
-            self.keys, messages, ids=self._call_ids, options=self.engine.options
+            self.keys, messages, producers=self.engine.producers, options=self.engine.options
         )
 
     def _result_key(self, message_id: str) -> str:

@@ -4,10 +4,10 @@ local message = require("lib.message")
 local shape = require("lib.shape")
 
 local M = {}
-local LAST = 4398046511103 -- the last ms a band holds
+local LAST, LONGEST = 4398046511103, 31622400000 -- the last ms a band holds; a year and a day
 local SETTINGS = {
   { "count", 1, 1000 }, { "step", 1, 10 }, { "delay_ms", 0, LAST }, { "at_ms", 0, LAST }, { "ttl_ms", 0, LAST },
-  { "alive_ms", 0, LAST }, { "named", 0, 2 }, { "id_ms", 0, 31622400000 }, { "window_ms", 0, 31622400000 },
+  { "alive_ms", 0, LAST }, { "named", 0, 2 }, { "id_ms", 0, LONGEST },
 }
 
 -- What the settings say, into `group`. It is due when it is not ready at once.
@@ -24,7 +24,7 @@ local function settle(group, settings, now)
   end
   local _, _, delay, at, ttl = unpack(said)
   group.to, group.step, group.alive, group.named = said[1], said[2], said[6], said[7]
-  group.window, group.call_window = said[8], said[9]
+  group.window = said[8]
   group.expires = ttl > 0 and math.min(now + ttl, LAST)
   group.now = now
   local due = math.min(at > 0 and at or now + delay, LAST)
@@ -57,13 +57,13 @@ local function fill(group, count, at)
   return largest
 end
 
--- Groups; how many messages; the largest of them, in bytes; the longest window asked for; the first key behind the
--- ready lists. No groups, if there is a fault.
+-- The number of the call; its groups; how many messages; the largest of them, in bytes; the first key behind the ready
+-- lists. What is wrong is in `args.fault`.
 function M.groups(ready, time)
-  local groups, total, largest, window, once = {}, 0, 0, 0, 0
-  args.text("call_id", 96)
+  local call, groups, total, largest, once = args.int("call", 0, 99999999999999), {}, 0, 0, 0
+  args.int("keep_ms", 1, LONGEST)
   while args.at < #ARGV and not args.fault or total == 0 and not args.fault do
-    local group = { step = 1, named = 0, call_window = 0, bodies = {}, ids = {}, from = 1, before = total }
+    local group = { step = 1, named = 0, bodies = {}, ids = {}, from = 1, before = total }
     local settings = args.text("settings", 256)
     if settings == "" then
       group.to = #ARGV - args.at
@@ -77,24 +77,20 @@ function M.groups(ready, time)
     elseif total > 1000 then
       args.refuse("count", total, "at most 1000 messages in a call")
     else
-      largest, window = math.max(largest, fill(group, count, at)), math.max(window, group.call_window)
+      largest = math.max(largest, fill(group, count, at))
       groups[#groups + 1], group.results = group, once
       once = group.named == 2 and once + count or once
     end
   end
-  -- Behind the ready lists: the ids of those that are put once, and their results.
-  local steps = args.keys(once > 0 and ready + 1 + once or ready, 1, 10)
+  -- Behind the ready lists: the ids of those that are put once, also as the first release has them, and their results.
+  local steps = args.keys(once > 0 and ready + 3 + once or ready, 1, 10)
   for _, group in ipairs(groups) do
-    group.results = ready + steps + 1 + group.results
+    group.results = ready + steps + 3 + group.results
     if group.step > steps then
       args.refuse("step", group.step, "the number of a ready list")
     end
   end
-  return not args.fault and groups, total, largest, window, ready + steps + 1
-end
-
-function M.fault()
-  return args.fault
+  return call, groups, total, largest, ready + steps + 1
 end
 
 return M

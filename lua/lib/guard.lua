@@ -3,7 +3,7 @@
 -- The busiest scripts read under `pcall` instead, and come here only to learn which key it was.
 local M = { fault = false }
 
-local function checked(answer, key, command)
+function M.checked(answer, key, command)
   if type(answer) == "table" and answer.err then
     if not M.fault then
       local wrong = string.find(answer.err, "WRONGTYPE", 1, true)
@@ -14,11 +14,11 @@ local function checked(answer, key, command)
   return answer
 end
 
-function M.list(key) return checked(redis.pcall("LLEN", key), key, "LLEN") or 0 end
-function M.hash(key) return checked(redis.pcall("HLEN", key), key, "HLEN") or 0 end
-function M.zset(key) return checked(redis.pcall("ZCARD", key), key, "ZCARD") or 0 end
-function M.set(key) return checked(redis.pcall("SCARD", key), key, "SCARD") or 0 end
-function M.stream(key) return checked(redis.pcall("XLEN", key), key, "XLEN") or 0 end
+function M.list(key) return M.checked(redis.pcall("LLEN", key), key, "LLEN") or 0 end
+function M.hash(key) return M.checked(redis.pcall("HLEN", key), key, "HLEN") or 0 end
+function M.zset(key) return M.checked(redis.pcall("ZCARD", key), key, "ZCARD") or 0 end
+function M.set(key) return M.checked(redis.pcall("SCARD", key), key, "SCARD") or 0 end
+function M.stream(key) return M.checked(redis.pcall("XLEN", key), key, "XLEN") or 0 end
 
 -- The ready lists are the last keys of a call: from KEYS[first] on, one a priority step. Answers their sizes.
 function M.ready(first)

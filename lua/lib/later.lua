@@ -3,10 +3,12 @@ local bands = require("lib.bands")
 local record = require("lib.record")
 
 local M = { seen = {} }
-local delayed, delayed_records, calls, calls_old = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local delayed, delayed_records = KEYS[2], KEYS[3]
+local TRIM = 100 -- ids forgotten beyond twice those that come, so that they grow fewer
 
--- Leave out the messages whose id is known; their positions go to `skipped`. `known` is the key of ids. Reads only.
-function M.look(group, known, timer_at, seen, skipped)
+-- Leave out the messages whose id is known; their positions go to `skipped`. The keys of ids are those from
+-- KEYS[behind] on. Reads only.
+function M.look(group, behind, timer_at, seen, skipped)
   M.timer_at = tonumber(timer_at) or 0
   if group.due and group.alive > 0 and group.now - (tonumber(seen) or 0) > group.alive then
     group.due = nil
@@ -21,8 +23,9 @@ function M.look(group, known, timer_at, seen, skipped)
     for i = 1, #group.ids do
       marks[i] = "m" .. group.ids[i]
     end
-    young, old = redis.call("SMISMEMBER", calls, unpack(marks)), redis.call("SMISMEMBER", calls_old, unpack(marks))
-    till = redis.call("ZMSCORE", known, unpack(group.ids))
+    young = redis.call("SMISMEMBER", KEYS[behind + 1], unpack(marks))
+    old = redis.call("SMISMEMBER", KEYS[behind + 2], unpack(marks))
+    till = redis.call("ZMSCORE", KEYS[behind], unpack(group.ids))
   end
   for i = 1, #group.ids do
     local id = group.ids[i]
@@ -51,6 +54,18 @@ function M.put(group)
   redis.call("HSET", delayed_records, unpack(held))
   redis.call("ZADD", delayed, unpack(scores))
   return M.timer_at <= now or group.due < M.timer_at
+end
+
+-- Some of the ids whose time is over are forgotten, and the key passes by itself once all are. `ends` is when it does.
+function M.forget(ids, meta, many, now, window, ends)
+  local over = redis.call("ZRANGEBYSCORE", ids, "-inf", now, "LIMIT", 0, 2 * many + TRIM)
+  if #over > 0 then
+    redis.call("ZREM", ids, unpack(over))
+  end
+  if now + window > (tonumber(ends) or 0) then
+    redis.call("PEXPIRE", ids, 2 * window)
+    redis.call("HSET", meta, "ids_end", string.format("%.0f", now + 2 * window))
+  end
 end
 
 return M

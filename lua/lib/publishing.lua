@@ -1,31 +1,30 @@
 -- A publish in full: groups with settings, ids, messages that carry a head, repeated calls, and whatever may be wrong.
 -- `publish` comes here when it is not one of those that nearly all are.
-local dedup = require("lib.dedup")
+local args = require("lib.args")
 local given = require("lib.given")
+local guard = require("lib.guard")
 local later = require("lib.later")
 
 local M = {}
-local calls, calls_old, tokens, meta, stats, READY = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], 7
+local producer, tokens, meta, stats, READY = KEYS[1], KEYS[4], KEYS[5], KEYS[6], 6
 local SMALL = 8192 -- see lib/claiming
+local FULL = "OOM command not allowed when used memory > 'maxmemory'."
 
--- Which messages an earlier, equal call left out: their positions are remembered as its id is.
-local function left_out(groups)
-  local marks, positions, skipped = {}, {}, {}
-  for i = 1, #groups do
-    for at = groups[i].before + 1, groups[i].named > 0 and groups[i].before + groups[i].to or 0 do
-      marks[#marks + 1], positions[#positions + 1] = "s" .. ARGV[1] .. "." .. at, at
-    end
+-- What is remembered of a producer becomes `text`. Answers what it was, false if there was nothing; and whether memory
+-- is full: then a new call must be refused, and a repeated one answered. PEXPIRE lifts the server's check.
+local function remember(text, keep)
+  local was = redis.pcall("SET", producer, text, "PX", keep, "GET")
+  local is_full = type(was) == "table" and string.find(was.err, "OOM", 1, true)
+  if is_full and redis.call("PEXPIRE", producer, keep) == 1 then
+    was = redis.pcall("SET", producer, text, "PX", keep, "GET")
   end
-  if #marks > 0 then
-    local young = redis.call("SMISMEMBER", calls, unpack(marks))
-    local old = redis.call("SMISMEMBER", calls_old, unpack(marks))
-    for i = 1, #marks do
-      if young[i] == 1 or old[i] == 1 then
-        skipped[#skipped + 1] = positions[i]
-      end
-    end
-  end
-  return skipped
+  return was, is_full
+end
+
+-- The number of a producer's last call, and the positions of the messages which that left out.
+local function last_of(was)
+  local _, stop = string.find(was, "^%d+")
+  return stop and tonumber(string.sub(was, 1, stop)) or 0, string.sub(was, (stop or 0) + 2)
 end
 
 -- Ids and results of messages that were put once: remember the ones, forget the others, which are of older messages.
@@ -42,59 +41,72 @@ local function once(groups, known, ends)
   if #stale > 0 then
     redis.call("ZADD", known, unpack(till))
     redis.call("UNLINK", unpack(stale))
-    dedup.forget(known, meta, #stale, now, window, ends)
+    later.forget(known, meta, #stale, now, window, ends)
   end
 end
 
-function M.run(time)
-  local groups, total, largest, window, behind = given.groups(READY, time)
-  if not groups then
-    return redis.error_reply(given.fault())
+-- `was` is what the short way found of the producer, if it has written its number there already.
+function M.run(was)
+  local keep = ARGV[2]
+  if type(was) == "string" then
+    redis.call("SET", producer, was, "PX", keep)
+  elseif was == false then
+    redis.call("UNLINK", producer)
+  end
+  local call, groups, total, largest, behind = given.groups(READY, redis.call("TIME"))
+  if args.fault then
+    return redis.error_reply(args.fault)
   end
   local known = KEYS[behind] -- ids of messages; nil where none is put once
 
   -- All reads. What is wrong with a key is told before anything is written.
-  local names, skipped, is_known, set, is_waking = {}, {}, false, nil, nil
+  local skipped, set, is_waking = {}, nil, nil
   local function look()
-    if ARGV[1] ~= "" then
-      names[1] = "c" .. ARGV[1]
-      is_known = redis.call("SISMEMBER", calls, names[1]) + redis.call("SISMEMBER", calls_old, names[1]) > 0
-    end
-    set = redis.call(
-      "HMGET", meta, "paused", "largest", "calls_turn", "timer_at", "seen", "ids_end", "calls_window")
+    set = redis.call("HMGET", meta, "paused", "largest", "timer_at", "seen", "ids_end")
     is_waking = redis.call("LLEN", tokens) > 0
     redis.call("HLEN", stats)
     for i = 1, #groups do
       redis.call("LLEN", KEYS[READY + groups[i].step])
-      if groups[i].named > 0 and not is_known then
-        later.look(groups[i], known, set[4], set[5], skipped)
+      if groups[i].named > 0 then
+        later.look(groups[i], behind, set[3], set[4], skipped)
       end
-    end
-    if is_known then
-      skipped = left_out(groups)
     end
   end
   local is_sound, fault = pcall(look)
   if not is_sound then
-    local guard = require("lib.guard")
-    local kinds = { "zset", "hash", "set", "set", "list", "hash", "hash" }
+    local kinds = { "any", "zset", "hash", "list", "hash", "hash" }
     for i = #kinds + 1, #KEYS do
-      kinds[i] = i < behind and "list" or i == behind and "zset" or "any"
+      kinds[i] = i < behind and "list" or "any"
     end
+    kinds[behind], kinds[behind + 1], kinds[behind + 2] = "zset", "set", "set"
     return redis.error_reply(guard.blame(fault, #KEYS, unpack(kinds)))
   end
 
-  local answer = time[1] .. " " .. time[2] .. " "
-  if is_known then
-    dedup.touch(calls, calls_old, meta)
-    return answer .. total - #skipped .. " 1 " .. table.concat(skipped, " ")
+  local left_out = table.concat(skipped, " ")
+  if call > 0 then
+    local is_full
+    was, is_full = remember(ARGV[1] .. (#skipped > 0 and " " .. left_out or ""), keep)
+    if type(was) == "table" and not is_full then
+      guard.checked(was, producer, "SET")
+      return redis.error_reply(guard.fault)
+    end
+    local last, left_out_then = 0, ""
+    if type(was) == "string" then
+      last, left_out_then = last_of(was)
+    end
+    if is_full or last >= call then
+      if type(was) == "string" then -- a write, so that a WAIT behind a repeated call waits for the first
+        redis.call("SET", producer, was, "PX", keep)
+      end
+      if last < call then
+        return redis.error_reply(FULL)
+      end
+      left_out = last == call and left_out_then or ""
+      local _, blanks = string.gsub(left_out, " ", "")
+      return total - (left_out == "" and 0 or blanks + 1) .. " 1 " .. left_out
+    end
   end
-  for i = 1, names[1] and #skipped or 0 do
-    names[i + 1] = "s" .. ARGV[1] .. "." .. skipped[i]
-  end
-  if #names > 0 then
-    redis.call("SADD", calls, unpack(names))
-  end
+
   local size, wakes = 0, false
   for i = 1, #groups do
     local group = groups[i]
@@ -117,12 +129,9 @@ function M.run(time)
     end
   end
   if known then
-    once(groups, known, set[6])
+    once(groups, known, set[5])
   end
-  if #names > 0 and (not set[3] or time[1] > set[3] or window > dedup.present(set[7])) then
-    dedup.keep(calls, calls_old, meta, names, window, time[1], set[3])
-  end
-  return answer .. size .. " 0 " .. table.concat(skipped, " ")
+  return size .. " 0 " .. left_out
 end
 
 return M

@@ -297,7 +297,7 @@ class Ours:
 
     def publish(self, bodies: Sequence[str]) -> None:
         messages = [Outgoing(body, "") for body in bodies]
-        self._engine.run(calls.publish(self._keys, messages, call_id=self._ids.next()))
+        self._engine.run(calls.publish(self._keys, messages, call_id=self._engine.producers.next()))
 
     def claim(self, limit: int) -> list[str]:
         call = calls.claim([self._keys], self._ids.next(), limit=limit, lease_ms=60_000)

@@ -19,11 +19,11 @@ from tests.servers import Server, wait_until
 
 # What the scripts run inside, by what they do with it.
 INNER = (
-    "+time +del +unlink +rename +pexpire +set +publish "
+    "+time +del +unlink +pexpire +set +publish "
     "+llen +lpush +rpush +rpop +lindex "
     "+hlen +hget +hmget +hgetall +hexists +hset +hdel +hincrby "
     "+zcard +zadd +zrem +zscore +zmscore +zcount +zrange +zrevrange +zrangebyscore "
-    "+scard +sadd +sismember +smismember "
+    "+scard +smismember "
     "+xlen +xadd +xrange +xdel"
 )
 OUTER = "+evalsha +blpop +client|unblock +get +subscribe +unsubscribe"

@@ -33,6 +33,24 @@ def test_a_body_comes_out_as_it_went_in(q: Any) -> None:
     assert q.state().unacked == 0
 
 
+def test_a_message_of_230_bytes_put_alone_costs_450_at_most(place: Any, q: Any) -> None:
+    """Nothing grows with the number of puts but the list that stock reads too."""
+    if place.server is None:
+        pytest.skip("what it stores is Python's")
+
+    def stored() -> int:
+        keys = place.db.keys("*")
+        return sum(place.db.memory_usage(key, samples=0) for key in keys)
+
+    body = {"text": "x" * 219}
+    for _ in range(60):
+        q.put(body)
+    before = stored()
+    for _ in range(600):
+        q.put(body)
+    assert (stored() - before) / 600 <= 450
+
+
 def test_bytes_and_text_of_other_serializers(make: Any) -> None:
     raw = bytes(range(256)) * 3
     make(serializer=BYTES).put(raw)

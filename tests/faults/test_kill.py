@@ -21,7 +21,7 @@ from atomq.calls import Outgoing, Verdict
 from atomq.client import Engine
 from atomq.errors import ServerUnavailable
 from atomq.keys import QueueKeys
-from atomq.message import Ids
+from atomq.message import Ids, Producers
 from tests.conftest import LONG
 from tests.lua.rig import Queue, Rig, msg, name_of
 from tests.servers import Server, wait_until
@@ -162,13 +162,13 @@ def test_a_server_killed_under_load_loses_nothing_it_confirmed(own_server: Serve
     acked: set[str] = set()
     unsure: set[str] = set()
     stop = threading.Event()
-    ids = Ids()
+    ids, producers = Ids(), Producers()
 
     def produce() -> None:
         n = 0
         while not stop.is_set():
             outgoing = [Outgoing(msg(f"m{n + i}"), "") for i in range(5)]
-            rig.engine.run(calls.publish(q.keys, outgoing, call_id=ids.next()))
+            rig.engine.run(calls.publish(q.keys, outgoing, call_id=producers.next()))
             put.update(name_of(each.message) for each in outgoing)  # type: ignore[arg-type]
             n += 5
 

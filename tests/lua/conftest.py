@@ -33,7 +33,7 @@ def q(rig: Rig) -> Queue:
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test whose calls leave a key that its queues do not declare, or a result for ever."""
+    """Fail a test whose calls leave a key that its queues do not declare and that never passes."""
     if "rig" not in request.fixturenames:
         yield
         return

@@ -89,6 +89,11 @@ class Queue:
         ]
         return self.run(calls.publish(self.keys, outgoing))
 
+    def put_off(self, body: object, ms: int, **settings: Any) -> int:
+        """Publish one delayed message; when it falls due."""
+        self.put(body, delay_ms=ms, **settings)
+        return self.delayed[str(body)].deadline
+
     def claiming(
         self, limit: int = 10, *, by: str = "c", claim_id: str = "", **more: Any
     ) -> Call[Claimed]:
@@ -240,11 +245,15 @@ class Rig:
         return {key: self.db.dump(key) for key in self.db.scan_iter(count=1000)}
 
     def leaked(self) -> list[bytes]:
-        """Keys that no queue of this test declares; results may stay if they pass by themselves."""
-        results = tuple(queue.keys.result_prefix.encode() for queue in self.queues.values())
+        """Keys that no queue of this test declares; results and producers may stay if they pass."""
+        passing = tuple(
+            prefix.encode()
+            for queue in self.queues.values()
+            for prefix in (queue.keys.result_prefix, queue.keys.producer_prefix)
+        )
         return [
             key
             for key in self.db.scan_iter(count=1000)
             if key not in self.allowed
-            and not (results and key.startswith(results) and self.db.pttl(key) > 0)
+            and not (passing and key.startswith(passing) and self.db.pttl(key) > 0)
         ]

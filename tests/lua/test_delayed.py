@@ -74,7 +74,7 @@ def test_due_order_is_by_time_and_not_by_arrival(q: Queue) -> None:
 def test_due_to_the_millisecond(q: Queue, step: int) -> None:
     """Not before its time, and by the first claim after it."""
     for _ in range(5):
-        due = q.put("a", delay_ms=8, step=step).now_ms + 8
+        due = q.put_off("a", 8, step=step)
         while not (got := q.claim()).deliveries:
             assert got.now_ms < due
         assert got.now_ms >= due

@@ -15,6 +15,7 @@ import pytest
 from atomq import calls
 from atomq.calls import Call, Outgoing, Rejection
 from atomq.errors import ServerFull
+from atomq.message import CallId
 from tests.lua.rig import Queue, Rig, msg
 from tests.lua.verbs import GROWING, STOCK, STOCK_RECORD, VERBS, World
 from tests.servers import full_memory
@@ -156,10 +157,10 @@ CLAIMS: dict[str, Callable[[World], Call[Any]]] = {
         [w.q.rig.queue(w.q.name, steps=(0,)).keys], "few-1", limit=10, lease_ms=60_000
     ),
     "publish once": lambda w: calls.publish(
-        w.q.keys, [Outgoing(msg("once"), "once", dedup=True)], call_id="once-1"
+        w.q.keys, [Outgoing(msg("once"), "once", dedup=True)], call_id=CallId("once")
     ),
     "publish plainly": lambda w: calls.publish(
-        w.q.keys, [Outgoing(msg("plain"), "plain")], call_id="plain-1"
+        w.q.keys, [Outgoing(msg("plain"), "plain")], call_id=CallId("plain")
     ),
     "release nothing live": lambda w: calls.release(w.q.keys, [(NOBODY[0], "a")]),
 }

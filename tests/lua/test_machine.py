@@ -26,6 +26,7 @@ from hypothesis.stateful import (
 
 from atomq import calls
 from atomq.calls import Call, Claimed, Outgoing, Rejection, Verdict
+from atomq.message import CallId
 from tests.conftest import LONG
 from tests.lua.rig import BAND, Rig, msg, name_of
 from tests.lua.verbs import STOCK
@@ -83,13 +84,13 @@ class QueueMachine(RuleBasedStateMachine):
             outgoing.append(
                 Outgoing(msg(name), message_id, step=step, delay_ms=delay, ttl_ms=ttl, dedup=dedup)
             )
-        call = calls.publish(self.q.keys, outgoing, call_id=f"p{self.count}")
+        call = calls.publish(self.q.keys, outgoing, call_id=CallId("p", self.count))
         done = self.q.run(call)
-        due = done.now_ms + delay if delay else None
-        put = 0
+        put, delayed = 0, self.q.delayed
         for i, out in enumerate(outgoing):
             name = name_of(out.message)  # type: ignore[arg-type]
             message = Message(name, step, stale=bool(ttl))
+            due = delayed[out.id].deadline if delay else None
             was_put = self.model.publish(message, due, out.id, dedup=dedup)
             assert was_put == (i not in done.known)
             put += was_put

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from atomq import calls
 from atomq.calls import Call, Outgoing, Rejection
+from atomq.message import CallId
 from tests.lua.rig import Queue, Rig, msg
 
 STOCK = ("unacked", "unacked_index")
@@ -32,7 +33,11 @@ def world(rig: Rig, name: str = "q", *, stock: bool = True) -> World:
     held = [each.receipt for each in q.take()]
     last = held[-1]
     q.db.zincrby(q.keys.unacked, -120_000, last)
-    q.run(calls.publish(q.keys, [Outgoing(msg(f"{name}-ready"), "r", dedup=True)], call_id="seen"))
+    q.run(
+        calls.publish(
+            q.keys, [Outgoing(msg(f"{name}-ready"), "r", dedup=True)], call_id=CallId("seen")
+        )
+    )
     q.put(f"{name}-low", step=3)
     q.put(f"{name}-later", f"{name}-due", delay_ms=60_000)
     q.db.zincrby(q.keys.delayed, -120_000, f"{name}-due")
@@ -59,7 +64,7 @@ VERBS: dict[str, Callable[[World], Call[Any]]] = {
             Outgoing(msg(f"{w.q.name}-new{i}"), f"new{i}", dedup=i > 0, ttl_ms=9000)
             for i in range(3)
         ],
-        call_id="new-1",
+        call_id=CallId("new"),
     ),
     "publish delayed": lambda w: calls.publish(
         w.q.keys, [Outgoing(msg(f"{w.q.name}-new"), "new", delay_ms=1000, step=2)]

@@ -18,7 +18,7 @@ from atomq.calls import Buried, Call, Claimed, Outgoing, Redriven, Verdict
 from atomq.errors import InvalidArgument, PermissionDenied, ServerUnavailable
 from atomq.flows import Acks, Consumer, Flow, Get, Listen, Pace, Sleep, Wait, Withdraw
 from atomq.keys import QueueKeys
-from atomq.message import Delivery, Ids
+from atomq.message import Delivery, Producers
 from atomq.options import Options
 
 Q, R = QueueKeys("q"), QueueKeys("r")
@@ -516,21 +516,23 @@ def test_what_one_call_did_not_reach_is_asked_for_again() -> None:
 
 def test_messages_travel_by_number_and_by_size() -> None:
     small = [Outgoing("x", "i")] * 2100
-    play = Play(flows.publish_all(Q, small, ids=Ids(), options=Options.of(max_bytes=10_000)))
+    producers, options = Producers(), Options.of(max_bytes=10_000)
+    play = Play(flows.publish_all(Q, small, producers=producers, options=options))
     numbers, ids = [], set()
     while not play.over:
-        ids.add(claim_id_of(play.effect))
+        ids.add((play.effect.keys[0], play.effect.args[0]))
         numbers.append(sum(1 for arg in play.effect.args if arg == "x"))
-        play.go(calls.Published(0, numbers[-1], (0,), repeated=False))
+        play.go(calls.Published(numbers[-1], (0,)))
     assert numbers == [1000, 1000, 100]
     assert len(ids) == 3
     assert play.result.count(False) == 3
     large = [Outgoing("x" * 600, "i")] * 3
-    play = Play(flows.publish_all(Q, large, ids=Ids(), options=Options.of(max_bytes=1000)))
+    options = Options.of(max_bytes=1000)
+    play = Play(flows.publish_all(Q, large, producers=producers, options=options))
     count = 0
     while not play.over:
         count += 1
-        play.go(calls.Published(0, 1, (), repeated=False))
+        play.go(calls.Published(1))
     assert count == 3
 
 

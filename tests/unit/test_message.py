@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
+import time
 import uuid
 from typing import Any
 
@@ -20,6 +22,7 @@ from atomq.message import (
     JSON,
     Envelope,
     Ids,
+    Producers,
     Serializer,
     Writer,
     _compact_encoder,
@@ -82,7 +85,7 @@ def test_what_is_written_is_read_again_and_by_kombu(
     assert (envelope.body(), envelope.headers, envelope.id) == (body, headers, "id-1")
     message = read_by_kombu(raw)
     assert (message.decode(), message.headers) == (body, headers)
-    assert message.properties["priority"] == priority
+    assert read_by_kombu(raw).channel._get_message_priority(json.loads(raw)) == priority
     assert message.delivery_info["routing_key"] == name
     assert message.delivery_tag == "id-1"
     assert message.content_type == "application/json"
@@ -217,3 +220,113 @@ def test_what_json_cannot_say_is_refused(body: Any) -> None:
 def test_where_json_has_no_encoder_in_c_its_own_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("json.encoder.c_make_encoder", None)
     assert _compact_encoder()({"a": [1, 2]}) == '{"a":[1,2]}'
+
+
+# ── producers ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_producer_has_one_call_under_way_and_counts_those_that_were_answered() -> None:
+    producers = Producers()
+    first, second = producers.next(), producers.next()
+    assert first.producer != second.producer
+    first.answered()
+    third = producers.next()
+    assert (third.producer, third.number) == (first.producer, first.number + 1)
+
+
+def test_a_call_that_is_answered_twice_frees_its_producer_once() -> None:
+    """Else two calls at once would have one number, and one of them would count as done."""
+    producers = Producers()
+    first = producers.next()
+    first.answered()
+    first.answered()
+    assert producers.next().producer != producers.next().producer
+
+
+def test_a_producer_whose_call_has_no_answer_is_not_used_again() -> None:
+    producers = Producers()
+    unanswered = producers.next()
+    for _ in range(3):
+        call_id = producers.next()
+        assert call_id.producer != unanswered.producer
+        call_id.answered()
+
+
+def test_a_child_process_has_producers_of_its_own() -> None:
+    """Also where a call was under way when the process was forked."""
+    producers = Producers()
+    before = {producers.next() for _ in range(3)}
+    before.pop().answered()
+    for one in (producers, producers._names):
+        one.forked()
+    for each in before:
+        each.answered()
+    after = producers.next()
+    assert after.number == 1
+    assert after.producer not in {each.producer for each in before}
+
+
+def test_idle_producers_are_not_kept_without_end() -> None:
+    producers = Producers()
+    for each in [producers.next() for _ in range(1000)]:
+        each.answered()
+    assert sum(producers.next().number > 1 for _ in range(1000)) == 256
+
+
+def test_threads_never_share_a_producer() -> None:
+    producers = Producers()
+    under_way: dict[str, int] = {}
+    seen: set[tuple[str, int]] = set()
+    calls: list[int] = []
+
+    def publish() -> None:
+        for _ in range(2000):
+            call_id = producers.next()
+            assert call_id.producer not in under_way
+            under_way[call_id.producer] = call_id.number
+            seen.add((call_id.producer, call_id.number))
+            calls.append(1)
+            del under_way[call_id.producer]
+            call_id.answered()
+
+    threads = [threading.Thread(target=publish) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == len(calls) == 16_000
+    assert len({producer for producer, _ in seen}) <= 8
+
+
+# ── what is left out ──────────────────────────────────────────────────────────────────────────
+
+
+def test_an_envelope_says_nothing_that_kombu_can_do_without() -> None:
+    """message_id, delivery_mode, priority, content-encoding and blanks were 125 bytes of each."""
+    raw = Writer("emails").write({"n": 1}, "id-1")
+    envelope = json.loads(raw)
+    properties = envelope.pop("properties")
+    assert envelope == {"body": '{"n":1}', "content-type": "application/json", "headers": {}}
+    assert abs(properties.pop("timestamp") - time.time()) < 60
+    assert properties == {
+        "delivery_info": {"exchange": "", "routing_key": "emails"},
+        "delivery_tag": "id-1",
+    }
+    message = read_by_kombu(raw)
+    assert (message.payload, message.delivery_tag) == ({"n": 1}, "id-1")
+
+
+def test_a_header_is_not_taken_for_the_id() -> None:
+    raw = Writer("q").write(1, "id-1", headers={"id": "another"})
+    assert Envelope(raw.encode()).id == "id-1"
+
+
+def test_what_the_release_before_wrote_is_read() -> None:
+    raw = (
+        b'{"body": "1", "content-encoding": "utf-8", "content-type": "application/json", '
+        b'"headers": {}, "properties": {"delivery_mode": 2, "delivery_info": {"exchange": "", '
+        b'"routing_key": "q"}, "priority": 0, "timestamp": 1764350000.123, '
+        b'"message_id": "id-1", "delivery_tag": "id-1"}}'
+    )
+    envelope = Envelope(raw)
+    assert (envelope.body(), envelope.id) == (1, "id-1")

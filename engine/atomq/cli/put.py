@@ -163,7 +163,9 @@ class _Writing:
         from atomq import flows
 
         put = self.engine.run(
-            flows.publish_all(self.keys, messages, ids=self.ids, options=self.engine.options)
+            flows.publish_all(
+                self.keys, messages, producers=self.engine.producers, options=self.engine.options
+            )
         )
         return sum(put)
 

@@ -107,7 +107,7 @@ class Channel(virtual.Channel):
             batch.add(keys, outgoing)
             return
         doubts = self.broker.doubts
-        call_id = doubts.take(queue, message) or self.broker.ids.next()
+        call_id = doubts.take(queue, message) or self.broker.engine.producers.next()
         try:
             self.broker.engine.run(
                 calls.publish(keys, [outgoing], call_id=call_id, **self._window())
@@ -694,7 +694,9 @@ class PublishBatch:
     ) -> None:
         broker, window = self.channel.broker, self.channel._window()
         published = [
-            calls.publish(keys, some[i : i + calls.MOST], call_id=broker.ids.next(), **window)
+            calls.publish(
+                keys, some[i : i + calls.MOST], call_id=broker.engine.producers.next(), **window
+            )
             for keys, some in messages.items()
             for i in range(0, len(some), calls.MOST)
         ]

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from atomq import fork
+from atomq.message import CallId
 
 _MOST = 1000  # messages remembered
 
@@ -21,17 +22,17 @@ class Doubts:
     def __init__(self, seconds: float) -> None:
         """`seconds` is how long the server remembers a call id."""
         self._seconds = seconds
-        self._ids: dict[str, tuple[str, float]] = {}
+        self._ids: dict[str, tuple[CallId, float]] = {}
         self._lock = fork.Lock()
 
-    def add(self, queue: str, message: dict[str, Any], call_id: str) -> None:
+    def add(self, queue: str, message: dict[str, Any], call_id: CallId) -> None:
         """This one got no answer."""
         with self._lock:
             while len(self._ids) >= _MOST:
                 del self._ids[next(iter(self._ids))]
             self._ids[_mark(queue, message)] = (call_id, time.monotonic())
 
-    def take(self, queue: str, message: dict[str, Any]) -> str | None:
+    def take(self, queue: str, message: dict[str, Any]) -> CallId | None:
         """The call id that this message had when it was published without an answer."""
         if not self._ids:
             return None
