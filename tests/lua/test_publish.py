@@ -209,7 +209,7 @@ def test_what_a_call_leaves_behind_does_not_grow_with_the_calls(q: Queue) -> Non
         return sum(q.db.memory_usage(key) for key in q.db.scan_iter())
 
     left(100)
-    assert left(1) == left(1000)
+    assert left(1000) < left(1) + 100, "and a longer number"
 
 
 def test_a_publish_costs_seven_commands_at_most(q: Queue) -> None:
