@@ -154,7 +154,7 @@ def _of_celery(
     if role in (Role.PRODUCER, Role.WORKER):
         for keys in queues:
             yield from _bindings(prefix, keys.name)
-        yield from ("+ping", "+exists", "+smembers")
+        yield from ("+ping", "+exists", "+sadd", "+smembers")
         if results is not None:
             yield f"~{_literal(results)}celery-task-meta-*"
             yield f"&{_literal(results)}celery-task-meta-*"
