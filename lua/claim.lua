@@ -31,14 +31,15 @@
 --   acks             group   * queue   a count, then so many receipts
 -- RETURNS
 --   whole numbers, as one text: now ms; ms until this consumer should claim again for a delayed message (-1: not its
---   task); ms for which it is asked not to claim, to come to hold nothing (0: it is not); how many queues have more;
---   their indexes; acks that found nothing, as queue index and position. Then messages, five values each: queue index,
---   receipt, deliveries (this one included), step, message. Last, if it made dead letters, a list of them, four values
---   each: queue index, reason, detail, message
+--   task); ms for which it is asked not to claim, to come to hold nothing (0: it is not); how many queues have more,
+--   and their indexes; an attempt, or -1; how many runs of messages that are alike, and four numbers for each: queue
+--   index, deliveries (this one included), step, messages; acks that found nothing, as queue index and position. Then
+--   the messages. The receipt of the i-th is <claim_id>.<attempt>.<i>; with -1 each has its receipt before it. Last, if
+--   it made dead letters, a list of them, four values each: queue index, reason, detail, message
 -- ERRORS
 --   BADARG  WRONGTYPE
 local unacked, records, delayed, tokens, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[6], KEYS[8], 8
-local TASTE, BEHIND = 4, "4398046511104" -- see lib/lane, lib/bands
+local TASTE, QUIET = 4, 250 -- see lib/lane, lib/outage
 local claim_id, limit, lease = ARGV[1], tonumber(ARGV[3]) or 0, tonumber(ARGV[4]) or 0
 local max_bytes, acks, byte, time = tonumber(ARGV[7]) or 0, #ARGV - 10, string.byte, redis.call("TIME")
 local now = time[1] .. string.sub("00000" .. time[2], -6, -4)
@@ -47,95 +48,108 @@ local now = time[1] .. string.sub("00000" .. time[2], -6, -4)
 -- here runs for every task there is, so nothing is called that can be done without. Anything else, and be it a fault,
 -- is for lib/claiming.
 local is_plain = acks >= 0 and acks <= 1000 and tonumber(ARGV[10]) == acks and ARGV[2] == "0" and #claim_id <= 96
-  and limit >= 1 and limit <= 1000 and lease >= 1 and lease <= 31622400000 and max_bytes <= 1073741824
+  and limit >= 1 and limit <= 1000 and lease >= QUIET and lease <= 31622400000 and max_bytes <= 1073741824
   and #ARGV[6] > 0 and #ARGV[6] < 10 and #ARGV[9] > 0 and #ARGV[9] < 12 and #KEYS == READY + (tonumber(ARGV[8]) or 0)
   -- tonumber takes 1e2 and 0x10 as well
   and not string.find(ARGV[3] .. ARGV[4] .. ARGV[6] .. ARGV[7] .. ARGV[9] .. ARGV[10], "%D")
-local names, left, largest, has_token = {}, 0, 0, false
+local ready, left, largest, take, has_token = KEYS[READY + 1], 0, 0, 0, false
 
--- Whether anything in this index is due, or stands behind the first step: is not between.
-local function stirs(index)
-  local size = redis.call("ZCARD", index)
-  return size > 0 and size > redis.call("ZCOUNT", index, "(" .. now .. ".5", "(" .. BEHIND)
-end
-
--- All reads: names for what it will hand out, if it is plain. Whether there is a grace is not asked: it is for what has
--- expired, and that stirs.
+-- Reads how many it takes, none if it is not plain, and what it leaves. That no lease has ended it knows from `quiet`.
+-- Of what is delayed counts what goes before, and behind the last message anything: it would mind the time of the next.
 local function look()
-  local size = redis.call("LLEN", KEYS[READY + 1])
-  left = size > limit and size - limit or 0
-  for step = 2, left > 0 and 0 or #KEYS - READY do
-    left = left + redis.call("LLEN", KEYS[READY + step])
-  end
-  local set = redis.call("HMGET", KEYS[7], "paused", "seen", "renew", "largest", "steps")
-  local since = now - (tonumber(set[2]) or 0)
-  largest = tonumber(set[4]) or max_bytes
-  if size == 0 or size < limit and left > 0 or set[1] == "1" or since < 0 or since > 250
-    or set[3] ~= ARGV[5] or set[5] ~= ARGV[8] or largest * limit > max_bytes or stirs(unacked)
-    or redis.call("ZCARD", delayed) > 0 and (left == 0 or stirs(delayed)) then
+  local others
+  local size = redis.call("LLEN", ready)
+  local set = redis.call("HMGET", KEYS[7], "paused", "seen", "renew", "largest", "steps", "quiet")
+  local since, rest = now - (tonumber(set[2]) or 0), (tonumber(set[6]) or 0) - now
+  left, largest = size - limit, tonumber(set[4]) or max_bytes
+  if size == 0 or set[1] == "1" or since < 0 or since > QUIET or rest <= 0 or rest > QUIET or set[3] ~= ARGV[5]
+    or set[5] ~= ARGV[8] or largest * limit > max_bytes then
     return
+  elseif left > 0 then
+    others = redis.call("ZCOUNT", delayed, "-inf", now .. ".5")
+  else
+    others = redis.call("ZCARD", delayed)
+    for step = 2, #KEYS - READY do
+      others = others + redis.call("LLEN", KEYS[READY + step])
+    end
   end
-  has_token = redis.call("LLEN", tokens) > 0
-  for i = 1, size < limit and size or limit do
-    names[i] = claim_id .. ".0." .. i
+  if acks > 1 then -- those go first then: their keys are looked at
+    redis.call("HLEN", records)
+    redis.call("ZCARD", unacked)
   end
-  local held = redis.call("HMGET", records, unpack(names))
-  for i = 1, #names do
-    is_plain = is_plain and not held[i] -- nobody uses a claim id twice; if somebody does, no lease is overwritten
+  if others == 0 then
+    has_token, take = redis.call("LLEN", tokens) > 0, left < 0 and size or limit
   end
 end
 
-local bodies, ready, take = {}, KEYS[READY + 1], 0
-if is_plain and pcall(look) and is_plain then
-  take = #names
-end
-while is_plain and #bodies < take do
-  local some = redis.call("RPOP", ready, #bodies == 0 and take > TASTE and TASTE or take - #bodies)
-  for i = 1, #some do
-    local body = some[i]
-    local brace, quote, first = byte(body, 1, 3)
-    is_plain = is_plain and brace == 123 and quote == 34 and first ~= 120 and #body <= largest -- not "x-...
-    bodies[#bodies + 1] = body
-  end
-end
-if not (is_plain and take > 0 and type(redis.pcall("HINCRBY", stats, "delivered", take)) == "number") then
-  for i = #bodies, 1, -1 do
-    redis.call("RPUSH", ready, bodies[i])
-  end
-  local claiming = require("lib.claiming")
-  return claiming.run()
-end
-
-local missing = ""
-if acks > 0 then
-  local lost = 0
+-- Acks, of which it answers what found nothing. They go before the leases if they are many, as the server looks through
+-- all of a small index for each new entry; one goes behind them, and no command is spent on the types of its keys.
+local missing
+local function settle()
+  local lost, text = 0, ""
   if redis.call("HDEL", records, unpack(ARGV, 11)) == acks then
     redis.call("ZREM", unacked, unpack(ARGV, 11))
   else
     local receipts = require("lib.receipts")
     local positions = receipts.ack(unacked, records, { unpack(ARGV, 11) })
-    lost, missing = #positions, #positions > 0 and " 1 " .. table.concat(positions, " 1 ") or ""
+    lost, text = #positions, #positions > 0 and " 1 " .. table.concat(positions, " 1 ") or ""
   end
   if lost < acks then
     redis.call("HINCRBY", stats, "acked", acks - lost)
   end
+  return text
 end
-local header, deadline, held, scores, out = "1 1 " .. now .. " ", string.format("%.0f", now + lease), {}, {}, { "" }
-if take == 1 and ARGV[9] == "0" then
-  deadline = deadline .. ".5" -- alone: see lib/bands
+
+is_plain = is_plain and pcall(look) and take > 0
+local out, bodies = { "" }, 0
+while is_plain and bodies < take do
+  local some = redis.call("RPOP", ready, bodies == 0 and take > TASTE and TASTE or take - bodies)
+  for i = 1, #some do
+    local body = some[i]
+    local brace, quote, first = byte(body, 1, 3)
+    is_plain = is_plain and brace == 123 and quote == 34 and first ~= 120 and #body <= largest -- not "x-...
+    bodies = bodies + 1
+    out[bodies + 1] = body
+  end
 end
-for i = 1, take do
-  local name, body = names[i], bodies[i]
-  held[2 * i - 1], held[2 * i] = name, header .. body
-  scores[2 * i - 1], scores[2 * i] = deadline, name
-  out[5 * i - 3], out[5 * i - 2], out[5 * i - 1], out[5 * i], out[5 * i + 1] = 1, name, 1, 1, body
+
+is_plain = is_plain and type(redis.pcall("HINCRBY", stats, "delivered", take)) == "number"
+if is_plain then
+  missing = acks > 1 and settle() or nil
+  local header, deadline, held, scores = "1 1 " .. now .. " ", string.format("%.0f", now + lease), {}, {}
+  if take == 1 and ARGV[9] == "0" then
+    deadline = deadline .. ".5" -- alone: see lib/bands
+  end
+  for i = 1, take do
+    local name = claim_id .. ".0." .. i
+    held[2 * i - 1], held[2 * i] = name, header .. out[i + 1]
+    scores[2 * i - 1], scores[2 * i] = deadline, name
+  end
+  -- Nobody uses a claim id twice; if somebody does, no lease is overwritten, and what has none is taken back.
+  is_plain = redis.pcall("ZADD", unacked, "NX", unpack(scores)) == take
+    and type(redis.pcall("HSET", records, unpack(held))) == "number"
+  if not is_plain then
+    for i = 1, 2 * take, 2 do
+      if type(redis.pcall("HGET", records, held[i])) ~= "string" then
+        redis.pcall("ZREM", unacked, held[i])
+      end
+    end
+    redis.call("HINCRBY", stats, "delivered", -take)
+  end
 end
-redis.call("HSET", records, unpack(held))
-redis.call("ZADD", unacked, unpack(scores))
+if not is_plain then
+  for i = bodies + 1, 2, -1 do
+    redis.call("RPUSH", ready, out[i])
+  end
+  local claiming = require("lib.claiming")
+  return claiming.run(missing)
+end
+
+missing = missing or acks > 0 and settle() or ""
 if left > 0 and not has_token then
   redis.call("RPUSH", tokens, "1")
-elseif left == 0 and has_token then
+elseif left <= 0 and has_token then
   redis.call("DEL", tokens)
 end
-out[1] = now .. (left > 0 and " -1 0 1 1" or " -1 0 0") .. missing
+out[1] = now .. (left > 0 and " -1 0 1 1 0 1 1 1 1 " or " -1 0 0 0 1 1 1 1 ") .. take .. missing
 return out

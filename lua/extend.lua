@@ -37,9 +37,12 @@ local now, names = clock.now(), {}
 for i = 1, items do
   names[i] = ARGV[args.at + i]
 end
-local known = redis.call("HMGET", meta, "seen", "grace", "renew", "renewals", "had_grace")
+local known = redis.call("HMGET", meta, "seen", "grace", "renew", "renewals", "had_grace", "quiet")
 local changes, renewed, lost = {}, {}, {}
 outage.look(known[1], known[2], known[3], known[4], known[5], renew, now, changes)
+if known[6] and lease < outage.RESOLUTION then
+  changes[#changes + 1], changes[#changes + 2] = "quiet", 0
+end
 local scores = receipts.scores(unacked, names)
 for i = 1, items do
   if scores[i] then

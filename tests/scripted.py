@@ -46,15 +46,21 @@ def claimed(
     message: bytes = b"",
     deliveries: int = 1,
     queue: int = 1,
+    then: Sequence[str] = (),
 ) -> list[Any]:
     """What the server answers to a claim; `queue` and `more` count queues from 1.
 
-    `lost` has a queue and a receipt's position for each ack that found nothing.
+    `then` are receipts of the queue after it. `lost` has a queue and a receipt's position for each
+    ack that found nothing.
     """
-    head = " ".join(map(str, (NOW_MS, wait_ms, 0, len(more), *more, *lost)))
+    runs: list[int] = [0]
+    for some, of in ((receipts, queue), (then, queue + 1)):
+        if some:
+            runs = [runs[0] + 1, *runs[1:], of, deliveries, 1, len(some)]
+    head = " ".join(map(str, (NOW_MS, wait_ms, 0, len(more), *more, -1, *runs, *lost)))
     found: list[Any] = [head.encode()]
-    for receipt in receipts:
-        found += [queue, receipt.encode(), deliveries, 1, message or raw(receipt)]
+    for receipt in (*receipts, *then):
+        found += [receipt.encode(), message or raw(receipt)]
     return found
 
 

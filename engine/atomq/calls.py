@@ -395,28 +395,33 @@ def claim(
     names = [queue.name for queue in queues]
 
     def parse(reply: Any, repeated: bool) -> Claimed:
-        now, wait, drain, count, *rest = map(int, reply[0].split())
+        now, wait, drain, mores, *rest = map(int, reply[0].split())
         buried: Sequence[Buried] = ()
         if type(reply[-1]) is list:
             buried = _buried(names, reply.pop())
+        attempt, runs = rest[mores : mores + 2]
+        told = mores + 2 + 4 * runs
+        deliveries: list[Delivery] = []
+        for i in range(mores + 2, told, 4):
+            queue, (times, step, many) = names[rest[i] - 1], rest[i + 1 : i + 4]
+            if attempt < 0:
+                at = 1 + 2 * len(deliveries)
+                pairs = zip(reply[at::2], reply[at + 1 : at + 2 * many : 2], strict=False)
+                deliveries += [Delivery(queue, r.decode(), times, step, raw) for r, raw in pairs]
+            else:
+                at = 1 + len(deliveries)
+                front, raws = f"{claim_id}.{attempt}.", enumerate(reply[at : at + many], at)
+                deliveries += [Delivery(queue, f"{front}{j}", times, step, raw) for j, raw in raws]
         # A repeated call: the one before, whose answer was lost, may have acked them.
-        lost = () if repeated else rest[count:]
-        deliveries = [
-            Delivery(
-                names[reply[i] - 1], reply[i + 1].decode(), reply[i + 2], reply[i + 3], reply[i + 4]
-            )
-            for i in range(1, len(reply), 5)
-        ]
+        lost = () if repeated else rest[told:]
         lost_acks = [
             (names[lost[i] - 1], (acks or ())[lost[i] - 1][lost[i + 1] - 1])
             for i in range(0, len(lost), 2)
         ]
-        more = [names[index - 1] for index in rest[:count]]
-        wait_ms = wait if wait >= 0 else None
         return Claimed(
             now,
-            wait_ms,
-            tuple(more),
+            wait if wait >= 0 else None,
+            tuple([names[index - 1] for index in rest[:mores]]),
             tuple(lost_acks),
             deliveries,
             buried,

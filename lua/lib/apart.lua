@@ -34,6 +34,7 @@ function M.send(this, call, deliveries, spared, expires, step, body, name, may)
   name = name or string.format("%s.apart%03d", call.id, call.aside)
   redis.call("HSET", KEYS[this.at + 2], name, record.header(deliveries, step, call.now) .. body)
   redis.call("ZADD", KEYS[this.at + 1], bands.score(step + bands.APART, call.now) .. ".5", name)
+  lane.change(this, "quiet", 0)
 end
 
 -- The oldest of a step, and of the steps behind it up to `last`.

@@ -15,8 +15,9 @@ function M.moved(score, ms, beside)
   return string.format("%.0f", score - at + ms) .. (at % 1 > 0 and not beside and ".5" or "")
 end
 
+-- Of a score as the server answers it: a text, which ends in ".5" then.
 function M.alone(score)
-  return score % 1 > 0
+  return string.byte(score, -2) == 46
 end
 
 -- Is there anything in a band behind the first? Most queues have none, and need not be asked step by step.

@@ -20,7 +20,7 @@ local function open(q, width, steps, lease, renew, now)
   local unacked, delayed = KEYS[at + 1], KEYS[at + 3]
   local in_unacked, in_delayed = redis.call("ZCARD", unacked), redis.call("ZCARD", delayed)
   local set = redis.call(
-    "HMGET", KEYS[at + 7], "paused", "seen", "grace", "renew", "largest", "steps", "renewals", "had_grace")
+    "HMGET", KEYS[at + 7], "paused", "seen", "grace", "renew", "largest", "steps", "renewals", "had_grace", "quiet")
   local ended, longest, is_back = outage.look(set[2], set[3], set[4], set[7], set[8], renew, now, changes)
   local known_largest, known_steps = tonumber(set[5]) or 0, tonumber(set[6]) or 0
   if known_steps < steps then
@@ -40,8 +40,11 @@ local function open(q, width, steps, lease, renew, now)
   if is_back then
     this.ahead = outage.heal(unacked, known_steps, now + math.max(lease, 3 * longest), now, changes)
   end
-  if in_unacked > 0 and (bands.stirs(unacked, ended) or bands.behind_first(unacked))
-    or in_delayed > 0 and (bands.stirs(delayed, now) or known_steps > 1 and bands.behind_first(delayed)) then
+  if in_unacked > 0 and (bands.stirs(unacked, ended) or bands.behind_first(unacked)) then
+    this.stirs = true
+  end
+  outage.rest(unacked, this.stirs or is_back, set[9], lease, now, changes)
+  if in_delayed > 0 and (bands.stirs(delayed, now) or known_steps > 1 and bands.behind_first(delayed)) then
     this.stirs = true
   end
   return this
@@ -110,7 +113,8 @@ local function close(this, call, claim_id, consumer)
   return wake == true
 end
 
-function M.run()
+-- `missing`: the acks were carried out, and these found nothing.
+function M.run(missing)
   local claim_id, attempt = args.text("claim_id", 96), args.int("attempt", 0, 9)
   local limit, lease = args.int("limit", 0, 1000), args.int("lease_ms", 1, 31622400000)
   local renew, max_deliveries = args.int("renew_ms", 1, 31622400000), args.int("max_deliveries", 0, 1000000000)
@@ -161,16 +165,16 @@ function M.run()
   local call = {
     limit = limit, lease = lease, max_deliveries = max_deliveries, max_bytes = max_bytes, steps = steps, now = now,
     receipts = names, held = {}, scores = {}, out = { "" }, count = 0, bytes = 0, aside = 0, freed = false,
-    company = company, drain = 0, id = claim_id .. "." .. attempt,
+    company = company, drain = 0, id = claim_id .. "." .. attempt, runs = {}, attempt = attempt,
   }
-  local missing = ""
-  for q = 1, queues do
+  local lost_acks = missing or ""
+  for q = 1, missing and 0 or queues do
     local this, these = lanes[q], acks[q]
     if #these > 0 then
       local lost = receipts.ack(KEYS[this.at + 1], KEYS[this.at + 2], these)
       this.acked, call.freed = #these - #lost, true
       for i = 1, #lost do
-        missing = missing .. " " .. q .. " " .. lost[i]
+        lost_acks = lost_acks .. " " .. q .. " " .. lost[i]
       end
     end
   end
@@ -203,7 +207,9 @@ function M.run()
     end
   end
   local wait = call.next_due and math.max(0, call.next_due - now) or -1
-  call.out[1] = now .. " " .. wait .. " " .. string.format("%.0f", call.drain) .. " " .. mores .. more .. missing
+  local runs = #call.runs == 0 and " 0" or " " .. #call.runs / 4 .. " " .. table.concat(call.runs, " ")
+  call.out[1] = now .. " " .. wait .. " " .. string.format("%.0f", call.drain) .. " " .. mores .. more .. " "
+    .. call.attempt .. runs .. lost_acks
   call.out[#call.out + 1] = call.buried
   return call.out
 end

@@ -9,18 +9,23 @@ function M.count(key, step, now)
   return redis.call("ZCOUNT", key, low, low + now + 0.5)
 end
 
--- What is due at `now` in the steps `from` to `to`, step by step, oldest first.
-function M.now(key, from, to, now, limit)
-  local found
+-- What is due at `now` in the steps `from` to `to`, step by step, oldest first. Into `alone`, if it is given: true for
+-- each whose score has the mark.
+function M.now(key, from, to, now, limit, alone)
+  local found, n = {}, 0
   for step = from, to do
     local low = (step - 1) * bands.SIZE
-    local left = limit - (found and #found or 0)
-    local some = left > 0 and redis.call("ZRANGEBYSCORE", key, low, low + now + 0.5, "LIMIT", 0, left) or {}
-    if not found then
-      found = some
-    else
+    if n < limit and alone then
+      local some = redis.call("ZRANGEBYSCORE", key, low, low + now + 0.5, "WITHSCORES", "LIMIT", 0, limit - n)
+      for i = 1, #some, 2 do
+        n = n + 1
+        found[n], alone[n] = some[i], bands.alone(some[i + 1])
+      end
+    elseif n < limit then
+      local some = redis.call("ZRANGEBYSCORE", key, low, low + now + 0.5, "LIMIT", 0, limit - n)
       for i = 1, #some do
-        found[#found + 1] = some[i]
+        n = n + 1
+        found[n] = some[i]
       end
     end
   end

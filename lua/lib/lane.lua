@@ -40,6 +40,17 @@ function M.reason(call, deliveries, spared, expires)
     or expires > 0 and expires <= call.now and "expired"
 end
 
+-- Into the answer's head: so many more messages, which are alike but for their bytes.
+function M.tell(this, call, deliveries, step, many)
+  local runs = call.runs
+  local n = #runs
+  if n > 0 and runs[n - 3] == this.index and runs[n - 2] == deliveries and runs[n - 1] == step then
+    runs[n] = runs[n] + many
+  elseif many > 0 then
+    runs[n + 1], runs[n + 2], runs[n + 3], runs[n + 4] = this.index, deliveries, step, many
+  end
+end
+
 -- Collect leases for bodies[from] to bodies[to], which are alike but for their bytes; those that may not be delivered
 -- (again) go to dead letters. Answers where it stopped: behind the last, or where the bytes were spent.
 function M.hand(this, call, deliveries, spared, expires, step, bodies, from, to)
@@ -55,20 +66,21 @@ function M.hand(this, call, deliveries, spared, expires, step, bodies, from, to)
     call.known, call.header = known, record.header(deliveries, step, call.now)
     call.deadline = bands.score(step, call.now + call.lease)
   end
-  local header, deadline, index, receipts = call.header, call.deadline, this.index, call.receipts
+  local header, deadline, receipts = call.header, call.deadline, call.receipts
   local held, scores, out, count, bytes = call.held, call.scores, call.out, call.count, call.bytes
-  local o, n, most = 5 * count + 1, #held, call.max_bytes
+  local n, most = #held, call.max_bytes
   for i = from, to do
     if bytes >= most then
       to = i - 1
       break
     end
     local body, receipt = bodies[i], receipts[count + 1]
-    out[o + 1], out[o + 2], out[o + 3], out[o + 4], out[o + 5] = index, receipt, deliveries, step, body
+    out[count + 2] = body
     held[n + 1], held[n + 2] = receipt, header .. body
     scores[n + 1], scores[n + 2] = deadline, receipt
-    count, o, n, bytes = count + 1, o + 5, n + 2, bytes + #body
+    count, n, bytes = count + 1, n + 2, bytes + #body
   end
+  M.tell(this, call, deliveries, step, count - call.count)
   call.count, call.bytes = count, bytes
   return to + 1
 end

@@ -61,11 +61,13 @@ function M.counted(message, deliveries, spared)
   return M.with(message, deliveries, expires, spared)
 end
 
--- As it is kept in a record, which knows the deliveries.
-function M.spare(message, spared)
-  if string.byte(message, 3) ~= 120 then -- it has no head: not "x-...
-    return spared == 0 and message or string.format('{"x-spared":%d,', spared) .. string.sub(message, 2)
+-- As it is kept in a record, which knows the deliveries. It begins at `at` of this text, if not at its begin.
+function M.spare(text, spared, at)
+  at = at or 1
+  if string.byte(text, at + 2) ~= 120 and spared > 0 then -- it has no head: not "x-...
+    return '{"x-spared":' .. spared .. "," .. string.sub(text, at + 1)
   end
+  local message = at == 1 and text or string.sub(text, at)
   local deliveries, expires, _, was = M.head(message)
   return was == spared and message or M.with(message, deliveries, expires, spared)
 end

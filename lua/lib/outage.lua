@@ -7,8 +7,7 @@
 -- Which periods are in use is a present state: those heard of in this window or in the one before. `renew` is the
 -- longest of this window; `renewals` says `<shortest> <shortest before> <longest before> <end of the window>`. The
 -- first release knows only `renew`, and raises it: that is heard here too.
-local M = {}
-local RESOLUTION = 250 -- ms; `seen` is written no more often than that
+local M = { RESOLUTION = 250 } -- ms; `seen` and `quiet` are written no more often than that
 local WAIT = 1500 -- ms; a waiting consumer claims once in 1.2 s, so a shorter gap is no outage, however short the lease
 local WINDOW = 60000 -- ms; or three of the longest periods: every living holder is heard of in each
 local MOST = 1000 -- leases set right in one claim
@@ -56,7 +55,7 @@ function M.look(seen, grace, longest, renewals, had, renew, now, changes)
   if is_back then
     had = 0
     set(changes, "had_grace", 0)
-  elseif not seen or now - seen > RESOLUTION then
+  elseif not seen or now - seen > M.RESOLUTION then
     set(changes, "seen", now)
   end
 
@@ -80,6 +79,24 @@ function M.look(seen, grace, longest, renewals, had, renew, now, changes)
       string.format("%.0f %.0f %.0f %.0f", short, short_before, long_before, turn)
   end
   return now < grace and math.min(had, now) or now, most, is_back
+end
+
+-- Keeps `quiet`: a plain claim before that moment need not look whether a lease has ended, nor write `seen`. Leases
+-- that are there end later, and one given or renewed meanwhile for less time than that takes it back. The first release
+-- does not: what it gives for less than 250 ms is taken so much later. `stirs`: something may be taken now.
+function M.rest(unacked, stirs, quiet, lease, now, changes)
+  quiet = tonumber(quiet) or 0
+  if stirs or lease < M.RESOLUTION then
+    if quiet > now then
+      set(changes, "quiet", 0)
+    end
+  elseif quiet <= now or quiet > now + M.RESOLUTION then
+    local bands = require("lib.bands")
+    if not bands.stirs(unacked, now + M.RESOLUTION) then
+      set(changes, "quiet", now + M.RESOLUTION)
+      set(changes, "seen", now)
+    end
+  end
 end
 
 -- The clock was set back: leases given before it would last for as much longer, and nobody could take what a dead

@@ -15,4 +15,10 @@ function M.split(record)
   return tonumber(deliveries), tonumber(step), tonumber(ms), string.sub(record, stop + 1)
 end
 
+-- Deliveries, and how long the header is; nil when it is no record of ours.
+function M.header_of(record)
+  local deliveries, _, _, message = M.split(record)
+  return deliveries, deliveries and #record - #message
+end
+
 return M

@@ -14,61 +14,81 @@ local function last(this, call, step)
   return step == call.steps and this.steps or step
 end
 
--- How often a message was spared before it is delivered anew, and when it expires. Most have no head.
-local function spared_before(body, deliveries, more)
-  if string.byte(body, 3) ~= 120 then -- "x-...
+-- How often the message that begins at `at` of a record was spared before it is delivered anew, and when it expires.
+-- Most have no head.
+local function spared_before(held, at, deliveries, more)
+  if string.byte(held, at + 2) ~= 120 then -- "x-...
     return math.min(more, deliveries), 0
   end
-  local _, expires, _, spared = message.head(body)
+  local _, expires, _, spared = message.head(string.sub(held, at))
   return math.min(spared + more, deliveries), expires
 end
 
+-- What is in these records, as far as it fits: how many; deliveries, false for what is no record; how often they were
+-- spared; when they expire; the messages. What goes alone is taken by itself, if this claim has nothing yet, and leaves
+-- the others where they are.
+local function read(call, held, ended_alone, at)
+  local deliveries, spared, expires, bodies, bytes, sub = {}, {}, {}, {}, call.bytes, string.sub
+  local has_nothing, header, times, size, _ = call.company + call.count == 0, nil, nil, nil, nil
+  for i = 1, #held do
+    local this, n, ends = held[i] or "", 0, 0
+    local body = this
+    if bytes >= call.max_bytes then -- they are larger than any before
+      return i - 1, deliveries, spared, expires, bodies
+    end
+    if not header or sub(this, 1, size) ~= header then -- most are that of the one before
+      times, size = record.header_of(this)
+      header = times and sub(this, 1, size)
+    end
+    if times then
+      n, ends = spared_before(this, size + 1, times, ended_alone and not ended_alone[at + i] and 1 or 0)
+      if n > 1 and has_nothing and i > 1 then
+        return i - 1, deliveries, spared, expires, bodies
+      end
+      body = message.spare(this, n, size + 1)
+    end
+    deliveries[i], spared[i], expires[i], bodies[i], bytes = times or false, n, ends, body, bytes + #body
+    if n > 1 and has_nothing then
+      return 1, deliveries, spared, expires, bodies
+    end
+  end
+  return #held, deliveries, spared, expires, bodies
+end
+
 -- Hand out these entries, bury them or set them apart, as long as there is room; answers how many are gone from where
--- they were. `spare`: leases have ended. What must go alone is taken out by itself if this claim has nothing yet.
-local function take_out(this, call, step, index, records, found, spare)
+-- they were. `ended_alone`: they are leases that have ended, and which of them were alone.
+local function take_out(this, call, step, index, records, found, ended_alone)
   local at = 0
   while at < #found do
-    local many, bytes = math.min(lane.fitting(this, call), #found - at), call.bytes
-    if many == 0 then
+    local room = math.min(lane.fitting(this, call), #found - at)
+    if room == 0 then
       break
     end
-    local held = redis.call("HMGET", records, unpack(found, at + 1, at + many))
-    local deliveries, bodies, spared, expires = {}, {}, {}, {}
-    local scores = spare and redis.call("ZMSCORE", index, unpack(found, at + 1, at + many))
-    for i = 1, many do
-      if bytes >= call.max_bytes then -- they are larger than any before
-        many = i - 1
-        break
-      end
-      bytes = bytes + #(held[i] or "")
-      local _
-      deliveries[i], _, _, bodies[i] = record.split(held[i] or "")
-      if deliveries[i] then
-        local more = scores and not bands.alone(scores[i]) and 1 or 0
-        spared[i], expires[i] = spared_before(bodies[i], deliveries[i], more)
-      end
-      if call.company + call.count == 0 and (spared[i] or 0) > 1 then
-        many = math.max(1, i - 1) -- by itself: what goes alone leaves the others where they are
-        break
-      end
-    end
+    local held = redis.call("HMGET", records, unpack(found, at + 1, at + room))
+    local many, deliveries, spared, expires, bodies = read(call, held, ended_alone, at)
     redis.call("ZREM", index, unpack(found, at + 1, at + many))
     redis.call("HDEL", records, unpack(found, at + 1, at + many))
     call.freed = true
-    for i = 1, many do
-      local before, body, n = deliveries[i], bodies[i], spared[i]
-      if before then
-        this.largest = math.max(this.largest, #body)
-        if n > 1 then
-          local apart = require("lib.apart")
-          apart.send(this, call, before, n, expires[i], step, body, records == KEYS[this.at + 2] and found[at + i],
-            many == 1)
-        else
-          lane.hand(this, call, before + 1, n, expires[i], step, { message.spare(body, n) }, 1, 1)
+    local i = 1
+    while i <= many do
+      local before, n, ends, to = deliveries[i], spared[i], expires[i], i
+      this.largest = math.max(this.largest, #bodies[i])
+      if not before then
+        if held[i] then
+          lane.bury(this, call, "corrupt", 0, step, held[i], records == KEYS[this.at + 4] and found[at + i])
         end
-      elseif held[i] then
-        lane.bury(this, call, "corrupt", 0, step, held[i], records == KEYS[this.at + 4] and found[at + i])
+      elseif n > 1 then
+        local apart = require("lib.apart")
+        apart.send(this, call, before, n, ends, step, bodies[i], records == KEYS[this.at + 2] and found[at + i],
+          many == 1)
+      else
+        while to < many and deliveries[to + 1] == before and spared[to + 1] == n and expires[to + 1] == ends do
+          to = to + 1
+          this.largest = math.max(this.largest, #bodies[to])
+        end
+        lane.hand(this, call, before + 1, n, ends, step, bodies, i, to)
       end
+      i = to + 1
     end
     lane.lease(this, call)
     at = at + many
@@ -78,7 +98,7 @@ end
 
 -- What is due in this step of an index, by `now`; answers how many entries are gone from there. Behind dead letters it
 -- looks again: what is due behind them goes first.
-local function recover(this, call, step, index, records, now, spare)
+local function recover(this, call, step, index, records, now, are_leases)
   local gone = 0
   while lane.room(call) > 0 do
     local most = math.min(lane.room(call), MOST - gone)
@@ -86,8 +106,9 @@ local function recover(this, call, step, index, records, now, spare)
       call.limit = call.count -- what comes behind them must wait for its turn
       break
     end
-    local found = due.now(index, step, last(this, call, step), now, most)
-    gone = gone + take_out(this, call, step, index, records, found, spare)
+    local ended_alone = are_leases and {}
+    local found = due.now(index, step, last(this, call, step), now, most, ended_alone)
+    gone = gone + take_out(this, call, step, index, records, found, ended_alone)
     if #found < most then
       break
     end

@@ -1,4 +1,5 @@
 -- A claim that is sent again is answered with the leases that it has, unchanged, and with the dead letters it made.
+local lane = require("lib.lane")
 local receipts = require("lib.receipts")
 local record = require("lib.record")
 
@@ -10,8 +11,9 @@ local function of(this, call, names)
     if held[i] then
       local deliveries, step, _, body = record.split(held[i])
       local out, n = call.out, #call.out
-      out[n + 1], out[n + 2], out[n + 3], out[n + 4], out[n + 5] = this.index, names[i], deliveries, step, body
-      found = true
+      out[n + 1], out[n + 2] = names[i], body
+      lane.tell(this, call, deliveries, step, 1)
+      call.attempt, found = -1, true
     end
   end
   return found

@@ -117,6 +117,7 @@ class Queue:
         }
         if moved:
             self.db.zadd(key, moved)
+        self._no_rest()
 
     def pass_one(self, ms: int, ids: list[str]) -> None:
         """Let these delayed messages be so much older."""
@@ -128,6 +129,11 @@ class Queue:
     def pass_one_lease(self, receipt: str) -> None:
         """Let this lease be past its deadline."""
         self.db.zincrby(self.keys.unacked, -10_000_000, receipt)
+        self._no_rest()
+
+    def _no_rest(self) -> None:
+        """Deadlines were moved: the moment until which none ends is not what it was."""
+        self.db.hdel(self.keys.meta, "quiet")
 
     def expire(self) -> None:
         """Let every lease be past its deadline, in the order they were."""

@@ -228,6 +228,14 @@ def test_numbers_and_purge_know_it(q: Queue) -> None:
     assert q.run(calls.purge(q.keys, unacked=True)).unacked == 2
 
 
+def test_what_was_set_apart_goes_before_what_a_plain_claim_would_take(q: Queue) -> None:
+    twice(q, "a", "b")
+    q.put("new", "newer", "newest")
+    q.take(1, company=HOLDS)
+    q.take(1, company=HOLDS)
+    assert names(q.take(1)) == ["a"]
+
+
 def test_the_release_before_loses_nothing_of_it(q: Queue) -> None:
     """14144c1 does not know it: it leaves what waits to go alone, and counts all deliveries."""
     text = OLDER.read_text()

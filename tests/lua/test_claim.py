@@ -442,6 +442,24 @@ def test_the_same_claim_id_twice_overwrites_no_lease(q: Queue) -> None:
     assert sorted(q.places()) == [str(i) for i in range(10)]
 
 
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_claim_id_that_some_leases_have_already_gives_no_others(q: Queue, count: int) -> None:
+    """A plain claim meets them when it writes, and takes back what it had written by then."""
+    q.put(*range(10))
+    q.take(1)
+    first = q.claiming(2, claim_id="me-1")
+    q.run(first)
+    acks = [each.receipt for each in q.take(count)] if count else []
+    again = q.claiming(5, claim_id="me-1", acks=[acks])
+    assert _is_plain(q, again)
+    stats, ready = q.stats, q.ready
+    got = q.run(again)
+    assert names(got.deliveries) == ["1", "2"]
+    assert len(got.lost_acks) == 0
+    assert (len(q.unacked), q.ready) == (3, ready)
+    assert q.stats == stats | ({"acked": count} if count else {})
+
+
 def test_a_late_original_behind_its_retry_doubles_nothing(q: Queue) -> None:
     q.put(*range(4))
     call = q.claiming(2)
@@ -962,7 +980,8 @@ def test_many_leases_are_set_right_a_thousand_at_a_time(q: Queue) -> None:
     left = []
     for _ in range(4):
         q.claim(0)
-        left.append(sum(lease.deadline - q.now() > 61_000 for lease in q.unacked.values()))
+        now = q.now()
+        left.append(sum(lease.deadline - now > 61_000 for lease in q.unacked.values()))
     assert left == [1400, 400, 0, 0]
     assert abs(int(q.meta["seen"]) - q.now()) < 1000
 
@@ -1020,12 +1039,14 @@ def test_large_claims_of_messages_sent_as_one_call(q: Queue) -> None:
 # ── the plain way and the full one ────────────────────────────────────────────────────────────
 
 
+SHORT = "is_plain = is_plain and pcall(look) and take > 0"
+
+
 def _in_full(q: Queue, call: Call[Claimed]) -> Claimed:
     """The same claim by the script without its short way."""
     text = scripts.get("claim").text
-    short = "if is_plain and pcall(look) and is_plain then"
-    assert short in text
-    sha = q.db.script_load(text.replace(short, "if false then"))
+    assert SHORT in text
+    sha = q.db.script_load(text.replace(SHORT, "is_plain = false"))
     reply = q.db.execute_command("EVALSHA", sha, len(call.keys), *call.keys, *call.args)
     return call.parse(reply, call.repeated)
 
@@ -1033,10 +1054,8 @@ def _in_full(q: Queue, call: Call[Claimed]) -> Claimed:
 def _is_plain(q: Queue, call: Call[Claimed]) -> bool:
     """Whether this claim would go the short way; it is not made."""
     text = scripts.get("claim").text
-    short = "if is_plain and pcall(look) and is_plain then"
-    assert short in text
-    asked = "do return is_plain and pcall(look) and is_plain and #names > 0 end if false then"
-    text = text.replace(short, asked)
+    assert SHORT in text
+    text = text.replace(SHORT, "do return is_plain and pcall(look) and take > 0 end")
     return bool(q.db.eval(text, len(call.keys), *call.keys, *call.args))
 
 
@@ -1105,6 +1124,33 @@ def test_a_plain_claim_tells_how_many_steps_its_fleet_has(rig: Rig, q: Queue) ->
     _primed(few)
     q.take(2)
     assert q.meta["steps"] == "4"
+
+
+@pytest.mark.parametrize("what", ["claim", "extend", "claim of several"])
+def test_what_ends_soon_is_looked_for(rig: Rig, q: Queue, what: str) -> None:
+    """A plain claim does not look for a while: a lease that may end before that says so."""
+    _primed(q)
+    if what == "claim":
+        (soon,) = q.take(1, lease_ms=100)
+    elif what == "extend":
+        (soon,) = q.take(1)
+        q.run(calls.extend(q.keys, [soon.receipt], lease_ms=100))
+    else:
+        both = [q.keys] if rig.layout == "cluster" else [rig.queue("other").keys, q.keys]
+        (soon,) = q.run(calls.claim(both, "me-1", limit=1, lease_ms=100)).deliveries
+    while q.unacked[soon.receipt].deadline >= q.now():
+        pass
+    (got,) = q.take(1)
+    assert (name_of(got), got.deliveries) == (name_of(soon), 2)
+
+
+def test_a_claim_is_not_plain_while_a_lease_is_about_to_end(q: Queue) -> None:
+    _primed(q)
+    (held,) = q.take(1)
+    q.db.zadd(q.keys.unacked, {held.receipt: q.now() + 200})
+    q.db.hdel(q.keys.meta, "quiet")
+    q.take(1)
+    assert not _is_plain(q, q.claiming(1))
 
 
 def test_a_plain_claim_gives_back_what_is_larger_than_any_before(q: Queue) -> None:

@@ -294,7 +294,8 @@ def test_1_a_plain_call_looks_at_its_arguments_before_anything_moves(rig: Rig, v
         numbers = [*HOSTILE, "0x1", "1e0", "1.0", "+1"]
         tries += [{"args": [*call.args[:index], n, *call.args[index + 1 :]]} for n in numbers]
     for given in tries:
-        rig.db.hset(call.queue.meta, "seen", rig.queue().now())  # else a claim soon goes in full
+        now = rig.queue().now()  # else a claim soon goes in full
+        rig.db.hset(call.queue.meta, mapping={"seen": now, "quiet": now + 250})
         stored = rig.snapshot()
         reply = raw(rig, call, **given)
         assert str(reply).startswith("BADARG"), (given, reply)
@@ -801,6 +802,15 @@ def test_10_a_plain_claim_does_not_pop_all_before_it_knows_their_size(q: Queue) 
     claim = cost(q, q.claiming(40))
     assert len(claim.result.deliveries) == 11
     assert claim.commands["cmdstat_rpush"] <= 6
+
+
+def test_10_a_plain_claim_of_one_that_carries_an_ack_runs_twelve_commands(q: Queue) -> None:
+    """It is what a worker with a message at a time does for each: fifteen in the first release."""
+    q.put(*range(8))
+    held = q.take(1)
+    claim = cost(q, q.claiming(1, acks=[[held[0].receipt]]))
+    assert len(claim.result.deliveries) == 1
+    assert sum(claim.commands.values()) <= 12, claim.commands
 
 
 def test_10_a_wide_claim_of_small_ones_is_not_cut(q: Queue) -> None:

@@ -468,7 +468,7 @@ def test_what_waits_for_a_consumer_that_goes_is_given_back(stage: Stage) -> None
     stage.consume("q")
     stage.consume("p")
     stage.poller.pump()
-    stage.line.replies.append(claimed("a", "b") + claimed("c", queue=2)[1:])
+    stage.line.replies.append(claimed("a", "b", then=["c"]))
     assert stage.poller.receive(0)
     stage.channel.basic_cancel(f"tag-q-{id(stage.channel)}")
     assert stage.released() == [("b", 0, 1, 0)]
