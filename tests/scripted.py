@@ -76,12 +76,14 @@ def _verdicts(per_item: int, before: int) -> Callable[[Call[Any]], list[int]]:
 _DONE: dict[str, Any] = {
     "ack": [],
     "attend": [0, 0, 0, 0],
+    "dead_letter": 1,
     "extend": [],
     "publish": 1,
     "purge": [0, 0, 0],
     "reject": _verdicts(4, 2),
     "release": _verdicts(2, 4),
     "restore_foreign": [0, []],
+    "touch": 4,
 }
 
 

@@ -559,6 +559,28 @@ def reject(
     return Call(_REJECT, keys, (*keys.reject, *results), args, _verdicts)
 
 
+_DEAD_LETTER = scripts.declared(
+    "dead_letter",
+    keys=("dead", "stats"),
+    argv=("call_id", "attempt", "reason", "detail", "step", "message"),
+)
+
+
+def dead_letter(
+    keys: QueueKeys, message: bytes, *, call_id: str, reason: str, detail: str = "", step: int = 1
+) -> Call[bool]:
+    """Dead-letter a message that was popped off a ready list, without a lease.
+
+    Whether it was added: False if this is a repeated call, and an earlier one did it.
+    """
+    check_reason(reason)
+    detail = arguments.readable(detail, 4096)
+    args = [call_id, 0, reason, detail, _whole("step", step, 1, 10), message]
+    return Call(
+        _DEAD_LETTER, keys, keys.dead_letter, args, lambda reply, _: bool(reply), attempt_at=1
+    )
+
+
 _COMPLETE = scripts.declared(
     "complete",
     keys=("unacked", "records", "stats", "result * item"),
@@ -714,6 +736,18 @@ _PAUSE = scripts.declared("pause", keys=("wake", "meta"), argv=("paused",))
 def pause(keys: QueueKeys, *, paused: bool = True) -> Call[bool]:
     """Stop (or resume) handing out messages; whether the queue was paused before."""
     return Call(_PAUSE, keys, keys.pause, [int(paused)], lambda reply, _: bool(reply))
+
+
+_TOUCH = scripts.declared(
+    "touch", keys=("wake", "meta", "stats", "ready * step"), argv=("expires_ms",)
+)
+LONGEST_LIFE = 3_162_240_000_000  # ms of a queue that expires: 100 years
+
+
+def touch(keys: QueueKeys, expires_ms: int) -> Call[int]:
+    """Let a queue that expires live on for so long; how many of its keys are there."""
+    expires_ms = _whole("expires_ms", expires_ms, 1, LONGEST_LIFE)
+    return Call(_TOUCH, keys, keys.touch, [expires_ms], lambda reply, _: reply)
 
 
 _HAND_BACK = scripts.declared(

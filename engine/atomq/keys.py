@@ -36,6 +36,7 @@ class QueueKeys:
         "claim",
         "complete",
         "dead",
+        "dead_letter",
         "delayed",
         "delayed_records",
         "extend",
@@ -60,6 +61,7 @@ class QueueKeys:
         "result_prefix",
         "stats",
         "steps",
+        "touch",
         "unacked",
         "wake",
         "watch",
@@ -113,6 +115,8 @@ class QueueKeys:
         self.release = (*held, *later, self.wake, self.meta, self.stats, *self.ready)
         self.extend = (*held, self.meta)
         self.reject = (*held, self.dead, self.stats)
+        self.dead_letter = (self.dead, self.stats)
+        self.touch = (self.wake, self.meta, self.stats, *self.ready)
         self.redrive = (self.dead, self.wake, self.meta, self.stats, *self.ready)
         self.cancel = (*later, self.ids, self.meta, self.stats)
         self.purge = (

@@ -1,8 +1,12 @@
 -- Dead letters: a stream, so that each has an id in the order of their death and the time in it.
 local M = {}
 
--- Answers its id.
-function M.add(dead, reason, detail, deliveries, step, message)
+-- Answers its id. With `call_id` the letter can be found again by it.
+function M.add(dead, reason, detail, deliveries, step, message, call_id)
+  if call_id then
+    return redis.call("XADD", dead, "*", "reason", reason, "detail", detail, "deliveries", deliveries, "step", step,
+      "message", message, "call_id", call_id)
+  end
   return redis.call("XADD", dead, "*", "reason", reason, "detail", detail, "deliveries", deliveries, "step", step,
     "message", message)
 end

@@ -363,6 +363,20 @@ def test_who_does_not_ack_drops_nothing_unread(wire: Wire, raw: bytes) -> None:
             assert wire.db.lrange(name, 0, -1) == [raw]
 
 
+def test_what_is_unread_is_a_dead_letter_at_full_memory_too(wire: Wire) -> None:
+    name, received = next(_names), []
+    connection = wire.connect("atomq")
+    with consuming(connection, Queue(name), received, no_ack=True):
+        Producer(connection).publish({"n": 1}, routing_key=name)
+        drain(connection, received, 1)
+        wire.db.lpush(name, b"no json")
+        with full_memory(wire.db):
+            wait_until("it is popped", lambda: drain_for(connection, 0.2) or not wire.db.llen(name))
+    with Engine(wire.server.url) as engine:
+        [letter] = engine.run(calls.peek(engine.keys(name), "dead"))
+        assert (letter.reason, letter.raw) == ("undecodable", b"no json")
+
+
 def test_what_dies_in_a_claim_costs_no_call_and_no_result(wire: Wire) -> None:
     """Celery has a result backend of its own; the library's consumers tell who waits."""
     connection, name, got = wire.connect("atomq"), next(_names), []

@@ -132,6 +132,23 @@ def test_fewer_steps_than_it_died_with(rig: Rig, q: Queue) -> None:
     assert q.db.llen("q") == 1
 
 
+# ── what was popped and cannot be read ────────────────────────────────────────────────────────
+
+
+def test_a_letter_of_what_was_popped(q: Queue) -> None:
+    call = calls.dead_letter(
+        q.keys, b"\xff", call_id="c1", reason="undecodable", detail="no JSON", step=3
+    )
+    assert q.run(call) is True
+    assert q.run(call.again()) is False, "found by its call id"
+    other = calls.dead_letter(q.keys, b"\xff", call_id="c2", reason="undecodable")
+    assert q.run(other.again()) is True, "the call before was never carried out"
+    first, second = q.dead
+    assert (first.raw, first.reason, first.detail) == (b"\xff", "undecodable", "no JSON")
+    assert (first.deliveries, first.step, second.step) == (1, 3, 1)
+    assert q.stats["dead"] == 2
+
+
 # ── purge ─────────────────────────────────────────────────────────────────────────────────────
 
 

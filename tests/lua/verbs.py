@@ -79,6 +79,10 @@ VERBS: dict[str, Callable[[World], Call[Any]]] = {
     "reject": lambda w: calls.reject(
         w.q.keys, [Rejection(r, f"i{r}", "failed", "x", "null") for r in w.held[:2]]
     ),
+    "dead_letter": lambda w: calls.dead_letter(
+        w.q.keys, msg(f"{w.q.name}-unread"), call_id="u1", reason="undecodable", step=2
+    ),
+    "touch": lambda w: calls.touch(w.q.keys, 60_000),
     "complete": lambda w: calls.complete(w.q.keys, [(r, f"i{r}", "1") for r in w.held[:2]]),
     "tell": lambda w: calls.tell(w.q.keys, [("i1", "1"), ("i2", "2")]),
     "cancel": lambda w: calls.cancel(w.q.keys, [f"{w.q.name}-later", "nobody"]),

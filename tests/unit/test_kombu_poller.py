@@ -589,9 +589,9 @@ def test_what_cannot_be_read_and_nobody_acks_is_a_dead_letter(stage: Stage) -> N
     stage.poller.pump()
     stage.give([b"n", b"no JSON"])
     assert stage.got == []
-    (buried,) = [command for command in stage.engine.commands if command[0] == "XADD"]
-    assert buried[1] == "_atomq.{n}.dead"
-    assert buried[-1] == b"no JSON"
+    (letter,) = stage.engine.called("dead_letter")
+    assert letter.keys[0] == "_atomq.{n}.dead"
+    assert letter.args[-1] == b"no JSON"
 
 
 # ── beside stock ──────────────────────────────────────────────────────────────────────────────

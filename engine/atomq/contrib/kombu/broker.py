@@ -110,19 +110,22 @@ class Broker:
             ),
         )
 
-    def bury(self, queue: str, key: str, raw: bytes, error: Exception) -> None:
+    def dead_letter(self, queue: str, key: str, raw: bytes, error: Exception) -> None:
         """A message that was popped off a ready list and cannot be read: to the dead letters.
 
-        There is no lease, so this is no verb; it writes what `lua/lib/dead.lua` writes. Never
-        raises: where even that is refused, the log keeps the message.
+        Never raises: where even that is refused, the log keeps the message.
         """
         keys = self.keys(queue)
-        detail = str(error).encode(errors="replace")[:4096]
-        letter = ("reason", "undecodable", "detail", detail, "deliveries", 1)
-        step = keys.ready.index(key) + 1
+        call = calls.dead_letter(
+            keys,
+            raw,
+            call_id=self.ids.next(),
+            reason="undecodable",
+            detail=str(error),
+            step=keys.ready.index(key) + 1,
+        )
         try:
-            self.engine.command("XADD", keys.dead, "*", *letter, "step", step, "message", raw)
-            self.engine.command("HINCRBY", keys.stats, "dead", 1)
+            self.engine.run(call)
         except AtomqError as trouble:
             told = "an unreadable message of %s is lost (%s): %r"
             log.error(told, queue, trouble, raw)  # noqa: TRY400 - the trace says nothing more

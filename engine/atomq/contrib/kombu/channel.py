@@ -197,7 +197,7 @@ class Channel(virtual.Channel):
             self.auto_delete_queues.add(queue)
         expires = (kwargs.get("arguments") or {}).get("x-expires")
         if isinstance(expires, int | float) and expires > 0:
-            self._expires[queue] = int(expires)
+            self._expires[queue] = max(1, int(min(expires, calls.LONGEST_LIFE)))
         else:
             self._expires.pop(queue, None)
 
@@ -309,8 +309,7 @@ class Channel(virtual.Channel):
         expires = self._expires.get(queue)
         if expires is not None:
             self._touched[queue] = time.monotonic()
-            for key in (*keys.ready, keys.meta, keys.stats, keys.wake):
-                self.broker.engine.command("PEXPIRE", key, expires)
+            self.broker.engine.run(calls.touch(keys, expires))
 
     def _touch_now_and_then(self, queue: str) -> None:
         since = time.monotonic() - self._touched.get(queue, 0.0)

@@ -681,7 +681,7 @@ class Poller:
         try:
             callback(_payload(raw))
         except InvalidMessage as error:
-            self._broker.bury(queue, key, raw, error)
+            self._broker.dead_letter(queue, key, raw, error)
 
     def _unpop(self, key: str, raw: bytes) -> None:
         """What was popped for a consumer that has left goes back to where it was."""
