@@ -91,6 +91,8 @@ class Run:
                 rest = sum(self._expected(name) for _, name, _ in steps[done:])
                 rest = min(rest, scale.minutes * 60 - (time.monotonic() - began))
                 progress.update(bar, completed=done, description=text, left=_clock(rest))
+                if not self._console.is_terminal and entrant is steps[done - done % len(field)][2]:
+                    self._console.print(f"{_clock(rest)} left, round {turn + 1}: {workload}")
                 self._step(workload, entrant)
         return scale.rounds
 

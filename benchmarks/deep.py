@@ -20,29 +20,31 @@ TOKEN = re.compile(
 )
 CHUNK = 20_000
 
+# A word is sent in pieces, between which the digits of a copy's identifiers stand.
 COPY = """
-local first, last, step, count = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local patterns, stems = {}, {}
-for t = 1, count do
-  local token = ARGV[4 + t]
-  patterns[t], stems[t] = string.gsub(token, '%-', '%%-'), string.sub(token, 1, -13)
+local first, last, step = ARGV[1], ARGV[2], ARGV[3]
+local commands, at = {}, 4
+while ARGV[at] do
+  local command = {}
+  for w = 1, ARGV[at] do
+    at = at + 1
+    local pieces = {}
+    for p = 1, ARGV[at] do
+      pieces[p] = ARGV[at + p]
+    end
+    command[w], at = pieces, at + #pieces
+  end
+  commands[#commands + 1], at = command, at + 1
 end
 for i = first, last do
   local digits = string.format('%012d', i)
-  local at = 5 + count
-  while ARGV[at] do
-    local command, length = ARGV[at], ARGV[at + 1]
-    local words = {}
-    for w = 1, length do
-      local word = ARGV[at + 1 + w]
-      for t = 1, count do
-        word = string.gsub(word, patterns[t], stems[t] .. digits)
-      end
-      words[w] = word
+  for c = 1, #commands do
+    local command, words = commands[c], {}
+    for w = 1, #command do
+      words[w] = table.concat(command[w], digits)
     end
-    if command == 'ZADD' then words[2] = string.format('%.0f', words[2] + step * i) end
-    redis.call(command, unpack(words))
-    at = at + 2 + length
+    if words[1] == 'ZADD' then words[3] = string.format('%.0f', words[3] + step * i) end
+    redis.call(unpack(words))
   end
 end
 """
@@ -65,16 +67,30 @@ def fill(
     commands = named or [words for words in commands if words[0] in ("RPUSH", "XADD")]
     if not commands:
         raise NotStored("one message leaves nothing that can be copied")
-    tokens = sorted({token for words in commands for token in _tokens(*words)})
-    flat = [word for words in commands for word in (words[0], len(words) - 1, *words[1:])]
+    flat: list[Any] = []
+    for words in commands:
+        flat.append(len(words))
+        for word in words:
+            pieces = _pieces(word)
+            flat += [len(pieces), *pieces]
     sha = admin.script_load(COPY)
     for first in range(1, number, CHUNK):
         last = min(first + CHUNK, number) - 1
         step = 1 if later else -1
-        admin.execute_command("EVALSHA", sha, 0, first, last, step, len(tokens), *tokens, *flat)
+        admin.execute_command("EVALSHA", sha, 0, first, last, step, *flat)
         if ended():
             return last + 1
     return number
+
+
+def _pieces(word: bytes | str) -> list[bytes]:
+    """Cut out the last twelve digits of each identifier in this word."""
+    text = word.encode() if isinstance(word, str) else word
+    ends = [match.end() for match in TOKEN.finditer(text)]
+    starts = [0, *ends]
+    return [text[start : end - 12] for start, end in zip(starts, ends, strict=False)] + [
+        text[starts[-1] :]
+    ]
 
 
 def _tokens(*words: Any) -> list[bytes]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
 OURS = ("cmdstat_info", "cmdstat_config|resetstat", "cmdstat_flushall", "cmdstat_ping")
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """Counters since the server's start; a difference of two is a cost."""
 
     commands: float
@@ -31,12 +29,9 @@ class Reading:
     memory: float
     """Bytes the server has allocated."""
 
-    def __sub__(self, other: Reading) -> Reading:
-        return Reading(*(mine - theirs for mine, theirs in zip(self._all, other._all, strict=True)))
-
-    @property
-    def _all(self) -> tuple[float, ...]:
-        return tuple(vars(self).values())
+    def less(self, other: Reading) -> Reading:
+        """What came between the other and this one."""
+        return Reading(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
 
 
 class Meter:
@@ -50,16 +45,17 @@ class Meter:
         return self._read(sessions)
 
     def spent(self, begin: Reading, sessions: Iterable[int] = ()) -> Reading:
-        """What was spent since `begin`, less what reading spends: a second reading shows that."""
+        """What was spent since `begin`, less what reading spends.
+
+        Readings that follow at once show that: the cheaper of two, as consumers may work between.
+        """
         end = self._read(sessions)
-        spent, own = end - begin, self._read(()) - end
-        return Reading(
-            spent.commands,
-            spent.round_trips - own.round_trips,
-            spent.bytes - own.bytes,
-            max(0.0, spent.server_us - own.server_us),
-            spent.client_us,
-            spent.memory,
+        again = self._read(())
+        own = map(min, again.less(end), self._read(()).less(again))
+        total = end.less(begin)
+        spent = Reading(*(max(0.0, all_ - part) for all_, part in zip(total, own, strict=True)))
+        return spent._replace(
+            commands=total.commands, client_us=total.client_us, memory=total.memory
         )
 
     def _read(self, sessions: Iterable[int]) -> Reading:

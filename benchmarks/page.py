@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks.plot import Line, draw, median, short
@@ -283,10 +284,10 @@ def _order(section: Section, part: str, results: Results) -> list[str]:
 
 def summary(results: Results) -> Table:
     """What the terminal shows at the end."""
-    shown = Table()
-    heads = ("", "publish/s", "batch/s", "consume/s", "tasks/s", "wake ms", "idle cmds/s", "B/msg")
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False)
+    heads = ("", "publish/s", "batch/s", "consume/s", "tasks/s", "wake ms", "idle c/s", "B/msg")
     for head in heads:
-        shown.add_column(head, justify="right" if head else "left")
+        shown.add_column(head, justify="right" if head else "left", no_wrap=True)
     columns = (
         ("publish 100", "rate"),
         ("batch 100", "rate"),

@@ -14,7 +14,8 @@ from benchmarks.peer import Cannot, Peer, handled
 class Stream(Peer):
     """The broker that acknowledges. Its group reads from the stream's beginning.
 
-    At the default it reads what is published after its first worker began, and the rest never.
+    Emptying the server removes the group. At the default, a group made by the worker that comes
+    next would never read what was published before.
     """
 
     async def open(self) -> None:
