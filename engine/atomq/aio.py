@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Generator, Sequence
@@ -13,24 +12,35 @@ from typing import Any, Self, TypeVar, overload
 from redis import exceptions as server
 from redis.asyncio.connection import AbstractConnection
 
-from atomq import arguments, connect, exchange, fork, wires
+from atomq import arguments, connect, exchange, fork, waiting, wires
 from atomq.address import Address
-from atomq.calls import Call
-from atomq.client import SERVER_ERRORS, EngineBase, warn_no_blocking
+from atomq.calls import Call, Claimed
+from atomq.client import EngineBase
+from atomq.conversation import PUSHED, Conversation
 from atomq.errors import AtomqError, InvalidArgument, ServerUnavailable
-from atomq.exchange import Ask, Pause, Retry, Send, bare, connecting, not_reached, translated
+from atomq.exchange import (
+    SERVER_ERRORS,
+    Ask,
+    Pause,
+    Retry,
+    Send,
+    bare,
+    connecting,
+    not_reached,
+    translated,
+)
 from atomq.flows import Flow, Get, Listen, Rest, Sleep, Wait, Withdraw
 from atomq.options import Options
 from atomq.outage import PATIENCE, Outage, outage_of
 from atomq.pool_aio import AsyncPool, connected, heeded, readable
 from atomq.shared import AsyncShared, cancelling
+from atomq.waiting import Line, Steps, Waiting
 
 log = logging.getLogger("atomq.client")
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-LONG = 86_400.0  # seconds: instead of the socket's own timeout, where an answer may take its time
 PROMPT = 5.0  # seconds: an answer that is on its way does not take longer
 
 
@@ -172,7 +182,7 @@ class AsyncEngine(EngineBase):
     async def _close(self) -> None:
         for task in self.at_close:
             await asyncio.to_thread(task)
-        await self.listener.close()
+        self.listener.close()
         await self._lines.close()
 
     def forked(self) -> None:
@@ -289,7 +299,9 @@ class AsyncEngine(EngineBase):
         if waiter is None:
             raise InvalidArgument(f"{effect} needs a waiter")
         if isinstance(effect, Wait):
-            return await waiter.wait(effect.keys, effect.seconds)
+            return await waiter.wait(
+                effect.keys, effect.seconds, effect.ahead, on_time=effect.on_time
+            )
         if isinstance(effect, Withdraw):
             return await waiter.withdraw()
         if isinstance(effect, Listen):
@@ -381,9 +393,17 @@ class _ClusterLines:
         client = await self.client()
         return await self._open(client.get_random_node())
 
+    async def unblock(self, client_id: int, node: tuple[str, int] | None) -> None:
+        client = await self.client()
+        await self.command(("CLIENT UNBLOCK", client_id), client.get_node(*(node or ())))
+
     async def _open(self, node: Any) -> AbstractConnection:
         connection: AbstractConnection = node.connection_class(**node.connection_kwargs)
         await connected(connection)
+        # redis-py says HELLO too, and drops the answer.
+        await connection.send_command("HELLO", 3, check_health=False)
+        untyped: Any = connection
+        untyped.handshake_metadata = await connection.read_response()
         return connection
 
     async def close(self) -> None:
@@ -426,16 +446,19 @@ class _Ear:
 
     def tell(self, what: bytes | Exception) -> None:
         """A message came, or the connection broke."""
-        if isinstance(what, bytes):
-            self._heard.put_nowait(what)
-        elif self.subscribed.done():
-            self._heard.put_nowait(server.ConnectionError(str(what)))
-        else:
-            self.subscribed.set_exception(what)
+        if isinstance(what, Exception):
+            self.confirm(what)
+            what = server.ConnectionError(str(what))  # of its own: each task raises it
+        self._heard.put_nowait(what)
 
-    def confirm(self) -> None:
-        """The server has subscribed us."""
-        if not self.subscribed.done():
+    def confirm(self, answer: Any) -> None:
+        """The server has subscribed us, or an error says that it has not."""
+        if self.subscribed.done():
+            return
+        if isinstance(answer, Exception):
+            self.subscribed.set_exception(answer)
+            self.subscribed.exception()  # the task that listens may have been cancelled
+        else:
             self.subscribed.set_result(None)
 
 
@@ -445,203 +468,225 @@ class _Listener:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._audience: dict[str, set[_Ear]] = {}
-        self._connection: AbstractConnection | None = None
-        self._reading: asyncio.Task[None] | None = None
+        self._wire: wires.AsyncWire | wires.AsyncMemoryWire | None = None
+        self._talk = Conversation()
         self._era = engine.era
-        self._writing = asyncio.Lock()
+        self._opening = asyncio.Lock()
 
     async def listen(self, channel: str) -> _Ear:
         """Listen from now on: once this returns, no message on the channel is missed."""
         ear = _Ear(channel)
         try:
-            async with self._writing:
+            async with self._opening:
                 if self._era != self._engine.era:
                     self._break(server.ConnectionError("there is another master, or token"))
-                if self._connection is None:
+                if self._wire is None:
                     self._era = self._engine.era
-                    self._connection = await self._engine._lines.fresh()
-                    self._reading = asyncio.ensure_future(self._read(self._connection))
-                self._audience.setdefault(channel, set()).add(ear)
-                # Also where others listen already: the answer says that this is so.
-                send = self._connection.send_command("SUBSCRIBE", channel, check_health=False)
-                await heeded(send)
+                    connection = await self._engine._lines.fresh()
+                    self._talk = Conversation()
+                    self._wire = wires.taken_async(connection, self._received, self._break)
+            self._audience.setdefault(channel, set()).add(ear)
+            # Also where others listen already: the answer says that this is so.
+            self._wire.write(self._talk.subscribe("SUBSCRIBE", [channel], ear))
             async with asyncio.timeout(PROMPT):
                 await ear.subscribed
         except BaseException as error:
-            if isinstance(error, SERVER_ERRORS):
+            if isinstance(error, SERVER_ERRORS) and not isinstance(error, server.ResponseError):
                 self._break(error)
-            await to_the_end(self.leave(ear))
+            self.leave(ear)
             raise
         return ear
 
-    async def leave(self, ear: _Ear) -> None:
+    def leave(self, ear: _Ear) -> None:
         """Listen no more."""
         audience = self._audience.get(ear.channel, set())
         audience.discard(ear)
-        if audience or ear.channel not in self._audience:
-            return
-        async with self._writing:
-            if self._audience.get(ear.channel) or self._connection is None:
-                return
-            self._audience.pop(ear.channel, None)
-            try:
-                await self._connection.send_command("UNSUBSCRIBE", ear.channel, check_health=False)
-            except SERVER_ERRORS as error:
-                self._break(error)
+        if not audience and self._audience.pop(ear.channel, None) is not None and self._wire:
+            self._wire.write(self._talk.subscribe("UNSUBSCRIBE", [ear.channel], None))
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close the connection; whoever listens is told that it broke."""
         self._break(server.ConnectionError("the engine was closed"))
 
-    async def _read(self, connection: AbstractConnection) -> None:
+    def _received(self, data: Any) -> None:
         try:
-            while True:
-                said = await connection.read_response(timeout=LONG, push_request=True)
-                if not isinstance(said, list) or len(said) < 3:
-                    continue
-                for ear in tuple(self._audience.get(said[1].decode(), ())):
-                    if said[0] == b"message":
-                        ear.tell(said[2])
-                    elif said[0] == b"subscribe":
-                        ear.confirm()
-        except SERVER_ERRORS as error:
-            if connection is self._connection:
-                self._break(error)
-        finally:
-            with contextlib.suppress(*SERVER_ERRORS):
-                await connection.disconnect(nowait=True)
+            for purpose, reply in self._talk.feed(data):
+                if purpose is PUSHED:
+                    if reply[0] == b"message":
+                        for ear in tuple(self._audience.get(reply[1].decode(), ())):
+                            ear.tell(reply[2])
+                elif purpose is not None:
+                    purpose.confirm(reply)
+        except server.RedisError as error:
+            self._break(error)
 
     def _break(self, error: Exception) -> None:
         """Tell all that listen. The next who does opens a new connection."""
-        reading, self._reading, self._connection = self._reading, None, None
+        wire, self._wire = self._wire, None
         audience, self._audience = self._audience, {}
+        if wire is not None:
+            wire.close()
         for ears in audience.values():
             for ear in ears:
                 ear.tell(error)
-        if reading is not None and reading is not asyncio.current_task():
-            reading.cancel()
 
 
 # ── waiting ───────────────────────────────────────────────────────────────────────────────────
 
 
 class AsyncWaiter:
-    """Connections of their own for what blocks. Belongs to one task at a time. See `Waiter`."""
+    """The asyncio twin of `Waiter`. It belongs to one task at a time."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._lines: list[tuple[AbstractConnection, list[str]]] = []
-        self._out: dict[int, asyncio.Task[Any]] = {}
-        self._keys: tuple[str, ...] = ()
+        self._waiting = Waiting(engine)
         self._era = engine.era
         self._ear: _Ear | None = None
 
     @property
     def connected(self) -> bool:
         """Whether there is anything to close."""
-        return bool(self._lines) or self._ear is not None
+        return bool(self._waiting.lines) or self._ear is not None
 
-    async def wait(self, keys: tuple[str, ...], seconds: float) -> str | None:
-        """The list a token came from, or None after `seconds` (or when the connection broke)."""
-        try:
-            await self._leave_old()
-            if keys != self._keys:
-                await self.close()
-                self._lines = await self._engine._lines.blocking(keys)
-                self._keys = keys
-            for index, (connection, names) in enumerate(self._lines):
-                if index not in self._out:
-                    self._out[index] = asyncio.ensure_future(_blpop(connection, names))
-                    self._out[index].add_done_callback(_seen)
-            await asyncio.wait(
-                self._out.values(), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-            )
-            for index, task in self._out.items():
-                if task.done():
-                    del self._out[index]
-                    return _list_of(task.result())
-        except server.NoPermissionError as error:
-            warn_no_blocking(error)
-            await self.close()
-            await asyncio.sleep(seconds)
-        except SERVER_ERRORS:
-            await self.close()
-            await asyncio.sleep(min(seconds, 0.05))  # the claim that follows meets the same trouble
-        return None
+    async def wait(
+        self,
+        keys: tuple[str, ...],
+        seconds: float,
+        ahead: Call[Claimed] | None = None,
+        *,
+        on_time: bool = True,
+    ) -> str | Claimed | None:
+        """See `flows.Wait`."""
+        return await self._drive(self._waiting.wait(keys, seconds, ahead, on_time=on_time))
 
-    async def withdraw(self) -> str | None:
-        """Take the BLPOP back; the list whose token it had taken after all, or None."""
-        taken = None
-        try:
-            for index, task in list(self._out.items()):
-                if not task.done():
-                    await self._unblock(self._lines[index][0])
-                await asyncio.wait({task}, timeout=PROMPT)
-                if task.cancelled():
-                    raise server.ConnectionError("the event loop ends")
-                taken = _list_of(task.result()) or taken
-                self._out.pop(index, None)
-        except (*SERVER_ERRORS, AtomqError, asyncio.InvalidStateError):
-            await self.close()
-        return taken
+    async def withdraw(self) -> str | Claimed | None:
+        """See `flows.Withdraw`."""
+        return await self._drive(self._waiting.withdraw())
 
     async def listen(self, channel: str, seconds: float) -> bytes | None:
         """The next message on a channel, or None after `seconds`; 0 only subscribes."""
         try:
-            await self._leave_old()
+            if self._era != self._engine.era:
+                self._hang_up()
+                self._era = self._engine.era
             if self._ear is None or self._ear.channel != channel:
-                await self._hang_up()
+                self._hang_up()
                 self._ear = await self._engine.listener.listen(channel)
             if seconds:
                 return await self._ear.next(seconds)
         except server.NoPermissionError as error:
             raise translated(error) from error
         except SERVER_ERRORS:
-            await self._hang_up()
+            self._hang_up()
             await asyncio.sleep(min(seconds, 0.05))
         return None
 
     async def close(self) -> None:
         """Close the connections. A token read by nobody is lost; others notice within 1.2 s."""
-        for task in self._out.values():
-            task.cancel()
-        for connection, _ in self._lines:
-            await connection.disconnect(nowait=True)
-        self._lines, self._out, self._keys = [], {}, ()
-        await self._hang_up()
+        await self._drive(self._waiting.close())
+        self._hang_up()
 
-    async def _leave_old(self) -> None:
-        if self._era != self._engine.era:
-            await self.close()
-            self._era = self._engine.era
-
-    async def _hang_up(self) -> None:
+    def _hang_up(self) -> None:
         ear, self._ear = self._ear, None
         if ear is not None:
-            await self._engine.listener.leave(ear)
+            self._engine.listener.leave(ear)
 
-    async def _unblock(self, connection: AbstractConnection) -> None:
-        hello = getattr(connection, "handshake_metadata", None)
-        client_id = (hello or {}).get(b"id")
-        if client_id is None:
-            raise server.ConnectionError("the server did not say who we are")
-        target = None
-        if isinstance(self._engine._lines, _ClusterLines):
-            client = await self._engine._lines.client()
-            target = client.get_node(connection.host, connection.port)  # type: ignore[attr-defined]
-        await self._engine._lines.command(("CLIENT UNBLOCK", client_id), target)
+    # ── driving ───────────────────────────────────────────────────────────────────────────────
+
+    async def _drive(self, steps: Steps[T]) -> T:
+        answer: Any = None
+        trouble: BaseException | None = None
+        while True:
+            try:
+                step = steps.send(answer) if trouble is None else steps.throw(trouble)
+            except StopIteration as stop:
+                value: T = stop.value
+                return value
+            finally:
+                trouble = None
+            try:
+                answer = await self._perform(step)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - raised there
+                trouble = error
+
+    async def _perform(self, step: waiting.Step) -> Any:
+        match step:
+            case waiting.Send(line, data):
+                line.wire.write(data)
+            case waiting.Hear(lines, seconds):
+                return await _hear(lines, seconds)
+            case waiting.Unblock(client_id, line):
+                await self._engine._lines.unblock(client_id, line.wire.node)
+            case waiting.Open(names):
+                found = await self._engine._lines.blocking(names)
+                return [Line(_Heard(connection), some) for connection, some in found]
+            case waiting.Close(lines):
+                for line in lines:
+                    line.wire.close()
+            case waiting.Rest(seconds):
+                await asyncio.sleep(seconds)
+        return None
 
 
-async def _blpop(connection: AbstractConnection, names: Sequence[str]) -> Any:
-    await connection.send_command("BLPOP", *names, 0, check_health=False)
-    return await connection.read_response(timeout=LONG)
+class _Heard:
+    """A wire, and what came over it and was not taken yet."""
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self._came: list[Any] = []
+        self._error: Exception | None = None
+        self.awaited: asyncio.Future[None] | None = None
+        self._wire = wires.taken_async(connection, self._received, self._lost)
+        self.hello, self.node = self._wire.hello, self._wire.node
+        self.write, self.close = self._wire.write, self._wire.close
+
+    @property
+    def has_come(self) -> bool:
+        """Whether something came, or it broke."""
+        return bool(self._came) or self._error is not None
+
+    def take(self) -> list[Any]:
+        """What came. Raises what broke it, once all that came before was taken."""
+        came, self._came = self._came, []
+        if not came and self._error is not None:
+            raise self._error
+        return came
+
+    def _received(self, data: Any) -> None:
+        self._came.append(data)
+        self._wake()
+
+    def _lost(self, error: Exception) -> None:
+        self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self.awaited is not None and not self.awaited.done():
+            self.awaited.set_result(None)
 
 
-def _seen(task: asyncio.Future[Any]) -> None:
-    """The waiter that would ask for its exception may be gone."""
-    if not task.cancelled():
-        task.exception()
+async def _hear(lines: Sequence[Line], seconds: float | None) -> Line | None:
+    if not any(line.wire.has_come for line in lines) and seconds != 0:
+        loop = asyncio.get_running_loop()
+        awaited = loop.create_future()
+        for line in lines:
+            line.wire.awaited = awaited
+        timer = loop.call_later(PROMPT if seconds is None else seconds, _give_up, awaited)
+        try:
+            await awaited
+        finally:
+            timer.cancel()
+            for line in lines:
+                line.wire.awaited = None
+    for line in lines:
+        if line.wire.has_come:
+            for data in line.wire.take():
+                line.talk.feed(data)
+            return line
+    if seconds is None:
+        raise server.TimeoutError("Timeout reading from socket")
+    return None
 
 
-def _list_of(reply: Any) -> str | None:
-    return reply[0].decode() if reply else None
+def _give_up(awaited: asyncio.Future[None]) -> None:
+    if not awaited.done():
+        awaited.set_result(None)

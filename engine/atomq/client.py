@@ -21,9 +21,10 @@ from hiredis import pack_command
 from redis import exceptions as server
 from redis.connection import AbstractConnection
 
-from atomq import arguments, connect, exchange, fork, wires
+from atomq import arguments, connect, exchange, fork, waiting, wires
 from atomq.address import Address
 from atomq.calls import Call, Claimed
+from atomq.conversation import PUSHED
 from atomq.errors import (
     AtomqError,
     InvalidArgument,
@@ -31,7 +32,17 @@ from atomq.errors import (
     ServerTooOld,
     ServerUnavailable,
 )
-from atomq.exchange import Ask, Pause, Retry, Send, bare, connecting, not_reached, translated
+from atomq.exchange import (
+    SERVER_ERRORS,
+    Ask,
+    Pause,
+    Retry,
+    Send,
+    bare,
+    connecting,
+    not_reached,
+    translated,
+)
 from atomq.flows import Flow, Get, Listen, Sleep, Wait, Withdraw
 from atomq.keys import Layout, QueueKeys
 from atomq.message import Producers
@@ -39,6 +50,7 @@ from atomq.options import Options
 from atomq.outage import PATIENCE, Outage, outage_of
 from atomq.scripts import Script, every
 from atomq.shared import Shared
+from atomq.waiting import Line, Steps, Waiting
 
 log = logging.getLogger("atomq.client")
 
@@ -46,8 +58,6 @@ FRESH = 0.5  # seconds for which a connection that was used is not looked at bef
 
 T = TypeVar("T")
 R = TypeVar("R")
-# redis-py's own, of which the cluster's are no RedisError, and what its packing may raise.
-SERVER_ERRORS = (server.RedisError, server.RedisClusterException, OSError, UnicodeEncodeError)
 
 
 class EngineBase:
@@ -106,11 +116,6 @@ class EngineBase:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.address.safe_url!r})"
-
-
-def warn_no_blocking(error: Exception) -> None:
-    """Say that BLPOP was refused."""
-    log.warning("looking for messages once a second: this user may not wait for them: %s", error)
 
 
 def check_version(hello: Any) -> None:
@@ -356,7 +361,7 @@ class Engine(EngineBase):
         if waiter is None:
             raise InvalidArgument(f"{effect} needs a waiter")
         if isinstance(effect, Wait):
-            return waiter.wait(effect.keys, effect.seconds, effect.ahead)
+            return waiter.wait(effect.keys, effect.seconds, effect.ahead, on_time=effect.on_time)
         if isinstance(effect, Withdraw):
             return waiter.withdraw()
         if isinstance(effect, Listen):
@@ -473,6 +478,9 @@ class _Lines:
 
     def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
         return [(self.fresh(), list(keys))]
+
+    def unblock(self, client_id: int, _node: tuple[str, int] | None) -> None:
+        self.command(("CLIENT UNBLOCK", client_id))
 
     def nodes(self) -> list[Node]:
         return [Node(self._engine.address.safe_url, self)]
@@ -635,6 +643,9 @@ class _ClusterLines:
         wires.opened.add(connection)
         return connection
 
+    def unblock(self, client_id: int, node: tuple[str, int] | None) -> None:
+        self.command(("CLIENT UNBLOCK", client_id), self.client.get_node(*(node or ())))
+
     def nodes(self) -> list[Node]:
         return [Node(node.name, self, node) for node in self.client.get_primaries()]
 
@@ -654,143 +665,48 @@ class _ClusterLines:
 class Waiter:
     """Connections of their own for what blocks: BLPOP on tokens, a subscription to a result.
 
-    The BLPOP stays out between two waits. Belongs to one thread at a time.
+    It belongs to one thread at a time. What it does is in `waiting.py`.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._lines: list[tuple[AbstractConnection, list[str]]] = []
-        self._out: set[int] = set()
-        self._ahead: Call[Claimed] | None = None
-        self._keys: tuple[str, ...] = ()
-        self._ear: AbstractConnection | None = None
-        self._channel = ""
+        self._waiting = Waiting(engine, inline=engine.address.kind == "memory")
+        self._ear: Line | None = None
         self._era = engine.era
-        self._blocks_inline = engine.address.kind == "memory"
 
     @property
     def connected(self) -> bool:
         """Whether there is anything to close."""
-        return bool(self._lines) or self._ear is not None
+        return bool(self._waiting.lines) or self._ear is not None
 
     def wait(
-        self, keys: tuple[str, ...], seconds: float, ahead: Call[Claimed] | None = None
+        self,
+        keys: tuple[str, ...],
+        seconds: float,
+        ahead: Call[Claimed] | None = None,
+        *,
+        on_time: bool = True,
     ) -> str | Claimed | None:
-        """The list a token came from, or None after `seconds` (or when the connection broke).
-
-        With `ahead`, see `Wait`: the result of that claim.
-        """
-        try:
-            if self._blocks_inline:
-                return self._wait_inline(keys, seconds)
-            self._leave_old()
-            if keys != self._keys:
-                self.close()
-                self._lines = self._engine._lines.blocking(keys)
-                self._keys = keys
-            if ahead is not None and len(self._lines) == 1 and not self._out and self._may():
-                return self._wait_ahead(seconds, ahead)
-            for index, (connection, names) in enumerate(self._lines):
-                if index not in self._out:
-                    connection.send_command("BLPOP", *names, 0, check_health=False)
-                    self._out.add(index)
-            for index in self._readable(seconds):
-                return self._answer(index)
-        except server.NoPermissionError as error:
-            warn_no_blocking(error)
-            self.close()
-            time.sleep(seconds)
-        except SERVER_ERRORS:
-            self.close()
-            time.sleep(min(seconds, 0.05))  # the claim that follows meets the same trouble
-        return None
-
-    def _may(self) -> bool:
-        # A wait that cannot be ended would carry out the claim behind it for nobody.
-        if self._engine.may_unblock is None:
-            with contextlib.suppress(server.NoPermissionError):
-                self._unblock(self._lines[0][0])
-                self._engine.may_unblock = True
-        return bool(self._engine.may_unblock)
-
-    def _wait_ahead(self, seconds: float, ahead: Call[Claimed]) -> str | Claimed | None:
-        connection, names = self._lines[0]
-        # The server's own end of the wait comes late, and is for a client that is there no more:
-        # nobody may be handed a message a minute after he died.
-        blpop: tuple[Any, ...] = ("BLPOP", *names, f"{seconds + 0.1:.3f}")
-        wait = pack_command(blpop)
-        self._ahead = ahead
-        self._out.add(0)
-        try:
-            packed = wait + pack_command(ahead.command())
-            connection.send_packed_command([packed], check_health=False)
-            if not connection.can_read(seconds):
-                self._unblock(connection)
-            return self._answer_ahead()
-        except (*SERVER_ERRORS, AtomqError) as error:
-            self.close()
-            time.sleep(min(seconds, 0.05))
-            raise ServerUnavailable(str(error)) from error
-
-    def _answer_ahead(self) -> str | Claimed | None:
-        connection, _ = self._lines[0]
-        ahead, replies = self._ahead, []
-        assert ahead is not None
-        for _ in range(2):
-            try:
-                replies.append(connection.read_response())
-            except server.ResponseError as error:
-                replies.append(error)
-        self._out.clear()
-        self._ahead = None
-        token, reply = replies
-        if isinstance(token, server.NoPermissionError):
-            warn_no_blocking(token)
-            time.sleep(0.5)
-        if isinstance(reply, Exception):  # a claim that is asked for the answer will tell
-            return _text(token[0]) if isinstance(token, list) else None
-        return ahead.parse(reply, False)
+        """See `flows.Wait`."""
+        return self._drive(self._waiting.wait(keys, seconds, ahead, on_time=on_time))
 
     def withdraw(self) -> str | Claimed | None:
-        """Take the BLPOP back; the list whose token it had taken after all, or None.
-
-        With a claim behind it: its result.
-        """
-        if self._ahead is not None:
-            try:
-                if not self._lines[0][0].can_read(0):
-                    self._unblock(self._lines[0][0])
-                return self._answer_ahead()
-            except (*SERVER_ERRORS, AtomqError) as error:
-                self.close()
-                raise ServerUnavailable(str(error)) from error
-        taken = None
-        try:
-            for index in sorted(self._out):
-                connection, _ = self._lines[index]
-                if not connection.can_read(0):
-                    self._unblock(connection)
-                taken = self._answer(index) or taken
-        except (*SERVER_ERRORS, AtomqError):
-            self.close()
-        return taken
+        """See `flows.Withdraw`."""
+        return self._drive(self._waiting.withdraw())
 
     def listen(self, channel: str, seconds: float) -> bytes | None:
         """The next message on a channel, or None after `seconds`; 0 only subscribes."""
         try:
-            self._leave_old()
-            if self._ear is None or self._channel != channel:
-                self._hang_up()
-                self._ear = self._engine._lines.fresh()
-                self._ear.send_command("SUBSCRIBE", channel, check_health=False)
-                self._ear.read_response(push_request=True)
-                self._channel = channel
+            ear = self._listening(channel)
             deadline = time.monotonic() + seconds
-            while seconds and self._ear.can_read(max(0.0, deadline - time.monotonic())):
-                said = self._ear.read_response(push_request=True)
-                if isinstance(said, list) and said and said[0] == b"message":
-                    found: bytes = said[2]
-                    return found
+            while seconds:
+                for purpose, reply in ear.talk:
+                    if purpose is PUSHED and reply[0] == b"message":
+                        found: bytes = reply[2]
+                        return found
+                if not ear.wire.readable(max(0.0, deadline - time.monotonic())):
+                    break
+                ear.talk.feed(ear.wire.receive())
         except server.NoPermissionError as error:
             self._hang_up()
             raise translated(error) from error
@@ -799,59 +715,95 @@ class Waiter:
             time.sleep(min(seconds, 0.05))
         return None
 
+    def _listening(self, channel: str) -> Line:
+        if self._era != self._engine.era:
+            self._hang_up()
+            self._era = self._engine.era
+        if self._ear is None or self._ear.names != [channel]:
+            self._hang_up()
+            ear = self._ear = _line(self._engine._lines.fresh(), [channel])
+            ear.wire.send(ear.talk.subscribe("SUBSCRIBE", [channel], channel))
+            while ear.talk.under_way:
+                for purpose, reply in ear.talk.feed(ear.wire.receive()):
+                    if purpose == channel and isinstance(reply, Exception):
+                        raise reply
+        return self._ear
+
     def close(self) -> None:
         """Close the connections. A token read by nobody is lost; others notice within 1.2 s."""
-        for connection, _ in self._lines:
-            connection.disconnect()
-        self._lines, self._out, self._keys, self._ahead = [], set(), (), None
+        self._drive(self._waiting.close())
         self._hang_up()
 
-    def _leave_old(self) -> None:
-        if self._era != self._engine.era:
-            self.close()
-            self._era = self._engine.era
-
     def _hang_up(self) -> None:
-        if self._ear is not None:
-            self._ear.disconnect()
-        self._ear, self._channel = None, ""
+        ear, self._ear = self._ear, None
+        if ear is not None:
+            ear.wire.close()
 
-    def _readable(self, seconds: float) -> list[int]:
-        if len(self._lines) == 1:
-            return [0] if self._lines[0][0].can_read(seconds) else []
-        for index, (connection, _) in enumerate(self._lines):
-            if connection.can_read(0):
-                return [index]
-        with selectors.DefaultSelector() as selector:
-            for index, (connection, _) in enumerate(self._lines):
-                sock: Any = connection._sock
-                selector.register(sock, selectors.EVENT_READ, index)
-            return [key.data for key, _ in selector.select(seconds)]
+    # ── driving ───────────────────────────────────────────────────────────────────────────────
 
-    def _answer(self, index: int) -> str | None:
-        self._out.discard(index)
-        reply = self._lines[index][0].read_response()
-        return _text(reply[0]) if reply else None
+    def _drive(self, steps: Steps[T]) -> T:
+        answer: Any = None
+        trouble: BaseException | None = None
+        while True:
+            try:
+                step = steps.send(answer) if trouble is None else steps.throw(trouble)
+            except StopIteration as stop:
+                value: T = stop.value
+                return value
+            finally:
+                trouble = None
+            try:
+                answer = self._perform(step)
+            except BaseException as error:  # noqa: BLE001 - raised again there
+                trouble = error
 
-    def _unblock(self, connection: AbstractConnection) -> None:
-        hello = getattr(connection, "handshake_metadata", None)
-        client_id = (hello or {}).get(b"id")
-        if client_id is None:
-            raise server.ConnectionError("the server did not say who we are")
-        target = None
-        if isinstance(self._engine._lines, _ClusterLines):
-            host, port = connection.host, connection.port  # type: ignore[attr-defined]
-            target = self._engine._lines.client.get_node(host, port)
-        try:
-            self._engine._lines.command(("CLIENT UNBLOCK", client_id), target)
-        except server.NoPermissionError:
-            self._engine.may_unblock = False
-            raise
+    def _perform(self, step: waiting.Step) -> Any:
+        match step:
+            case waiting.Send(line, data):
+                try:
+                    line.wire.send(data)
+                except BaseException:
+                    line.wire.close()  # interrupted: part of it may be on its way
+                    raise
+            case waiting.Hear(lines, seconds):
+                return _hear(lines, seconds)
+            case waiting.Unblock(client_id, line):
+                self._engine._lines.unblock(client_id, line.wire.node)
+            case waiting.Open(names):
+                return [_line(*found) for found in self._engine._lines.blocking(names)]
+            case waiting.Close(lines):
+                for line in lines:
+                    line.wire.close()
+            case waiting.Rest(seconds):
+                time.sleep(seconds)
+        return None
 
-    def _wait_inline(self, keys: tuple[str, ...], seconds: float) -> str | None:
-        if not self._lines:
-            self._lines = self._engine._lines.blocking(keys)
-        connection = self._lines[0][0]
-        connection.send_command("BLPOP", *keys, max(0.01, seconds), check_health=False)
-        reply = connection.read_response()
-        return _text(reply[0]) if reply else None
+
+def _line(connection: AbstractConnection, names: Sequence[str]) -> Line:
+    wire = wires.taken(connection)
+    line = Line(wire, names)
+    line.talk.feed(wire.read_before)
+    return line
+
+
+def _hear(lines: Sequence[Line], seconds: float | None) -> Line | None:
+    if seconds is None:
+        line = lines[0]
+    elif len(lines) == 1:
+        line = lines[0]
+        if not line.wire.readable(seconds):
+            return None
+    else:
+        readable = [line for line in lines if line.wire.readable(0)] or _select(lines, seconds)
+        if not readable:
+            return None
+        line = readable[0]
+    line.talk.feed(line.wire.receive())
+    return line
+
+
+def _select(lines: Sequence[Line], seconds: float) -> list[Line]:
+    with selectors.DefaultSelector() as selector:
+        for line in lines:
+            selector.register(line.wire.fileno(), selectors.EVENT_READ, line)
+        return [key.data for key, _ in selector.select(seconds)]

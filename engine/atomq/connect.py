@@ -451,8 +451,8 @@ class _AsyncSentinelSSLConnection(
 def _memory(_name: str) -> tuple[Any, Any]:
     """The module fakeredis, and the one server of this name in this process."""
     try:
+        import lupa  # noqa: F401, I001  (imported without it, fakeredis runs no scripts for ever)
         import fakeredis
-        import lupa  # noqa: F401  (fakeredis runs scripts with it, and says so only at the first)
     except ImportError as error:
         raise ImportError('memory:// needs fakeredis: pip install "atomq[memory]"') from error
     return fakeredis, fakeredis.FakeServer(version=(7, 4))

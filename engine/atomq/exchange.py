@@ -121,6 +121,8 @@ class _Patience:
         return Pause(min(retry.pause(self._tries), retry.budget - spent), spent, trouble)
 
 
+# redis-py's own, of which the cluster's are no RedisError, and what its packing may raise.
+SERVER_ERRORS = (server.RedisError, server.RedisClusterException, OSError, UnicodeEncodeError)
 # What passes by itself: the server loads, fails over, or is busy with another script.
 _PASSING = (
     server.BusyLoadingError,

@@ -18,9 +18,9 @@ from redis import exceptions as server
 from redis.asyncio.connection import AbstractConnection
 
 from atomq import connect, wires
-from atomq.client import FRESH, SERVER_ERRORS, check_version
+from atomq.client import FRESH, check_version
 from atomq.conversation import PUSHED, Conversation, packed
-from atomq.exchange import Unsent, connecting
+from atomq.exchange import SERVER_ERRORS, Unsent, connecting
 from atomq.shared import cancelling
 
 if TYPE_CHECKING:
@@ -309,6 +309,10 @@ class AsyncPool:
         await connected(connection)
         check_version(getattr(connection, "handshake_metadata", None))
         return connection
+
+    async def unblock(self, client_id: int, _node: tuple[str, int] | None) -> None:
+        """Say CLIENT UNBLOCK."""
+        await self.command(("CLIENT UNBLOCK", client_id))
 
     async def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
         """The same, with what is waited for on it."""

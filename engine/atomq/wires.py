@@ -72,6 +72,7 @@ class Wire:
         # To redis-py a connection without a socket is closed: it leaves this one alone.
         self._socket, untyped._sock = untyped._sock, None
         self._pending: Callable[[], int] = getattr(self._socket, "pending", _nothing)
+        self._looks = _looking_at(self._socket)
         opened.add(self)
 
     def fileno(self) -> int:
@@ -89,7 +90,12 @@ class Wire:
 
     def readable(self, seconds: float) -> bool:
         """Whether something comes within so many seconds, if it is only that the server hung up."""
-        return self._pending() > 0 or _readable(self._socket, seconds)
+        if self._pending():
+            return True
+        try:
+            return bool(self._looks(seconds))
+        except (OSError, ValueError):  # it is closed, as reading from it will say
+            return True
 
     def receive(self) -> bytes:
         """What has come, a byte at least: it waits for that. All that TLS has decrypted."""
@@ -121,15 +127,13 @@ def _nothing() -> int:
     return 0
 
 
-def _readable(sock: Any, seconds: float) -> bool:
-    try:
-        if hasattr(select, "poll"):  # eventlet and Windows have none
-            poller = select.poll()
-            poller.register(sock, select.POLLIN)
-            return bool(poller.poll(seconds * 1000))
-        return bool(select.select([sock], [], [], seconds)[0])
-    except (OSError, ValueError):  # it is closed, as reading from it will say
-        return True
+def _looking_at(sock: Any) -> Callable[[float], Any]:
+    """What looks whether a socket is readable: for so many seconds."""
+    if not hasattr(select, "poll"):  # eventlet and Windows have none
+        return lambda seconds: select.select([sock], [], [], seconds)[0]
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return lambda seconds: poller.poll(seconds * 1000)
 
 
 def _has_data(reader: Any) -> bool:

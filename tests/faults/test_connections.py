@@ -355,6 +355,39 @@ def ctrl_c(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGUSR1, before)
 
 
+@pytest.mark.parametrize("kind_of_engine", ["sync", "asyncio"])
+def test_a_claim_sent_ahead_whose_answer_was_lost_is_asked_for_again(
+    proxy: Proxy, server: Server, kind_of_engine: str
+) -> None:
+    """Behind a wait, over the connection that waits: its message was leased to no consumer."""
+    queue = Queue("q", proxy.url)
+    proxy.drop_reply(matching=b"BLPOP")
+
+    def put_when_it_waits() -> None:
+        db = server.client()
+        wait_until("it to wait", lambda: db.info("clients")["blocked_clients"])
+        Queue("q", server.url).put("x")
+
+    async def claim() -> Any:
+        async with AsyncQueue("q", proxy.url) as other:
+            message = await other.claim(timeout=5)
+            assert message is not None
+            return message.deliveries, await message.ack()
+
+    thread = threading.Thread(target=put_when_it_waits)
+    thread.start()
+    if kind_of_engine == "asyncio":
+        deliveries, _ = asyncio.run(claim())
+    else:
+        message = queue.claim(timeout=5)
+        assert message is not None
+        deliveries = message.deliveries
+        message.ack()
+    thread.join()
+    assert proxy.dropped == 1
+    assert deliveries == 1, "what was not begun is not counted"
+
+
 def test_an_interrupted_claim_leaves_nothing_leased(proxy: Proxy) -> None:
     queue = Queue("q", proxy.url)
     queue.engine.nodes()[0].load()

@@ -1,0 +1,290 @@
+"""What one consumer waits on, without I/O: BLPOP for a token, and the claim that is sent behind it.
+
+Each method of `Waiting` is a generator. It yields what to do next (`Open`, `Send`, `Hear`,
+`Unblock`, `Close`, `Rest`) and is sent the answer, or thrown the error; `Waiter` and `AsyncWaiter`
+drive it alike.
+
+A wait goes on in the server when it has ended here, so that no token falls between two waits;
+`withdraw` ends it. A claim sent ahead stands behind the wait, and the server carries it out at the
+moment the wait ends: a round trip less until a message is here. Such a wait ends in the server when
+it ends here. If the connection breaks, or a driver is interrupted, the claim may have been carried
+out: `ServerUnavailable` says so, and the consumer asks for it again, under its id.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from redis import exceptions as server
+
+from atomq.calls import Call, Claimed
+from atomq.conversation import Conversation
+from atomq.errors import AtomqError, ServerUnavailable
+from atomq.exchange import SERVER_ERRORS
+
+if TYPE_CHECKING:
+    from atomq.client import EngineBase
+
+log = logging.getLogger("atomq.client")
+
+T = TypeVar("T")
+LATE = 0.1  # seconds by which the server may end a wait late
+WAIT: Final = "the answer to BLPOP"
+CLAIM: Final = "the answer to the claim behind it"
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """One connection, and the lists that are waited for on it."""
+
+    wire: Any
+    """What moves its bytes, of the driver's kind: see `wires.py`."""
+    names: Sequence[str]
+    talk: Conversation = field(default_factory=Conversation)
+    waits: bool = False
+    """Whether a BLPOP is under way."""
+
+    @property
+    def client_id(self) -> int | None:
+        """What the server calls this connection; None: it did not say."""
+        found: int | None = self.wire.hello.get(b"id")
+        return found
+
+
+@dataclass(slots=True)
+class Open:
+    """Open connections to wait on these lists. Answer: the lines."""
+
+    names: Sequence[str]
+
+
+@dataclass(slots=True)
+class Send:
+    """Send this. Interrupted, the line is to be closed."""
+
+    line: Line
+    data: bytes
+
+
+@dataclass(slots=True)
+class Hear:
+    """Feed a line's conversation with what came for it, within so many seconds. Answer: the line.
+
+    None: nothing came. Without `seconds` an answer is on its way: it is an error if none comes.
+    """
+
+    lines: Sequence[Line]
+    seconds: float | None
+
+
+@dataclass(slots=True)
+class Unblock:
+    """Say CLIENT UNBLOCK over another connection. Raises redis-py's exceptions."""
+
+    client_id: int
+    line: Line
+
+
+@dataclass(slots=True)
+class Close:
+    """Close these lines."""
+
+    lines: Sequence[Line]
+
+
+@dataclass(slots=True)
+class Rest:
+    """Do nothing for so many seconds."""
+
+    seconds: float
+
+
+Step = Open | Send | Hear | Unblock | Close | Rest
+Steps = Generator[Step, Any, T]
+
+
+class Waiting:
+    """The rules. `inline`: a BLPOP blocks this whole process, so it is not left out (memory://)."""
+
+    def __init__(self, engine: EngineBase, *, inline: bool = False) -> None:
+        self.lines: list[Line] = []
+        self._engine = engine
+        self._inline = inline
+        self._names: tuple[str, ...] = ()
+        self._era = engine.era
+        self._ahead: Call[Claimed] | None = None
+        self._token: Any = None  # what the last wait was answered
+        self._claimed: Any = None  # and the claim behind it
+
+    # ── what is waited for ────────────────────────────────────────────────────────────────────
+
+    def wait(
+        self,
+        names: tuple[str, ...],
+        seconds: float,
+        ahead: Call[Claimed] | None = None,
+        *,
+        on_time: bool = True,
+    ) -> Steps[str | Claimed | None]:
+        """The list a token came from; None after `seconds`, or if the connection broke.
+
+        With `ahead`, see `flows.Wait`: the result of that claim. In another era of the engine
+        another server is the master, or there are other credentials: connections are made anew.
+        """
+        try:
+            if names != self._names or self._era != self._engine.era:
+                yield from self.close()
+                self._era = self._engine.era
+                self.lines = yield Open(names)
+                self._names = names
+            if ahead is None or not (yield from self._may_send_ahead()):
+                return (yield from self._wait(seconds))
+        except server.NoPermissionError as error:
+            self._warn(error)
+            yield from self.close()
+            yield Rest(seconds)
+            return None
+        except SERVER_ERRORS:
+            yield from self.close()
+            yield Rest(min(seconds, 0.05))  # the claim that follows meets the same trouble
+            return None
+        return (yield from self._wait_ahead(self.lines[0], seconds, ahead, on_time))
+
+    def withdraw(self) -> Steps[str | Claimed | None]:
+        """End the wait; the list whose token it had taken after all, or None.
+
+        With a claim behind it: its result. Raises `ServerUnavailable` if that is not to be had.
+        """
+        if self._ahead is not None:
+            return (yield from self._end(self.lines[0] if self.lines else None))
+        taken = None
+        try:
+            for line in self.lines:
+                if line.waits:
+                    if (yield Hear((line,), 0)) is None:
+                        yield from self._unblock(line)
+                    yield from self._answered(line)
+                    taken = self._taken() or taken
+        except (*SERVER_ERRORS, AtomqError):
+            yield from self.close()
+        return taken
+
+    def close(self) -> Steps[None]:
+        """Close the connections. A token read by nobody is lost; others notice within 1.2 s."""
+        lines, self.lines, self._names = self.lines, [], ()
+        if lines:
+            yield Close(lines)
+
+    def _unblock(self, line: Line) -> Steps[None]:
+        if line.client_id is None:
+            raise server.ConnectionError("the server did not say which connection this is")
+        try:
+            yield Unblock(line.client_id, line)
+        except server.NoPermissionError:
+            self._engine.may_unblock = False
+            raise
+
+    def _warn(self, error: Exception) -> None:
+        log.warning(
+            "looking for messages once a second: this user may not wait for them: %s", error
+        )
+
+    # ── without a claim behind it ─────────────────────────────────────────────────────────────
+
+    def _wait(self, seconds: float) -> Steps[str | None]:
+        for line in self.lines:
+            if not line.waits:
+                yield from self._block(line, max(0.01, seconds) if self._inline else 0)
+        line = yield Hear(self.lines, None if self._inline else seconds)
+        if line is None:
+            return None
+        yield from self._answered(line)
+        return self._taken()
+
+    def _block(self, line: Line, seconds: float, ahead: Call[Claimed] | None = None) -> Steps[None]:
+        data = line.talk.say(("BLPOP", *line.names, f"{seconds:.3f}"), WAIT)
+        if ahead is not None:
+            data += line.talk.say(ahead.command(), CLAIM)
+        line.waits = True
+        yield Send(line, data)
+
+    def _answered(self, line: Line) -> Steps[None]:
+        """Take the answers that are under way on a line. Something of them has come."""
+        while True:
+            for purpose, reply in line.talk:
+                if purpose is WAIT:
+                    line.waits, self._token = False, reply
+                elif purpose is CLAIM:
+                    self._claimed = reply
+            if not line.talk.under_way:
+                return
+            yield Hear((line,), None)
+
+    def _taken(self) -> str | None:
+        token, self._token = self._token, None
+        if isinstance(token, Exception):
+            raise token
+        return token[0].decode() if token else None
+
+    # ── with a claim behind it ────────────────────────────────────────────────────────────────
+
+    def _may_send_ahead(self) -> Steps[bool]:
+        # A wait that cannot be ended would carry out the claim behind it for nobody.
+        engine, line = self._engine, self.lines[0]
+        if self._inline or len(self.lines) > 1 or line.waits or line.client_id is None:
+            return False
+        if engine.may_unblock is None:
+            try:
+                yield from self._unblock(line)
+                engine.may_unblock = True
+            except server.ResponseError:
+                engine.may_unblock = False
+        return engine.may_unblock
+
+    def _wait_ahead(
+        self, line: Line, seconds: float, ahead: Call[Claimed], on_time: bool
+    ) -> Steps[str | Claimed | None]:
+        self._ahead, self._token, self._claimed = ahead, None, None
+        try:
+            # The server's own end of the wait is late. A wait that has to end on time is ended by
+            # CLIENT UNBLOCK, and the server's end is for a client that is there no more: a message
+            # must not be handed to a client that died a minute ago.
+            own_end = seconds + LATE if on_time else max(0.01, seconds - LATE)
+            yield from self._block(line, own_end, ahead)
+            heard = yield Hear((line,), seconds if on_time else seconds + LATE)
+        except SERVER_ERRORS as error:
+            raise (yield from self._given_up(error, 0.05)) from error
+        return (yield from self._end(line, is_heard=heard is not None))
+
+    def _end(self, line: Line | None, *, is_heard: bool = False) -> Steps[str | Claimed | None]:
+        """The result of the claim behind a wait, which ends now."""
+        ahead = self._ahead
+        assert ahead is not None
+        try:
+            if line is None:
+                raise server.ConnectionError("it was sent, and its connection was closed")
+            if not is_heard and line.waits and (yield Hear((line,), 0)) is None:
+                yield from self._unblock(line)
+            yield from self._answered(line)
+        except (*SERVER_ERRORS, AtomqError) as error:
+            raise (yield from self._given_up(error, 0.0)) from error
+        self._ahead = None
+        token, claimed = self._token, self._claimed
+        if isinstance(token, server.NoPermissionError):
+            self._warn(token)
+            yield Rest(0.5)
+        elif isinstance(token, Exception):  # a replica now: a new one may lead to the primary
+            yield from self.close()
+        if isinstance(claimed, Exception):  # a claim that is asked for the answer will tell
+            return token[0].decode() if isinstance(token, list) else None
+        return ahead.parse(claimed, False)
+
+    def _given_up(self, error: Exception, rest: float) -> Steps[ServerUnavailable]:
+        self._ahead = None
+        yield from self.close()
+        if rest:
+            yield Rest(rest)
+        return ServerUnavailable(str(error))

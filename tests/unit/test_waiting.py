@@ -1,0 +1,290 @@
+"""The rules of waiting, over orders of answers, breaks and interruptions, without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hiredis import Reader
+from hypothesis import given
+from hypothesis import strategies as st
+from redis import exceptions as server
+
+from atomq import waiting
+from atomq.errors import ServerUnavailable
+from atomq.waiting import Line, Steps, Waiting
+
+KEY = "wake"
+
+
+class Far:
+    """The server's side of one connection: it blocks, takes tokens, and carries out claims."""
+
+    def __init__(self) -> None:
+        self.reader = Reader()
+        self.said: list[list[bytes]] = []  # and not carried out: it blocks
+        self.blocked = False
+        self.tokens = 0  # given to it while no claim stood behind
+        self.claims: list[str] = []  # carried out
+        self.out = b""
+        self.era = 0
+        self.waited = ""  # until the server's own timer would end it
+        self.refuses: str | None = None  # what it says to BLPOP
+
+    def hear(self, data: bytes) -> None:
+        self.reader.feed(data)
+        while command := self.reader.gets():
+            self.said.append(command)
+        self.go_on()
+
+    def go_on(self) -> None:
+        while self.said and not self.blocked:
+            name, *words = self.said.pop(0)
+            if name == b"EVALSHA":
+                self.claims.append(words[0].decode())
+                self.out += b"*1\r\n$%d\r\n%s\r\n" % (len(words[0]), words[0])
+            elif self.refuses:
+                self.out += f"-{self.refuses}\r\n".encode()
+            else:
+                assert name == b"BLPOP"
+                assert words[0] == KEY.encode()
+                self.blocked, self.waited = True, words[-1].decode()
+
+    def end_wait(self, *, token: bool) -> None:
+        if self.blocked:
+            self.blocked = False
+            self.tokens += token and not self.said
+            self.out += b"*2\r\n$4\r\nwake\r\n$1\r\n1\r\n" if token else b"_\r\n"
+            self.go_on()
+
+
+class Stage:
+    """Drives the rules against a server that does what `moves` say."""
+
+    def __init__(self, moves: Iterator[str]) -> None:
+        self.moves = moves
+        self.engine: Any = SimpleNamespace(may_unblock=None, era=0)
+        self.waiting = Waiting(self.engine)
+        self.far = Far()
+        self.opened: list[Far] = []
+        self.closed = False
+        self.rested = 0.0
+        self.hello: dict[bytes, int] = {b"id": 7}
+        self.unblocking: Exception | None = None
+        self.unblocked = 0
+
+    def run(self, steps: Steps[Any]) -> Any:
+        answer, trouble = None, None
+        while True:
+            try:
+                step = steps.send(answer) if trouble is None else steps.throw(trouble)
+            except StopIteration as stop:
+                return stop.value
+            answer, trouble = None, None
+            try:
+                answer = self.perform(step)
+            except BaseException as error:  # noqa: BLE001 - raised again there
+                trouble = error
+
+    def perform(self, step: waiting.Step) -> Any:
+        match step:
+            case waiting.Open():
+                self.far = Far()
+                self.far.era = self.engine.era
+                self.opened.append(self.far)
+                return [Line(SimpleNamespace(hello=self.hello), step.names)]
+            case waiting.Send(_, data):
+                assert not self.far.blocked, "one wait at a time"
+                assert self.far.era == self.engine.era
+                if (move := next(self.moves, "")) == "cut":
+                    raise server.ConnectionError("cut")
+                self.far.hear(data)
+                if move == "cut later":
+                    raise server.ConnectionError("cut")
+            case waiting.Hear(lines, seconds):
+                return self.hear(lines[0], seconds)
+            case waiting.Rest(seconds):
+                self.rested += seconds
+            case waiting.Unblock():
+                self.unblocked += 1
+                if self.unblocking is not None:
+                    raise self.unblocking
+                if (move := next(self.moves, "")) == "cut":
+                    raise server.ConnectionError("cut")
+                if move == "refuse":
+                    raise server.NoPermissionError("no")
+                self.far.end_wait(token=move == "token")
+            case waiting.Close():
+                self.closed = True
+        return None
+
+    def hear(self, line: Line, seconds: float | None) -> Line | None:
+        move = next(self.moves, "")
+        if move == "interrupt":
+            raise KeyboardInterrupt
+        if move.startswith("cut"):
+            self.far.end_wait(token=move == "cut later")  # the token, and the claim, are its last
+            raise server.ConnectionError("cut")
+        if move in ("token", "end"):
+            self.far.end_wait(token=move == "token")
+        if not self.far.out:
+            if seconds is None:
+                raise server.TimeoutError("silent")
+            return None
+        many = 1 if move == "part" else len(self.far.out)
+        some, self.far.out = self.far.out[:many], self.far.out[many:]
+        line.talk.feed(some)
+        return line
+
+
+def claim(name: str) -> Any:
+    return SimpleNamespace(command=lambda: ("EVALSHA", name), parse=lambda reply, _: reply)
+
+
+moves = st.sampled_from(
+    ["", "", "token", "end", "part", "cut", "cut later", "interrupt", "refuse", "part"]
+)
+actions = st.sampled_from(["ahead", "ahead", "late", "plain", "withdraw", "era"])
+
+
+class Consumer:
+    """What a consumer makes of the answers: see `flows.Consumer`."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.under_way: str | None = None  # the claim that was sent ahead, as far as it knows
+        self.known: list[str] = []  # claims whose result came, or that it asks for again
+        self.tokens = 0
+
+    def run(self, steps: Steps[Any]) -> None:
+        try:
+            answer = self.stage.run(steps)
+        except KeyboardInterrupt:
+            return
+        except ServerUnavailable:
+            assert self.under_way is not None, "only of a claim"
+            self.known.append(self.under_way)
+            assert self.stage.waiting.lines == []
+        else:
+            if isinstance(answer, list):
+                self.known.append(answer[0].decode())
+            elif answer is not None:
+                assert answer == KEY
+                self.tokens += 1
+        self.under_way = None
+
+    def do(self, action: str, name: str) -> None:
+        if action == "era":
+            self.stage.engine.era += 1
+        elif action == "withdraw" or self.under_way is not None:
+            self.run(self.stage.waiting.withdraw())
+        elif action == "plain":
+            self.run(self.stage.waiting.wait((KEY,), 0.5))
+        else:
+            self.under_way = name
+            late = action == "late"
+            self.run(self.stage.waiting.wait((KEY,), 0.5, claim(name), on_time=not late))
+
+
+@given(st.lists(moves, max_size=30), st.lists(actions, min_size=1, max_size=6))
+def test_no_claim_and_no_token_is_forgotten(said: list[str], done: list[str]) -> None:
+    stage = Stage(iter(said))
+    consumer = Consumer(stage)
+    for number, action in enumerate(done):
+        consumer.do(action, f"c{number}")
+    stage.moves = iter(())
+    lines = list(stage.waiting.lines)
+    consumer.do("withdraw", "")
+    assert stage.waiting.lines == lines, "a wait that can be withdrawn needs no other connection"
+    carried_out = [name for far in stage.opened for name in far.claims]
+    assert set(carried_out) <= set(consumer.known)
+    assert len(set(consumer.known)) == len(consumer.known), "each is known once"
+    for line in stage.waiting.lines:
+        assert not line.waits
+        assert line.talk.under_way == 0
+
+
+@given(
+    st.lists(st.sampled_from(["", "token", "end", "part", "interrupt"]), max_size=30),
+    st.lists(st.sampled_from(["ahead", "late", "plain", "withdraw"]), min_size=1, max_size=6),
+)
+def test_while_nothing_breaks_one_connection_is_enough(said: list[str], done: list[str]) -> None:
+    stage = Stage(iter(said))
+    consumer = Consumer(stage)
+    for number, action in enumerate(done):
+        consumer.do(action, f"c{number}")
+    stage.moves = iter(())
+    consumer.do("withdraw", "")
+    assert len(stage.opened) <= 1
+    assert not stage.closed
+    assert consumer.tokens == sum(far.tokens for far in stage.opened)
+    carried_out = [name for far in stage.opened for name in far.claims]
+    assert consumer.known == carried_out
+
+
+# ── what the server refuses ───────────────────────────────────────────────────────────────────
+
+
+def refusing(text: str) -> Stage:
+    stage = Stage(iter(()))
+    assert stage.run(stage.waiting.wait((KEY,), 0.5)) is None
+    assert stage.run(stage.waiting.withdraw()) is None
+    stage.far.refuses = text
+    stage.rested = 0.0
+    return stage
+
+
+def test_a_user_who_may_not_wait_claims_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    stage = refusing("NOPERM this user has no permissions to run the 'blpop' command")
+    assert stage.run(stage.waiting.wait((KEY,), 0.5, claim("c"))) == [b"c"]
+    assert stage.rested == 0.5
+    assert stage.run(stage.waiting.wait((KEY,), 0.4)) is None
+    assert stage.rested == 0.9
+    assert len(caplog.records) == 2
+
+
+def test_what_a_replica_refuses_is_asked_of_another_connection() -> None:
+    stage = refusing("UNBLOCKED force unblock, instance state changed (master -> replica?)")
+    assert stage.run(stage.waiting.wait((KEY,), 0.5, claim("c"))) == [b"c"]
+    assert stage.waiting.lines == []
+    assert stage.run(stage.waiting.wait((KEY,), 0.5, claim("d"))) == [b"d"]
+    assert len(stage.opened) == 2
+
+
+@pytest.mark.parametrize("error", [server.NoPermissionError("no"), server.ResponseError("what?")])
+def test_without_the_right_to_end_a_wait_no_claim_stands_behind_it(error: Exception) -> None:
+    stage = Stage(iter(()))
+    stage.unblocking = error
+    assert stage.run(stage.waiting.wait((KEY,), 0.5, claim("c"))) is None
+    assert stage.engine.may_unblock is False
+    assert stage.far.blocked
+    assert stage.far.said == []
+
+
+def test_a_server_that_does_not_say_which_connection_this_is_gets_no_claim_ahead() -> None:
+    stage = Stage(iter(()))
+    stage.hello = {}
+    assert stage.run(stage.waiting.wait((KEY,), 0.5, claim("c"))) is None
+    assert stage.far.said == []
+    assert stage.run(stage.waiting.withdraw()) is None
+    assert stage.closed
+
+
+def test_in_one_process_with_its_server_a_wait_is_never_left_out() -> None:
+    stage = Stage(iter(["", "end"]))
+    inline = Waiting(stage.engine, inline=True)
+    assert stage.run(inline.wait((KEY,), 0.5, claim("c"))) is None
+    assert stage.far.waited == "0.500"
+    assert not stage.far.blocked
+
+
+@pytest.mark.parametrize(("on_time", "own_end"), [(True, "0.600"), (False, "0.400")])
+def test_the_servers_own_timer_ends_a_wait_that_need_not_end_on_time(
+    on_time: bool, own_end: str
+) -> None:
+    stage = Stage(iter(["", "", "end"]))
+    assert stage.run(stage.waiting.wait((KEY,), 0.5, claim("c"), on_time=on_time)) == [b"c"]
+    assert stage.far.waited == own_end
+    assert stage.unblocked == 1, "only to find out whether it may"
