@@ -2,8 +2,11 @@
 
 `server` is shared by the whole run and put back into its first state before each test; a test that
 kills, fills or reconfigures for good takes `own_server`. `cluster` and `sentinel` are the same
-servers in those two arrangements. ATOMQ_TEST_SERVERS=valkey-9,redis-7 (or --servers) restricts
-the kinds; a test of one kind says `@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)`.
+servers in those two arrangements. A test of one kind says
+`@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)`.
+
+Not every test runs on every kind: see `_kinds`. ATOMQ_TEST_SERVERS=valkey-9,redis-7 (or --servers)
+chooses the kinds, and then all tests run on each of these; so they do with ATOMQ_LONG=1.
 
 `make test` is two runs: several processes for what may run side by side (`--only beside`; each has
 servers of its own), then one for the tests marked `alone` (`--only alone`). Plain pytest runs both
@@ -76,12 +79,56 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for mark in metafunc.definition.iter_markers("parametrize"):
         if mark.args and mark.args[0] == "kind":
             return  # the test names its kinds itself
-    run = metafunc.config.stash[_RUN]
-    metafunc.parametrize("kind", list(run), indirect=True, scope="session")
+    kinds = _kinds(metafunc.config, metafunc.definition)
+    metafunc.parametrize("kind", kinds, indirect=True, scope="session")
+
+
+# ── which kinds of server ────────────────────────────────────────────────────────────────────
+
+# What servers may answer differently: scripts, and what is said to connect.
+EVERYWHERE = ("lua", "unit", "conformance")
+
+
+def _all_chosen(config: pytest.Config) -> bool:
+    """Whether every test is to run on every kind."""
+    return LONG or bool(config.getoption("--servers"))
+
+
+def _ends(config: pytest.Config) -> list[str]:
+    """One kind of each family, the oldest there is: it knows and allows the least."""
+    run, oldest = config.stash[_RUN], dict[str, str]()
+    for kind in run:
+        oldest.setdefault(kind.partition("-")[0], kind)
+    return list(oldest.values())
+
+
+def _kinds(config: pytest.Config, test: pytest.Item) -> list[str]:
+    """All, or one of each family, for what goes on in the client or takes time to be measured."""
+    folder = test.path.relative_to(ROOT).parts[1]
+    everywhere = folder in EVERYWHERE and test.get_closest_marker("alone") is None
+    run = config.stash[_RUN]
+    return list(run) if everywhere or _all_chosen(config) else _ends(config)
+
+
+def _is_more_of_the_same(config: pytest.Config, test: pytest.Item) -> bool:
+    """Of the kinds between the ends: other key names, clusters, and the asyncio client.
+
+    The names are the client's, as is how a cluster is found, and each client runs the same scripts.
+    """
+    given: dict[str, Any] = getattr(getattr(test, "callspec", None), "params", {})
+    place = str(given.get("kind") or given.get("place", ""))
+    kind, _, cluster = place.partition(" ")
+    if kind not in config.stash[_RUN] or kind in _ends(config):
+        return False
+    return bool(cluster) or given.get("layout") == "cluster" or given.get("make") == "asyncio"
 
 
 @pytest.hookimpl(trylast=True)  # after pytest has put tests of one kind together
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not _all_chosen(config):
+        more = [item for item in items if _is_more_of_the_same(config, item)]
+        config.hook.pytest_deselected(items=more)
+        items[:] = [item for item in items if item not in set(more)]
     if not LONG:
         for item in items:
             if item.get_closest_marker("long"):

@@ -750,21 +750,23 @@ def test_10_a_claim_costs_the_same_whatever_waits(rig: Rig, part: str) -> None:
 @pytest.mark.alone
 @pytest.mark.parametrize("layout", ["stock"], indirect=True)
 def test_10_restoring_many_expired_leases_holds_the_server_never_long(rig: Rig) -> None:
-    """100,000 leases expire at once, and are handed out again 100 at a time: 5 ms is the most."""
+    """Many leases expire at once, and are handed out again 100 at a time: 5 ms is the most."""
     q = rig.queue()
-    for first in range(0, 100_000, 1000):
+    count = 100_000 if LONG else 20_000
+    for first in range(0, count, 1000):
         q.put(*range(first, first + 1000))
         q.take(1000)
     q.expire()
     spent = []
-    for _ in range(1000):
+    for _ in range(count // 100):
         claim = cost(q, q.claiming(100))
         assert len(claim.result.deliveries) == 100
         spent.append(min(claim.micros, claim.cpu))
     assert q.claim().more == ()
     spent.sort()
-    assert spent[500] <= 2000
-    assert spent[-5] <= 5000, spent[-10:]  # the kernel may charge a call for its own work
+    assert spent[len(spent) // 2] <= 2000
+    # The kernel may charge a call for its own work.
+    assert spent[-1 - len(spent) // 100] <= 5000, spent[-10:]
 
 
 @pytest.mark.alone
