@@ -13,6 +13,7 @@
 --   offset           int     entries to pass over, in the order they would be handed out; dead: 0
 --   limit            int     entries, 1 to 1000
 --   max_bytes        int     bytes in all; stops behind it
+--   id               text    * item    delayed or unacked: of these only, 0 to 1000, in their order
 -- RETURNS
 --   now ms; entries, six values each: id, receipt or stream id ("" when ready), deadline or due ms (dead: -1),
 --   deliveries, step, what else is known (unacked: claimed ms; dead: reason, a line feed, detail), message
@@ -31,9 +32,13 @@ local steps = args.keys(READY - 1, 1, 10)
 local part, after = args.text("part", 16), args.text("after", 41)
 local offset, limit = args.int("offset", 0, 1000000000), args.int("limit", 1, 1000)
 local max_bytes = args.int("max_bytes", 1, 1073741824)
+local items = args.items("id", 1, 1000)
+if items > 0 and part ~= "delayed" and part ~= "unacked" then
+  args.refuse("id", items, "for the part " .. part)
+end
 local ready = guard.ready(READY)
 guard.zset(unacked); guard.hash(records); guard.zset(delayed); guard.hash(delayed_records); guard.stream(letters)
-local fault = args.done() or guard.fault
+local fault = args.fault or guard.fault
 if fault then
   return redis.error_reply(fault)
 end
@@ -46,8 +51,20 @@ local function add(name, ms, deliveries, step, about, body)
   return bytes < max_bytes and #out < limit * 6
 end
 
+-- Names and scores of those asked for, as ZRANGE answers them.
+local function named(key)
+  local found = {}
+  for i = 1, items do
+    local score = redis.call("ZSCORE", key, ARGV[args.at + i])
+    if score then
+      found[#found + 1], found[#found + 2] = ARGV[args.at + i], score
+    end
+  end
+  return found
+end
+
 local function scored(key, held_in)
-  local found = redis.call("ZRANGE", key, offset, offset + limit - 1, "WITHSCORES")
+  local found = items > 0 and named(key) or redis.call("ZRANGE", key, offset, offset + limit - 1, "WITHSCORES")
   for i = 1, #found, 2 do
     local held = redis.call("HGET", held_in, found[i]) or ""
     local deliveries, step, ms, body = record.split(held)

@@ -873,7 +873,7 @@ def inspect(keys: QueueKeys) -> Call[QueueState]:
 _PEEK = scripts.declared(
     "peek",
     keys=("unacked", "records", "delayed", "delayed_records", "dead", "ready * step"),
-    argv=("part", "after", "offset", "limit", "max_bytes"),
+    argv=("part", "after", "offset", "limit", "max_bytes", "id * item"),
 )
 
 
@@ -919,21 +919,24 @@ def peek(
     offset: int = 0,
     after: str = "",
     max_bytes: int = MAX_BYTES,
+    ids: Sequence[str] = (),
     serializer: Serializer = JSON,
 ) -> Call[list[Peeked]]:
     """Look at messages in the order they would be handed out; changes nothing.
 
     Dead letters are paged by `after`, the stream id of the last one seen; the others by `offset`.
-    `serializer` is that of the queue, for their bodies.
+    Of what is delayed or unacked, `ids` (1,000 at most) names single ones, and those that are there
+    are answered in its order. `serializer` is that of the queue, for their bodies.
     """
     _names("part and after", (part, after))
+    _names("ids", ids, least=0)
     args = [part, after, _whole("offset", offset, 0, 10**9), _whole("limit", limit, 1, MOST)]
 
     def parse(reply: Any, _repeated: bool) -> list[Peeked]:
         flat = reply[1]
         return [_peeked(part, serializer, *flat[i : i + 6]) for i in range(0, len(flat), 6)]
 
-    return Call(_PEEK, keys, keys.peek, [*args, max_bytes], parse, large=True)
+    return Call(_PEEK, keys, keys.peek, [*args, max_bytes, *ids], parse, large=True)
 
 
 def _peeked(

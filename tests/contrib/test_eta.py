@@ -6,6 +6,7 @@ import itertools
 import json
 import time
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -13,8 +14,12 @@ import pytest
 from kombu import Connection, Producer
 
 from atomq import calls
+from atomq.address import Address
 from atomq.calls import Outgoing
-from tests.contrib.rig import ON_ONE_KIND, POOLS, Fleet, Place, await_true
+from atomq.contrib.kombu import control
+from atomq.contrib.kombu.broker import broker_of
+from tests.contrib.rig import ON_ONE_KIND, POOLS, Fleet, Place, await_true, ours
+from tests.servers import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, ON_ONE_KIND]
 
@@ -127,6 +132,25 @@ def test_a_delayed_task_is_listed_and_revoked(fleet: Fleet) -> None:
         assert fleet.outcome(one)["status"] == "REVOKED"
         assert inspect.scheduled()[worker.name] == []
     assert fleet.ledger.starts()[one] == 0
+
+
+def test_what_is_asked_about_a_delayed_task_is_read_by_the_server(server: Server) -> None:
+    """Tasks that were handed out before, and are together more than one call answers."""
+    broker = broker_of(Address.parse(ours(server.url)))
+    engine, keys = broker.engine, broker.keys("control")
+    bodies = [f'{{"headers":{{"id":"t{i}"}},"x":"{"x" * 600_000}"}}' for i in range(3)]
+    engine.run(calls.publish(keys, [Outgoing(body, "") for body in bodies]))
+    for i in range(3):
+        (delivery,) = engine.run(broker.claim(["control"], 1)).deliveries
+        engine.run(calls.release(keys, [(delivery.receipt, f"t{i}")], delay_ms=60_000))
+    with Connection(ours(server.url)) as connection:
+        connection.connect()
+        consumed = SimpleNamespace(queues=[SimpleNamespace(name="control")])
+        consumer = SimpleNamespace(connection=connection, task_consumer=consumed)
+        state: Any = SimpleNamespace(hostname="w", consumer=consumer)
+        found = control._queried(state, {}, ["t0", "t1", "t2", "nobody"])
+    assert set(found) == {"t0", "t1", "t2"}
+    assert all(request["delivery_info"]["redelivered"] for _, request in found.values())
 
 
 # ── beside stock producers and workers ────────────────────────────────────────────────────────

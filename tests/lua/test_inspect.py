@@ -102,6 +102,17 @@ def test_peek_delayed(q: Queue) -> None:
     assert [each.name for each in q.run(calls.peek(q.keys, "delayed", offset=1))] == ["due"]
 
 
+def test_peek_at_some_by_their_ids(q: Queue) -> None:
+    q.put("a", "b", "c", delay_ms=60_000)
+    found = q.run(calls.peek(q.keys, "delayed", ids=["c", "nobody", "a"]))
+    assert [each.name for each in found] == ["c", "a"]
+    assert found == q.run(calls.peek(q.keys, "delayed"))[::-2]
+    assert q.run(calls.peek(q.keys, "unacked", ids=["c"])) == []
+    for part in ("ready", "dead"):
+        with pytest.raises(InvalidArgument, match="id"):
+            q.run(calls.peek(q.keys, part, ids=["a"]))
+
+
 def test_peek_dead_page_by_page(q: Queue) -> None:
     filled(q)
     (letter,) = q.run(calls.peek(q.keys, "dead"))

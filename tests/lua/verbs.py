@@ -103,6 +103,7 @@ VERBS: dict[str, Callable[[World], Call[Any]]] = {
     "peek dead": lambda w: calls.peek(w.q.keys, "dead"),
     "peek unacked": lambda w: calls.peek(w.q.keys, "unacked"),
     "peek delayed": lambda w: calls.peek(w.q.keys, "delayed"),
+    "peek some": lambda w: calls.peek(w.q.keys, "delayed", ids=[f"{w.q.name}-due", "nobody"]),
     "probe": lambda w: calls.probe(w.q.keys),
 }
 READING = {"inspect", "peek", "probe"}
@@ -140,6 +141,8 @@ SIZES: dict[str, dict[str, int]] = {
     "attend no more": {"step": 4},
     "redrive": {"item": 0, "step": 4},
     "redrive one": {"item": 1, "step": 4},
+    **{f"peek {part}": {"item": 0, "step": 4} for part in ("ready", "dead", "unacked", "delayed")},
+    "peek some": {"item": 2, "step": 4},
     "purge": {"item": 0, "step": 10},
     "purge dead": {"item": 1, "step": 10},
     "restore_foreign": {"item": 1},

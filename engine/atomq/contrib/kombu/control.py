@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -83,14 +83,21 @@ def _queried(state: Any, answer: Any, ids: Any = None, **_kwargs: Any) -> Any:
     found = dict(answer)
     asked = [str(one) for one in maybe_list(ids) or ()]
     for broker, keys in _queues(state):
-        for batch in flows.batches(asked):
-            held = broker.engine.command("HMGET", keys.delayed_records, *batch)
-            for one, record in zip(batch, held, strict=True):
-                if record is not None:
-                    raw = record[record.find(b"{") :]
-                    peeked = Peeked(one, None, 0, 1, None, "", "", raw)
-                    found[one] = ("scheduled", _described(state.hostname, peeked)["request"])
+        for one in _delayed(broker, keys, asked):
+            found[one.name] = ("scheduled", _described(state.hostname, one)["request"])
     return found
+
+
+def _delayed(broker: Broker, keys: QueueKeys, ids: Sequence[str]) -> Iterator[Peeked]:
+    """Those of these ids that are delayed tasks of the queue."""
+    left = list(ids)
+    while left:
+        batch = left[: calls.MOST]
+        found = broker.engine.run(calls.peek(keys, "delayed", ids=batch, limit=len(batch)))
+        yield from found
+        # A call answers so many bytes, and what did not fit is asked for again.
+        full = sum(len(one.raw) for one in found) >= calls.MAX_BYTES
+        left = left[batch.index(found[-1].name) + 1 if full else len(batch) :]
 
 
 def _described(hostname: str, one: Peeked) -> dict[str, Any]:
@@ -137,26 +144,23 @@ def _described(hostname: str, one: Peeked) -> dict[str, Any]:
 def _revoke(state: Any, answer: Any, task_id: Any = None, **_kwargs: Any) -> Any:
     ids = [str(one) for one in maybe_list(task_id) or ()]
     for broker, keys in _queues(state):
-        for batch in flows.batches(ids):
-            held = broker.engine.command("HMGET", keys.delayed_records, *batch)
-            waiting = {one: raw for one, raw in zip(batch, held, strict=True) if raw is not None}
-            if not waiting:
-                continue
-            verdicts = broker.engine.run(calls.cancel(keys, list(waiting)))
-            for one, verdict in zip(waiting, verdicts, strict=True):
+        for batch in flows.batches(list(_delayed(broker, keys, ids))):
+            verdicts = broker.engine.run(calls.cancel(keys, [one.name for one in batch]))
+            for one, verdict in zip(batch, verdicts, strict=True):
                 if verdict is Verdict.DONE:
-                    log.info("the delayed task %s was revoked and taken out of %s", one, keys.name)
-                    _announce(state, waiting[one])
+                    where = "the delayed task %s was revoked and taken out of %s"
+                    log.info(where, one.name, keys.name)
+                    _announce(state, one)
     return answer
 
 
-def _announce(state: Any, record: bytes) -> None:
+def _announce(state: Any, one: Peeked) -> None:
     """Say what a worker says that meets a revoked task: its result, its chord, an event."""
     from celery.worker.request import Request
 
-    raw = record[record.find(b"{") :]
     try:
-        message = Message(Envelope(raw).decoded, channel=state.consumer.connection.default_channel)
+        channel = state.consumer.connection.default_channel
+        message = Message(Envelope(one.raw).decoded, channel=channel)
         task = state.app.tasks[message.headers["task"]]
         request = Request(
             message,
