@@ -722,3 +722,43 @@ def test_a_server_that_forgets_its_scripts_between_any_two_flights(
     with Queue("q", server.url) as queue:
         queue.put_many(range(3))
         assert [message.body for message in queue.consume(prefetch=3, timeout=0)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("callers", ["threads", "tasks"])
+def test_many_callers_whose_answers_are_lost_put_each_message_once(
+    server: Server, proxy: Proxy, callers: str
+) -> None:
+    """Their calls come out of order, over connections that break; producers are used again."""
+    options = {"retry_attempts": 9, "retry_budget": 30}
+
+    def lose(n: int) -> None:
+        if n % 40 == 7:
+            proxy.drop_reply()
+        if n % 70 == 9:
+            proxy.drop_request()
+
+    if callers == "threads":
+        with Queue("q", proxy.url, **options) as queue, ThreadPoolExecutor(8) as pool:
+
+            def put(n: int) -> None:
+                lose(n)
+                queue.put(n)
+
+            list(pool.map(put, range(400)))
+    else:
+
+        async def put_all() -> None:
+            async with AsyncQueue("q", proxy.url, **options) as queue:
+
+                async def put_some(first: int) -> None:
+                    for n in range(first, 400, 8):
+                        lose(n)
+                        await queue.put(n)
+
+                await asyncio.gather(*map(put_some, range(8)))
+
+        asyncio.run(put_all())
+    with Queue("q", server.url) as queue:
+        assert sorted(one.body for one in queue.peek("ready", 1000)) == list(range(400))
+        assert queue.state().stats["published"] == 400
+    assert len(server.client().keys("*producer*")) <= 8
