@@ -90,7 +90,8 @@ class QueueMachine(RuleBasedStateMachine):
         for i, out in enumerate(outgoing):
             name = name_of(out.message)  # type: ignore[arg-type]
             message = Message(name, step, stale=bool(ttl))
-            due = delayed[out.id].deadline if delay else None
+            held = delayed.get(out.id)  # not if its id is known: then it is not put
+            due = (held.deadline if held else 0) if delay else None
             was_put = self.model.publish(message, due, out.id, dedup=dedup)
             assert was_put == (i not in done.known)
             put += was_put
