@@ -372,6 +372,7 @@ def test_a_taken_over_worker_runs_unmodified_urls(at: Place) -> None:
     assert at.ledger.starts()[one] == 0
     two = at.send("work")
     at.ledger.await_starts(two)
+    at.await_state(lambda s: s.unacked == 0)
     assert worker.stop() == 0
 
 
