@@ -27,17 +27,18 @@ local args = require("lib.args")
 local bands = require("lib.bands")
 local clock = require("lib.clock")
 local guard = require("lib.guard")
+local limits = require("lib.limits")
 local message = require("lib.message")
 local receipts = require("lib.receipts")
 local record = require("lib.record")
 local wake = require("lib.wake")
 
 local delayed, delayed_records, tokens, meta, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], 6
-local HOUR = 3600000
+local HOUR = limits.HOUR_MS
 local steps = args.keys(READY - 1, 1, 10)
 local consumer, alive = args.text("consumer", 96), args.int("alive_ms", 0, HOUR)
 local skip, limit = args.int("skip", 0, 4294967296), args.int("limit", 1, 1000)
-local max_bytes = args.int("max_bytes", 1, 1073741824)
+local max_bytes = args.int("max_bytes", 1, limits.MOST_BYTES)
 if not string.find(consumer, "^%S+$") then
   args.refuse("consumer", consumer, "a name without blanks")
 end

@@ -38,6 +38,7 @@
 --   it made dead letters, a list of them, four values each: queue index, reason, detail, message
 -- ERRORS
 --   BADARG  WRONGTYPE
+local limits = require("lib.limits")
 local unacked, records, delayed, tokens, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[6], KEYS[8], 8
 local TASTE, QUIET = 4, 250 -- see lib/lane, lib/outage
 local claim_id, limit, lease = ARGV[1], tonumber(ARGV[3]) or 0, tonumber(ARGV[4]) or 0
@@ -48,7 +49,7 @@ local now = time[1] .. string.sub("00000" .. time[2], -6, -4)
 -- here runs for every task there is, so nothing is called that can be done without. Anything else, and be it a fault,
 -- is for lib/claiming.
 local is_plain = acks >= 0 and acks <= 1000 and tonumber(ARGV[10]) == acks and ARGV[2] == "0" and #claim_id <= 96
-  and limit >= 1 and limit <= 1000 and lease >= QUIET and lease <= 31622400000 and max_bytes <= 1073741824
+  and limit >= 1 and limit <= 1000 and lease >= QUIET and lease <= limits.LONGEST_MS and max_bytes <= limits.MOST_BYTES
   and #ARGV[6] > 0 and #ARGV[6] < 10 and #ARGV[9] > 0 and #ARGV[9] < 12 and #KEYS == READY + (tonumber(ARGV[8]) or 0)
   -- tonumber takes 1e2 and 0x10 as well
   and not string.find(ARGV[3] .. ARGV[4] .. ARGV[6] .. ARGV[7] .. ARGV[9] .. ARGV[10], "%D")

@@ -18,11 +18,12 @@
 --   BADARG  WRONGTYPE
 local args = require("lib.args")
 local guard = require("lib.guard")
+local limits = require("lib.limits")
 local receipts = require("lib.receipts")
 local results = require("lib.results")
 
 local unacked, records, stats, RESULT = KEYS[1], KEYS[2], KEYS[3], 4
-local ttl = args.int("ttl_ms", 1, 31622400000)
+local ttl = args.int("ttl_ms", 1, limits.LONGEST_MS)
 local items = args.items("receipt and value", 2, 1000)
 args.keys(RESULT - 1, items, items)
 guard.zset(unacked); guard.hash(records); guard.hash(stats)

@@ -19,12 +19,13 @@ local args = require("lib.args")
 local bands = require("lib.bands")
 local clock = require("lib.clock")
 local guard = require("lib.guard")
+local limits = require("lib.limits")
 local outage = require("lib.outage")
 local receipts = require("lib.receipts")
 
 local unacked, records, meta = KEYS[1], KEYS[2], KEYS[3]
 args.keys(3, 0, 0)
-local lease, renew = args.int("lease_ms", 0, 31622400000), args.int("renew_ms", 1, 31622400000)
+local lease, renew = args.int("lease_ms", 0, limits.LONGEST_MS), args.int("renew_ms", 1, limits.LONGEST_MS)
 local beside = args.int("beside", 0, 1) == 1
 local items = args.items("receipt", 1, 1000)
 guard.zset(unacked); guard.hash(records); guard.hash(meta)

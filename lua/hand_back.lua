@@ -23,6 +23,7 @@
 local args = require("lib.args")
 local bands = require("lib.bands")
 local guard = require("lib.guard")
+local limits = require("lib.limits")
 local message = require("lib.message")
 local receipts = require("lib.receipts")
 local record = require("lib.record")
@@ -30,7 +31,7 @@ local record = require("lib.record")
 local unacked, records, delayed, delayed_records = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local stats, READY = KEYS[5], 6
 local steps = args.keys(READY - 1, 1, 10)
-local limit, max_bytes = args.int("limit", 1, 1000), args.int("max_bytes", 1, 1073741824)
+local limit, max_bytes = args.int("limit", 1, 1000), args.int("max_bytes", 1, limits.MOST_BYTES)
 local with_unacked, with_delayed = args.int("unacked", 0, 1) == 1, args.int("delayed", 0, 1) == 1
 guard.zset(unacked); guard.zset(delayed); guard.hash(records)
 guard.hash(delayed_records); guard.hash(stats); guard.ready(READY)

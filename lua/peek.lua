@@ -24,14 +24,15 @@ local bands = require("lib.bands")
 local clock = require("lib.clock")
 local dead = require("lib.dead")
 local guard = require("lib.guard")
+local limits = require("lib.limits")
 local message = require("lib.message")
 local record = require("lib.record")
 
 local unacked, records, delayed, delayed_records, letters, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], 6
 local steps = args.keys(READY - 1, 1, 10)
 local part, after = args.text("part", 16), args.text("after", 41)
-local offset, limit = args.int("offset", 0, 1000000000), args.int("limit", 1, 1000)
-local max_bytes = args.int("max_bytes", 1, 1073741824)
+local offset, limit = args.int("offset", 0, limits.MOST), args.int("limit", 1, 1000)
+local max_bytes = args.int("max_bytes", 1, limits.MOST_BYTES)
 local items = args.items("id", 1, 1000)
 if items > 0 and part ~= "delayed" and part ~= "unacked" then
   args.refuse("id", items, "for the part " .. part)

@@ -34,8 +34,9 @@
 --   repeated one; positions, over all groups, of messages whose id was known
 -- ERRORS
 --   BADARG  WRONGTYPE
+local limits = require("lib.limits")
 local producer, tokens, meta, stats, ready = KEYS[1], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
-local SMALL = 8192 -- see lib/claiming
+local SMALL = limits.SMALL
 local call, total, try = ARGV[1], #ARGV - 3, redis.pcall
 
 -- Nearly every call is one group without settings, of messages that begin as Kombu writes them, and comes for the first

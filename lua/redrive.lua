@@ -27,12 +27,13 @@
 local args = require("lib.args")
 local dead = require("lib.dead")
 local guard = require("lib.guard")
+local limits = require("lib.limits")
 local message = require("lib.message")
 local wake = require("lib.wake")
 
 local letters, tokens, meta, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[4], 5
 local only_looks = args.int("look", 0, 1) == 1
-local limit, max_bytes = args.int("limit", 1, 1000), args.int("max_bytes", 1, 1073741824)
+local limit, max_bytes = args.int("limit", 1, 1000), args.int("max_bytes", 1, limits.MOST_BYTES)
 local after, last, reason = args.text("after", 41), args.text("until", 41), args.text("reason", 64)
 local items = args.items("id", 1, 1000)
 local steps = args.keys(READY - 1 + items, 1, 10)

@@ -22,12 +22,13 @@
 local args = require("lib.args")
 local dead = require("lib.dead")
 local guard = require("lib.guard")
+local limits = require("lib.limits")
 local receipts = require("lib.receipts")
 local record = require("lib.record")
 local results = require("lib.results")
 
 local unacked, records, letters, stats, RESULT = KEYS[1], KEYS[2], KEYS[3], KEYS[4], 5
-local ttl, max_bytes = args.int("ttl_ms", 1, 31622400000), args.int("max_bytes", 1, 1073741824)
+local ttl, max_bytes = args.int("ttl_ms", 1, limits.LONGEST_MS), args.int("max_bytes", 1, limits.MOST_BYTES)
 local items = args.items("receipt, reason, detail and value", 4, 1000)
 args.keys(RESULT - 1, items, items)
 guard.zset(unacked); guard.hash(records); guard.stream(letters); guard.hash(stats)

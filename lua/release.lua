@@ -27,6 +27,7 @@ local args = require("lib.args")
 local bands = require("lib.bands")
 local clock = require("lib.clock")
 local guard = require("lib.guard")
+local limits = require("lib.limits")
 local message = require("lib.message")
 local receipts = require("lib.receipts")
 local record = require("lib.record")
@@ -34,10 +35,10 @@ local wake = require("lib.wake")
 
 local unacked, records, delayed, delayed_records = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local tokens, meta, stats, READY = KEYS[5], KEYS[6], KEYS[7], 8
-local LONGEST = 4398046511103 -- the last ms a band holds
+local LONGEST = limits.LAST_MS
 local steps = args.keys(READY - 1, 1, 10)
 local delay, front, counted = args.int("delay_ms", 0, LONGEST), args.int("front", 0, 1), args.int("counted", 0, 1)
-local max_bytes = args.int("max_bytes", 1, 1073741824)
+local max_bytes = args.int("max_bytes", 1, limits.MOST_BYTES)
 local items = args.items("receipt and id", 2, 1000)
 guard.zset(unacked); guard.hash(records); guard.zset(delayed); guard.hash(delayed_records)
 guard.list(tokens); guard.hash(meta); guard.hash(stats); guard.ready(READY)

@@ -13,9 +13,10 @@
 -- ERRORS
 --   BADARG
 local args = require("lib.args")
+local limits = require("lib.limits")
 local results = require("lib.results")
 
-local ttl = args.int("ttl_ms", 1, 31622400000)
+local ttl = args.int("ttl_ms", 1, limits.LONGEST_MS)
 local items = args.items("value", 1, 1000)
 args.keys(0, items, items)
 if args.fault then

@@ -21,6 +21,7 @@ from atomq.assets import lua_dir
 
 _REQUIRE = re.compile(r'^( *)local (\w+) = require\("([\w.]+)"\)$')
 _FUNCTION = re.compile(r"^function M\.(\w+)\(")
+_CONSTANT = re.compile(r"^M\.([A-Z_]+) = (\d+)(?: --.*)?$")
 _FIELD = re.compile(r"^--   (\w+)\s+(\w+)((?:\s+\* \w+)*)(?:\s{2,}(.*))?$")
 _MEMBER = re.compile(r"\b(\w+)\.(\w+)")
 _SECTION = re.compile(r"^-- (KEYS|ARGV|RETURNS|ERRORS)$")
@@ -192,6 +193,7 @@ class _Bundle:
         self._early: dict[str, list[_Line]] = {}  # made at once, in this order
         self._late: dict[str, list[_Line]] = {}  # made by a function, when they are needed
         self._asked: list[str] = []  # late ones still to be read
+        self._constants: dict[str, dict[str, str]] = {}  # of modules that are nothing else
         self._read(script, self._early)
         while self._asked:
             self._read(self._asked.pop(), self._late)
@@ -221,6 +223,8 @@ class _Bundle:
                 indent, alias, wanted = found.groups()
                 if alias != (name := _name(wanted)):
                     raise ValueError(f"{wanted} is required as {alias}: its name is {name}")
+                if self._is_constants(wanted):
+                    continue
                 if indent:
                     self._asked.append(wanted)
                 else:
@@ -229,6 +233,26 @@ class _Bundle:
         if file.startswith("lib/") and kept[-1][0] != "return M":
             raise ValueError(f"lua/{file}: a module ends in `return M`")
         into[module] = kept
+
+    def _is_constants(self, module: str) -> bool:
+        """Whether a module is numbers only: they are written where they are used."""
+        name = _name(module)
+        if name not in self._constants:
+            source = (lua_dir() / f"{module.replace('.', '/')}.lua").read_text(encoding="utf-8")
+            lines = [line for line in source.splitlines() if not _is_comment(line)]
+            found = [_CONSTANT.match(line) for line in lines[1:-1]]
+            values = {each[1]: each[2] for each in found if each}
+            self._constants[name] = values if len(values) == len(lines) - 2 else {}
+        return bool(self._constants[name])
+
+    def _written(self, text: str, file: str) -> str:
+        """The line with the numbers of those modules in it."""
+        for module, values in self._constants.items():
+            for name in re.findall(rf"\b{module}\.(\w+)", text) if values else ():
+                if name not in values:
+                    raise ValueError(f"lua/{file}: {module} has no {name}")
+                text = re.sub(rf"\b{module}\.{name}\b", values[name], text)
+        return text
 
     def _together(self, script: str) -> list[_Line]:
         main = self._early.pop(script)
@@ -263,11 +287,11 @@ class _Bundle:
         for text, file, number in lines:
             if wanted := _REQUIRE.match(text):
                 indent, name, module = wanted.groups()
-                if module in self._early:
+                if module in self._early or self._constants.get(name):
                     continue
                 load = f"late.{name}()" if inside else f'load_late("{name}")'
                 text = f"{indent}local {name} = {load}"  # noqa: PLW2901 - it reads best so
-            found.append((text, file, number))
+            found.append((self._written(text, file), file, number))
         return found
 
     def _prune(self) -> bool:

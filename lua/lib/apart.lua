@@ -5,12 +5,13 @@
 local bands = require("lib.bands")
 local due = require("lib.due")
 local lane = require("lib.lane")
+local limits = require("lib.limits")
 local message = require("lib.message")
 local record = require("lib.record")
 
 local M = {}
 local PATIENCE = 1200 -- ms; a consumer that waits has looked once by then, so there is none that holds nothing
-local LONGEST = 3600000 -- ms that a consumer is asked to claim nothing
+local LONGEST = limits.HOUR_MS -- ms that a consumer is asked to claim nothing
 
 -- For how many ms the last one was asked to.
 local function last_drain(this)

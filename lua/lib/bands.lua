@@ -3,7 +3,8 @@
 --
 -- Half a millisecond more marks a lease whose holder has nothing else: if it ends without a word, that says something
 -- of its message. Ten bands on, in `unacked`, are those that wait to go alone, with the same mark.
-local M = { SIZE = 4398046511104, APART = 10 }
+local limits = require("lib.limits")
+local M = { SIZE = limits.BAND, APART = 10 }
 
 function M.score(step, ms)
   return string.format("%.0f", (step - 1) * M.SIZE + ms)

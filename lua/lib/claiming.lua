@@ -4,11 +4,12 @@ local args = require("lib.args")
 local bands = require("lib.bands")
 local clock = require("lib.clock")
 local lane = require("lib.lane")
+local limits = require("lib.limits")
 local outage = require("lib.outage")
 local receipts = require("lib.receipts")
 
 local M = {}
-local FIXED, SMALL = 8, 8192 -- bytes; below this the size of a message does not limit how many are popped at once
+local FIXED, SMALL = 8, limits.SMALL
 
 -- One queue as it is read. Mostly nothing in it falls due: `stirs` says when something may.
 local function open(q, width, steps, lease, renew, now)
@@ -116,10 +117,10 @@ end
 -- `missing`: the acks were carried out, and these found nothing.
 function M.run(missing)
   local claim_id, attempt = args.text("claim_id", 96), args.int("attempt", 0, 9)
-  local limit, lease = args.int("limit", 0, 1000), args.int("lease_ms", 1, 31622400000)
-  local renew, max_deliveries = args.int("renew_ms", 1, 31622400000), args.int("max_deliveries", 0, 1000000000)
-  local max_bytes, steps = args.int("max_bytes", 1, 1073741824), args.int("steps", 1, 10)
-  local company = args.int("company", 0, 31622400000)
+  local limit, lease = args.int("limit", 0, 1000), args.int("lease_ms", 1, limits.LONGEST_MS)
+  local renew, max_deliveries = args.int("renew_ms", 1, limits.LONGEST_MS), args.int("max_deliveries", 0, limits.MOST)
+  local max_bytes, steps = args.int("max_bytes", 1, limits.MOST_BYTES), args.int("steps", 1, 10)
+  local company = args.int("company", 0, limits.LONGEST_MS)
   local consumer, now = string.match(claim_id, "^(.+)%-%d+$"), clock.now()
   local width = FIXED + steps
   local queues = #KEYS / width

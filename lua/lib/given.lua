@@ -1,10 +1,11 @@
 -- What `publish` was given, read in full: groups with settings, messages that carry a head, and what is wrong.
 local args = require("lib.args")
+local limits = require("lib.limits")
 local message = require("lib.message")
 local shape = require("lib.shape")
 
 local M = {}
-local LAST, LONGEST = 4398046511103, 31622400000 -- the last ms a band holds; a year and a day
+local LAST, LONGEST = limits.LAST_MS, limits.LONGEST_MS
 local SETTINGS = {
   { "count", 1, 1000 }, { "step", 1, 10 }, { "delay_ms", 0, LAST }, { "at_ms", 0, LAST }, { "ttl_ms", 0, LAST },
   { "alive_ms", 0, LAST }, { "named", 0, 2 }, { "id_ms", 0, LONGEST },

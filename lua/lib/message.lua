@@ -2,11 +2,12 @@
 -- any JSON reader skips: {"x-deliveries":2,"x-expires":1790000000000,"x-spared":1,"body":...
 -- Spared are the deliveries that ended without a word while their consumer held others: they count as deliveries, and
 -- not as failures of this message.
+local limits = require("lib.limits")
 local shape = require("lib.shape")
 
 local M = {}
 
-local MOST_DELIVERIES, LAST_MS = 99999999, 4398046511103 -- what a record's header and a band can hold
+local MOST_DELIVERIES, LAST_MS = 99999999, limits.LAST_MS -- what a record's header and a band can hold
 
 -- A member at the head, and where it ends. Anybody may have written it: what is no number counts as 0.
 local function member(message, name, at, most)

@@ -4,10 +4,11 @@ local args = require("lib.args")
 local given = require("lib.given")
 local guard = require("lib.guard")
 local later = require("lib.later")
+local limits = require("lib.limits")
 
 local M = {}
 local producer, tokens, meta, stats, READY = KEYS[1], KEYS[4], KEYS[5], KEYS[6], 6
-local SMALL = 8192 -- see lib/claiming
+local SMALL = limits.SMALL
 local FULL = "OOM command not allowed when used memory > 'maxmemory'."
 
 -- What is remembered of a producer becomes `text`. Answers what it was, false if there was nothing; and whether memory

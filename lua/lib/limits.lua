@@ -1,0 +1,12 @@
+-- Numbers that several scripts hold to. They are written into the scripts when those are bundled, and cost nothing.
+local M = {}
+
+M.BAND = 4398046511104 -- 2^42: a band of scores, see lib/bands
+M.LAST_MS = 4398046511103 -- the last ms a band holds: 15 May 2109
+M.LONGEST_MS = 31622400000 -- of leases and what is kept: a year and a day
+M.HOUR_MS = 3600000
+M.SMALL = 8192 -- bytes: below this the size of a message does not limit how many are popped at once
+M.MOST_BYTES = 1073741824 -- that a call may ask to move
+M.MOST = 1000000000 -- deliveries; messages passed over
+
+return M
