@@ -101,7 +101,7 @@ run: venv ## watch it work: workers of the library, then a Celery app on stock K
 # ── proof ───────────────────────────────────────────────────────────────────────────────────────
 
 .PHONY: test test-fast test-long battle lint format conformance mutants bench bench-quick bench-core versus-stock docs
-test: tools lint ## lint, and all tests on every kind of server there is
+test: tools lint ## lint, and all tests, on every kind of server where it may differ
 	@export RERUNS=$(RERUNS); $(call tests,-r fEsR)
 
 test-fast: install ## the tests that take no more than a few seconds

@@ -102,8 +102,16 @@ def test_celery_singleton_queues_a_task_once(app: Celery) -> None:
 def test_hirefire_counts_what_waits(app: Celery) -> None:
     procs = tool("hirefire.procs.celery")
     proc = procs.CeleryProc(app, "worker", queues=["celery"])
-    proc.inspect_statuses = []
-    assert proc.quantity() == 2
+    assert proc.quantity(cache={}) == 2
+
+
+@pytest.mark.long
+def test_celery_exporter_measures_the_queues(app: Celery) -> None:
+    exporter = tool("src.exporter").Exporter(initial_queues=["celery"])  # so it calls its package
+    exporter.app = app
+    exporter.track_queue_metrics()
+    found = exporter.registry.get_sample_value("celery_queue_length", {"queue_name": "celery"})
+    assert found == 2
 
 
 @pytest.mark.long
