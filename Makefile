@@ -71,6 +71,8 @@ $(VENV)/.installed-suites: $(VENV)/.installed-dev
 
 $(VENV)/.installed-tools: $(VENV)/.installed-dev
 	$(call pip,install --group tools)
+	@# By itself: it asks for redis-py before 6, and works with later ones.
+	$(call pip,install --no-deps "prometheus-exporter-celery==0.11.2; python_version < '3.13'")
 	@touch $@
 
 $(VENV)/.installed-mutants: $(VENV)/.installed-dev
