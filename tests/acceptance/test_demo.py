@@ -121,7 +121,7 @@ def test_on_a_server_of_others_its_queues_are_removed(atomq: Atomq, server: Serv
         assert done.code == 0, done.err
         schema.validator("cli", "demo").validate(done.json("demo"))
         left = {key.decode() for key in engine.command("KEYS", "*")} - {"theirs"}
-        assert all(".result." in key and engine.command("TTL", key) <= 60 for key in left)
+        assert all(engine.command("TTL", key) > 0 for key in left), left
 
 
 def test_what_makes_no_sense_is_refused(atomq: Atomq, tmp_path: Path) -> None:
