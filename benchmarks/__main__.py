@@ -171,6 +171,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--draw", type=Path, help="draw these figures, measure nothing")
     given = parser.parse_args(argv)
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=100)
     if given.draw:
         results = json.loads(given.draw.read_text())
     else:

@@ -27,7 +27,7 @@ class Reading(NamedTuple):
     client_us: float
     """CPU µs of the clients' processes, of children that ended too."""
     memory: float
-    """Bytes the server has allocated."""
+    """Bytes the server has allocated, but for the buffers of its clients."""
 
     def less(self, other: Reading) -> Reading:
         """What came between the other and this one."""
@@ -74,7 +74,7 @@ class Meter:
             bytes=info["total_net_input_bytes"] + info["total_net_output_bytes"],
             server_us=cpu * 1e6,
             client_us=client_cpu(sessions) * 1e6,
-            memory=info["used_memory"],
+            memory=info["used_memory"] - info.get("mem_clients_normal", 0),
         )
 
 
