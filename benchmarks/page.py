@@ -164,6 +164,10 @@ def page(results: Results) -> str:
         else f"{about['rounds']} rounds; a figure is the median, a rate has its least and its most "
         "beside it."
     )
+    if about["load"] > about["cores"] + 1:
+        quick += (
+            " Other programs kept the machine busy: believe commands, round trips and bytes only."
+        )
     made = (
         f"{about['date']}, server {about['server']}, Python {about['python']}, cores "
         f"{about['cores']}, load {about['load']}. The figures: "
