@@ -17,14 +17,13 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, Self, TypeVar, overload
 
-from hiredis import pack_command
 from redis import exceptions as server
 from redis.connection import AbstractConnection
 
 from atomq import arguments, connect, exchange, fork, waiting, wires
 from atomq.address import Address
 from atomq.calls import Call, Claimed
-from atomq.conversation import PUSHED
+from atomq.conversation import PUSHED, Conversation, packed
 from atomq.errors import (
     AtomqError,
     InvalidArgument,
@@ -266,12 +265,13 @@ class Engine(EngineBase):
         retry = self.retry if self.proved else self._prove(call)
         answer: Any
         try:
-            answer = self._lines.send((call,))
+            answer = self._lines.one(call)
         except SERVER_ERRORS as error:
             answer = error
         else:
-            if not isinstance(answer[0], Exception):  # as nearly always: no more ado
-                return call.parse(answer[0], call.repeated)
+            if not isinstance(answer, Exception):  # as nearly always: no more ado
+                return call.parse(answer, call.repeated)
+            answer = [answer]
         outage = self._lines.outage(call)
         try:
             result: T = self._drive(exchange.exchange((call,), retry), outage, answer)[0]
@@ -441,8 +441,25 @@ class _Places:
             self._changed.notify()
 
 
+class _Line:
+    """One connection: what is sent over it, and the answers."""
+
+    __slots__ = ("since", "talk", "wire")
+
+    def __init__(self, wire: wires.Wire | wires.MemoryWire) -> None:
+        self.wire = wire
+        self.talk = Conversation()
+        self.talk.feed(wire.read_before)
+        self.since = 0.0
+        """When it was used last (monotonic)."""
+
+
 class _Lines:
-    """Idle connections, last in first out; any number of threads takes and puts back."""
+    """Idle connections, last in first out; any number of threads takes and puts back.
+
+    Threads do not share one, as tasks do (`pool_aio.py`): of eight threads one would send and read
+    for those that wait, and wake them. That takes twice the CPU of a read by each, and less is put.
+    """
 
     def __init__(self, engine: EngineBase) -> None:
         self._engine = engine
@@ -450,20 +467,26 @@ class _Lines:
         self._begin()
 
     def _begin(self) -> None:
-        self._idle: deque[tuple[AbstractConnection, float]] = deque()
+        self._idle: deque[_Line] = deque()
         most = self._engine.options.max_connections
-        self._places = _Places(most) if most else contextlib.nullcontext()
+        self._places = _Places(most) if most else None
+
+    def one(self, call: Call[Any]) -> Any:
+        """Send one call; the reply, or the server's error. Raises where there is no answer."""
+        return self._over_a_line((packed(call.command()),))[0]
 
     def send(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> list[Any]:
-        commands: list[tuple[Any, ...]] = [("SCRIPT", "LOAD", each.script.text) for each in loads]
-        return self._with_connection(commands + [call.command() for call in calls])
+        """The same for several in one go; before them, SCRIPT LOAD of the scripts of `loads`."""
+        data = [packed(("SCRIPT", "LOAD", each.script.text)) for each in loads]
+        data += [packed(call.command()) for call in calls]
+        return self._over_a_line(data)
 
     def outage(self, _call: Call[Any]) -> Outage:
         return self._engine.outage
 
     def command(self, args: Sequence[Any], _target: Any = None) -> Any:
         head, *rest = args
-        reply = self._with_connection([(*str(head).split(), *rest)], looked_at=True)[0]
+        reply = self._over_a_line([packed((*str(head).split(), *rest))], looked_at=True)[0]
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -488,7 +511,7 @@ class _Lines:
     def close(self) -> None:
         with contextlib.suppress(IndexError):  # several threads may close at once
             while True:
-                self._idle.pop()[0].disconnect()
+                self._idle.pop().wire.close()
 
     def switched(self) -> None:
         """There is another master: what is in use is closed when its answer has come."""
@@ -506,72 +529,74 @@ class _Lines:
         fork.leak(self._idle)
         self._begin()
 
-    def _take(self, *, looked_at: bool) -> AbstractConnection:
+    def _take(self, *, looked_at: bool) -> _Line:
         now, longest = time.monotonic(), self._engine.options.health_check_interval or 1e9
         while self._idle:
             try:
-                connection, since = self._idle.pop()
+                line = self._idle.pop()
             except IndexError:
                 break
-            rested = now - since
+            rested = now - line.since
             if rested < FRESH and not looked_at:
-                return connection
-            if rested < longest and not _hung_up(connection):
-                return connection
-            connection.disconnect()
-        return self.fresh()
+                return line
+            if rested < longest and not _hung_up(line):
+                return line
+            line.wire.close()
+        return _Line(wires.taken(self.fresh()))
 
-    def _with_connection(
-        self, commands: list[tuple[Any, ...]], *, looked_at: bool = False
-    ) -> list[Any]:
+    def _over_a_line(self, data: Sequence[bytes], *, looked_at: bool = False) -> list[Any]:
         """Over one that idles, or a new one. `looked_at`: what is sent is not sent again."""
-        era = self._engine.era
+        if self._places is None:
+            return self._over(data, looked_at=looked_at)
         with self._places:
-            try:
-                connection = self._take(looked_at=looked_at)
-            except SERVER_ERRORS as error:
-                raise connecting(error) from error
-            try:
-                replies = _converse(connection, commands)
-            except (server.ConnectionError, server.TimeoutError, OSError):
-                connection.disconnect()
-                self.close()  # what idles beside it is most likely dead too
-                self._engine.proved = False
-                raise
-            except BaseException:
-                connection.disconnect()  # interrupted: an answer may be on its way
-                raise
-            if server.ReadOnlyError in map(type, replies) or era != self._engine.era:
-                connection.disconnect()  # a replica now: a new one may lead to the primary
-                self.close()
-                self._engine.proved = False
-            else:
-                self._idle.append((connection, time.monotonic()))
-            return replies
+            return self._over(data, looked_at=looked_at)
 
-
-def _hung_up(connection: AbstractConnection) -> bool:
-    """Whether an idle connection was closed by the server: nothing else makes it readable."""
-    try:
-        return bool(connection.can_read(0))
-    except (server.RedisError, OSError):
-        return True
-
-
-def _converse(connection: AbstractConnection, commands: list[tuple[Any, ...]]) -> list[Any]:
-    # `send_command` would look for spaces in the name and for odd types in every argument.
-    try:
-        packed = b"".join([pack_command(command) for command in commands])
-    except TypeError as error:
-        raise server.DataError(str(error)) from error
-    connection.send_packed_command([packed], check_health=False)
-    replies: list[Any] = []
-    for _ in commands:
+    def _over(self, data: Sequence[bytes], *, looked_at: bool) -> list[Any]:
+        era = self._engine.era
         try:
-            replies.append(connection.read_response())
-        except server.ResponseError as error:
-            replies.append(error.with_traceback(None))  # it would keep this frame, which keeps it
-    return replies
+            line = self._take(looked_at=looked_at)
+        except SERVER_ERRORS as error:
+            raise connecting(error) from error
+        try:
+            replies = _converse(line, data)
+        except SERVER_ERRORS:
+            line.wire.close()
+            self.close()  # what idles beside it is most likely dead too
+            self._engine.proved = False
+            raise
+        except BaseException:
+            line.wire.close()  # interrupted: an answer may be on its way
+            raise
+        if era != self._engine.era or any(isinstance(reply, ASTRAY) for reply in replies):
+            line.wire.close()
+            self.close()
+            self._engine.proved = False
+        else:
+            line.since = time.monotonic()
+            self._idle.append(line)
+        return replies
+
+
+# A replica now, or about to end the connection: a new one may lead to the primary.
+ASTRAY = (server.ReadOnlyError, server.ConnectionError)
+
+
+def _hung_up(line: _Line) -> bool:
+    """Whether an idle connection was closed by the server: nothing else makes it readable."""
+    return line.wire.readable(0)
+
+
+def _converse(line: _Line, data: Sequence[bytes]) -> list[Any]:
+    """Send commands and wait for the replies: server errors are among them, not raised."""
+    talk, wire = line.talk, line.wire
+    replies: list[Any] = []
+    wire.send(b"".join([talk.say(command, data) for command in data]))
+    while True:
+        for asked, reply in talk.feed(wire.receive()):
+            if asked is data:
+                replies.append(reply)
+                if len(replies) == len(data):
+                    return replies
 
 
 class _ClusterLines:
@@ -589,6 +614,9 @@ class _ClusterLines:
     def _open(self) -> Any:
         self._client = self._client or connect.cluster(self._engine.address)
         return self._client
+
+    def one(self, call: Call[Any]) -> Any:
+        return self.send((call,))[0]
 
     def outage(self, call: Call[Any]) -> Outage:
         """That of the node which serves the queue, as far as the slots are known."""

@@ -18,7 +18,7 @@ from redis import exceptions as server
 from redis.asyncio.connection import AbstractConnection
 
 from atomq import connect, wires
-from atomq.client import FRESH, check_version
+from atomq.client import ASTRAY, FRESH, check_version
 from atomq.conversation import PUSHED, Conversation, packed
 from atomq.exchange import SERVER_ERRORS, Unsent, connecting
 from atomq.shared import cancelling
@@ -387,8 +387,8 @@ class _Line:
                     continue
                 if not asked.done():
                     asked.set_result(reply)
-                if isinstance(reply, server.ReadOnlyError | server.ConnectionError):
-                    led_astray = True  # a replica now: a new one may lead to the primary
+                if isinstance(reply, ASTRAY):
+                    led_astray = True
         except server.RedisError as error:
             self._broke(error)
             return

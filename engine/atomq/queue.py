@@ -182,7 +182,11 @@ class Queue(QueueBase[Engine]):
         instead of a consumer. Raises `InvalidMessage` for a body that cannot be serialized or does
         not meet the schema, `ServerFull` at maxmemory.
         """
-        message = self._outgoing(Item(body, delay, at, priority, id, headers, ttl))
+        nothing_said = at is None and id is None and headers is None and ttl is None
+        if nothing_said and delay == 0 and priority == 0:  # as in most
+            message = self._plain(body)
+        else:
+            message = self._outgoing(Item(body, delay, at, priority, id, headers, ttl))
         done = self.engine.run(self._put_one(message))
         return Sent(message.id, self, not done.known)
 

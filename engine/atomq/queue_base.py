@@ -140,8 +140,7 @@ class QueueBase(Generic[EngineT]):
     def _outgoing(self, item: Any) -> Outgoing:
         """What `put_many` was given (a body, or an `Item`) as it is published."""
         if not isinstance(item, Item):
-            message_id = message_ids.next()
-            return Outgoing(self._writer.write(item, message_id), message_id)
+            return self._plain(item)
         if item.priority != 0:
             check_priority(item.priority)
         if item.id is not None:
@@ -169,6 +168,11 @@ class QueueBase(Generic[EngineT]):
             ttl_ms=ttl_ms,
             dedup=item.id is not None,
         )
+
+    def _plain(self, body: Any) -> Outgoing:
+        """A message without settings of its own."""
+        message_id = message_ids.next()
+        return Outgoing(self._writer.write(body, message_id), message_id)
 
     def _all_outgoing(self, items: Iterable[Any]) -> list[Outgoing]:
         """The same for many. What is wrong with one of them says which, from 0."""
