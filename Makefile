@@ -93,7 +93,7 @@ tools: ## get Debian's Redis 7 and Lua tools into .tools/ (no root; skipped wher
 run: venv ## watch it work: workers of the library, then a Celery app on stock Kombu and on atomq, are killed
 	@printf '\n%s\n\n' '1 of 2  the library: four workers at work, and one of them is killed (12 s)'
 	@$(BIN)/atomq demo
-	@printf '\n%s\n\n' '2 of 2  a Celery app, on stock Kombu and on atomq: the same load, the same kill (25 s)'
+	@printf '\n%s\n\n' '2 of 2  a Celery app on stock Kombu and on atomq: same load, same kill (25 s)'
 	@cd examples/killed_worker && ../../$(BIN)/python run.py
 	@printf '%-40s %s\n' '' '' \
 	  '$(BIN)/atomq demo --dir ./demo' 'keep the queues, and look into them' \
