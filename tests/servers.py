@@ -227,6 +227,9 @@ class Server:
             "logfile": str(self.directory / "log"),
             "save": "",
             "appendonly": "yes" if persistent else "no",
+            # By default the server puts off writing its AOF while the disk is busy with another
+            # fsync, and a kill would lose what it has answered. "no" puts off the fsync alone.
+            "appendfsync": "no" if persistent else "everysec",
             "repl-diskless-sync-delay": "0",
             "maxmemory-policy": "noeviction",
         } | (options or {})
