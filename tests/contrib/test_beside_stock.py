@@ -278,7 +278,7 @@ def test_celery_itself_puts_off_what_comes_without_a_lease(
         with Consumer(
             channel,
             [queue],
-            on_message=lambda message: found.append(_asked(app, message)),
+            on_message=lambda message: found.append(_asked(app, message, datetime.now(UTC))),
             accept=["json"],
             no_ack="no_ack" in kind_of,
         ):
@@ -329,7 +329,11 @@ def test_delayed_tasks_are_in_the_list_when_no_worker_is_left(sides: Sides, side
         send()
         assert sides.db.llen("celery") == 2
     last = sides.connect("stock")  # stock's workers delay them by themselves
-    with Consumer(last, [Queue("celery")], on_message=lambda m: held.append(_asked(app, m))):
+
+    def on_message(message: Any) -> None:
+        held.append(_asked(app, message, datetime.now(UTC)))
+
+    with Consumer(last, [Queue("celery")], on_message=on_message):
         while len(held) < 2 or not isinstance(held[-1], float):
             last.drain_events(timeout=5)
     assert held[-1] == pytest.approx(5400, abs=10)
