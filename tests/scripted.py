@@ -6,7 +6,6 @@ import itertools
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 from hiredis import PushNotification, Reader
@@ -88,42 +87,38 @@ _DONE: dict[str, Any] = {
 
 
 class Line:
-    """The socket of a poller. It gives the `replies` in their order; an exception is raised."""
+    """The wire of a poller. It gives the `replies` in their order; an exception is raised."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, ...]] = []
         self.replies: deque[Any] = deque()
         self.waited: list[float] = []
         self.broken = self.closed = False
-        self.handshake_metadata = {b"id": 7}
-        self._sock = SimpleNamespace(fileno=lambda: 3)
-        reader = SimpleNamespace(has_data=lambda: bool(self.replies))
-        self._parser = SimpleNamespace(set_invalidation_push_handler=lambda _: None, _reader=reader)
+        self.hello = {b"id": 7}
+        self.credential_provider: Any = None
+        self.read_before: list[Any] = []
 
-    def send_packed_command(self, packed: list[bytes], *, check_health: bool) -> None:
+    def fileno(self) -> int:
+        return 3
+
+    def send(self, data: bytes) -> None:
         if self.broken:
             raise server.ConnectionError("cut")
-        assert not check_health
         reader = Reader()
-        reader.feed(b"".join(packed))
+        reader.feed(data)
         self.sent.append(tuple(part.decode() for part in reader.gets()))
 
-    def send_command(self, *command: Any, check_health: bool) -> None:
-        assert not check_health
-        self.sent.append(tuple(map(str, command)))
-
-    def can_read(self, seconds: float) -> bool:
+    def readable(self, seconds: float) -> bool:
         self.waited.append(seconds)
         return bool(self.replies)
 
-    def read_response(self, *, push_request: bool) -> Any:
-        assert push_request
+    def receive(self) -> list[Any]:
         reply = self.replies.popleft()
-        if isinstance(reply, Exception):
+        if isinstance(reply, server.ConnectionError):
             raise reply
-        return reply
+        return [reply]
 
-    def disconnect(self) -> None:
+    def close(self) -> None:
         self.closed = True
 
     def names(self) -> list[str]:
@@ -165,7 +160,7 @@ class ScriptedEngine(Engine):
         self.commands.append(args)
         return self._answer(args[0], args, {"TIME": (1_800_000_000, 0), "LLEN": 0}.get(args[0]))
 
-    def connection(self) -> Any:
+    def wire(self) -> Any:
         if trouble := self.answers.get("connect"):
             raise trouble
         self.lines.append(Line())

@@ -64,6 +64,7 @@ class Wire:
         """The server's answer to HELLO."""
         self.node = _node(connection)
         """Host and port; None: it has none, as a socket file."""
+        self.credential_provider: Any = connection.credential_provider
         untyped: Any = connection
         self.read_before: list[Any] = []
         """Replies that came with those of the handshake, to be fed to the conversation first."""
@@ -147,6 +148,7 @@ class MemoryWire:
     def __init__(self, connection: Any) -> None:
         self.hello: Mapping[Any, Any] = connection.handshake_metadata or {}
         self.node = None
+        self.credential_provider: Any = None
         self.read_before: list[Any] = []
         self._connection = connection
 

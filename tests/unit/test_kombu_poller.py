@@ -684,7 +684,7 @@ def test_a_wait_that_is_refused_for_a_moment_is_sent_again(
     stage.give(claimed())
     stage.poller.pump()
     waits = stage.line.names().count("BRPOP")
-    replies = [None] * (len(stage.poller._asked) - 1)
+    replies = [None] * (stage.poller._line.talk.under_way - 1)
     stage.give(*replies, server.NoPermissionError("this user has no permissions to run 'brpop'"))
     stage.poller.pump()
     assert stage.line.names().count("BRPOP") == waits, "it rests"
@@ -700,7 +700,7 @@ def test_a_line_has_no_life_of_its_own() -> None:
     line = Line()
     line.broken = True
     with pytest.raises(server.ConnectionError):
-        line.send_packed_command([b"*1\r\n$4\r\nPING\r\n"], check_health=False)
+        line.send(b"*1\r\n$4\r\nPING\r\n")
     line.broken = False
-    line.send_packed_command([b"*1\r\n$4\r\nPING\r\n"], check_health=False)
+    line.send(b"*1\r\n$4\r\nPING\r\n")
     assert line.names() == ["PING"]

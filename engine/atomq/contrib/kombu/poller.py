@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any
 from weakref import WeakSet
 
-from hiredis import PushNotification, pack_command
 from kombu.utils.json import loads
 from redis import exceptions as server
 
@@ -26,6 +25,7 @@ from atomq.calls import Call, Claimed
 from atomq.contrib.fleet import Roll
 from atomq.contrib.kombu.bell import Bell
 from atomq.contrib.kombu.channel import MOST_CLAIMED, Channel, is_reply_queue
+from atomq.contrib.kombu.line import Line
 from atomq.contrib.kombu.stock import Restore, Watch
 from atomq.contrib.kombu.worker import (
     acks_between_drains,
@@ -34,6 +34,7 @@ from atomq.contrib.kombu.worker import (
     runs_in_delivery,
     stopping,
 )
+from atomq.conversation import PUSHED
 from atomq.errors import AtomqError, InvalidMessage, PermissionDenied, ServerFull
 from atomq.flows import clock
 from atomq.keys import QueueKeys, is_queue_key
@@ -52,8 +53,8 @@ NAP = (0.001, 0.1)  # seconds, the least and the most, between two looks for ack
 FORBIDDEN = 15.0  # seconds for which a right that was there may be missing
 REST = 0.5  # seconds between two tries meanwhile
 QUICK = 1.0  # seconds a connection must have lasted to be replaced without a word to Celery
-GONE = (server.ConnectionError, server.TimeoutError, OSError)
-_CLAIM, _WAIT, _NOBODY = object(), object(), object()
+GONE = (server.ConnectionError, server.TimeoutError, server.InvalidResponse, OSError)
+_CLAIM, _WAIT, _LISTEN = "claim", "wait for messages", "listen to broadcasts"
 _pollers: WeakSet[Poller] = WeakSet()
 
 
@@ -69,7 +70,7 @@ class Poller:
     def __init__(self, transport: Any) -> None:
         self._transport = transport
         self._broker = transport.broker
-        self._line: Any = None
+        self._line: Line | None = None
         self._has_read = False  # since the event loop looked what is readable
         self._opened = 0.0
         self._moves = self._era = 0
@@ -91,8 +92,6 @@ class Poller:
         name = f"{self._broker.ids.prefix}-{id(self):x}"
         shared = transport.settings.shared()
         self._roll = Roll(self._broker.engine, name, shared, self._broker.attendance)
-        # Whose answers are to come, in this order: _CLAIM, _WAIT, or who wants the answer or error.
-        self._asked: deque[Any] = deque()
         self._tracking: bool | None = None  # None: not tried on this connection
         _pollers.add(self)
         # Kept until consumers change, for the event loop asks at every turn.
@@ -178,16 +177,14 @@ class Poller:
         """
         self._on_socket, self._bell = on_socket, bell
         if self._line is not None:
-            on_socket(self._line._sock.fileno())
+            on_socket(self._line.wire.fileno())
 
-    def _connected(self) -> Any:
+    def _connected(self) -> Line:
         if self._line is None:
             self._moves, self._era = self._broker.engine.moves, self._broker.engine.era
-            self._line = self._broker.engine.connection()
+            self._line = Line(self._broker.engine.wire())
             self._opened = time.monotonic()
-            # Without a handler redis-py keeps invalidations to itself.
-            self._line._parser.set_invalidation_push_handler(lambda push: push)
-            self._on_socket(self._line._sock.fileno())
+            self._on_socket(self._line.wire.fileno())
         return self._line
 
     def close(self) -> None:
@@ -210,10 +207,9 @@ class Poller:
     def _hang_up(self) -> None:
         if self._line is not None:
             self._on_socket(None)
-            self._line.disconnect()
+            self._line.wire.close()
         self._line, self._claim, self._blocked = None, None, ()
         self._patterns, self._tracking = {}, None
-        self._asked.clear()
 
     def _settle_claim(self) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -259,7 +255,7 @@ class Poller:
         made anew.
         """
         self._era = self._broker.engine.era
-        provider = self._line.credential_provider
+        provider = self._line.wire.credential_provider if self._line is not None else None
         if provider is not None:  # without one another master is about to be announced
             self._send(_forget, "AUTH", *provider.get_credentials())
 
@@ -393,13 +389,10 @@ class Poller:
         elif lists is not None and reply:
             self._stirred(lists, changed=False)
 
-    def _send(self, asked: Any, *command: Any) -> None:
-        """Send a command. `asked` says who gets the answer: of subscriptions only pushes come."""
-        if asked is not _NOBODY:
-            self._asked.append(asked)
+    def _send(self, purpose: Any, *command: Any) -> None:
+        """Send a command. `purpose`: _CLAIM, _WAIT, or a function of the answer or error."""
         try:
-            # `send_command` would look for odd types and spaces in every argument.
-            self._connected().send_packed_command([pack_command(command)], check_health=False)
+            self._connected().say(command, purpose)
         except GONE as error:
             self._broken(error)
 
@@ -415,26 +408,28 @@ class Poller:
             return
         self._settle_claim()
         self.withdraw()
-        if new:
-            self._send(_NOBODY, "PSUBSCRIBE", *new)
-        if old:
-            self._send(_NOBODY, "PUNSUBSCRIBE", *old)
+        try:
+            if new:
+                self._connected().subscribe("PSUBSCRIBE", new, _LISTEN)
+            if old:
+                self._connected().subscribe("PUNSUBSCRIBE", old, _forget)
+        except GONE as error:
+            self._broken(error)
 
     def withdraw(self) -> None:
         """End the wait in the server; what it had got after all is taken in."""
         if not self._blocked or self._line is None:
             return
         told = False
-        while self._blocked:
-            if not (told or self._asked[0] is not _WAIT or self._can_read(0)):
+        while self._blocked and self._line is not None:
+            if not (told or self._line.talk.expects is not _WAIT or self._can_read(0)):
                 told = True
-                self._unblock()
+                self._unblock(self._line)
             self._read()
 
-    def _unblock(self) -> None:
-        hello = self._line.handshake_metadata or {}
+    def _unblock(self, line: Line) -> None:
         try:
-            self._broker.engine.command("CLIENT UNBLOCK", hello.get(b"id"))
+            self._broker.engine.command("CLIENT UNBLOCK", line.wire.hello.get(b"id"))
         except AtomqError as error:
             # Not permitted, or not there: the server's own timer ends the wait soon.
             log.debug("CLIENT UNBLOCK: %s", error)
@@ -446,12 +441,24 @@ class Poller:
         # Another callback of this turn may have taken it in. To ask each time would cost a poll.
         if self._line is None or (self._has_read and not self._can_read(0)):
             return
+        self._has_read = True
+        if not self._line.has_answer:
+            try:
+                self._line.hear()
+            except GONE as error:
+                self._broken(error)
         while True:
-            self._read()
+            if self._has_answer:
+                self._read()
             if self._bell is None or not self._bell.rings:
                 self._hand_over()
-            if self._line is None or not self._has_more():
+            if not self._has_answer:
                 return
+
+    @property
+    def _has_answer(self) -> bool:
+        """Whether an answer was taken in already. A selector tells of what the system holds."""
+        return self._line is not None and self._line.has_answer
 
     def on_bell(self) -> None:
         """Go on handing over what waits here, after what came meanwhile: somebody may say stop."""
@@ -473,11 +480,6 @@ class Poller:
         finally:  # a callback may raise, and the loop go on
             if self._bell is not None:
                 self._bell.ring(bool(self._buffer) and not stopping())
-
-    def _has_more(self) -> bool:
-        """Whether another answer was read already. The loop tells of what the system holds."""
-        has_data = getattr(getattr(self._line._parser, "_reader", None), "has_data", None)
-        return bool(has_data() if has_data is not None else self._line.can_read(0))
 
     def receive(self, timeout: float | None) -> bool:
         """Hand over one message or broadcast; False if none came within `timeout` seconds.
@@ -524,7 +526,7 @@ class Poller:
 
     def _can_read(self, seconds: float) -> bool:
         try:
-            return bool(self._line.can_read(seconds))
+            return self._line is not None and self._line.readable(seconds)
         except GONE as error:
             self._broken(error)
             return False
@@ -533,55 +535,59 @@ class Poller:
         """Take in one answer or push; True if something was handed over at once."""
         self._has_read = True
         try:
-            reply = self._line.read_response(push_request=True)
+            purpose, reply = self._connected().answer()
         except GONE as error:
             self._broken(error)
             return False
-        except server.ResponseError as error:
-            return self._refused(error)
-        if isinstance(reply, PushNotification):  # a queue may be called like one
+        if purpose is PUSHED:
             return self._pushed(reply)
-        asked = self._asked.popleft()
-        if asked is _CLAIM:
-            assert self._claim is not None
-            channel, call, acks = self._claim
-            self._claim = None
-            self._claimed(channel, call.parse(reply, call.repeated), acks)
+        if isinstance(reply, GONE):
+            self._broken(reply)
             return False
-        if asked is not _WAIT:
-            asked(reply)
+        if purpose is _CLAIM:
+            self._answered(reply)
             return False
+        if purpose is _WAIT:
+            return self._waited(reply)
+        if purpose is _LISTEN:
+            return self._listens(reply)
+        purpose(reply)
+        return False
+
+    def _waited(self, reply: Any) -> bool:
         self._blocked = ()
+        if isinstance(reply, server.NoPermissionError):
+            told = f"this user may not wait for messages: {reply}"
+            self._denied(_WAIT, PermissionDenied(told))
+            return False
+        if isinstance(reply, Exception):
+            # It was broken off: the master became a replica, the type is wrong, …
+            self._broken(server.ConnectionError(str(reply)))
+            return False
         self._granted(_WAIT)
         if not reply:
             self._all_at = 0.0
             return False
         return self._woken(reply[0].decode(), reply[1])
 
-    def _refused(self, error: server.ResponseError) -> bool:
-        denied = isinstance(error, server.NoPermissionError)
-        if denied and ("channel" in str(error) or "psubscribe" in str(error)):
-            # The answer to PSUBSCRIBE, which has no other but the push that confirms it.
-            told = f"this user may not listen to broadcasts: {error}"
-            self._denied(_NOBODY, PermissionDenied(told))
-            self._broken(server.ConnectionError(str(error)))  # and is subscribed on the next one
+    def _listens(self, reply: Any) -> bool:
+        """PSUBSCRIBE was answered; True if it was granted: stock's drain_events() ends with it."""
+        if isinstance(reply, Exception):
+            told = f"this user may not listen to broadcasts: {reply}"
+            self._denied(_LISTEN, PermissionDenied(told))
+            self._broken(server.ConnectionError(str(reply)))  # and is subscribed on the next one
             return False
-        asked = self._asked.popleft()
-        if asked is _WAIT:
-            if denied:
-                self._blocked = ()
-                told = f"this user may not wait for messages: {error}"
-                self._denied(_WAIT, PermissionDenied(told))
-                return False
-            # It was broken off: the master became a replica, the type is wrong, …
-            self._broken(server.ConnectionError(str(error)))
-            return False
-        if asked is not _CLAIM:
-            asked(error)
-            return False
+        self._granted(_LISTEN)
+        return True
+
+    def _answered(self, reply: Any) -> None:
+        """The claim was answered, or refused."""
         assert self._claim is not None
         channel, call, acks = self._claim
         self._claim = None
+        if not isinstance(reply, Exception):
+            self._claimed(channel, call.parse(reply, call.repeated), acks)
+            return
         # The engine knows what to do about scripts that are not loaded, and about passing trouble.
         try:
             claimed = self._broker.engine.run(call)
@@ -589,17 +595,16 @@ class Poller:
             # It took nothing, and comes again within a second, as where nothing was to be had.
             self._put_back(acks)
             log.warning("claiming again within a second: %s", full)
-            return False
+            return
         except PermissionDenied as refused:
             self._put_back(acks)
             self._denied(_CLAIM, refused)
-            return False
+            return
         except BaseException:
             self._put_back(acks)
             self._broker.unanswered.append(call)
             raise
         self._claimed(channel, claimed, acks)
-        return False
 
     def _denied(self, asked: object, error: PermissionDenied) -> None:
         """Raise this, unless the user might do it before: its rights may be changing just now.
@@ -702,8 +707,7 @@ class Poller:
             self._stirred([key.decode() for key in push[1] or ()])
             return False
         if push[0] != b"pmessage":
-            self._granted(_NOBODY)
-            return bool(push[0] == b"psubscribe")  # stock's drain_events() ends with that, too
+            return False
         handed = False
         for channel, queue in self._patterns.get(push[1].decode(), ()):
             callback = self._transport._callbacks.get(queue)
@@ -722,7 +726,7 @@ class Poller:
 
     def _overdue(self) -> None:
         # Who drains by hand may have been away for long: the answer lies here.
-        if self._line is not None and self._line.can_read(0):
+        if self._line is not None and self._can_read(0):
             return
         self._broken(server.ConnectionError("the broker did not answer in time"))
 
@@ -751,7 +755,7 @@ class Poller:
         try:
             line = self._connected()
             if patterns:
-                line.send_command("PSUBSCRIBE", *patterns, check_health=False)
+                line.subscribe("PSUBSCRIBE", list(patterns), _LISTEN)
             if claim is not None:
                 channel, call, acks = claim
                 self._claim = (channel, call.again(), acks)
