@@ -14,9 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from queue import Empty
 from typing import Any
 
 import pytest
+import redis
 from kombu import Connection
 
 from atomq import (
@@ -762,3 +764,48 @@ def test_many_callers_whose_answers_are_lost_put_each_message_once(
         assert sorted(one.body for one in queue.peek("ready", 1000)) == list(range(400))
         assert queue.state().stats["published"] == 400
     assert len(server.client().keys("*producer*")) <= 8
+
+
+# ── a message that can never be received ──────────────────────────────────────────────────────
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+@pytest.mark.parametrize("consumer", ["library", "kombu"])
+def test_a_message_too_large_for_every_connection_ends_in_dead_letters(
+    own_server: Server, consumer: str
+) -> None:
+    """The server hangs up instead of sending it. Each try counts; what stands behind it comes."""
+    options = {"lease": 0.3, "max_deliveries": 2, "retry_attempts": 1}
+    queue = Queue("q", own_server.url, **options)
+    queue.put("x" * 2_000_000)
+    queue.put("small")
+    db, got = own_server.client(), list[Any]()
+    db.config_set("client-output-buffer-limit", "normal 1000000 1000000 60")
+
+    def claim() -> None:
+        message = queue.claim(timeout=0.2)
+        if message is not None:
+            got.append(message.body)
+            message.ack()
+
+    def drain() -> None:
+        url = own_server.url.replace("redis+socket", "atomq+socket")
+        with Connection(url, transport_options=options) as connection:
+            with connection.SimpleQueue("q", no_ack=False) as simple:
+                message = simple.get(timeout=0.2)
+                got.append(message.payload)
+                message.ack()
+
+    end = time.monotonic() + 30
+    while not db.xlen(queue.keys.dead):
+        assert time.monotonic() < end
+        try:
+            claim() if consumer == "library" else drain()
+        except (ServerUnavailable, redis.ConnectionError, Empty):
+            continue
+    assert got == ["small"]
+    db.config_set("client-output-buffer-limit", "normal 0 0 0")
+    (letter,) = queue.peek("dead")
+    assert (letter.reason, len(letter.body)) == ("max_deliveries", 2_000_000)
+    assert queue.state().unacked == 0
