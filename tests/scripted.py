@@ -160,7 +160,7 @@ class ScriptedEngine(Engine):
         self.commands.append(args)
         return self._answer(args[0], args, {"TIME": (1_800_000_000, 0), "LLEN": 0}.get(args[0]))
 
-    def wire(self) -> Any:
+    def connection(self) -> Any:
         if trouble := self.answers.get("connect"):
             raise trouble
         self.lines.append(Line())
@@ -185,6 +185,7 @@ class Stage:
     def __init__(self, monkeypatch: Any, **options: Any) -> None:
         monkeypatch.setattr("atomq.contrib.kombu.broker.Engine", ScriptedEngine)
         monkeypatch.setattr("atomq.leases.Engine", ScriptedEngine)
+        monkeypatch.setattr("atomq.contrib.kombu.poller.wires.taken", lambda line: line)
         name = f"scripted-{next(_names)}"  # brokers are known by their address
         options = {"client_name": name, **options}
         self.transport = Transport(Connection("atomq://nowhere.invalid", transport_options=options))

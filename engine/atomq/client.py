@@ -234,10 +234,6 @@ class Engine(EngineBase):
         """
         return say(work)
 
-    def wire(self) -> wires.Wire | wires.MemoryWire:
-        """The same, its socket alone: for those with a conversation of their own."""
-        return wires.taken(self.connection())
-
     def waiter(self) -> Waiter:
         """What a flow waits on. One for each consumer; close it when done."""
         return Waiter(self)

@@ -791,11 +791,11 @@ def test_a_message_too_large_for_every_connection_ends_in_dead_letters(
 
     def drain() -> None:
         url = own_server.url.replace("redis+socket", "atomq+socket")
-        with Connection(url, transport_options=options) as connection:
-            with connection.SimpleQueue("q", no_ack=False) as simple:
-                message = simple.get(timeout=0.2)
-                got.append(message.payload)
-                message.ack()
+        connection = Connection(url, transport_options=options)
+        with connection, connection.SimpleQueue("q", no_ack=False) as simple:
+            message = simple.get(timeout=0.2)
+            got.append(message.payload)
+            message.ack()
 
     end = time.monotonic() + 30
     while not db.xlen(queue.keys.dead):

@@ -8,23 +8,23 @@ its loop before it sleeps again.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any
 from weakref import WeakSet
 
-from kombu.utils.json import loads
 from redis import exceptions as server
 
+from atomq import wires
 from atomq.calls import Call, Claimed
 from atomq.contrib.fleet import Roll
 from atomq.contrib.kombu.bell import Bell
+from atomq.contrib.kombu.broadcasts import Broadcasts, payload_of
 from atomq.contrib.kombu.channel import MOST_CLAIMED, Channel, is_reply_queue
+from atomq.contrib.kombu.hand_over import HandOver
 from atomq.contrib.kombu.line import Line
 from atomq.contrib.kombu.stock import Restore, Watch
 from atomq.contrib.kombu.worker import (
@@ -38,7 +38,6 @@ from atomq.conversation import PUSHED
 from atomq.errors import AtomqError, InvalidMessage, PermissionDenied, ServerFull
 from atomq.flows import clock
 from atomq.keys import QueueKeys, is_queue_key
-from atomq.message import Delivery
 
 log = logging.getLogger("atomq.kombu")
 
@@ -81,8 +80,8 @@ class Poller:
         self._until = 0.0  # when what is outstanding must have been answered
         self._hot: set[str] = set()  # queues that may have something to claim
         self._due_at = float("inf")
-        self._buffer: deque[tuple[Channel, Delivery, int]] = deque()
-        self._patterns: dict[str, list[tuple[Channel, str]]] = {}
+        self._buffer = HandOver(self._broker)
+        self._broadcasts = Broadcasts(transport)
         self._on_socket: Callable[[int | None], None] = lambda _: None
         self._bell: Bell | None = None
         self._all_at = 0.0
@@ -119,7 +118,9 @@ class Poller:
         try:
             if stopping() and not self._transport.lost:
                 channel.qos.give_back_unbegun()
-            self._return(lambda ch, delivery: ch is channel and delivery.queue == queue)
+            self._buffer.give_back(
+                lambda one: one.channel is channel and one.delivery.queue == queue
+            )
             if self._line is not None and not self._transport.lost:
                 self._subscribe()
                 keys = self._broker.keys(queue)
@@ -135,38 +136,11 @@ class Poller:
     def forget(self, channel: Channel) -> None:
         """A channel closes."""
         self.regroup()
-        self._return(lambda ch, _: ch is channel)
+        self._buffer.give_back(lambda one: one.channel is channel)
 
     def let_go(self) -> None:
         """The worker stops: give back what waits here to be handed over. For any thread."""
-        by_queue: dict[str, list[str]] = {}
-        while self._buffer:
-            try:
-                _, delivery, _ = self._buffer.popleft()
-            except IndexError:  # its own thread has just given it back
-                break
-            delivery.settled = True
-            by_queue.setdefault(delivery.queue, []).append(delivery.receipt)
-        try:
-            for queue, receipts in by_queue.items():
-                self._broker.give_back(self._broker.keys(queue), receipts)
-        except AtomqError as error:
-            log.warning("not given back before the lease ends: %s", error)
-
-    def _return(self, which: Callable[[Channel, Delivery], bool]) -> None:
-        if self._transport.lost:
-            return
-        kept: deque[tuple[Channel, Delivery, int]] = deque()
-        by_queue: dict[str, list[str]] = {}
-        for channel, delivery, now_ms in self._buffer:
-            if which(channel, delivery):
-                delivery.settled = True
-                by_queue.setdefault(delivery.queue, []).append(delivery.receipt)
-            else:
-                kept.append((channel, delivery, now_ms))
-        self._buffer = kept
-        for queue, receipts in by_queue.items():
-            self._broker.give_back(self._broker.keys(queue), receipts)
+        self._buffer.let_go()
 
     # ── the socket ────────────────────────────────────────────────────────────────────────────
 
@@ -182,7 +156,7 @@ class Poller:
     def _connected(self) -> Line:
         if self._line is None:
             self._moves, self._era = self._broker.engine.moves, self._broker.engine.era
-            self._line = Line(self._broker.engine.wire())
+            self._line = Line(wires.taken(self._broker.engine.connection()))
             self._opened = time.monotonic()
             self._on_socket(self._line.wire.fileno())
         return self._line
@@ -197,11 +171,11 @@ class Poller:
                 self.withdraw()
                 for command in self._watch.resign():
                     self._broker.engine.command(*command)
-                self._return(lambda *_: True)
+                self._buffer.give_back()
                 self._roll.leave()
             except (server.RedisError, OSError, AtomqError) as error:
                 log.debug("while hanging up: %s", error)
-        self._return(lambda *_: True)
+        self._buffer.give_back()
         self._hang_up()
 
     def _hang_up(self) -> None:
@@ -209,7 +183,8 @@ class Poller:
             self._on_socket(None)
             self._line.wire.close()
         self._line, self._claim, self._blocked = None, None, ()
-        self._patterns, self._tracking = {}, None
+        self._broadcasts.forget()
+        self._tracking = None
 
     def _settle_claim(self) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -288,14 +263,10 @@ class Poller:
         if self._broker.keeper.stands_still():
             return found
         for channel in self._claimers:
-            room = channel.room(self._buffered(channel) if self._buffer else 0, least=least)
+            room = channel.room(self._buffer.count(channel) if self._buffer else 0, least=least)
             if room and not channel.closed:
                 found[channel] = room
         return found
-
-    def _buffered(self, channel: Channel) -> int:
-        """How many messages wait here to be handed over to this channel."""
-        return sum(1 for ch, _, _ in self._buffer if ch is channel)
 
     def _send_claim(self, channel: Channel, queues: list[str], room: int) -> None:
         acks = {name: self._broker.keeper.acks.take(name) for name in queues}
@@ -397,13 +368,7 @@ class Poller:
             self._broken(error)
 
     def _subscribe(self) -> None:
-        wanted: dict[str, list[tuple[Channel, str]]] = {}
-        for channel in self._transport.channels:
-            for pattern, queue in channel.subscriptions():
-                wanted.setdefault(pattern, []).append((channel, queue))
-        new = [pattern for pattern in wanted if pattern not in self._patterns]
-        old = [pattern for pattern in self._patterns if pattern not in wanted]
-        self._patterns = wanted
+        new, old = self._broadcasts.changed()
         if not (new or old):
             return
         self._settle_claim()
@@ -509,16 +474,10 @@ class Poller:
 
     def deliver_one(self) -> None:
         """Hand over the oldest message that waits."""
-        try:
-            channel, delivery, now_ms = self._buffer.popleft()
-        except IndexError:  # let go meanwhile
+        oldest = self._buffer.next()
+        if oldest is None:
             return
-        keeper = self._broker.keeper
-        if keeper.lapsed(delivery.receipt):
-            # This process stood still for longer than a lease: others may have these by now.
-            self._buffer.appendleft((channel, delivery, now_ms))
-            self._return(lambda _, delivery: keeper.lapsed(delivery.receipt))
-            return
+        channel, delivery, now_ms = oldest
         if not delivery.lost:
             if runs_in_delivery(in_loop=self._bell is not None):
                 self._resign()  # nothing is heard from here until it is done
@@ -639,10 +598,9 @@ class Poller:
         if claimed.wait_ms is not None:
             self._due_at = min(self._due_at, time.monotonic() + claimed.wait_ms / 1000)
             self._transport.wake_in(claimed.wait_ms / 1000)
-        for delivery in deliveries:
-            self._buffer.append((channel, delivery, claimed.now_ms))
+        self._buffer.add(channel, deliveries, claimed.now_ms)
         if channel.closed:  # meanwhile
-            self._return(lambda ch, _: ch is channel)
+            self._buffer.give_back(lambda one: one.channel is channel)
         elif deliveries:
             channel.rotate(deliveries[-1].queue)
 
@@ -684,7 +642,7 @@ class Poller:
             self._unpop(key, raw)
             return
         try:
-            callback(_payload(raw))
+            callback(payload_of(raw))
         except InvalidMessage as error:
             self._broker.dead_letter(queue, key, raw, error)
 
@@ -708,19 +666,7 @@ class Poller:
             return False
         if push[0] != b"pmessage":
             return False
-        handed = False
-        for channel, queue in self._patterns.get(push[1].decode(), ()):
-            callback = self._transport._callbacks.get(queue)
-            if callback is None or not push[3]:
-                continue
-            try:
-                payload = _payload(push[3])
-                if not channel.repeated(queue, payload):
-                    callback(payload)
-                    handed = True
-            except InvalidMessage as error:
-                log.warning("an unreadable broadcast on %r was dropped: %s", push[2], error)
-        return handed
+        return self._broadcasts.hand_over(push[1].decode(), push[2], push[3])
 
     # ── health ────────────────────────────────────────────────────────────────────────────────
 
@@ -749,13 +695,13 @@ class Poller:
         That comes over a line of the engine's: where broadcasts are heard, the server cuts off
         whatever exceeds its `client-output-buffer-limit pubsub`, so also a large message.
         """
-        claim, patterns = self._claim, self._patterns
+        claim = self._claim
         self._hang_up()
-        self._claim, self._patterns = claim, patterns
+        self._claim = claim
         try:
             line = self._connected()
-            if patterns:
-                line.subscribe("PSUBSCRIBE", list(patterns), _LISTEN)
+            if patterns := self._broadcasts.changed()[0]:
+                line.subscribe("PSUBSCRIBE", patterns, _LISTEN)
             if claim is not None:
                 channel, call, acks = claim
                 self._claim = (channel, call.again(), acks)
@@ -784,14 +730,3 @@ class Poller:
 
 def _forget(_: Any) -> None:
     """An answer, or an error, that changes nothing."""
-
-
-def _payload(raw: bytes) -> dict[str, Any]:
-    """What lies in a message or a broadcast. Raises `InvalidMessage`, whatever is wrong with it."""
-    try:
-        payload = loads(raw.decode()) if b'"__type__"' in raw else json.loads(raw)
-    except Exception as error:
-        raise InvalidMessage(f"{type(error).__name__}: {error}") from error
-    if not isinstance(payload, dict):
-        raise InvalidMessage(f"it is not a JSON object but {type(payload).__name__}")
-    return payload

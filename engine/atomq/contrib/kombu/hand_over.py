@@ -1,0 +1,103 @@
+"""What was claimed and waits to be handed over to the channels of one connection."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from atomq.errors import AtomqError
+from atomq.message import Delivery
+
+if TYPE_CHECKING:
+    from atomq.contrib.kombu.broker import Broker
+    from atomq.contrib.kombu.channel import Channel
+
+log = logging.getLogger("atomq.kombu")
+
+
+class Waiting(NamedTuple):
+    """One message, and when it was claimed by the server's clock."""
+
+    channel: Channel
+    delivery: Delivery
+    now_ms: int
+
+
+class HandOver:
+    """Messages in the order in which they were claimed.
+
+    It belongs to one thread, but `let_go` is for any. What it gives back goes to the front of its
+    queue, uncounted.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._waiting: deque[Waiting] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Waiting]:
+        return iter(self._waiting)
+
+    def add(self, channel: Channel, deliveries: Sequence[Delivery], now_ms: int) -> None:
+        """These were claimed for a channel."""
+        self._waiting += [Waiting(channel, delivery, now_ms) for delivery in deliveries]
+
+    def count(self, channel: Channel) -> int:
+        """How many wait for this channel."""
+        return sum(1 for one in self._waiting if one.channel is channel)
+
+    def next(self) -> Waiting | None:
+        """The oldest one; None: it was let go meanwhile, or this process stood still.
+
+        After a freeze that was longer than a lease others may have these messages by now. They are
+        given back.
+        """
+        try:
+            oldest = self._waiting.popleft()
+        except IndexError:
+            return None
+        keeper = self._broker.keeper
+        if keeper.lapsed(oldest.delivery.receipt):
+            self._waiting.appendleft(oldest)
+            self.give_back(lambda one: keeper.lapsed(one.delivery.receipt))
+            return None
+        return oldest
+
+    def give_back(self, which: Callable[[Waiting], bool] = lambda _: True) -> None:
+        """Give back those for which `which` is true. Raises our exceptions."""
+        given = [one for one in self._waiting if which(one)]
+        if not given:
+            return
+        self._waiting = deque(one for one in self._waiting if not which(one))
+        for queue, receipts in _by_queue(given).items():
+            self._broker.give_back(self._broker.keys(queue), receipts)
+
+    def let_go(self) -> None:
+        """The worker stops: give back what waits here. Never raises."""
+        given = []
+        while self._waiting:
+            try:
+                given.append(self._waiting.popleft())
+            except IndexError:  # its own thread has just taken it
+                break
+        try:
+            for queue, receipts in _by_queue(given).items():
+                self._broker.give_back(self._broker.keys(queue), receipts)
+        except AtomqError as error:
+            log.warning("not given back before the lease ends: %s", error)
+
+    def clear(self) -> None:
+        """The connection is lost: nothing is given back, what is held stays held."""
+        self._waiting.clear()
+
+
+def _by_queue(given: Sequence[Waiting]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for one in given:
+        one.delivery.settled = True
+        found.setdefault(one.delivery.queue, []).append(one.delivery.receipt)
+    return found
