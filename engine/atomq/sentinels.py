@@ -19,7 +19,7 @@ from redis import exceptions as server
 from redis.asyncio import sentinel as aio_sentinel
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from atomq import fork
+from atomq import fork, wires
 from atomq.address import Address
 from atomq.shared import AsyncShared, Shared
 
@@ -162,8 +162,11 @@ class _Ear:
         except BaseException:
             connection.disconnect()
             raise
-        self.socket = connection._sock
         self._heard_at = self._pinged_at = time.monotonic()
+
+    def fileno(self) -> int:
+        """Its socket's number, for a selector."""
+        return wires.descriptor(self._connection)
 
     def heard(self, master_name: str) -> list[Place]:
         """Where it says that the master is now: the last is the newest. Raises if it is gone."""
@@ -194,7 +197,7 @@ def _readable(ears: dict[int, _Ear], seconds: float) -> list[int]:
         return []
     with selectors.DefaultSelector() as selector:
         for i, ear in ears.items():
-            selector.register(ear.socket, selectors.EVENT_READ, i)
+            selector.register(ear, selectors.EVENT_READ, i)
         return [key.data for key, _ in selector.select(seconds)] or list(ears)
 
 
