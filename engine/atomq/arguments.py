@@ -64,6 +64,8 @@ def milliseconds(name: str, value: Any) -> int:
 
 def timeout(value: Any) -> float | None:
     """How long to wait, in seconds; None: for ever. Less than 0 is 0."""
+    if value is None or (type(value) is int and 0 <= value <= LONGEST):  # as nearly always
+        return value
     number = value.total_seconds() if isinstance(value, timedelta) else value
     known = isinstance(number, int | float) and not isinstance(number, bool)
     if number is not None and (not known or number != number):  # noqa: PLR0124 - NaN
@@ -94,6 +96,8 @@ def moment_ms(value: Any) -> int:
 
 def whole(name: str, value: Any, low: int, high: int) -> int:
     """A whole number within bounds."""
+    if type(value) is int and low <= value <= high:  # as nearly always
+        return value
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise InvalidArgument(
             f"{name} must be a whole number from {low} to {high}, got {shown(value)}"

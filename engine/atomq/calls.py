@@ -125,6 +125,8 @@ def _none(_reply: Any, _repeated: bool) -> None:
 
 
 def _items(what: str, given: Sequence[Any], *, least: int = 1) -> int:
+    if type(given) is list and least <= len(given) <= MOST:  # as nearly always
+        return len(given)
     if not isinstance(given, Sequence) or isinstance(given, str | bytes):
         raise InvalidArgument(f"{what} must be a list, got {arguments.shown(given)}")
     if not least <= len(given) <= MOST:
@@ -396,37 +398,42 @@ def claim(
 
     def parse(reply: Any, repeated: bool) -> Claimed:
         now, wait, drain, mores, *rest = map(int, reply[0].split())
+        lost_acks: tuple[tuple[str, str], ...] = ()
         buried: Sequence[Buried] = ()
         if type(reply[-1]) is list:
             buried = _buried(names, reply.pop())
-        attempt, runs = rest[mores : mores + 2]
-        told = mores + 2 + 4 * runs
+        attempt, told = rest[mores], mores + 2 + 4 * rest[mores + 1]
         deliveries: list[Delivery] = []
+        front, at = f"{claim_id}.{attempt}.", 1
         for i in range(mores + 2, told, 4):
-            queue, (times, step, many) = names[rest[i] - 1], rest[i + 1 : i + 4]
-            if attempt < 0:
-                at = 1 + 2 * len(deliveries)
-                pairs = zip(reply[at::2], reply[at + 1 : at + 2 * many : 2], strict=False)
-                deliveries += [Delivery(queue, r.decode(), times, step, raw) for r, raw in pairs]
+            queue, times, step, many = names[rest[i] - 1], rest[i + 1], rest[i + 2], rest[i + 3]
+            if attempt >= 0:
+                end = at + many
+                deliveries += [
+                    Delivery(queue, f"{front}{j}", times, step, reply[j]) for j in range(at, end)
+                ]
             else:
-                at = 1 + len(deliveries)
-                front, raws = f"{claim_id}.{attempt}.", enumerate(reply[at : at + many], at)
-                deliveries += [Delivery(queue, f"{front}{j}", times, step, raw) for j, raw in raws]
-        # A repeated call: the one before, whose answer was lost, may have acked them.
-        lost = () if repeated else rest[told:]
-        lost_acks = [
-            (names[lost[i] - 1], (acks or ())[lost[i] - 1][lost[i + 1] - 1])
-            for i in range(0, len(lost), 2)
-        ]
+                end = at + 2 * many
+                deliveries += [
+                    Delivery(queue, reply[j].decode(), times, step, reply[j + 1])
+                    for j in range(at, end, 2)
+                ]
+            at = end
+        if len(rest) > told and not repeated:  # else the one before may have acked them
+            lost = rest[told:]
+            lost_acks = tuple(
+                (names[lost[i] - 1], (acks or ())[lost[i] - 1][lost[i + 1] - 1])
+                for i in range(0, len(lost), 2)
+            )
         return Claimed(
             now,
             wait if wait >= 0 else None,
-            tuple([names[index - 1] for index in rest[:mores]]),
-            tuple(lost_acks),
+            tuple([names[index - 1] for index in rest[:mores]]) if mores else (),
+            lost_acks,
             deliveries,
             buried,
-            alone=company == SOLE and len(deliveries) == 1,
-            drain_ms=drain,
+            company == SOLE and len(deliveries) == 1,
+            drain,
         )
 
     return Call(_CLAIM, queues[0], keys, args, parse, attempt_at=1, large=limit > FEW)

@@ -260,7 +260,8 @@ class LeaseKeeper:
         return found
 
     def _holds(self) -> bool:
-        return any(lease.counts() for lease in self._leases.copy().values())
+        held = self._leases
+        return bool(held) and any(lease.counts() for lease in held.copy().values())
 
     def _goes_alone(self) -> bool:
         if self._alone is None or not self._alone[2]:

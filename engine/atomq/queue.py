@@ -260,7 +260,8 @@ class Queue(QueueBase[Engine]):
                         del message
                 finally:
                     pace.took(time.monotonic() - began, count)
-                    receiver.return_unstarted(backlog.take())
+                    if unstarted := backlog.take():
+                        receiver.return_unstarted(unstarted)
 
     def __iter__(self) -> Generator[Message]:
         return self.consume()

@@ -264,7 +264,8 @@ class AsyncQueue(QueueBase[AsyncEngine]):
                         del message
                 finally:
                     pace.took(time.monotonic() - began, count)
-                    await receiver.return_unstarted(backlog.take())
+                    if unstarted := backlog.take():
+                        await receiver.return_unstarted(unstarted)
 
     def __aiter__(self) -> AsyncGenerator[AsyncMessage]:
         return self.consume()

@@ -697,7 +697,8 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         messages: list[MessageT] = []
 
         def claimed(claim: Claimed) -> Refused:
-            got = [self._message_type(self._by_name[d.queue], d) for d in claim.deliveries]
+            kind, by_name = self._message_type, self._by_name
+            got = [kind(by_name[delivery.queue], delivery) for delivery in claim.deliveries]
             refused = []
             for queue, held in _by_queue(got):
                 if not self._keeper.hold(queue.keys, held, claim, self._consumer.asked):
@@ -744,7 +745,11 @@ class ReceiverBase(Generic[QueueT, MessageT]):
 def _by_queue(messages: Iterable[MessageT]) -> list[tuple[Any, list[MessageT]]]:
     found: dict[str, list[MessageT]] = {}
     for message in messages:
-        found.setdefault(message._queue.name, []).append(message)
+        name = message._queue.name
+        if name in found:
+            found[name].append(message)
+        else:
+            found[name] = [message]
     return [(held[0]._queue, held) for held in found.values()]
 
 
