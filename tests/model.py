@@ -50,6 +50,7 @@ class Model:
     gap: bool = False
     grace: int = 0
     id: str = ""  # of the claim that is being carried out
+    died: str = ""  # the claim that last made dead letters
     aside: int = 0
     sole: bool = True
 
@@ -82,7 +83,7 @@ class Model:
     ) -> list[str]:
         self.contact(now)
         live = [receipt for receipt in self.claims.get(claim_id, []) if receipt in self.unacked]
-        if live:
+        if live or self.died == claim_id:  # its leases and dead letters, and nothing new
             return live
         self.id, self.aside, self.sole = f"{claim_id}.{attempt}", 0, company == 0
         given: list[str] = []
@@ -137,6 +138,7 @@ class Model:
         often = message.deliveries - message.spared >= self.max_deliveries
         if often or message.stale:
             self.aside += 1
+            self.died = self.id.rpartition(".")[0]
             self.dead.append((message, "max_deliveries" if often else "expired"))
         elif message.spared > 1 and (taken or not self.sole):
             self.aside += 1
