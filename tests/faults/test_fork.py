@@ -36,27 +36,30 @@ LOCKS = (PLAIN, type(threading.RLock()), threading.Condition, threading.Semaphor
 NOT_RENEWED = {("atomq.embedded", "_no_fork")}
 
 
-_others: list[Any] = []
-
-
 def objects() -> list[Any]:
     """Every object of a class of the package."""
     return [o for o in gc.get_objects() if f"{type(o).__module__}.".startswith("atomq.")]
 
 
 @pytest.fixture(autouse=True)
-def others() -> Iterator[None]:
-    """What tests before left in this process, with threads of its own, is not looked at."""
-    _others[:] = objects()
+def others(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What tests before left in this process, with threads of its own, is not looked at.
+
+    Garbage of theirs may take its time: a result of Celery's that is collected says so to its
+    server, and tries for 20 s to reach one that is gone.
+    """
+    if result := sys.modules.get("celery.result"):
+        monkeypatch.setattr(result.AsyncResult, "__del__", lambda _: None)
+    gc.collect()
+    gc.freeze()
     yield
-    _others.clear()
+    gc.unfreeze()
 
 
 def locks() -> Iterator[tuple[Any, str, Any]]:
     """Every lock of the package: the module or object that has it, its name there, the lock."""
-    left = {id(one) for one in _others}
     owners = [module for name, module in sys.modules.items() if name.partition(".")[0] == "atomq"]
-    owners += [one for one in objects() if id(one) not in left]
+    owners += objects()
     for owner in owners:
         names = list(getattr(owner, "__dict__", ())) + list(getattr(owner, "__slots__", ()))
         for name in names:
