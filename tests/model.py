@@ -48,7 +48,8 @@ class Model:
     claims: dict[str, list[str]] = field(default_factory=dict)  # claim id -> its receipts
     paused: bool = False
     gap: bool = False
-    grace: int = 0
+    grace: int = 0  # until when a lease is not taken from its holder; 0: there was no gap yet
+    had_grace: int = 0  # but one that ended before this is: it has had a whole grace
     id: str = ""  # of the claim that is being carried out
     died: str = ""  # the claim that last made dead letters
     aside: int = 0
@@ -76,6 +77,8 @@ class Model:
     def contact(self, now: int) -> None:
         """A claim or an extend comes; was nobody there before it for too long?"""
         if self.gap:
+            if self.grace:
+                self.had_grace = self.grace - RENEW
             self.gap, self.grace = False, now + RENEW
 
     def claim(
@@ -102,14 +105,14 @@ class Model:
         for step in range(1, self.steps + 1):
             if self.paused:
                 continue
-            if now >= self.grace and self.sole:
-                for name in self._due(self.unacked, step, now, apart=True):
+            ended = now if now >= self.grace else min(self.had_grace, now)
+            if self.sole:
+                for name in self._due(self.unacked, step, ended, apart=True):
                     if taken or not limit:
                         break
                     yield from self._deliver(self.unacked.pop(name), taken, now)
-            sources = [self.delayed] if now < self.grace else [self.unacked, self.delayed]
-            for source in sources:
-                for name in self._due(source, step, now):
+            for source, until in ((self.unacked, ended), (self.delayed, now)):
+                for name in self._due(source, step, until):
                     if len(taken) >= limit or -1 in taken:
                         return
                     held = source.pop(name)
@@ -225,6 +228,7 @@ class Model:
 
     def time_passes(self, ms: int) -> None:
         """Whatever has a time is so much nearer to it."""
-        self.grace -= ms
+        self.grace -= ms if self.grace else 0
+        self.had_grace -= ms if self.had_grace else 0
         for held in (*self.unacked.values(), *self.delayed.values()):
             held.at -= ms

@@ -263,8 +263,8 @@ class QueueMachine(RuleBasedStateMachine):
         """With consumers asking all the while."""
         self.q.pass_time(ms)
         self.q.pass_time(ms, of="delayed")
-        if "grace" in self.q.meta:
-            self.rig.db.hincrby(self.q.keys.meta, "grace", -ms)
+        for name in {"grace", "had_grace"} & self.q.meta.keys():
+            self.rig.db.hincrby(self.q.keys.meta, name, -ms)
         self.model.time_passes(ms)
 
     @rule()
