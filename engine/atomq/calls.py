@@ -402,10 +402,10 @@ def claim(
         buried: Sequence[Buried] = ()
         if type(reply[-1]) is list:
             buried = _buried(names, reply.pop())
-        attempt, told = rest[mores], mores + 2 + 4 * rest[mores + 1]
+        attempt, runs_end = rest[mores], mores + 2 + 4 * rest[mores + 1]
         deliveries: list[Delivery] = []
         front, at = f"{claim_id}.{attempt}.", 1
-        for i in range(mores + 2, told, 4):
+        for i in range(mores + 2, runs_end, 4):
             queue, times, step, many = names[rest[i] - 1], rest[i + 1], rest[i + 2], rest[i + 3]
             if attempt >= 0:
                 end = at + many
@@ -419,8 +419,10 @@ def claim(
                     for j in range(at, end, 2)
                 ]
             at = end
-        if len(rest) > told and not repeated:  # else the one before may have acked them
-            lost = rest[told:]
+        # After a lost reply the first try may have carried out the acks: that they find nothing
+        # then says nothing.
+        if len(rest) > runs_end and not repeated:
+            lost = rest[runs_end:]
             lost_acks = tuple(
                 (names[lost[i] - 1], (acks or ())[lost[i] - 1][lost[i + 1] - 1])
                 for i in range(0, len(lost), 2)
