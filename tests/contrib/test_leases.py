@@ -359,9 +359,9 @@ def test_a_suspended_worker_comes_back_too_late(at: Place, pool: str) -> None:
     await_true("both to work", lambda: at.ledger.starts()[one] == 2)
 
 
-@pytest.mark.parametrize("pool", ["solo", "threads", "gevent", "eventlet"])
+@pytest.mark.parametrize("pool", ["prefork", "solo", "threads", "gevent", "eventlet"])
 def test_what_a_suspended_worker_had_not_begun_is_not_begun(at: Place, pool: str) -> None:
-    """Where tasks begin in the worker's own process: none that another has done meanwhile."""
+    """None that another has done meanwhile. A child of prefork runs on, and asks for the next."""
     worker = at.worker(pool, 1, **OPTIONS).ready()
     worker.freeze()  # so that it claims them at once
     ids = at.send_many(4, "work", 0.5)

@@ -228,29 +228,54 @@ def _noted(on_failure: Callable[..., Any], wrapper: Any) -> Callable[..., Any]:
 
 
 def ask_before_work() -> None:
-    """Have threads and greenlets begin no task whose lease may have ended while it was reserved.
+    """Have no task begin whose lease may have ended while it was reserved.
 
-    That a child of a prefork pool begins a task is said when it has; and solo is handed nothing
-    that it does not begin.
+    A thread or greenlet asks when it begins one. A child of prefork asks nothing: its worker does,
+    when a child is free for the task. Solo is handed nothing that it does not begin.
     """
     from celery.worker.request import Request
+    from celery.worker.worker import WorkController
 
     if not hasattr(Request.on_accepted, _MARK):
         Request.on_accepted = _asked(Request.on_accepted)
+    if not hasattr(WorkController._process_task, _MARK):
+        WorkController._process_task = _asked_for_a_child(WorkController._process_task)
 
 
 def _asked(on_accepted: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(on_accepted)
     def asked(request: Any, pid: int, *args: Any, **kwargs: Any) -> Any:
-        given_up = getattr(request.message, "given_up", None)  # of a message of ours
-        if given_up is not None and _begins_here(pid) and given_up():
-            sys.modules["celery.worker.state"].task_ready(request)
-            request.reject(requeue=True)  # in Celery's books
+        if _begins_here(pid) and _given_up(request):
             raise sys.modules["greenlet"].GreenletExit if _is_green() else CancelledError
         return on_accepted(request, pid, *args, **kwargs)
 
     setattr(asked, _MARK, True)
     return asked
+
+
+def _asked_for_a_child(process_task: Callable[..., Any]) -> Callable[..., Any]:
+    """Called for each task when a child of prefork is free: other pools queue theirs themselves."""
+
+    @wraps(process_task)
+    def asked(controller: Any, request: Any) -> Any:
+        release = getattr(controller, "_quick_release", None)  # where tasks wait for a child
+        if release is None or not _given_up(request):
+            return process_task(controller, request)
+        # It calls this for the next task: soon, as each would stand on the stack of the last.
+        return controller.hub.call_soon(release)
+
+    setattr(asked, _MARK, True)
+    return asked
+
+
+def _given_up(request: Any) -> bool:
+    """Whether a task is not to be begun. Celery's books are put right."""
+    given_up = getattr(request.message, "given_up", None)  # of a message of ours
+    if given_up is None or not given_up():
+        return False
+    sys.modules["celery.worker.state"].task_ready(request)
+    request.reject(requeue=True)
+    return True
 
 
 def _begins_here(pid: int) -> bool:
