@@ -188,6 +188,37 @@ def test_1_arguments_out_of_their_caps_change_nothing(rig: Rig, verb: str) -> No
     assert tried or not [each for each in call.script.contract.argv if each.type == "int"]
 
 
+def _of(n: int) -> list[str]:
+    return [f"c-{i}.0.1" for i in range(n)]
+
+
+AS_MANY: dict[str, Callable[[Queue, int], Call[Any]]] = {
+    "publish": lambda q, n: calls.publish(q.keys, [Outgoing(msg(each), each) for each in _of(n)]),
+    "claim, its acks": lambda q, n: q.claiming(1, acks=[_of(n)]),
+    "ack": lambda q, n: calls.ack(q.keys, _of(n)),
+    "release": lambda q, n: calls.release(q.keys, [(each, "i") for each in _of(n)]),
+    "extend": lambda q, n: calls.extend(q.keys, _of(n), lease_ms=1000),
+    "reject": lambda q, n: calls.reject(q.keys, [Rejection(r, "i", "failed") for r in _of(n)]),
+    "complete": lambda q, n: calls.complete(q.keys, [(each, each, "1") for each in _of(n)]),
+    "tell": lambda q, n: calls.tell(q.keys, [(each, "1") for each in _of(n)]),
+    "cancel": lambda q, n: calls.cancel(q.keys, _of(n)),
+    "redrive": lambda q, n: calls.redrive(q.keys, [f"{i}-1" for i in range(n)]),
+    "purge": lambda q, n: calls.purge(q.keys, dead_ids=[f"{i}-1" for i in range(n)]),
+    "peek": lambda q, n: calls.peek(q.keys, "delayed", ids=_of(n)),
+}
+
+
+@pytest.mark.parametrize("verb", AS_MANY)
+def test_1_a_call_takes_a_thousand_and_no_more(rig: Rig, verb: str) -> None:
+    """Python and Lua hold to the same cap: neither refuses what the other lets through."""
+    q = rig.queue()
+    rig.engine.run(AS_MANY[verb](q, 1000))
+    rig.db.flushdb()
+    with pytest.raises(InvalidArgument, match="1000"):
+        rig.engine.run(AS_MANY[verb](q, 1001))
+    assert rig.snapshot() == {}
+
+
 @pytest.mark.parametrize("field", range(8))
 def test_1_settings_of_a_publish_out_of_their_caps_change_nothing(q: Queue, field: int) -> None:
     """Eight numbers in one text; the second is the step, of which there are four."""
