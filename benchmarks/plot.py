@@ -148,6 +148,6 @@ def _row(line: Line, y: float, low: int, high: int, *, dots: bool) -> list[str]:
         if len(runs) > 1:
             least, right = _x(min(runs), low, high), _x(max(runs), low, high)
             parts.append(f'<path class="spread" d="M{least:.1f} {y}H{right:.1f}"/>')
-    told = " · ".join(short(value) for value in medians)
-    parts.append(f'<text x="{right + 9:.1f}" y="{y + 4}">{told}</text>')
+    text = " · ".join(short(value) for value in medians)
+    parts.append(f'<text x="{right + 9:.1f}" y="{y + 4}">{text}</text>')
     return parts

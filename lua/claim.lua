@@ -40,7 +40,7 @@
 --   BADARG  WRONGTYPE
 local limits = require("lib.limits")
 local unacked, records, delayed, tokens, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[6], KEYS[8], 8
-local TASTE, QUIET = 4, 250 -- see lib/lane, lib/outage
+local TASTE, QUIET = 4, 250 -- see lib/delivering, lib/outage
 local claim_id, limit, lease = ARGV[1], tonumber(ARGV[3]) or 0, tonumber(ARGV[4]) or 0
 local max_bytes, acks, byte, time = tonumber(ARGV[7]) or 0, #ARGV - 10, string.byte, redis.call("TIME")
 local now = time[1] .. string.sub("00000" .. time[2], -6, -4)

@@ -12,13 +12,17 @@ from typing import Any, Self, TypeVar, overload
 from redis import exceptions as server
 from redis.asyncio.connection import AbstractConnection
 
-from atomq import arguments, connect, exchange, fork, waiting, wires
+from atomq import arguments, connect, fork, retrying, waiting, wires
 from atomq.address import Address
 from atomq.calls import Call, Claimed
 from atomq.client import EngineBase
 from atomq.conversation import PUSHED, Conversation
 from atomq.errors import AtomqError, InvalidArgument, ServerUnavailable
-from atomq.exchange import (
+from atomq.flows import Flow, Get, Listen, Rest, Sleep, Wait, Withdraw
+from atomq.options import Options
+from atomq.outage import PATIENCE, Outage, outage_of
+from atomq.pool_aio import AsyncPool, connected, heeded, readable
+from atomq.retrying import (
     SERVER_ERRORS,
     Ask,
     Pause,
@@ -29,12 +33,8 @@ from atomq.exchange import (
     not_reached,
     translated,
 )
-from atomq.flows import Flow, Get, Listen, Rest, Sleep, Wait, Withdraw
-from atomq.options import Options
-from atomq.outage import PATIENCE, Outage, outage_of
-from atomq.pool_aio import AsyncPool, connected, heeded, readable
 from atomq.shared import AsyncShared, cancelling
-from atomq.waiting import Line, Steps, Waiting
+from atomq.waiting import Actions, Line, Waiting
 
 log = logging.getLogger("atomq.client")
 
@@ -94,10 +94,10 @@ class AsyncEngine(EngineBase):
 
     def _begin(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._proving: asyncio.Future[Any] | None = None
+        self._verifying: asyncio.Future[Any] | None = None
         self.listener = _Listener(self)
-        self._lines: AsyncPool | _ClusterLines = (
-            _ClusterLines(self) if self.address.kind == "cluster" else AsyncPool(self)
+        self._pool: AsyncPool | _ClusterPool = (
+            _ClusterPool(self) if self.address.kind == "cluster" else AsyncPool(self)
         )
 
     @overload
@@ -132,9 +132,9 @@ class AsyncEngine(EngineBase):
         if not calls:
             return []
         self._enter_loop()
-        retry = self.retry if self.proved else await self._prove(calls[0])
-        outage = self._lines.outage(calls[0])
-        return await self._drive(exchange.exchange(calls, retry, single=False), outage)
+        retry = self.retry if self.verified else await self._verify(calls[0])
+        outage = self._pool.outage(calls[0])
+        return await self._drive(retrying.calling(calls, retry, single=False), outage)
 
     async def settle(self, work: Flow[T], say: Callable[[Flow[T]], Coroutine[Any, Any, R]]) -> R:
         """What `say` answers, which runs the flow it is given and notes the answer.
@@ -160,9 +160,9 @@ class AsyncEngine(EngineBase):
         arguments.command(args)
         self._enter_loop()
         if patient:
-            return (await self._drive(exchange.asking(args, self.retry), self.outage))[0]
+            return (await self._drive(retrying.asking(args, self.retry), self.outage))[0]
         try:
-            return await self._lines.command(args)
+            return await self._pool.command(args)
         except SERVER_ERRORS as error:
             raise translated(error) from bare(error)
 
@@ -183,12 +183,12 @@ class AsyncEngine(EngineBase):
         for task in self.at_close:
             await asyncio.to_thread(task)
         self.listener.close()
-        await self._lines.close()
+        await self._pool.close()
 
     def forked(self) -> None:
         """Begin anew in a child process."""
         super().forked()
-        fork.leak(self._loop, self._proving, self.listener, self._lines)
+        fork.leak(self._loop, self._verifying, self.listener, self._pool)
         self._begin()
 
     async def __aenter__(self) -> Self:
@@ -209,24 +209,24 @@ class AsyncEngine(EngineBase):
     async def _run_one(self, call: Call[T]) -> T:
         """A call that is answered at once, as nearly all are, takes no detour."""
         self._enter_loop()
-        retry = self.retry if self.proved else await self._prove(call)
+        retry = self.retry if self.verified else await self._verify(call)
         answer: Any
         try:
-            answer = await self._lines.one(call)
+            answer = await self._pool.one(call)
         except SERVER_ERRORS as error:
             answer = error
         else:
             if not isinstance(answer, Exception):
                 return call.parse(answer, call.repeated)
             answer = [answer]
-        outage = self._lines.outage(call)
+        outage = self._pool.outage(call)
         try:
-            result: T = (await self._drive(exchange.exchange((call,), retry), outage, answer))[0]
+            result: T = (await self._drive(retrying.calling((call,), retry), outage, answer))[0]
             return result
         finally:
             answer = None
 
-    async def _prove(self, call: Call[Any]) -> Retry:
+    async def _verify(self, call: Call[Any]) -> Retry:
         """Find out whether this user may run what the scripts run; the patience that is left.
 
         Many tasks may come at once. One asks, the others wait for its answer; if it gives up,
@@ -234,12 +234,12 @@ class AsyncEngine(EngineBase):
         """
         began = time.monotonic()
         while True:
-            asked = others = self._proving
+            asked = others = self._verifying
             if asked is None:
                 left = self.retry.after(time.monotonic() - began)
-                probing = self._drive(exchange.probing(call, left), self._lines.outage(call))
-                asked = self._proving = asyncio.ensure_future(probing)
-                asked.add_done_callback(self._proved)
+                probing = self._drive(retrying.probing(call, left), self._pool.outage(call))
+                asked = self._verifying = asyncio.ensure_future(probing)
+                asked.add_done_callback(self._verified)
             try:
                 await asyncio.shield(asked)
             except ServerUnavailable:
@@ -252,23 +252,25 @@ class AsyncEngine(EngineBase):
             else:
                 return self.retry.after(time.monotonic() - began)
 
-    def _proved(self, done: asyncio.Future[Any]) -> None:
-        self._proving = None
-        self.proved = not done.cancelled() and done.exception() is None
+    def _verified(self, done: asyncio.Future[Any]) -> None:
+        self._verifying = None
+        self.verified = not done.cancelled() and done.exception() is None
 
     async def _drive(
-        self, steps: exchange.Exchange, outage: Outage, first: Any = None
+        self, actions: retrying.Actions, outage: Outage, first: Any = None
     ) -> list[Any]:
-        """Drive to the end; `first` is the answer to the first step, if that was taken already."""
+        """Drive to the end. `first` is the answer to the first action, if there is one already."""
         try:
-            step = next(steps)
+            action = next(actions)
             while True:
                 try:
-                    answer = await self._step(step, outage) if first is None else first
+                    answer = await self._act(action, outage) if first is None else first
                 except SERVER_ERRORS as error:
                     answer = error
                 first = None
-                step = steps.throw(answer) if isinstance(answer, Exception) else steps.send(answer)
+                action = (
+                    actions.throw(answer) if isinstance(answer, Exception) else actions.send(answer)
+                )
         except StopIteration as stop:
             outage.back()
             results: list[Any] = stop.value
@@ -279,12 +281,12 @@ class AsyncEngine(EngineBase):
         finally:
             answer = first = None  # an exception that its own frame keeps keeps what is dropped
 
-    async def _step(self, step: exchange.Step, outage: Outage) -> Any:
-        match step:
+    async def _act(self, action: retrying.Action, outage: Outage) -> Any:
+        match action:
             case Send(calls, loads):
-                return await self._lines.send(calls, loads)
+                return await self._pool.send(calls, loads)
             case Ask(args):
-                return await self._lines.command(args)
+                return await self._pool.command(args)
             case Pause(seconds, spent, trouble):
                 if spent + seconds > PATIENCE:
                     outage.away(trouble)
@@ -311,7 +313,7 @@ class AsyncEngine(EngineBase):
     async def _get(self, key: str) -> Any:
         self._enter_loop()
         try:
-            return await self._lines.get(key)
+            return await self._pool.get(key)
         except SERVER_ERRORS as error:
             raise translated(error) from bare(error)
 
@@ -319,7 +321,7 @@ class AsyncEngine(EngineBase):
 # ── a cluster ─────────────────────────────────────────────────────────────────────────────────
 
 
-class _ClusterLines:
+class _ClusterPool:
     """What `AsyncPool` is, on a cluster: redis-py's client follows the slots."""
 
     def __init__(self, engine: EngineBase) -> None:
@@ -361,7 +363,7 @@ class _ClusterLines:
             except server.ResponseError as error:
                 replies.append(error.with_traceback(None))
             except (server.RedisClusterException, server.ConnectionError) as error:
-                self._engine.proved = False
+                self._engine.verified = False
                 raise (error if replies else not_reached(error)) from error.__cause__
         return replies
 
@@ -482,7 +484,7 @@ class _Listener:
                     self._break(server.ConnectionError("there is another master, or token"))
                 if self._wire is None:
                     self._era = self._engine.era
-                    connection = await self._engine._lines.fresh()
+                    connection = await self._engine._pool.fresh()
                     self._talk = Conversation()
                     self._wire = wires.taken_async(connection, self._received, self._break)
             self._audience.setdefault(channel, set()).add(ear)
@@ -593,32 +595,32 @@ class AsyncWaiter:
 
     # ── driving ───────────────────────────────────────────────────────────────────────────────
 
-    async def _drive(self, steps: Steps[T]) -> T:
+    async def _drive(self, actions: Actions[T]) -> T:
         answer: Any = None
         trouble: BaseException | None = None
         while True:
             try:
-                step = steps.send(answer) if trouble is None else steps.throw(trouble)
+                action = actions.send(answer) if trouble is None else actions.throw(trouble)
             except StopIteration as stop:
                 value: T = stop.value
                 return value
             finally:
                 trouble = None
             try:
-                answer = await self._perform(step)
+                answer = await self._perform(action)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - raised there
                 trouble = error
 
-    async def _perform(self, step: waiting.Step) -> Any:
-        match step:
+    async def _perform(self, action: waiting.Action) -> Any:
+        match action:
             case waiting.Send(line, data):
                 line.wire.write(data)
             case waiting.Hear(lines, seconds):
                 return await _hear(lines, seconds)
             case waiting.Unblock(client_id, line):
-                await self._engine._lines.unblock(client_id, line.wire.node)
+                await self._engine._pool.unblock(client_id, line.wire.node)
             case waiting.Open(names):
-                found = await self._engine._lines.blocking(names)
+                found = await self._engine._pool.blocking(names)
                 return [Line(_Heard(connection), some) for connection, some in found]
             case waiting.Close(lines):
                 for line in lines:

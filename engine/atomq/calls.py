@@ -313,7 +313,7 @@ _CLAIM = scripts.declared(
 )
 
 
-class Buried(NamedTuple):
+class DeadLettered(NamedTuple):
     """One message that a claim moved to dead letters, instead of handing it out."""
 
     queue: str
@@ -347,7 +347,7 @@ class Claimed(NamedTuple):
     lost_acks: tuple[tuple[str, str], ...]
     """Queue and receipt of acks that rode along and found nothing."""
     deliveries: list[Delivery]
-    buried: Sequence[Buried] = ()
+    dead_lettered: Sequence[DeadLettered] = ()
     """For `tell`: nobody else knows that they died."""
     alone: bool = False
     """It is one message, and the consumer holds nothing else."""
@@ -399,9 +399,9 @@ def claim(
     def parse(reply: Any, repeated: bool) -> Claimed:
         now, wait, drain, mores, *rest = map(int, reply[0].split())
         lost_acks: tuple[tuple[str, str], ...] = ()
-        buried: Sequence[Buried] = ()
+        dead_lettered: Sequence[DeadLettered] = ()
         if type(reply[-1]) is list:
-            buried = _buried(names, reply.pop())
+            dead_lettered = _dead_lettered(names, reply.pop())
         attempt, runs_end = rest[mores], mores + 2 + 4 * rest[mores + 1]
         deliveries: list[Delivery] = []
         front, at = f"{claim_id}.{attempt}.", 1
@@ -433,7 +433,7 @@ def claim(
             tuple([names[index - 1] for index in rest[:mores]]) if mores else (),
             lost_acks,
             deliveries,
-            buried,
+            dead_lettered,
             company == SOLE and len(deliveries) == 1,
             drain,
         )
@@ -441,9 +441,9 @@ def claim(
     return Call(_CLAIM, queues[0], keys, args, parse, attempt_at=1, large=limit > FEW)
 
 
-def _buried(queues: Sequence[str], flat: Sequence[Any]) -> list[Buried]:
+def _dead_lettered(queues: Sequence[str], flat: Sequence[Any]) -> list[DeadLettered]:
     return [
-        Buried(queues[flat[i] - 1], _text(flat[i + 1]), _text(flat[i + 2]), flat[i + 3])
+        DeadLettered(queues[flat[i] - 1], _text(flat[i + 1]), _text(flat[i + 2]), flat[i + 3])
         for i in range(0, len(flat), 4)
     ]
 

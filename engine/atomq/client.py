@@ -1,6 +1,6 @@
 """The sync engine: runs calls and flows against a server. `aio.py` is its asyncio twin.
 
-All knowledge is elsewhere: `calls.py` says what to send, `exchange.py` what to do about errors,
+All knowledge is elsewhere: `calls.py` says what to send, `retrying.py` what to do about errors,
 `flows.py` what comes next. Here are connections.
 """
 
@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar, overload
 from redis import exceptions as server
 from redis.connection import AbstractConnection
 
-from atomq import arguments, connect, exchange, fork, waiting, wires
+from atomq import arguments, connect, fork, retrying, waiting, wires
 from atomq.address import Address
 from atomq.calls import Call, Claimed
 from atomq.conversation import PUSHED, Conversation, packed
@@ -31,7 +31,12 @@ from atomq.errors import (
     ServerTooOld,
     ServerUnavailable,
 )
-from atomq.exchange import (
+from atomq.flows import Flow, Get, Listen, Sleep, Wait, Withdraw
+from atomq.keys import Layout, QueueKeys
+from atomq.message import Producers
+from atomq.options import Options
+from atomq.outage import PATIENCE, Outage, outage_of
+from atomq.retrying import (
     SERVER_ERRORS,
     Ask,
     Pause,
@@ -42,14 +47,9 @@ from atomq.exchange import (
     not_reached,
     translated,
 )
-from atomq.flows import Flow, Get, Listen, Sleep, Wait, Withdraw
-from atomq.keys import Layout, QueueKeys
-from atomq.message import Producers
-from atomq.options import Options
-from atomq.outage import PATIENCE, Outage, outage_of
 from atomq.scripts import Script, every
 from atomq.shared import Shared
-from atomq.waiting import Line, Steps, Waiting
+from atomq.waiting import Actions, Line, Waiting
 
 log = logging.getLogger("atomq.client")
 
@@ -68,7 +68,7 @@ class EngineBase:
         self.address = address
         self.options = address.options
         self.retry = Retry(self.options.retry_attempts, self.options.retry_budget)
-        self.proved = False
+        self.verified = False
         self.outage = outage_of(address.safe_url)
         self.moves = 0
         """How often another server became the master: a connection from before leads astray."""
@@ -106,11 +106,11 @@ class EngineBase:
 
     def forked(self) -> None:
         """Begin anew in a child process: connections belong to the parent."""
-        self.proved = False
+        self.verified = False
 
     def _gave_up(self, error: ServerUnavailable, outage: Outage) -> None:
         """The server is away, or takes no writes: the next call looks at it anew."""
-        self.proved = False
+        self.verified = False
         outage.away(error)
 
     def __repr__(self) -> str:
@@ -153,12 +153,12 @@ class Engine(EngineBase):
 
     def __init__(self, address: str | Address, options: Options | None = None, **more: Any) -> None:
         super().__init__(address, options, **more)
-        self._lines: _Lines | _ClusterLines = (
-            _ClusterLines(self) if self.address.kind == "cluster" else _Lines(self)
+        self._pool: _Pool | _ClusterPool = (
+            _ClusterPool(self) if self.address.kind == "cluster" else _Pool(self)
         )
         self._gate = fork.Lock()
-        self._proving: Future[None] | None = None
-        self._prover = 0  # the thread that asks
+        self._verifying: Future[None] | None = None
+        self._verifier = 0  # the thread that asks
 
     @overload
     def run(self, work: Call[T], waiter: Waiter | None = None) -> T: ...
@@ -194,9 +194,9 @@ class Engine(EngineBase):
         """
         if not calls:
             return []
-        retry = self.retry if self.proved else self._prove(calls[0])
-        outage = self._lines.outage(calls[0])
-        return self._drive(exchange.exchange(calls, retry, single=False), outage)
+        retry = self.retry if self.verified else self._verify(calls[0])
+        outage = self._pool.outage(calls[0])
+        return self._drive(retrying.calling(calls, retry, single=False), outage)
 
     def command(self, *args: Any, patient: bool = False) -> Any:
         """Any command, as the server answers it. Raises our exceptions.
@@ -207,23 +207,23 @@ class Engine(EngineBase):
         """
         arguments.command(args)
         if patient:
-            return self._drive(exchange.asking(args, self.retry), self.outage)[0]
+            return self._drive(retrying.asking(args, self.retry), self.outage)[0]
         try:
-            return self._lines.command(args)
+            return self._pool.command(args)
         except SERVER_ERRORS as error:
             raise translated(error) from bare(error)
 
     def nodes(self) -> list[Node]:
         """Every server that runs scripts: one, or the primaries of a cluster."""
         try:
-            return self._lines.nodes()
+            return self._pool.nodes()
         except SERVER_ERRORS as error:
             raise translated(error) from error
 
     def connection(self) -> AbstractConnection:
         """A connection of the caller's own, connected: for those with a loop of their own."""
         try:
-            return self._lines.fresh()
+            return self._pool.fresh()
         except (server.RedisError, OSError) as error:
             raise translated(error) from error
 
@@ -245,13 +245,13 @@ class Engine(EngineBase):
         """
         for task in self.at_close:
             task()
-        self._lines.close()
+        self._pool.close()
 
     def forked(self) -> None:
         """Begin anew in a child process."""
         super().forked()
-        self._proving = None
-        self._lines.forget()
+        self._verifying = None
+        self._pool.forget()
 
     def __enter__(self) -> Self:
         return self
@@ -262,37 +262,37 @@ class Engine(EngineBase):
     # ── driving ───────────────────────────────────────────────────────────────────────────────
 
     def _run_one(self, call: Call[T]) -> T:
-        retry = self.retry if self.proved else self._prove(call)
+        retry = self.retry if self.verified else self._verify(call)
         answer: Any
         try:
-            answer = self._lines.one(call)
+            answer = self._pool.one(call)
         except SERVER_ERRORS as error:
             answer = error
         else:
             if not isinstance(answer, Exception):  # as nearly always: no more ado
                 return call.parse(answer, call.repeated)
             answer = [answer]
-        outage = self._lines.outage(call)
+        outage = self._pool.outage(call)
         try:
-            result: T = self._drive(exchange.exchange((call,), retry), outage, answer)[0]
+            result: T = self._drive(retrying.calling((call,), retry), outage, answer)[0]
             return result
         finally:
             answer = None
 
-    def _prove(self, call: Call[Any]) -> Retry:
+    def _verify(self, call: Call[Any]) -> Retry:
         """Find out whether this user may run what the scripts run; the patience that is left.
 
         Many threads may come at once. One asks, the others wait for its answer; if it gives up,
         the next one asks that has some patience left.
         """
-        began, outage = time.monotonic(), self._lines.outage(call)
+        began, outage = time.monotonic(), self._pool.outage(call)
         while True:
             left = self.retry.after(time.monotonic() - began)
             with self._gate:
-                others, mine = self._proving, Future[None]()
+                others, mine = self._verifying, Future[None]()
                 if others is None:
-                    self._proving, self._prover = mine, threading.get_ident()
-            if others is not None and self._prover == threading.get_ident():
+                    self._verifying, self._verifier = mine, threading.get_ident()
+            if others is not None and self._verifier == threading.get_ident():
                 return left  # in a finalizer: it cannot wait for what it interrupted
             if others is not None:
                 try:
@@ -304,7 +304,7 @@ class Engine(EngineBase):
                     raise
                 return self.retry.after(time.monotonic() - began)
             try:
-                self._drive(exchange.probing(call, left), outage)
+                self._drive(retrying.probing(call, left), outage)
             except BaseException as error:
                 known = isinstance(error, Exception)
                 mine.set_exception(
@@ -312,24 +312,26 @@ class Engine(EngineBase):
                 )
                 raise
             else:
-                self.proved = True
+                self.verified = True
                 mine.set_result(None)
                 return self.retry.after(time.monotonic() - began)
             finally:
-                self._proving = None
+                self._verifying = None
                 del mine
 
-    def _drive(self, steps: exchange.Exchange, outage: Outage, first: Any = None) -> list[Any]:
-        """Drive to the end; `first` is the answer to the first step, if that was taken already."""
+    def _drive(self, actions: retrying.Actions, outage: Outage, first: Any = None) -> list[Any]:
+        """Drive to the end. `first` is the answer to the first action, if there is one already."""
         try:
-            step = next(steps)
+            action = next(actions)
             while True:
                 try:
-                    answer = self._step(step, outage) if first is None else first
+                    answer = self._act(action, outage) if first is None else first
                 except SERVER_ERRORS as error:
                     answer = error
                 first = None
-                step = steps.throw(answer) if isinstance(answer, Exception) else steps.send(answer)
+                action = (
+                    actions.throw(answer) if isinstance(answer, Exception) else actions.send(answer)
+                )
         except StopIteration as stop:
             outage.back()
             results: list[Any] = stop.value
@@ -340,12 +342,12 @@ class Engine(EngineBase):
         finally:
             answer = first = None  # an exception that its own frame keeps keeps what is dropped
 
-    def _step(self, step: exchange.Step, outage: Outage) -> Any:
-        match step:
+    def _act(self, action: retrying.Action, outage: Outage) -> Any:
+        match action:
             case Send(calls, loads):
-                return self._lines.send(calls, loads)
+                return self._pool.send(calls, loads)
             case Ask(args):
-                return self._lines.command(args)
+                return self._pool.command(args)
             case Pause(seconds, spent, trouble):
                 if spent + seconds > PATIENCE:
                     outage.away(trouble)
@@ -372,16 +374,16 @@ class Engine(EngineBase):
 class Node:
     """One server that runs scripts, to be preloaded."""
 
-    def __init__(self, name: str, lines: _Lines | _ClusterLines, target: Any = None) -> None:
+    def __init__(self, name: str, pool: _Pool | _ClusterPool, target: Any = None) -> None:
         self.name = name
-        self._lines = lines
+        self._pool = pool
         self._target = target
 
     def command(self, *args: Any) -> Any:
         """Any command on this node. See `Engine.command`."""
         arguments.command(args)
         try:
-            return self._lines.command(args, self._target)
+            return self._pool.command(args, self._target)
         except SERVER_ERRORS as error:
             raise translated(error) from error
 
@@ -390,7 +392,7 @@ class Node:
         scripts = every() if scripts is None else scripts
         for script in scripts:
             try:
-                sha = _text(self._lines.command(("SCRIPT LOAD", script.text), self._target))
+                sha = _text(self._pool.command(("SCRIPT LOAD", script.text), self._target))
             except server.NoPermissionError as error:
                 raise ScriptsNotLoaded(
                     f"this user may not load scripts on {self.name}: needs +script|load ({error})"
@@ -405,7 +407,7 @@ class Node:
         """The scripts this node does not know."""
         scripts = every()
         try:
-            known = self._lines.command(("SCRIPT EXISTS", *(s.sha for s in scripts)), self._target)
+            known = self._pool.command(("SCRIPT EXISTS", *(s.sha for s in scripts)), self._target)
         except SERVER_ERRORS as error:
             raise translated(error) from error
         return [script for script, present in zip(scripts, known, strict=True) if not present]
@@ -454,7 +456,7 @@ class _Line:
         """When it was used last (monotonic)."""
 
 
-class _Lines:
+class _Pool:
     """Idle connections, last in first out; any number of threads takes and puts back.
 
     Threads do not share one, as tasks do (`pool_aio.py`): of eight threads one would send and read
@@ -517,7 +519,7 @@ class _Lines:
         """There is another master: what is in use is closed when its answer has come."""
         self._engine.moves += 1
         self._engine.era += 1
-        self._engine.proved = False
+        self._engine.verified = False
         self.close()
 
     def rotated(self) -> None:
@@ -562,7 +564,7 @@ class _Lines:
         except SERVER_ERRORS:
             line.wire.close()
             self.close()  # what idles beside it is most likely dead too
-            self._engine.proved = False
+            self._engine.verified = False
             raise
         except BaseException:
             line.wire.close()  # interrupted: an answer may be on its way
@@ -570,7 +572,7 @@ class _Lines:
         if era != self._engine.era or any(isinstance(reply, ASTRAY) for reply in replies):
             line.wire.close()
             self.close()
-            self._engine.proved = False
+            self._engine.verified = False
         else:
             line.since = time.monotonic()
             self._idle.append(line)
@@ -599,7 +601,7 @@ def _converse(line: _Line, data: Sequence[bytes]) -> list[Any]:
                     return replies
 
 
-class _ClusterLines:
+class _ClusterPool:
     """The same on a cluster: redis-py's client follows the slots."""
 
     def __init__(self, engine: EngineBase) -> None:
@@ -640,7 +642,7 @@ class _ClusterLines:
             except server.ResponseError as error:
                 replies.append(error.with_traceback(None))
             except (server.RedisClusterException, server.ConnectionError) as error:
-                self._engine.proved = False
+                self._engine.verified = False
                 raise (error if replies else not_reached(error)) from error.__cause__
         return replies
 
@@ -749,7 +751,7 @@ class Waiter:
             self._era = self._engine.era
         if self._ear is None or self._ear.names != [channel]:
             self._hang_up()
-            ear = self._ear = _line(self._engine._lines.fresh(), [channel])
+            ear = self._ear = _line(self._engine._pool.fresh(), [channel])
             ear.wire.send(ear.talk.subscribe("SUBSCRIBE", [channel], channel))
             while ear.talk.under_way:
                 for purpose, reply in ear.talk.feed(ear.wire.receive()):
@@ -769,24 +771,24 @@ class Waiter:
 
     # ── driving ───────────────────────────────────────────────────────────────────────────────
 
-    def _drive(self, steps: Steps[T]) -> T:
+    def _drive(self, actions: Actions[T]) -> T:
         answer: Any = None
         trouble: BaseException | None = None
         while True:
             try:
-                step = steps.send(answer) if trouble is None else steps.throw(trouble)
+                action = actions.send(answer) if trouble is None else actions.throw(trouble)
             except StopIteration as stop:
                 value: T = stop.value
                 return value
             finally:
                 trouble = None
             try:
-                answer = self._perform(step)
+                answer = self._perform(action)
             except BaseException as error:  # noqa: BLE001 - raised again there
                 trouble = error
 
-    def _perform(self, step: waiting.Step) -> Any:
-        match step:
+    def _perform(self, action: waiting.Action) -> Any:
+        match action:
             case waiting.Send(line, data):
                 try:
                     line.wire.send(data)
@@ -796,9 +798,9 @@ class Waiter:
             case waiting.Hear(lines, seconds):
                 return _hear(lines, seconds)
             case waiting.Unblock(client_id, line):
-                self._engine._lines.unblock(client_id, line.wire.node)
+                self._engine._pool.unblock(client_id, line.wire.node)
             case waiting.Open(names):
-                return [_line(*found) for found in self._engine._lines.blocking(names)]
+                return [_line(*found) for found in self._engine._pool.blocking(names)]
             case waiting.Close(lines):
                 for line in lines:
                     line.wire.close()

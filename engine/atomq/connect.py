@@ -229,8 +229,8 @@ def _hear_of_tokens(kwargs: Mapping[str, Any], audience: Audience | None) -> Non
 
 def _rotated(audiences: WeakSet[Audience], _token: Any) -> None:
     with _rotating_lock:
-        told = list(audiences)
-    for one in told:
+        hearers = list(audiences)
+    for one in hearers:
         one.rotated()
 
 

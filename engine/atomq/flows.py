@@ -18,7 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from atomq import arguments, calls, fork
 from atomq.arguments import Seconds
-from atomq.calls import Buried, Call, Claimed, Verdict
+from atomq.calls import Call, Claimed, DeadLettered, Verdict
 from atomq.errors import AtomqError, ServerFull, ServerUnavailable
 from atomq.keys import QueueKeys
 from atomq.message import Delivery, Ids, Producers
@@ -337,7 +337,7 @@ class Consumer:
         self._minds: set[str] = set()  # queues whose next due time was told to this consumer only
         self._unanswered: tuple[Sequence[QueueKeys], str, int] | None = None
         self._ahead: tuple[Sequence[QueueKeys], str, int] | None = None
-        self._untold: list[Buried] = []  # who waits for their results has to be told
+        self._unreported: list[DeadLettered] = []  # who waits for their results has to be told
         self._first = 0
         self.asked = 0.0
         """When the last claim was sent for the first time, by `clock`: its leases are no older."""
@@ -379,7 +379,7 @@ class Consumer:
 
     def _note(self, queues: Sequence[QueueKeys], claimed: Claimed) -> None:
         self._served = True
-        self._untold += claimed.buried
+        self._unreported += claimed.dead_lettered
         names = [queue.name for queue in queues]
         if claimed.wait_ms is not None:
             self._minds.update(names)
@@ -407,7 +407,7 @@ class Consumer:
             call = call.again()
         claimed = yield from ask(call)
         self._unanswered = None
-        self._untold += claimed.buried
+        self._unreported += claimed.dead_lettered
         for queue in queues:
             held = [(d.receipt, "") for d in claimed.deliveries if d.queue == queue.name]
             yield from give_back(queue, held)
@@ -417,11 +417,11 @@ class Consumer:
 
         Told twice is told once: what was interrupted, or found no server, is done the next time.
         """
-        if not self._untold:
+        if not self._unreported:
             return
         try:
             for queue in self.queues:
-                died = [(b.id, b.reason) for b in self._untold if b.queue == queue.name]
+                died = [(b.id, b.reason) for b in self._unreported if b.queue == queue.name]
                 items = [(i, calls.failed(i, reason)) for i, reason in died if i]
                 for some in batches(items):
                     yield from ask(calls.tell(queue, some, ttl_ms=self.options.result_ttl_ms))
@@ -430,7 +430,7 @@ class Consumer:
             return
         except AtomqError as error:
             log.warning("who waits for what died is not told: %s", error)
-        self._untold = []
+        self._unreported = []
 
     def receive(
         self,
@@ -617,7 +617,7 @@ class Consumer:
             raise
         self._ahead = None
         if isinstance(answer, Claimed):
-            self._untold += answer.buried
+            self._unreported += answer.dead_lettered
             for queue in self.queues:
                 held = [(d.receipt, "") for d in answer.deliveries if d.queue == queue.name]
                 yield from give_back(queue, held)
@@ -631,7 +631,7 @@ class Consumer:
     @property
     def has_to_leave(self) -> bool:
         """Whether `close` has anything to say to the server."""
-        mine = self._waiting or self._ahead or self._unanswered or self._minds or self._untold
+        mine = self._waiting or self._ahead or self._unanswered or self._minds or self._unreported
         return bool(mine) or any(
             self.acks.waits(queue.name) or self.acks.under_way(queue.name) for queue in self.queues
         )
@@ -788,25 +788,25 @@ def redrive_all(
     *,
     until: str = "",
     reason: str = "",
-    told: Callable[[int], None] = lambda _: None,
+    report: Callable[[int], None] = lambda _: None,
 ) -> Flow[int]:
     """Every dead letter (of this reason) back to ready, those that died until now; how many.
 
-    `told` is called with the running count after every call.
+    `report` is called with the running count after every call.
     """
     total, after = 0, ""
     if not until:
         newest = yield from ask(calls.inspect(keys))
         until = f"{newest.now_ms}-18446744073709551615"
     while True:
-        step = yield from ask(
+        answer = yield from ask(
             calls.redrive(keys, after=after, until=until, reason=reason, limit=500, look=True)
         )
-        total += yield from _redrive(keys, step)
-        told(total)
-        if step.seen == 0:
+        total += yield from _redrive(keys, answer)
+        report(total)
+        if answer.seen == 0:
             return total
-        after = step.last
+        after = answer.last
 
 
 def redrive(keys: QueueKeys, ids: Sequence[str], *, reason: str = "") -> Flow[int]:
@@ -815,10 +815,10 @@ def redrive(keys: QueueKeys, ids: Sequence[str], *, reason: str = "") -> Flow[in
     for batch in batches(ids):
         left = list(batch)
         while left:
-            step = yield from ask(calls.redrive(keys, left, reason=reason, look=True))
-            total += yield from _redrive(keys, step)
+            answer = yield from ask(calls.redrive(keys, left, reason=reason, look=True))
+            total += yield from _redrive(keys, answer)
             # Not all may have been reached within the bytes of a call.
-            left = left[left.index(step.last) + 1 :] if step.last in left else []
+            left = left[left.index(answer.last) + 1 :] if answer.last in left else []
     return total
 
 
@@ -836,25 +836,28 @@ def hand_back_all(
     *,
     unacked: bool = True,
     delayed: bool = True,
-    told: Callable[[int], None] = lambda _: None,
+    report: Callable[[int], None] = lambda _: None,
 ) -> Flow[calls.HandedBack]:
     """All delayed and leased messages into the lists that stock workers read."""
     delayed_count = unacked_count = 0
     while True:
-        step = yield from ask(calls.hand_back(keys, unacked=unacked, delayed=delayed, limit=500))
-        delayed_count, unacked_count = delayed_count + step.delayed, unacked_count + step.unacked
-        told(delayed_count + unacked_count)
-        if step.left == 0 or step.delayed + step.unacked == 0:
-            return calls.HandedBack(delayed_count, unacked_count, step.left)
+        answer = yield from ask(calls.hand_back(keys, unacked=unacked, delayed=delayed, limit=500))
+        delayed_count, unacked_count = (
+            delayed_count + answer.delayed,
+            unacked_count + answer.unacked,
+        )
+        report(delayed_count + unacked_count)
+        if answer.left == 0 or answer.delayed + answer.unacked == 0:
+            return calls.HandedBack(delayed_count, unacked_count, answer.left)
 
 
 def leave(keys: QueueKeys, consumer: str) -> Flow[int]:
     """A consumer leaves; if it is the last, delayed messages of Celery's go to ready: how many."""
     moved = skip = 0
     while True:
-        step = yield from ask(calls.attend(keys, consumer, skip=skip))
-        moved, skip = moved + step.ready, skip + step.kept
-        if step.left == 0:
+        answer = yield from ask(calls.attend(keys, consumer, skip=skip))
+        moved, skip = moved + answer.ready, skip + answer.kept
+        if answer.left == 0:
             return moved
 
 

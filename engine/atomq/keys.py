@@ -1,7 +1,7 @@
 r"""Every key name, of both layouts.
 
-    celery                            ready, priority step 0: as stock Kombu has it
-    celery\x06\x163                   ready, priority step 3 (cluster: {celery}\x06\x163)
+    celery                            ready, priority 0: as stock Kombu has it
+    celery\x06\x163                   ready, priority 3 (cluster: {celery}\x06\x163)
     _atomq.{celery}.unacked           and the rest: see lua/README.md
     _atomq.{celery}.result.<id>
 

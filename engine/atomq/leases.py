@@ -147,7 +147,7 @@ class LeaseKeeper:
         fork.renew(self)
 
     def _begin(self) -> None:
-        self.home = object()
+        self.process = object()
         """Another one in a forked child: what was claimed elsewhere belongs to another process."""
         self._leases: dict[str, _Lease] = {}
         self._troubled: set[tuple[str, str]] = set()

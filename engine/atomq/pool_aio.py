@@ -20,7 +20,7 @@ from redis.asyncio.connection import AbstractConnection
 from atomq import connect, wires
 from atomq.client import ASTRAY, FRESH, check_version
 from atomq.conversation import PUSHED, Conversation, packed
-from atomq.exchange import SERVER_ERRORS, Unsent, connecting
+from atomq.retrying import SERVER_ERRORS, Unsent, connecting
 from atomq.shared import cancelling
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class AsyncPool:
 
     def broke(self) -> None:
         """One broke, or leads to a replica: what idles beside it is most likely dead too."""
-        self.engine.proved = False
+        self.engine.verified = False
         for line in tuple(self._lines):
             if not line.under_way:
                 line.close()
@@ -282,7 +282,7 @@ class AsyncPool:
         """There is another master, says a thread: what is in use is closed when it is answered."""
         self.engine.moves += 1
         self.engine.era += 1
-        self.engine.proved = False
+        self.engine.verified = False
         self._replace_soon()
 
     def rotated(self) -> None:

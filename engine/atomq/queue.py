@@ -29,10 +29,10 @@ from atomq.queue_base import (
     ReceiverBase,
     check_handler,
     check_result,
+    is_stopped,
     messages_of,
     result_of,
     settling,
-    told,
 )
 from atomq.workers import Threads
 
@@ -246,7 +246,7 @@ class Queue(QueueBase[Engine]):
         self, pace: Pace, timeout: Seconds | None, stop: Stop | None
     ) -> Generator[Message]:
         with Receiver([self]) as receiver:
-            while not told(stop) and (
+            while not is_stopped(stop) and (
                 found := receiver.receive(pace.limit, timeout, patient=True, stop=stop)
             ):
                 backlog = receiver.backlog
@@ -254,7 +254,7 @@ class Queue(QueueBase[Engine]):
                 del found
                 began, count = time.monotonic(), 0
                 try:
-                    while not told(stop) and (message := backlog.next()) is not None:
+                    while not is_stopped(stop) and (message := backlog.next()) is not None:
                         count += 1
                         yield message._hand_over(rides=True)
                         del message

@@ -29,10 +29,10 @@ from atomq.queue_base import (
     ReceiverBase,
     check_handler,
     check_result,
+    is_stopped,
     messages_of,
     result_of,
     settling,
-    told,
 )
 from atomq.workers import Tasks
 
@@ -250,7 +250,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         self, pace: Pace, timeout: Seconds | None, stop: Stop | None
     ) -> AsyncGenerator[AsyncMessage]:
         async with AsyncReceiver([self]) as receiver:
-            while not told(stop) and (
+            while not is_stopped(stop) and (
                 found := await receiver.receive(pace.limit, timeout, patient=True, stop=stop)
             ):
                 backlog = receiver.backlog
@@ -258,7 +258,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
                 del found
                 began, count = time.monotonic(), 0
                 try:
-                    while not told(stop) and (message := backlog.next()) is not None:
+                    while not is_stopped(stop) and (message := backlog.next()) is not None:
                         count += 1
                         yield message._hand_over(rides=True)
                         del message

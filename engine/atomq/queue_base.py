@@ -465,10 +465,10 @@ class Ending:
 
     def is_set(self) -> bool:
         """Whether nothing more is to be begun."""
-        return self.error is not None or told(self._stop)
+        return self.error is not None or is_stopped(self._stop)
 
 
-def told(stop: Stop | None) -> bool:
+def is_stopped(stop: Stop | None) -> bool:
     """Whether a consumer was told to stop."""
     if stop is None:
         return False
@@ -535,7 +535,7 @@ class MessageBase(Generic[QueueT]):
         "__weakref__",
         "_body",
         "_delivery",
-        "_home",
+        "_process",
         "_queue",
         "_rides",
         "lost",
@@ -547,7 +547,7 @@ class MessageBase(Generic[QueueT]):
     def __init__(self, queue: QueueT, delivery: Delivery) -> None:
         self._queue = queue
         self._delivery = delivery
-        self._home = queue.keeper.home
+        self._process = queue.keeper.process
         self._rides = False  # with the claim that follows: its ack need not be sent at once
         self._body: Any = _UNREAD
         self.receipt = delivery.receipt
@@ -616,7 +616,7 @@ class MessageBase(Generic[QueueT]):
     def _leave(self, error: BaseException | None) -> Flow[list[Verdict]] | None:
         """What is to be done at the end of its block, if anything."""
         keeper = self._queue.keeper
-        if self.settled or self._home is not keeper.home:
+        if self.settled or self._process is not keeper.process:
             return None  # a forked child leaves alone what its parent claimed
         self.settled = True
         if error is not None:
@@ -676,7 +676,7 @@ class ReceiverBase(Generic[QueueT, MessageT]):
             _open.add(self)
 
     def _begin(self) -> None:
-        self._home = self._keeper.home
+        self._process = self._keeper.process
         keys = [queue.keys for queue in self._by_name.values()]
         keeper = self._keeper
         self._consumer = Consumer(keys, self._engine.options, keeper.acks, keeper)
@@ -689,8 +689,8 @@ class ReceiverBase(Generic[QueueT, MessageT]):
     ) -> tuple[Flow[Any], list[MessageT]]:
         """The flow that receives, and the list where the messages are, whatever becomes of it."""
         calls.check_limit(limit)
-        told(stop)  # raises if it is no event
-        if self._home is not self._keeper.home:
+        is_stopped(stop)  # raises if it is no event
+        if self._process is not self._keeper.process:
             self._begin()  # in a forked child
         if self._waiter is None:
             self._waiter = self._engine.waiter()
@@ -732,14 +732,14 @@ class ReceiverBase(Generic[QueueT, MessageT]):
 
     def _unstarted(self, messages: Iterable[MessageT]) -> list[tuple[Any, list[MessageT]]]:
         """By queue, what this process has to give back: a forked child has none of its parent's."""
-        home = self._keeper.home
-        return _by_queue(m for m in messages if m._home is home and not (m.lost or m.settled))
+        process = self._keeper.process
+        return _by_queue(m for m in messages if m._process is process and not (m.lost or m.settled))
 
     def _leave(self) -> Any:
         """The waiter, which is to be closed, once; None: there is nothing to leave."""
         waiter, self._waiter = self._waiter, None
         # In a forked child the connections are the parent's.
-        return waiter if self._home is self._keeper.home else None
+        return waiter if self._process is self._keeper.process else None
 
 
 def _by_queue(messages: Iterable[MessageT]) -> list[tuple[Any, list[MessageT]]]:

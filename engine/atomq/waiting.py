@@ -23,7 +23,7 @@ from redis import exceptions as server
 from atomq.calls import Call, Claimed
 from atomq.conversation import Conversation
 from atomq.errors import AtomqError, ServerUnavailable
-from atomq.exchange import SERVER_ERRORS
+from atomq.retrying import SERVER_ERRORS
 
 if TYPE_CHECKING:
     from atomq.client import EngineBase
@@ -102,8 +102,8 @@ class Rest:
     seconds: float
 
 
-Step = Open | Send | Hear | Unblock | Close | Rest
-Steps = Generator[Step, Any, T]
+Action = Open | Send | Hear | Unblock | Close | Rest
+Actions = Generator[Action, Any, T]
 
 
 class Waiting:
@@ -128,7 +128,7 @@ class Waiting:
         ahead: Call[Claimed] | None = None,
         *,
         on_time: bool = True,
-    ) -> Steps[str | Claimed | None]:
+    ) -> Actions[str | Claimed | None]:
         """The list a token came from; None after `seconds`, or if the connection broke.
 
         With `ahead`, see `flows.Wait`: the result of that claim. In another era of the engine
@@ -153,7 +153,7 @@ class Waiting:
             return None
         return (yield from self._wait_ahead(self.lines[0], seconds, ahead, on_time))
 
-    def withdraw(self) -> Steps[str | Claimed | None]:
+    def withdraw(self) -> Actions[str | Claimed | None]:
         """End the wait; the list whose token it had taken after all, or None.
 
         With a claim behind it: its result. Raises `ServerUnavailable` if that is not to be had.
@@ -172,13 +172,13 @@ class Waiting:
             yield from self.close()
         return taken
 
-    def close(self) -> Steps[None]:
+    def close(self) -> Actions[None]:
         """Close the connections. A token read by nobody is lost; others notice within 1.2 s."""
         lines, self.lines, self._names = self.lines, [], ()
         if lines:
             yield Close(lines)
 
-    def _unblock(self, line: Line) -> Steps[None]:
+    def _unblock(self, line: Line) -> Actions[None]:
         if line.client_id is None:
             raise server.ConnectionError("the server did not say which connection this is")
         try:
@@ -194,7 +194,7 @@ class Waiting:
 
     # ── without a claim behind it ─────────────────────────────────────────────────────────────
 
-    def _wait(self, seconds: float) -> Steps[str | None]:
+    def _wait(self, seconds: float) -> Actions[str | None]:
         for line in self.lines:
             if not line.waits:
                 yield from self._block(line, max(0.01, seconds) if self._inline else 0)
@@ -204,14 +204,16 @@ class Waiting:
         yield from self._answered(line)
         return self._taken()
 
-    def _block(self, line: Line, seconds: float, ahead: Call[Claimed] | None = None) -> Steps[None]:
+    def _block(
+        self, line: Line, seconds: float, ahead: Call[Claimed] | None = None
+    ) -> Actions[None]:
         data = line.talk.say(("BLPOP", *line.names, f"{seconds:.3f}"), WAIT)
         if ahead is not None:
             data += line.talk.say(ahead.command(), CLAIM)
         line.waits = True
         yield Send(line, data)
 
-    def _answered(self, line: Line) -> Steps[None]:
+    def _answered(self, line: Line) -> Actions[None]:
         """Take the answers that are under way on a line. Something of them has come."""
         while True:
             for purpose, reply in line.talk:
@@ -231,7 +233,7 @@ class Waiting:
 
     # ── with a claim behind it ────────────────────────────────────────────────────────────────
 
-    def _may_send_ahead(self) -> Steps[bool]:
+    def _may_send_ahead(self) -> Actions[bool]:
         # A wait that cannot be ended would carry out the claim behind it for nobody.
         engine, line = self._engine, self.lines[0]
         if self._inline or len(self.lines) > 1 or line.waits or line.client_id is None:
@@ -246,7 +248,7 @@ class Waiting:
 
     def _wait_ahead(
         self, line: Line, seconds: float, ahead: Call[Claimed], on_time: bool
-    ) -> Steps[str | Claimed | None]:
+    ) -> Actions[str | Claimed | None]:
         self._ahead, self._token, self._claimed = ahead, None, None
         try:
             # The server's own end of the wait is late. A wait that has to end on time is ended by
@@ -259,7 +261,7 @@ class Waiting:
             raise (yield from self._given_up(error, 0.05)) from error
         return (yield from self._end(line, is_heard=heard is not None))
 
-    def _end(self, line: Line | None, *, is_heard: bool = False) -> Steps[str | Claimed | None]:
+    def _end(self, line: Line | None, *, is_heard: bool = False) -> Actions[str | Claimed | None]:
         """The result of the claim behind a wait, which ends now."""
         ahead = self._ahead
         assert ahead is not None
@@ -282,7 +284,7 @@ class Waiting:
             return token[0].decode() if isinstance(token, list) else None
         return ahead.parse(claimed, False)
 
-    def _given_up(self, error: Exception, rest: float) -> Steps[ServerUnavailable]:
+    def _given_up(self, error: Exception, rest: float) -> Actions[ServerUnavailable]:
         self._ahead = None
         yield from self.close()
         if rest:

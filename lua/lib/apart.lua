@@ -4,7 +4,7 @@
 -- `unacked`, where no other claim reads it.
 local bands = require("lib.bands")
 local due = require("lib.due")
-local lane = require("lib.lane")
+local delivering = require("lib.delivering")
 local limits = require("lib.limits")
 local message = require("lib.message")
 local record = require("lib.record")
@@ -18,16 +18,17 @@ local function last_drain(this)
   return tonumber(redis.call("HGET", KEYS[this.at + 7], "drain_ms")) or 0
 end
 
--- Hand it out, if this claim may and has nothing yet; or bury it; or set it apart. `name`: under what it was held,
--- false if it has not been. Not `may`: there is more in hand that must be handed out.
+-- Hand it out, if this claim may and has nothing yet; else set it apart, or dead-letter it. `name`: what it was held
+-- under, or false. Not `may`: there is more in hand that must be handed out.
 function M.send(this, call, deliveries, spared, expires, step, body, name, may)
   body = message.spare(body, spared)
-  if may and call.company == 0 and call.count == 0 or lane.reason(call, deliveries + 1, spared, expires) then
-    lane.hand(this, call, deliveries + 1, spared, expires, step, { body }, 1, 1)
+  if may and call.company == 0 and call.count == 0 or delivering.reason(call, deliveries + 1, spared, expires) then
+    delivering.hand(this, call, deliveries + 1, spared, expires, step, { body }, 1, 1)
     if call.count == 1 then
       call.limit = 1
-      lane.change(this, "drain_until", 0)
-      lane.change(this, "drain_ms", string.format("%.0f", last_drain(this) / 4)) -- the next is asked for half as long
+      delivering.change(this, "drain_until", 0)
+      -- The next is asked for half as long.
+      delivering.change(this, "drain_ms", string.format("%.0f", last_drain(this) / 4))
     end
     return
   end
@@ -35,7 +36,7 @@ function M.send(this, call, deliveries, spared, expires, step, body, name, may)
   name = name or string.format("%s.apart%03d", call.id, call.aside)
   redis.call("HSET", KEYS[this.at + 2], name, record.header(deliveries, step, call.now) .. body)
   redis.call("ZADD", KEYS[this.at + 1], bands.score(step + bands.APART, call.now) .. ".5", name)
-  lane.change(this, "quiet", 0)
+  delivering.change(this, "quiet", 0)
 end
 
 -- The oldest of a step, and of the steps behind it up to `last`.
@@ -49,8 +50,8 @@ function M.elect(this, call)
   if call.company > 1 and #M.due(this, 1, this.steps, this.ended - PATIENCE) > 0
     and (tonumber(redis.call("HGET", KEYS[this.at + 7], "drain_until")) or 0) <= call.now then
     local ms = math.min(math.max(call.company, 2 * last_drain(this)), LONGEST)
-    lane.change(this, "drain_until", string.format("%.0f", call.now + ms))
-    lane.change(this, "drain_ms", string.format("%.0f", ms))
+    delivering.change(this, "drain_until", string.format("%.0f", call.now + ms))
+    delivering.change(this, "drain_ms", string.format("%.0f", ms))
     call.drain = math.max(call.drain, ms)
   end
 end

@@ -22,7 +22,7 @@ function M.alone(score)
 end
 
 -- Is there anything in a band behind the first? Most queues have none, and need not be asked step by step.
-function M.behind_first(key)
+function M.past_first_step(key)
   return redis.call("ZCOUNT", key, M.SIZE, "+inf") > 0
 end
 
@@ -32,7 +32,7 @@ function M.apart(key)
 end
 
 -- Is anything of the first step due at `now`?
-function M.stirs(key, now)
+function M.has_due(key, now)
   return redis.call("ZCOUNT", key, "-inf", now + 0.5) > 0
 end
 

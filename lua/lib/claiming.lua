@@ -3,7 +3,7 @@
 local args = require("lib.args")
 local bands = require("lib.bands")
 local clock = require("lib.clock")
-local lane = require("lib.lane")
+local delivering = require("lib.delivering")
 local limits = require("lib.limits")
 local outage = require("lib.outage")
 local receipts = require("lib.receipts")
@@ -11,7 +11,7 @@ local receipts = require("lib.receipts")
 local M = {}
 local FIXED, SMALL = 8, limits.SMALL
 
--- One queue as it is read. Mostly nothing in it falls due: `stirs` says when something may.
+-- One queue as it is read. Mostly nothing in it falls due: `has_due` says when something may.
 local function open(q, width, steps, lease, renew, now)
   local at, sizes, left, changes = (q - 1) * width, {}, 0, {}
   for step = 1, steps do
@@ -41,12 +41,12 @@ local function open(q, width, steps, lease, renew, now)
   if is_back then
     this.ahead = outage.heal(unacked, known_steps, now + math.max(lease, 3 * longest), now, changes)
   end
-  if in_unacked > 0 and (bands.stirs(unacked, ended) or bands.behind_first(unacked)) then
-    this.stirs = true
+  if in_unacked > 0 and (bands.has_due(unacked, ended) or bands.past_first_step(unacked)) then
+    this.has_due = true
   end
-  outage.rest(unacked, this.stirs or is_back, set[9], lease, now, changes)
-  if in_delayed > 0 and (bands.stirs(delayed, now) or known_steps > 1 and bands.behind_first(delayed)) then
-    this.stirs = true
+  outage.rest(unacked, this.has_due or is_back, set[9], lease, now, changes)
+  if in_delayed > 0 and (bands.has_due(delayed, now) or known_steps > 1 and bands.past_first_step(delayed)) then
+    this.has_due = true
   end
   return this
 end
@@ -56,10 +56,11 @@ end
 local function report(this, call, claim_id)
   local dead = require("lib.dead")
   if this.deaths then
-    lane.change(this, "deaths", claim_id .. " " .. this.first_death .. " " .. this.last_death)
+    delivering.change(this, "deaths", claim_id .. " " .. this.first_death .. " " .. this.last_death)
   end
-  local entries, out = redis.call("XRANGE", KEYS[this.at + 5], this.first_death, this.last_death), call.buried or {}
-  call.buried = out
+  local entries = redis.call("XRANGE", KEYS[this.at + 5], this.first_death, this.last_death)
+  local out = call.dead_lettered or {}
+  call.dead_lettered = out
   for i = 1, #entries do
     local letter, n = dead.fields(entries[i]), #out
     out[n + 1], out[n + 2], out[n + 3], out[n + 4] = this.index, letter.reason, letter.detail, letter.message
@@ -85,7 +86,7 @@ local function close(this, call, claim_id, consumer)
 
   if not this.paused then
     wake = this.left > 0 or this.parked ~= nil
-    if not wake and (this.stirs or this.in_delayed > 0) then
+    if not wake and (this.has_due or this.in_delayed > 0) then
       local recovery = require("lib.recovery")
       wake = recovery.more(this, call, consumer)
     end
@@ -98,7 +99,7 @@ local function close(this, call, claim_id, consumer)
   count("expired", this.redelivered)
   count("dead", this.deaths)
   if this.largest > this.known_largest then
-    lane.change(this, "largest", this.largest)
+    delivering.change(this, "largest", this.largest)
   end
   if #changes > 0 then
     grow("HSET", 7, unpack(changes))
@@ -138,19 +139,19 @@ function M.run(missing)
   end
 
   -- All reads. What is wrong with a key is told before anything is written.
-  local lanes, names, is_repeated = {}, nil, attempt > 0
+  local opened, names, is_repeated = {}, nil, attempt > 0
   local function look()
     local leased, available = 0, 0
     for q = 1, queues do
       local this = open(q, width, steps, lease, renew, now)
-      lanes[q], leased = this, leased + this.in_unacked
+      opened[q], leased = this, leased + this.in_unacked
       available = available + this.left + this.in_unacked + this.in_delayed
     end
     names = receipts.named(claim_id, attempt, math.min(limit, available))
     local asked = leased > 0 and #names > 0 and names or { "" }
     for q = 1, queues do
       -- Nobody uses a claim id twice; if somebody does, no lease is overwritten.
-      local held = redis.call("HMGET", KEYS[lanes[q].at + 2], unpack(asked))
+      local held = redis.call("HMGET", KEYS[opened[q].at + 2], unpack(asked))
       for i = 1, #asked do
         is_repeated = is_repeated or held[i] ~= false
       end
@@ -170,7 +171,7 @@ function M.run(missing)
   }
   local lost_acks = missing or ""
   for q = 1, missing and 0 or queues do
-    local this, these = lanes[q], acks[q]
+    local this, these = opened[q], acks[q]
     if #these > 0 then
       local lost = receipts.ack(KEYS[this.at + 1], KEYS[this.at + 2], these)
       this.acked, call.freed = #these - #lost, true
@@ -183,27 +184,27 @@ function M.run(missing)
   local is_replayed = false
   if is_repeated then
     local replay = require("lib.replay")
-    is_replayed = replay.all(lanes, call, claim_id, attempt)
+    is_replayed = replay.all(opened, call, claim_id, attempt)
   end
   for step = 1, is_replayed and 0 or steps do
     for q = 1, queues do
-      local this = lanes[q]
+      local this = opened[q]
       if not this.paused then
-        if this.stirs then
+        if this.has_due then
           local recovery = require("lib.recovery")
           recovery.take(this, call, step)
         end
-        lane.pop(this, call, step)
+        delivering.pop(this, call, step)
       end
     end
   end
 
   if not is_replayed and company == 0 and call.count == 1 then
-    lane.alone(call)
+    delivering.alone(call)
   end
   local more, mores = "", 0
   for q = 1, queues do
-    if close(lanes[q], call, claim_id, consumer) then
+    if close(opened[q], call, claim_id, consumer) then
       more, mores = more .. " " .. q, mores + 1
     end
   end
@@ -211,7 +212,7 @@ function M.run(missing)
   local runs = #call.runs == 0 and " 0" or " " .. #call.runs / 4 .. " " .. table.concat(call.runs, " ")
   call.out[1] = now .. " " .. wait .. " " .. string.format("%.0f", call.drain) .. " " .. mores .. more .. " "
     .. call.attempt .. runs .. lost_acks
-  call.out[#call.out + 1] = call.buried
+  call.out[#call.out + 1] = call.dead_lettered
   return call.out
 end
 

@@ -83,16 +83,16 @@ end
 
 -- Keeps `quiet`: a plain claim before that moment need not look whether a lease has ended, nor write `seen`. Leases
 -- that are there end later, and one given or renewed meanwhile for less time than that takes it back. The first release
--- does not: what it gives for less than 250 ms is taken so much later. `stirs`: something may be taken now.
-function M.rest(unacked, stirs, quiet, lease, now, changes)
+-- does not: what it gives for less than 250 ms is taken so much later. `has_due`: something may be taken now.
+function M.rest(unacked, has_due, quiet, lease, now, changes)
   quiet = tonumber(quiet) or 0
-  if stirs or lease < M.RESOLUTION then
+  if has_due or lease < M.RESOLUTION then
     if quiet > now then
       set(changes, "quiet", 0)
     end
   elseif quiet <= now or quiet > now + M.RESOLUTION then
     local bands = require("lib.bands")
-    if not bands.stirs(unacked, now + M.RESOLUTION) then
+    if not bands.has_due(unacked, now + M.RESOLUTION) then
       set(changes, "quiet", now + M.RESOLUTION)
       set(changes, "seen", now)
     end

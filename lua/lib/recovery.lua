@@ -2,7 +2,7 @@
 -- ready it would lose its order. And who keeps the time of what falls due next.
 local bands = require("lib.bands")
 local due = require("lib.due")
-local lane = require("lib.lane")
+local delivering = require("lib.delivering")
 local message = require("lib.message")
 local record = require("lib.record")
 
@@ -60,7 +60,7 @@ end
 local function take_out(this, call, step, index, records, found, ended_alone)
   local at = 0
   while at < #found do
-    local room = math.min(lane.fitting(this, call), #found - at)
+    local room = math.min(delivering.fitting(this, call), #found - at)
     if room == 0 then
       break
     end
@@ -75,7 +75,8 @@ local function take_out(this, call, step, index, records, found, ended_alone)
       this.largest = math.max(this.largest, #bodies[i])
       if not before then
         if held[i] then
-          lane.bury(this, call, "corrupt", 0, step, held[i], records == KEYS[this.at + 4] and found[at + i])
+          local id = records == KEYS[this.at + 4] and found[at + i]
+          delivering.dead_letter(this, call, "corrupt", 0, step, held[i], id)
         end
       elseif n > 1 then
         local apart = require("lib.apart")
@@ -86,11 +87,11 @@ local function take_out(this, call, step, index, records, found, ended_alone)
           to = to + 1
           this.largest = math.max(this.largest, #bodies[to])
         end
-        lane.hand(this, call, before + 1, n, ends, step, bodies, i, to)
+        delivering.hand(this, call, before + 1, n, ends, step, bodies, i, to)
       end
       i = to + 1
     end
-    lane.lease(this, call)
+    delivering.lease(this, call)
     at = at + many
   end
   return at
@@ -100,8 +101,8 @@ end
 -- looks again: what is due behind them goes first.
 local function recover(this, call, step, index, records, now, are_leases)
   local gone = 0
-  while lane.room(call) > 0 do
-    local most = math.min(lane.room(call), MOST - gone)
+  while delivering.room(call) > 0 do
+    local most = math.min(delivering.room(call), MOST - gone)
     if most == 0 then
       call.limit = call.count -- what comes behind them must wait for its turn
       break
@@ -118,7 +119,7 @@ end
 
 -- The last step that has anything in this index.
 local function deepest(this, index, size)
-  return size == 0 and 0 or this.steps > 1 and bands.behind_first(index) and this.steps or 1
+  return size == 0 and 0 or this.steps > 1 and bands.past_first_step(index) and this.steps or 1
 end
 
 -- Everything due of one step: expired leases first.
@@ -134,7 +135,7 @@ function M.take(this, call, step)
   end
   if step <= this.deepest_unacked then
     local index, records, n = KEYS[this.at + 1], KEYS[this.at + 2], 0
-    while this.apart > n and call.company + call.count == 0 and lane.room(call) > 0 do
+    while this.apart > n and call.company + call.count == 0 and delivering.room(call) > 0 do
       local apart = require("lib.apart")
       local found = apart.due(this, step, last(this, call, step), this.ended)
       if #found == 0 or take_out(this, call, step, index, records, found) == 0 then
@@ -156,7 +157,7 @@ end
 local function remains(this, call)
   if call.count > 0 and (this.apart or 0) > 0 then
     return true -- for a consumer that holds nothing
-  elseif lane.room(call) > 0 then
+  elseif delivering.room(call) > 0 then
     return false -- every step was looked at and ran dry
   end
   for step = 1, call.steps do
@@ -180,11 +181,11 @@ local function timer(this, call, consumer)
   if not next_due or timer_at and timer_at > call.now and timer_at <= next_due and not is_mine then
     return false
   elseif call.count > 0 or call.limit == 0 then -- it goes to work: somebody who waits shall keep the time
-    lane.change(this, "timer_at", 0)
+    delivering.change(this, "timer_at", 0)
     return "timer"
   end
-  lane.change(this, "timer_at", string.format("%.0f", next_due))
-  lane.change(this, "timer_by", consumer)
+  delivering.change(this, "timer_at", string.format("%.0f", next_due))
+  delivering.change(this, "timer_by", consumer)
   if not call.next_due or next_due < call.next_due then
     call.next_due = next_due
   end

@@ -1,5 +1,5 @@
 -- A claim that is sent again is answered with the leases that it has, unchanged, and with the dead letters it made.
-local lane = require("lib.lane")
+local delivering = require("lib.delivering")
 local receipts = require("lib.receipts")
 local record = require("lib.record")
 
@@ -12,7 +12,7 @@ local function of(this, call, names)
       local deliveries, step, _, body = record.split(held[i])
       local out, n = call.out, #call.out
       out[n + 1], out[n + 2] = names[i], body
-      lane.tell(this, call, deliveries, step, 1)
+      delivering.add_run(this, call, deliveries, step, 1)
       call.attempt, found = -1, true
     end
   end
@@ -31,15 +31,15 @@ local function deaths(this, claim_id)
 end
 
 -- All live leases and dead letters of this and earlier attempts, into the answer; whether there were any.
-function M.all(lanes, call, claim_id, last)
+function M.all(opened, call, claim_id, last)
   local found = false
-  for q = 1, #lanes do
-    found = deaths(lanes[q], claim_id) or found
+  for q = 1, #opened do
+    found = deaths(opened[q], claim_id) or found
   end
   for attempt = 0, last do
     local names = attempt < last and receipts.named(claim_id, attempt, call.limit) or call.receipts
-    for q = 1, #names > 0 and #lanes or 0 do
-      found = of(lanes[q], call, names) or found
+    for q = 1, #names > 0 and #opened or 0 do
+      found = of(opened[q], call, names) or found
     end
   end
   return found

@@ -112,7 +112,7 @@ def test_nobody_reaches_the_queues_of_others(
             as_user(server, "me").execute_command(*command[0].split(), *command[1:])
     url = server.tcp_url.replace("redis://", "redis://me:work@")
     with Engine(url) as engine:
-        engine.proved = True  # else the probe fails before anything is tried
+        engine.verified = True  # else the probe fails before anything is tried
         for name in OTHERS:
             queue = Queue(name, engine)
             for use in (queue.claim, queue.state, queue.purge, queue.redrive, lambda: queue.put(1)):  # noqa: B023
@@ -141,7 +141,7 @@ def test_each_can_do_its_work_and_a_monitor_changes_nothing(
     assert atomq("peek", MINE, "--json", url=urls["operator"]).json("peek")[0]["priority"] == 9
     assert world.execute_command("ACL LOG") == []
     with Engine(urls["monitor"]) as watch:
-        watch.proved = True
+        watch.verified = True
         queue = Queue(MINE, watch)
         for use in (queue.claim, queue.purge, queue.pause, lambda: queue.put("x")):
             with pytest.raises(PermissionDenied):

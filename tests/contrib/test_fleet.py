@@ -6,7 +6,7 @@ import json
 
 from atomq.client import Engine
 from atomq.contrib import fleet
-from atomq.contrib.fleet import Attendance, Roll
+from atomq.contrib.fleet import Attendance, Registration
 
 SETTINGS = {
     "visibility_timeout": 3600,
@@ -25,32 +25,34 @@ def entries(engine: Engine) -> list[fleet.Worker]:
 
 def test_a_worker_is_on_the_roll_until_it_leaves(server) -> None:
     with Engine(server.url) as engine:
-        roll = Roll(engine, "w1", SETTINGS, Attendance(engine, lambda: "w"))
-        roll.say(["b", "a"])
+        registration = Registration(engine, "w1", SETTINGS, Attendance(engine, lambda: "w"))
+        registration.refresh(["b", "a"])
         (worker,) = entries(engine)
         assert worker.settings["queues"] == ["a", "b"]
         assert abs(worker.skew_ms) < 5_000
         assert 0 < engine.command("PTTL", fleet.PREFIX + "w1") <= fleet.KEPT_MS
         assert fleet.disagreements([worker, worker]) == []
-        roll.leave()
+        registration.leave()
         assert entries(engine) == []
 
 
 def test_a_process_leaves_a_queue_when_its_last_connection_does(server) -> None:
     with Engine(server.url) as engine:
         attendance = Attendance(engine, lambda: "w")
-        rolls = [Roll(engine, name, SETTINGS, attendance) for name in ("a", "b", "c")]
-        for roll in rolls:
-            roll.say(["q"])
+        registrations = [
+            Registration(engine, name, SETTINGS, attendance) for name in ("a", "b", "c")
+        ]
+        for registration in registrations:
+            registration.refresh(["q"])
 
         def there() -> int:
             return len((engine.command("HGET", engine.keys("q").meta, "consumers") or b"").split())
 
         assert there() == 2  # a name and until when
-        rolls[0].lost()
-        rolls[1].leave()
+        registrations[0].lost()
+        registrations[1].leave()
         assert there() == 2
-        rolls[2].drop("q")
+        registrations[2].drop("q")
         assert there() == 0
 
 

@@ -191,7 +191,7 @@ def test_the_engine_s_page_names_every_script_and_every_field() -> None:
         if "meta" in (key.name for key in scripts.get(script).contract.keys):
             text = scripts.get(script).text
             fields |= set(re.findall(r'HSET", (?:meta|KEYS\[2\]), "(\w+)"', text))
-            fields |= set(re.findall(r'(?:M|lane)\.change\(this, "(\w+)"', text))
+            fields |= set(re.findall(r'(?:M|delivering)\.change\(this, "(\w+)"', text))
             fields |= set(re.findall(r'changes\[#changes \+ 2\] = "(\w+)"', text))
     assert len(fields) > 15
     missing = [name for name in sorted({*scripts.names(), *fields}) if f"`{name}`" not in page]

@@ -140,7 +140,7 @@ def test_a_celery_worker_can_do_its_work(server: Server, tmp_path: Path) -> None
         assert app.send_task("add", (2, 3)).get(timeout=20) == 5
         assert app.send_task("add", (2, 3), countdown=0.3).get(timeout=10) == 5
         assert [*app.control.inspect(timeout=2).ping().values()] == [{"ok": "pong"}]
-        time.sleep(1.2)  # the watch for stock producers, the roll, the restore
+        time.sleep(1.2)  # the watch for stock producers, the registry, the restore
         stock = Celery("stock", broker=server.tcp_url, set_as_default=False)
         stock.conf.result_backend = url(server, "celery-worker")
         stock.conf.result_backend_transport_options = RESULTS

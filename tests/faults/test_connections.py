@@ -704,7 +704,7 @@ def test_a_server_that_forgets_its_scripts_between_any_two_flights(
 ) -> None:
     """The script and its call travel together, so the moment of a flush does not matter."""
     db = server.client()
-    lines: Any = client._Lines if worker == "sync" else pool_aio.AsyncPool
+    lines: Any = client._Pool if worker == "sync" else pool_aio.AsyncPool
     flight = "_over_a_line" if worker == "sync" else "_say"
     fly = getattr(lines, flight)
 

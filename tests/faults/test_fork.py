@@ -107,7 +107,7 @@ def test_a_child_is_forked_while_other_threads_hold_every_lock(own_server: Serve
         queue.put("from the child")
         with queue.claim():  # type: ignore[union-attr]
             pass
-        broker.doubts.add("q", {"properties": {}}, "id")
+        broker.unconfirmed.add("q", {"properties": {}}, "id")
         assert broker_of(Address.parse(own_server.url)) is broker
 
     try:
@@ -224,7 +224,7 @@ def test_an_abandoned_consumer_is_collected_at_any_moment(
     cell: list[Any] = [messages]
     cell.append(cell)
     del messages
-    place: Any = client.exchange if moment == "probing" else client
+    place: Any = client.retrying if moment == "probing" else client
     function: Callable[..., Any] = getattr(place, moment)
     collected, me = list[int](), threading.get_ident()
 
@@ -243,7 +243,7 @@ def test_an_abandoned_consumer_is_collected_at_any_moment(
 
     monkeypatch.setattr(place, moment, interrupted)
     if moment == "probing":
-        queue.engine.proved = False
+        queue.engine.verified = False
     mine = list(locks())
     for _, _, lock in mine:
         lock.acquire()

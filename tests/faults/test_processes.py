@@ -245,7 +245,7 @@ def main():
         with message:
             pass
         if message.body == 1:
-            queue.engine._lines.close()
+            queue.engine._pool.close()
             raise SystemExit
 main()
 """

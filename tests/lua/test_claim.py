@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from atomq import calls, scripts
-from atomq.calls import Buried, Call, Claimed, Outgoing
+from atomq.calls import Call, Claimed, DeadLettered, Outgoing
 from tests.lua.rig import Queue, Rig, msg, name_of, names
 
 # ── what is stored ────────────────────────────────────────────────────────────────────────────
@@ -480,7 +480,7 @@ def test_a_retry_after_the_leases_expired_and_went_elsewhere(q: Queue) -> None:
 
 
 def how(claimed: Claimed) -> list[tuple[str, str, bytes]]:
-    return [(each.queue, each.reason, each.raw) for each in claimed.buried]
+    return [(each.queue, each.reason, each.raw) for each in claimed.dead_lettered]
 
 
 def test_what_a_claim_buries_it_answers(q: Queue) -> None:
@@ -504,7 +504,7 @@ def test_what_a_claim_buries_it_answers(q: Queue) -> None:
         ("q", "undecodable", b"junk"),
     ]
     assert [letter.detail for letter in q.dead] == ["", "odd", "", ""]
-    assert q.claim().buried == ()
+    assert q.claim().dead_lettered == ()
 
 
 def test_what_it_buries_of_several_queues(rig: Rig, q: Queue) -> None:
@@ -516,7 +516,7 @@ def test_what_it_buries_of_several_queues(rig: Rig, q: Queue) -> None:
     call = calls.claim([other.keys, q.keys], "c-1", limit=5, lease_ms=1000)
     first, again = rig.engine.run(call), rig.engine.run(call.again())
     assert how(first) == how(again)
-    assert [(each.queue, each.raw) for each in first.buried] == [
+    assert [(each.queue, each.raw) for each in first.dead_lettered] == [
         ("other", b"three"),
         ("q", b"one"),
         ("q", b"two"),
@@ -546,7 +546,7 @@ def test_a_retry_is_not_told_what_others_buried(q: Queue) -> None:
     q.run(call)
     q.db.lpush("q", b"two")
     q.claim(by="c")
-    assert q.run(call.again()).buried == ()
+    assert q.run(call.again()).dead_lettered == ()
 
 
 @pytest.mark.parametrize(
@@ -562,7 +562,7 @@ def test_a_retry_is_not_told_what_others_buried(q: Queue) -> None:
     ],
 )
 def test_whose_result_it_was(raw: bytes, reason: str, found: str) -> None:
-    assert Buried("q", reason, "delayed" if reason == "corrupt" else "", raw).id == found
+    assert DeadLettered("q", reason, "delayed" if reason == "corrupt" else "", raw).id == found
 
 
 # ── acks that ride along ──────────────────────────────────────────────────────────────────────

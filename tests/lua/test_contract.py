@@ -181,11 +181,11 @@ def edit(path: Path, old: str, new: str) -> None:
 def test_a_comment_changes_no_sha(copy: Path) -> None:
     before = bundled("claim").sha
     edit(copy / "claim.lua", "local ready", "-- a word more\n\n    -- and one\nlocal ready")
-    edit(copy / "lib/lane.lua", "local M", "-- a word more\nlocal M")
+    edit(copy / "lib/delivering.lua", "local M", "-- a word more\nlocal M")
     assert bundled("claim").sha == before
 
 
-@pytest.mark.parametrize("file", ["claim.lua", "lib/lane.lua", "lib/outage.lua"])
+@pytest.mark.parametrize("file", ["claim.lua", "lib/delivering.lua", "lib/outage.lua"])
 def test_code_changes_the_sha(copy: Path, file: str) -> None:
     """Promise 12: the SHA names the exact text, so that two releases run side by side."""
     before = bundled("claim").sha
@@ -195,7 +195,9 @@ def test_code_changes_the_sha(copy: Path, file: str) -> None:
 
 def test_each_module_once_and_no_circle(copy: Path) -> None:
     assert bundled("claim").text.count("function M.header(") == 1
-    edit(copy / "lib/record.lua", "local M", 'local lane = require("lib.lane")\nlocal M')
+    edit(
+        copy / "lib/record.lua", "local M", 'local delivering = require("lib.delivering")\nlocal M'
+    )
     with pytest.raises(ValueError, match="requires itself"):
         bundled("claim")
 

@@ -92,7 +92,7 @@ def test_bytes_stop_a_redrive(q: Queue) -> None:
 def test_all_of_many(q: Queue) -> None:
     bury(q, *range(1000))
     told: list[int] = []
-    assert q.rig.engine.run(flows.redrive_all(q.keys, told=told.append)) == 1000
+    assert q.rig.engine.run(flows.redrive_all(q.keys, report=told.append)) == 1000
     assert names(q.ready) == [str(i) for i in range(1000)]
     assert told[-1] == 1000
 

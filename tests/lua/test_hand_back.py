@@ -77,7 +77,9 @@ def test_all_of_many(q: Queue) -> None:
     """More than one call may move."""
     q.put(*range(600), delay_ms=60_000)
     told: list[int] = []
-    assert q.rig.engine.run(flows.hand_back_all(q.keys, told=told.append)) == HandedBack(600, 0, 0)
+    assert q.rig.engine.run(flows.hand_back_all(q.keys, report=told.append)) == HandedBack(
+        600, 0, 0
+    )
     assert (len(q.ready), told[-1]) == (600, 600)
 
 

@@ -35,15 +35,15 @@ TESTS = {
     ],
     "engine/atomq/contrib/*": ["tests/unit", "tests/contrib"],
     "engine/atomq/*": [
-        "tests/unit/test_exchange.py tests/unit/test_flows.py",
+        "tests/unit/test_retrying.py tests/unit/test_flows.py",
         "tests/unit",
         "tests/conformance tests/faults",
     ],
 }
 FILES = [
     *("lua/*.lua", "lua/lib/*.lua"),
-    *(f"engine/atomq/{n}.py" for n in ("exchange", "flows", "client", "leases")),
-    *(f"engine/atomq/contrib/kombu/{n}.py" for n in ("poller", "channel", "qos", "doubts")),
+    *(f"engine/atomq/{n}.py" for n in ("retrying", "flows", "client", "leases")),
+    *(f"engine/atomq/contrib/kombu/{n}.py" for n in ("poller", "channel", "qos", "unconfirmed")),
 ]
 # cosmic-ray's operators that exchange what is easily mistaken. Most others raise TypeError.
 OPERATORS = [

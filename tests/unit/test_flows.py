@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from atomq import calls, flows
-from atomq.calls import Buried, Call, Claimed, Outgoing, Redriven, Verdict
+from atomq.calls import Call, Claimed, DeadLettered, Outgoing, Redriven, Verdict
 from atomq.errors import InvalidArgument, PermissionDenied, ServerUnavailable
 from atomq.flows import Acks, Consumer, Flow, Get, Listen, Pace, Sleep, Wait, Withdraw
 from atomq.keys import QueueKeys
@@ -330,7 +330,7 @@ def test_a_refused_claim_holds_nothing() -> None:
 
 def died(name: str = "a", queue: str = "q") -> Claimed:
     raw = json.dumps({"properties": {"message_id": name}}).encode()
-    return claimed()._replace(buried=[Buried(queue, "expired", "", raw)])
+    return claimed()._replace(dead_lettered=[DeadLettered(queue, "expired", "", raw)])
 
 
 def told(call: Call[Any]) -> list[str]:
@@ -342,7 +342,11 @@ def told(call: Call[Any]) -> list[str]:
 def test_who_waits_for_what_died_is_told_before_anything_else() -> None:
     who = consumer(Q, R, result_ttl=5)
     play = Play(who.receive(5, 0))
-    play.go(died("a", "r")._replace(buried=[*died("b").buried, *died("a", "r").buried]))
+    play.go(
+        died("a", "r")._replace(
+            dead_lettered=[*died("b").dead_lettered, *died("a", "r").dead_lettered]
+        )
+    )
     assert told(play.effect) == [Q.result("b")]
     ttl_ms, value = play.effect.args
     assert (ttl_ms, json.loads(value)) == (5000, json.loads(calls.failed("b", "expired")))
@@ -362,7 +366,7 @@ def test_what_was_claimed_with_it_is_held_before_it_is_told() -> None:
 
 def test_whose_id_cannot_be_read_is_told_nothing() -> None:
     play = Play(consumer().receive(5, 0))
-    play.go(claimed()._replace(buried=[Buried("q", "undecodable", "", b"junk")]))
+    play.go(claimed()._replace(dead_lettered=[DeadLettered("q", "undecodable", "", b"junk")]))
     assert play.over
 
 
@@ -538,7 +542,7 @@ def test_messages_travel_by_number_and_by_size() -> None:
 
 def test_redrive_goes_on_until_it_has_seen_them_all_and_not_those_that_die_meanwhile() -> None:
     told: list[int] = []
-    play = Play(flows.redrive_all(Q, reason="bad", told=told.append))
+    play = Play(flows.redrive_all(Q, reason="bad", report=told.append))
     state = calls.QueueState(
         "q",
         1234,

@@ -13,7 +13,7 @@ from kombu.exceptions import BatchPublishError
 
 from atomq import calls
 from atomq.contrib.kombu import channel as module
-from atomq.contrib.kombu import doubts as doubts_module
+from atomq.contrib.kombu import unconfirmed as unconfirmed_module
 from atomq.contrib.kombu.broker import LAST_MS, eta_ms
 from atomq.contrib.kombu.channel import (
     FAILURES,
@@ -24,7 +24,7 @@ from atomq.contrib.kombu.channel import (
     is_reply_exchange,
     is_reply_queue,
 )
-from atomq.contrib.kombu.doubts import Doubts
+from atomq.contrib.kombu.unconfirmed import Unconfirmed
 from atomq.errors import ServerFull, ServerUnavailable
 from atomq.message import CallId
 from tests.scripted import NOW_MS, Stage, claimed, raw
@@ -381,27 +381,27 @@ def test_one_that_was_refused_is_not_in_doubt(stage: Stage) -> None:
 
 def test_a_doubt_lasts_as_long_as_the_server_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(doubts_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(unconfirmed_module.time, "monotonic", lambda: now[0])
     call_id = CallId("p")
     for after, found in ((59.9, call_id), (60.0, None), (61.0, None)):
-        doubts, made = Doubts(60.0), {"properties": {"delivery_tag": "t"}}
+        unconfirmed, made = Unconfirmed(60.0), {"properties": {"delivery_tag": "t"}}
         now[0] = 1000.0
-        doubts.add("q", made, call_id)
+        unconfirmed.add("q", made, call_id)
         now[0] += after
-        assert doubts.take("q", made) == found
-        assert doubts.take("q", made) is None, "once"
+        assert unconfirmed.take("q", made) == found
+        assert unconfirmed.take("q", made) is None, "once"
 
 
-def test_the_doubts_of_a_broker_last_for_its_window(stage: Stage) -> None:
-    assert stage.broker.doubts._seconds * 1000 == stage.engine.options.call_window_ms
+def test_the_unconfirmed_publishes_of_a_broker_are_kept_for_its_window(stage: Stage) -> None:
+    assert stage.broker.unconfirmed._seconds * 1000 == stage.engine.options.call_window_ms
 
 
-def test_the_oldest_doubts_are_forgotten_first() -> None:
-    doubts = Doubts(60.0)
+def test_the_oldest_unconfirmed_publishes_are_forgotten_first() -> None:
+    unconfirmed = Unconfirmed(60.0)
     made = [{"n": n, "properties": {}} for n in range(1002)]
     for n, one in enumerate(made):
-        doubts.add("q", one, CallId("p", n))
-    found = [doubts.take("q", made[n]) for n in (0, 1, 2, 1001)]
+        unconfirmed.add("q", one, CallId("p", n))
+    found = [unconfirmed.take("q", made[n]) for n in (0, 1, 2, 1001)]
     assert [one and one.number for one in found] == [None, None, 2, 1001]
 
 

@@ -11,8 +11,8 @@ import pytest
 from redis import exceptions as server
 
 from atomq.contrib.kombu import poller as module
-from atomq.contrib.kombu.bell import Bell
 from atomq.contrib.kombu.poller import CAP, FORBIDDEN, PATIENCE
+from atomq.contrib.kombu.waker import Waker
 from atomq.errors import AtomqError, PermissionDenied, ServerFull, ServerUnavailable
 from tests.scripted import Line, Stage, claimed, push, raw
 
@@ -390,37 +390,37 @@ def test_in_a_loop_the_bell_rings_for_what_is_left(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "TURN", -1.0)  # each message takes the whole of a turn
-    bell = Bell()
+    waker = Waker()
     files: list[int | None] = []
     stage.consume()
-    stage.poller.watch(files.append, bell)
+    stage.poller.watch(files.append, waker)
     stage.poller.pump()
     assert files == [3]
     stage.give(claimed("a", "b", "c"))
-    assert (len(stage.got), bell.rings) == (1, True)
-    stage.poller.on_bell()
-    assert (len(stage.got), bell.rings) == (2, True)
-    stage.poller.on_bell()
-    assert (len(stage.got), bell.rings) == (3, False)
-    bell.close()
+    assert (len(stage.got), waker.is_set) == (1, True)
+    stage.poller.on_waker()
+    assert (len(stage.got), waker.is_set) == (2, True)
+    stage.poller.on_waker()
+    assert (len(stage.got), waker.is_set) == (3, False)
+    waker.close()
 
 
 def test_a_callback_that_raises_leaves_the_rest_to_the_next_turn(stage: Stage) -> None:
-    bell = Bell()
+    waker = Waker()
 
     def callback(message: Any) -> None:
         stage.got.append(message)
         raise KeyError
 
     stage.consume(callback=callback)
-    stage.poller.watch(lambda _: None, bell)
+    stage.poller.watch(lambda _: None, waker)
     stage.poller.pump()
     stage.line.replies.append(claimed("a", "b"))
     with pytest.raises(KeyError):
         stage.poller.on_readable()
-    assert bell.rings
+    assert waker.is_set
     assert len(stage.got) == 1
-    bell.close()
+    waker.close()
 
 
 def test_what_may_have_lapsed_is_given_back_and_not_handed_over(stage: Stage) -> None:

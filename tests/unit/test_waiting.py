@@ -14,7 +14,7 @@ from redis import exceptions as server
 
 from atomq import waiting
 from atomq.errors import ServerUnavailable
-from atomq.waiting import Line, Steps, Waiting
+from atomq.waiting import Actions, Line, Waiting
 
 KEY = "wake"
 
@@ -75,26 +75,26 @@ class Stage:
         self.unblocking: Exception | None = None
         self.unblocked = 0
 
-    def run(self, steps: Steps[Any]) -> Any:
+    def run(self, actions: Actions[Any]) -> Any:
         answer, trouble = None, None
         while True:
             try:
-                step = steps.send(answer) if trouble is None else steps.throw(trouble)
+                action = actions.send(answer) if trouble is None else actions.throw(trouble)
             except StopIteration as stop:
                 return stop.value
             answer, trouble = None, None
             try:
-                answer = self.perform(step)
+                answer = self.perform(action)
             except BaseException as error:  # noqa: BLE001 - raised again there
                 trouble = error
 
-    def perform(self, step: waiting.Step) -> Any:
-        match step:
+    def perform(self, action: waiting.Action) -> Any:
+        match action:
             case waiting.Open():
                 self.far = Far()
                 self.far.era = self.engine.era
                 self.opened.append(self.far)
-                return [Line(SimpleNamespace(hello=self.hello), step.names)]
+                return [Line(SimpleNamespace(hello=self.hello), action.names)]
             case waiting.Send(_, data):
                 assert not self.far.blocked, "one wait at a time"
                 assert self.far.era == self.engine.era
@@ -158,9 +158,9 @@ class Consumer:
         self.known: list[str] = []  # claims whose result came, or that it asks for again
         self.tokens = 0
 
-    def run(self, steps: Steps[Any]) -> None:
+    def run(self, actions: Actions[Any]) -> None:
         try:
-            answer = self.stage.run(steps)
+            answer = self.stage.run(actions)
         except KeyboardInterrupt:
             return
         except ServerUnavailable:

@@ -164,7 +164,7 @@ def _of_celery(
 def _of_celery_worker(session: Session, heard: str, *, control: bool, stock: bool) -> Iterator[str]:
     options = session.engine.options
     prefix = options.global_keyprefix
-    yield "~_atomq.worker.*"  # the roll that `atomq doctor` compares
+    yield "~_atomq.worker.*"  # the registry that `atomq doctor` compares
     yield f"~{_literal(prefix)}_kombu.binding_deadlines"
     yield from ("+brpop", "+client|unblock", "+client|tracking", "+srem", "+watch")
     yield from ("+multi", "+exec")

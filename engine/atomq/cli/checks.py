@@ -28,7 +28,7 @@ from atomq.errors import (
     ServerTooOld,
     ServerUnavailable,
 )
-from atomq.exchange import translated
+from atomq.retrying import translated
 
 if TYPE_CHECKING:
     from atomq.calls import QueueState
@@ -437,7 +437,7 @@ def _rights(session: Session, names: Sequence[str]) -> Findings:
     trouble = ""
     try:
         # Not as the engine does by itself at the first use: there a refusal is raised.
-        engine.proved = True
+        engine.verified = True
         for name, words in engine.run(calls.probe(keys)).items():
             if isinstance(translated(ResponseError(words)), PermissionDenied):
                 refused[name] = words
@@ -518,9 +518,9 @@ def _celery(session: Session, keys: QueueKeys) -> Finding | None:
         line.disconnect()
     if not lacks:
         return Finding("celery", "ok", "may run what a Celery worker runs besides")
-    told = ", ".join(f"{name} ({cost})" for name, cost in lacks.items())
+    text = ", ".join(f"{name} ({cost})" for name, cost in lacks.items())
     advice = f"if one is to run as this user, grant {' '.join(dict.fromkeys(grants))}"
-    return Finding("celery", "warn", f"a Celery worker would lack {told}", advice)
+    return Finding("celery", "warn", f"a Celery worker would lack {text}", advice)
 
 
 def _grant(name: str, args: tuple[Any, ...], refusal: str) -> str:
@@ -611,9 +611,9 @@ def _queues(session: Session, names: Sequence[str]) -> Findings:
             else:
                 states.append(state)
     total = {part: sum(getattr(s, part) for s in states) for part in calls.Counts._fields}
-    told = ", ".join(f"{number(count)} {part}" for part, count in total.items())
+    text = ", ".join(f"{number(count)} {part}" for part, count in total.items())
     yield Finding(
-        "queues", "ok", f"{plural(len(states), 'queue')}: {told}" if states else "none yet"
+        "queues", "ok", f"{plural(len(states), 'queue')}: {text}" if states else "none yet"
     )
     for state in states:
         yield from _queue(state)

@@ -65,12 +65,12 @@ def list_(
     keys = session.keys(queue)
     state = session.reader.run(calls.inspect(keys))
     rows: list[dict[str, Any]] = []
-    with session.out.progress("reading", state.dead) as told:
+    with session.out.progress("reading", state.dead) as report:
         asked = limit if reason is None else state.dead
         for seen, letter in enumerate(
             messages.peeked(session, keys, "dead", limit=asked, after=_id(after) if after else "")
         ):
-            told(seen)
+            report(seen)
             if reason in (None, letter.reason):
                 rows.append(messages.row(keys, "dead", letter))
             if len(rows) == limit:
@@ -138,7 +138,7 @@ def _redrive_named(
 
     done, left = 0, {}
     names = [_id(name) for name in names]
-    with session.out.progress("putting back", len(names)) as told:
+    with session.out.progress("putting back", len(names)) as report:
         for i in range(0, len(names), _TOGETHER):
             batch = names[i : i + _TOGETHER]
             looks = [calls.redrive(keys, [name], look=True) for name in batch]
@@ -160,7 +160,7 @@ def _redrive_named(
                     done += 1
                 else:  # another one was faster
                     left[name] = "no such dead letter"
-            told(i + len(batch))
+            report(i + len(batch))
     return done, left
 
 
@@ -168,8 +168,8 @@ def _redrive_many(session: Session, keys: QueueKeys, reason: str) -> tuple[int, 
     from atomq import calls, flows
 
     total = session.reader.run(calls.inspect(keys)).dead
-    with session.out.progress("putting back", None if reason else total) as told:
-        done = session.engine.run(flows.redrive_all(keys, reason=reason, told=told))
+    with session.out.progress("putting back", None if reason else total) as report:
+        done = session.engine.run(flows.redrive_all(keys, reason=reason, report=report))
     if reason or done >= total:
         return done, {}
     return done, {plural(total - done, "dead letter"): "cannot be decoded, stay"}
@@ -206,11 +206,11 @@ def purge(
         done = session.engine.run(calls.purge(keys, dead=True)).dead
         return session.report(queue, f"threw away {plural(done, 'dead letter')}", done, {})
     done = 0
-    with session.out.progress("throwing away", len(names)) as told:
+    with session.out.progress("throwing away", len(names)) as report:
         for i in range(0, len(names), calls.MOST):
             batch = names[i : i + calls.MOST]
             done += session.engine.run(calls.purge(keys, dead_ids=batch)).dead
-            told(done)
+            report(done)
     left = {plural(len(names) - done, "dead letter"): "not there"} if done < len(names) else {}
     return session.report(queue, f"threw away {plural(done, 'dead letter')}", done, left)
 
@@ -238,9 +238,9 @@ def _dead_of(session: Session, keys: QueueKeys, reason: str, total: int) -> list
     from atomq.cli import messages
 
     names = []
-    with session.out.progress("reading", total) as told:
+    with session.out.progress("reading", total) as report:
         for seen, letter in enumerate(messages.peeked(session, keys, "dead", limit=total)):
-            told(seen)
+            report(seen)
             if letter.reason == reason:
                 names.append(letter.name)
     return names

@@ -48,10 +48,10 @@ def cancel(session: Session, queue: One, ids: Ids) -> int:
     keys = session.keys(queue)
     wanted = names_from(ids, what="ids")
     verdicts: list[Verdict] = []
-    with session.out.progress("cancelling", len(wanted)) as told:
+    with session.out.progress("cancelling", len(wanted)) as report:
         for batch in flows.batches(wanted):
             verdicts += session.engine.run(calls.cancel(keys, batch))
-            told(len(verdicts))
+            report(len(verdicts))
     done = verdicts.count(Verdict.DONE)
     left = {
         name: "not delayed"

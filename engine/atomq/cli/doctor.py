@@ -45,10 +45,10 @@ def doctor(
     findings: list[Finding] = []
     stopped = 0
     try:
-        with session.out.progress("checking") as told:
+        with session.out.progress("checking") as report:
             for finding in checks.everything(session, names):
                 findings.append(finding)
-                told(len(findings))
+                report(len(findings))
     except AtomqError as error:
         stopped = exit_of(error)
         findings.append(checks.Finding("connection", "fail", str(error), checks.advice_for(error)))
@@ -77,7 +77,7 @@ def _show(session: Session, findings: Sequence[Finding]) -> None:
     session.out.line("")
     session.out.table(columns, rows)
     counts = {status: sum(f.status == status for f in findings) for status in _STYLES}
-    told = [plural(n, "check") + f" {word}" for word, n in counts.items() if n and word == "ok"]
-    told += [f"{n} {word}" for word, n in counts.items() if n and word != "ok"]
+    text = [plural(n, "check") + f" {word}" for word, n in counts.items() if n and word == "ok"]
+    text += [f"{n} {word}" for word, n in counts.items() if n and word != "ok"]
     session.out.line("")
-    session.out.line(", ".join(told))
+    session.out.line(", ".join(text))

@@ -90,14 +90,14 @@ def unacked(session: Session, names: Names = None, *, limit: Limit = 100) -> int
 
     states, failed = inspect_all(session, names or discover(session))
     rows = []
-    with session.out.progress("reading", sum(min(limit, s.unacked) for s in states)) as told:
+    with session.out.progress("reading", sum(min(limit, s.unacked) for s in states)) as report:
         for state in states:
             keys = session.keys(state.name)
             for each in messages.peeked(
                 session, keys, "unacked", limit=limit if state.unacked else 0
             ):
                 rows.append(messages.row(keys, "unacked", each))
-                told(len(rows))
+                report(len(rows))
     if session.as_json:
         session.out.rows(rows)
         return failed

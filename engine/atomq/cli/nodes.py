@@ -114,7 +114,7 @@ def _where(engine: Engine) -> str:
     from redis import exceptions as server
 
     from atomq.connect import connector
-    from atomq.exchange import translated
+    from atomq.retrying import translated
 
     address = engine.address
     if address.kind == "tcp":

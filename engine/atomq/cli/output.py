@@ -113,7 +113,7 @@ class Output:
             return
         bar = _Bar(self.errors, what, total)
         try:
-            yield bar.told
+            yield bar.report
         finally:
             bar.stop()
 
@@ -127,7 +127,7 @@ class _Bar:
         self._shown: Any = None
         self._task: Any = None
 
-    def told(self, done: int) -> None:
+    def report(self, done: int) -> None:
         if self._shown is None:
             if time.monotonic() - self._began < _QUIET_SECONDS:
                 return

@@ -176,11 +176,11 @@ class _Writing:
 def _put_lines(session: Session, writing: _Writing, *, text: bool) -> int:
     began, published = time.monotonic(), 0
     try:
-        with session.out.progress("putting") as told:
+        with session.out.progress("putting") as report:
             numbered = _numbered(text=text)
             while batch := list(itertools.islice(numbered, _AT_ONCE)):
                 published += writing.publish([writing.of_line(*line) for line in batch])
-                told(published)
+                report(published)
     except AtomqError:
         session.out.note(f"{plural(published, 'message')} were put before")
         raise

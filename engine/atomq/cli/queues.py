@@ -82,11 +82,11 @@ def discover(session: Session) -> list[str]:
     prefix, sep = engine.options.global_keyprefix, engine.options.sep
     full: set[str] = set()
     try:
-        with session.out.progress("looking for queues") as told:
+        with session.out.progress("looking for queues") as report:
             # Of a queue's keys at least one is a hash; its results, maybe millions, are strings.
             for count, key in enumerate(scan(session, "_atomq.{*}.*", "hash")):
                 full.add(is_queue_key(key) or "")
-                told(count)
+                report(count)
             bound = set()
             for key in scan(session, f"{_glob(prefix)}_kombu.binding.*", "set"):
                 if key.endswith((".pidbox", ".celeryev")) or "_kombu.binding.reply." in key:
@@ -392,8 +392,8 @@ def purge(
     return Exit.OK
 
 
-def _add(told: Callable[[int], None], before: int, count: int) -> None:
-    told(before + count)
+def _add(report: Callable[[int], None], before: int, count: int) -> None:
+    report(before + count)
 
 
 def hand_back(
@@ -423,14 +423,14 @@ def hand_back(
         )
     total = sum(s.unacked * unacked + s.delayed * delayed for s in states)
     rows, before = [], 0
-    with session.out.progress("handing back", total) as told:
+    with session.out.progress("handing back", total) as report:
         for state in states:
             done = session.engine.run(
                 flows.hand_back_all(
                     session.keys(state.name),
                     unacked=unacked,
                     delayed=delayed,
-                    told=partial(_add, told, before),
+                    report=partial(_add, report, before),
                 )
             )
             before += done.delayed + done.unacked

@@ -145,7 +145,7 @@ class Session:
     @property
     def reader(self) -> Engine:
         """The engine for what only looks: works for a user who may not write."""
-        self.engine.proved = True
+        self.engine.verified = True
         return self.engine
 
     def keys(self, queue: str) -> QueueKeys:

@@ -1,4 +1,4 @@
-"""What each worker says of itself, so that `atomq doctor` finds a fleet that does not agree.
+"""The registry of workers, in which `atomq doctor` finds a fleet that does not agree.
 
 Every consuming process keeps one key, `_atomq.worker.<id>`, that expires when it is gone; and each
 queue knows its consumers, so that the last one to leave puts delayed tasks where others find them.
@@ -20,7 +20,7 @@ from atomq.client import Engine
 from atomq.errors import AtomqError
 
 PREFIX = "_atomq.worker."
-EVERY = 20.0  # seconds between two words of a worker
+EVERY = 20.0  # seconds between two refreshes of an entry
 KEPT_MS = 60_000
 SKEW_MS = 10_000  # clocks that differ by more than this disagree
 
@@ -73,7 +73,7 @@ class Attendance:
             self._engine.run(flows.leave(self._engine.keys(queue), f"{self._name()}.pops"))
 
 
-class Roll:
+class Registration:
     """One worker's entry: written now and then, deleted when it leaves."""
 
     def __init__(
@@ -86,10 +86,10 @@ class Roll:
         self._queues: set[str] = set()
         self._next = 0.0
 
-    def say(self, queues: Sequence[str]) -> None:
+    def refresh(self, queues: Sequence[str]) -> None:
         """Write the entry, if it is time, or for queues that are new.
 
-        A user who may not is not on the roll.
+        Where the user may not write it, the registry lacks this worker.
         """
         now = time.monotonic()
         if now < self._next and self._queues.issuperset(queues):
@@ -132,7 +132,7 @@ class Roll:
 
 @dataclass(frozen=True)
 class Worker:
-    """One entry of the roll."""
+    """One entry of the registry."""
 
     name: str
     settings: Mapping[str, Any]

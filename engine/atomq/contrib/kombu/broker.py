@@ -20,7 +20,7 @@ from atomq.client import Engine
 from atomq.contrib.fleet import Attendance
 from atomq.contrib.kombu import worker
 from atomq.contrib.kombu.bindings import Bindings
-from atomq.contrib.kombu.doubts import Doubts
+from atomq.contrib.kombu.unconfirmed import Unconfirmed
 from atomq.errors import AtomqError
 from atomq.keys import QueueKeys
 from atomq.leases import LeaseKeeper, keeper
@@ -47,7 +47,7 @@ class Broker:
         """And since when it is refused that."""
         self.bindings = Bindings(self.engine)
         self.attendance = Attendance(self.engine, lambda: self.ids.prefix)
-        self.doubts = Doubts(self.engine.options.call_window_ms / 1000)
+        self.unconfirmed = Unconfirmed(self.engine.options.call_window_ms / 1000)
 
         fork.renew(self)
 
@@ -127,8 +127,8 @@ class Broker:
         try:
             self.engine.run(call)
         except AtomqError as trouble:
-            told = "an unreadable message of %s is lost (%s): %r"
-            log.error(told, queue, trouble, raw)  # noqa: TRY400 - the trace says nothing more
+            text = "an unreadable message of %s is lost (%s): %r"
+            log.error(text, queue, trouble, raw)  # noqa: TRY400 - the trace says nothing more
         else:
             log.warning("an unreadable message of %s is a dead letter: %s", queue, error)
 

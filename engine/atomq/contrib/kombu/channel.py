@@ -106,14 +106,14 @@ class Channel(virtual.Channel):
         if batch is not None:
             batch.add(keys, outgoing)
             return
-        doubts = self.broker.doubts
-        call_id = doubts.take(queue, message) or self.broker.engine.producers.next()
+        unconfirmed = self.broker.unconfirmed
+        call_id = unconfirmed.take(queue, message) or self.broker.engine.producers.next()
         try:
             self.broker.engine.run(
                 calls.publish(keys, [outgoing], call_id=call_id, **self._window())
             )
         except ServerUnavailable:
-            doubts.add(queue, message, call_id)
+            unconfirmed.add(queue, message, call_id)
             raise
         self._touch(queue, keys)
 
@@ -583,7 +583,7 @@ class Channel(virtual.Channel):
 
     @property
     def sep(self) -> str:
-        """What stands between a queue's name and its priority step."""
+        """What stands between a queue's name and the priority of a list."""
         return self.broker.engine.options.sep
 
     @property
@@ -612,13 +612,13 @@ class Channel(virtual.Channel):
         return self.settings.unacked_index_key
 
     def priority(self, n: int) -> int:
-        """The priority step that a message of this priority goes to."""
+        """The priority whose list a message of priority `n` goes to."""
         steps = self.priority_steps
         return steps[bisect(steps, n) - 1]
 
     def _q_for_pri(self, queue: str, pri: int) -> str:
-        step = self.priority(pri)
-        return f"{queue}{self.sep}{step}" if step else queue
+        priority = self.priority(pri)
+        return f"{queue}{self.sep}{priority}" if priority else queue
 
     def drain_events(self, timeout: Any = None, callback: Any = None) -> Any:
         return self.connection.drain_events(self.connection, timeout=timeout)

@@ -20,13 +20,13 @@ from redis import exceptions as server
 
 from atomq import wires
 from atomq.calls import Call, Claimed
-from atomq.contrib.fleet import Roll
-from atomq.contrib.kombu.bell import Bell
+from atomq.contrib.fleet import Registration
 from atomq.contrib.kombu.broadcasts import Broadcasts, payload_of
 from atomq.contrib.kombu.channel import MOST_CLAIMED, Channel, is_reply_queue
 from atomq.contrib.kombu.hand_over import HandOver
 from atomq.contrib.kombu.line import Line
 from atomq.contrib.kombu.stock import Restore, Watch
+from atomq.contrib.kombu.waker import Waker
 from atomq.contrib.kombu.worker import (
     acks_between_drains,
     forgotten,
@@ -83,14 +83,16 @@ class Poller:
         self._buffer = HandOver(self._broker)
         self._broadcasts = Broadcasts(transport)
         self._on_socket: Callable[[int | None], None] = lambda _: None
-        self._bell: Bell | None = None
+        self._waker: Waker | None = None
         self._all_at = 0.0
         self._handed_at = 0.0
         self._watch = Watch(self._broker)
         self._restore = Restore(self._broker, transport.settings)
         name = f"{self._broker.ids.prefix}-{id(self):x}"
         shared = transport.settings.shared()
-        self._roll = Roll(self._broker.engine, name, shared, self._broker.attendance)
+        self._registration = Registration(
+            self._broker.engine, name, shared, self._broker.attendance
+        )
         self._tracking: bool | None = None  # None: not tried on this connection
         _pollers.add(self)
         # Kept until consumers change, for the event loop asks at every turn.
@@ -127,7 +129,7 @@ class Poller:
                 if not {keys.wake, *keys.ready}.isdisjoint(self._blocked):
                     self.withdraw()
                 if not any(queue in ch.claimed_queues() for ch in self._transport.channels):
-                    self._roll.drop(queue)
+                    self._registration.drop(queue)
         except (server.RedisError, OSError, AtomqError) as error:
             if not channel.closed:
                 raise
@@ -144,12 +146,12 @@ class Poller:
 
     # ── the socket ────────────────────────────────────────────────────────────────────────────
 
-    def watch(self, on_socket: Callable[[int | None], None], bell: Bell) -> None:
+    def watch(self, on_socket: Callable[[int | None], None], waker: Waker) -> None:
         """Tell `on_socket` the file number to watch, and None when there is none any more.
 
-        While `bell` rings, `on_bell` is to be called too.
+        While `waker` is set, `on_waker` is to be called too.
         """
-        self._on_socket, self._bell = on_socket, bell
+        self._on_socket, self._waker = on_socket, waker
         if self._line is not None:
             on_socket(self._line.wire.fileno())
 
@@ -172,7 +174,7 @@ class Poller:
                 for command in self._watch.resign():
                     self._broker.engine.command(*command)
                 self._buffer.give_back()
-                self._roll.leave()
+                self._registration.leave()
             except (server.RedisError, OSError, AtomqError) as error:
                 log.debug("while hanging up: %s", error)
         self._buffer.give_back()
@@ -245,7 +247,7 @@ class Poller:
             for name in channel.claimed_queues()
         ]
         if queues:
-            self._roll.say([name for _, name in queues])
+            self._registration.refresh([name for _, name in queues])
             try:
                 self._restore.turn(*queues[0])
             except PermissionDenied as error:
@@ -385,10 +387,10 @@ class Poller:
         """End the wait in the server; what it had got after all is taken in."""
         if not self._blocked or self._line is None:
             return
-        told = False
+        is_asked = False
         while self._blocked and self._line is not None:
-            if not (told or self._line.talk.expects is not _WAIT or self._can_read(0)):
-                told = True
+            if not (is_asked or self._line.talk.expects is not _WAIT or self._can_read(0)):
+                is_asked = True
                 self._unblock(self._line)
             self._read()
 
@@ -415,7 +417,7 @@ class Poller:
         while True:
             if self._has_answer:
                 self._read()
-            if self._bell is None or not self._bell.rings:
+            if self._waker is None or not self._waker.is_set:
                 self._hand_over()
             if not self._has_answer:
                 return
@@ -425,7 +427,7 @@ class Poller:
         """Whether an answer was taken in already. A selector tells of what the system holds."""
         return self._line is not None and self._line.has_answer
 
-    def on_bell(self) -> None:
+    def on_waker(self) -> None:
         """Go on handing over what waits here, after what came meanwhile: somebody may say stop."""
         if self._line is not None and self._can_read(0):
             self.on_readable()
@@ -440,11 +442,11 @@ class Poller:
         try:
             while self._buffer and not stopping():
                 self.deliver_one()
-                if self._bell is not None and time.monotonic() > until:
+                if self._waker is not None and time.monotonic() > until:
                     break
         finally:  # a callback may raise, and the loop go on
-            if self._bell is not None:
-                self._bell.ring(bool(self._buffer) and not stopping())
+            if self._waker is not None:
+                self._waker.set(bool(self._buffer) and not stopping())
 
     def receive(self, timeout: float | None) -> bool:
         """Hand over one message or broadcast; False if none came within `timeout` seconds.
@@ -479,7 +481,7 @@ class Poller:
             return
         channel, delivery, now_ms = oldest
         if not delivery.lost:
-            if runs_in_delivery(in_loop=self._bell is not None):
+            if runs_in_delivery(in_loop=self._waker is not None):
                 self._resign()  # nothing is heard from here until it is done
             channel.deliver(delivery, now_ms)
 
@@ -516,8 +518,8 @@ class Poller:
     def _waited(self, reply: Any) -> bool:
         self._blocked = ()
         if isinstance(reply, server.NoPermissionError):
-            told = f"this user may not wait for messages: {reply}"
-            self._denied(_WAIT, PermissionDenied(told))
+            text = f"this user may not wait for messages: {reply}"
+            self._denied(_WAIT, PermissionDenied(text))
             return False
         if isinstance(reply, Exception):
             # It was broken off: the master became a replica, the type is wrong, …
@@ -532,8 +534,8 @@ class Poller:
     def _listens(self, reply: Any) -> bool:
         """PSUBSCRIBE was answered; True if it was granted: stock's drain_events() ends with it."""
         if isinstance(reply, Exception):
-            told = f"this user may not listen to broadcasts: {reply}"
-            self._denied(_LISTEN, PermissionDenied(told))
+            text = f"this user may not listen to broadcasts: {reply}"
+            self._denied(_LISTEN, PermissionDenied(text))
             self._broken(server.ConnectionError(str(reply)))  # and is subscribed on the next one
             return False
         self._granted(_LISTEN)
@@ -719,7 +721,7 @@ class Poller:
     def _lost(self) -> None:
         """The connection is gone: nothing is given back, what is held stays held."""
         self._transport.lost = True
-        self._roll.lost()
+        self._registration.lost()
         if self._claim is not None:
             _, call, acks = self._claim
             self._put_back(acks)

@@ -129,7 +129,7 @@ class QoS(virtual.QoS):
         self, delivery: Delivery, reason: str, error: BaseException | None, detail: str = ""
     ) -> None:
         delivery.settled = True
-        detail = detail or worker.told(error)
+        detail = detail or worker.described(error)
         broker = self.channel.broker
         queue = broker.keys(delivery.queue)
         item = Rejection(delivery.receipt, _id_of(delivery), reason, _sendable(detail))

@@ -12,12 +12,12 @@ from redis import exceptions as server
 
 from atomq import __version__
 from atomq.address import Address
-from atomq.contrib.kombu.bell import Bell
 from atomq.contrib.kombu.broker import broker_of
 from atomq.contrib.kombu.channel import Channel
 from atomq.contrib.kombu.poller import Poller, let_go
 from atomq.contrib.kombu.registry import STOCK_SCHEMES
 from atomq.contrib.kombu.settings import Settings
+from atomq.contrib.kombu.waker import Waker
 from atomq.errors import AtomqError, ServerError, ServerUnavailable
 
 log = logging.getLogger("atomq.kombu")
@@ -60,7 +60,7 @@ class Transport(virtual.Transport):
         """Exchange and routing key of the queues bound to fanout exchanges."""
         self._loop: Any = None
         self._timer: Any = None
-        self._bell: Bell | None = None
+        self._waker: Waker | None = None
         super().__init__(client, **kwargs)
         self.poller = Poller(self)
 
@@ -110,10 +110,10 @@ class Transport(virtual.Transport):
             self._timer.cancel()
             self._timer = None
         self.poller.close()
-        if self._bell is not None:
-            loop.remove(self._bell)
-            self._bell.close()
-            self._bell = None
+        if self._waker is not None:
+            loop.remove(self._waker)
+            self._waker.close()
+            self._waker = None
         for channels in (self._avail_channels, self.channels):
             while channels:
                 channels.pop().close()
@@ -140,10 +140,10 @@ class Transport(virtual.Transport):
                 watched.append(number)
                 loop.add_reader(number, self.poller.on_readable)
 
-        if self._bell is None:
-            self._bell = Bell()
-        loop.add_reader(self._bell, self.poller.on_bell)
-        self.poller.watch(on_socket, self._bell)
+        if self._waker is None:
+            self._waker = Waker()
+        loop.add_reader(self._waker, self.poller.on_waker)
+        self.poller.watch(on_socket, self._waker)
         loop.on_tick.add(self._on_tick)
         self._timer = loop.call_repeatedly(1.0, self._every_second)
 

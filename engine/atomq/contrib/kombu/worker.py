@@ -220,7 +220,7 @@ def _noted(on_failure: Callable[..., Any], wrapper: Any) -> Callable[..., Any]:
         if hasattr(request.message, "failure"):  # a message of ours
             # As text: the exception would keep alive all that its traceback has hold of.
             error = exc_info.exception
-            request.message.failure = told(error.exc if isinstance(error, wrapper) else error)
+            request.message.failure = described(error.exc if isinstance(error, wrapper) else error)
         return on_failure(request, exc_info, *args, **kwargs)
 
     setattr(noted, _MARK, True)
@@ -300,7 +300,7 @@ def forgotten(seconds: float) -> Iterator[Any]:
             yield message
 
 
-def told(error: BaseException | None) -> str:
+def described(error: BaseException | None) -> str:
     """An exception in words; "" for none."""
     return "".join(traceback.format_exception_only(error)).strip() if error else ""
 

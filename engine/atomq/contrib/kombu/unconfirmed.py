@@ -1,4 +1,4 @@
-"""Publishes that got no answer: nobody knows whether the server carried them out.
+"""Publishes without an answer: the server may or may not have carried them out.
 
 Kombu and Celery publish such a message once more, as if it were new. It is the same one: it goes
 under the call id that it had, so that the server puts it once.
@@ -16,7 +16,7 @@ from atomq.message import CallId
 _MOST = 1000  # messages remembered
 
 
-class Doubts:
+class Unconfirmed:
     """The messages of one process whose publish was not answered, with their call ids."""
 
     def __init__(self, seconds: float) -> None:

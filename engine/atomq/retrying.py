@@ -1,6 +1,6 @@
 """One call and its answer, without I/O: retry, NOSCRIPT healing and the translation of errors.
 
-`exchange` is a generator. It yields what to do next (`Send`, `Ask`, `Pause`) and is sent the
+`calling` is a generator. It yields what to do next (`Send`, `Ask`, `Pause`) and is sent the
 answer; the sync and the async engine drive it alike. This is the one place where redis-py's
 exceptions become ours.
 """
@@ -71,8 +71,8 @@ class Unsent(server.ConnectionError):
         super().__init__(str(cause))
 
 
-Step = Send | Ask | Pause
-Exchange = Generator[Step, Any, list[Any]]
+Action = Send | Ask | Pause
+Actions = Generator[Action, Any, list[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def _lost(error: Exception) -> bool:
     return not (isinstance(error, Unsent) or _passes(error))
 
 
-def exchange(calls: Sequence[Call[Any]], retry: Retry, *, single: bool = True) -> Exchange:
+def calling(calls: Sequence[Call[Any]], retry: Retry, *, single: bool = True) -> Actions:
     """Carry out calls. Answers their results; with `single`, the first error is raised instead.
 
     Raises `ServerUnavailable` once `retry` is used up. Without `single`, an error of one call takes
@@ -176,7 +176,7 @@ def exchange(calls: Sequence[Call[Any]], retry: Retry, *, single: bool = True) -
     return _carried_out(_Batch(calls, single=single), _Patience(retry))
 
 
-def _carried_out(batch: _Batch, patience: _Patience) -> Exchange:
+def _carried_out(batch: _Batch, patience: _Patience) -> Actions:
     while batch.left:
         trouble: Exception | None
         lost = False
@@ -197,7 +197,7 @@ def _carried_out(batch: _Batch, patience: _Patience) -> Exchange:
     return batch.results
 
 
-def asking(args: Sequence[Any], retry: Retry) -> Exchange:
+def asking(args: Sequence[Any], retry: Retry) -> Actions:
     """Carry out one command, and try it again for as long as the server surely did not do it."""
     patience = _Patience(retry)
     while True:
@@ -270,7 +270,7 @@ def _check_loaded(call: Call[Any], reply: Any) -> None:
         raise translated(reply, call) from reply
 
 
-def probing(call: Call[Any], retry: Retry) -> Exchange:
+def probing(call: Call[Any], retry: Retry) -> Actions:
     """Find out whether this user may run what the scripts run. Raises `PermissionDenied` if not."""
     patience = _Patience(retry)
     while True:

@@ -13,7 +13,7 @@ function M.change(this, field, value)
 end
 
 -- `detail`: the id, where the message will not say it.
-function M.bury(this, call, reason, deliveries, step, body, detail)
+function M.dead_letter(this, call, reason, deliveries, step, body, detail)
   local dead = require("lib.dead")
   local id = dead.add(KEYS[this.at + 5], reason, detail or "", deliveries, step, body)
   this.first_death, this.last_death = this.first_death or id, id
@@ -41,7 +41,7 @@ function M.reason(call, deliveries, spared, expires)
 end
 
 -- Into the answer's head: so many more messages, which are alike but for their bytes.
-function M.tell(this, call, deliveries, step, many)
+function M.add_run(this, call, deliveries, step, many)
   local runs = call.runs
   local n = #runs
   if n > 0 and runs[n - 3] == this.index and runs[n - 2] == deliveries and runs[n - 1] == step then
@@ -57,7 +57,7 @@ function M.hand(this, call, deliveries, spared, expires, step, bodies, from, to)
   local reason = M.reason(call, deliveries, spared, expires)
   if reason then
     for i = from, to do
-      M.bury(this, call, reason, deliveries - 1, step, bodies[i])
+      M.dead_letter(this, call, reason, deliveries - 1, step, bodies[i])
     end
     return to + 1
   end
@@ -80,7 +80,7 @@ function M.hand(this, call, deliveries, spared, expires, step, bodies, from, to)
     scores[n + 1], scores[n + 2] = deadline, receipt
     count, n, bytes = count + 1, n + 2, bytes + #body
   end
-  M.tell(this, call, deliveries, step, count - call.count)
+  M.add_run(this, call, deliveries, step, count - call.count)
   call.count, call.bytes = count, bytes
   return to + 1
 end
@@ -119,7 +119,7 @@ function M.pop(this, call, step)
     while at <= n and M.room(call) > 0 do
       local head = odd[at]
       if head == false then
-        M.bury(this, call, "undecodable", 0, step, bodies[at])
+        M.dead_letter(this, call, "undecodable", 0, step, bodies[at])
         at = at + 1
       elseif not head then
         at = M.hand(this, call, 1, 0, 0, step, bodies, at, at)

@@ -10,17 +10,17 @@ from redis import exceptions as server
 
 from atomq import calls, errors
 from atomq.calls import Call
-from atomq.exchange import (
+from atomq.keys import QueueKeys
+from atomq.retrying import (
     Pause,
     Retry,
     Send,
     Unsent,
+    calling,
     connecting,
-    exchange,
     probing,
     translated,
 )
-from atomq.keys import QueueKeys
 
 KEYS = QueueKeys("q")
 
@@ -37,7 +37,7 @@ class Driver:
     """Plays the server: answers each step, notes them."""
 
     def __init__(self, *given: Call[Any], retry: Retry | None = None, single: bool = True) -> None:
-        self._steps = exchange(given, retry or Retry(), single=single)
+        self._steps = calling(given, retry or Retry(), single=single)
         self.step: Any = next(self._steps)
         self.result: list[Any] | None = None
 
@@ -187,7 +187,7 @@ def test_what_was_not_carried_out_is_sent_again_until_the_budget_is_spent(
     trouble: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr("atomq.exchange.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("atomq.retrying.time.monotonic", lambda: now[0])
     driver = Driver(ack(), retry=Retry(attempts=2, budget=5))
     tries = 0
     while now[0] < 105:
@@ -228,7 +228,7 @@ def test_a_wrong_certificate_is_not_waited_for() -> None:
 
 def test_the_budget_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("atomq.exchange.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("atomq.retrying.time.monotonic", lambda: now[0])
     driver = Driver(ack(), retry=Retry(attempts=9, budget=5))
     driver.answer(server.ConnectionError("gone"))
     driver.answer()
