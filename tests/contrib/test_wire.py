@@ -590,9 +590,9 @@ def test_tables_past_their_deadline_are_swept(wire: Wire, side: str) -> None:
 def test_a_consumer_keeps_the_bindings_of_queues_that_expire(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from atomq.contrib.kombu import channel
+    from atomq.contrib.kombu import declaring
 
-    monkeypatch.setattr(channel, "KEEP_EVERY", 0.2)
+    monkeypatch.setattr(declaring, "KEEP_EVERY", 0.2)
     exchange = Exchange(next(_names))
     connection = wire.connect("atomq")
     table = f"_kombu.binding.{exchange.name}"

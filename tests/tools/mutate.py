@@ -43,7 +43,8 @@ TESTS = {
 FILES = [
     *("lua/*.lua", "lua/lib/*.lua"),
     *(f"engine/atomq/{n}.py" for n in ("retrying", "flows", "client", "leases")),
-    *(f"engine/atomq/contrib/kombu/{n}.py" for n in ("poller", "channel", "qos", "unconfirmed")),
+    *(f"engine/atomq/contrib/kombu/{n}.py" for n in ("poller", "publishing", "qos", "unconfirmed")),
+    *(f"engine/atomq/contrib/kombu/{n}.py" for n in ("declaring", "consuming", "channel")),
 ]
 # cosmic-ray's operators that exchange what is easily mistaken. Most others raise TypeError.
 OPERATORS = [

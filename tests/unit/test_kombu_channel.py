@@ -12,18 +12,12 @@ import pytest
 from kombu.exceptions import BatchPublishError
 
 from atomq import calls
-from atomq.contrib.kombu import channel as module
+from atomq.contrib.kombu import consuming as module
 from atomq.contrib.kombu import unconfirmed as unconfirmed_module
 from atomq.contrib.kombu.broker import LAST_MS, eta_ms
-from atomq.contrib.kombu.channel import (
-    FAILURES,
-    HEARD_MOST,
-    KEEP_EVERY,
-    MOST_CLAIMED,
-    REPLY_TTL_MS,
-    is_reply_exchange,
-    is_reply_queue,
-)
+from atomq.contrib.kombu.consuming import FAILURES, HEARD_MOST, MOST_CLAIMED
+from atomq.contrib.kombu.declaring import KEEP_EVERY, is_reply_exchange, is_reply_queue
+from atomq.contrib.kombu.publishing import REPLY_TTL_MS
 from atomq.contrib.kombu.unconfirmed import Unconfirmed
 from atomq.errors import ServerFull, ServerUnavailable
 from atomq.message import CallId

@@ -22,7 +22,9 @@ from atomq import wires
 from atomq.calls import Call, Claimed
 from atomq.contrib.fleet import Registration
 from atomq.contrib.kombu.broadcasts import Broadcasts, payload_of
-from atomq.contrib.kombu.channel import MOST_CLAIMED, Channel, is_reply_queue
+from atomq.contrib.kombu.channel import Channel
+from atomq.contrib.kombu.consuming import MOST_CLAIMED
+from atomq.contrib.kombu.declaring import is_reply_queue
 from atomq.contrib.kombu.hand_over import HandOver
 from atomq.contrib.kombu.line import Line
 from atomq.contrib.kombu.stock import Restore, Watch

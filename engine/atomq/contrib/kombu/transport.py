@@ -14,6 +14,7 @@ from atomq import __version__
 from atomq.address import Address
 from atomq.contrib.kombu.broker import broker_of
 from atomq.contrib.kombu.channel import Channel
+from atomq.contrib.kombu.consuming import Receiver
 from atomq.contrib.kombu.poller import Poller, let_go
 from atomq.contrib.kombu.registry import STOCK_SCHEMES
 from atomq.contrib.kombu.settings import Settings
@@ -63,6 +64,8 @@ class Transport(virtual.Transport):
         self._waker: Waker | None = None
         super().__init__(client, **kwargs)
         self.poller = Poller(self)
+        self.receiver: Receiver = self.poller
+        """What its channels tell of their consumers."""
 
     def driver_version(self) -> str:
         """Of atomq: `celery report` shows it beside the driver's name."""

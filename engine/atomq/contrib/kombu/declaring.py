@@ -1,0 +1,233 @@
+"""What a channel declares, binds and deletes, and where a message is routed.
+
+Bindings lie in stock Kombu's tables (`bindings.py`). A queue that expires (`x-expires`) lives on
+while it is used.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, ClassVar
+
+from kombu.exceptions import KombuError
+from kombu.transport import virtual
+from kombu.transport.base import to_rabbitmq_queue_arguments
+
+from atomq import calls
+from atomq.contrib.kombu.bindings import LEAST_MS
+from atomq.contrib.kombu.broker import Broker
+from atomq.contrib.kombu.settings import Settings
+from atomq.errors import AtomqError, QueueInUse
+from atomq.keys import QueueKeys
+
+log = logging.getLogger("atomq.kombu")
+
+KEEP_EVERY = LEAST_MS / 3000  # seconds between two renewals of the bindings of queues that expire
+
+
+class UnroutableMessage(KombuError, AtomqError):
+    """No queue is bound for this exchange and routing key, and there is no `deadletter_queue`.
+
+    Not one of the errors of a channel: those make Kombu connect anew, maybe to another broker.
+    """
+
+
+class TopicExchange(virtual.exchange.TopicExchange):
+    """Delivers to `deadletter_queue` too, as the other exchanges do."""
+
+    def deliver(self, message: Any, exchange: str, routing_key: str, **kwargs: Any) -> None:
+        for queue in self.channel._lookup(exchange, routing_key):
+            self.channel._put(queue, message, **kwargs)
+
+
+class Declaring(virtual.Channel):
+    """Queues, exchanges and bindings of a channel."""
+
+    exchange_types: ClassVar[Any] = {
+        **virtual.Channel.exchange_types,
+        "topic": TopicExchange,
+    }
+
+    def __init__(self, connection: Any, **kwargs: Any) -> None:
+        super().__init__(connection, **kwargs)
+        self.settings: Settings = connection.settings
+        self.broker: Broker = connection.broker
+        self.deadletter_queue = self.settings.deadletter_queue
+        # Kombu binds a queue once a connection; any channel of the connection may consume it then.
+        self.fanout_queues: dict[str, tuple[str, str]] = connection.fanout_queues
+        self.auto_delete_queues: set[str] = set()
+        self._expires: dict[str, int] = {}
+        self._touched: dict[str, float] = {}
+        self._kept_at = time.monotonic()
+
+    def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:
+        self.broker.keys(queue)
+        if auto_delete:
+            self.auto_delete_queues.add(queue)
+        expires = (kwargs.get("arguments") or {}).get("x-expires")
+        if isinstance(expires, int | float) and expires > 0:
+            self._expires[queue] = max(1, int(min(expires, calls.LONGEST_LIFE)))
+        else:
+            self._expires.pop(queue, None)
+
+    def _has_queue(self, queue: str, **_kwargs: Any) -> bool:
+        keys = self.broker.keys(queue)
+        return bool(self.broker.engine.command("EXISTS", *keys.ready, keys.delayed))
+
+    def _lists(self, queue: str) -> tuple[str, ...]:
+        return self.broker.keys(queue).ready
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        if self.typeof(exchange).type == "fanout":
+            self.fanout_queues[queue] = (exchange, routing_key.replace("#", "*"))
+            self._regroup()
+        self.broker.bindings.bind(
+            exchange, (routing_key or "", pattern or "", queue or ""), self._expires.get(queue)
+        )
+
+    def queue_unbind(
+        self,
+        queue: str,
+        exchange: Any = None,
+        routing_key: str = "",
+        arguments: Any = None,
+        **_: Any,
+    ) -> None:
+        self.state.binding_delete(queue, exchange, routing_key)
+        key, pattern, queue = self.typeof(exchange).prepare_bind(
+            queue, exchange, routing_key, arguments
+        )
+        self.broker.bindings.unbind(exchange, (key or "", pattern or "", queue or ""))
+
+    def queue_delete(
+        self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any
+    ) -> None:
+        """Delete a queue that this connection declared.
+
+        With `if_empty` only if nothing is ready or delayed: the server looks and deletes in one
+        step, so that no message is lost which arrives meanwhile.
+        """
+        if if_empty and any(self.state.queue_bindings(queue)):
+            try:
+                self._drop(queue, if_empty=True)
+            except QueueInUse:
+                return
+        super().queue_delete(queue, if_unused, dropped=if_empty, **kwargs)
+
+    def _drop(self, queue: str, *, if_empty: bool = False) -> None:
+        self.broker.engine.run(
+            calls.purge(
+                self.broker.keys(queue),
+                ready=True,
+                delayed=True,
+                dead=True,
+                settings=True,
+                if_empty=if_empty,
+            )
+        )
+
+    def _delete(
+        self,
+        queue: str,
+        exchange: str,
+        routing_key: str,
+        pattern: str,
+        *_args: Any,
+        dropped: bool = False,
+        **_kwargs: Any,
+    ) -> None:
+        self.auto_delete_queues.discard(queue)
+        self.broker.bindings.unbind(exchange, (routing_key or "", pattern or "", queue or ""))
+        if not dropped:
+            self._drop(queue)
+
+    def _regroup(self) -> None:
+        """What this channel consumes, or how, has changed."""
+
+    def get_table(self, exchange: str) -> list[tuple[str, ...]]:
+        return self.broker.bindings.table(exchange)
+
+    def _lookup(self, exchange: str, routing_key: str, default: Any = None) -> list[str]:
+        if not exchange:
+            return [routing_key or default or self.deadletter_queue or ""]
+        kind, tables = self.typeof(exchange), self.broker.bindings
+        for look in (tables.table, tables.read, self._healed):
+            if found := kind.lookup(look(exchange), exchange, routing_key, None):
+                return list(found)
+        if self.deadletter_queue:
+            return [self.deadletter_queue]
+        if is_reply_exchange(exchange):
+            log.debug("nobody waits for the reply %s any more", routing_key)
+            return []
+        raise UnroutableMessage(
+            f"no queue is bound to exchange {exchange!r} for {routing_key!r}: declare the queue, "
+            "or set the transport option deadletter_queue"
+        )
+
+    def _healed(self, exchange: str) -> list[tuple[str, ...]]:
+        """The table, with what this connection bound and what is gone written once more."""
+        table = self.broker.bindings.table(exchange)
+        healed = False
+        for queue, source, routing_key in list(self.state.bindings):
+            if source == exchange:
+                meta = self.typeof(exchange).prepare_bind(queue, exchange, routing_key, {})
+                if tuple(part or "" for part in meta) not in table:
+                    self._queue_bind(exchange, *meta)
+                    healed = True
+        return self.broker.bindings.table(exchange) if healed else []
+
+    def _touch(self, queue: str, keys: QueueKeys) -> None:
+        """A queue that expires is used: it lives on."""
+        expires = self._expires.get(queue)
+        if expires is not None:
+            self._touched[queue] = time.monotonic()
+            self.broker.engine.run(calls.touch(keys, expires))
+
+    def _touch_now_and_then(self, queue: str) -> None:
+        since = time.monotonic() - self._touched.get(queue, 0.0)
+        if since * 4000 > self._expires[queue]:
+            self._touch(queue, self.broker.keys(queue))
+
+    def maybe_refresh_binding_expiry(self) -> None:
+        """Now and then: the bindings of consumed queues that expire live on, others are swept."""
+        if not self._expires:
+            return
+        queues = [queue for queue in self._active_queues if queue in self._expires]
+        now = time.monotonic()
+        if not queues or now - self._kept_at < KEEP_EVERY:
+            return
+        self._kept_at = now
+        for queue in queues:
+            for exchange, routing_key, arguments in list(self.state.queue_bindings(queue)):
+                kind = self.typeof(exchange)
+                self._queue_bind(
+                    exchange, *kind.prepare_bind(queue, exchange, routing_key, arguments)
+                )
+        self.sweep_bindings()
+
+    def sweep_bindings(self, limit: int = 100) -> int:
+        """Delete binding tables that no consumer spoke for in time; how many deadlines went."""
+        return self.broker.bindings.sweep(limit)
+
+    def prepare_queue_arguments(self, arguments: Any, **kwargs: Any) -> Any:
+        return to_rabbitmq_queue_arguments(arguments, **kwargs)
+
+    def _size(self, queue: str) -> int:
+        return sum(self.broker.engine.command("LLEN", key) for key in self._lists(queue))
+
+    def _purge(self, queue: str) -> int:
+        gone = self.broker.engine.run(
+            calls.purge(self.broker.keys(queue), ready=True, delayed=True)
+        )
+        return gone.ready + gone.delayed
+
+
+def is_reply_queue(queue: str) -> bool:
+    """A queue that one client of Celery's remote control waits on: <oid>.reply.celery.pidbox."""
+    return ".reply." in queue and queue.endswith(".pidbox")
+
+
+def is_reply_exchange(exchange: str) -> bool:
+    """Where such replies are sent: reply.celery.pidbox."""
+    return exchange.startswith("reply.") and exchange.endswith(".pidbox")

@@ -1,0 +1,173 @@
+"""What a channel publishes: messages, broadcasts, replies of remote control, and batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kombu.exceptions import BatchPublishError
+from kombu.utils.json import dumps
+
+from atomq import calls
+from atomq.calls import Outgoing
+from atomq.contrib.kombu.broker import eta_ms
+from atomq.contrib.kombu.declaring import Declaring, is_reply_queue
+from atomq.errors import AtomqError, ServerUnavailable
+from atomq.keys import QueueKeys
+
+REPLY_TTL_MS = 60_000  # of a reply that nobody fetched: its client may be dead
+CONSUMER_ALIVE_MS = 60_000  # a consumer was seen within: renewals come every 20 s at least
+
+
+class Publishing(Declaring):
+    """The publishing side of a channel."""
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        batch = kwargs.get("_publish_batch")
+        keys = self.broker.keys(queue)
+        if is_reply_queue(queue):
+            self._put_reply(keys, message)
+            return
+        outgoing = self._outgoing(keys, message)
+        if batch is not None:
+            batch.add(keys, outgoing)
+            return
+        unconfirmed = self.broker.unconfirmed
+        call_id = unconfirmed.take(queue, message) or self.broker.engine.producers.next()
+        try:
+            self.broker.engine.run(
+                calls.publish(keys, [outgoing], call_id=call_id, **self._window())
+            )
+        except ServerUnavailable:
+            unconfirmed.add(queue, message, call_id)
+            raise
+        self._touch(queue, keys)
+
+    def _outgoing(self, keys: QueueKeys, message: dict[str, Any]) -> Outgoing:
+        headers = message.get("headers") or {}
+        due_ms = None
+        if headers.get("eta") is not None and self.settings.delay_in_server != "never":
+            due_ms = eta_ms(headers["eta"])
+        return Outgoing(
+            dumps(message),
+            str(headers.get("id") or message["properties"]["delivery_tag"]),
+            step=keys.step_of(self._get_message_priority(message)),
+            at_ms=due_ms or 0,
+            alive_ms=CONSUMER_ALIVE_MS if due_ms and self.settings.delay_in_server == "auto" else 0,
+        )
+
+    def _window(self) -> dict[str, int]:
+        return {"window_ms": self.broker.engine.options.call_window_ms}
+
+    def _put_reply(self, keys: QueueKeys, message: dict[str, Any]) -> None:
+        # Stock's clients wait on the list itself, and may be gone: no keys of ours, and it expires.
+        self.broker.engine.command("LPUSH", keys.ready[0], dumps(message))
+        self.broker.engine.command("PEXPIRE", keys.ready[0], REPLY_TTL_MS)
+
+    def _put_fanout(self, exchange: str, message: Any, routing_key: str, **kwargs: Any) -> None:
+        text, batch = dumps(message), kwargs.get("_publish_batch")
+        for topic in self.topics(exchange, routing_key):
+            if batch is not None:
+                batch.add_broadcast(topic, text)
+            else:
+                self.broker.engine.command("PUBLISH", topic, text, patient=True)
+
+    @property
+    def supports_batch_publish(self) -> bool:
+        """Not with `retry_on_timeout`, as in Kombu: then each message is sent at once."""
+        return bool(self.connection.supports_batch_publish)
+
+    def create_publish_batch(self, max_size: int) -> PublishBatch:
+        """Kombu's `Producer.batch()`: messages that travel together."""
+        return PublishBatch(self, max_size)
+
+    def topics(self, exchange: str, routing_key: str) -> list[str]:
+        """The server's channels that a fanout message is published to."""
+        key_prefix = self.broker.engine.options.global_keyprefix
+        if routing_key and self.settings.fanout_patterns:
+            exchange = f"{exchange}/{routing_key}"
+        prefixes = (self.settings.fanout_prefix, self.settings.legacy_fanout_prefix)
+        return [f"{key_prefix}{prefix}{exchange}" for prefix in prefixes if prefix is not None]
+
+
+class PublishBatch:
+    """Messages of one `Producer.batch()`: one call a queue, all of them in one round trip."""
+
+    def __init__(self, channel: Publishing, max_size: int) -> None:
+        self.channel = channel
+        self.max_size = max(1, max_size)
+        self._messages: dict[QueueKeys, list[Outgoing]] = {}
+        self._broadcasts: list[tuple[str, str]] = []
+        self._count = 0
+        self._failed: BaseException | None = None
+        self._state = "open"
+
+    def publish(self, message: Any, **kwargs: Any) -> Any:
+        """Route one message; it is sent when the batch is full or flushed."""
+        self._check()
+        result = self.channel.basic_publish(message, _publish_batch=self, **kwargs)
+        if self._count >= self.max_size:
+            self.flush()
+        return result
+
+    def add(self, keys: QueueKeys, outgoing: Outgoing) -> None:
+        """One message, for one queue."""
+        self._messages.setdefault(keys, []).append(outgoing)
+        self._count += 1
+
+    def add_broadcast(self, topic: str, text: str) -> None:
+        """One message for whoever listens."""
+        self._broadcasts.append((topic, text))
+        self._count += 1
+
+    def flush(self) -> None:
+        """Send what waits. Raises `BatchPublishError`: some of it may have been sent."""
+        self._check()
+        messages, broadcasts = self._messages, self._broadcasts
+        self._forget()
+        try:
+            self._send(messages, broadcasts)
+        except BaseException as error:
+            self._failed = error
+            if isinstance(error, AtomqError):
+                raise BatchPublishError(f"not all of the batch was published: {error}") from error
+            raise
+
+    def _send(
+        self, messages: dict[QueueKeys, list[Outgoing]], broadcasts: list[tuple[str, str]]
+    ) -> None:
+        broker, window = self.channel.broker, self.channel._window()
+        published = [
+            calls.publish(
+                keys, some[i : i + calls.MOST], call_id=broker.engine.producers.next(), **window
+            )
+            for keys, some in messages.items()
+            for i in range(0, len(some), calls.MOST)
+        ]
+        for result in broker.engine.run_all(published):
+            if isinstance(result, AtomqError):
+                raise result
+        for keys in messages:
+            self.channel._touch(keys.name, keys)
+        for topic, text in broadcasts:
+            broker.engine.command("PUBLISH", topic, text)
+
+    def discard(self) -> None:
+        """Forget what was not sent."""
+        self._state = "aborted"
+        self._forget()
+
+    def close(self) -> None:
+        """No more messages."""
+        self._state = "closed"
+        self._forget()
+
+    def _forget(self) -> None:
+        self._messages, self._broadcasts, self._count = {}, [], 0
+
+    def _check(self) -> None:
+        if self._state != "open":
+            raise RuntimeError(f"this publish batch is {self._state}")
+        if self._failed is not None:
+            raise BatchPublishError(
+                "this publish batch failed before: some of it may have been sent"
+            ) from self._failed
