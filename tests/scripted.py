@@ -13,6 +13,7 @@ from kombu import Connection
 from kombu.transport import virtual
 from redis import exceptions as server
 
+from atomq import scripts
 from atomq.calls import Call
 from atomq.client import Engine
 from atomq.contrib.kombu.broker import Broker
@@ -78,9 +79,12 @@ _DONE: dict[str, Any] = {
     "dead_letter": 1,
     "extend": [],
     "publish": 1,
+    "put_back": 1,
     "purge": [0, 0, 0],
     "reject": _verdicts(4, 2),
     "release": _verdicts(2, 4),
+    "reply": 1,
+    "resign": 1,
     "restore_foreign": [0, []],
     "touch": 4,
 }
@@ -127,7 +131,12 @@ class Line:
 
     def claims(self) -> list[tuple[str, ...]]:
         """The arguments of the claims that were sent."""
-        return [command for command in self.sent if command[0] == "EVALSHA"]
+        return self.calls("claim")
+
+    def calls(self, script: str) -> list[tuple[str, ...]]:
+        """The same of any script."""
+        sha = scripts.get(script).sha
+        return [command for command in self.sent if command[:2] == ("EVALSHA", sha)]
 
 
 class ScriptedEngine(Engine):

@@ -293,6 +293,19 @@ def _published(call_id: CallId | None, reply: Any, _repeated: bool) -> Published
     return Published(count, tuple([at - 1 for at in known]), repeated == 1)
 
 
+_REPLY = scripts.declared("reply", keys=("ready * step",), argv=("attempt", "ttl_ms", "message"))
+
+
+def reply(keys: QueueKeys, message: str | bytes, *, ttl_ms: int) -> Call[bool]:
+    """Put a reply of remote control into the list that its client waits on; the list expires.
+
+    Whether it was added: False if this is a repeated call, and an earlier one did it.
+    """
+    check_size("reply", message)
+    args = [0, _whole("ttl_ms", ttl_ms, 1, 31_622_400_000), message]
+    return Call(_REPLY, keys, keys.ready[:1], args, lambda answer, _: bool(answer), attempt_at=0)
+
+
 # ── claim ─────────────────────────────────────────────────────────────────────────────────────
 
 _CLAIM = scripts.declared(
@@ -590,6 +603,21 @@ def dead_letter(
     )
 
 
+_PUT_BACK = scripts.declared(
+    "put_back", keys=("stats", "ready * step"), argv=("attempt", "message")
+)
+
+
+def put_back(keys: QueueKeys, message: bytes, *, step: int = 1) -> Call[bool]:
+    """Return a message that was popped off a ready list, without a lease, to where it was.
+
+    Whether it was added: False if this is a repeated call, and an earlier one did it.
+    """
+    ready = keys.ready[_whole("step", step, 1, len(keys.ready)) - 1]
+    names = (keys.stats, ready)
+    return Call(_PUT_BACK, keys, names, [0, message], lambda reply, _: bool(reply), attempt_at=0)
+
+
 _COMPLETE = scripts.declared(
     "complete",
     keys=("unacked", "records", "stats", "result * item"),
@@ -822,6 +850,15 @@ def attend(
     """
     args = [consumer, alive_ms, skip, _whole("limit", limit, 1, MOST), max_bytes]
     return Call(_ATTEND, keys, keys.attend, args, lambda reply, _: Attended(*reply))
+
+
+_RESIGN = scripts.declared("resign", keys=("watch", "wake"), argv=("ttl_ms",))
+
+
+def resign(keys: QueueKeys, *, ttl_ms: int) -> Call[None]:
+    """Leave the watch for messages of stock producers to another consumer, and wake one."""
+    args = [_whole("ttl_ms", ttl_ms, 1, 31_622_400_000)]
+    return Call(_RESIGN, keys, (keys.watch, keys.wake), args, _none)
 
 
 _INSPECT = scripts.declared("inspect", keys=(*_QUEUE, "ready * step"), argv=())

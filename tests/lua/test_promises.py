@@ -124,6 +124,8 @@ def test_1_every_verb_leaves_each_message_in_one_place(rig: Rig, verb: str) -> N
         "publish": {"q-new0", "q-new1", "q-new2"},
         "publish delayed": {"q-new"},
         "dead_letter": {"q-unread"},
+        "put_back": {"q-popped"},
+        "reply": {"q-reply"},
         "restore_foreign": {"q-f"},
     }
     assert after == (before - gone) | new.get(verb, set())

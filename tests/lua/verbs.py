@@ -82,6 +82,9 @@ VERBS: dict[str, Callable[[World], Call[Any]]] = {
     "dead_letter": lambda w: calls.dead_letter(
         w.q.keys, msg(f"{w.q.name}-unread"), call_id="u1", reason="undecodable", step=2
     ),
+    "put_back": lambda w: calls.put_back(w.q.keys, msg(f"{w.q.name}-popped"), step=2),
+    "reply": lambda w: calls.reply(w.q.keys, msg(f"{w.q.name}-reply"), ttl_ms=60_000),
+    "resign": lambda w: calls.resign(w.q.keys, ttl_ms=3000),
     "touch": lambda w: calls.touch(w.q.keys, 60_000),
     "complete": lambda w: calls.complete(w.q.keys, [(r, f"i{r}", "1") for r in w.held[:2]]),
     "tell": lambda w: calls.tell(w.q.keys, [("i1", "1"), ("i2", "2")]),
@@ -107,7 +110,7 @@ VERBS: dict[str, Callable[[World], Call[Any]]] = {
     "probe": lambda w: calls.probe(w.q.keys),
 }
 READING = {"inspect", "peek", "probe"}
-GROWING = {"publish", "redrive"}  # refused at full memory; all others go on
+GROWING = {"publish", "redrive", "reply"}  # refused at full memory; all others go on
 
 # How often each repeated key and argument of these calls is there: `* item`, `* queue`, …
 SIZES: dict[str, dict[str, int]] = {
@@ -146,4 +149,6 @@ SIZES: dict[str, dict[str, int]] = {
     "purge": {"item": 0, "step": 10},
     "purge dead": {"item": 1, "step": 10},
     "restore_foreign": {"item": 1},
+    "put_back": {"step": 1},
+    "reply": {"step": 1},
 }

@@ -401,9 +401,9 @@ def test_the_oldest_unconfirmed_publishes_are_forgotten_first() -> None:
 
 def test_a_reply_is_put_where_its_client_waits_and_expires(stage: Stage) -> None:
     stage.channel._put("abc.reply.celery.pidbox", message(stage))
-    (push, expire) = stage.engine.commands
-    assert push[:2] == ("LPUSH", "abc.reply.celery.pidbox")
-    assert expire == ("PEXPIRE", "abc.reply.celery.pidbox", REPLY_TTL_MS)
+    (reply,) = stage.engine.called("reply")
+    assert (reply.keys, reply.args[1]) == (("abc.reply.celery.pidbox",), REPLY_TTL_MS)
+    assert stage.engine.commands == []
     assert published(stage) == []
 
 

@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 from redis import exceptions as server
 
-from atomq import wires
+from atomq import calls, wires
 from atomq.calls import Call, Claimed
 from atomq.contrib.fleet import Registration
 from atomq.contrib.kombu.broadcasts import Broadcasts, payload_of
@@ -100,6 +100,8 @@ class Poller:
         # Kept until consumers change, for the event loop asks at every turn.
         self._claimers: list[Channel] | None = None
         self._waits: dict[tuple[Channel, ...], tuple[str, ...]] = {}
+        self._popped: dict[str, tuple[str, int]] = {}
+        """Queue and step of each ready list that is, or was, popped from."""
 
     # ── what channels say ─────────────────────────────────────────────────────────────────────
 
@@ -173,8 +175,8 @@ class Poller:
             try:
                 self._settle_claim()
                 self.withdraw()
-                for command in self._watch.resign():
-                    self._broker.engine.command(*command)
+                for call in self._watch.resign():
+                    self._broker.engine.run(call)
                 self._buffer.give_back()
                 self._registration.leave()
             except (server.RedisError, OSError, AtomqError) as error:
@@ -316,7 +318,9 @@ class Poller:
         ]
         for channel in self._transport.channels:
             for name in channel.popped_queues():
-                wanted += self._broker.keys(name).ready
+                for step, key in enumerate(self._broker.keys(name).ready, 1):
+                    wanted.append(key)
+                    self._popped[key] = name, step
         return tuple(dict.fromkeys(wanted))
 
     def _arm(self, queues: list[str]) -> None:
@@ -343,12 +347,16 @@ class Poller:
             self._send(_forget, "CLIENT", "TRACKING", "OFF")
 
     def _resign(self, staying: Collection[str] = ()) -> None:
-        """No more can be taken from these queues: who waits for them is to watch them."""
-        commands = list(self._watch.resign(staying))
-        if commands:
+        """Leave the watch of all queues but `staying`, from which no more can be taken here."""
+        resigning = list(self._watch.resign(staying))
+        if resigning:
             self.withdraw()  # behind the wait they would wait
-        for command in commands:
-            self._send(_forget, *command)
+        for call in resigning:
+            self._send(partial(self._resigned, call), *call.command())
+
+    def _resigned(self, call: Call[None], reply: Any) -> None:
+        if isinstance(reply, server.NoScriptError):
+            self._broker.engine.run(call)
 
     def _elected(self, queue: str, reply: Any) -> None:
         if isinstance(reply, server.ResponseError):  # the claim once a second finds it, too
@@ -653,9 +661,10 @@ class Poller:
     def _unpop(self, key: str, raw: bytes) -> None:
         """What was popped for a consumer that has left goes back to where it was."""
         if is_reply_queue(key):
-            log.debug("nobody waits for this reply any more: %s", key)  # and its list would stay
+            log.debug("no client waits for this reply any more: %s", key)  # its list would stay
         else:
-            self._broker.engine.command("RPUSH", key, raw)
+            queue, step = self._popped[key]
+            self._broker.engine.run(calls.put_back(self._broker.keys(queue), raw, step=step))
 
     def _pass_on(self, key: str) -> None:
         """A token for a queue that is not consumed here any more."""

@@ -59,9 +59,7 @@ class Publishing(Declaring):
         return {"window_ms": self.broker.engine.options.call_window_ms}
 
     def _put_reply(self, keys: QueueKeys, message: dict[str, Any]) -> None:
-        # Stock's clients wait on the list itself, and may be gone: no keys of ours, and it expires.
-        self.broker.engine.command("LPUSH", keys.ready[0], dumps(message))
-        self.broker.engine.command("PEXPIRE", keys.ready[0], REPLY_TTL_MS)
+        self.broker.engine.run(calls.reply(keys, dumps(message), ttl_ms=REPLY_TTL_MS))
 
     def _put_fanout(self, exchange: str, message: Any, routing_key: str, **kwargs: Any) -> None:
         text, batch = dumps(message), kwargs.get("_publish_batch")

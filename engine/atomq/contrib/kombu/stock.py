@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from atomq import calls
-from atomq.calls import Foreign
+from atomq.calls import Call, Foreign
 from atomq.errors import AtomqError
 from atomq.keys import QueueKeys
 
@@ -75,15 +75,12 @@ class Watch:
             if queue in self._mine or queue in self._resigned
         ]
 
-    def resign(self, staying: Collection[str] = ()) -> Iterator[tuple[Any, ...]]:
-        """Commands that leave the watch of all but `staying` to others, and wake one of them."""
+    def resign(self, staying: Collection[str] = ()) -> Iterator[Call[None]]:
+        """Calls that leave the watch of all but `staying` to others, and wake one of them."""
         for queue in [name for name in self._mine if name not in staying]:
             if self._mine.pop(queue) > time.monotonic():
                 self._resigned.add(queue)
-                keys = self._broker.keys(queue)
-                yield "DEL", keys.watch
-                yield "RPUSH", keys.wake, "1"
-                yield "PEXPIRE", keys.wake, WATCH_MS  # the queue itself may be deleted by now
+                yield calls.resign(self._broker.keys(queue), ttl_ms=WATCH_MS)
 
 
 class Restore:
