@@ -33,7 +33,19 @@ TESTS = {
         "tests/lua/test_claim.py tests/lua/test_alone.py tests/lua/test_publish.py",
         "tests/lua",
     ],
-    "engine/atomq/contrib/*": ["tests/unit", "tests/contrib"],
+    "engine/atomq/contrib/kombu/*": [
+        "tests/unit/test_kombu_poller.py tests/unit/test_kombu_channel.py",
+        "tests/unit",
+        "tests/contrib",
+    ],
+    "engine/atomq/conversation.py": [
+        "tests/unit/test_conversation.py tests/unit/test_kombu_poller.py",
+        "tests/conformance tests/faults",
+    ],
+    "engine/atomq/waiting.py": [
+        "tests/unit/test_waiting.py tests/unit/test_kombu_poller.py",
+        "tests/conformance tests/faults",
+    ],
     "engine/atomq/*": [
         "tests/unit/test_retrying.py tests/unit/test_flows.py",
         "tests/unit",
@@ -42,9 +54,11 @@ TESTS = {
 }
 FILES = [
     *("lua/*.lua", "lua/lib/*.lua"),
-    *(f"engine/atomq/{n}.py" for n in ("retrying", "flows", "client", "leases")),
-    *(f"engine/atomq/contrib/kombu/{n}.py" for n in ("poller", "publishing", "qos", "unconfirmed")),
-    *(f"engine/atomq/contrib/kombu/{n}.py" for n in ("declaring", "consuming", "channel")),
+    *(f"engine/atomq/{n}.py" for n in ("conversation", "waiting", "retrying", "flows")),
+    *(f"engine/atomq/{n}.py" for n in ("client", "leases")),
+    *(f"engine/atomq/contrib/kombu/{n}.py" for n in ("line", "hand_over", "poller", "qos")),
+    *(f"engine/atomq/contrib/kombu/{n}.py" for n in ("publishing", "declaring", "consuming")),
+    *(f"engine/atomq/contrib/kombu/{n}.py" for n in ("channel", "unconfirmed")),
 ]
 # cosmic-ray's operators that exchange what is easily mistaken. Most others raise TypeError.
 OPERATORS = [
