@@ -1,6 +1,6 @@
 -- ack: these messages are done with. Each live receipt's message is gone for good; the others change nothing.
 --
--- Begins with a freeing command, so it works at full memory. Sent again, it finds nothing and says so.
+-- Begins with a freeing command, so it works at full memory. Sent again, it finds nothing and answers so.
 --
 -- KEYS
 --   unacked          zset    receipt -> deadline (bands)

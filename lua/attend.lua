@@ -1,4 +1,4 @@
--- attend: a consumer of a queue says that it is there for a while, or leaves.
+-- attend: a consumer of a queue announces itself for a while, or leaves.
 --
 -- When the last one leaves, what is published after it is not delayed for a consumer that was "seen" (see publish), and
 -- delayed messages go to the back of ready, where stock workers and autoscalers look: those that carry an eta of

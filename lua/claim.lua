@@ -2,7 +2,7 @@
 --
 -- Priority steps go before queues, queues in the order given; within a step expired leases first, then due delayed
 -- messages, then ready ones, each oldest first. Stops early once `max_bytes` are handed out (never before the first
--- message), and behind 200 expired or due ones. What twice ended without a word, while its consumer held others, goes
+-- message), and behind 200 expired or due ones. What twice was not settled, while its consumer held others, goes
 -- alone (see lib/apart), and before all of its step. What cannot be decoded, is past its time to live or was delivered
 -- `max_deliveries` times goes to dead letters, some hundred a call, and is answered for `tell`. Acks of earlier
 -- messages may ride along. The same claim id sent again is answered with the leases it already has and the dead letters
@@ -126,7 +126,8 @@ if is_plain then
     held[2 * i - 1], held[2 * i] = name, header .. out[i + 1]
     scores[2 * i - 1], scores[2 * i] = deadline, name
   end
-  -- Nobody uses a claim id twice; if somebody does, no lease is overwritten, and what has none is taken back.
+  -- A claim id is used once. If a consumer uses one twice, no lease is overwritten; a message without one is taken
+  -- back.
   is_plain = redis.pcall("ZADD", unacked, "NX", unpack(scores)) == take
     and type(redis.pcall("HSET", records, unpack(held))) == "number"
   if not is_plain then

@@ -1,6 +1,6 @@
--- complete: ack messages, store their results and tell whoever waits for them, in one move.
+-- complete: ack messages, store their results and publish them to the waiters, in one move.
 --
--- A receipt that is not live changes nothing: no result of a holder who lost the message is stored. Begins with a
+-- A receipt that is not live changes nothing: no result of a consumer that lost the message is stored. Begins with a
 -- freeing command, so it works at full memory.
 --
 -- KEYS

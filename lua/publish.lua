@@ -1,13 +1,13 @@
 -- publish: put messages into one queue, ready or delayed; all of them or, at full memory, none.
 --
--- Messages that share their settings travel as a group. "" says that all that follows is ready at once, in the first
+-- Messages that share their settings travel as a group. "": all that follows is ready at once, in the first
 -- priority step; else they are eight whole numbers: `count step delay_ms at_ms ttl_ms alive_ms named id_ms`.
 -- So many messages, 1,000 in a call. The step is 1 to the number of ready lists. Due at the server's `at_ms` or, when
 -- that is 0, in `delay_ms`. It expires in `ttl_ms`; 0: never. It is delayed only if a consumer was seen within
 -- `alive_ms`, else ready at once; 0: always. Named 1: each message has its id before it; 2: and is put once, for its id
 -- is known for `id_ms`. What is put so forgets the result of an older message with its id.
 --
--- A producer numbers its calls and has one under way at a time. So the number of its last call says of every call
+-- A producer numbers its calls and has one under way at a time. So the number of its last call decides for every call
 -- whether it was done: one whose number is not above it is answered as done, and not done again. An id that is delayed
 -- right now is not put again. Begins with a growing command, so a server at full memory refuses it whole.
 --

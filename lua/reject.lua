@@ -1,4 +1,4 @@
--- reject: move messages to dead letters, with the reason; who waits for their results is told.
+-- reject: move messages to dead letters, with the reason; the waiters for their results get an answer.
 --
 -- Begins with a freeing command, so it works at full memory. Stops once `max_bytes` were moved.
 --
@@ -14,7 +14,7 @@
 --   receipt          text    * item    1 to 1000
 --   reason           text    * item    one word
 --   detail           text    * item    what a person would ask next; "" if nothing
---   value            text    * item    the result, JSON; "": nobody waits for one
+--   value            text    * item    the result, JSON; "": no result is stored
 -- RETURNS
 --   a verdict per item: 1 rejected, 0 not live, 2 not done, call again
 -- ERRORS

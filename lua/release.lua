@@ -63,7 +63,7 @@ for i = from, to, by do
     local held = receipts.remove(unacked, records, receipt)
     local deliveries, step, _, body = record.split(held or "")
     verdicts[i] = held and 1 or 0
-    if held and not deliveries then -- no record of ours: never lost, and told by the claim that meets it
+    if held and not deliveries then -- no record of ours: never lost; the claim that meets it dead-letters it
       deliveries, step, body = 1, 1, held
     end
     if held then

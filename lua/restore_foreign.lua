@@ -5,8 +5,8 @@
 -- record stays. The message keeps its bytes, but for its count of deliveries. Stops once `max_bytes` were read. Begins
 -- with a freeing command.
 --
--- A record is read from its end, by plain search, for anybody may have written what it holds: names of at most 4 KiB
--- each, and the last priority within 8 KiB. What is no record of stock is a dead letter.
+-- A record is read from its end, by plain search, for any program may have written what it holds: names of at most 4
+-- KiB each, and the last priority within 8 KiB. What is no record of stock is a dead letter.
 --
 -- KEYS
 --   stock_unacked    hash    tag -> [message, exchange, routing key]

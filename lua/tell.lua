@@ -1,7 +1,7 @@
--- tell: store results of messages that no consumer has any more, and tell whoever waits for them.
+-- tell: store results of messages that no consumer holds any more, and publish them to their waiters.
 --
 -- For dead letters that a claim made. A result that is there already stays, and is kept for as long as a new one. Works
--- at full memory, for its first write is allowed there (PEXPIRE, which also says whether there is a result).
+-- at full memory, for its first write is allowed there (PEXPIRE, which also answers whether there is a result).
 --
 -- KEYS
 --   result           string  * item    also the channel its waiters listen on

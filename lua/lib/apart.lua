@@ -1,5 +1,5 @@
--- A delivery that ends without a word is no evidence against its message if the consumer held others. That is spared
--- (see lib/message), and what was spared twice goes alone: it is the only one that a claim hands out, to a consumer
+-- A delivery that ends unsettled is no evidence against its message if the consumer held others. Such a message is
+-- spared (see lib/message). A message spared twice goes alone: it is the only one that a claim hands out, to a consumer
 -- that holds nothing else, and only then its end counts. Until such a claim comes it waits in bands of its own of
 -- `unacked`, where no other claim reads it.
 local bands = require("lib.bands")

@@ -1,8 +1,8 @@
 -- Scores of `unacked` and `delayed`: (step - 1) * 2^42 + milliseconds. A band a priority step keeps the order across
 -- priorities exact at any size: the oldest of one step is one range query. 2^42 ms last until the year 2109.
 --
--- Half a millisecond more marks a lease whose holder has nothing else: if it ends without a word, that says something
--- of its message. Ten bands on, in `unacked`, are those that wait to go alone, with the same mark.
+-- Half a millisecond more marks a lease whose holder has nothing else: if it ends unsettled, that is evidence
+-- against its message. Ten bands on, in `unacked`, are those that wait to go alone, with the same mark.
 local limits = require("lib.limits")
 local M = { SIZE = limits.BAND, APART = 10 }
 
@@ -21,7 +21,7 @@ function M.alone(score)
   return string.byte(score, -2) == 46
 end
 
--- Is there anything in a band behind the first? Most queues have none, and need not be asked step by step.
+-- True if any entry has priority step 2 or more. Most queues have none, and need not be read step by step.
 function M.past_first_step(key)
   return redis.call("ZCOUNT", key, M.SIZE, "+inf") > 0
 end
@@ -31,7 +31,7 @@ function M.apart(key)
   return redis.call("ZCOUNT", key, M.APART * M.SIZE, "+inf")
 end
 
--- Is anything of the first step due at `now`?
+-- True if anything of the first step is due at `now`.
 function M.has_due(key, now)
   return redis.call("ZCOUNT", key, "-inf", now + 0.5) > 0
 end

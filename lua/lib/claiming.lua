@@ -1,119 +1,14 @@
 -- A claim in full: of several queues, of what falls due, with priorities, settings that change, and whatever may be
 -- wrong. `claim` comes here when it is not one of those that nearly all are.
 local args = require("lib.args")
-local bands = require("lib.bands")
 local clock = require("lib.clock")
 local delivering = require("lib.delivering")
 local limits = require("lib.limits")
-local outage = require("lib.outage")
 local receipts = require("lib.receipts")
+local state = require("lib.state")
 
 local M = {}
-local FIXED, SMALL = 8, limits.SMALL
-
--- One queue as it is read. Mostly nothing in it falls due: `has_due` says when something may.
-local function open(q, width, steps, lease, renew, now)
-  local at, sizes, left, changes = (q - 1) * width, {}, 0, {}
-  for step = 1, steps do
-    local size = redis.call("LLEN", KEYS[at + FIXED + step])
-    sizes[step], left = size, left + size
-  end
-  local unacked, delayed = KEYS[at + 1], KEYS[at + 3]
-  local in_unacked, in_delayed = redis.call("ZCARD", unacked), redis.call("ZCARD", delayed)
-  local set = redis.call(
-    "HMGET", KEYS[at + 7], "paused", "seen", "grace", "renew", "largest", "steps", "renewals", "had_grace", "quiet")
-  local ended, longest, is_back = outage.look(set[2], set[3], set[4], set[7], set[8], renew, now, changes)
-  local known_largest, known_steps = tonumber(set[5]) or 0, tonumber(set[6]) or 0
-  if known_steps < steps then
-    changes[#changes + 1], changes[#changes + 2], known_steps = "steps", steps, steps
-  end
-  redis.call("XLEN", KEYS[at + 5])
-  local this = {
-    at = at, index = q, sizes = sizes, left = left, in_unacked = in_unacked, in_delayed = in_delayed, ended = ended,
-    tokens = redis.call("LLEN", KEYS[at + 6]), paused = set[1] == "1", steps = known_steps,
-    largest = math.max(SMALL, known_largest), known_largest = known_largest, changes = changes, delivered = 0,
-    acked = 0,
-  }
-  redis.call("HLEN", KEYS[at + 8])
-  if in_delayed > 0 then
-    redis.call("HLEN", KEYS[at + 4])
-  end
-  if is_back then
-    this.ahead = outage.heal(unacked, known_steps, now + math.max(lease, 3 * longest), now, changes)
-  end
-  if in_unacked > 0 and (bands.has_due(unacked, ended) or bands.past_first_step(unacked)) then
-    this.has_due = true
-  end
-  outage.rest(unacked, this.has_due or is_back, set[9], lease, now, changes)
-  if in_delayed > 0 and (bands.has_due(delayed, now) or known_steps > 1 and bands.past_first_step(delayed)) then
-    this.has_due = true
-  end
-  return this
-end
-
--- Into the answer: the dead letters that this claim made. The keys of their results are not among its own, so it is for
--- the claimer to `tell` who waits for them. Which they are is kept for a retry.
-local function report(this, call, claim_id)
-  local dead = require("lib.dead")
-  if this.deaths then
-    delivering.change(this, "deaths", claim_id .. " " .. this.first_death .. " " .. this.last_death)
-  end
-  local entries = redis.call("XRANGE", KEYS[this.at + 5], this.first_death, this.last_death)
-  local out = call.dead_lettered or {}
-  call.dead_lettered = out
-  for i = 1, #entries do
-    local letter, n = dead.fields(entries[i]), #out
-    out[n + 1], out[n + 2], out[n + 3], out[n + 4] = this.index, letter.reason, letter.detail, letter.message
-  end
-end
-
--- Write down what became of a queue, and leave a token where somebody should claim again. Answers whether it has more.
-local function close(this, call, claim_id, consumer)
-  local at, changes, wake = this.at, this.changes, false
-  -- Everything that grows is written by this: a claim that took nothing frees first, so that full memory allows it.
-  local function grow(command, key, ...)
-    if not call.freed then
-      redis.call("DEL", KEYS[at + 6])
-      this.tokens, call.freed = 0, true
-    end
-    redis.call(command, KEYS[at + key], ...)
-  end
-  local function count(name, n)
-    if n and n > 0 then
-      grow("HINCRBY", 8, name, n)
-    end
-  end
-
-  if not this.paused then
-    wake = this.left > 0 or this.parked ~= nil
-    if not wake and (this.has_due or this.in_delayed > 0) then
-      local recovery = require("lib.recovery")
-      wake = recovery.more(this, call, consumer)
-    end
-  end
-  if this.first_death then
-    report(this, call, claim_id)
-  end
-  count("delivered", this.delivered)
-  count("acked", this.acked)
-  count("expired", this.redelivered)
-  count("dead", this.deaths)
-  if this.largest > this.known_largest then
-    delivering.change(this, "largest", this.largest)
-  end
-  if #changes > 0 then
-    grow("HSET", 7, unpack(changes))
-  end
-  if this.ahead and #this.ahead > 0 then
-    grow("ZADD", 1, "XX", unpack(this.ahead))
-  end
-  if wake and this.tokens == 0 then
-    grow("RPUSH", 6, "1")
-  elseif not wake and this.tokens > 0 then
-    redis.call("DEL", KEYS[at + 6])
-  end
-  return wake == true
-end
+local FIXED = 8 -- keys of a queue before its ready lists
 
 -- `missing`: the acks were carried out, and these found nothing.
 function M.run(missing)
@@ -138,19 +33,19 @@ function M.run(missing)
     return redis.error_reply(args.fault)
   end
 
-  -- All reads. What is wrong with a key is told before anything is written.
+  -- All reads. A key of another type is answered before anything is written.
   local opened, names, is_repeated = {}, nil, attempt > 0
   local function look()
     local leased, available = 0, 0
     for q = 1, queues do
-      local this = open(q, width, steps, lease, renew, now)
+      local this = state.read(q, width, steps, lease, renew, now)
       opened[q], leased = this, leased + this.in_unacked
       available = available + this.left + this.in_unacked + this.in_delayed
     end
     names = receipts.named(claim_id, attempt, math.min(limit, available))
     local asked = leased > 0 and #names > 0 and names or { "" }
     for q = 1, queues do
-      -- Nobody uses a claim id twice; if somebody does, no lease is overwritten.
+      -- A claim id is used once. If a consumer uses one twice, no lease is overwritten.
       local held = redis.call("HMGET", KEYS[opened[q].at + 2], unpack(asked))
       for i = 1, #asked do
         is_repeated = is_repeated or held[i] ~= false
@@ -204,7 +99,7 @@ function M.run(missing)
   end
   local more, mores = "", 0
   for q = 1, queues do
-    if close(opened[q], call, claim_id, consumer) then
+    if state.write(opened[q], call, claim_id, consumer) then
       more, mores = more .. " " .. q, mores + 1
     end
   end

@@ -11,7 +11,7 @@ function M.add(dead, reason, detail, deliveries, step, message, call_id)
     "message", message)
 end
 
--- A stream entry as a table by field name. One that somebody else wrote has no message.
+-- A stream entry as a table by field name. One that another program wrote has no message.
 function M.fields(entry)
   local by_name = { message = "", reason = "", detail = "" }
   for i = 1, #entry[2], 2 do

@@ -1,4 +1,4 @@
--- What a claim does with the messages of one queue: hand them out under a lease, or bury them.
+-- What a claim does with the messages of one queue: hand them out under a lease, or dead-letter them.
 -- `this` is the queue as it was read, `call` is what all queues of the claim share.
 local bands = require("lib.bands")
 local record = require("lib.record")
@@ -6,7 +6,7 @@ local shape = require("lib.shape")
 
 local M = {}
 local MOST_ASIDE = 100 -- a claim that sent so many to dead letters, or apart, stops, though it has room for more
-local TASTE = 4 -- popped first, when nobody has told their sizes: a message may have 10 MB
+local TASTE = 4 -- popped first, while their sizes are unknown: a message may have 10 MB
 
 function M.change(this, field, value)
   this.changes[#this.changes + 1], this.changes[#this.changes + 2] = field, value
@@ -126,7 +126,7 @@ function M.pop(this, call, step)
       else
         local message = require("lib.message")
         local deliveries = head.deliveries
-        local spared = math.min(head.spared, deliveries) -- anybody may have written it
+        local spared = math.min(head.spared, deliveries) -- any program may have written it
         if spared > 1 then
           local apart = require("lib.apart")
           apart.send(this, call, deliveries, spared, head.expires, step, bodies[at], false, true)

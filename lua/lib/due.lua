@@ -46,4 +46,14 @@ function M.earliest(key, steps)
   return earliest
 end
 
+-- The last step that a claim looks into at `step`: its last one also takes what a fleet with more steps has left.
+function M.last(this, call, step)
+  return step == call.steps and this.steps or step
+end
+
+-- The last step that has anything in this index of `size` entries.
+function M.deepest(this, index, size)
+  return size == 0 and 0 or this.steps > 1 and bands.past_first_step(index) and this.steps or 1
+end
+
 return M

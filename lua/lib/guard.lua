@@ -29,7 +29,7 @@ function M.ready(first)
   return sizes
 end
 
--- Why a read failed: the first key that is not of its type, or else what the server said. The kinds are those of the
+-- Why a read failed: the first key that is not of its type, or else the server's words. The kinds are those of the
 -- first keys, and again after every `width` keys; all others are lists. "any": not looked at.
 function M.blame(failure, width, ...)
   local kinds, look = { ... }, { zset = M.zset, hash = M.hash, set = M.set, stream = M.stream, list = M.list }

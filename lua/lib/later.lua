@@ -40,7 +40,7 @@ function M.look(group, behind, timer_at, seen, skipped)
   group.ids, group.bodies, group.results, group.to = ids, bodies, results, #bodies
 end
 
--- Into `delayed`; answers whether somebody must be woken: it falls due before whatever is waited for.
+-- Into `delayed`; answers whether a consumer must be woken: the message falls due before any that is waited for.
 function M.put(group)
   if #group.bodies == 0 then
     return false

@@ -1,6 +1,6 @@
 -- A message is JSON that is never decoded here. What the engine has to say stands at its very head, as members that
 -- any JSON reader skips: {"x-deliveries":2,"x-expires":1790000000000,"x-spared":1,"body":...
--- Spared are the deliveries that ended without a word while their consumer held others: they count as deliveries, and
+-- Spared are the deliveries that ended unsettled while their consumer held others: they count as deliveries, and
 -- not as failures of this message.
 local limits = require("lib.limits")
 local shape = require("lib.shape")

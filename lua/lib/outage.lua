@@ -60,7 +60,7 @@ function M.look(seen, grace, longest, renewals, had, renew, now, changes)
   end
 
   if is_away or is_back or turn == 0 or turn > now + window then
-    turn, renewals = now + window, nil -- nobody could be heard of meanwhile
+    turn, renewals = now + window, nil -- no holder could renew meanwhile
   elseif now >= turn then
     short_before, long_before, short, this_longest = short, this_longest, renew, renew
     turn, renewals = now + window, nil
@@ -99,7 +99,7 @@ function M.rest(unacked, has_due, quiet, lease, now, changes)
   end
 end
 
--- The clock was set back: leases given before it would last for as much longer, and nobody could take what a dead
+-- The clock was set back: leases given before it would last for as much longer, and no consumer could take what a dead
 -- holder left. Answers scores and receipts of those that end later than any lease given now; all of their holders
 -- renew before their new end. Once no more are left, the time is as it was seen, and ids of calls take their turn.
 function M.heal(unacked, steps, latest, now, changes)

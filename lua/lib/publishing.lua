@@ -60,7 +60,7 @@ function M.run(was)
   end
   local known = KEYS[behind] -- ids of messages; nil where none is put once
 
-  -- All reads. What is wrong with a key is told before anything is written.
+  -- All reads. A key of another type is answered before anything is written.
   local skipped, set, is_waking = {}, nil, nil
   local function look()
     set = redis.call("HMGET", meta, "paused", "largest", "timer_at", "seen", "ids_end")

@@ -1,5 +1,5 @@
--- What a claim finds due in `unacked` (leases past their deadline) and in `delayed`: handed out directly, for parked in
--- ready it would lose its order. And who keeps the time of what falls due next.
+-- What a claim finds due in `unacked` (leases past their deadline) and in `delayed`. It is handed out directly, for in
+-- ready it would lose its order.
 local bands = require("lib.bands")
 local due = require("lib.due")
 local delivering = require("lib.delivering")
@@ -8,11 +8,6 @@ local record = require("lib.record")
 
 local M = {}
 local MOST = 200 -- a claim that took so many expired or due ones stops: a thousand would take 10 ms
-
--- A claim's last step also takes what a fleet with more priority steps has left behind it.
-local function last(this, call, step)
-  return step == call.steps and this.steps or step
-end
 
 -- How often the message that begins at `at` of a record was spared before it is delivered anew, and when it expires.
 -- Most have no head.
@@ -25,8 +20,8 @@ local function spared_before(held, at, deliveries, more)
 end
 
 -- What is in these records, as far as it fits: how many; deliveries, false for what is no record; how often they were
--- spared; when they expire; the messages. What goes alone is taken by itself, if this claim has nothing yet, and leaves
--- the others where they are.
+-- spared; when they expire; the messages. A message that goes alone is taken by itself, if this claim has nothing yet,
+-- and the others stay where they are.
 local function read(call, held, ended_alone, at)
   local deliveries, spared, expires, bodies, bytes, sub = {}, {}, {}, {}, call.bytes, string.sub
   local has_nothing, header, times, size, _ = call.company + call.count == 0, nil, nil, nil, nil
@@ -55,8 +50,8 @@ local function read(call, held, ended_alone, at)
   return #held, deliveries, spared, expires, bodies
 end
 
--- Hand out these entries, bury them or set them apart, as long as there is room; answers how many are gone from where
--- they were. `ended_alone`: they are leases that have ended, and which of them were alone.
+-- Hand these entries out, dead-letter them or set them apart, as long as there is room. Answers how many have left the
+-- index. `ended_alone`: the entries are leases that have ended; it holds which of them were alone.
 local function take_out(this, call, step, index, records, found, ended_alone)
   local at = 0
   while at < #found do
@@ -97,8 +92,8 @@ local function take_out(this, call, step, index, records, found, ended_alone)
   return at
 end
 
--- What is due in this step of an index, by `now`; answers how many entries are gone from there. Behind dead letters it
--- looks again: what is due behind them goes first.
+-- Take what is due in this step of an index, by `now`. Answers how many entries have left the index. Behind dead
+-- letters it looks again: what is due behind them goes first.
 local function recover(this, call, step, index, records, now, are_leases)
   local gone = 0
   while delivering.room(call) > 0 do
@@ -108,7 +103,7 @@ local function recover(this, call, step, index, records, now, are_leases)
       break
     end
     local ended_alone = are_leases and {}
-    local found = due.now(index, step, last(this, call, step), now, most, ended_alone)
+    local found = due.now(index, step, due.last(this, call, step), now, most, ended_alone)
     gone = gone + take_out(this, call, step, index, records, found, ended_alone)
     if #found < most then
       break
@@ -117,16 +112,11 @@ local function recover(this, call, step, index, records, now, are_leases)
   return gone
 end
 
--- The last step that has anything in this index.
-local function deepest(this, index, size)
-  return size == 0 and 0 or this.steps > 1 and bands.past_first_step(index) and this.steps or 1
-end
-
 -- Everything due of one step: expired leases first.
 function M.take(this, call, step)
   if step == 1 then
-    this.deepest_unacked = deepest(this, KEYS[this.at + 1], this.in_unacked)
-    this.deepest_delayed = deepest(this, KEYS[this.at + 3], this.in_delayed)
+    this.deepest_unacked = due.deepest(this, KEYS[this.at + 1], this.in_unacked)
+    this.deepest_delayed = due.deepest(this, KEYS[this.at + 3], this.in_delayed)
     this.apart = this.deepest_unacked > 0 and bands.apart(KEYS[this.at + 1]) or 0
     if this.apart > 0 then
       local apart = require("lib.apart")
@@ -137,7 +127,7 @@ function M.take(this, call, step)
     local index, records, n = KEYS[this.at + 1], KEYS[this.at + 2], 0
     while this.apart > n and call.company + call.count == 0 and delivering.room(call) > 0 do
       local apart = require("lib.apart")
-      local found = apart.due(this, step, last(this, call, step), this.ended)
+      local found = apart.due(this, step, due.last(this, call, step), this.ended)
       if #found == 0 or take_out(this, call, step, index, records, found) == 0 then
         break
       end
@@ -151,50 +141,6 @@ function M.take(this, call, step)
   if step <= this.deepest_delayed then
     this.in_delayed = this.in_delayed - recover(this, call, step, KEYS[this.at + 3], KEYS[this.at + 4], call.now)
   end
-end
-
--- Is there more that a claim would get now? Ready lists are empty.
-local function remains(this, call)
-  if call.count > 0 and (this.apart or 0) > 0 then
-    return true -- for a consumer that holds nothing
-  elseif delivering.room(call) > 0 then
-    return false -- every step was looked at and ran dry
-  end
-  for step = 1, call.steps do
-    local to = last(this, call, step)
-    if this.in_delayed > 0 and #due.now(KEYS[this.at + 3], step, to, call.now, 1) > 0
-      or this.in_unacked > 0 and #due.now(KEYS[this.at + 1], step, to, this.ended, 1) > 0 then
-      return true
-    end
-  end
-  return false
-end
-
--- When the next delayed message falls due, told to one waiting consumer only; others hear of it by token.
-local function timer(this, call, consumer)
-  if this.in_delayed == 0 then
-    return false
-  end
-  local set = redis.call("HMGET", KEYS[this.at + 7], "timer_at", "timer_by")
-  local timer_at, is_mine = tonumber(set[1]), set[2] == consumer
-  local next_due = due.earliest(KEYS[this.at + 3], deepest(this, KEYS[this.at + 3], this.in_delayed))
-  if not next_due or timer_at and timer_at > call.now and timer_at <= next_due and not is_mine then
-    return false
-  elseif call.count > 0 or call.limit == 0 then -- it goes to work: somebody who waits shall keep the time
-    delivering.change(this, "timer_at", 0)
-    return "timer"
-  end
-  delivering.change(this, "timer_at", string.format("%.0f", next_due))
-  delivering.change(this, "timer_by", consumer)
-  if not call.next_due or next_due < call.next_due then
-    call.next_due = next_due
-  end
-  return false
-end
-
--- Whether to leave a token: true if there is more now, "timer" if only somebody must keep the time.
-function M.more(this, call, consumer)
-  return remains(this, call) or timer(this, call, consumer)
 end
 
 return M

@@ -21,9 +21,9 @@ end
 
 -- The dead letters of earlier attempts, unless another claim has made some since; whether there were any.
 local function deaths(this, claim_id)
-  local told, by = redis.call("HGET", KEYS[this.at + 7], "deaths") or "", claim_id .. " "
-  local first, last = string.match(told, "^(%d+%-%d+) (%d+%-%d+)$", #by + 1)
-  if not first or string.sub(told, 1, #by) ~= by then
+  local known, by = redis.call("HGET", KEYS[this.at + 7], "deaths") or "", claim_id .. " "
+  local first, last = string.match(known, "^(%d+%-%d+) (%d+%-%d+)$", #by + 1)
+  if not first or string.sub(known, 1, #by) ~= by then
     return false
   end
   this.first_death, this.last_death = first, last

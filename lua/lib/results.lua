@@ -1,4 +1,4 @@
--- Results: a string with a time to live, and the same text to whoever listens on the channel of the same name.
+-- Results: a string with a time to live, and the same text published on the channel of the same name.
 local M = {}
 
 function M.tell(key, value, ttl)

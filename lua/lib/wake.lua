@@ -1,4 +1,5 @@
--- Tokens: one element in `wake` wakes one waiting consumer, who claims or passes it on. Never more than one is needed.
+-- Tokens: one element in `wake` wakes one waiting consumer, which claims or passes it on. Never more than one is
+-- needed.
 local M = {}
 
 function M.one(wake, paused)

@@ -121,7 +121,7 @@ _CALL = re.compile(r'redis\.p?call\((?:"([A-Z]+)"|(\w+))')
 # Commands that stand in a variable: redis.call(push, …). Whoever adds one names its values here.
 VARIABLES = {
     ("lib/guard.lua", "command"): ["LLEN", "HLEN", "ZCARD", "SCARD", "XLEN"],
-    ("lib/claiming.lua", "command"): ["HINCRBY", "HSET", "ZADD", "RPUSH"],
+    ("lib/state.lua", "command"): ["HINCRBY", "HSET", "ZADD", "RPUSH"],
     ("hand_back.lua", "range"): ["ZRANGE", "ZREVRANGE"],
     ("hand_back.lua", "push"): ["LPUSH", "RPUSH"],
     ("release.lua", "front"): ["LPUSH", "RPUSH"],

@@ -1,0 +1,52 @@
+-- What a claim leaves to other consumers: messages to claim now, or the time at which the next one falls due.
+local delivering = require("lib.delivering")
+local due = require("lib.due")
+
+local M = {}
+
+-- Is there more that a claim would get now? The ready lists are empty.
+local function remains(this, call)
+  if call.count > 0 and (this.apart or 0) > 0 then
+    return true -- for a consumer that holds nothing
+  elseif delivering.room(call) > 0 then
+    return false -- every step was looked at and ran dry
+  end
+  for step = 1, call.steps do
+    local to = due.last(this, call, step)
+    if this.in_delayed > 0 and #due.now(KEYS[this.at + 3], step, to, call.now, 1) > 0
+      or this.in_unacked > 0 and #due.now(KEYS[this.at + 1], step, to, this.ended, 1) > 0 then
+      return true
+    end
+  end
+  return false
+end
+
+-- One waiting consumer keeps the time at which the next delayed message falls due; a token wakes the others then.
+-- Answers "timer" if another consumer has to keep it.
+local function timer(this, call, consumer)
+  if this.in_delayed == 0 then
+    return false
+  end
+  local set = redis.call("HMGET", KEYS[this.at + 7], "timer_at", "timer_by")
+  local timer_at, is_mine = tonumber(set[1]), set[2] == consumer
+  local next_due = due.earliest(KEYS[this.at + 3], due.deepest(this, KEYS[this.at + 3], this.in_delayed))
+  if not next_due or timer_at and timer_at > call.now and timer_at <= next_due and not is_mine then
+    return false
+  elseif call.count > 0 or call.limit == 0 then -- this one goes to work: a waiting consumer shall keep the time
+    delivering.change(this, "timer_at", 0)
+    return "timer"
+  end
+  delivering.change(this, "timer_at", string.format("%.0f", next_due))
+  delivering.change(this, "timer_by", consumer)
+  if not call.next_due or next_due < call.next_due then
+    call.next_due = next_due
+  end
+  return false
+end
+
+-- Whether to leave a token: true if there is more now, "timer" if another consumer only has to keep the time.
+function M.more(this, call, consumer)
+  return remains(this, call) or timer(this, call, consumer)
+end
+
+return M

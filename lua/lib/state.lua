@@ -1,0 +1,115 @@
+-- One queue as a claim finds it and leaves it: read before anything is written, and written down once messages are
+-- handed out.
+local bands = require("lib.bands")
+local delivering = require("lib.delivering")
+local limits = require("lib.limits")
+local outage = require("lib.outage")
+
+local M = {}
+local FIXED, SMALL = 8, limits.SMALL
+
+-- Read one queue. `has_due` is set where a lease may have ended or a message may be due; mostly nothing is.
+function M.read(q, width, steps, lease, renew, now)
+  local at, sizes, left, changes = (q - 1) * width, {}, 0, {}
+  for step = 1, steps do
+    local size = redis.call("LLEN", KEYS[at + FIXED + step])
+    sizes[step], left = size, left + size
+  end
+  local unacked, delayed = KEYS[at + 1], KEYS[at + 3]
+  local in_unacked, in_delayed = redis.call("ZCARD", unacked), redis.call("ZCARD", delayed)
+  local set = redis.call(
+    "HMGET", KEYS[at + 7], "paused", "seen", "grace", "renew", "largest", "steps", "renewals", "had_grace", "quiet")
+  local ended, longest, is_back = outage.look(set[2], set[3], set[4], set[7], set[8], renew, now, changes)
+  local known_largest, known_steps = tonumber(set[5]) or 0, tonumber(set[6]) or 0
+  if known_steps < steps then
+    changes[#changes + 1], changes[#changes + 2], known_steps = "steps", steps, steps
+  end
+  redis.call("XLEN", KEYS[at + 5])
+  local this = {
+    at = at, index = q, sizes = sizes, left = left, in_unacked = in_unacked, in_delayed = in_delayed, ended = ended,
+    tokens = redis.call("LLEN", KEYS[at + 6]), paused = set[1] == "1", steps = known_steps,
+    largest = math.max(SMALL, known_largest), known_largest = known_largest, changes = changes, delivered = 0,
+    acked = 0,
+  }
+  redis.call("HLEN", KEYS[at + 8])
+  if in_delayed > 0 then
+    redis.call("HLEN", KEYS[at + 4])
+  end
+  if is_back then
+    this.ahead = outage.heal(unacked, known_steps, now + math.max(lease, 3 * longest), now, changes)
+  end
+  if in_unacked > 0 and (bands.has_due(unacked, ended) or bands.past_first_step(unacked)) then
+    this.has_due = true
+  end
+  outage.rest(unacked, this.has_due or is_back, set[9], lease, now, changes)
+  if in_delayed > 0 and (bands.has_due(delayed, now) or known_steps > 1 and bands.past_first_step(delayed)) then
+    this.has_due = true
+  end
+  return this
+end
+
+-- Into the answer: the dead letters that this claim made. The keys of their results are not among its own, so the
+-- consumer stores the results by `tell`. Which letters they are is kept for a retry.
+local function report(this, call, claim_id)
+  local dead = require("lib.dead")
+  if this.deaths then
+    delivering.change(this, "deaths", claim_id .. " " .. this.first_death .. " " .. this.last_death)
+  end
+  local entries = redis.call("XRANGE", KEYS[this.at + 5], this.first_death, this.last_death)
+  local out = call.dead_lettered or {}
+  call.dead_lettered = out
+  for i = 1, #entries do
+    local letter, n = dead.fields(entries[i]), #out
+    out[n + 1], out[n + 2], out[n + 3], out[n + 4] = this.index, letter.reason, letter.detail, letter.message
+  end
+end
+
+-- Write down what became of a queue; leave a token where a consumer should claim again. Answers whether it has more.
+function M.write(this, call, claim_id, consumer)
+  local at, changes, wake = this.at, this.changes, false
+  -- Everything that grows is written by this: a claim that took nothing frees first, so that full memory allows it.
+  local function grow(command, key, ...)
+    if not call.freed then
+      redis.call("DEL", KEYS[at + 6])
+      this.tokens, call.freed = 0, true
+    end
+    redis.call(command, KEYS[at + key], ...)
+  end
+  local function count(name, n)
+    if n and n > 0 then
+      grow("HINCRBY", 8, name, n)
+    end
+  end
+
+  if not this.paused then
+    wake = this.left > 0 or this.parked ~= nil
+    if not wake and (this.has_due or this.in_delayed > 0) then
+      local remaining = require("lib.remaining")
+      wake = remaining.more(this, call, consumer)
+    end
+  end
+  if this.first_death then
+    report(this, call, claim_id)
+  end
+  count("delivered", this.delivered)
+  count("acked", this.acked)
+  count("expired", this.redelivered)
+  count("dead", this.deaths)
+  if this.largest > this.known_largest then
+    delivering.change(this, "largest", this.largest)
+  end
+  if #changes > 0 then
+    grow("HSET", 7, unpack(changes))
+  end
+  if this.ahead and #this.ahead > 0 then
+    grow("ZADD", 1, "XX", unpack(this.ahead))
+  end
+  if wake and this.tokens == 0 then
+    grow("RPUSH", 6, "1")
+  elseif not wake and this.tokens > 0 then
+    redis.call("DEL", KEYS[at + 6])
+  end
+  return wake == true
+end
+
+return M
