@@ -18,7 +18,7 @@ from atomq.calls import Call, Claimed
 from atomq.client import EngineBase
 from atomq.conversation import PUSHED, Conversation
 from atomq.errors import AtomqError, InvalidArgument, ServerUnavailable
-from atomq.flows import Flow, Get, Listen, Rest, Sleep, Wait, Withdraw
+from atomq.flows import Answer, Flow, Get, Listen, Rest, Sleep, Wait, Withdraw
 from atomq.options import Options
 from atomq.outage import PATIENCE, Outage, outage_of
 from atomq.pool_aio import AsyncPool, connected, heeded, readable
@@ -302,7 +302,11 @@ class AsyncEngine(EngineBase):
             raise InvalidArgument(f"{effect} needs a waiter")
         if isinstance(effect, Wait):
             return await waiter.wait(
-                effect.keys, effect.seconds, effect.ahead, on_time=effect.on_time
+                effect.keys,
+                effect.seconds,
+                effect.ahead,
+                lasts=effect.lasts,
+                channels=effect.channels,
             )
         if isinstance(effect, Withdraw):
             return await waiter.withdraw()
@@ -541,7 +545,7 @@ class AsyncWaiter:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._waiting = Waiting(engine)
+        self._waiting = Waiting(engine, listens=engine.address.kind != "memory")
         self._era = engine.era
         self._ear: _Ear | None = None
 
@@ -556,10 +560,12 @@ class AsyncWaiter:
         seconds: float,
         ahead: Call[Claimed] | None = None,
         *,
-        on_time: bool = True,
-    ) -> str | Claimed | None:
+        lasts: float = 0.0,
+        channels: Sequence[str] = (),
+    ) -> Answer:
         """See `flows.Wait`."""
-        return await self._drive(self._waiting.wait(keys, seconds, ahead, on_time=on_time))
+        actions = self._waiting.wait(keys, seconds, ahead, lasts=lasts, channels=channels)
+        return await self._drive(actions)
 
     async def withdraw(self) -> str | Claimed | None:
         """See `flows.Withdraw`."""

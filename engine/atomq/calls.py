@@ -175,6 +175,7 @@ def _pairs(flat: Any) -> dict[str, str]:
 
 
 _QUEUE = ("unacked", "records", "delayed", "delayed_records", "dead", "wake", "meta", "stats")
+_LOOKED = ("unacked", "delayed", "meta", "looked")
 
 # ── publish ───────────────────────────────────────────────────────────────────────────────────
 
@@ -452,6 +453,29 @@ def claim(
         )
 
     return Call(_CLAIM, queues[0], keys, args, parse, attempt_at=1, large=limit > FEW)
+
+
+_LOOK = scripts.declared(
+    "look",
+    keys=(*(f"{name} * queue" for name in _LOOKED), "ready * queue * step"),
+    argv=("consumer", "renew_ms", "steps"),
+)
+
+
+def look(queues: Sequence[QueueKeys], consumer: str, *, renew_ms: int) -> Call[tuple[str, ...]]:
+    """Those of these queues in which a claim would find something to do.
+
+    Of the others the consumers that listen on `QueueKeys.looked` are told that this one looked,
+    unless its name is "". In a cluster all queues must live in one slot.
+    """
+    _items("queues", queues)
+    names = [queue.name for queue in queues]
+    keys = [key for queue in queues for key in queue.look]
+
+    def parse(reply: Any, _: bool) -> tuple[str, ...]:
+        return tuple([names[int(index) - 1] for index in reply.split()])
+
+    return Call(_LOOK, queues[0], keys, [consumer, renew_ms, len(queues[0].steps)], parse)
 
 
 def _dead_lettered(queues: Sequence[str], flat: Sequence[Any]) -> list[DeadLettered]:

@@ -31,7 +31,7 @@ from atomq.errors import (
     ServerTooOld,
     ServerUnavailable,
 )
-from atomq.flows import Flow, Get, Listen, Sleep, Wait, Withdraw
+from atomq.flows import Answer, Flow, Get, Listen, Sleep, Wait, Withdraw
 from atomq.keys import Layout, QueueKeys
 from atomq.message import Producers
 from atomq.options import Options
@@ -363,7 +363,13 @@ class Engine(EngineBase):
         if waiter is None:
             raise InvalidArgument(f"{effect} needs a waiter")
         if isinstance(effect, Wait):
-            return waiter.wait(effect.keys, effect.seconds, effect.ahead, on_time=effect.on_time)
+            return waiter.wait(
+                effect.keys,
+                effect.seconds,
+                effect.ahead,
+                lasts=effect.lasts,
+                channels=effect.channels,
+            )
         if isinstance(effect, Withdraw):
             return waiter.withdraw()
         if isinstance(effect, Listen):
@@ -715,10 +721,12 @@ class Waiter:
         seconds: float,
         ahead: Call[Claimed] | None = None,
         *,
-        on_time: bool = True,
-    ) -> str | Claimed | None:
+        lasts: float = 0.0,
+        channels: Sequence[str] = (),
+    ) -> Answer:
         """See `flows.Wait`."""
-        return self._drive(self._waiting.wait(keys, seconds, ahead, on_time=on_time))
+        actions = self._waiting.wait(keys, seconds, ahead, lasts=lasts, channels=channels)
+        return self._drive(actions)
 
     def withdraw(self) -> str | Claimed | None:
         """See `flows.Withdraw`."""

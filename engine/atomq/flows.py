@@ -21,6 +21,7 @@ from atomq.arguments import Seconds
 from atomq.calls import Call, Claimed, DeadLettered, Verdict
 from atomq.errors import AtomqError, ServerFull, ServerUnavailable
 from atomq.keys import QueueKeys
+from atomq.looking import Looked, Looks
 from atomq.message import Delivery, Ids, Producers
 from atomq.options import Options
 
@@ -31,6 +32,8 @@ T_co = TypeVar("T_co", covariant=True)
 BEYOND_RETRIES = 9  # the highest attempt a claim can have
 AT_ONCE = 0.5  # seconds of work that are claimed at once
 STILL = 0.02  # seconds between two looks whether it may claim again
+NEVER = float("inf")
+LASTS = 10  # times `wait_cap`: seconds after which the server ends a wait, for a client that died
 AHEAD = 4  # a consumer of more queues claims only from the one whose token came, so behind the wait
 
 
@@ -40,26 +43,30 @@ class Effect(Generic[T_co]):
     __slots__ = ()
 
 
+Answer = str | Claimed | Sequence[Looked] | None
+"""To `Wait`."""
+
+
 @dataclass(frozen=True, slots=True)
-class Wait(Effect["str | Claimed | None"]):
+class Wait(Effect[Answer]):
     """Block until a token arrives on one of these lists, at most `seconds`.
 
-    Answer: the list's name, or None. The wait goes on in the server afterwards, so that no token
-    falls between two waits; `Withdraw` ends it.
+    Answer: the list's name; or, at once, what was heard on the `channels` meanwhile; or None. The
+    wait goes on in the server afterwards, so that no token falls between two waits; `Withdraw` ends
+    it.
 
     `ahead` is a claim that may be sent right behind the wait, for the server to carry out at the
-    moment the wait ends: a round trip less until the message is here. Such a wait ends in the
-    server when it ends here, and the answer is the claim's result instead. It raises
-    `ServerUnavailable` if there is no answer to the claim.
-
-    A wait with a claim behind it that need not end `on_time` is ended by the server's own timer,
-    some 0.1 s early, which is a command less.
+    moment the wait ends: a round trip less until the message is here. The answer is the claim's
+    result instead of a list's name. The server ends such a wait when it `lasts` so many seconds;
+    until then the next one with the same `ahead` goes on with it. It raises `ServerUnavailable` if
+    there is no answer to the claim.
     """
 
     keys: tuple[str, ...]
     seconds: float
     ahead: Call[Claimed] | None = None
-    on_time: bool = True
+    lasts: float = 0.0
+    channels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,9 +339,13 @@ class Consumer:
         self._company: Company = _Nothing() if company is None else company
         self._ids = Ids()
         self._by_wake = {queue.wake: queue for queue in queues}
+        self._wakes = tuple(self._by_wake)
         self._waiting = False
         self._served = False
-        self._minds: set[str] = set()  # queues whose next due time was told to this consumer only
+        # Queues whose next due time was told to this consumer only, and when that is.
+        self._minds: dict[str, float] = {}
+        self._looks = Looks(options.wait_cap, self.name)
+        self._found: set[str] | None = None  # when it looked; None: it did not
         self._unanswered: tuple[Sequence[QueueKeys], str, int] | None = None
         self._ahead: tuple[Sequence[QueueKeys], str, int] | None = None
         self._unreported: list[DeadLettered] = []  # who waits for their results has to be told
@@ -350,6 +361,9 @@ class Consumer:
         # In a cluster each queue has a slot of its own, and a claim has one slot.
         by_slot = any(queue.layout == "cluster" for queue in queues)
         self._groups = [[q] for q in self.queues] if by_slot else [self.queues]
+        # In a cluster what is said on a channel goes to every node: each consumer looks for itself.
+        self._by_channel = {} if by_slot else {queue.looked: queue.name for queue in queues}
+        self._channels = tuple(self._by_channel)
 
     @property
     def name(self) -> str:
@@ -380,11 +394,13 @@ class Consumer:
     def _note(self, queues: Sequence[QueueKeys], claimed: Claimed) -> None:
         self._served = True
         self._unreported += claimed.dead_lettered
-        names = [queue.name for queue in queues]
-        if claimed.wait_ms is not None:
-            self._minds.update(names)
-        elif self._minds:
-            self._minds.difference_update(names)
+        names, now = [queue.name for queue in queues], time.monotonic()
+        self._looks.claimed(names, now)
+        for name in names:
+            if claimed.wait_ms is not None:
+                self._minds[name] = now + claimed.wait_ms / 1000
+            elif self._minds:
+                self._minds.pop(name, None)
 
     def _call(
         self,
@@ -458,16 +474,16 @@ class Consumer:
                 return []
             try:
                 if claimed is None:
-                    got, more, next_ms = yield from self._claim_groups(limit, wanted, claimed_by)
+                    got, more = yield from self._claim_groups(limit, wanted, claimed_by)
                 else:
-                    got, more, next_ms = yield from self._taken(claimed, claimed_by)
+                    got, more = yield from self._taken(claimed, claimed_by)
                     claimed = None
             except (ServerUnavailable, ServerFull) as error:
                 # A claim that found no memory took nothing: it is made again.
                 away = deadline is not None and time.monotonic() >= deadline
                 if away or not patient or not (self._served or isinstance(error, ServerFull)):
                     raise
-                if stop is not None and stop.is_set():
+                if is_set(stop):
                     return []
                 known = isinstance(error, ServerUnavailable)  # the engine has said it
                 log.log(logging.DEBUG if known else logging.WARNING, "claiming again: %s", error)
@@ -489,27 +505,45 @@ class Consumer:
             if more:
                 wanted = None
                 continue
-            answer = yield from self._wait(next_ms, left, limit)
+            self._found = None
+            answer = yield from self._wait(deadline, stop, limit)
             if isinstance(answer, Claimed):
                 claimed = answer
             woken = self._by_wake.get(answer) if isinstance(answer, str) else None
-            wanted = {woken.name} if woken is not None else None
+            wanted = {woken.name} if woken is not None else self._found
 
     def _wait(
-        self, next_ms: int | None, left: float | None, limit: int
+        self, deadline: float | None, stop: Stop | None, limit: int
     ) -> Flow[str | Claimed | None]:
-        # Under one cap: an expired lease is offered again within a second.
-        cap = self.options.wait_cap * random.uniform(0.8, 0.98)
-        due = cap if next_ms is None else next_ms / 1000
-        seconds = min(cap, due, cap if left is None else left)
-        keys, ahead = tuple(self._by_wake), None
+        """Wait until there is something to claim, or for as long as may be waited.
+
+        Meanwhile this consumer or another one looks whether a token was lost: see `looking.py`.
+        """
+        now = time.monotonic()
+        ahead, cap = None, self.options.wait_cap
+        end = min([*self._minds.values(), NEVER if deadline is None else deadline])
+        # A lease counts from when its claim was sent: it may be a sixth of it older than it is.
+        most = max(cap, min(LASTS * cap, self.options.lease_ms / 6000)) * random.uniform(0.9, 1)
+        lasts = min(most, end - now)
         if len(self._groups) == 1 and len(self.queues) <= AHEAD:
             self._ahead = (self.queues, self._ids.next(), limit)
             ahead = self._call(*self._ahead)
         self._waiting = True
         self.asked = clock()
         try:
-            answer = yield from ask(Wait(keys, seconds, ahead, on_time=seconds < cap))
+            while True:
+                seconds = max(0.0, min(end, self._looks.next()) - time.monotonic())
+                answer = yield from ask(Wait(self._wakes, seconds, ahead, lasts, self._channels))
+                if isinstance(answer, str | Claimed):
+                    break
+                now = time.monotonic()
+                for looked in answer or ():
+                    self._looks.heard(self._by_channel[looked.channel], looked.consumer, now)
+                time_is_up = answer is None or now >= min(end, self._looks.next())
+                is_over = (time_is_up and end <= self._looks.next()) or is_set(stop)
+                if is_over or (time_is_up and (yield from self._look(now))):
+                    answer = yield from self._waited(is_over=is_over)
+                    break
         except ServerUnavailable as error:
             log.info("a claim was sent and not answered: %s", error)
             self._unanswered, self._ahead, self._waiting = self._ahead, None, False
@@ -519,20 +553,50 @@ class Consumer:
             self._waiting = False
         if isinstance(answer, Claimed):
             self._note(self.queues, answer)
-        elif answer is None and seconds == due < cap:
-            # Something is due and the claim that follows gets it. What it wakes another consumer
-            # with must not come back to the wait that is still out.
-            yield from self.stop_waiting()
         return answer
+
+    def _waited(self, *, is_over: bool) -> Flow[str | Claimed | None]:
+        """There may be something to claim: end the wait, if its claim or a token is to be had."""
+        if self._ahead is None and not (is_over and self._minds):
+            return None
+        # What falls due the claim that follows gets. What it wakes another consumer with must not
+        # come back to a wait that is still out.
+        is_ahead = self._ahead is not None
+        answer = yield from ask(Withdraw())
+        self._waiting = False
+        return answer if is_ahead else None
+
+    def _look(self, now: float) -> Flow[bool]:
+        """Look at the queues whose time it is; whether to claim: what was `_found`."""
+        # None is due where a connection broke: then any token may be lost.
+        names = self._looks.due(now) or [queue.name for queue in self.queues]
+        found: set[str] = set()
+        self._found = None
+        try:
+            for group in self._groups:
+                queues = [queue for queue in group if queue.name in names]
+                if queues:
+                    renew_ms = self._settings["renew_ms"]
+                    look = calls.look(
+                        queues, self.name if self._channels else "", renew_ms=renew_ms
+                    )
+                    found.update((yield from ask(look)))
+        except AtomqError as error:
+            log.debug("all is claimed, as it could not be looked at: %s", error)
+            self._looks.claimed(names, now)
+            return True
+        self._looks.looked([name for name in names if name not in found], now)
+        self._found = found
+        return bool(found)
 
     def _claim_groups(
         self, limit: int, wanted: set[str] | None, claimed_by: ClaimedBy
-    ) -> Flow[tuple[list[Delivery], bool, int | None]]:
-        """One claim a group; the messages, whether there are more, and ms until one falls due."""
+    ) -> Flow[tuple[list[Delivery], bool]]:
+        """One claim a group; the messages, and whether there are more."""
         if self._unanswered is not None:
             yield from self._give_back_unanswered()
         got: list[Delivery] = []
-        more, next_ms = False, None
+        more = False
         for group in self._rotated():
             queues = [q for q in group if wanted is None or q.name in wanted]
             if not queues or len(got) >= limit or (got and self._company.stands_still()):
@@ -544,12 +608,10 @@ class Consumer:
                     raise
                 log.warning("handing over what was claimed before this: %s", error)
                 break
-            some, has_more, wait_ms = yield from self._taken(claimed, claimed_by)
+            some, has_more = yield from self._taken(claimed, claimed_by)
             got += some
             more = more or has_more
-            if wait_ms is not None:
-                next_ms = wait_ms if next_ms is None else min(next_ms, wait_ms)
-        return got, more, next_ms
+        return got, more
 
     def _may_claim(
         self, deadline: float | None, stop: Stop | None, claimed: Claimed | None
@@ -565,10 +627,8 @@ class Consumer:
             yield from ask(Sleep(STILL if left is None else min(STILL, left)))
         return True
 
-    def _taken(
-        self, claimed: Claimed, claimed_by: ClaimedBy
-    ) -> Flow[tuple[list[Delivery], bool, int | None]]:
-        """What of a claim is handed over, once the server knows it; more; ms until one is due."""
+    def _taken(self, claimed: Claimed, claimed_by: ClaimedBy) -> Flow[tuple[list[Delivery], bool]]:
+        """What of a claim is handed over, once the server knows it; whether there is more."""
         refused = claimed_by(claimed) or ()
         if claimed.drain_ms:
             self._company.drain(claimed.drain_ms / 1000)
@@ -580,10 +640,10 @@ class Consumer:
         except AtomqError as error:
             log.warning("what a process holds together is not known to the server: %s", error)
         if not refused:
-            return claimed.deliveries, bool(claimed.more), claimed.wait_ms
+            return claimed.deliveries, bool(claimed.more)
         gone = {receipt for _, receipts in refused for receipt in receipts}
         kept = [delivery for delivery in claimed.deliveries if delivery.receipt not in gone]
-        return kept, bool(claimed.more) and not gone, claimed.wait_ms
+        return kept, bool(claimed.more) and not gone
 
     def _hand_over(self) -> Flow[None]:
         """Stop waiting; what is due next is somebody else's to mind. Does not fail.
@@ -662,9 +722,14 @@ def deadline_of(timeout: Seconds | None) -> float | None:
     return None if seconds is None else time.monotonic() + seconds
 
 
+def is_set(stop: Stop | None) -> bool:
+    """Whether the consumer is to stop."""
+    return stop is not None and stop.is_set()
+
+
 def seconds_left(deadline: float | None, stop: Stop | None) -> float | None:
     """Seconds that may still be waited for a message; None: any number."""
-    if stop is not None and stop.is_set():
+    if is_set(stop):
         return 0.0
     return None if deadline is None else deadline - time.monotonic()
 

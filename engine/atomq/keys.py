@@ -44,6 +44,8 @@ class QueueKeys:
         "ids",
         "inspect",
         "layout",
+        "look",
+        "looked",
         "meta",
         "name",
         "once",
@@ -96,12 +98,14 @@ class QueueKeys:
         )
         self.calls, self.calls_old, self.ids = own + "calls", own + "calls_old", own + "ids"
         self.probe, self.watch = own + "probe", own + "watch"
+        self.looked = own + "looked"  # a channel
         self.result_prefix = own + "result."
         self.producer_prefix = own + "producer."
 
         held, later = (self.unacked, self.records), (self.delayed, self.delayed_records)
         self.claim = (*held, *later, self.dead, self.wake, self.meta, self.stats, *self.ready)
         self.inspect = self.claim
+        self.look = (self.unacked, self.delayed, self.meta, self.looked, *self.ready)
         self.publish = (
             *later,
             self.wake,

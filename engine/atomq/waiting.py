@@ -6,9 +6,11 @@ drive it alike.
 
 A wait goes on in the server when it has ended here, so that no token falls between two waits;
 `withdraw` ends it. A claim sent ahead stands behind the wait, and the server carries it out at the
-moment the wait ends: a round trip less until a message is here. Such a wait ends in the server when
-it ends here. If the connection breaks, or a driver is interrupted, the claim may have been carried
-out: `ServerUnavailable` says so, and the consumer asks for it again, under its id.
+moment the wait ends: a round trip less until a message is here. If the connection breaks, or a
+driver is interrupted, the claim may have been carried out: `ServerUnavailable` says so, and the
+consumer asks for it again, under its id.
+
+On the same connection it is heard that another consumer has looked into a queue: see `looking.py`.
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from redis import exceptions as server
 
 from atomq.calls import Call, Claimed
-from atomq.conversation import Conversation
+from atomq.conversation import PUSHED, Conversation
 from atomq.errors import AtomqError, ServerUnavailable
+from atomq.flows import Answer
+from atomq.looking import Looked
 from atomq.retrying import SERVER_ERRORS
 
 if TYPE_CHECKING:
@@ -31,9 +35,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("atomq.client")
 
 T = TypeVar("T")
-LATE = 0.1  # seconds by which the server may end a wait late
+LATE = 0.1  # seconds after which the server ends a wait that was to be ended by then
 WAIT: Final = "the answer to BLPOP"
 CLAIM: Final = "the answer to the claim behind it"
+LISTEN: Final = "the answer to SUBSCRIBE"
 
 
 @dataclass(slots=True, eq=False)
@@ -107,17 +112,22 @@ Actions = Generator[Action, Any, T]
 
 
 class Waiting:
-    """The rules. `inline`: a BLPOP blocks this whole process, so it is not left out (memory://)."""
+    """The rules. `inline`: a BLPOP blocks this whole process, so it is not left out (memory://).
 
-    def __init__(self, engine: EngineBase, *, inline: bool = False) -> None:
+    Not `listens`: a connection that waits can hear of nothing else.
+    """
+
+    def __init__(self, engine: EngineBase, *, inline: bool = False, listens: bool = True) -> None:
         self.lines: list[Line] = []
         self._engine = engine
         self._inline = inline
+        self._listens = listens and not inline
         self._names: tuple[str, ...] = ()
         self._era = engine.era
         self._ahead: Call[Claimed] | None = None
         self._token: Any = None  # what the last wait was answered
         self._claimed: Any = None  # and the claim behind it
+        self._heard: list[Looked] = []
 
     # ── what is waited for ────────────────────────────────────────────────────────────────────
 
@@ -127,19 +137,24 @@ class Waiting:
         seconds: float,
         ahead: Call[Claimed] | None = None,
         *,
-        on_time: bool = True,
-    ) -> Actions[str | Claimed | None]:
-        """The list a token came from; None after `seconds`, or if the connection broke.
+        lasts: float = 0.0,
+        channels: Sequence[str] = (),
+    ) -> Actions[Answer]:
+        """See `flows.Wait`. None also if the connection broke.
 
-        With `ahead`, see `flows.Wait`: the result of that claim. In another era of the engine
-        another server is the master, or there are other credentials: connections are made anew.
+        In another era of the engine another server is the master, or there are other credentials:
+        connections are made anew.
         """
+        if ahead is not None and ahead is self._ahead:
+            return (yield from self._go_on(seconds))
         try:
             if names != self._names or self._era != self._engine.era:
                 yield from self.close()
                 self._era = self._engine.era
                 self.lines = yield Open(names)
                 self._names = names
+                if channels and self._listens:
+                    yield from self._listen(self.lines[0], channels)
             if ahead is None or not (yield from self._may_send_ahead()):
                 return (yield from self._wait(seconds))
         except server.NoPermissionError as error:
@@ -151,7 +166,14 @@ class Waiting:
             yield from self.close()
             yield Rest(min(seconds, 0.05))  # the claim that follows meets the same trouble
             return None
-        return (yield from self._wait_ahead(self.lines[0], seconds, ahead, on_time))
+        self._ahead, self._token, self._claimed = ahead, None, None
+        try:
+            # The server's own end of the wait is for a client that is there no more: a message must
+            # not be handed to a client that died a minute ago.
+            yield from self._block(self.lines[0], max(seconds, lasts) + LATE, ahead)
+        except SERVER_ERRORS as error:
+            raise (yield from self._given_up(error, 0.05)) from error
+        return (yield from self._go_on(seconds))
 
     def withdraw(self) -> Actions[str | Claimed | None]:
         """End the wait; the list whose token it had taken after all, or None.
@@ -159,14 +181,12 @@ class Waiting:
         With a claim behind it: its result. Raises `ServerUnavailable` if that is not to be had.
         """
         if self._ahead is not None:
-            return (yield from self._end(self.lines[0] if self.lines else None))
+            return (yield from self._end())
         taken = None
         try:
             for line in self.lines:
                 if line.waits:
-                    if (yield Hear((line,), 0)) is None:
-                        yield from self._unblock(line)
-                    yield from self._answered(line)
+                    yield from self._ended(line)
                     taken = self._taken() or taken
         except (*SERVER_ERRORS, AtomqError):
             yield from self.close()
@@ -192,18 +212,6 @@ class Waiting:
             "looking for messages once a second: this user may not wait for them: %s", error
         )
 
-    # ── without a claim behind it ─────────────────────────────────────────────────────────────
-
-    def _wait(self, seconds: float) -> Actions[str | None]:
-        for line in self.lines:
-            if not line.waits:
-                yield from self._block(line, max(0.01, seconds) if self._inline else 0)
-        line = yield Hear(self.lines, None if self._inline else seconds)
-        if line is None:
-            return None
-        yield from self._answered(line)
-        return self._taken()
-
     def _block(
         self, line: Line, seconds: float, ahead: Call[Claimed] | None = None
     ) -> Actions[None]:
@@ -213,17 +221,56 @@ class Waiting:
         line.waits = True
         yield Send(line, data)
 
+    def _listen(self, line: Line, channels: Sequence[str]) -> Actions[None]:
+        yield Send(line, line.talk.subscribe("SUBSCRIBE", channels, LISTEN))
+
+    # ── what comes ────────────────────────────────────────────────────────────────────────────
+
+    def _take(self, line: Line) -> None:
+        """Take what has come on a line."""
+        for purpose, reply in line.talk:
+            if purpose is WAIT:
+                line.waits, self._token = False, reply
+            elif purpose is CLAIM:
+                self._claimed = reply
+            elif purpose is PUSHED and reply[0] == b"message":
+                self._heard.append(Looked(reply[1].decode(), reply[2].decode()))
+            elif purpose is LISTEN and isinstance(reply, Exception):
+                log.debug("not heard is who looked: %s", reply)
+
     def _answered(self, line: Line) -> Actions[None]:
-        """Take the answers that are under way on a line. Something of them has come."""
-        while True:
-            for purpose, reply in line.talk:
-                if purpose is WAIT:
-                    line.waits, self._token = False, reply
-                elif purpose is CLAIM:
-                    self._claimed = reply
-            if not line.talk.under_way:
-                return
+        """Take the answers that are under way on a line, on which no wait is any more."""
+        self._take(line)
+        while line.talk.under_way:
             yield Hear((line,), None)
+            self._take(line)
+
+    def _ended(self, line: Line) -> Actions[None]:
+        """End the wait on a line, if it is under way, and take the answers."""
+        if line.waits and (yield Hear((line,), 0)) is not None:
+            self._take(line)
+        if line.waits:
+            yield from self._unblock(line)
+        yield from self._answered(line)
+
+    def _looks(self) -> Sequence[Looked]:
+        heard, self._heard = self._heard, []
+        return heard
+
+    # ── without a claim behind it ─────────────────────────────────────────────────────────────
+
+    def _wait(self, seconds: float) -> Actions[str | Sequence[Looked] | None]:
+        for line in self.lines:
+            if not line.waits:
+                yield from self._block(line, max(0.01, seconds) if self._inline else 0)
+        line = yield Hear(self.lines, None if self._inline else seconds)
+        if line is None:
+            return None
+        self._take(line)
+        if line.waits and not self._inline:
+            return self._looks()
+        yield from self._answered(line)
+        return self._taken()
 
     def _taken(self) -> str | None:
         token, self._token = self._token, None
@@ -246,31 +293,29 @@ class Waiting:
                 engine.may_unblock = False
         return engine.may_unblock
 
-    def _wait_ahead(
-        self, line: Line, seconds: float, ahead: Call[Claimed], on_time: bool
-    ) -> Actions[str | Claimed | None]:
-        self._ahead, self._token, self._claimed = ahead, None, None
+    def _go_on(self, seconds: float) -> Actions[Answer]:
+        """Wait on; the result of the claim if the wait has ended in the server."""
         try:
-            # The server's own end of the wait is late. A wait that has to end on time is ended by
-            # CLIENT UNBLOCK, and the server's end is for a client that is there no more: a message
-            # must not be handed to a client that died a minute ago.
-            own_end = seconds + LATE if on_time else max(0.01, seconds - LATE)
-            yield from self._block(line, own_end, ahead)
-            heard = yield Hear((line,), seconds if on_time else seconds + LATE)
+            if not self.lines or self._era != self._engine.era:
+                raise server.ConnectionError("it was sent over a connection of before")
+            line = self.lines[0]
+            if (yield Hear((line,), seconds)) is None:
+                return None
+            self._take(line)
         except SERVER_ERRORS as error:
             raise (yield from self._given_up(error, 0.05)) from error
-        return (yield from self._end(line, is_heard=heard is not None))
+        if line.waits:
+            return self._looks()
+        return (yield from self._end())
 
-    def _end(self, line: Line | None, *, is_heard: bool = False) -> Actions[str | Claimed | None]:
+    def _end(self) -> Actions[str | Claimed | None]:
         """The result of the claim behind a wait, which ends now."""
         ahead = self._ahead
         assert ahead is not None
         try:
-            if line is None:
+            if not self.lines:
                 raise server.ConnectionError("it was sent, and its connection was closed")
-            if not is_heard and line.waits and (yield Hear((line,), 0)) is None:
-                yield from self._unblock(line)
-            yield from self._answered(line)
+            yield from self._ended(self.lines[0])
         except (*SERVER_ERRORS, AtomqError) as error:
             raise (yield from self._given_up(error, 0.0)) from error
         self._ahead = None

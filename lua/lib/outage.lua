@@ -16,6 +16,17 @@ local function set(changes, name, value)
   changes[#changes + 1], changes[#changes + 2] = name, string.format("%.0f", value)
 end
 
+-- Need a look that finds nothing write nothing either? `seen` may be older then than a claim leaves it, by a quarter of
+-- the shortest period that is in use: so no gap is taken for an outage that is none.
+function M.is_noted(seen, grace, longest, renewals, renew, now)
+  local short, before = string.match(renewals or "", "^(%d+) (%d+) ")
+  if not short or (tonumber(grace) or 0) > now or renew < tonumber(short) or renew > (tonumber(longest) or 0) then
+    return false
+  end
+  local since = now - (tonumber(seen) or 0)
+  return since >= 0 and since <= math.max(M.RESOLUTION, math.min(short, before) / 4)
+end
+
 -- Fields of `meta` as read: seen, grace, renew, renewals, had_grace. Adds what is to be written to `changes`. Answers
 -- before when a lease must have ended to be taken; the longest period; whether the clock was set back. In the last
 -- case `seen` stays: that is for `heal`.

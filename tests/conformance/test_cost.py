@@ -6,11 +6,14 @@ lowers it here, so that it stays.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import time
 from collections.abc import Callable
 
 import pytest
 
-from atomq import Queue
+from atomq import AsyncEngine, AsyncQueue, Queue
 from benchmarks.meter import Meter
 from tests.servers import Server
 
@@ -81,3 +84,43 @@ def test_a_message_costs_no_more_than_it_did(
     assert spent.commands / COUNT <= commands
     assert spent.round_trips / COUNT <= round_trips
     assert spent.bytes / COUNT <= size
+
+
+async def consume_nothing(url: str, names: list[str], seconds: float, meter: Meter) -> float:
+    """Commands a second while a consumer of each of these queues waits."""
+
+    async def wait(queue: AsyncQueue) -> None:
+        async for _ in queue.consume():
+            raise AssertionError
+
+    async with AsyncEngine(url) as engine:
+        tasks = [asyncio.create_task(wait(AsyncQueue(name, engine))) for name in names]
+        await asyncio.sleep(1.5)  # by then one of each queue is known to look
+        begin, began = meter.read(), time.monotonic()
+        await asyncio.sleep(seconds)
+        spent = meter.spent(begin).commands / (time.monotonic() - began)
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+    return spent
+
+
+@pytest.mark.alone
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["redis-6.2", "valkey-9"], indirect=True)
+@pytest.mark.parametrize(
+    ("queues", "consumers", "most"), [(1, 1, 10), (1, 10, 14), (50, 1, 350)], ids=str
+)
+def test_idle_consumers_ask_little(
+    server: Server, queues: int, consumers: int, most: float
+) -> None:
+    """Of one queue as many as there are cost little more than one: one of them looks."""
+    names = [f"q{n}" for n in range(queues)] * consumers
+    meter, found = Meter(server.client()), []
+    for _ in range(4):  # where a busy machine lets a consumer be late, another one looks too
+        found.append(asyncio.run(consume_nothing(server.url, names, 2.5, meter)))
+        if found[-1] <= most:
+            return
+    raise AssertionError(found)

@@ -148,7 +148,7 @@ def test_delayed_messages_come_in_time_whoever_waits(server: Server) -> None:
 
 @pytest.mark.parametrize("engine", ["sync", "asyncio"])
 def test_whoever_waits_idles(server: Server, engine: str) -> None:
-    """A wait, which the server's own timer ends, and the claim behind it: no CLIENT UNBLOCK."""
+    """One of them looks, and the others wait: not even a command a second."""
     db = server.client()
 
     async def rate() -> float:
@@ -162,14 +162,14 @@ def test_whoever_waits_idles(server: Server, engine: str) -> None:
             return await rate()
 
     if engine == "asyncio":
-        assert asyncio.run(main()) < 2.8
+        assert asyncio.run(main()) < 0.8
         return
     with Engine(server.url) as shared, ThreadPoolExecutor(16) as pool:
         stop = threading.Event()
         receivers = [Receiver([Queue("q", shared)]) for _ in range(16)]
         done = [pool.submit(one.receive, 1, 20, stop=stop) for one in receivers]
         try:
-            assert asyncio.run(rate()) < 2.8
+            assert asyncio.run(rate()) < 0.8
         finally:
             stop.set()
             for each, receiver in zip(done, receivers, strict=True):
@@ -291,7 +291,8 @@ def test_waiters_cut_off_at_any_point_lose_nothing(server: Server) -> None:
                 for n in range(60):
                     await asyncio.to_thread(queue.put, n, delay=0.02 * (n % 3))
                     if n % 4 == 0:
-                        admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                        for kind in ("normal", "pubsub"):  # those that wait listen too
+                            admin.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
                     await asyncio.sleep(0.005)
             await until(lambda: len(got) >= 60, 5)
 

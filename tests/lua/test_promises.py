@@ -79,6 +79,8 @@ UNTOUCHED: dict[str, Callable[[QueueKeys], Sequence[str]]] = {
         keys.producer(""),
         *(key for step, key in enumerate(keys.ready, 1) if step != 2),
     ),
+    # Where something is ready it looks no further.
+    "look": lambda keys: (keys.unacked, keys.delayed, keys.looked, *keys.ready),
 }
 
 

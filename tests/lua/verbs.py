@@ -102,6 +102,7 @@ VERBS: dict[str, Callable[[World], Call[Any]]] = {
     "attend no more": lambda w: calls.attend(w.q.keys, "one"),
     "restore_foreign": _restore_foreign,
     "inspect": lambda w: calls.inspect(w.q.keys),
+    "look": lambda w: calls.look([w.q.keys], "one", renew_ms=20_000),
     "peek ready": lambda w: calls.peek(w.q.keys, "ready"),
     "peek dead": lambda w: calls.peek(w.q.keys, "dead"),
     "peek unacked": lambda w: calls.peek(w.q.keys, "unacked"),
@@ -109,8 +110,8 @@ VERBS: dict[str, Callable[[World], Call[Any]]] = {
     "peek some": lambda w: calls.peek(w.q.keys, "delayed", ids=[f"{w.q.name}-due", "nobody"]),
     "probe": lambda w: calls.probe(w.q.keys),
 }
-READING = {"inspect", "peek", "probe"}
 GROWING = {"publish", "redrive", "reply"}  # refused at full memory; all others go on
+READING = {"inspect", "look", "peek", "probe"}
 
 # How often each repeated key and argument of these calls is there: `* item`, `* queue`, …
 SIZES: dict[str, dict[str, int]] = {
@@ -132,6 +133,7 @@ SIZES: dict[str, dict[str, int]] = {
         "message of result": 0,
     },
     "claim": {"step": 4, "queue": 1, "members of acks": 1},
+    "look": {"step": 4, "queue": 1},
     "cancel": {"item": 2},
     "extend": {"item": 3},
     "ack": {"item": 2},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from redis import exceptions as server
 
 from atomq import waiting
 from atomq.errors import ServerUnavailable
+from atomq.looking import Looked
 from atomq.waiting import Actions, Line, Waiting
 
 KEY = "wake"
@@ -42,7 +44,10 @@ class Far:
     def go_on(self) -> None:
         while self.said and not self.blocked:
             name, *words = self.said.pop(0)
-            if name == b"EVALSHA":
+            if name == b"SUBSCRIBE":
+                assert self.waited == "", "before anything is waited for"
+                self.out += b">3\r\n$9\r\nsubscribe\r\n$6\r\nlooked\r\n:1\r\n"
+            elif name == b"EVALSHA":
                 self.claims.append(words[0].decode())
                 self.out += b"*1\r\n$%d\r\n%s\r\n" % (len(words[0]), words[0])
             elif self.refuses:
@@ -51,6 +56,10 @@ class Far:
                 assert name == b"BLPOP"
                 assert words[0] == KEY.encode()
                 self.blocked, self.waited = True, words[-1].decode()
+
+    def tell(self) -> None:
+        """Another consumer has looked."""
+        self.out += b">3\r\n$7\r\nmessage\r\n$6\r\nlooked\r\n$5\r\nother\r\n"
 
     def end_wait(self, *, token: bool) -> None:
         if self.blocked:
@@ -127,6 +136,8 @@ class Stage:
         if move.startswith("cut"):
             self.far.end_wait(token=move == "cut later")  # the token, and the claim, are its last
             raise server.ConnectionError("cut")
+        if move == "told":
+            self.far.tell()
         if move in ("token", "end"):
             self.far.end_wait(token=move == "token")
         if not self.far.out:
@@ -144,9 +155,9 @@ def claim(name: str) -> Any:
 
 
 moves = st.sampled_from(
-    ["", "", "token", "end", "part", "cut", "cut later", "interrupt", "refuse", "part"]
+    ["", "", "told", "token", "end", "part", "cut", "cut later", "interrupt", "refuse", "part"]
 )
-actions = st.sampled_from(["ahead", "ahead", "late", "plain", "withdraw", "era"])
+actions = st.sampled_from(["ahead", "ahead", "go on", "plain", "withdraw", "era"])
 
 
 class Consumer:
@@ -154,20 +165,22 @@ class Consumer:
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
-        self.under_way: str | None = None  # the claim that was sent ahead, as far as it knows
+        self.under_way: Any = None  # the claim that was sent ahead, as far as it knows
         self.known: list[str] = []  # claims whose result came, or that it asks for again
         self.tokens = 0
 
-    def run(self, actions: Actions[Any]) -> None:
+    def run(self, actions: Actions[Any], *, waits: bool = False) -> None:
         try:
             answer = self.stage.run(actions)
         except KeyboardInterrupt:
             return
         except ServerUnavailable:
             assert self.under_way is not None, "only of a claim"
-            self.known.append(self.under_way)
+            self.known.append(self.under_way.command()[1])
             assert self.stage.waiting.lines == []
         else:
+            if waits and (not answer or isinstance(answer[0], Looked)):
+                return  # the wait goes on, with the claim behind it
             if isinstance(answer, list):
                 self.known.append(answer[0].decode())
             elif answer is not None:
@@ -178,14 +191,18 @@ class Consumer:
     def do(self, action: str, name: str) -> None:
         if action == "era":
             self.stage.engine.era += 1
-        elif action == "withdraw" or self.under_way is not None:
+        elif action == "withdraw":
             self.run(self.stage.waiting.withdraw())
+        elif self.under_way is not None:
+            self.wait(self.under_way)
         elif action == "plain":
-            self.run(self.stage.waiting.wait((KEY,), 0.5))
-        else:
-            self.under_way = name
-            late = action == "late"
-            self.run(self.stage.waiting.wait((KEY,), 0.5, claim(name), on_time=not late))
+            self.wait(None)
+        elif action == "ahead":
+            self.under_way = claim(name)
+            self.wait(self.under_way)
+
+    def wait(self, ahead: Any) -> None:
+        self.run(self.stage.waiting.wait((KEY,), 0.5, ahead, channels=("looked",)), waits=True)
 
 
 @given(st.lists(moves, max_size=30), st.lists(actions, min_size=1, max_size=6))
@@ -207,8 +224,8 @@ def test_no_claim_and_no_token_is_forgotten(said: list[str], done: list[str]) ->
 
 
 @given(
-    st.lists(st.sampled_from(["", "token", "end", "part", "interrupt"]), max_size=30),
-    st.lists(st.sampled_from(["ahead", "late", "plain", "withdraw"]), min_size=1, max_size=6),
+    st.lists(st.sampled_from(["", "told", "token", "end", "part", "interrupt"]), max_size=30),
+    st.lists(st.sampled_from(["ahead", "go on", "plain", "withdraw"]), min_size=1, max_size=6),
 )
 def test_while_nothing_breaks_one_connection_is_enough(said: list[str], done: list[str]) -> None:
     stage = Stage(iter(said))
@@ -249,7 +266,8 @@ def test_what_a_replica_refuses_is_asked_of_another_connection() -> None:
     stage = refusing("UNBLOCKED force unblock, instance state changed (master -> replica?)")
     assert stage.run(stage.waiting.wait((KEY,), 0.5, claim("c"))) == [b"c"]
     assert stage.waiting.lines == []
-    assert stage.run(stage.waiting.wait((KEY,), 0.5, claim("d"))) == [b"d"]
+    assert stage.run(stage.waiting.wait((KEY,), 0.5, claim("d"))) is None
+    assert stage.run(stage.waiting.withdraw()) == [b"d"]
     assert len(stage.opened) == 2
 
 
@@ -280,11 +298,33 @@ def test_in_one_process_with_its_server_a_wait_is_never_left_out() -> None:
     assert not stage.far.blocked
 
 
-@pytest.mark.parametrize(("on_time", "own_end"), [(True, "0.600"), (False, "0.400")])
-def test_the_servers_own_timer_ends_a_wait_that_need_not_end_on_time(
-    on_time: bool, own_end: str
-) -> None:
-    stage = Stage(iter(["", "", "end"]))
-    assert stage.run(stage.waiting.wait((KEY,), 0.5, claim("c"), on_time=on_time)) == [b"c"]
-    assert stage.far.waited == own_end
+def test_the_server_ends_a_wait_of_a_client_that_is_there_no_more() -> None:
+    stage = Stage(iter(["", "", "", "", "end"]))
+    ahead = claim("c")
+    assert stage.run(stage.waiting.wait((KEY,), 0.5, ahead, lasts=8)) is None
+    assert stage.far.waited == "8.100"
+    assert stage.run(stage.waiting.wait((KEY,), 0.5, ahead, lasts=8)) is None, "it goes on"
+    assert stage.run(stage.waiting.wait((KEY,), 0.5, ahead, lasts=8)) == [b"c"]
     assert stage.unblocked == 1, "only to find out whether it may"
+
+
+@pytest.mark.parametrize("ahead", [None, claim("c")])
+def test_what_is_heard_meanwhile_is_the_answer_and_the_wait_goes_on(ahead: Any) -> None:
+    stage = Stage(iter(()))
+    wait = partial(stage.waiting.wait, (KEY,), 0.5, ahead, channels=("looked",))
+    assert stage.run(wait()) == [], "the subscription"
+    stage.moves = iter(["told"])
+    assert stage.run(wait()) == [Looked("looked", "other")]
+    assert stage.far.blocked
+    stage.moves = iter(["token"])
+    assert stage.run(wait()) == ([b"c"] if ahead else KEY)
+
+
+def test_a_wait_goes_on_over_no_connection_of_before() -> None:
+    stage = Stage(iter(()))
+    ahead = claim("c")
+    assert stage.run(stage.waiting.wait((KEY,), 0.5, ahead)) is None
+    stage.engine.era += 1
+    with pytest.raises(ServerUnavailable):
+        stage.run(stage.waiting.wait((KEY,), 0.5, ahead))
+    assert stage.closed

@@ -144,7 +144,7 @@ def _of_library(role: Role, queues: list[QueueKeys]) -> Iterator[str]:
     if role in (Role.PRODUCER, Role.WORKER):
         yield from ("+get", "+subscribe", "+unsubscribe")  # a result is waited for
     if role is Role.WORKER:
-        yield from ("+blpop", "+client|unblock")
+        yield from ("+blpop", "+client|unblock", "+exists")
 
 
 def _of_celery(
