@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from atomq.client import Engine
     from atomq.errors import (
         AtomqError,
+        DurabilityUnavailable,
         EmbeddedServerError,
         InvalidAddress,
         InvalidArgument,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         InvalidOptions,
         LeaseLost,
         MessageFailed,
+        NotDurable,
         PermissionDenied,
         QueueInUse,
         ResultTimeout,
@@ -52,9 +54,9 @@ _HOMES = {
     "atomq.calls": "Counts Peeked QueueState Verdict",
     "atomq.client": "Engine",
     "atomq.errors": (
-        "AtomqError EmbeddedServerError InvalidAddress InvalidArgument InvalidMessage "
-        "InvalidOptions LeaseLost MessageFailed PermissionDenied QueueInUse ResultTimeout "
-        "ScriptFault ScriptsNotLoaded ServerError ServerFull ServerTooOld "
+        "AtomqError DurabilityUnavailable EmbeddedServerError InvalidAddress InvalidArgument "
+        "InvalidMessage InvalidOptions LeaseLost MessageFailed NotDurable PermissionDenied "
+        "QueueInUse ResultTimeout ScriptFault ScriptsNotLoaded ServerError ServerFull ServerTooOld "
         "ServerUnavailable WrongType"
     ),
     "atomq.message": "BYTES JSON Serializer",
@@ -93,6 +95,7 @@ __all__ = [
     "AsyncSent",
     "AtomqError",
     "Counts",
+    "DurabilityUnavailable",
     "EmbeddedServerError",
     "Engine",
     "InvalidAddress",
@@ -103,6 +106,7 @@ __all__ = [
     "LeaseLost",
     "Message",
     "MessageFailed",
+    "NotDurable",
     "Options",
     "Peeked",
     "PermissionDenied",

@@ -17,7 +17,8 @@ from atomq.address import Address
 from atomq.calls import Call, Claimed
 from atomq.client import EngineBase
 from atomq.conversation import PUSHED, Conversation
-from atomq.errors import AtomqError, InvalidArgument, ServerUnavailable
+from atomq.durability import Durability
+from atomq.errors import AtomqError, InvalidArgument, NotDurable, ServerUnavailable
 from atomq.flows import Answer, Flow, Get, Listen, Rest, Sleep, Wait, Withdraw
 from atomq.options import Options
 from atomq.outage import PATIENCE, Outage, outage_of
@@ -134,7 +135,13 @@ class AsyncEngine(EngineBase):
         self._enter_loop()
         retry = self.retry if self.verified else await self._verify(calls[0])
         outage = self._pool.outage(calls[0])
-        return await self._drive(retrying.calling(calls, retry, single=False), outage)
+        for call in calls:
+            if call.durability is not None:
+                retry = await self._verify_durable(call, call.durability, retry)
+        results = await self._drive(retrying.calling(calls, retry, single=False), outage)
+        for call, result in zip(calls, results, strict=True):
+            self._not_confirmed(call, self._pool.outage(call), result)
+        return results
 
     async def settle(self, work: Flow[T], say: Callable[[Flow[T]], Coroutine[Any, Any, R]]) -> R:
         """What `say` answers, which runs the flow it is given and notes the answer.
@@ -210,6 +217,8 @@ class AsyncEngine(EngineBase):
         """A call that is answered at once, as nearly all are, takes no detour."""
         self._enter_loop()
         retry = self.retry if self.verified else await self._verify(call)
+        if call.durability is not None:
+            return await self._run_durable(call, call.durability, retry)
         answer: Any
         try:
             answer = await self._pool.one(call)
@@ -225,6 +234,26 @@ class AsyncEngine(EngineBase):
             return result
         finally:
             answer = None
+
+    async def _run_durable(self, call: Call[T], durability: Durability, retry: Retry) -> T:
+        """A call that is answered once it is confirmed."""
+        retry = await self._verify_durable(call, durability, retry)
+        outage = self._pool.outage(call)
+        try:
+            result: T = (await self._drive(retrying.calling((call,), retry), outage))[0]
+        except NotDurable as error:
+            self._not_confirmed(call, outage, error)
+            raise
+        return result
+
+    async def _verify_durable(self, call: Call[Any], durability: Durability, retry: Retry) -> Retry:
+        """Find out whether the server confirms what is written, before anything is published."""
+        outage = self._pool.outage(call)
+        if (durability, outage) not in self.confirming:
+            longer = self.retry.longer(durability.seconds)
+            await self._drive(retrying.probing(call, longer, durability), outage)
+            self.confirming.add((durability, outage))
+        return retry.longer(durability.seconds)
 
     async def _verify(self, call: Call[Any]) -> Retry:
         """Find out whether this user may run what the scripts run; the patience that is left.
@@ -255,6 +284,7 @@ class AsyncEngine(EngineBase):
     def _verified(self, done: asyncio.Future[Any]) -> None:
         self._verifying = None
         self.verified = not done.cancelled() and done.exception() is None
+        self.confirming.clear()
 
     async def _drive(
         self, actions: retrying.Actions, outage: Outage, first: Any = None

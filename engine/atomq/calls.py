@@ -19,6 +19,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from atomq import arguments, scripts
 from atomq.arguments import LARGEST
+from atomq.durability import Durability
 from atomq.errors import InvalidArgument, InvalidMessage
 from atomq.keys import QueueKeys
 from atomq.message import JSON, CallId, Delivery, Envelope, Serializer
@@ -40,10 +41,21 @@ class Call(Generic[T_co]):
     """One script call: what to send, and how to read the answer.
 
     `repeated` tells that an earlier, equal call may have been carried out without an answer, and
-    `large` that its answer may be large: small calls do not wait behind it.
+    `large` that its answer may be large: small calls do not wait behind it. `durability` is what
+    has to be confirmed before it is answered; such a call writes, also when it is repeated.
     """
 
-    __slots__ = ("_attempt_at", "args", "keys", "large", "parse", "queue", "repeated", "script")
+    __slots__ = (
+        "_attempt_at",
+        "args",
+        "durability",
+        "keys",
+        "large",
+        "parse",
+        "queue",
+        "repeated",
+        "script",
+    )
 
     def __init__(
         self,
@@ -56,6 +68,7 @@ class Call(Generic[T_co]):
         attempt_at: int | None = None,
         repeated: bool = False,
         large: bool = False,
+        durability: Durability | None = None,
     ) -> None:
         self.script = script
         self.queue = queue
@@ -64,6 +77,7 @@ class Call(Generic[T_co]):
         self.parse = parse
         self.repeated = repeated
         self.large = large
+        self.durability = durability
         self._attempt_at = attempt_at
 
     def command(self) -> tuple[Any, ...]:
@@ -85,6 +99,7 @@ class Call(Generic[T_co]):
             attempt_at=self._attempt_at,
             repeated=True,
             large=self.large,
+            durability=self.durability,
         )
 
     def __repr__(self) -> str:
@@ -243,12 +258,16 @@ def publish(
     call_id: CallId | None = None,
     window_ms: int = CALL_WINDOW_MS,
     dedup_window_ms: int = 600_000,
+    durability: Durability | None = None,
 ) -> Call[Published]:
     """Put 1 to 1,000 messages into a queue: all of them or, when the server is full, none.
 
     The call's id is known for `window_ms` at least; the ids of messages that say `dedup` for
-    `dedup_window_ms`, and what was the result of an older one is forgotten.
+    `dedup_window_ms`, and what was the result of an older one is forgotten. `durability` needs a
+    `call_id`: a call without one may write nothing, and would be confirmed at once.
     """
+    if durability is not None and call_id is None:
+        raise InvalidArgument("durability needs a call_id")
     # Given up after half of the window at the latest, it may be said again for a whole one.
     args: list[Any] = [call_id.number if call_id is not None else 0, 2 * window_ms]
     results: list[str] = []
@@ -276,7 +295,8 @@ def publish(
     names = producer, *keys.publish
     if results:
         names = (*names, *keys.once, *results)
-    return Call(_PUBLISH, keys, names, args, partial(_published, call_id))
+    parse = partial(_published, call_id)
+    return Call(_PUBLISH, keys, names, args, parse, durability=durability)
 
 
 def _settings(group: Any, count: int, id_ms: int) -> str:
@@ -1094,6 +1114,11 @@ def restore_foreign(
 _PROBE = scripts.declared("probe", keys=("probe",), argv=())
 
 
-def probe(keys: QueueKeys) -> Call[dict[str, str]]:
-    """The commands inside the scripts that this user may not run, with the server's words."""
-    return Call(_PROBE, keys, (keys.probe,), (), lambda reply, _: _pairs(reply))
+def probe(keys: QueueKeys, durability: Durability | None = None) -> Call[dict[str, str]]:
+    """The commands inside the scripts that this user may not run, with the server's words.
+
+    It writes a scratch key, so that a `durability` can be tried on it.
+    """
+    return Call(
+        _PROBE, keys, (keys.probe,), (), lambda reply, _: _pairs(reply), durability=durability
+    )

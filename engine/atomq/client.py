@@ -24,13 +24,16 @@ from atomq import arguments, connect, fork, retrying, waiting, wires
 from atomq.address import Address
 from atomq.calls import Call, Claimed
 from atomq.conversation import PUSHED, Conversation, packed
+from atomq.durability import Durability
 from atomq.errors import (
     AtomqError,
     InvalidArgument,
+    NotDurable,
     ScriptsNotLoaded,
     ServerTooOld,
     ServerUnavailable,
 )
+from atomq.flight import Flight
 from atomq.flows import Answer, Flow, Get, Listen, Sleep, Wait, Withdraw
 from atomq.keys import Layout, QueueKeys
 from atomq.message import Producers
@@ -44,6 +47,7 @@ from atomq.retrying import (
     Send,
     bare,
     connecting,
+    leads_astray,
     not_reached,
     translated,
 )
@@ -53,6 +57,7 @@ from atomq.waiting import Actions, Line, Waiting
 
 log = logging.getLogger("atomq.client")
 
+LOOK = 0.25  # seconds between two looks, during a WAIT, whether there is another master
 FRESH = 0.5  # seconds for which a connection that was used is not looked at before it is used again
 
 T = TypeVar("T")
@@ -80,6 +85,8 @@ class EngineBase:
         """What has to be done before the connections are closed."""
         self.producers = Producers()
         """Those of all that publish by this engine."""
+        self.confirming: set[tuple[Durability, Outage]] = set()
+        """What a server was seen to confirm, since this user's rights were verified."""
         self._keys: dict[str, QueueKeys] = {}
         fork.renew(self)
 
@@ -104,9 +111,33 @@ class EngineBase:
             )
         return found
 
+    def durability(self, name: str | None = None) -> Durability | None:
+        """What has to be confirmed of a publish; None: nothing. By default what the options say.
+
+        Raises `InvalidArgument` for what is no durability, and what this address never has.
+        """
+        options = self.options
+        found = Durability.of(
+            options.durability if name is None else name, options.durability_timeout
+        )
+        if found is not None and self.address.kind == "cluster":
+            raise InvalidArgument(f"durability={found.name!r}: not on a cluster yet")
+        if found is not None and self.address.kind == "memory":
+            raise InvalidArgument(f"durability={found.name!r}: memory:// keeps nothing")
+        if found is not None and found.replicas and self.address.kind == "embedded":
+            raise InvalidArgument(
+                f"durability={found.name!r}: the embedded server has no replicas, it has 'fsync'"
+            )
+        return found
+
     def forked(self) -> None:
         """Begin anew in a child process: connections belong to the parent."""
         self.verified = False
+
+    def _not_confirmed(self, call: Call[Any], outage: Outage, result: object) -> None:
+        """If so, the next publish asks first whether the server confirms anything."""
+        if call.durability is not None and isinstance(result, NotDurable):
+            self.confirming.discard((call.durability, outage))
 
     def _gave_up(self, error: ServerUnavailable, outage: Outage) -> None:
         """The server is away, or takes no writes: the next call looks at it anew."""
@@ -196,7 +227,13 @@ class Engine(EngineBase):
             return []
         retry = self.retry if self.verified else self._verify(calls[0])
         outage = self._pool.outage(calls[0])
-        return self._drive(retrying.calling(calls, retry, single=False), outage)
+        for call in calls:
+            if call.durability is not None:
+                retry = self._verify_durable(call, call.durability, retry)
+        results = self._drive(retrying.calling(calls, retry, single=False), outage)
+        for call, result in zip(calls, results, strict=True):
+            self._not_confirmed(call, self._pool.outage(call), result)
+        return results
 
     def command(self, *args: Any, patient: bool = False) -> Any:
         """Any command, as the server answers it. Raises our exceptions.
@@ -263,6 +300,8 @@ class Engine(EngineBase):
 
     def _run_one(self, call: Call[T]) -> T:
         retry = self.retry if self.verified else self._verify(call)
+        if call.durability is not None:
+            return self._run_durable(call, call.durability, retry)
         answer: Any
         try:
             answer = self._pool.one(call)
@@ -278,6 +317,25 @@ class Engine(EngineBase):
             return result
         finally:
             answer = None
+
+    def _run_durable(self, call: Call[T], durability: Durability, retry: Retry) -> T:
+        """A call that is answered once it is confirmed."""
+        retry, outage = self._verify_durable(call, durability, retry), self._pool.outage(call)
+        try:
+            result: T = self._drive(retrying.calling((call,), retry), outage)[0]
+        except NotDurable as error:
+            self._not_confirmed(call, outage, error)
+            raise
+        return result
+
+    def _verify_durable(self, call: Call[Any], durability: Durability, retry: Retry) -> Retry:
+        """Find out whether the server confirms what is written, before anything is published."""
+        outage = self._pool.outage(call)
+        if (durability, outage) not in self.confirming:
+            longer = self.retry.longer(durability.seconds)
+            self._drive(retrying.probing(call, longer, durability), outage)
+            self.confirming.add((durability, outage))
+        return retry.longer(durability.seconds)
 
     def _verify(self, call: Call[Any]) -> Retry:
         """Find out whether this user may run what the scripts run; the patience that is left.
@@ -313,6 +371,7 @@ class Engine(EngineBase):
                 raise
             else:
                 self.verified = True
+                self.confirming.clear()
                 mine.set_result(None)
                 return self.retry.after(time.monotonic() - began)
             finally:
@@ -485,9 +544,8 @@ class _Pool:
 
     def send(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> list[Any]:
         """The same for several in one go; before them, SCRIPT LOAD of the scripts of `loads`."""
-        data = [packed(("SCRIPT", "LOAD", each.script.text)) for each in loads]
-        data += [packed(call.command()) for call in calls]
-        return self._over_a_line(data)
+        flight = Flight(calls, loads)
+        return flight.replies(self._over_a_line(flight.data, patience=flight.patience))
 
     def outage(self, _call: Call[Any]) -> Outage:
         return self._engine.outage
@@ -552,21 +610,30 @@ class _Pool:
             line.wire.close()
         return _Line(wires.taken(self.fresh()))
 
-    def _over_a_line(self, data: Sequence[bytes], *, looked_at: bool = False) -> list[Any]:
-        """Over one that idles, or a new one. `looked_at`: what is sent is not sent again."""
-        if self._places is None:
-            return self._over(data, looked_at=looked_at)
-        with self._places:
-            return self._over(data, looked_at=looked_at)
+    def _over_a_line(
+        self, data: Sequence[bytes], *, looked_at: bool = False, patience: float = 0.0
+    ) -> list[Any]:
+        """Over one that idles, or a new one. `looked_at`: what is sent is not sent again.
 
-    def _over(self, data: Sequence[bytes], *, looked_at: bool) -> list[Any]:
-        era = self._engine.era
+        The answer may take `patience` seconds more than others may.
+        """
+        if self._places is None:
+            return self._over(data, looked_at=looked_at, patience=patience)
+        with self._places:
+            return self._over(data, looked_at=looked_at, patience=patience)
+
+    def _over(self, data: Sequence[bytes], *, looked_at: bool, patience: float) -> list[Any]:
+        era, moves = self._engine.era, self._engine.moves
         try:
             line = self._take(looked_at=looked_at)
         except SERVER_ERRORS as error:
             raise connecting(error) from error
         try:
-            replies = _converse(line, data)
+            if patience:
+                until = time.monotonic() + patience
+                replies = _converse(line, data, partial(self._wait, line, until, moves))
+            else:
+                replies = _converse(line, data)
         except SERVER_ERRORS:
             line.wire.close()
             self.close()  # what idles beside it is most likely dead too
@@ -575,7 +642,7 @@ class _Pool:
         except BaseException:
             line.wire.close()  # interrupted: an answer may be on its way
             raise
-        if era != self._engine.era or any(isinstance(reply, ASTRAY) for reply in replies):
+        if era != self._engine.era or any(map(leads_astray, replies)):
             line.wire.close()
             self.close()
             self._engine.verified = False
@@ -584,9 +651,13 @@ class _Pool:
             self._idle.append(line)
         return replies
 
-
-# A replica now, or about to end the connection: a new one may lead to the primary.
-ASTRAY = (server.ReadOnlyError, server.ConnectionError)
+    def _wait(self, line: _Line, until: float, moves: int) -> None:
+        """Wait for an answer that may take its time, but not once there is another master."""
+        while not line.wire.readable(max(0.0, min(LOOK, until - time.monotonic()))):
+            if self._engine.moves != moves:
+                raise server.ConnectionError("another server has become the master")
+            if time.monotonic() >= until:
+                return
 
 
 def _hung_up(line: _Line) -> bool:
@@ -594,12 +665,19 @@ def _hung_up(line: _Line) -> bool:
     return line.wire.readable(0)
 
 
-def _converse(line: _Line, data: Sequence[bytes]) -> list[Any]:
-    """Send commands and wait for the replies: server errors are among them, not raised."""
+def _converse(
+    line: _Line, data: Sequence[bytes], wait: Callable[[], None] | None = None
+) -> list[Any]:
+    """Send commands and wait for the replies: server errors are among them, not raised.
+
+    `wait` is called before each read.
+    """
     talk, wire = line.talk, line.wire
     replies: list[Any] = []
     wire.send(b"".join([talk.say(command, data) for command in data]))
     while True:
+        if wait is not None:
+            wait()
         for asked, reply in talk.feed(wire.receive()):
             if asked is data:
                 replies.append(reply)

@@ -77,6 +77,30 @@ class ScriptFault(ServerError):
     """A script failed in a way it should not. The message names file and line under `lua/`."""
 
 
+class DurabilityUnavailable(ServerError):
+    """The server cannot confirm what `durability` asks for. Nothing was published."""
+
+
+class NotDurable(AtomqError):
+    """The message is in the queue, and what `durability` asks for was not confirmed in time.
+
+    Consumers are handed it, and it may become durable yet. Put again under an `id` of your own it
+    is not doubled, and the answer is about the first one. Kombu and Celery do not try it again.
+    """
+
+    def __init__(self, text: str, confirmed: int, asked: int) -> None:
+        super().__init__(text)
+        self.confirmed = confirmed
+        """How many replicas have it, or 0 for the server's disk."""
+        self.asked = asked
+        """How many were to have it; 1 for the server's disk."""
+        self.ids: list[str] = []
+        """Ids of the messages that are in the queue, in the order in which they were given."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.confirmed, self.asked), {"ids": self.ids}
+
+
 class QueueInUse(AtomqError):
     """Consumers hold messages of the queue that was to be deleted. Nothing was changed."""
 

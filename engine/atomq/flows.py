@@ -19,7 +19,8 @@ from typing import Any, Generic, Protocol, TypeVar
 from atomq import arguments, calls, fork
 from atomq.arguments import Seconds
 from atomq.calls import Call, Claimed, DeadLettered, Verdict
-from atomq.errors import AtomqError, ServerFull, ServerUnavailable
+from atomq.durability import Durability
+from atomq.errors import AtomqError, NotDurable, ServerFull, ServerUnavailable
 from atomq.keys import QueueKeys
 from atomq.looking import Looked, Looks
 from atomq.message import Delivery, Ids, Producers
@@ -803,7 +804,11 @@ def give_back(keys: QueueKeys, items: Sequence[tuple[str, str]]) -> Flow[list[Ve
 
 
 def publish(
-    keys: QueueKeys, messages: Sequence[calls.Outgoing], producers: Producers, options: Options
+    keys: QueueKeys,
+    messages: Sequence[calls.Outgoing],
+    producers: Producers,
+    options: Options,
+    durability: Durability | None = None,
 ) -> Call[calls.Published]:
     """One publish call under an id of its own, known for as long as the options say."""
     return calls.publish(
@@ -812,6 +817,7 @@ def publish(
         call_id=producers.next(),
         window_ms=options.call_window_ms,
         dedup_window_ms=options.dedup_window_ms,
+        durability=durability,
     )
 
 
@@ -821,14 +827,20 @@ def publish_all(
     *,
     producers: Producers,
     options: Options,
+    durability: Durability | None = None,
 ) -> Flow[list[bool]]:
     """Publish any number of messages; which of them were put (False: the id was known).
 
     Each call is atomic, the whole is not: calls hold at most 1,000 messages and about `max_bytes`.
+    It ends with the first that is not confirmed as `durability` says: `NotDurable`.
     """
     put: list[bool] = []
     for batch in _by_size(messages, options.max_bytes):
-        done = yield from ask(publish(keys, batch, producers, options))
+        try:
+            done = yield from ask(publish(keys, batch, producers, options, durability))
+        except NotDurable as error:
+            error.ids = [message.id for message in messages[: len(put) + len(batch)]]
+            raise
         known = set(done.known)
         put += [i not in known for i in range(len(batch))]
     return put

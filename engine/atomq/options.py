@@ -50,6 +50,8 @@ class Options:
     max_bytes: int = 1048576
     dedup_window: float = 600
     result_ttl: float = 86400
+    durability: str = "memory"
+    durability_timeout: float = 5
     retry_attempts: int = 3
     retry_budget: float = 10
     wait_cap: float = 1.0

@@ -18,9 +18,10 @@ from redis import exceptions as server
 from redis.asyncio.connection import AbstractConnection
 
 from atomq import connect, wires
-from atomq.client import ASTRAY, FRESH, check_version
+from atomq.client import FRESH, check_version
 from atomq.conversation import PUSHED, Conversation, packed
-from atomq.retrying import SERVER_ERRORS, Unsent, connecting
+from atomq.flight import Flight
+from atomq.retrying import SERVER_ERRORS, Unsent, connecting, leads_astray
 from atomq.shared import cancelling
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class _Wanting(NamedTuple):
     data: Sequence[bytes]
     asked: Asked
     looked_at: bool
+    patience: float
 
 
 class AsyncPool:
@@ -83,7 +85,7 @@ class AsyncPool:
         self.loop: asyncio.AbstractEventLoop | None = None
         self._connector = connect.async_connector(engine.address, self)
         self._most = engine.options.max_connections or 1 << 30
-        self._lines: list[_Line] = []  # that take calls
+        self._pool: list[_Line] = []  # that take calls
         self._occupied: set[_Line] = set()  # by a large one
         self._leaving: set[_Line] = set()  # they get their answers, and no more calls
         self._opening: set[asyncio.Task[_Line]] = set()
@@ -108,14 +110,16 @@ class AsyncPool:
 
         Before them, those of SCRIPT LOAD of the scripts of `loads`.
         """
-        data = [packed(call.command()) for call in calls]
-        large = any(call.large for call in calls) or sum(map(len, data)) > SMALL
-        data = [packed(("SCRIPT", "LOAD", call.script.text)) for call in loads] + data
+        flight = Flight(calls, loads)
+        data, patience = flight.data, flight.patience
+        # What is confirmed waits in the server, and what comes behind it on its connection too.
+        large = bool(patience) or any(call.large for call in calls)
+        large = large or sum(map(len, data[len(loads) :])) > SMALL
         future = self._loop().create_future()
         asked: Asked = future if len(data) == 1 else _Several(len(data), future)
-        self._say(data, asked, large=large)
+        self._say(data, asked, large=large, patience=patience)
         replies = await future
-        return [replies] if asked is future else replies
+        return flight.replies([replies] if asked is future else replies)
 
     def outage(self, _call: Call[Any]) -> Outage:
         """That of the server."""
@@ -145,19 +149,25 @@ class AsyncPool:
         return self.loop
 
     def _say(
-        self, data: Sequence[bytes], asked: Asked, *, large: bool = False, looked_at: bool = False
+        self,
+        data: Sequence[bytes],
+        asked: Asked,
+        *,
+        large: bool = False,
+        looked_at: bool = False,
+        patience: float = 0.0,
     ) -> None:
         line = self._with_room(large=large, looked_at=looked_at)
         if line is not None:
-            line.say(data, asked, large=large)
+            line.say(data, asked, large=large, patience=patience)
             return
         wanting = self._wanting_large if large else self._wanting
-        wanting.append(_Wanting(data, asked, looked_at))
+        wanting.append(_Wanting(data, asked, looked_at, patience))
         self._open_more()
 
     def _with_room(self, *, large: bool, looked_at: bool) -> _Line | None:
         """The first that small calls travel over, or that is free; None: another may be opened."""
-        for line in tuple(self._lines):
+        for line in tuple(self._pool):
             if line.era != self.engine.era:
                 line.leave()
             elif under_way := line.under_way:
@@ -172,12 +182,12 @@ class AsyncPool:
         return None
 
     def _least_busy(self) -> _Line | None:
-        return min(self._lines or self._occupied, key=lambda line: line.under_way, default=None)
+        return min(self._pool or self._occupied, key=lambda line: line.under_way, default=None)
 
     # ── how connections come and go ───────────────────────────────────────────────────────────
 
     def _count(self) -> int:
-        taking = len(self._lines) + len(self._occupied)
+        taking = len(self._pool) + len(self._occupied)
         return taking + len(self._leaving) + len(self._opening)
 
     def _open_more(self) -> None:
@@ -196,7 +206,7 @@ class AsyncPool:
         if opening.cancelled():  # by the end of the loop, where some still give back
             self.serve()
         elif (error := opening.exception()) is None:
-            self._lines.append(opening.result())
+            self._pool.append(opening.result())
             self.serve()
         elif not self._opening:
             self._cannot_open(error)
@@ -208,7 +218,7 @@ class AsyncPool:
                 if each.asked.done():
                     continue
                 if line is not None:
-                    line.say(each.data, each.asked, large=large)
+                    line.say(each.data, each.asked, large=large, patience=each.patience)
                 else:
                     each.asked.set_exception(_unsent(error))
 
@@ -225,11 +235,12 @@ class AsyncPool:
     def _serve(self) -> None:
         for wanting, large in ((self._wanting, False), (self._wanting_large, True)):
             while wanting:
-                if not wanting[0].asked.done():
-                    line = self._with_room(large=large, looked_at=wanting[0].looked_at)
+                each = wanting[0]
+                if not each.asked.done():
+                    line = self._with_room(large=large, looked_at=each.looked_at)
                     if line is None:
                         break
-                    line.say(wanting[0].data, wanting[0].asked, large=large)
+                    line.say(each.data, each.asked, large=large, patience=each.patience)
                 wanting.popleft()
         if self.is_wanted:
             self._open_more()
@@ -241,22 +252,22 @@ class AsyncPool:
 
     def occupied(self, line: _Line) -> None:
         """It takes no calls for now."""
-        if line in self._lines:
-            self._lines.remove(line)
+        if line in self._pool:
+            self._pool.remove(line)
             self._occupied.add(line)
 
     def rests(self, line: _Line) -> None:
         """Nothing is under way over it."""
         if line in self._occupied:
             self._occupied.remove(line)
-            self._lines.append(line)
+            self._pool.append(line)
         if self.is_wanted:
             self.serve()
 
     def left(self, line: _Line, *, answers: bool) -> None:
         """A line takes no more calls; with `answers` some are to come, and then it is closed."""
-        if line in self._lines:
-            self._lines.remove(line)
+        if line in self._pool:
+            self._pool.remove(line)
         self._occupied.discard(line)
         if answers:
             self._leaving.add(line)
@@ -268,13 +279,13 @@ class AsyncPool:
     def broke(self) -> None:
         """One broke, or leads to a replica: what idles beside it is most likely dead too."""
         self.engine.verified = False
-        for line in tuple(self._lines):
+        for line in tuple(self._pool):
             if not line.under_way:
                 line.close()
 
     async def close(self) -> None:
         """Close them; those that are in use once their answers have come."""
-        for line in (*self._lines, *self._occupied):
+        for line in (*self._pool, *self._occupied):
             line.leave()
         await asyncio.sleep(0)  # for the loop to close the sockets
 
@@ -296,7 +307,7 @@ class AsyncPool:
                 self.loop.call_soon_threadsafe(self._leave_old)
 
     def _leave_old(self) -> None:
-        for line in (*self._lines, *self._occupied):
+        for line in (*self._pool, *self._occupied):
             if line.era != self.engine.era:
                 line.leave()
 
@@ -324,6 +335,7 @@ class _Line:
 
     def __init__(self, pool: AsyncPool, connection: AbstractConnection, era: int) -> None:
         self.era = era
+        self._moves = pool.engine.moves
         self._pool = pool
         self._time = asyncio.get_running_loop().time
         self._soon = asyncio.get_running_loop().call_soon
@@ -335,6 +347,7 @@ class _Line:
         options = pool.engine.options
         self._trusted = options.health_check_interval or 1e9
         self._patience = options.socket_timeout
+        self._longer = 0.0  # the answers that are under way may take so many seconds more
         self._alarm: asyncio.TimerHandle | None = None
         self._wire = wires.taken_async(connection, self._received, self._broke)
 
@@ -353,10 +366,14 @@ class _Line:
         number = self._wire.fileno()
         return number < 0 or not readable(number)  # memory:// has none
 
-    def say(self, data: Sequence[bytes], asked: Asked, *, large: bool) -> None:
-        """Send commands, each of which answers `asked`."""
+    def say(
+        self, data: Sequence[bytes], asked: Asked, *, large: bool, patience: float = 0.0
+    ) -> None:
+        """Send commands, each of which answers `asked`, by `patience` seconds later than others."""
         if large:
             self._pool.occupied(self)
+        if patience:
+            self._longer += patience
         if not self._talk.under_way and self._patience and not self._unsent:
             self._heard = self._time()
             if self._alarm is None:
@@ -387,7 +404,7 @@ class _Line:
                     continue
                 if not asked.done():
                     asked.set_result(reply)
-                if isinstance(reply, ASTRAY):
+                if leads_astray(reply):
                     led_astray = True
         except server.RedisError as error:
             self._broke(error)
@@ -401,6 +418,7 @@ class _Line:
             self._pool.serve()
 
     def _rest(self) -> None:
+        self._longer = 0.0
         if self._leaving:
             self.close()
         else:
@@ -413,7 +431,7 @@ class _Line:
         self._alarm = None
         if not self.under_way or not self._patience:
             return
-        left = self._heard + self._patience - self._time()
+        left = self._heard + self._patience + self._longer - self._time()
         if left > 0:
             self._set_alarm(left)
         else:
@@ -433,9 +451,14 @@ class _Line:
                 asked.set_exception(Unsent(error))
 
     def leave(self) -> None:
-        """Take no more calls, and close once those that are under way are answered."""
+        """Take no more calls, and close once those that are under way are answered.
+
+        What waits for a confirmation of a server that is the master no more waits in vain.
+        """
         self._leaving = True
-        if any(not asked.done() for asked in self._talk.asked) or self._unsent:
+        if self._longer and self._moves != self._pool.engine.moves:
+            self._broke(server.ConnectionError("another server has become the master"))
+        elif any(not asked.done() for asked in self._talk.asked) or self._unsent:
             self._pool.left(self, answers=True)
         else:
             self.close()

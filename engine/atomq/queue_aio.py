@@ -177,32 +177,45 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         id: str | None = None,  # noqa: A002 - the word everybody uses for it
         headers: Mapping[str, Any] | None = None,
         ttl: Seconds | None = None,
+        durability: str | None = None,
     ) -> AsyncSent:
         """Put one message.
 
         It is handed out at once, or in `delay` seconds, or `at` a time (aware datetime, or seconds
         since 1970 by the server's clock). `priority` 0 goes first, 9 last. With an `id` of your own
         it is not put again within `dedup_window`. After `ttl` seconds it goes to dead letters
-        instead of a consumer. Raises `InvalidMessage` for a body that cannot be serialized or does
-        not meet the schema, `ServerFull` at maxmemory.
+        instead of a consumer. `durability` is what has to be confirmed first: "memory",
+        "replicas=N" or "fsync" (None: what the queue says).
+
+        Raises `InvalidMessage` for a body that cannot be serialized or does not meet the schema,
+        and `ServerFull` at maxmemory. And `NotDurable` if the message is in the queue and was not
+        confirmed within `durability_timeout`; `DurabilityUnavailable` if the server confirms
+        nothing, so that nothing was put.
         """
         nothing_said = at is None and id is None and headers is None and ttl is None
         if nothing_said and delay == 0 and priority == 0:  # as in most
             message = self._plain(body)
         else:
             message = self._outgoing(Item(body, delay, at, priority, id, headers, ttl))
+        confirmed_by = self._confirmed_by(durability)
+        if confirmed_by is not None:
+            put = await self.engine.run(self._put([message], confirmed_by))
+            return AsyncSent(message.id, self, put[0])
         done = await self.engine.run(self._put_one(message))
         return AsyncSent(message.id, self, not done.known)
 
-    async def put_many(self, items: Iterable[Any]) -> list[AsyncSent]:
+    async def put_many(
+        self, items: Iterable[Any], *, durability: str | None = None
+    ) -> list[AsyncSent]:
         """Put many messages; each a body, or an `Item` with settings of its own.
 
-        They travel 1,000 (or `max_bytes`) to a call. A call is all or nothing, the whole is not.
+        They travel 1,000 (or `max_bytes`) to a call. A call is all or nothing, the whole is not: it
+        ends with the first that fails. `durability` is that of `put`, for all of them.
         """
         messages = self._all_outgoing(items)
         if not messages:
             return []
-        put = await self.engine.run(self._put(messages))
+        put = await self.engine.run(self._put(messages, self._confirmed_by(durability)))
         return [AsyncSent(m.id, self, new) for m, new in zip(messages, put, strict=True)]
 
     # ── consume ───────────────────────────────────────────────────────────────────────────────

@@ -34,6 +34,7 @@ from atomq.calls import (
     Verdict,
 )
 from atomq.client import Engine, EngineBase
+from atomq.durability import Durability
 from atomq.errors import (
     AtomqError,
     InvalidArgument,
@@ -100,6 +101,7 @@ class QueueBase(Generic[EngineT]):
         serializer: Serializer = JSON,
         schema: Mapping[str, Any] | None = None,
         backoff: Callable[[int], Seconds] = default_backoff,
+        durability: str | None = None,
         **options: Any,
     ) -> None:
         kind = self._engine_type
@@ -124,6 +126,7 @@ class QueueBase(Generic[EngineT]):
         self.serializer = serializer
         self.backoff = backoff
         self.keys: QueueKeys = self.engine.keys(name)
+        self._durability = self.engine.durability(durability)
         self._writer = Writer(name, serializer, _body_check(schema))
         self._idle: deque[Any] = deque(maxlen=16)  # receivers; of more at a time some are forgotten
 
@@ -189,10 +192,18 @@ class QueueBase(Generic[EngineT]):
     def _put_one(self, message: Outgoing) -> Call[calls.Published]:
         return flows.publish(self.keys, [message], self.engine.producers, self.engine.options)
 
-    def _put(self, messages: list[Outgoing]) -> Flow[list[bool]]:
+    def _put(self, messages: list[Outgoing], durability: Durability | None) -> Flow[list[bool]]:
         return flows.publish_all(
-            self.keys, messages, producers=self.engine.producers, options=self.engine.options
+            self.keys,
+            messages,
+            producers=self.engine.producers,
+            options=self.engine.options,
+            durability=durability,
         )
+
+    def _confirmed_by(self, durability: str | None) -> Durability | None:
+        """What a put says of `durability`, or else the queue."""
+        return self._durability if durability is None else self.engine.durability(durability)
 
     def _result_key(self, message_id: str) -> str:
         return self.keys.result(arguments.text("message_id", message_id, calls.LONGEST_NAME))

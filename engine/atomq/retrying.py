@@ -17,6 +17,7 @@ from typing import Any
 from redis import exceptions as server
 
 from atomq.calls import Call, probe
+from atomq.durability import Confirmed, Durability
 from atomq.errors import (
     AtomqError,
     InvalidArgument,
@@ -90,6 +91,10 @@ class Retry:
     def after(self, seconds: float) -> Retry:
         """What is left of it."""
         return Retry(self.attempts, max(0.0, self.budget - seconds))
+
+    def longer(self, seconds: float) -> Retry:
+        """The same, where the server may take so many seconds over each answer."""
+        return Retry(self.attempts, self.budget + seconds)
 
     def pause(self, attempt: int) -> float:
         """Seconds before attempt 1, 2, …: 50 ms, doubling up to 1 s, with "full jitter".
@@ -235,6 +240,14 @@ class _Batch:
         unloaded: dict[str, Call[Any]] = {}
         for i, reply in zip(self.left, replies[len(loads) :], strict=True):
             call = self.calls[i]
+            if type(reply) is Confirmed:
+                if passing := [each for each in reply.said if _interrupted(each)]:
+                    trouble = passing[0]
+                    self.calls[i] = call.again()
+                    left.append(i)
+                else:
+                    self.results[i] = self._judged(call, reply)
+                continue
             if not isinstance(reply, Exception):
                 self.results[i] = call.parse(reply, call.repeated)
                 continue
@@ -253,6 +266,15 @@ class _Batch:
         self._heals -= bool(unloaded)
         return trouble
 
+    def _judged(self, call: Call[Any], reply: Confirmed) -> Any:
+        """The result of a call that was carried out, if it is also confirmed."""
+        result = call.parse(reply.reply, call.repeated)
+        durability = call.durability
+        error = durability.judged(reply.said, _named(call)) if durability is not None else None
+        if error is not None and self._single:
+            raise error
+        return result if error is None else error
+
     def again(self) -> None:
         """What is left may have been carried out without an answer."""
         for i in self.left:
@@ -270,11 +292,16 @@ def _check_loaded(call: Call[Any], reply: Any) -> None:
         raise translated(reply, call) from reply
 
 
-def probing(call: Call[Any], retry: Retry) -> Actions:
-    """Find out whether this user may run what the scripts run. Raises `PermissionDenied` if not."""
+def probing(call: Call[Any], retry: Retry, durability: Durability | None = None) -> Actions:
+    """Find out whether this user may run what the scripts run. Raises `PermissionDenied` if not.
+
+    And, with a `durability`, whether the server confirms what is written. Raises
+    `DurabilityUnavailable`, `PermissionDenied` and `ServerTooOld` if not.
+    """
     patience = _Patience(retry)
+    asked = probe(call.queue, durability.to_verify() if durability is not None else None)
     while True:
-        results = yield from _carried_out(_Batch([probe(call.queue)], single=True), patience)
+        results = yield from _carried_out(_Batch([asked], single=True), patience)
         refused: dict[str, str] = results[0]
         passing = [words for words in refused.values() if _passes(words.removeprefix("-"))]
         if not passing:
@@ -302,6 +329,19 @@ def probing(call: Call[Any], retry: Retry) -> Actions:
 
 def _passes(error: Exception | str) -> bool:
     return isinstance(error, _PASSING) or str(error).partition(" ")[0] in _PASSING_CODES
+
+
+def _interrupted(said: Any) -> bool:
+    """Whether a WAIT was ended by what passes: the server became a replica meanwhile."""
+    return isinstance(said, Exception) and (_passes(said) or "replica instances" in str(said))
+
+
+def leads_astray(reply: Any) -> bool:
+    """Whether the connection leads to a replica now, or is about to end: a new one may not."""
+    if not isinstance(reply, Exception):
+        return False
+    gone = isinstance(reply, server.ReadOnlyError | server.ConnectionError)
+    return gone or str(reply).startswith("UNBLOCKED")
 
 
 # Codes our scripts answer with, and what they are in Python.

@@ -203,3 +203,14 @@ def test_the_rights_of_a_monitor_are_those_of_the_script_that_counts(atomq: Atom
     rules: list[Any] = atomq("acl", "monitor", "q", "--json").json("acl")[0]["rules"]
     granted = {rule[1:].upper() for rule in rules if rule.startswith("+")} - {"EVALSHA"}
     assert granted == set(re.findall(r'call\("([A-Z]+)"', scripts.get("inspect").text))
+
+
+def test_who_publishes_durably_may_wait(atomq: Atomq) -> None:
+    def granted(role: str, durability: str) -> set[str]:
+        option = f"durability={durability}"
+        return set(atomq("acl", role, "q", "--option", option, "--json").json("acl")[0]["rules"])
+
+    plain = granted("producer", "memory")
+    assert granted("producer", "replicas=1") - plain == {"+wait"}
+    assert granted("producer", "fsync") - plain == {"+waitaof", "+hello", "+config|get"}
+    assert granted("monitor", "fsync") == granted("monitor", "memory")

@@ -182,6 +182,20 @@ def test_put_with_everything(on: Atomq, engine: Engine) -> None:
     assert "nothing was put" in again.err
 
 
+def test_put_says_what_was_not_confirmed(on: Atomq, server: Server) -> None:
+    alone = ("--option", "durability_timeout=0.1", "--durability")
+    done = on("put", "q", "1", *alone, "replicas=1")
+    assert (done.code, done.out) == (1, "")
+    assert "nothing was put: a trial write was not confirmed, 0 of 1 replicas" in done.err
+    assert on("put", "q", "1", *alone, "both").code == 2
+    assert server.client().llen("q") == 0
+    with Server(server.kind) as replica:
+        replica.client().replicaof("127.0.0.1", str(server.port))
+        done = on("put", "q", "1", "--durability", "replicas=1")
+    assert done.code == 0, done.err
+    assert server.client().llen("q") == 1
+
+
 def test_put_later_and_cancel(on: Atomq, engine: Engine) -> None:
     assert on("put", "q", "1", "--delay", "10m").code == 0
     assert on("put", "q", "-", "--at", "2100-01-01T00:00Z", stdin='"x"').code == 0

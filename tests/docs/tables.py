@@ -20,6 +20,7 @@ LEASES = "tests/contrib/test_leases.py"
 FAULTS = "tests/faults/test_connections.py"
 SETTINGS = "tests/contrib/test_settings.py"
 CONNECT = "tests/unit/test_connect.py"
+DURABILITY = "tests/faults/test_durability.py"
 
 # What a Celery user sets, by subject: name, what there is to know besides the schema, the test.
 # "" takes the words of the schema.
@@ -107,6 +108,14 @@ OURS: dict[str, tuple[str, str]] = {
     "max_bytes": (
         "",
         "tests/lua/test_claim.py::test_bytes_stop_a_claim_but_never_before_the_first",
+    ),
+    "durability": (
+        "What is [confirmed of a publish](#durability): `memory`, `replicas=N`, `fsync`.",
+        f"{DURABILITY}::test_kombu_messages_say_it_each_or_by_the_transport",
+    ),
+    "durability_timeout": (
+        "",
+        f"{DURABILITY}::test_what_a_replica_has_not_confirmed_is_in_the_queue_and_says_so",
     ),
     "retry_attempts": (
         "",

@@ -9,8 +9,12 @@ import pytest
 from redis import exceptions as server
 
 from atomq import calls, errors
-from atomq.calls import Call
+from atomq.calls import Call, Outgoing
+from atomq.conversation import packed
+from atomq.durability import Confirmed, Durability
+from atomq.flight import Flight
 from atomq.keys import QueueKeys
+from atomq.message import CallId
 from atomq.retrying import (
     Pause,
     Retry,
@@ -67,6 +71,63 @@ def answer_always(driver: Driver, error: Exception) -> None:
 
 
 NOSCRIPT = server.NoScriptError("No matching script.")
+
+
+def sure() -> Call[Any]:
+    durability = Durability.of("replicas=2", 1.5)
+    return calls.publish(KEYS, [Outgoing("{}", "i")], call_id=CallId("p", 1), durability=durability)
+
+
+def test_what_is_confirmed_is_the_result() -> None:
+    driver = Driver(sure())
+    driver.answer([Confirmed(1, [2])])
+    assert driver.result == [calls.Published(1)]
+
+
+def test_what_is_not_confirmed_is_an_error_and_not_sent_again() -> None:
+    with pytest.raises(errors.NotDurable, match=r"1 of 2 replicas .* 1\.5 s \(publish of 'q'\)"):
+        Driver(sure()).answer([Confirmed(1, [1])])
+    both = Driver(sure(), ack(), single=False)
+    both.answer([Confirmed(1, [1]), []])
+    assert both.result is not None
+    assert isinstance(both.result[0], errors.NotDurable)
+    assert both.result[1] == [calls.Verdict.DONE]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        server.ResponseError("UNBLOCKED force unblock from blocking operation"),
+        server.ResponseError("WAIT cannot be used with replica instances."),
+    ],
+)
+def test_a_wait_that_a_demotion_ended_is_sent_again_as_a_repeated_call(said: Exception) -> None:
+    driver = Driver(sure())
+    assert isinstance(driver.answer([Confirmed(1, [said])]), Pause)
+    driver.answer()
+    (again,) = driver.sent()
+    assert again.repeated
+    assert again.durability == sure().durability
+    assert again.args == sure().args  # under its number
+    driver.answer([Confirmed("1 1 ", [2])])
+    assert driver.result == [calls.Published(1, repeated=True)]
+
+
+def test_one_wait_is_for_all_of_a_flight_that_ask_for_it() -> None:
+    waits = [packed(("WAIT", 2, 1500))]
+    plain = Flight([ack()])
+    assert (plain.data, plain.patience) == ([packed(ack().command())], 0)
+    assert plain.replies(["r"]) == ["r"]
+    flight = Flight([sure(), ack(), sure()], [sure()])
+    assert flight.data[4:] == waits
+    assert flight.patience == 1.5
+    failed = server.ResponseError("OOM")
+    assert flight.replies(["sha", failed, "r", 1, 2]) == ["sha", failed, "r", Confirmed(1, [2])]
+
+
+def test_what_writes_nothing_when_it_is_repeated_is_not_waited_for() -> None:
+    with pytest.raises(errors.InvalidArgument, match="needs a call_id"):
+        calls.publish(KEYS, [Outgoing("{}", "i")], durability=Durability.of("fsync", 1))
 
 
 def test_an_answer_is_the_result() -> None:

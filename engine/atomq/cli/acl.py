@@ -13,6 +13,7 @@ from atomq.cli.queues import Some
 from atomq.cli.session import Exit, Session, Usage, command
 
 if TYPE_CHECKING:
+    from atomq.durability import Durability
     from atomq.keys import QueueKeys
 
 
@@ -89,6 +90,8 @@ def acl(
         raise Usage("--password-hash takes 64 hexadecimal digits, in lower case")
     keys = [session.keys(queue) for queue in queues]
     rules = [*_of_library(role, keys)]
+    if role in (Role.PRODUCER, Role.WORKER):
+        rules += _of_durability(session.engine.durability())
     if celery:
         address = session.engine.address
         heard = f"{session.engine.options.global_keyprefix}{fanout_prefix.format(db=address.db)}"
@@ -145,6 +148,14 @@ def _of_library(role: Role, queues: list[QueueKeys]) -> Iterator[str]:
         yield from ("+get", "+subscribe", "+unsubscribe")  # a result is waited for
     if role is Role.WORKER:
         yield from ("+blpop", "+client|unblock", "+exists")
+
+
+def _of_durability(durability: Durability | None) -> Iterator[str]:
+    """What confirms a publish, if the option `durability` asks for that."""
+    if durability is not None and durability.replicas:
+        yield "+wait"
+    elif durability is not None:
+        yield from ("+waitaof", "+hello", "+config|get")  # the last ones: whether it is true
 
 
 def _of_celery(

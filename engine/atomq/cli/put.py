@@ -21,6 +21,7 @@ from atomq.errors import AtomqError, InvalidArgument
 
 if TYPE_CHECKING:
     from atomq.calls import Outgoing
+    from atomq.durability import Durability
 
 _AT_ONCE = 1000
 _UNITS = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}
@@ -73,6 +74,14 @@ def put(
             metavar="TIME", help="To dead letters if nobody took it in so long: 90, 10m, 2h."
         ),
     ] = None,
+    durability: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LEVEL",
+            help="What is confirmed before it counts as put: memory, replicas=N, fsync. Exit code "
+            "1 if it was put and not confirmed in time.",
+        ),
+    ] = None,
     header: Annotated[
         list[str] | None,
         typer.Option(
@@ -104,7 +113,8 @@ def put(
         raise Usage("--ttl must be more than --delay, or nothing would ever take the message")
     if id_ is not None:
         arguments.text("--id", id_, 256, least=1)
-    writing = _Writing(session, queue, priority, _headers(header), settings, id_)
+    confirmed_by = session.engine.durability(durability)
+    writing = _Writing(session, queue, priority, _headers(header), settings, id_, confirmed_by)
     try:
         if lines:
             return _put_lines(session, writing, text=text)
@@ -133,6 +143,7 @@ class _Writing:
         headers: dict[str, Any],
         settings: dict[str, int],
         message_id: str | None,
+        durability: Durability | None,
     ) -> None:
         from atomq.message import Ids, Writer
 
@@ -142,6 +153,7 @@ class _Writing:
         self._writer = Writer(queue)
         self._priority, self._headers = priority, headers
         self._settings, self._id = settings, message_id
+        self._durability = durability
 
     def outgoing(self, body: Any) -> Outgoing:
         from atomq.calls import Outgoing
@@ -164,7 +176,11 @@ class _Writing:
 
         put = self.engine.run(
             flows.publish_all(
-                self.keys, messages, producers=self.engine.producers, options=self.engine.options
+                self.keys,
+                messages,
+                producers=self.engine.producers,
+                options=self.engine.options,
+                durability=self._durability,
             )
         )
         return sum(put)

@@ -11,7 +11,8 @@ from atomq import calls
 from atomq.calls import Outgoing
 from atomq.contrib.kombu.broker import eta_ms
 from atomq.contrib.kombu.declaring import Declaring, is_reply_queue
-from atomq.errors import AtomqError, ServerUnavailable
+from atomq.durability import Durability
+from atomq.errors import AtomqError, NotDurable, ServerUnavailable
 from atomq.keys import QueueKeys
 
 REPLY_TTL_MS = 60_000  # of a reply that nobody fetched: its client may be dead
@@ -21,24 +22,46 @@ CONSUMER_ALIVE_MS = 60_000  # a consumer was seen within: renewals come every 20
 class Publishing(Declaring):
     """The publishing side of a channel."""
 
+    def __init__(self, connection: Any, **kwargs: Any) -> None:
+        super().__init__(connection, **kwargs)
+        self._durability = self.broker.engine.durability()
+
+    def basic_publish(
+        self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any
+    ) -> Any:
+        """Publish a message. What it says of `durability` is for us, and stays here."""
+        durability = self._durability
+        if "durability" in message["properties"]:
+            properties = dict(message["properties"])
+            durability = self.broker.engine.durability(properties.pop("durability"))
+            message = {**message, "properties": properties}
+        if durability is not None:
+            kwargs["durability"] = durability
+        return super().basic_publish(message, exchange, routing_key, **kwargs)
+
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
-        batch = kwargs.get("_publish_batch")
+        batch, durability = kwargs.get("_publish_batch"), kwargs.get("durability")
         keys = self.broker.keys(queue)
         if is_reply_queue(queue):
             self._put_reply(keys, message)
             return
         outgoing = self._outgoing(keys, message)
         if batch is not None:
-            batch.add(keys, outgoing)
+            batch.add(keys, outgoing, durability)
             return
         unconfirmed = self.broker.unconfirmed
         call_id = unconfirmed.take(queue, message) or self.broker.engine.producers.next()
         try:
             self.broker.engine.run(
-                calls.publish(keys, [outgoing], call_id=call_id, **self._window())
+                calls.publish(
+                    keys, [outgoing], call_id=call_id, durability=durability, **self._window()
+                )
             )
         except ServerUnavailable:
             unconfirmed.add(queue, message, call_id)
+            raise
+        except NotDurable as error:
+            error.ids = [outgoing.id]
             raise
         self._touch(queue, keys)
 
@@ -93,7 +116,7 @@ class PublishBatch:
     def __init__(self, channel: Publishing, max_size: int) -> None:
         self.channel = channel
         self.max_size = max(1, max_size)
-        self._messages: dict[QueueKeys, list[Outgoing]] = {}
+        self._messages: dict[tuple[QueueKeys, Durability | None], list[Outgoing]] = {}
         self._broadcasts: list[tuple[str, str]] = []
         self._count = 0
         self._failed: BaseException | None = None
@@ -107,9 +130,11 @@ class PublishBatch:
             self.flush()
         return result
 
-    def add(self, keys: QueueKeys, outgoing: Outgoing) -> None:
+    def add(
+        self, keys: QueueKeys, outgoing: Outgoing, durability: Durability | None = None
+    ) -> None:
         """One message, for one queue."""
-        self._messages.setdefault(keys, []).append(outgoing)
+        self._messages.setdefault((keys, durability), []).append(outgoing)
         self._count += 1
 
     def add_broadcast(self, topic: str, text: str) -> None:
@@ -131,20 +156,26 @@ class PublishBatch:
             raise
 
     def _send(
-        self, messages: dict[QueueKeys, list[Outgoing]], broadcasts: list[tuple[str, str]]
+        self,
+        messages: dict[tuple[QueueKeys, Durability | None], list[Outgoing]],
+        broadcasts: list[tuple[str, str]],
     ) -> None:
         broker, window = self.channel.broker, self.channel._window()
         published = [
             calls.publish(
-                keys, some[i : i + calls.MOST], call_id=broker.engine.producers.next(), **window
+                keys,
+                some[i : i + calls.MOST],
+                call_id=broker.engine.producers.next(),
+                durability=durability,
+                **window,
             )
-            for keys, some in messages.items()
+            for (keys, durability), some in messages.items()
             for i in range(0, len(some), calls.MOST)
         ]
         for result in broker.engine.run_all(published):
             if isinstance(result, AtomqError):
                 raise result
-        for keys in messages:
+        for keys, _ in messages:
             self.channel._touch(keys.name, keys)
         for topic, text in broadcasts:
             broker.engine.command("PUBLISH", topic, text)
