@@ -63,11 +63,7 @@ def test_a_watch_is_left_to_others_who_are_woken(stage: Stage, now: list[float])
     watch._mine["o"] -= 1  # over by now: somebody else may have it
     commands = list(watch.resign(staying=["p"]))
     q = stage.broker.keys("q")
-    assert [command[:2] for command in commands] == [
-        ("DEL", q.watch),
-        ("RPUSH", q.wake),
-        ("PEXPIRE", q.wake),
-    ]
+    assert [(call.script.name, call.keys) for call in commands] == [("resign", (q.watch, q.wake))]
     assert not list(watch.resign(staying=["p"]))
     assert watch.lists(["q"]), "it is tracked until another is seen to watch"
 
