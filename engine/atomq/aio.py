@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
+from types import GeneratorType
 from typing import Any, Self, TypeVar, overload
 
 from redis import exceptions as server
@@ -109,7 +110,7 @@ class AsyncEngine(EngineBase):
         """Carry out one call, or a flow to its end. A flow that waits needs a `waiter`."""
         if isinstance(work, Call):
             return await self._run_one(work)
-        arguments.expect("what is run", work, isinstance(work, Generator), "a call or a flow")
+        arguments.expect("what is run", work, isinstance(work, GeneratorType), "a call or a flow")
         answer: Any = None
         trouble: BaseException | None = None
         while True:

@@ -14,11 +14,12 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from atomq import arguments, scripts
 from atomq.arguments import LARGEST
+from atomq.conversation import packed
 from atomq.durability import Durability
 from atomq.errors import InvalidArgument, InvalidMessage
 from atomq.keys import QueueKeys
@@ -40,9 +41,10 @@ SOLE, HOLDS = 0, 1  # of company
 class Call(Generic[T_co]):
     """One script call: what to send, and how to read the answer.
 
-    `repeated` tells that an earlier, equal call may have been carried out without an answer, and
-    `large` that its answer may be large: small calls do not wait behind it. `durability` is what
-    has to be confirmed before it is answered; such a call writes, also when it is repeated.
+    `keys` are a tuple where other calls have the same ones: these are packed once. `repeated` tells
+    that an earlier, equal call may have been carried out without an answer, and `large` that its
+    answer may be large: small calls do not wait behind it. `durability` is what has to be confirmed
+    before it is answered; such a call writes, also when it is repeated.
     """
 
     __slots__ = (
@@ -84,6 +86,18 @@ class Call(Generic[T_co]):
         """The command to send."""
         return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
 
+    def packed(self) -> bytes:
+        """The same as it is sent. Raises redis-py's `DataError` for a word of another type."""
+        if type(self.keys) is not tuple:
+            return packed(self.command())
+        words = packed(self.args)
+        count = 3 + len(self.keys) + len(self.args)
+        return b"*%d\r\n%b%b" % (
+            count,
+            _packed_head(self.script.sha, self.keys),
+            words[words.index(b"\n") + 1 :],
+        )
+
     def again(self) -> Call[T_co]:
         """The call to send after this one got no answer: harmless if this one was carried out."""
         args = self.args
@@ -104,6 +118,13 @@ class Call(Generic[T_co]):
 
     def __repr__(self) -> str:
         return f"Call({self.script.name} {self.queue.name!r}, {len(self.args)} arguments)"
+
+
+@lru_cache(maxsize=1024)
+def _packed_head(sha: str, keys: tuple[str, ...]) -> bytes:
+    """What calls of one script have in common that have the same keys, but for the count."""
+    words = packed(("EVALSHA", sha, len(keys), *keys))
+    return words[words.index(b"\n") + 1 :]
 
 
 class Verdict(Enum):
@@ -292,9 +313,9 @@ def publish(
     if group != _PLAIN:
         args[settings_at] = _settings(group, total - group_at, dedup_window_ms)
     producer = keys.producer(call_id.producer if call_id is not None else "")
-    names = producer, *keys.publish
+    names: Sequence[str] = (producer, *keys.publish)
     if results:
-        names = (*names, *keys.once, *results)
+        names = [*names, *keys.once, *results]
     parse = partial(_published, call_id)
     return Call(_PUBLISH, keys, names, args, parse, durability=durability)
 
@@ -389,6 +410,113 @@ class Claimed(NamedTuple):
     """For so long this consumer is asked to claim nothing: a message waits that goes alone."""
 
 
+class Claims:
+    """The claims of one consumer on some queues. What is the same in all of them is made once.
+
+    In a cluster all queues must live in one slot.
+    """
+
+    __slots__ = ("_keys", "_settings", "names", "queues")
+
+    def __init__(
+        self,
+        queues: Sequence[QueueKeys],
+        *,
+        lease_ms: int,
+        renew_ms: int | None = None,
+        max_deliveries: int | None = None,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        _items("queues", queues)
+        self.queues = queues
+        self.names = [queue.name for queue in queues]
+        self._keys: Sequence[str] = queues[0].claim
+        if len(queues) > 1:
+            self._keys = [key for queue in queues for key in queue.claim]
+        self._settings = (
+            _whole("lease_ms", lease_ms, 1, 31_622_400_000),
+            renew_ms or renewal_ms(lease_ms),
+            max_deliveries or NO_CAP,
+            max_bytes,
+            len(queues[0].steps),
+        )
+
+    def call(
+        self,
+        claim_id: str,
+        limit: int,
+        *,
+        company: int = SOLE,
+        acks: Sequence[Sequence[str]] | None = None,
+    ) -> Call[Claimed]:
+        """Lease up to `limit` messages. `claim_id` is `<consumer>-<counter>`, and used once.
+
+        `acks` holds, for each queue, receipts to ack in the same move. `limit` 0 takes nothing and
+        wakes another consumer if there is work.
+
+        `company` says what the consumer holds, but for the acks that go with the claim: SOLE,
+        nothing, and so it may be given a message that goes alone; HOLDS, something; or for how many
+        ms at least it would claim nothing, if it is asked to (`Claimed.drain_ms`), to come to hold
+        nothing.
+        """
+        args = [claim_id, 0, _whole("limit", limit, 0, MOST), *self._settings, company]
+        for receipts in acks or [()] * len(self.queues):
+            args.append(_items("acks", receipts, least=0))
+            args += receipts
+        parse = partial(self._claimed, claim_id, company == SOLE, acks or ())
+        return Call(
+            _CLAIM, self.queues[0], self._keys, args, parse, attempt_at=1, large=limit > FEW
+        )
+
+    def _claimed(
+        self,
+        claim_id: str,
+        is_sole: bool,
+        acks: Sequence[Sequence[str]],
+        reply: Any,
+        repeated: bool,
+    ) -> Claimed:
+        names = self.names
+        now, wait, drain, mores, *rest = map(int, reply[0].split())
+        dead_lettered: Sequence[DeadLettered] = ()
+        if type(reply[-1]) is list:
+            dead_lettered = _dead_lettered(names, reply.pop())
+        attempt, runs_end = rest[mores], mores + 2 + 4 * rest[mores + 1]
+        deliveries: list[Delivery] = []
+        front, at = f"{claim_id}.{attempt}.", 1
+        numbers = iter(rest[mores + 2 : runs_end])
+        for queue, times, step, many in zip(numbers, numbers, numbers, numbers, strict=True):
+            name = names[queue - 1]
+            if attempt >= 0:
+                end = at + many
+                deliveries += [
+                    Delivery(name, f"{front}{j}", times, step, reply[j]) for j in range(at, end)
+                ]
+            else:
+                end = at + 2 * many
+                deliveries += [
+                    Delivery(name, reply[j].decode(), times, step, reply[j + 1])
+                    for j in range(at, end, 2)
+                ]
+            at = end
+        # After a lost reply the first try may have carried out the acks: that they find nothing
+        # then says nothing.
+        lost_acks: tuple[tuple[str, str], ...] = ()
+        if len(rest) > runs_end and not repeated:
+            lost = zip(rest[runs_end::2], rest[runs_end + 1 :: 2], strict=True)
+            lost_acks = tuple([(names[q - 1], acks[q - 1][i - 1]) for q, i in lost])
+        return Claimed(
+            now,
+            wait if wait >= 0 else None,
+            tuple([names[index - 1] for index in rest[:mores]]) if mores else (),
+            lost_acks,
+            deliveries,
+            dead_lettered,
+            is_sole and len(deliveries) == 1,
+            drain,
+        )
+
+
 def claim(
     queues: Sequence[QueueKeys],
     claim_id: str,
@@ -401,78 +529,15 @@ def claim(
     company: int = SOLE,
     acks: Sequence[Sequence[str]] | None = None,
 ) -> Call[Claimed]:
-    """Lease up to `limit` messages. `claim_id` is `<consumer>-<counter>`, and used once.
-
-    `acks` holds, for each queue, receipts to ack in the same move. In a cluster all queues must
-    live in one slot. `limit` 0 takes nothing and wakes another consumer if there is work.
-
-    `company` says what the consumer holds, but for the acks that go with the claim: SOLE, nothing,
-    and so it may be given a message that goes alone; HOLDS, something; or for how many ms at
-    least it would claim nothing, if it is asked to (`Claimed.drain_ms`), to come to hold nothing.
-    """
-    _items("queues", queues)
-    args: list[Any] = [
-        claim_id,
-        0,
-        _whole("limit", limit, 0, MOST),
-        _whole("lease_ms", lease_ms, 1, 31_622_400_000),
-        renew_ms or renewal_ms(lease_ms),
-        max_deliveries or NO_CAP,
-        max_bytes,
-        len(queues[0].steps),
-        company,
-    ]
-    keys: Sequence[str] = queues[0].claim
-    if len(queues) > 1:
-        keys = [key for queue in queues for key in queue.claim]
-    for receipts in acks or [()] * len(queues):
-        args.append(_items("acks", receipts, least=0))
-        args += receipts
-    names = [queue.name for queue in queues]
-
-    def parse(reply: Any, repeated: bool) -> Claimed:
-        now, wait, drain, mores, *rest = map(int, reply[0].split())
-        lost_acks: tuple[tuple[str, str], ...] = ()
-        dead_lettered: Sequence[DeadLettered] = ()
-        if type(reply[-1]) is list:
-            dead_lettered = _dead_lettered(names, reply.pop())
-        attempt, runs_end = rest[mores], mores + 2 + 4 * rest[mores + 1]
-        deliveries: list[Delivery] = []
-        front, at = f"{claim_id}.{attempt}.", 1
-        for i in range(mores + 2, runs_end, 4):
-            queue, times, step, many = names[rest[i] - 1], rest[i + 1], rest[i + 2], rest[i + 3]
-            if attempt >= 0:
-                end = at + many
-                deliveries += [
-                    Delivery(queue, f"{front}{j}", times, step, reply[j]) for j in range(at, end)
-                ]
-            else:
-                end = at + 2 * many
-                deliveries += [
-                    Delivery(queue, reply[j].decode(), times, step, reply[j + 1])
-                    for j in range(at, end, 2)
-                ]
-            at = end
-        # After a lost reply the first try may have carried out the acks: that they find nothing
-        # then says nothing.
-        if len(rest) > runs_end and not repeated:
-            lost = rest[runs_end:]
-            lost_acks = tuple(
-                (names[lost[i] - 1], (acks or ())[lost[i] - 1][lost[i + 1] - 1])
-                for i in range(0, len(lost), 2)
-            )
-        return Claimed(
-            now,
-            wait if wait >= 0 else None,
-            tuple([names[index - 1] for index in rest[:mores]]) if mores else (),
-            lost_acks,
-            deliveries,
-            dead_lettered,
-            company == SOLE and len(deliveries) == 1,
-            drain,
-        )
-
-    return Call(_CLAIM, queues[0], keys, args, parse, attempt_at=1, large=limit > FEW)
+    """One claim, see `Claims`."""
+    claims = Claims(
+        queues,
+        lease_ms=lease_ms,
+        renew_ms=renew_ms,
+        max_deliveries=max_deliveries,
+        max_bytes=max_bytes,
+    )
+    return claims.call(claim_id, limit, company=company, acks=acks)
 
 
 _LOOK = scripts.declared(

@@ -12,9 +12,10 @@ import selectors
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
+from types import GeneratorType
 from typing import Any, Self, TypeVar, overload
 
 from redis import exceptions as server
@@ -199,7 +200,7 @@ class Engine(EngineBase):
         """Carry out one call, or a flow to its end. A flow that waits needs a `waiter`."""
         if isinstance(work, Call):
             return self._run_one(work)
-        arguments.expect("what is run", work, isinstance(work, Generator), "a call or a flow")
+        arguments.expect("what is run", work, isinstance(work, GeneratorType), "a call or a flow")
         answer: Any = None
         trouble: BaseException | None = None
         while True:
@@ -540,7 +541,7 @@ class _Pool:
 
     def one(self, call: Call[Any]) -> Any:
         """Send one call; the reply, or the server's error. Raises where there is no answer."""
-        return self._over_a_line((packed(call.command()),))[0]
+        return self._over_a_line((call.packed(),))[0]
 
     def send(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> list[Any]:
         """The same for several in one go; before them, SCRIPT LOAD of the scripts of `loads`."""
@@ -596,7 +597,7 @@ class _Pool:
         self._begin()
 
     def _take(self, *, looked_at: bool) -> _Line:
-        now, longest = time.monotonic(), self._engine.options.health_check_interval or 1e9
+        now = time.monotonic()
         while self._idle:
             try:
                 line = self._idle.pop()
@@ -605,7 +606,7 @@ class _Pool:
             rested = now - line.since
             if rested < FRESH and not looked_at:
                 return line
-            if rested < longest and not _hung_up(line):
+            if rested < (self._engine.options.health_check_interval or 1e9) and not _hung_up(line):
                 return line
             line.wire.close()
         return _Line(wires.taken(self.fresh()))

@@ -22,7 +22,7 @@ class Flight:
     def __init__(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> None:
         self._calls, self._loads = calls, len(loads)
         self.data = [packed(("SCRIPT", "LOAD", each.script.text)) for each in loads]
-        self.data += [packed(call.command()) for call in calls]
+        self.data += [call.packed() for call in calls]
         wanted = dict.fromkeys(call.durability for call in calls if call.durability is not None)
         self._order = list(wanted)
         self.patience = 0.0

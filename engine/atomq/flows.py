@@ -11,14 +11,14 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from atomq import arguments, calls, fork
 from atomq.arguments import Seconds
-from atomq.calls import Call, Claimed, DeadLettered, Verdict
+from atomq.calls import Call, Claimed, Claims, DeadLettered, Verdict
 from atomq.durability import Durability
 from atomq.errors import AtomqError, NotDurable, ServerFull, ServerUnavailable
 from atomq.keys import QueueKeys
@@ -168,8 +168,7 @@ class Pace:
         if messages:
             last = seconds / messages
             self._seconds = last if self._seconds is None else (self._seconds + last) / 2
-            fit = int(AT_ONCE / max(self._seconds, 1e-6))
-            self._fit = max(1, min(2 * self.limit, fit))
+            self._fit = max(1, min(2 * self.limit, int(AT_ONCE / max(self._seconds, 1e-6))))
 
 
 class Acks:
@@ -295,7 +294,7 @@ class Company(Protocol):
         """The server asks it to claim nothing for so long, so as to come to hold nothing."""
         ...
 
-    def accompanied(self) -> Iterable[Call[Any]]:
+    def accompanied(self) -> Sequence[Call[Any]]:
         """To be said to the server: what was alone and is not any more. Each is told once."""
         ...
 
@@ -312,7 +311,7 @@ class _Nothing:
     def drain(self, _seconds: float, /) -> None:
         return
 
-    def accompanied(self) -> Iterable[Call[Any]]:
+    def accompanied(self) -> Sequence[Call[Any]]:
         return ()
 
 
@@ -347,8 +346,8 @@ class Consumer:
         self._minds: dict[str, float] = {}
         self._looks = Looks(options.wait_cap, self.name)
         self._found: set[str] | None = None  # when it looked; None: it did not
-        self._unanswered: tuple[Sequence[QueueKeys], str, int] | None = None
-        self._ahead: tuple[Sequence[QueueKeys], str, int] | None = None
+        self._unanswered: tuple[Claims, str, int] | None = None
+        self._ahead: tuple[Claims, str, int] | None = None
         self._unreported: list[DeadLettered] = []  # who waits for their results has to be told
         self._first = 0
         self.asked = 0.0
@@ -361,7 +360,8 @@ class Consumer:
         }
         # In a cluster each queue has a slot of its own, and a claim has one slot.
         by_slot = any(queue.layout == "cluster" for queue in queues)
-        self._groups = [[q] for q in self.queues] if by_slot else [self.queues]
+        groups = [[q] for q in self.queues] if by_slot else [self.queues]
+        self._groups = [self._claims_on(group) for group in groups]
         # In a cluster what is said on a channel goes to every node: each consumer looks for itself.
         self._by_channel = {} if by_slot else {queue.looked: queue.name for queue in queues}
         self._channels = tuple(self._by_channel)
@@ -371,61 +371,57 @@ class Consumer:
         """What its receipts begin with: 95 random bits."""
         return self._ids.prefix
 
-    def claim(self, queues: Sequence[QueueKeys], limit: int) -> Flow[Claimed]:
-        """A claim on some of its queues (of one slot), with the acks that wait for them."""
+    def _claims_on(self, queues: Sequence[QueueKeys]) -> Claims:
+        return Claims(queues, **self._settings)
+
+    def claim(self, claims: Claims, limit: int) -> Flow[Claimed]:
+        """A claim on some of its queues, with the acks that wait for them."""
         claim_id = self._ids.next()
-        acks = [self.acks.take(queue.name) for queue in queues]
+        acks = [self.acks.take(name) for name in claims.names]
         self.asked = clock()
         try:
-            claimed = yield from ask(self._call(queues, claim_id, limit, acks))
+            call = claims.call(claim_id, limit, company=self._company_at(limit), acks=acks)
+            claimed = yield from ask(call)
         except BaseException as error:
-            for queue, receipts in zip(queues, acks, strict=True):
-                self.acks.put_back(queue.name, receipts)
+            for name, receipts in zip(claims.names, acks, strict=True):
+                self.acks.put_back(name, receipts)
             refused = isinstance(error, AtomqError) and not isinstance(error, ServerUnavailable)
             if limit and not refused:
-                self._unanswered = (queues, claim_id, limit)
+                self._unanswered = (claims, claim_id, limit)
             raise
-        for queue, receipts in zip(queues, acks, strict=True):
+        for name, receipts in zip(claims.names, acks, strict=True):
             if receipts:
-                missing = [receipt for name, receipt in claimed.lost_acks if name == queue.name]
-                self.acks.answered(queue.name, receipts, missing)
-        self._note(queues, claimed)
+                missing = [receipt for queue, receipt in claimed.lost_acks if queue == name]
+                self.acks.answered(name, receipts, missing)
+        self._note(claims, claimed)
         return claimed
 
-    def _note(self, queues: Sequence[QueueKeys], claimed: Claimed) -> None:
-        self._served = True
-        self._unreported += claimed.dead_lettered
-        names, now = [queue.name for queue in queues], time.monotonic()
-        self._looks.claimed(names, now)
-        for name in names:
-            if claimed.wait_ms is not None:
-                self._minds[name] = now + claimed.wait_ms / 1000
-            elif self._minds:
-                self._minds.pop(name, None)
+    def _company_at(self, limit: int) -> int:
+        return self._company.company() if limit else calls.HOLDS
 
-    def _call(
-        self,
-        queues: Sequence[QueueKeys],
-        claim_id: str,
-        limit: int,
-        acks: Sequence[Sequence[str]] | None = None,
-    ) -> Call[Claimed]:
-        company = self._company.company() if limit else calls.HOLDS
-        return calls.claim(
-            queues, claim_id, limit=limit, acks=acks, company=company, **self._settings
-        )
+    def _note(self, claims: Claims, claimed: Claimed) -> None:
+        self._served = True
+        if claimed.dead_lettered:
+            self._unreported += claimed.dead_lettered
+        now = time.monotonic()
+        self._looks.claimed(claims.names, now)
+        if claimed.wait_ms is not None:
+            self._minds.update(dict.fromkeys(claims.names, now + claimed.wait_ms / 1000))
+        elif self._minds:
+            for name in claims.names:
+                self._minds.pop(name, None)
 
     def _give_back_unanswered(self) -> Flow[None]:
         """Undo a claim that got no answer at all: what it may hold goes back, uncounted."""
         assert self._unanswered is not None
-        queues, claim_id, limit = self._unanswered
-        call = self._call(queues, claim_id, limit)
+        claims, claim_id, limit = self._unanswered
+        call = claims.call(claim_id, limit, company=self._company_at(limit))
         for _ in range(BEYOND_RETRIES):
             call = call.again()
         claimed = yield from ask(call)
         self._unanswered = None
         self._unreported += claimed.dead_lettered
-        for queue in queues:
+        for queue in claims.queues:
             held = [(d.receipt, "") for d in claimed.deliveries if d.queue == queue.name]
             yield from give_back(queue, held)
 
@@ -466,7 +462,7 @@ class Consumer:
         is looked at between two waits, of a second at most.
         """
         deadline = deadline_of(timeout)
-        wanted: set[str] | None = None  # queues whose token fired; None: all
+        wanted: set[str] | None = None  # queues that have something; None: maybe all
         claimed: Claimed | None = None  # what was sent ahead got
         while True:
             # What is nearly never to be done is asked for here: a flow that ends at once costs too.
@@ -474,26 +470,21 @@ class Consumer:
             if is_held_up and not (yield from self._may_claim(deadline, stop, claimed)):
                 return []
             try:
-                if claimed is None:
-                    got, more = yield from self._claim_groups(limit, wanted, claimed_by)
-                else:
-                    got, more = yield from self._taken(claimed, claimed_by)
-                    claimed = None
+                got, more = yield from self._claim_from(wanted, limit, claimed_by, claimed)
+                wanted = claimed = None
             except (ServerUnavailable, ServerFull) as error:
-                # A claim that found no memory took nothing: it is made again.
-                away = deadline is not None and time.monotonic() >= deadline
-                if away or not patient or not (self._served or isinstance(error, ServerFull)):
+                if not patient or not self._is_waited_for(error, deadline):
                     raise
                 if is_set(stop):
                     return []
-                known = isinstance(error, ServerUnavailable)  # the engine has said it
-                log.log(logging.DEBUG if known else logging.WARNING, "claiming again: %s", error)
                 wanted = None
                 yield from ask(Sleep(random.uniform(0.2, 1.0)))
                 continue
-            yield from self._tell()
+            if self._unreported:
+                yield from self._tell()
             if got:
-                yield from self._hand_over()
+                if self._waiting or self._minds:
+                    yield from self._hand_over()
                 return got
             left = seconds_left(deadline, stop)
             if left is not None and left <= 0:
@@ -502,24 +493,28 @@ class Consumer:
                     yield from self._hand_over()
                     return []
                 wanted = {fired.name}
-                continue
-            if more:
-                wanted = None
-                continue
-            self._found = None
-            answer = yield from self._wait(deadline, stop, limit)
-            if isinstance(answer, Claimed):
-                claimed = answer
-            woken = self._by_wake.get(answer) if isinstance(answer, str) else None
-            wanted = {woken.name} if woken is not None else self._found
+            elif not more:
+                wanted, claimed = yield from self._wait(deadline, stop, limit)
+
+    def _is_waited_for(self, error: ServerUnavailable | ServerFull, deadline: float | None) -> bool:
+        # A claim that found no memory took nothing: it is made again.
+        if deadline is not None and time.monotonic() >= deadline:
+            return False
+        known = isinstance(error, ServerUnavailable)  # the engine has said it
+        if known and not self._served:
+            return False
+        log.log(logging.DEBUG if known else logging.WARNING, "claiming again: %s", error)
+        return True
 
     def _wait(
         self, deadline: float | None, stop: Stop | None, limit: int
-    ) -> Flow[str | Claimed | None]:
+    ) -> Flow[tuple[set[str] | None, Claimed | None]]:
         """Wait until there is something to claim, or for as long as may be waited.
 
+        The queues to claim from then (None: all), and what a claim got that was sent ahead.
         Meanwhile this consumer or another one looks whether a token was lost: see `looking.py`.
         """
+        self._found = None
         now = time.monotonic()
         ahead, cap = None, self.options.wait_cap
         end = min([*self._minds.values(), NEVER if deadline is None else deadline])
@@ -527,8 +522,9 @@ class Consumer:
         most = max(cap, min(LASTS * cap, self.options.lease_ms / 6000)) * random.uniform(0.9, 1)
         lasts = min(most, end - now)
         if len(self._groups) == 1 and len(self.queues) <= AHEAD:
-            self._ahead = (self.queues, self._ids.next(), limit)
-            ahead = self._call(*self._ahead)
+            claims, claim_id = self._groups[0], self._ids.next()
+            self._ahead = (claims, claim_id, limit)
+            ahead = claims.call(claim_id, limit, company=self._company_at(limit))
         self._waiting = True
         self.asked = clock()
         try:
@@ -548,13 +544,14 @@ class Consumer:
         except ServerUnavailable as error:
             log.info("a claim was sent and not answered: %s", error)
             self._unanswered, self._ahead, self._waiting = self._ahead, None, False
-            return None
+            return None, None
         self._ahead = None
         if answer is not None:
             self._waiting = False
         if isinstance(answer, Claimed):
-            self._note(self.queues, answer)
-        return answer
+            self._note(self._groups[0], answer)
+            return None, answer
+        return {self._by_wake[answer].name} if isinstance(answer, str) else self._found, None
 
     def _waited(self, *, is_over: bool) -> Flow[str | Claimed | None]:
         """There may be something to claim: end the wait, if its claim or a token is to be had."""
@@ -574,8 +571,8 @@ class Consumer:
         found: set[str] = set()
         self._found = None
         try:
-            for group in self._groups:
-                queues = [queue for queue in group if queue.name in names]
+            for claims in self._groups:
+                queues = [queue for queue in claims.queues if queue.name in names]
                 if queues:
                     renew_ms = self._settings["renew_ms"]
                     look = calls.look(
@@ -590,29 +587,46 @@ class Consumer:
         self._found = found
         return bool(found)
 
-    def _claim_groups(
-        self, limit: int, wanted: set[str] | None, claimed_by: ClaimedBy
+    def _claim_from(
+        self,
+        wanted: set[str] | None,
+        limit: int,
+        claimed_by: ClaimedBy,
+        claimed: Claimed | None,
     ) -> Flow[tuple[list[Delivery], bool]]:
-        """One claim a group; the messages, and whether there are more."""
-        if self._unanswered is not None:
+        """One claim a group, on the queues wanted; the messages, and whether there are more.
+
+        `claimed` is what a claim of the first group got that was sent ahead.
+        """
+        if self._unanswered is not None and claimed is None:
             yield from self._give_back_unanswered()
         got: list[Delivery] = []
         more = False
         for group in self._rotated():
-            queues = [q for q in group if wanted is None or q.name in wanted]
-            if not queues or len(got) >= limit or (got and self._company.stands_still()):
+            claims = group if wanted is None else self._wanted_of(group, wanted)
+            if claims is None or (got and (len(got) >= limit or self._company.stands_still())):
                 continue
-            try:
-                claimed = yield from self.claim(queues, limit - len(got))
-            except AtomqError as error:
-                if not got:
-                    raise
-                log.warning("handing over what was claimed before this: %s", error)
-                break
-            some, has_more = yield from self._taken(claimed, claimed_by)
-            got += some
-            more = more or has_more
+            if claimed is None:
+                try:
+                    claimed = yield from self.claim(claims, limit - len(got))
+                except AtomqError as error:
+                    if not got:
+                        raise
+                    log.warning("handing over what was claimed before this: %s", error)
+                    break
+            refused, beside = claimed_by(claimed), self._company.accompanied()
+            if refused or beside or claimed.drain_ms:
+                claimed = yield from self._set_apart(claimed, refused or (), beside)
+            got += claimed.deliveries
+            more = more or bool(claimed.more)
+            claimed = None
         return got, more
+
+    def _wanted_of(self, group: Claims, wanted: set[str]) -> Claims | None:
+        queues = [queue for queue in group.queues if queue.name in wanted]
+        if len(queues) == len(group.queues):
+            return group
+        return self._claims_on(queues) if queues else None
 
     def _may_claim(
         self, deadline: float | None, stop: Stop | None, claimed: Claimed | None
@@ -628,23 +642,24 @@ class Consumer:
             yield from ask(Sleep(STILL if left is None else min(STILL, left)))
         return True
 
-    def _taken(self, claimed: Claimed, claimed_by: ClaimedBy) -> Flow[tuple[list[Delivery], bool]]:
-        """What of a claim is handed over, once the server knows it; whether there is more."""
-        refused = claimed_by(claimed) or ()
+    def _set_apart(
+        self, claimed: Claimed, refused: Refused, beside: Sequence[Call[Any]]
+    ) -> Flow[Claimed]:
+        """What of a claim is handed over, once the server knows what is held beside what."""
         if claimed.drain_ms:
             self._company.drain(claimed.drain_ms / 1000)
         try:
-            for call in self._company.accompanied():
+            for call in beside:
                 yield from ask(call)
             for queue, receipts in refused:
                 yield from give_back(queue, [(receipt, "") for receipt in receipts])
         except AtomqError as error:
             log.warning("what a process holds together is not known to the server: %s", error)
         if not refused:
-            return claimed.deliveries, bool(claimed.more)
+            return claimed
         gone = {receipt for _, receipts in refused for receipt in receipts}
         kept = [delivery for delivery in claimed.deliveries if delivery.receipt not in gone]
-        return kept, bool(claimed.more) and not gone
+        return claimed._replace(deliveries=kept, more=())
 
     def _hand_over(self) -> Flow[None]:
         """Stop waiting; what is due next is somebody else's to mind. Does not fail.
@@ -655,10 +670,10 @@ class Consumer:
             return
         try:
             yield from self.stop_waiting(handing_over=True)
-            for group in self._groups if self._minds else ():
-                minded = [queue for queue in group if queue.name in self._minds]
+            for claims in self._groups if self._minds else ():
+                minded = [queue for queue in claims.queues if queue.name in self._minds]
                 if minded:
-                    yield from self.claim(minded, 0)
+                    yield from self.claim(self._claims_on(minded), 0)
         except AtomqError as error:
             log.info("a wake-up could not be passed on: %s", error)
         self._minds.clear()
@@ -686,7 +701,7 @@ class Consumer:
             return None
         fired = self._by_wake.get(answer) if answer is not None else None
         if fired is not None and handing_over:
-            yield from self.claim([fired], 0)
+            yield from self.claim(self._claims_on([fired]), 0)
         return fired
 
     @property
@@ -710,7 +725,7 @@ class Consumer:
                 break
             yield from ask(Sleep(0.002))
 
-    def _rotated(self) -> Iterable[list[QueueKeys]]:
+    def _rotated(self) -> Sequence[Claims]:
         if len(self._groups) == 1:
             return self._groups
         self._first = (self._first + 1) % len(self._groups)

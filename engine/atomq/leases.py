@@ -43,7 +43,7 @@ class Held(Protocol):
 class _Lease:
     __slots__ = ("begins", "holder", "queue", "since", "started")
 
-    def __init__(self, queue: QueueKeys, holder: weakref.ref[Any], since: float) -> None:
+    def __init__(self, queue: str, holder: weakref.ref[Any], since: float) -> None:
         self.queue = queue
         self.holder = holder
         self.since = since  # by `clock`, no later than it was claimed or last renewed
@@ -152,43 +152,39 @@ class LeaseKeeper:
         self._leases: dict[str, _Lease] = {}
         self._troubled: set[tuple[str, str]] = set()
         self._later: deque[tuple[Sequence[str], Callable[[], Flow[Any]]]] = deque()
-        self._wake = threading.Condition()
+        self.lock = threading.RLock()
+        """Held for a moment; in a forked child, another one."""
+        self._wake = threading.Condition(self.lock)
         self._thread: threading.Thread | None = None
         self._closed = self._acking = False
         self._backlogs: weakref.WeakSet[Backlog] = weakref.WeakSet()
         self._renew_at = self._flush_at = self._look_at = float("inf")
         # The message that was alone when it came, and whether it must stay so.
-        self._alone: tuple[QueueKeys, str, bool] | None = None
-        self._accompanied: list[tuple[QueueKeys, str]] = []
+        self._alone: tuple[str, str, bool] | None = None
+        self._accompanied: list[tuple[str, str]] = []
         self._drains_until = self._rests_until = 0.0
-
-    @property
-    def lock(self) -> threading.Condition:
-        """Held for a moment; in a forked child, another one."""
-        return self._wake
 
     # ── what holders say ──────────────────────────────────────────────────────────────────────
 
-    def hold(
-        self, queue: QueueKeys, holders: Iterable[Held], claim: Claimed, since: float | None = None
-    ) -> bool:
-        """Renew these, of a claim, from now on; to be called before the first is handed over.
+    def hold(self, claim: Claimed, holders: Sequence[Held], since: float | None = None) -> bool:
+        """Renew what a claim got from now on; to be called before the first is handed over.
 
-        They were claimed at `since` (see `clock`) or later, by default just now. False if one must
-        be alone and would not be: then these are to be given back.
+        `holders` stand for its deliveries, in their order. They were claimed at `since` (see
+        `clock`) or later, by default just now. False if one must be alone and would not be: then
+        all of them are to be given back.
         """
+        if not holders:
+            return True
         if since is None:
             since = clock()
-        leases = {one.receipt: _Lease(queue, weakref.ref(one), since) for one in holders}
-        if not leases:
-            return True
-        with self._wake:
+        with self.lock:
             strictly = claim.alone and claim.deliveries[0].spared > 1
-            if self._goes_alone() or (strictly and self._holds()):
+            if self._leases and (self._goes_alone() or (strictly and self._holds())):
                 return False
             if claim.alone or self._alone is not None:
-                self._note_alone(queue, claim, strictly)
-            self._leases.update(leases)
+                self._note_alone(claim, strictly)
+            for delivery, one in zip(claim.deliveries, holders, strict=True):
+                self._leases[one.receipt] = _Lease(delivery.queue, weakref.ref(one), since)
             if self._renew_at == float("inf"):
                 self._renew_at = time.monotonic() + self.renew_ms / 1000
                 self._rouse()
@@ -204,13 +200,13 @@ class LeaseKeeper:
                 self._look_at = time.monotonic() + PATIENCE
                 self._rouse()
 
-    def _note_alone(self, queue: QueueKeys, claim: Claimed, strictly: bool) -> None:
+    def _note_alone(self, claim: Claimed, strictly: bool) -> None:
         before, self._alone = self._alone, None
         if before is not None and before[1] in self._leases:
             self._accompanied.append(before[:2])
         if not claim.alone:
             return
-        receipt = claim.deliveries[0].receipt
+        queue, receipt = claim.deliveries[0].queue, claim.deliveries[0].receipt
         if strictly:
             self._drains_until = 0.0
         if self._holds():
@@ -246,6 +242,8 @@ class LeaseKeeper:
 
     def stands_still(self) -> bool:
         """Whether nothing is to be claimed now: one message is alone, or is to be."""
+        if not self._leases:
+            return False
         return self._goes_alone() or (time.monotonic() < self._drains_until and self._holds())
 
     def accompanied(self) -> list[Call[Any]]:
@@ -253,10 +251,7 @@ class LeaseKeeper:
         found: list[Call[Any]] = []
         while self._accompanied:
             queue, receipt = self._accompanied.pop()
-            lease_ms, renew_ms = self.lease_ms, self.renew_ms
-            found.append(
-                calls.extend(queue, [receipt], lease_ms=lease_ms, renew_ms=renew_ms, beside=True)
-            )
+            found.append(self._extending(queue, [receipt], beside=True))
         return found
 
     def _holds(self) -> bool:
@@ -316,11 +311,11 @@ class LeaseKeeper:
 
     def abandoned(self) -> list[tuple[QueueKeys, list[str]]]:
         """Receipts whose holder is garbage, by queue. They are forgotten here."""
-        found: dict[QueueKeys, list[str]] = {}
+        found: dict[str, list[str]] = {}
         for receipt, lease in self._leases.copy().items():
             if lease.holder() is None and self._leases.pop(receipt, None) is not None:
                 found.setdefault(lease.queue, []).append(receipt)
-        return list(found.items())
+        return [(self._engine.keys(queue), receipts) for queue, receipts in found.items()]
 
     def lapsed(self, receipt: str) -> bool:
         """Whether its lease may have ended: it is not known to have been renewed since."""
@@ -447,7 +442,7 @@ class LeaseKeeper:
 
     def _renew(self) -> float:
         """Extend everything held; seconds until the next time."""
-        by_queue: dict[QueueKeys, list[str]] = {}
+        by_queue: dict[str, list[str]] = {}
         now, asked, pause = time.monotonic(), clock(), self.renew_ms / 1000
         for receipt, lease in self._leases.copy().items():
             if lease.holder() is None:
@@ -461,13 +456,11 @@ class LeaseKeeper:
         for queue, receipts in by_queue.items():
             for batch in flows.batches(receipts):
                 try:
-                    verdicts = self._engine.run(
-                        calls.extend(queue, batch, lease_ms=self.lease_ms, renew_ms=self.renew_ms)
-                    )
-                    self._well("leases", queue.name)
+                    verdicts = self._engine.run(self._extending(queue, batch))
+                    self._well("leases", queue)
                 except AtomqError as error:
                     text = "%d leases of %s not renewed yet: %s"
-                    self._trouble(error, "leases", queue.name, text, len(batch), queue.name)
+                    self._trouble(error, "leases", queue, text, len(batch), queue)
                     pause = min(0.5, self.renew_ms / 3000)
                     break  # the other queues may fare better
                 pairs = list(zip(batch, verdicts, strict=True))
@@ -476,6 +469,13 @@ class LeaseKeeper:
                     if renewed := self._leases.get(receipt):
                         renewed.since = asked
         return pause
+
+    def _extending(
+        self, queue: str, receipts: Sequence[str], *, beside: bool = False
+    ) -> Call[list[Verdict]]:
+        lease_ms, renew_ms = self.lease_ms, self.renew_ms
+        keys = self._engine.keys(queue)
+        return calls.extend(keys, receipts, lease_ms=lease_ms, renew_ms=renew_ms, beside=beside)
 
     def _trouble(self, error: AtomqError, what: str, queue: str, *words: Any) -> None:
         """Say it once: it is tried again several times a second. The engine says who is away."""

@@ -100,7 +100,7 @@ class AsyncPool:
 
         It raises redis-py's exceptions, and `Unsent`, where there is no answer.
         """
-        data = packed(call.command())
+        data = call.packed()
         future = self._loop().create_future()
         self._say((data,), future, large=call.large or len(data) > SMALL)
         return future

@@ -262,8 +262,8 @@ class Queue(QueueBase[Engine]):
             ):
                 backlog = receiver.backlog
                 backlog.fill(found, receiver._consumer.asked)
+                began, count, many = time.monotonic(), 0, len(found)
                 del found
-                began, count = time.monotonic(), 0
                 try:
                     while not is_stopped(stop) and (message := backlog.next()) is not None:
                         count += 1
@@ -271,7 +271,7 @@ class Queue(QueueBase[Engine]):
                         del message
                 finally:
                     pace.took(time.monotonic() - began, count)
-                    if unstarted := backlog.take():
+                    if count < many and (unstarted := backlog.take()):
                         receiver.return_unstarted(unstarted)
 
     def __iter__(self) -> Generator[Message]:

@@ -268,8 +268,8 @@ class AsyncQueue(QueueBase[AsyncEngine]):
             ):
                 backlog = receiver.backlog
                 backlog.fill(found, receiver._consumer.asked)
+                began, count, many = time.monotonic(), 0, len(found)
                 del found
-                began, count = time.monotonic(), 0
                 try:
                     while not is_stopped(stop) and (message := backlog.next()) is not None:
                         count += 1
@@ -277,7 +277,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
                         del message
                 finally:
                     pace.took(time.monotonic() - began, count)
-                    if unstarted := backlog.take():
+                    if count < many and (unstarted := backlog.take()):
                         await receiver.return_unstarted(unstarted)
 
     def __aiter__(self) -> AsyncGenerator[AsyncMessage]:

@@ -706,40 +706,45 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         if self._waiter is None:
             self._waiter = self._engine.waiter()
         messages: list[MessageT] = []
+        return self._receiving(messages, limit, timeout, patient, stop), messages
 
-        def claimed(claim: Claimed) -> Refused:
-            kind, by_name = self._message_type, self._by_name
-            got = [kind(by_name[delivery.queue], delivery) for delivery in claim.deliveries]
-            refused = []
-            for queue, held in _by_queue(got):
-                if not self._keeper.hold(queue.keys, held, claim, self._consumer.asked):
-                    refused.append((queue.keys, [message.receipt for message in held]))
-                    got = [message for message in got if message not in held]
-            messages.extend(got)
-            return refused
-
-        def receiving() -> Flow[None]:
-            deadline, left, again = flows.deadline_of(timeout), timeout, False
-            while True:
-                yield from self._consumer.receive(limit, left, claimed, patient=patient, stop=stop)
-                if not messages or not self._keeper.lapsed(messages[0].receipt):
+    def _receiving(
+        self,
+        messages: list[MessageT],
+        limit: int,
+        timeout: Seconds | None,
+        patient: bool,
+        stop: Stop | None,
+    ) -> Flow[None]:
+        claimed = partial(self._claimed, messages)
+        deadline, left, again = flows.deadline_of(timeout), timeout, False
+        while True:
+            yield from self._consumer.receive(limit, left, claimed, patient=patient, stop=stop)
+            if not messages or not self._keeper.lapsed(messages[0].receipt):
+                return
+            # This process stood still for longer than a lease: others may have these by now.
+            for queue, held in _by_queue(messages):
+                with settling(held):
+                    queue._settled(held, (yield from queue._give_back(held)))
+            messages.clear()
+            left = flows.seconds_left(deadline, stop)
+            if again:
+                lease = self._keeper.lease_ms
+                log.warning("claims are answered later than their lease of %d ms ends", lease)
+                if left is not None and left <= 0:
                     return
-                # This process stood still for longer than a lease: others may have these by now.
-                for queue, held in _by_queue(messages):
-                    with settling(held):
-                        queue._settled(held, (yield from queue._give_back(held)))
-                messages.clear()
-                left = flows.seconds_left(deadline, stop)
-                if again:
-                    lease = self._keeper.lease_ms
-                    log.warning("claims are answered later than their lease of %d ms ends", lease)
-                    if left is not None and left <= 0:
-                        return
-                    wait = random.uniform(0.2, 1.0)
-                    yield from flows.ask(flows.Sleep(wait if left is None else min(wait, left)))
-                again = True
+                wait = random.uniform(0.2, 1.0)
+                yield from flows.ask(flows.Sleep(wait if left is None else min(wait, left)))
+            again = True
 
-        return receiving(), messages
+    def _claimed(self, messages: list[MessageT], claim: Claimed) -> Refused:
+        """Hold what a claim got: it is among the messages then, or is to be given back."""
+        kind, by_name = self._message_type, self._by_name
+        got = [kind(by_name[delivery.queue], delivery) for delivery in claim.deliveries]
+        if self._keeper.hold(claim, got, self._consumer.asked):
+            messages += got
+            return ()
+        return [(queue.keys, [m.receipt for m in held]) for queue, held in _by_queue(got)]
 
     def _unstarted(self, messages: Iterable[MessageT]) -> list[tuple[Any, list[MessageT]]]:
         """By queue, what this process has to give back: a forked child has none of its parent's."""

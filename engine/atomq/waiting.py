@@ -217,7 +217,7 @@ class Waiting:
     ) -> Actions[None]:
         data = line.talk.say(("BLPOP", *line.names, f"{seconds:.3f}"), WAIT)
         if ahead is not None:
-            data += line.talk.say(ahead.command(), CLAIM)
+            data += line.talk.say(ahead.packed(), CLAIM)
         line.waits = True
         yield Send(line, data)
 

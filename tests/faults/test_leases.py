@@ -448,7 +448,7 @@ def test_only_a_process_that_holds_something_looks_for_garbage_when_it_connects(
         assert broker.reap() == 0
         assert collected == []
         claimed = broker.engine.run(broker.claim(["q"], 1))
-        broker.keeper.hold(queue.keys, claimed.deliveries, claimed)
+        broker.keeper.hold(claimed, claimed.deliveries)
         del claimed
         assert broker.reap() == 1
         assert collected == [2]

@@ -12,6 +12,7 @@ import pytest
 
 from atomq import assets, calls, scripts
 from atomq.calls import Call
+from atomq.conversation import packed
 from atomq.errors import ScriptFault
 from atomq.keys import QueueKeys
 from atomq.scripts import Parameter
@@ -80,6 +81,13 @@ def test_a_verb_passes_as_many_keys_and_arguments_as_declared(verb: str, layout:
     contract = call.script.contract
     assert len(call.keys) == sum(times(each, sizes) for each in contract.keys)
     assert len(call.args) == sum(times(each, sizes) for each in contract.argv)
+
+
+@pytest.mark.parametrize("layout", ["stock", "cluster"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_what_is_packed_once_is_what_is_sent(verb: str, layout: str) -> None:
+    for call in (build(verb, layout), build(verb, layout).again()):
+        assert call.packed() == call.packed() == packed(call.command())
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from redis import exceptions as server
 
 from atomq import waiting
+from atomq.conversation import packed
 from atomq.errors import ServerUnavailable
 from atomq.looking import Looked
 from atomq.waiting import Actions, Line, Waiting
@@ -151,7 +152,10 @@ class Stage:
 
 
 def claim(name: str) -> Any:
-    return SimpleNamespace(command=lambda: ("EVALSHA", name), parse=lambda reply, _: reply)
+    words = ("EVALSHA", name)
+    return SimpleNamespace(
+        command=lambda: words, packed=lambda: packed(words), parse=lambda reply, _: reply
+    )
 
 
 moves = st.sampled_from(

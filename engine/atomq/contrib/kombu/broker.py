@@ -81,14 +81,12 @@ class Broker:
         The claim was sent at `since` (see `flows.clock`), by default just now. Given back is what
         may not be held beside what this process holds.
         """
-        by_queue: dict[str, list[Delivery]] = {}
-        for delivery in claimed.deliveries:
-            by_queue.setdefault(delivery.queue, []).append(delivery)
-        refused = set()
-        for queue, held in by_queue.items():
-            if not self.keeper.hold(self.keys(queue), held, claimed, since):
-                refused.add(queue)
-                self.give_back(self.keys(queue), [delivery.receipt for delivery in held])
+        found = claimed.deliveries
+        if not self.keeper.hold(claimed, found, since):
+            for queue in dict.fromkeys(delivery.queue for delivery in found):
+                receipts = [delivery.receipt for delivery in found if delivery.queue == queue]
+                self.give_back(self.keys(queue), receipts)
+            found = []
         if claimed.drain_ms:
             self.keeper.drain(claimed.drain_ms / 1000)
         for call in self.keeper.accompanied():
@@ -96,7 +94,7 @@ class Broker:
                 self.engine.run(call)
             except AtomqError as error:
                 log.info("a message counts as alone and is not: %s", error)
-        return [delivery for delivery in claimed.deliveries if delivery.queue not in refused]
+        return found
 
     # ── giving back ───────────────────────────────────────────────────────────────────────────
 
