@@ -194,7 +194,7 @@ class Stage:
     def __init__(self, monkeypatch: Any, **options: Any) -> None:
         monkeypatch.setattr("atomq.contrib.kombu.broker.Engine", ScriptedEngine)
         monkeypatch.setattr("atomq.leases.Engine", ScriptedEngine)
-        monkeypatch.setattr("atomq.contrib.kombu.poller.wires.taken", lambda line: line)
+        monkeypatch.setattr("atomq.wires.taken", lambda line: line)
         name = f"scripted-{next(_names)}"  # brokers are known by their address
         options = {"client_name": name, **options}
         self.transport = Transport(Connection("atomq://nowhere.invalid", transport_options=options))

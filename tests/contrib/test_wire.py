@@ -915,7 +915,7 @@ def test_answers_come_in_the_order_that_was_asked(
     stock = Producer(wire.connect("stock").channel())
     connection = wire.connect("atomq")
     poller = connection.transport.poller
-    send_claim = poller._send_claim
+    send_claim = poller._intake._send_claim
 
     def put(body: str) -> None:
         stock.publish(body, routing_key=queue.name, serializer="json", declare=[queue])
@@ -924,7 +924,7 @@ def test_answers_come_in_the_order_that_was_asked(
         received.append(body)  # and is held: nothing is acked
 
     def changes_first(*args: Any) -> None:
-        monkeypatch.setattr(poller, "_send_claim", send_claim)
+        monkeypatch.setattr(poller._intake, "_send_claim", send_claim)
         put("d")
         send_claim(*args)
 
@@ -936,7 +936,7 @@ def test_answers_come_in_the_order_that_was_asked(
         drain_for(connection, 0.3)
         # No place of a pool is idle: room for one more is worth no call but that of every second.
         monkeypatch.setattr("atomq.contrib.kombu.worker.waiting", lambda: True)
-        monkeypatch.setattr(poller, "_send_claim", changes_first)
+        monkeypatch.setattr(poller._intake, "_send_claim", changes_first)
         drain(connection, received, 4)
     assert received == list("abcd")
 

@@ -130,10 +130,10 @@ def test_a_kombu_connection_logs_in_again(server: Server, tokens: Rotating) -> N
             return tokens.used() == {f"token{tokens.tokens}"}
 
         wait_until("it to wait", lambda: drained() and tokens.blocked())
-        line = connection.transport.poller._line
+        line = connection.transport.poller._intake.socket.line
         tokens.rotate()
         wait_until("the old token to be left", drained)
-        assert connection.transport.poller._line is line
+        assert connection.transport.poller._intake.socket.line is line
         for queue in queues:
             queue.put(queue.queue.name)
         wait_until("both", lambda: drained() and sorted(got) == ["acked", "popped"])

@@ -111,12 +111,12 @@ def test_the_receipt_is_the_delivery_tag_and_deliveries_are_counted(stage: Stage
     assert (first.delivery_tag, first.properties["x-delivery-count"]) == ("a", 1)
     assert "redelivered" not in first.delivery_info
     assert "redelivered" not in first.headers
-    stage.poller._hot.add("q")
+    stage.poller._intake.claims.hot.add("q")
     (second,) = stage.claim("b", deliveries=2)
     assert second.properties["x-delivery-count"] == 2
     assert second.delivery_info["redelivered"] is True
     assert second.headers["redelivered"] is True
-    stage.poller._hot.add("q")
+    stage.poller._intake.claims.hot.add("q")
     (task,) = stage.claim("c", deliveries=2, message=raw(task="t", id="i"))
     assert task.delivery_info["redelivered"] is True
     assert "redelivered" not in task.headers, "a retry would copy it"
@@ -459,11 +459,11 @@ def test_a_queue_that_expires_is_touched_when_it_is_used(stage: Stage) -> None:
 
     stage.claim("a")
     assert touched() == 1
-    stage.poller._hot.add("q")
+    stage.poller._intake.claims.hot.add("q")
     stage.claim("b")
     assert touched() == 0, "not at every message"
     stage.channel._touched["q"] -= 2.6
-    stage.poller._hot.add("q")
+    stage.poller._intake.claims.hot.add("q")
     stage.claim("c")
     assert touched() == 1, "a quarter of its time is over"
     stage.channel._put("q", message(stage))

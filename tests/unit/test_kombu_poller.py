@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 from redis import exceptions as server
 
+from atomq.contrib.kombu import claims, intake, line, rights
 from atomq.contrib.kombu import poller as module
-from atomq.contrib.kombu.poller import CAP, FORBIDDEN, PATIENCE
+from atomq.contrib.kombu.claims import CAP
+from atomq.contrib.kombu.intake import PATIENCE
+from atomq.contrib.kombu.rights import FORBIDDEN
 from atomq.contrib.kombu.waker import Waker
 from atomq.errors import AtomqError, PermissionDenied, ServerFull, ServerUnavailable
 from tests.scripted import Line, Stage, claimed, push, raw
@@ -34,7 +37,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         monotonic = staticmethod(lambda: real() + ahead[0])
         sleep = time.sleep
 
-    monkeypatch.setattr(module, "time", Clock)
+    for each in (module, claims, intake, line, rights):
+        monkeypatch.setattr(each, "time", Clock)
     return ahead
 
 
@@ -152,7 +156,8 @@ def test_a_token_that_nobody_here_waits_for_any_more_is_passed_on(stage: Stage) 
 def test_nothing_is_claimed_by_a_worker_that_stops(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "stopping", lambda: True)
+    for each in (module, intake):
+        monkeypatch.setattr(each, "stopping", lambda: True)
     stage.consume()
     stage.poller.pump()
     assert not stage.engine.lines or not stage.line.claims()
@@ -176,7 +181,7 @@ def test_acks_of_a_claim_that_was_refused_are_kept(
 ) -> None:
     stage.consume()
     acked(stage, "a", "b")
-    stage.poller._hot.add("q")
+    stage.poller._intake.claims.hot.add("q")
     stage.poller.pump()
     assert stage.line.claims()[-1][-3:] == ("2", "a", "b")
     assert stage.acks() == []
@@ -195,7 +200,7 @@ def test_acks_that_found_nothing_are_told_and_the_others_are_done(
 ) -> None:
     stage.consume()
     acked(stage, "a", "b")
-    stage.poller._hot.add("q")
+    stage.poller._intake.claims.hot.add("q")
     stage.poller.pump()
     stage.give(claimed(lost=[1, 2]))
     assert stage.acks() == []
@@ -205,7 +210,7 @@ def test_acks_that_found_nothing_are_told_and_the_others_are_done(
 def test_acks_of_a_connection_that_is_lost_are_kept(stage: Stage) -> None:
     stage.consume()
     acked(stage, "a")
-    stage.poller._hot.add("q")
+    stage.poller._intake.claims.hot.add("q")
     stage.poller.pump()
     stage.engine.answers["connect"] = ServerUnavailable("away")
     with pytest.raises(server.ConnectionError):
@@ -276,7 +281,7 @@ def test_an_idle_connection_that_breaks_at_once_is_lost(stage: Stage) -> None:
     with pytest.raises(server.ConnectionError, match="cut"):
         stage.give(CUT)
     assert stage.transport.lost
-    assert stage.poller._line is None
+    assert stage.poller._intake.socket.line is None
     assert len(stage.engine.lines) == 1
 
 
@@ -334,7 +339,7 @@ def test_a_right_that_was_there_may_be_missing_for_a_while(
     for seconds in (0, 1, FORBIDDEN - 1):
         clock[0] = float(seconds)
         before = len(stage.line.claims())
-        stage.poller._hot.add("q")
+        stage.poller._intake.claims.hot.add("q")
         stage.poller.pump()
         stage.give(NO_SCRIPT)
         stage.poller.pump()
@@ -351,7 +356,7 @@ def test_a_right_that_came_back_was_there(stage: Stage, clock: list[float]) -> N
     for seconds in (0.0, FORBIDDEN - 1, 2 * FORBIDDEN):
         clock[0] = seconds
         stage.engine.answers["claim"] = PermissionDenied("no")
-        stage.poller._hot.add("q")
+        stage.poller._intake.claims.hot.add("q")
         stage.poller.pump()
         stage.give(NO_SCRIPT)
         clock[0] = seconds + 0.6
@@ -379,7 +384,8 @@ def test_a_worker_that_stops_is_handed_nothing(
     stage.poller.pump()
     stage.line.replies.append(claimed("a", "b"))
     assert stage.poller.receive(0) is True
-    monkeypatch.setattr(module, "stopping", lambda: True)
+    for each in (module, intake):
+        monkeypatch.setattr(each, "stopping", lambda: True)
     assert stage.poller.receive(0) is False
     assert len(stage.got) == 1
     module.let_go()
@@ -441,12 +447,12 @@ def test_a_lease_counts_from_when_its_claim_was_sent(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(module, "clock", lambda: now[0])
+    monkeypatch.setattr(claims, "clock", lambda: now[0])
     stage.consume()
     stage.poller.pump()
     now[0] = 150.0
     stage.line.replies.append(claimed("a"))
-    stage.poller._read()
+    stage.poller._intake.read()
     assert stage.broker.keeper._leases["a"].since == 100.0
 
 
@@ -527,7 +533,7 @@ def test_nothing_is_given_back_over_a_connection_that_was_lost(stage: Stage) -> 
     stage.poller.pump()
     stage.line.replies.append(claimed("a", "b"))
     assert stage.poller.receive(0)
-    stage.poller._lost()
+    stage.poller._intake.give_up()
     stage.channel.close()
     assert stage.released() == []
 
@@ -571,7 +577,7 @@ def test_subscribing_ends_the_wait_first(stage: Stage) -> None:
     stage.engine.answers["CLIENT UNBLOCK"] = lambda _: stage.line.replies.append(None)
     bound(stage, "f")
     assert stage.line.names()[-1] == "PSUBSCRIBE"
-    assert stage.poller._blocked == ()
+    assert stage.poller._intake.blocked == ()
 
 
 def test_what_nobody_acks_is_popped_by_the_wait_itself(stage: Stage) -> None:
@@ -684,7 +690,7 @@ def test_a_wait_that_is_refused_for_a_moment_is_sent_again(
     stage.give(claimed())
     stage.poller.pump()
     waits = stage.line.names().count("BRPOP")
-    replies = [None] * (stage.poller._line.talk.under_way - 1)
+    replies = [None] * (stage.poller._intake.socket.line.talk.under_way - 1)
     stage.give(*replies, server.NoPermissionError("this user has no permissions to run 'brpop'"))
     stage.poller.pump()
     assert stage.line.names().count("BRPOP") == waits, "it rests"

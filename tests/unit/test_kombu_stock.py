@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from atomq.contrib.kombu import stock as module
-from atomq.contrib.kombu.stock import RENEW_EVERY, RESTORE_EVERY, WATCH_MS, Restore, Watch
+from atomq.contrib.kombu import stock
+from atomq.contrib.kombu import watch as watching
+from atomq.contrib.kombu.stock import RESTORE_EVERY, Restore
+from atomq.contrib.kombu.watch import RENEW_EVERY, WATCH_MS, Election
 from tests.scripted import Stage
 
 
@@ -19,7 +21,8 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     class Clock:
         monotonic = staticmethod(lambda: found[0])
 
-    monkeypatch.setattr(module, "time", Clock)
+    for each in (stock, watching):
+        monkeypatch.setattr(each, "time", Clock)
     return found
 
 
@@ -30,7 +33,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, now: list[float]) -> Iterator[Stage]:
     found.close()
 
 
-def stood(watch: Watch, *queues: str) -> list[tuple[str, str]]:
+def stood(watch: Election, *queues: str) -> list[tuple[str, str]]:
     """The queues it stands for, and how."""
     return [(queue, command[3]) for queue, command in watch.stand(list(queues))]
 
@@ -38,7 +41,7 @@ def stood(watch: Watch, *queues: str) -> list[tuple[str, str]]:
 def test_a_watch_is_renewed_while_it_lasts_and_not_at_every_wait(
     stage: Stage, now: list[float]
 ) -> None:
-    watch = Watch(stage.broker)
+    watch = Election(stage.broker)
     assert stood(watch, "q", "p") == [("q", "NX"), ("p", "NX")]
     assert watch.elected("q", won=True)
     assert not watch.elected("p", won=False)
@@ -54,7 +57,7 @@ def test_a_watch_is_renewed_while_it_lasts_and_not_at_every_wait(
 
 
 def test_a_watch_is_left_to_others_who_are_woken(stage: Stage, now: list[float]) -> None:
-    watch = Watch(stage.broker)
+    watch = Election(stage.broker)
     for queue in ("q", "p", "o"):
         list(watch.stand([queue]))
         watch.elected(queue, won=True)
@@ -104,7 +107,7 @@ def test_with_the_names_of_a_cluster_there_is_no_stock_beside(
     monkeypatch: pytest.MonkeyPatch, now: list[float]
 ) -> None:
     stage = Stage(monkeypatch, layout="cluster")
-    assert stood(Watch(stage.broker), "q") == []
+    assert stood(Election(stage.broker), "q") == []
     assert Restore(stage.broker, stage.channel.settings).turn(stage.channel, "q") == 0
     assert stage.engine.called("restore_foreign") == []
     stage.close()

@@ -20,6 +20,7 @@ from atomq.client import Engine
 from atomq.contrib.fleet import Attendance
 from atomq.contrib.kombu import worker
 from atomq.contrib.kombu.bindings import Bindings
+from atomq.contrib.kombu.rights import Rights
 from atomq.contrib.kombu.unconfirmed import Unconfirmed
 from atomq.errors import AtomqError
 from atomq.keys import QueueKeys
@@ -41,10 +42,7 @@ class Broker:
         self.ids = Ids()
         self.unanswered: list[Call[Claimed]] = []
         """Claims that a connection was lost under: what they hold is asked for again."""
-        self.granted: set[object] = set()
-        """What this user was seen to have the right to."""
-        self.denied: dict[object, float] = {}
-        """And since when it is refused that."""
+        self.rights = Rights()
         self.bindings = Bindings(self.engine)
         self.attendance = Attendance(self.engine, lambda: self.ids.prefix)
         self.unconfirmed = Unconfirmed(self.engine.options.call_window_ms / 1000)

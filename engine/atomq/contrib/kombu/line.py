@@ -1,12 +1,15 @@
-"""One socket of a connection of Kombu's: commands go out, answers are taken in one at a time."""
+"""The one socket of a connection of Kombu's: commands go out, answers come in one at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis import exceptions as server
 
+from atomq import wires
+from atomq.client import Engine
 from atomq.conversation import Conversation, Word
 from atomq.wires import MemoryWire, Wire
 
@@ -55,3 +58,54 @@ class Line:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+
+class Socket:
+    """A line that is made when it is needed, and watched by an event loop if there is one."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._opened = 0.0
+        self._moves = self._era = 0
+        self._on_number: Callable[[int | None], None] = lambda _: None
+        self.line: Line | None = None
+
+    def watch(self, on_number: Callable[[int | None], None]) -> None:
+        """Call `on_number` with each new file number to watch, with None when there is none."""
+        self._on_number = on_number
+        if self.line is not None:
+            on_number(self.line.wire.fileno())
+
+    def connected(self) -> Line:
+        """The line; it is made if there is none. Raises redis-py's exceptions and ours."""
+        if self.line is None:
+            self._moves, self._era = self._engine.moves, self._engine.era
+            self.line = Line(wires.taken(self._engine.connection()))
+            self._opened = time.monotonic()
+            self._on_number(self.line.wire.fileno())
+        return self.line
+
+    def hang_up(self) -> None:
+        """Close the line."""
+        if self.line is not None:
+            self._on_number(None)
+            self.line.wire.close()
+        self.line = None
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether another server became the master since the line was made."""
+        return self.line is not None and self._moves != self._engine.moves
+
+    def lasted(self) -> float:
+        """Seconds for which the line has been there."""
+        return time.monotonic() - self._opened
+
+    def new_credentials(self) -> tuple[object, ...]:
+        """What to send with AUTH, once the provider has another token; else nothing."""
+        if self.line is None or self._era == self._engine.era:
+            return ()
+        self._era = self._engine.era
+        provider = self.line.wire.credential_provider
+        # Without a provider another master is about to be announced.
+        return tuple(provider.get_credentials()) if provider is not None else ()

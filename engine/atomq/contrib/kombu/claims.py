@@ -1,0 +1,156 @@
+"""The claims of one connection: when to claim, the claim under way, and what its answer brings."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from atomq.calls import Call, Claimed
+from atomq.contrib.kombu.consuming import MOST_CLAIMED
+from atomq.contrib.kombu.rights import CLAIM
+from atomq.errors import PermissionDenied, ServerFull
+from atomq.flows import clock
+from atomq.keys import is_queue_key
+
+if TYPE_CHECKING:
+    from atomq.contrib.kombu.broker import Broker
+    from atomq.contrib.kombu.channel import Channel
+    from atomq.contrib.kombu.hand_over import HandOver
+
+log = logging.getLogger("atomq.kombu")
+
+Taken = dict[str, list[str]]  # receipts whose acks ride along, by queue
+
+# Seconds a wait lasts, and the server ends it up to 0.07 s late: an expired lease is offered again
+# within a second.
+CAP = (0.75, 0.9)
+REST = 0.5  # seconds between two tries of what a user may not do just now
+
+
+class Claims:
+    """One claim at a time is under way."""
+
+    def __init__(self, transport: Any, buffer: HandOver, send: Callable[..., None]) -> None:
+        """`send(purpose, *command)` sends a command over the connection's socket."""
+        self._transport = transport
+        self._broker: Broker = transport.broker
+        self._buffer = buffer
+        self._send = send
+        self.hot: set[str] = set()
+        """Queues that may have something to claim."""
+        self.due_at = float("inf")
+        """When a delayed message falls due (monotonic)."""
+        self.look_at = 0.0
+        """When to look into all queues again (monotonic)."""
+        self.rests_until = 0.0
+        """Until when nothing is tried: the user was refused a right that it had."""
+        self._under_way: tuple[Channel, Call[Claimed], Taken] | None = None
+        self._sent_at = 0.0  # when the claim was sent for the first time
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a claim waits for its answer."""
+        return self._under_way is not None
+
+    def look_later(self, now: float) -> None:
+        """All queues are looked into now; the next time within a second."""
+        self.due_at = float("inf")
+        self.look_at = now + random.uniform(*CAP)
+
+    def send(self, channel: Channel, queues: list[str], room: int) -> None:
+        """Send a claim, with the acks that wait."""
+        acks = {name: self._broker.keeper.acks.take(name) for name in queues}
+        call = self._broker.claim(queues, min(room, MOST_CLAIMED), acks)
+        if not channel.qos.prefetch_count:
+            channel.pace()
+        self.hot.difference_update(queues)
+        self._under_way = (channel, call, acks)
+        self._sent_at = clock()
+        self._send(CLAIM, *call.command())
+
+    def answered(self, reply: Any) -> None:
+        """The server answered the claim, or refused it."""
+        assert self._under_way is not None
+        channel, call, acks = self._under_way
+        self._under_way = None
+        if not isinstance(reply, Exception):
+            self._claimed(channel, call.parse(reply, call.repeated), acks)
+            return
+        # The engine knows what to do about scripts that are not loaded, and about passing trouble.
+        try:
+            claimed = self._broker.engine.run(call)
+        except ServerFull as full:
+            # It took nothing, and comes again within a second, as where nothing was to be had.
+            self._put_back(acks)
+            log.warning("claiming again within a second: %s", full)
+            return
+        except PermissionDenied as refused:
+            self._put_back(acks)
+            self.denied(CLAIM, refused)
+            return
+        except BaseException:
+            self._put_back(acks)
+            self._broker.unanswered.append(call)
+            raise
+        self._claimed(channel, claimed, acks)
+
+    def ask_again(self) -> bool:
+        """Get the answer that a broken connection took along; whether it has messages.
+
+        The engine asks, over a connection of its own. Raises what the engine raises.
+        """
+        assert self._under_way is not None
+        channel, call, acks = self._under_way
+        self._under_way = channel, call.again(), acks
+        claimed = self._broker.engine.run(self._under_way[1])
+        self._under_way = None
+        self._claimed(channel, claimed, acks)
+        return bool(claimed.deliveries)
+
+    def give_up(self) -> None:
+        """The connection is lost: the broker asks for the answer when the next one is made."""
+        if self._under_way is not None:
+            _, call, acks = self._under_way
+            self._put_back(acks)
+            self._broker.unanswered.append(call)
+            self._under_way = None
+
+    def forget(self) -> None:
+        """The connection is closed: no answer comes any more."""
+        self._under_way = None
+
+    def pass_on(self, token: str) -> None:
+        """Wake another consumer by a token for a queue that is not consumed here any more."""
+        full = is_queue_key(token)
+        prefix = self._broker.engine.options.global_keyprefix
+        if full is not None and full.startswith(prefix):
+            self._broker.engine.run(self._broker.claim([full.removeprefix(prefix)], 0))
+
+    def denied(self, asked: str, error: PermissionDenied) -> None:
+        """Rest for a moment and try again, or raise `error`: see `Rights.refuse`."""
+        self._broker.rights.refuse(asked, error)
+        self.rests_until, self.look_at = time.monotonic() + REST, 0.0
+
+    def _put_back(self, acks: Taken) -> None:
+        for queue, receipts in acks.items():
+            self._broker.keeper.acks.put_back(queue, receipts)
+
+    def _claimed(self, channel: Channel, claimed: Claimed, acks: Taken) -> None:
+        keeper = self._broker.keeper
+        self._broker.rights.grant(CLAIM)
+        deliveries = self._broker.hold(claimed, self._sent_at)
+        for queue, receipts in acks.items():
+            missing = [receipt for name, receipt in claimed.lost_acks if name == queue]
+            keeper.acks.answered(queue, receipts, missing)
+        self.hot.update(claimed.more)
+        if claimed.wait_ms is not None:
+            self.due_at = min(self.due_at, time.monotonic() + claimed.wait_ms / 1000)
+            self._transport.wake_in(claimed.wait_ms / 1000)
+        self._buffer.add(channel, deliveries, claimed.now_ms)
+        if channel.closed:  # meanwhile
+            self._buffer.give_back(lambda one: one.channel is channel)
+        elif deliveries:
+            channel.rotate(deliveries[-1].queue)

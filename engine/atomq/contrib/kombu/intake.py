@@ -1,0 +1,352 @@
+"""What one connection asks the server for, and what it makes of the answers, over one socket.
+
+The socket is either waiting for a claim's answer, or blocked on tokens, or only listening to
+broadcasts. A connection that breaks is replaced without a word to Celery, if it can be.
+
+The rooms below: `line.py` has the socket, `demand.py` knows which channels have room, `claims.py`
+has the claim under way, `watch.py` hears of stock producers, `popped.py` and `broadcasts.py` hand
+over what has no lease, and `chores.py` does what is due once a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from redis import exceptions as server
+
+from atomq.contrib.kombu.broadcasts import Broadcasts
+from atomq.contrib.kombu.chores import Chores
+from atomq.contrib.kombu.claims import CAP, Claims
+from atomq.contrib.kombu.demand import Demand
+from atomq.contrib.kombu.line import Socket
+from atomq.contrib.kombu.popped import Popped
+from atomq.contrib.kombu.rights import CLAIM, LISTEN, WAIT
+from atomq.contrib.kombu.watch import Watch
+from atomq.contrib.kombu.worker import stopping
+from atomq.conversation import PUSHED
+from atomq.errors import AtomqError, PermissionDenied
+from atomq.keys import is_queue_key
+
+if TYPE_CHECKING:
+    from atomq.contrib.kombu.broker import Broker
+    from atomq.contrib.kombu.channel import Channel
+    from atomq.contrib.kombu.hand_over import HandOver
+
+log = logging.getLogger("atomq.kombu")
+
+PATIENCE = 5.0  # seconds an answer may be late before the connection counts as dead
+QUICK = 1.0  # seconds a connection must have lasted to be replaced without a word to Celery
+GONE = (server.ConnectionError, server.TimeoutError, server.InvalidResponse, OSError)
+
+
+class Intake:
+    """Claims, waits and subscriptions of one transport. Belongs to one thread."""
+
+    def __init__(self, transport: Any, buffer: HandOver) -> None:
+        """`buffer` takes the messages that are claimed."""
+        self._transport = transport
+        self._broker: Broker = transport.broker
+        self._buffer = buffer
+        self.socket = Socket(self._broker.engine)
+        self.has_read = False
+        """Whether something was read since the event loop looked what is readable."""
+        self.blocked: Sequence[str] = ()
+        """The keys that the server waits on for us."""
+        self._until = 0.0  # when the server must have answered what is under way
+        self._broadcasts = Broadcasts(transport)
+        self._popped = Popped(transport)
+        self.demand = Demand(transport, buffer, self._popped)
+        self.claims = Claims(transport, buffer, self._send)
+        self._watch = Watch(self._broker, self._send, self.claims.hot.add, self._have_messages)
+        self.chores = Chores(transport, f"{self._broker.ids.prefix}-{id(self):x}")
+
+    def close(self) -> None:
+        """Give back what was not handed over, pass a wake-up on, and hang up."""
+        if self.socket.line is None:
+            return
+        if not self._transport.lost:
+            try:
+                self._settle_claim()
+                self.withdraw()
+                for call in self._watch.resign():
+                    self._broker.engine.run(call)
+                self._buffer.give_back()
+                self.chores.leave()
+            except (server.RedisError, OSError, AtomqError) as error:
+                log.debug("while hanging up: %s", error)
+        self._buffer.give_back()
+        self._hang_up()
+        self.claims.forget()
+
+    def _hang_up(self) -> None:
+        self.socket.hang_up()
+        self.blocked = ()
+        self._broadcasts.forget()
+        self._watch.disconnected()
+
+    def _settle_claim(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while self.claims.is_under_way and time.monotonic() < deadline:
+            if self.can_read(0.1):
+                self.read()
+
+    def _send(self, purpose: Any, *command: Any) -> None:
+        """Send a command. `purpose`: CLAIM, WAIT, or a function of the answer or error."""
+        try:
+            self.socket.connected().say(command, purpose)
+        except GONE as error:
+            self._broken(error)
+
+    def can_read(self, seconds: float) -> bool:
+        """Whether an answer, or a part of one, comes within so many seconds."""
+        line = self.socket.line
+        try:
+            return line is not None and line.readable(seconds)
+        except GONE as error:
+            self._broken(error)
+            return False
+
+    # ── claiming and waiting ──────────────────────────────────────────────────────────────────
+
+    def pump(self) -> None:
+        """Send what there is to send: a claim if there is room and work, else the wait for work."""
+        now, self.has_read = time.monotonic(), False
+        claims = self.claims
+        if self.socket.has_moved:
+            self._broken(server.ConnectionError("there is another master"))
+        # Over this connection, so that nothing it waits for is lost. Behind a wait it is sent at
+        # the latest a second later. If it is refused the connection is made anew.
+        if credentials := self.socket.new_credentials():
+            self._send(_ignore, "AUTH", *credentials)
+        if now > self._until and (claims.is_under_way or self.blocked):
+            self._overdue()
+        if claims.is_under_way or now < claims.rests_until:
+            return
+        look = now >= claims.due_at or now >= claims.look_at
+        rooms = self.demand.rooms(least=look)
+        if rooms and stopping():
+            rooms = {}
+        if look:
+            claims.look_later(now)
+            claims.hot.update(name for channel in rooms for name in channel.claimed_queues())
+            try:
+                self.chores.turn()
+            except PermissionDenied as error:
+                claims.denied(CLAIM, error)
+        for channel, room in rooms.items():
+            queues = [name for name in channel.ordered() if name in claims.hot]
+            if queues:
+                self._send_claim(channel, queues, room)
+                return
+        self._block(tuple(rooms))
+
+    def _send_claim(self, channel: Channel, queues: list[str], room: int) -> None:
+        self.withdraw()
+        self._watch.disarm()
+        self._until = time.monotonic() + PATIENCE
+        self.claims.send(channel, queues, room)
+
+    def _block(self, able: tuple[Channel, ...]) -> None:
+        keys = self.demand.keys(able)
+        if keys == self.blocked:
+            if not keys:
+                self.resign()
+            return
+        if self.blocked:
+            self.withdraw()
+            self.pump()
+            return
+        queues = [name for channel in able for name in channel.claimed_queues()]
+        self.resign(staying=queues)
+        if keys:
+            # The server's own timer ends the wait: whatever was missed is found within a second.
+            seconds = random.uniform(*CAP)
+            self._watch.arm(queues)
+            self.blocked = keys
+            self._until = time.monotonic() + seconds + PATIENCE
+            self._send(WAIT, "BRPOP", *keys, round(seconds, 3))
+
+    def resign(self, staying: Collection[str] = ()) -> None:
+        """Leave the watch of all queues but `staying`, from which no more can be taken here."""
+        resigning = self._watch.resign(staying)
+        if resigning:
+            self.withdraw()  # behind the wait they would wait
+        for call in resigning:
+            self._watch.send(call)
+
+    def subscribe(self) -> None:
+        """Listen to the broadcasts that are consumed now, and to no others."""
+        new, old = self._broadcasts.changed()
+        if not (new or old):
+            return
+        self._settle_claim()
+        self.withdraw()
+        try:
+            if new:
+                self.socket.connected().subscribe("PSUBSCRIBE", new, LISTEN)
+            if old:
+                self.socket.connected().subscribe("PUNSUBSCRIBE", old, _ignore)
+        except GONE as error:
+            self._broken(error)
+
+    def withdraw(self) -> None:
+        """End the wait in the server; what it had got after all is taken in."""
+        is_asked = False
+        while self.blocked and (line := self.socket.line) is not None:
+            if not (is_asked or line.talk.expects is not WAIT or self.can_read(0)):
+                is_asked = True
+                try:
+                    self._broker.engine.command("CLIENT UNBLOCK", line.wire.hello.get(b"id"))
+                except AtomqError as error:
+                    # Not permitted, or not there: the server's own timer ends the wait soon.
+                    log.debug("CLIENT UNBLOCK: %s", error)
+            self.read()
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether an answer was taken in already. A selector tells of what the system holds."""
+        return self.socket.line is not None and self.socket.line.has_answer
+
+    def hear(self) -> None:
+        """Take in what has come over the socket, which is readable."""
+        try:
+            self.socket.connected().hear()
+        except GONE as error:
+            self._broken(error)
+
+    # ── answers ───────────────────────────────────────────────────────────────────────────────
+
+    def read(self) -> bool:
+        """Take in one answer or push; True if something was handed over at once."""
+        self.has_read = True
+        try:
+            purpose, reply = self.socket.connected().answer()
+        except GONE as error:
+            self._broken(error)
+            return False
+        if purpose is PUSHED:
+            return self._pushed(reply)
+        if isinstance(reply, GONE):
+            self._broken(reply)
+            return False
+        if purpose is CLAIM:
+            self.claims.answered(reply)
+            return False
+        if purpose is WAIT:
+            return self._waited(reply)
+        if purpose is LISTEN:
+            return self._listens(reply)
+        purpose(reply)
+        return False
+
+    def _waited(self, reply: Any) -> bool:
+        self.blocked = ()
+        if isinstance(reply, server.NoPermissionError):
+            text = f"this user may not wait for messages: {reply}"
+            self.claims.denied(WAIT, PermissionDenied(text))
+            return False
+        if isinstance(reply, Exception):
+            # It was broken off: the master became a replica, the type is wrong, …
+            self._broken(server.ConnectionError(str(reply)))
+            return False
+        self._broker.rights.grant(WAIT)
+        if not reply:
+            self.claims.look_at = 0.0
+            return False
+        return self._woken(reply[0].decode(), reply[1])
+
+    def _listens(self, reply: Any) -> bool:
+        """PSUBSCRIBE was answered; True if it was granted: stock's drain_events() ends with it."""
+        if isinstance(reply, Exception):
+            text = f"this user may not listen to broadcasts: {reply}"
+            self.claims.denied(LISTEN, PermissionDenied(text))
+            self._broken(server.ConnectionError(str(reply)))  # and is subscribed on the next one
+            return False
+        self._broker.rights.grant(LISTEN)
+        return True
+
+    def _woken(self, key: str, value: bytes) -> bool:
+        source = self.demand.source(key)
+        if source is not None and source.is_popped:
+            self._popped.hand_over(key, source.queue, value)
+            return True
+        if source is not None:
+            self.claims.hot.add(source.queue)
+        elif is_queue_key(key) is None:
+            self._popped.put_back(key, value)
+        else:
+            self.claims.pass_on(key)
+        return False
+
+    def _have_messages(self, lists: Sequence[str]) -> None:
+        """There is something in these ready lists, which are watched here."""
+        self.claims.hot.update(self.demand.queues_of(lists))
+
+    def _pushed(self, push: list[Any]) -> bool:
+        if push[0] == b"invalidate":
+            able = {name for ch in self.demand.rooms() for name in ch.claimed_queues()}
+            # Another program changed these lists: claim, or let another consumer claim.
+            for name in self.demand.queues_of([key.decode() for key in push[1] or ()]):
+                self.claims.hot.add(name)
+                if name not in able:
+                    self.claims.pass_on(self._broker.keys(name).wake)
+            return False
+        if push[0] != b"pmessage":
+            return False
+        return self._broadcasts.hand_over(push[1].decode(), push[2], push[3])
+
+    # ── health ────────────────────────────────────────────────────────────────────────────────
+
+    def _overdue(self) -> None:
+        # A program that drains by hand may have been away for long: the answer lies here.
+        if self.socket.line is not None and self.can_read(0):
+            return
+        self._broken(server.ConnectionError("the broker did not answer in time"))
+
+    def _broken(self, error: Exception) -> None:
+        """The socket is of no use any more: make another, or raise `error`.
+
+        Celery drops what it has reserved when a connection is lost, so it does not hear of one that
+        can be replaced at once. One that breaks again right away is not replaced in silence,
+        unless it broke under a claim that got something: that may have been too large for it.
+        """
+        quick = self.socket.lasted() < QUICK
+        if (quick and not self.claims.is_under_way) or not self._reopened(quick=quick):
+            self.give_up()
+            raise error
+        log.info("the connection was lost and made again: %s", error)
+
+    def _reopened(self, *, quick: bool) -> bool:
+        """Connect anew, subscribe, and get the answer to the claim that was outstanding.
+
+        That comes over a line of the engine's: where broadcasts are heard, the server cuts off
+        whatever exceeds its `client-output-buffer-limit pubsub`, so also a large message.
+        """
+        self._hang_up()
+        try:
+            line = self.socket.connected()
+            if patterns := self._broadcasts.changed()[0]:
+                line.subscribe("PSUBSCRIBE", patterns, LISTEN)
+            if self.claims.is_under_way and not self.claims.ask_again() and quick:
+                return False
+        except (*GONE, AtomqError) as error:
+            log.debug("and could not be made again: %s", error)
+            return False
+        self.claims.look_at = 0.0
+        return True
+
+    def give_up(self) -> None:
+        """The connection is gone: nothing is given back, what is held stays held."""
+        self._transport.lost = True
+        self.chores.lost()
+        self.claims.give_up()
+        self._buffer.clear()
+        self._hang_up()
+
+
+def _ignore(_: Any) -> None:
+    """An answer, or an error, that changes nothing."""
