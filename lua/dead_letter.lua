@@ -21,13 +21,14 @@ local args = require("lib.args")
 local clock = require("lib.clock")
 local dead = require("lib.dead")
 local guard = require("lib.guard")
+local limits = require("lib.limits")
 
 local letters, stats = KEYS[1], KEYS[2]
 local MINUTE, MOST = 60000, 100 -- ms; letters looked at
 args.keys(2, 0, 0)
 local call_id, attempt = args.text("call_id", 96), args.int("attempt", 0, 9)
 local reason, detail = args.text("reason", 64), args.text("detail", 16384)
-local step, body = args.int("step", 1, 10), args.text("message", 536870912)
+local step, body = args.int("step", 1, 10), args.text("message", limits.LARGEST)
 guard.stream(letters); guard.hash(stats)
 local fault = args.done() or guard.fault
 if fault then

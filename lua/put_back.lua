@@ -15,10 +15,11 @@
 --   BADARG  WRONGTYPE
 local args = require("lib.args")
 local guard = require("lib.guard")
+local limits = require("lib.limits")
 
 local stats, ready = KEYS[1], KEYS[2]
 args.keys(2, 0, 0)
-local attempt, message = args.int("attempt", 0, 9), args.text("message", 536870912)
+local attempt, message = args.int("attempt", 0, 9), args.text("message", limits.LARGEST)
 guard.hash(stats); guard.list(ready)
 local fault = args.done() or guard.fault
 if fault then

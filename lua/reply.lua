@@ -20,7 +20,7 @@ local limits = require("lib.limits")
 
 args.keys(1, 0, 0)
 local attempt, ttl = args.int("attempt", 0, 9), args.int("ttl_ms", 1, limits.LONGEST_MS)
-local message = args.text("message", 536870912)
+local message = args.text("message", limits.LARGEST)
 guard.list(KEYS[1])
 local fault = args.done() or guard.fault
 if fault then

@@ -7,6 +7,7 @@ M.LONGEST_MS = 31622400000 -- of leases and what is kept: a year and a day
 M.HOUR_MS = 3600000
 M.SMALL = 8192 -- bytes: below this the size of a message does not limit how many are popped at once
 M.MOST_BYTES = 1073741824 -- that a call may ask to move
+M.LARGEST = 536870912 -- bytes of one argument: what a server takes
 M.MOST = 1000000000 -- deliveries; messages passed over
 
 return M

@@ -863,13 +863,13 @@ def test_rights_that_are_missing_for_a_moment_are_waited_for(wire: Wire) -> None
             producer = wire.connect("stock").Producer(serializer="json")
             producer.publish("after", routing_key=name)
             broker = connection.transport.broker
-            while not broker.denied:
+            while not broker.rights.denied:
                 drain_for(connection, 0.1)
             drain_for(connection, 0.6)  # and again
             assert received == ["before"]
             wire.db.execute_command("ACL SETUSER", "app", *all_rights)
             drain(connection, received, 2)
-        assert not broker.denied
+        assert not broker.rights.denied
 
 
 def test_a_half_open_connection_is_left_in_time(wire: Wire) -> None:

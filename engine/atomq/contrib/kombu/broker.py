@@ -129,7 +129,7 @@ class Broker:
             log.warning("an unreadable message of %s is a dead letter: %s", queue, error)
 
     def reap(self) -> int:
-        """Give back what nobody settles any more: its Message is garbage, or its task cancelled."""
+        """Give back what will not be settled: its Message is garbage, or its task cancelled."""
         count = 0
         while self.unanswered:
             # What cannot be asked for over this connection either is counted when its lease ends.

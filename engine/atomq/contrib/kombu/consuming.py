@@ -98,7 +98,7 @@ class Consuming(Publishing):
         return (self._consumed or self._sorted())[0]
 
     def popped_queues(self) -> list[str]:
-        """The queues it pops from: nobody acks, so nobody holds."""
+        """The queues it pops from: without acks there is no lease."""
         return (self._consumed or self._sorted())[1]
 
     def _sorted(self) -> tuple[list[str], list[str]]:
@@ -133,8 +133,8 @@ class Consuming(Publishing):
         """How many messages it is to be given now; `buffered` wait for it already.
 
         None if there is not enough room to be worth a call: half of what it may hold besides those
-        that are put off. The least room is worth it if told so, and where nothing waits for its
-        turn: no place of a pool is idle.
+        that are put off. Any room is worth it with `least`, or where nothing waits for its turn: no
+        place of a pool is idle.
         """
         qos = self.qos
         if "can_consume" in qos.__dict__:  # worker_disable_prefetch: it wants to be asked each time
@@ -150,7 +150,7 @@ class Consuming(Publishing):
     def pace(self) -> None:
         """Claims are sent: without a limit it gets what it takes in some 50 ms, and hoards nothing.
 
-        Only in an event loop: who drains by hand may stop after any message.
+        Only in an event loop: a program that drains by hand may stop after any message.
         """
         now = time.monotonic()
         quick = now - self._claimed_at < PACE and self.connection.in_loop

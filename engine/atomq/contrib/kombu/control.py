@@ -112,7 +112,7 @@ def _described(hostname: str, one: Peeked) -> dict[str, Any]:
         if envelope.decoded.get("content-type") == "application/json":
             args, kwargs, _ = json.loads(envelope.data)
     except (AtomqError, ValueError, TypeError):
-        pass  # it will be told when it is due; here it is listed with what is known
+        pass  # its worker reports it when it is due; here it is listed with what is known
     info = properties.get("delivery_info")
     due = datetime.fromtimestamp((one.time_ms or 0) / 1000, UTC)
     return {
@@ -155,7 +155,7 @@ def _revoke(state: Any, answer: Any, task_id: Any = None, **_kwargs: Any) -> Any
 
 
 def _announce(state: Any, one: Peeked) -> None:
-    """Say what a worker says that meets a revoked task: its result, its chord, an event."""
+    """Send what a worker sends that meets a revoked task: its result, its chord, an event."""
     from celery.worker.request import Request
 
     try:

@@ -208,7 +208,7 @@ class Intake:
 
     @property
     def has_answer(self) -> bool:
-        """Whether an answer was taken in already. A selector tells of what the system holds."""
+        """Whether an answer was taken in already. A selector knows only what the system holds."""
         return self.socket.line is not None and self.socket.line.has_answer
 
     def hear(self) -> None:

@@ -2,7 +2,7 @@
 
 Whatever comes makes the socket readable, so an event loop can watch it and a blocking caller can
 wait on it. Everything is handed over from `on_readable`: what Celery does in there is seen by its
-loop before it sleeps again. `intake.py` says what comes, `hand_over.py` keeps what waits here.
+loop before it sleeps again. `intake.py` takes in what comes, `hand_over.py` keeps what waits here.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Poller:
         self._intake = Intake(transport, self._buffer)
         _pollers.add(self)
 
-    # ── what channels tell: see `consuming.Receiver` ──────────────────────────────────────────
+    # ── what channels report: see `consuming.Receiver` ────────────────────────────────────────
 
     def regroup(self) -> None:
         """A channel claims from, or pops from, other queues than before."""

@@ -15,7 +15,7 @@ from atomq.durability import Durability
 from atomq.errors import AtomqError, NotDurable, ServerUnavailable
 from atomq.keys import QueueKeys
 
-REPLY_TTL_MS = 60_000  # of a reply that nobody fetched: its client may be dead
+REPLY_TTL_MS = 60_000  # of a reply that was not fetched: its client may be dead
 CONSUMER_ALIVE_MS = 60_000  # a consumer was seen within: renewals come every 20 s at least
 
 
@@ -29,7 +29,7 @@ class Publishing(Declaring):
     def basic_publish(
         self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any
     ) -> Any:
-        """Publish a message. What it says of `durability` is for us, and stays here."""
+        """Publish a message. Its argument `durability` is for us, and stays here."""
         durability = self._durability
         if "durability" in message["properties"]:
             properties = dict(message["properties"])
@@ -138,7 +138,7 @@ class PublishBatch:
         self._count += 1
 
     def add_broadcast(self, topic: str, text: str) -> None:
-        """One message for whoever listens."""
+        """One message for all that listen."""
         self._broadcasts.append((topic, text))
         self._count += 1
 

@@ -31,7 +31,7 @@ class Message(virtual.Message):
         self.delivery: Delivery | None = payload.pop("atomq.delivery", None)
         self.undecodable: BaseException | None = None
         self.failure = ""
-        """What its task failed of, where a Celery worker says so: see `worker.note_failures`."""
+        """What its task failed of, where a Celery worker notes it: see `worker.note_failures`."""
         try:
             super().__init__(payload, channel=channel, **kwargs)
         except Exception as error:
@@ -42,7 +42,7 @@ class Message(virtual.Message):
     def given_up(self) -> bool:
         """Whether it is not to be begun: others may have it. What may be ours still is given back.
 
-        For any thread. It says nothing to the server unless this process stood still for longer
+        For any thread. It sends nothing to the server unless this process stood still for longer
         than a lease, or the renewal found that another has it.
         """
         delivery = self.delivery
@@ -88,7 +88,7 @@ class QoS(virtual.QoS):
                 self._killed.add(delivery_tag)  # it is given back with the rest
                 return
             if delivery.lost:
-                delivery.settled = True  # somebody else has it, which was said when it was found
+                delivery.settled = True  # another consumer has it: it was logged then
             elif message.undecodable is not None:
                 # Celery acks what it could not decode; nothing is dropped in silence here.
                 self._dead(delivery, "undecodable", message.undecodable)
@@ -142,7 +142,7 @@ class QoS(virtual.QoS):
         try:
             self.channel.broker.keeper.settle([delivery.receipt], flow)
         except AtomqError as error:
-            # It comes back when its lease ends: nobody is helped by a worker that ends for it.
+            # It comes back when its lease ends: to end the worker for it would help no message.
             log.warning("%s was not settled: %s", delivery, error)
             self.channel.broker.keeper.drop([delivery.receipt])
 
@@ -152,7 +152,7 @@ class QoS(virtual.QoS):
         """Give back what was not started, in one call a queue; it does not count as delivered.
 
         Only a worker that stops gives back what it has taken on. If it was its connection that
-        ended, what runs, or waits in its pool, goes on under its lease; what nobody holds any more
+        ended, what runs, or waits in its pool, goes on under its lease; what is not held any more
         is found when the next connection is made.
         """
         self._flush()
@@ -171,7 +171,7 @@ class QoS(virtual.QoS):
         worker.begin_no_more()
         waiting = {tag for tag, one in worker.requests().items() if one.time_start is None}
         self._give_back(set(self._delivered) - (waiting - worker.running()), set())
-        # Celery has struck out what waited for its pool: nobody holds that. What is done and not
+        # Celery has struck out what waited for its pool: no task holds that. What is done and not
         # acked yet, Celery holds.
         held = WeakValueDictionary(self._delivered)
         self._delivered.clear()
@@ -228,5 +228,5 @@ def _id_of(delivery: Delivery) -> str:
 
 
 def _sendable(text: str) -> str:
-    """Without what JSON can say and UTF-8 cannot: half of a surrogate pair."""
+    """Without what JSON can express and UTF-8 cannot: half of a surrogate pair."""
     return text.encode("utf-8", "replace").decode()

@@ -2,7 +2,7 @@
 
 `import celery` imports this module where atomq is installed, so it must never raise: Kombu has no
 entry points for transports, but loads those for serializers. So there is one: JSON under a name of
-our own, which nobody needs to use.
+our own, which no program needs.
 """
 
 from __future__ import annotations

@@ -18,22 +18,22 @@ class Rights:
 
     def __init__(self) -> None:
         self._granted: set[str] = set()
-        self._denied: dict[str, float] = {}
+        self.denied: dict[str, float] = {}
         """Since when the server refuses what it granted before."""
 
     def grant(self, asked: str) -> None:
         """The server carried this out."""
         self._granted.add(asked)
-        self._denied.pop(asked, None)
+        self.denied.pop(asked, None)
 
     def refuse(self, asked: str, error: PermissionDenied) -> None:
         """Raise `error`, unless the user had this right: its rights may be changing just now.
 
         In that case the caller tries again, for 15 s at most.
         """
-        now, since = time.monotonic(), self._denied.get(asked)
+        now, since = time.monotonic(), self.denied.get(asked)
         if asked not in self._granted or (since and now - since > FORBIDDEN):
             raise error
         if since is None:
             log.warning("trying again for %.0f s: %s", FORBIDDEN, error)
-            self._denied[asked] = now
+            self.denied[asked] = now

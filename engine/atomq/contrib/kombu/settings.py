@@ -66,7 +66,7 @@ _DEFAULTS: dict[str, Any] = {"retry_attempts": 1, "retry_budget": 5.0}
 
 
 class UnknownOption(UserWarning):
-    """A transport option that nobody reads."""
+    """A transport option that is not read by anything."""
 
 
 @dataclass(frozen=True)
@@ -320,7 +320,7 @@ def _provider(client: Any, among_options: Any) -> Any:
 
 
 class UnsaidTLS(dict[str, Any]):
-    """What Kombu puts for a bare rediss://: that no certificate is checked, which nobody said.
+    """What Kombu puts for a bare rediss://: no check of certificates, which no setting asked for.
 
     Kombu hands it on to each clone of the connection as if its user had written it; a clone knows
     it again by its type.

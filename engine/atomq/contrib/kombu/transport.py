@@ -65,7 +65,7 @@ class Transport(virtual.Transport):
         super().__init__(client, **kwargs)
         self.poller = Poller(self)
         self.receiver: Receiver = self.poller
-        """What its channels tell of their consumers."""
+        """Hears from its channels what they consume."""
 
     def driver_version(self) -> str:
         """Of atomq: `celery report` shows it beside the driver's name."""
@@ -81,7 +81,7 @@ class Transport(virtual.Transport):
             self.broker.engine.command("PING")
             self.broker.reap()
         except AtomqError as error:
-            # What redis-py said, as apps know it: wrong password, refused, too late.
+            # The exception of redis-py, as apps know it: wrong password, refused, too late.
             if isinstance(error.__cause__, OSError | server.RedisError):
                 raise error.__cause__ from None
             raise
@@ -92,7 +92,7 @@ class Transport(virtual.Transport):
             control.install()
             worker.note_failures()
             worker.ask_before_work()
-            worker.when_told_to_stop(let_go)
+            worker.when_stopping(let_go)
             worker.let_greenlets_run()
         return super().establish_connection()
 
@@ -152,12 +152,12 @@ class Transport(virtual.Transport):
 
     @property
     def in_loop(self) -> bool:
-        """Whether an event loop drives it; else somebody drains it by hand."""
+        """Whether an event loop drives it; else a program drains it by hand."""
         return self._loop is not None
 
     def wake_in(self, seconds: float) -> None:
         """A delayed message falls due then."""
-        # What falls due later is told again by the claim of every second.
+        # What falls due later is found by the claim of every second.
         if self._loop is not None and seconds < 2.0:
             self._loop.call_later(max(0.0, seconds), self._on_tick)
 

@@ -26,19 +26,19 @@ BEGINS_IN = 0.01  # seconds in which a thread or greenlet that was started has b
 
 
 def stopping() -> bool:
-    """Whether it was told to stop, and begins nothing any more."""
+    """Whether the worker stops, and begins nothing any more."""
     state = sys.modules.get("celery.worker.state")
     return state is not None and (_told(state.should_stop) or _told(state.should_terminate))
 
 
 def terminating() -> bool:
-    """Whether it was told to stop without waiting for its tasks: a cold shutdown."""
+    """Whether the worker stops without waiting for its tasks: a cold shutdown."""
     state = sys.modules.get("celery.worker.state")
     return state is not None and _told(state.should_terminate)
 
 
 def ending() -> bool:
-    """Whether it stops, told or by an error of its own."""
+    """Whether the worker stops, as it was asked to or by an error of its own."""
     module = sys.modules.get("celery.worker.worker")
     return stopping() or any(
         getattr(getattr(thing, "blueprint", None), "state", None) in (CLOSE, TERMINATE)
@@ -85,9 +85,9 @@ def takes_tasks(consumer: Any) -> bool:
 
 
 def runs_in_delivery(*, in_loop: bool) -> bool:
-    """Whether a message is worked on while it is handed over: by a solo pool, or who drains."""
+    """Whether a message is worked on while it is handed over: solo pools, programs that drain."""
     if in_loop:
-        return "celery.concurrency.solo" in sys.modules  # imported by who asked for it
+        return "celery.concurrency.solo" in sys.modules  # imported where it was asked for
     return not _is_green()
 
 
@@ -161,11 +161,11 @@ def cancelled() -> Iterator[Any]:
             yield message
 
 
-def when_told_to_stop(do: Callable[[], None]) -> None:
-    """Have this done when the worker is told to stop, also while a task has its only thread.
+def when_stopping(do: Callable[[], None]) -> None:
+    """Have this done when the worker has to stop, also while a task has its only thread.
 
     Celery sends its signal in a handler, in a green pool in the loop itself, where nothing may
-    wait; and says that it stops only afterwards.
+    wait; and sets its flag only afterwards.
     """
     from celery.signals import worker_shutting_down
 
