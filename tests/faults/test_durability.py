@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
+from celery import Celery
 from kombu import Connection
+from kombu.exceptions import OperationalError
 
 import atomq.celery
 from atomq import (
@@ -340,6 +342,30 @@ def test_kombu_messages_say_it_each_or_by_the_transport(replicated: Replicated) 
         producer.publish("x", routing_key="q")
         with paused(replicated.replica), pytest.raises(NotDurable):
             producer.publish("x", routing_key="q")
+
+
+@VALKEY
+def test_a_celery_task_says_it_by_itself_or_by_its_route(replicated: Replicated) -> None:
+    app = Celery("durable", broker=replicated.url.replace("redis+socket:", "atomq+socket:"))
+    app.conf.broker_transport_options = {"durability_timeout": 0.5}
+    app.conf.task_routes = {"pay": {"queue": "pay", "durability": "replicas=1"}}
+
+    @app.task(name="mail")
+    def mail() -> None: ...
+
+    @app.task(name="pay")
+    def pay() -> None: ...
+
+    pay.delay()
+    mail.apply_async(durability="replicas=1")
+    with paused(replicated.replica):
+        mail.delay()
+        with pytest.raises(NotDurable):
+            pay.delay()
+        with pytest.raises(OperationalError, match="nothing was put"):
+            mail.apply_async(durability="replicas=1")
+    assert (count(replicated.master, "pay"), count(replicated.master, "celery")) == (2, 2)
+    app.close()
 
 
 # ── failovers ─────────────────────────────────────────────────────────────────────────────────
