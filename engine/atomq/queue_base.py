@@ -374,7 +374,10 @@ def _parts(parts: Iterable[Part]) -> list[Part]:
 def _body_check(schema: Mapping[str, Any] | None) -> Callable[[Any], None] | None:
     if schema is None:
         return None
-    from jsonschema import SchemaError
+    try:
+        from jsonschema import SchemaError
+    except ImportError as error:
+        raise ImportError('schema= needs jsonschema: pip install "atomq[schema]"') from error
     from jsonschema.exceptions import best_match
     from jsonschema.validators import validator_for
     from jsonschema_specifications import REGISTRY as SPECIFICATIONS

@@ -188,7 +188,7 @@ def _carried_out(batch: _Batch, patience: _Patience) -> Actions:
         try:
             trouble = batch.answered((yield Send(batch.unanswered(), batch.loads)))
         except _REFUSED as error:
-            raise PermissionDenied(f"the server refused user or password: {error}") from error
+            raise translated(error) from error
         except _AWAY as error:
             trouble, lost = bare(error), _lost(error)
         except (server.RedisError, UnicodeEncodeError) as error:
@@ -379,6 +379,8 @@ def translated(error: Exception, call: Call[Any] | None = None) -> AtomqError:
     if isinstance(error, server.NoScriptError):
         return ScriptsNotLoaded(f"the server forgets its scripts as fast as they are loaded{where}")
     if isinstance(error, _REFUSED):
+        # A connection begins with HELLO: what the server says of that leads users astray.
+        text = "it wants one, and none was given" if _wants_one(text) else text
         return PermissionDenied(f"the server refused user or password: {text}")
     if isinstance(error, _AWAY) or _passes(error):
         return ServerUnavailable(f"{text}{where}")
@@ -392,6 +394,10 @@ def translated(error: Exception, call: Call[Any] | None = None) -> AtomqError:
     if code in _CODES:
         return _CODES[code](f"{detail}{where}")
     return _unforeseen(text, where)
+
+
+def _wants_one(text: str) -> bool:
+    return "HELLO must be called" in text or "Authentication required" in text
 
 
 def _unforeseen(text: str, where: str) -> AtomqError:

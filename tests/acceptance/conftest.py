@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from atomq import schema
 from atomq.client import Engine
+from tests.schemas import validator
 from tests.servers import Server
 
 
@@ -30,7 +30,7 @@ class Done:
     def json(self, part: str | None, name: str = "cli") -> Any:
         """What it printed with --json, once it meets the schema."""
         value = json.loads(self.out)
-        schema.validator(name, part).validate(value)
+        validator(name, part).validate(value)
         return value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -88,6 +89,9 @@ def test_a_refused_password_is_exit_code_4(atomq: Atomq, server: Server) -> None
         assert done.code == 4
         assert "hunter2" not in done.err
         assert done.err.startswith("atomq: the server refused user or password")
+        none = atomq("queues", url=server.tcp_url)
+        assert none.code == 4
+        assert none.err.endswith("user or password: it wants one, and none was given\n")
         assert atomq("queues", url=f"redis://:secret@127.0.0.1:{server.port}").code == 0
     finally:
         server.client(password="secret").config_set("requirepass", "")
@@ -168,6 +172,29 @@ class Terminal:
                 shown += data
         os.close(self._ours)
         return self.process.wait(30), shown.decode(errors="replace")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="no SIGPIPE here")
+@pytest.mark.parametrize(
+    "arguments", [["peek", "q", "--json", "--limit", "400"], ["peek", "q"], ["--help"]]
+)
+def test_a_reader_that_has_seen_enough_is_no_failure(
+    engine: Engine, server: Server, arguments: list[str]
+) -> None:
+    """As `| head`: the same end as other programs have, and not a word."""
+    message = Outgoing('{"body": "%s"}' % ("x" * 2000), "")
+    engine.run(calls.publish(engine.keys("q"), [message._replace(id=f"m{i}") for i in range(400)]))
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "atomq", *arguments],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"ATOMQ_URL": server.tcp_url},
+    )
+    os.close(reading)
+    os.close(writing)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (-signal.SIGPIPE, b"")
 
 
 def _holds(client: Any, count: int) -> bool:

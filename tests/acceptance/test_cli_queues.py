@@ -254,9 +254,10 @@ def test_what_makes_no_sense_is_refused(on: Atomq, server: Server, arguments: li
 
 def test_dead_letters_are_shown_redriven_and_purged(on: Atomq, engine: Engine) -> None:
     kill(engine, "q", ["rejected", "expired", "rejected", "expired"])
-    rows = on("dead", "list", "q", "--json").json("dead")
+    rows = on("dead", "list", "q", "--oldest", "--json").json("dead")
     assert [row["reason"] for row in rows] == ["rejected", "expired", "rejected", "expired"]
-    page = on("dead", "list", "q", "--json", "--reason", "expired", "--limit", "1").json("dead")
+    only = ["--oldest", "--reason", "expired", "--limit", "1"]
+    page = on("dead", "list", "q", "--json", *only).json("dead")
     assert [row["dead_id"] for row in page] == [rows[1]["dead_id"]]
 
     shown = on("dead", "show", "q", rows[2]["dead_id"], "--json").json("dead")

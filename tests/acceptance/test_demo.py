@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from atomq import schema
 from atomq.client import Engine
 from tests.acceptance.conftest import Atomq
 from tests.acceptance.watch import Running, processes, until
+from tests.schemas import validator
 from tests.servers import Server
 
 pytestmark = [
@@ -119,7 +119,7 @@ def test_on_a_server_of_others_its_queues_are_removed(atomq: Atomq, server: Serv
         done = atomq("demo", *SHORT, "--json", "--url", server.url)
 
         assert done.code == 0, done.err
-        schema.validator("cli", "demo").validate(done.json("demo"))
+        validator("cli", "demo").validate(done.json("demo"))
         left = {key.decode() for key in engine.command("KEYS", "*")} - {"theirs"}
         assert all(engine.command("TTL", key) > 0 for key in left), left
 

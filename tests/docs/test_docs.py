@@ -166,9 +166,8 @@ def test_commands_that_are_named_exist(page: str) -> None:
     for line in re.findall(r"`(atomq [a-z][^`]*)`", text_of(page)):
         words, command = line.split()[1:], root
         while words and hasattr(command, "commands"):
-            name = words.pop(0)
-            assert name in command.commands, f"{page}: {line}"
-            command = command.commands[name]
+            command = command.get_command(None, words.pop(0))
+            assert command is not None, f"{page}: {line}"
         known = {option for parameter in command.params for option in parameter.opts}
         unknown = {w.partition("=")[0] for w in words if w.startswith("--")} - known
         assert not unknown, f"{page}: {line}"

@@ -64,6 +64,35 @@ def test_the_wheel_works_alone(built: Path, tmp_path: Path) -> None:
     assert strange == [], "one import package, and nothing beside it"
 
 
+def test_the_bare_install_is_light_and_works(built: Path, tmp_path: Path) -> None:
+    """redis-py and hiredis, nothing else; what stands in an extra is not imported unasked."""
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+        (metadata,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        lines = archive.read(metadata).decode().splitlines()
+    needed = [line for line in lines if line.startswith("Requires-Dist") and "extra ==" not in line]
+    assert [line.split()[1] for line in needed] == ["redis[hiredis]<9,>=6.4"]
+    code = (
+        "import sys\n"
+        "for name in 'typer rich click pydantic jsonschema attr attrs referencing rpds'.split():\n"
+        "    sys.modules[name] = None\n"
+        "from atomq import AsyncQueue, InvalidOptions, Queue\n"
+        "Queue('q', 'redis://127.0.0.1:1', lease=5, priority_steps=[0, 5])\n"
+        "try:\n"
+        "    Queue('q', 'redis://127.0.0.1:1', leese=5)\n"
+        "except InvalidOptions as error:\n"
+        "    print(error)\n"
+        "try:\n"
+        "    Queue('q', 'redis://127.0.0.1:1', schema={})\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
+    )
+    said = run(tmp_path, tmp_path, "-c", code)
+    assert "did you mean lease?" in said
+    assert 'pip install "atomq[schema]"' in said
+
+
 def test_the_sdist_can_be_worked_on(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:

@@ -11,7 +11,7 @@ import pytest
 from atomq import Peeked
 from atomq.cli import demo
 from atomq.cli.demo.ledger import MISSING, Ledger
-from atomq.schema import validator
+from tests.schemas import validator
 
 PATHS = ["a.py", "b.py", "c.py"]
 

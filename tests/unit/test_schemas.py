@@ -6,10 +6,13 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from atomq import schema, scripts
 from atomq.assets import schemas_dir
+from tests.schemas import validator
 
 ENVELOPE = {
     "body": "e30=",
@@ -28,7 +31,7 @@ MESSAGE = {"queue": "q", "id": "m1", "priority": 0, "deliveries": 1, "bytes": 30
 
 
 def accepts(value: Any, name: str, part: str | None = None) -> bool:
-    return bool(schema.validator(name, part).is_valid(value))
+    return bool(validator(name, part).is_valid(value))
 
 
 def test_there_is_a_schema_for_each_thing_that_leaves_the_program() -> None:
@@ -50,11 +53,11 @@ def test_is_a_valid_2020_12_schema_with_its_own_urn(name: str) -> None:
 def test_every_definition_resolves(name: str, part: str) -> None:
     values: list[Any] = [{}, [], [{}], "", 0]
     for value in values:
-        list(schema.validator(name, part).iter_errors(value))
+        list(validator(name, part).iter_errors(value))
 
 
 def test_a_validator_is_compiled_once() -> None:
-    assert schema.validator("cli", "doctor") is schema.validator("cli", "doctor")
+    assert validator("cli", "doctor") is validator("cli", "doctor")
 
 
 @pytest.mark.parametrize("value", [3600.0, True, "3600"])
@@ -84,7 +87,7 @@ def test_what_no_worker_could_read_is_no_envelope(change: dict[str, Any]) -> Non
 
 
 def test_the_manifest_of_this_release_is_accepted() -> None:
-    schema.validator("manifest").validate(scripts.manifest("0.1.0"))
+    validator("manifest").validate(scripts.manifest("0.1.0"))
 
 
 def test_a_load_report_is_a_manifest_with_nodes() -> None:
@@ -153,3 +156,61 @@ def test_a_finding_that_is_not_ok_says_what_to_do(status: str) -> None:
     finding = {"check": "timeout", "status": status, "found": "300", "advice": ""}
     assert not accepts([finding], "cli", "doctor")
     assert accepts([finding | {"advice": "CONFIG SET timeout 0"}], "cli", "doctor")
+
+
+# ── without jsonschema ────────────────────────────────────────────────────────────────────────
+
+OPTIONS = schema.load("options")["properties"]
+SETTINGS = OPTIONS["ssl"]["properties"]
+VALUES = st.recursive(
+    st.one_of(
+        st.sampled_from(
+            [None, True, False, 0, 1, -1, 6, 1.0, 0.0, 3600, float("nan"), float("inf")]
+        ),
+        st.sampled_from(
+            ["", "stock", "none", "/0", "a b", "TCP_KEEPIDLE", "required", "\n", object()]
+        ),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=3),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.tuples(inner, inner),
+        st.lists(st.integers(0, 10), max_size=11),
+        st.dictionaries(
+            st.sampled_from([*SETTINGS, "TCP_KEEPIDLE", "5", "x y"]), inner, max_size=3
+        ),
+    ),
+    max_leaves=4,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*OPTIONS, "unknown"]), VALUES, max_size=3))
+def test_options_are_judged_as_jsonschema_judges_them(options: dict[str, Any]) -> None:
+    """Where, and by which word; of several words about one place any will do for a message."""
+    ours = {where for where, _ in schema.faults(schema.load("options"), options)}
+    theirs = {
+        tuple(str(part) for part in error.absolute_path)
+        for error in validator("options").iter_errors(options)
+    }
+    assert ours == theirs
+
+
+def test_every_word_of_the_options_schema_is_known() -> None:
+    """A word that is not judged would let everything pass."""
+    about = {"$schema", "$id", "title", "description", "default", "writeOnly", "x-allowed"}
+    inner = {"properties", "propertyNames", "additionalProperties", "prefixItems", "items"}
+
+    def words(spec: Any) -> set[str]:
+        if not isinstance(spec, dict):
+            return set()
+        found = set(spec)
+        for word in inner & found:
+            below = spec[word]
+            some = below.values() if word == "properties" else below
+            for each in some if isinstance(some, list) or word == "properties" else [below]:
+                found |= words(each)
+        return found | words(spec.get("not"))
+
+    assert words(schema.load("options")) - about - inner == set(schema._SAYS)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from atomq import schema, scripts
+from atomq import scripts
 from atomq.assets import lua_dir
 from atomq.client import Engine
 from atomq.scripts import contract_of
+from tests.schemas import validator
 from tests.servers import Server
 from tests.tools.lint_lua import slow_patterns
 
@@ -170,7 +171,7 @@ def test_a_caller_that_passes_something_else_is_refused() -> None:
 
 def test_the_manifest_meets_its_schema() -> None:
     manifest = scripts.manifest("1.2.3")
-    schema.validator("manifest").validate(manifest)
+    validator("manifest").validate(manifest)
     assert len(manifest["scripts"]) == len(list(lua_dir().glob("*.lua")))
     assert len({entry["sha1"] for entry in manifest["scripts"]}) == len(manifest["scripts"])
 

@@ -28,12 +28,14 @@ class Role(StrEnum):
 
 def register(root: typer.Typer) -> None:
     """Add the command to the command line."""
-    command(root, "acl", rich_help_panel="Deploy")(acl)
+    command(root, "acl")(acl)
 
 
 def acl(
     session: Session,
-    role: Annotated[Role, typer.Argument(help="What the user is for.")],
+    role: Annotated[
+        Role, typer.Argument(metavar="ROLE", help="producer, worker, operator or monitor.")
+    ],
     queues: Some,
     *,
     user: Annotated[
@@ -144,6 +146,8 @@ def _of_library(role: Role, queues: list[QueueKeys]) -> Iterator[str]:
         return
     yield from (f"&{_own(keys)}*" for keys in queues)
     yield from ("+evalsha", *(f"+{name}" for name in inner_commands()))
+    if role is Role.OPERATOR:
+        yield "+xrevrange"  # the newest dead letters first
     if role in (Role.PRODUCER, Role.WORKER):
         yield from ("+get", "+subscribe", "+unsubscribe")  # a result is waited for
     if role is Role.WORKER:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from atomq.cli import acl, dead, delayed, doctor, embedded, look, put, queues, scripts
+from atomq.cli.help import Group, group
+from atomq.cli.output import end_with_the_pipe
 from atomq.cli.session import AsJson, Given, Settings, Url
 
 _EPILOG = """
@@ -18,13 +19,102 @@ _EPILOG = """
 4 this user may not, or the scripts are not loaded and this user may not load them
 """
 
+# Section, command: the module of this package that registers it, and what it does. The help shows
+# these words, so that it loads none of the modules.
+COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
+    "Deploy": {
+        "scripts": (
+            "scripts",
+            "The Lua scripts: load them at deploy time, verify, list, show.",
+        ),
+        "acl": ("acl", "Print the ACL rules of one user for these queues."),
+        "doctor": (
+            "doctor",
+            "Check the server: memory, persistence, timeouts, rights, scripts, queues.",
+        ),
+        "hand-back": (
+            "queues",
+            "Move delayed and unacked messages into the lists that stock Kombu workers read.",
+        ),
+    },
+    "Look": {
+        "queues": (
+            "queues",
+            "Show the queues in numbers: ready, unacked, delayed, dead, age of the next message.",
+        ),
+        "peek": (
+            "look",
+            "Look at messages in the order they would be handed out; changes nothing.",
+        ),
+        "unacked": (
+            "look",
+            "Show what is held: by whom, for how long, until when, and how often it was delivered.",
+        ),
+    },
+    "Move": {
+        "pause": (
+            "queues",
+            "Stop handing out messages of these queues, until `atomq resume`.",
+        ),
+        "resume": (
+            "queues",
+            "Hand out messages of these queues again; a waiting consumer is woken at once.",
+        ),
+        "purge": (
+            "queues",
+            "Throw away what a queue holds, in the parts named. It cannot be undone.",
+        ),
+        "put": ("put", "Put a message into a queue, or many from stdin."),
+        "delayed": ("delayed", "What waits for its time: list it, cancel it."),
+        "dead": (
+            "dead",
+            "Dead letters: list, count by reason, show, put back to ready, throw away.",
+        ),
+    },
+    "Try it": {
+        "demo": ("demo", "Watch it work, on four worker processes, of which one is killed."),
+        "embedded": ("embedded", "The server behind embedded:///DIR: start, status, stop."),
+    },
+}
+if importlib.util.find_spec("atomq.cli.demo") is None:
+    del COMMANDS["Try it"]["demo"]
+_MODULES = {name: of for section in COMMANDS.values() for name, (of, _) in section.items()}
+
+
+class _Root(Group):
+    """`atomq` itself: a command's module is loaded when the command is run."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 # as Typer calls it
+        return list(_MODULES)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 # as Typer calls it
+        if cmd_name not in self.commands and cmd_name in _MODULES:
+            holder = group("")
+            importlib.import_module(f"atomq.cli.{_MODULES[cmd_name]}").register(holder)
+            self.commands.update(typer.main.get_group(holder).commands)
+        return self.commands.get(cmd_name)
+
+    def sections(self) -> dict[str, list[tuple[str, str]]]:
+        return {
+            title: [(name, about) for name, (_, about) in section.items()]
+            for title, section in COMMANDS.items()
+        }
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in _MODULES:  # Typer suggests one of those that are loaded
+            for name in _MODULES:
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
+    cls=_Root,
     name="atomq",
     help="Atomic queues on Redis and Valkey: deploy the scripts, check the server, look into the "
     "queues, move what is stuck.",
     epilog=_EPILOG,
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,  # its tracebacks show local variables, a password among them
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -52,21 +142,6 @@ def _root(
     context.obj = Given(url, settings or [], as_json)
 
 
-scripts.register(app)
-acl.register(app)
-doctor.register(app)
-queues.register(app)
-look.register(app)
-put.register(app)
-delayed.register(app)
-dead.register(app)
-embedded.register(app)
-
-
-if importlib.util.find_spec("atomq.cli.demo") is not None:
-    importlib.import_module("atomq.cli.demo").register(app)
-
-
 def run() -> None:
     """Run the command line; ends the process with its exit code."""
     for stream in (sys.stdout, sys.stderr):
@@ -76,3 +151,8 @@ def run() -> None:
         app(prog_name="atomq")
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            end_with_the_pipe()

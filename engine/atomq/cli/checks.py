@@ -185,19 +185,32 @@ def _memory(_session: Session, place: Place) -> Findings:
         yield Finding("memory", "ok", found)
 
 
+def _allocator(_session: Session, place: Place) -> Findings:
+    name = place.info("memory").get("mem_allocator")
+    if name == "libc":
+        yield Finding(
+            "allocator",
+            "warn",
+            "libc: what a drained queue took stays with the server's process until it restarts",
+            "for production, a server with jemalloc, as Debian's and the official images are",
+        )
+    elif name:
+        yield Finding("allocator", "ok", name)
+
+
 def _persistence(session: Session, place: Place) -> Findings:
     info = place.info("persistence")
-    if info.get("aof_last_write_status", "ok") != "ok":
-        yield Finding(
-            "persistence", "fail", "the last write to the AOF failed", "is the disk full?"
+    failed = [
+        what
+        for status, what in (
+            ("aof_last_write_status", "the last write to the AOF failed"),
+            ("rdb_last_bgsave_status", "the last snapshot failed: writes may be refused"),
         )
-    if info.get("rdb_last_bgsave_status", "ok") != "ok":
-        yield Finding(
-            "persistence",
-            "fail",
-            "the last snapshot failed: writes may be refused",
-            "is the disk full?",
-        )
+        if info.get(status, "ok") != "ok"
+    ]
+    if failed:
+        yield Finding("persistence", "fail", "; ".join(failed), "is the disk full?")
+        return
     if info.get("aof_enabled") == "1":
         fsync = _setting(place, "appendfsync")
         found = "appendonly yes" + (f", appendfsync {fsync}" if fsync else "")
@@ -315,12 +328,18 @@ def _cluster(session: Session, place: Place) -> Findings:
         return
     info = words(place.node.command("CLUSTER INFO"))
     state, slots = info.get("cluster_state", "?"), info.get("cluster_slots_ok", "?")
-    if state == "ok":
-        yield Finding("cluster", "ok", f"state ok, {slots} slots served")
-    else:
+    found = f"state {state}, {slots} slots served"
+    if state != "ok":
+        yield Finding("cluster", "fail", found, "see CLUSTER NODES")
+    elif _setting(place, "cluster-require-full-coverage") == "yes":
         yield Finding(
-            "cluster", "fail", f"state {state}, {slots} slots served", "see CLUSTER NODES"
+            "cluster",
+            "warn",
+            f"{found}; cluster-require-full-coverage yes: one lost shard stops all queues",
+            "CONFIG SET cluster-require-full-coverage no, on every node and in its configuration",
         )
+    else:
+        yield Finding("cluster", "ok", found)
 
 
 def _clock(_session: Session, place: Place) -> Findings:
@@ -412,6 +431,7 @@ _Checks = tuple[tuple[str, Callable[..., Findings], str], ...]
 _ON_A_SERVER: _Checks = (
     ("version", _server, "+hello"),
     ("memory", _memory, "+info"),
+    ("allocator", _allocator, "+info"),
     ("persistence", _persistence, "+info"),
     ("timeout", _timeout, "+config|get"),
     ("connections", _connections, "+info"),

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import heapq
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atomq.cli.help import group
 from atomq.cli.look import Limit
-from atomq.cli.output import number, plural
-from atomq.cli.queues import One, Yes
+from atomq.cli.output import Column, moment, number, plural
+from atomq.cli.queues import Names, One, Yes, discover, inspect_all
 from atomq.cli.session import Exit, Session, Usage, command, exactly_one, names_from
 
 if TYPE_CHECKING:
-    from atomq.calls import Peeked
+    from atomq.calls import Peeked, QueueState
     from atomq.keys import QueueKeys
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="What was rejected, could not be decoded or was delivered too often: look at it, put it "
-    "back to ready, throw it away.",
+app = group(
+    "What was rejected, could not be decoded or was delivered too often: look at it, put it "
+    "back to ready, throw it away."
 )
 
 _TOGETHER = 100
@@ -35,56 +37,177 @@ Reason = Annotated[
     typer.Option(metavar="REASON", help="Only those that died of this, as `max_deliveries`."),
 ]
 All = Annotated[bool, typer.Option("--all", help="All of them.")]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHEN",
+        help="Only what died since: 90, 10m, 2h, 7d ago, or 2030-01-31T12:00+01:00.",
+    ),
+]
+_OURS = ("max_deliveries", "expired", "undecodable", "corrupt", "rejected")  # reasons of the engine
 
 
 def register(root: typer.Typer) -> None:
     """Add the group to the command line."""
-    root.add_typer(
-        app,
-        name="dead",
-        short_help="Dead letters: list, show, put back to ready, throw away.",
-        rich_help_panel="Move",
-    )
+    root.add_typer(app, name="dead")
 
 
-@command(app, "list")
+@command(app, "list", tables=True)
 def list_(
     session: Session,
-    queue: One,
+    names: Names = None,
     *,
     reason: Reason = None,
+    since: Since = None,
     limit: Limit = 20,
-    after: Annotated[
-        str, typer.Option(metavar="DEAD-ID", help="Only what died after this one.")
+    before: Annotated[
+        str, typer.Option(metavar="DEAD-ID", help="Only what died before this one.")
     ] = "",
-) -> None:
-    """List dead letters, the longest dead first, with the reason of each."""
-    from atomq import calls
+    oldest: Annotated[bool, typer.Option("--oldest", help="The longest dead first.")] = False,
+    after: Annotated[
+        str, typer.Option(metavar="DEAD-ID", help="Only what died after this one; --oldest.")
+    ] = "",
+) -> int:
+    """List dead letters, the newest first, with the reason of each.
+
+    Without names those of all queues that are found. --limit is for all of them together.
+    """
     from atomq.cli import messages
 
-    keys = session.keys(queue)
-    state = session.reader.run(calls.inspect(keys))
+    if before and (after or oldest):
+        raise Usage("--before is for the newest first, --after and --oldest for the longest dead")
+    if (before or after) and len(names or ()) != 1:
+        raise Usage("--before and --after go on in one queue: two may have letters of the same id")
+    states, failed = inspect_all(session, names or discover(session))
+    states = [state for state in states if state.dead]
+    dead = sum(state.dead for state in states)
     rows: list[dict[str, Any]] = []
-    with session.out.progress("reading", state.dead) as report:
-        asked = limit if reason is None else state.dead
-        for seen, letter in enumerate(
-            messages.peeked(session, keys, "dead", limit=asked, after=_id(after) if after else "")
-        ):
+    reasons: Counter[str] = Counter()
+    looking = _Looking(session, since, _id(after) if after else "", _id(before) if before else "")
+    newest = not (oldest or after)
+    with session.out.progress("reading", dead) as report:
+        for seen, (keys, letter) in enumerate(looking.letters(states, newest=newest)):
             report(seen)
+            reasons[letter.reason] += 1
             if reason in (None, letter.reason):
                 rows.append(messages.row(keys, "dead", letter))
             if len(rows) == limit:
                 break
+    if reason is not None and not rows:
+        _check_reason(reason, reasons)
     if session.as_json:
         session.out.rows(rows)
-        return
+        return failed
     if rows:
-        messages.show(session, "dead", rows, state.now_ms)
-    if not state.dead:
-        session.out.note(f"{queue} has no dead letters")
-    elif len(rows) < state.dead:
-        more = f"; go on with --after {rows[-1]['dead_id']}" if len(rows) == limit else ""
-        session.out.note(f"{number(len(rows))} of {plural(state.dead, 'dead letter')}{more}")
+        messages.show(session, "dead", rows, max(state.now_ms for state in states))
+    if not dead:
+        session.out.note(
+            f"{', '.join(names or ())} has no dead letters" if names else "no dead letters"
+        )
+    elif len(rows) < dead:
+        way = (
+            f"go on with --{'before' if newest else 'after'} {rows[-1]['dead_id']}" if rows else ""
+        )
+        way = way if len(names or ()) == 1 else "--limit shows more"
+        more = f"; {way}" if len(rows) == limit else ""
+        session.out.note(f"{number(len(rows))} of {plural(dead, 'dead letter')}{more}")
+    return failed
+
+
+@command(app, "reasons", tables=True)
+def reasons(session: Session, names: Names = None, *, since: Since = None) -> int:
+    """Count dead letters by their reasons. Without names those of all queues that are found.
+
+    It reads them all: --since reads those that died since.
+    """
+    states, failed = inspect_all(session, names or discover(session))
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    looking = _Looking(session, since)
+    with session.out.progress("reading", sum(state.dead for state in states)) as report:
+        for seen, (keys, letter) in enumerate(looking.letters(states, newest=False)):
+            report(seen)
+            reason, died = letter.reason or "unknown", letter.time_ms or 0
+            new = {"queue": keys.name, "reason": reason, "count": 0, "first_ms": died}
+            row = rows.setdefault((keys.name, reason), new)
+            row |= {"count": row["count"] + 1, "last_ms": died}
+    most_first = sorted(rows.values(), key=lambda row: -row["count"])
+    if session.as_json:
+        session.out.rows(most_first)
+    elif not rows:
+        session.out.note("no dead letters")
+    else:
+        now = max(state.now_ms for state in states)
+        session.out.table(
+            _REASONS,
+            [
+                [r["queue"], r["reason"], r["count"], *(moment(r[at], now) for at in _TIMES)]
+                for r in most_first
+            ],
+        )
+    return failed
+
+
+_REASONS = (
+    Column("queue", style="bold"),
+    Column("reason"),
+    Column("dead", "right"),
+    Column("first", "right", spare=1),
+    Column("last", "right"),
+)
+_TIMES = ("first_ms", "last_ms")
+
+
+class _Looking:
+    """Reads the dead letters of several queues, in the order of their death."""
+
+    def __init__(
+        self, session: Session, since: str | None, after: str = "", before: str = ""
+    ) -> None:
+        self._session, self._since, self._after, self._before = session, since, after, before
+
+    def letters(
+        self, states: Sequence[QueueState], *, newest: bool
+    ) -> Iterator[tuple[QueueKeys, Peeked]]:
+        """Each with the keys of its queue."""
+        some = [self._of(state, newest=newest) for state in states if state.dead]
+        return heapq.merge(*some, key=lambda each: _order(each[1].name), reverse=newest)
+
+    def _of(self, state: QueueState, *, newest: bool) -> Iterator[tuple[QueueKeys, Peeked]]:
+        from atomq.cli import messages, times
+        from atomq.errors import PermissionDenied
+
+        keys = self._session.keys(state.name)
+        since_ms = times.since("--since", self._since, state.now_ms)
+        if newest:
+            try:
+                for letter in messages.newest_dead(
+                    self._session, keys, since_ms=since_ms, before=self._before
+                ):
+                    yield keys, letter
+            except PermissionDenied as error:
+                raise PermissionDenied(
+                    f"the newest first needs +xrevrange: --oldest does without ({error})"
+                ) from error
+            return
+        start = f"{since_ms - 1}-{_LAST}" if since_ms else ""
+        after = max(start, self._after, key=_order)
+        for letter in messages.peeked(self._session, keys, "dead", limit=state.dead, after=after):
+            yield keys, letter
+
+
+_LAST = 2**64 - 1  # the last number of a millisecond in the ids of a stream
+
+
+def _order(name: str) -> tuple[int, int]:
+    ms, _, number_ = name.partition("-")
+    return int(ms or 0), int(number_ or 0)
+
+
+def _check_reason(reason: str, there: Counter[str]) -> None:
+    """Raise `Usage` if nothing died of this, and it is no reason of the engine either."""
+    if there and not there[reason] and reason not in _OURS:
+        found = ", ".join(f"{name or 'unknown'} ({n})" for name, n in there.most_common())
+        raise Usage(f"nothing here died of {reason!r}; there are {found}")
 
 
 @command(app, "show")
@@ -170,6 +293,8 @@ def _redrive_many(session: Session, keys: QueueKeys, reason: str) -> tuple[int, 
     total = session.reader.run(calls.inspect(keys)).dead
     with session.out.progress("putting back", None if reason else total) as report:
         done = session.engine.run(flows.redrive_all(keys, reason=reason, report=report))
+    if reason and not done:
+        _dead_of(session, keys, reason, total)
     if reason or done >= total:
         return done, {}
     return done, {plural(total - done, "dead letter"): "cannot be decoded, stay"}
@@ -235,12 +360,15 @@ def _letter(session: Session, keys: QueueKeys, name: str) -> Peeked | None:
 
 
 def _dead_of(session: Session, keys: QueueKeys, reason: str, total: int) -> list[str]:
+    """The dead letters of this reason. Raises `Usage` if it is a typo."""
     from atomq.cli import messages
 
-    names = []
+    names, reasons = [], Counter[str]()
     with session.out.progress("reading", total) as report:
         for seen, letter in enumerate(messages.peeked(session, keys, "dead", limit=total)):
             report(seen)
+            reasons[letter.reason] += 1
             if letter.reason == reason:
                 names.append(letter.name)
+    _check_reason(reason, reasons)
     return names

@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
+from atomq.cli.help import group
 from atomq.cli.look import Body, Limit, PartName, peek
 from atomq.cli.output import plural
 from atomq.cli.queues import One
 from atomq.cli.session import Session, command, names_from
 
-app = typer.Typer(no_args_is_help=True, help="What waits for its time: list it, cancel it.")
+app = group("What waits for its time: list it, cancel it.")
 
 Ids = Annotated[
     list[str], typer.Argument(metavar="ID", help="Message ids; - reads them from stdin.")
@@ -20,10 +21,10 @@ Ids = Annotated[
 
 def register(root: typer.Typer) -> None:
     """Add the group to the command line."""
-    root.add_typer(app, name="delayed", rich_help_panel="Move")
+    root.add_typer(app, name="delayed")
 
 
-@command(app, "list")
+@command(app, "list", tables=True)
 def list_(
     session: Session,
     queue: One,

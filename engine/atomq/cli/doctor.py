@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atomq.cli.output import Column, clean, plural
+from atomq.cli.queues import completed
 from atomq.cli.session import Exit, Session, command, exit_of
 from atomq.errors import AtomqError
 
@@ -18,13 +19,17 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="QUEUE", help="Queues to check; all that are found, if none is named."),
+    typer.Argument(
+        metavar="QUEUE",
+        help="Queues to check; all that are found, if none is named.",
+        autocompletion=completed,
+    ),
 ]
 
 
 def register(root: typer.Typer) -> None:
     """Add the command to the command line."""
-    command(root, "doctor", rich_help_panel="Deploy")(doctor)
+    command(root, "doctor")(doctor)
 
 
 def doctor(
@@ -33,7 +38,7 @@ def doctor(
     *,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 for warnings too.")] = False,
 ) -> int:
-    """Check the server: memory and eviction, persistence, timeouts, rights, scripts, queues.
+    """Check the server: memory, persistence, timeouts, rights, scripts, queues.
 
     Each line says **ok**, **warn** or **fail**, what was found, and what to do about it. A check
     that this user may not make says **skip** and what right it would need; to judge what workers
@@ -64,7 +69,7 @@ def _show(session: Session, findings: Sequence[Finding]) -> None:
     from rich.text import Text
 
     several = len({finding.node for finding in findings} - {""}) > 1
-    columns = [Column(""), Column("", style="bold"), Column("")]
+    columns = [Column(""), Column("", style="bold"), Column("", folds=True)]
     rows: list[Sequence[Any]] = []
     for finding in findings:
         found = Text(clean(finding.found))

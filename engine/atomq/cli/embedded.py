@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atomq.cli.help import group
 from atomq.cli.session import Exit, Session, command
 
 if TYPE_CHECKING:
     from atomq.embedded import EmbeddedServer
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="The server behind embedded:///DIR: a real Valkey or Redis on a unix socket, started by "
-    "the first who needs it, shared by all who name its directory, running until it is stopped.",
+app = group(
+    "The server behind embedded:///DIR: a real Valkey or Redis on a unix socket, started by "
+    "the first who needs it, shared by all who name its directory, running until it is stopped."
 )
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Its directory.")]
@@ -23,12 +23,7 @@ Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Its directory.")
 
 def register(root: typer.Typer) -> None:
     """Add the group to the command line."""
-    root.add_typer(
-        app,
-        name="embedded",
-        short_help="The server behind embedded:///DIR: start, status, stop.",
-        rich_help_panel="Try it",
-    )
+    root.add_typer(app, name="embedded")
 
 
 @command(app, "start", server=False)

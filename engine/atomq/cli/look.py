@@ -30,14 +30,16 @@ class PartName(StrEnum):
 def register(root: typer.Typer) -> None:
     """Add the commands to the command line."""
     for each in (peek, unacked):
-        command(root, each.__name__, rich_help_panel="Look")(each)
+        command(root, each.__name__, tables=True)(each)
 
 
 def peek(
     session: Session,
     queue: One,
     *,
-    part: Annotated[PartName, typer.Option(help="Which part of it.")] = PartName.READY,
+    part: Annotated[
+        PartName, typer.Option(metavar="PART", help="ready, delayed, unacked or dead.")
+    ] = PartName.READY,
     limit: Limit = 20,
     offset: Annotated[
         int, typer.Option(metavar="N", min=0, help="Pass over so many (not for dead letters).")

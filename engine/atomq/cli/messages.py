@@ -40,6 +40,40 @@ def peeked(
             offset += len(page)
 
 
+def newest_dead(
+    session: Session, keys: QueueKeys, *, since_ms: int, before: str
+) -> Iterator[Peeked]:
+    """The dead letters of a queue, the newest first, page by page; those before the id `before`."""
+    from atomq.calls import Peeked
+
+    end = f"({before}" if before else "+"
+    while True:
+        page = session.reader.command("XREVRANGE", keys.dead, end, since_ms, "COUNT", _PAGE)
+        for name, fields in page:
+            named = (
+                fields if isinstance(fields, dict) else dict(zip(*[iter(fields)] * 2, strict=True))
+            )
+            text = {key.decode(): value for key, value in named.items() if key != b"message"}
+            word = {key: value.decode("utf-8", "replace") for key, value in text.items()}
+            end = f"({name.decode()}"
+            yield Peeked(
+                name.decode(),
+                int(name.partition(b"-")[0]),
+                _whole(word.get("deliveries"), 0),
+                _whole(word.get("step"), 1),
+                None,
+                word.get("reason", ""),
+                word.get("detail", ""),
+                named.get(b"message", b""),
+            )
+        if len(page) < _PAGE:
+            return
+
+
+def _whole(text: str | None, otherwise: int) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() else otherwise
+
+
 def row(keys: QueueKeys, part: Part, found: Peeked, *, whole: bool = False) -> dict[str, Any]:
     """A message as a row of `schemas/cli.schema.json`; `whole`: with headers and body."""
     from atomq.message import Envelope
@@ -137,9 +171,9 @@ def _text(data: str | bytes) -> str:
 
 _ID = Column("id")
 _TASK = Column("task", gives=True)
-_PRIORITY = Column("priority", "right")
-_DELIVERIES = Column("deliveries", "right")
-_BYTES = Column("size", "right", "dim")
+_PRIORITY = Column("priority", "right", spare=2)
+_DELIVERIES = Column("deliveries", "right", spare=1)
+_BYTES = Column("size", "right", "dim", spare=3)
 
 _COLUMNS: dict[str, tuple[Column, ...]] = {
     "ready": (_ID, _TASK, _PRIORITY, _DELIVERIES, _BYTES),
@@ -151,15 +185,15 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("lease ends", "right"),
         _DELIVERIES,
         _PRIORITY,
-        Column("holder", style="dim"),
+        Column("holder", style="dim", spare=3),
     ),
     "dead": (
         Column("dead id", style="bold"),
         Column("died", "right"),
         Column("reason"),
-        Column("detail", style="dim", gives=True),
+        Column("detail", style="dim", gives=True, spare=2),
         _ID,
-        _TASK,
+        _TASK._replace(spare=1),
     ),
 }
 
@@ -169,7 +203,7 @@ def show(session: Session, part: Part, rows: Sequence[Mapping[str, Any]], now_ms
     several = len({row["queue"] for row in rows}) > 1
     columns = _COLUMNS[part]
     if not any(row["task"] for row in rows):  # no Celery here
-        columns = tuple(column for column in columns if column is not _TASK)
+        columns = tuple(column for column in columns if column.name != _TASK.name)
     head = (Column("queue", style="bold"),) if several else ()
     cells = []
     for row in rows:

@@ -7,12 +7,14 @@ printable in it is shown escaped, so that no message can steer a terminal.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 _QUIET_SECONDS = 0.3  # what takes less shows no progress
 _LEAST = 8  # a column is not cut shorter
+_LEAST_PROSE = 40
 _PIPED_WIDTH = 10_000  # into a pipe a row is one line, however long
 
 
@@ -31,7 +34,11 @@ class Column(NamedTuple):
     align: Literal["left", "right"] = "left"
     style: str = ""
     gives: bool = False
-    """Is cut short where the terminal is narrow; the others fold, and only once these are gone."""
+    """Is cut short where the terminal is narrow."""
+    folds: bool = False
+    """Is prose: goes on in the next line where the terminal is narrow."""
+    spare: int = 0
+    """Is left out where the terminal is too narrow for all, the highest number first; 0: never."""
 
 
 Told = Callable[[int], None]
@@ -41,13 +48,14 @@ Told = Callable[[int], None]
 class Output:
     """Where one command prints."""
 
-    def __init__(self, *, as_json: bool = False) -> None:
+    def __init__(self, *, as_json: bool = False, wide: bool = False) -> None:
         self.as_json = as_json
+        self._wide = wide
 
     @cached_property
     def console(self) -> Console:
         """Stdout."""
-        return _console(sys.stdout)
+        return _console(sys.stdout, wide=self._wide)
 
     @cached_property
     def errors(self) -> Console:
@@ -154,13 +162,16 @@ class _Bar:
             self._shown.stop()
 
 
-def _console(file: Any) -> Console:
+def _console(file: Any, *, wide: bool = False) -> Console:
     from rich.console import Console
 
-    terminal = file.isatty()
-    return Console(
+    class Ours(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # noqa: PLE0704 # rich calls this where it was caught, and would end with 1
+
+    return Ours(
         file=file,
-        width=None if terminal else _PIPED_WIDTH,
+        width=_PIPED_WIDTH if wide or not file.isatty() else None,
         highlight=False,
         markup=False,
         emoji=False,
@@ -168,44 +179,61 @@ def _console(file: Any) -> Console:
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[Any]], width: int) -> Table:
-    """A calm table: no lines, a dim head, numbers to the right."""
+    """A calm table: no lines, a dim head, numbers to the right.
+
+    A row takes one line, but for prose. Where the width is too little for it, columns that give are
+    cut, then those that can be spared are left out (the caption names them), then the rest is cut.
+    """
     from rich.table import Table
+    from rich.text import Text
 
     cells = [[_cell(value) for value in row] for row in rows]
     needed = [
         max([len(column.name), *(_width(row[i]) for row in cells)])
         for i, column in enumerate(columns)
     ]
-    fixed = sum(n for column, n in zip(columns, needed, strict=True) if not column.gives)
-    giving = [n for column, n in zip(columns, needed, strict=True) if column.gives]
-    left = width - fixed - 2 * len(columns)
-    fits = left >= len(giving) * _LEAST
-    share = _share(giving, max(left, len(giving) * _LEAST))
+    shown = _fitted(columns, needed, width)
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     made.show_header = any(column.name for column in columns)
-    for column, least in zip(columns, needed, strict=True):
+    for i, room in shown.items():
+        column = columns[i]
         made.add_column(
             column.name,
             justify=column.align,
             style=column.style,
-            no_wrap=column.gives or fits,
-            overflow="ellipsis" if column.gives else "fold",
-            min_width=least if fits and not column.gives else None,
-            max_width=share if column.gives else None,
+            no_wrap=not column.folds,
+            overflow="fold" if column.folds else "ellipsis",
+            width=room,
         )
     for row in cells:
-        made.add_row(*row)
+        made.add_row(*(row[i] for i in shown))
+    if spared := [column.name for i, column in enumerate(columns) if i not in shown]:
+        made.caption = Text(f"--wide shows {', '.join(spared)} too", style="dim")
+        made.caption_justify = "left"
     return made
 
 
-def _share(needed: Sequence[int], left: int) -> int:
-    """How wide each of these columns may be, so that together they fill what is left."""
-    for done, least in enumerate(sorted(needed)):
-        share = left // (len(needed) - done)
-        if least > share:
-            return share
-        left -= least
-    return max(needed, default=0)
+def _fitted(columns: Sequence[Column], needed: Sequence[int], width: int) -> dict[int, int]:
+    """Which columns are shown, and how wide each is."""
+    shown = dict(enumerate(needed))
+
+    def excess() -> int:
+        return sum(shown.values()) + 2 * (len(shown) - 1) - width
+
+    def cut(some: Sequence[int], least: int) -> None:
+        while excess() > 0 and any(shown[i] > least for i in some):
+            shown[max(some, key=shown.__getitem__)] -= 1  # the widest, so that all have the same
+
+    while True:
+        cut([i for i in shown if columns[i].gives], _LEAST)
+        cut([i for i in shown if columns[i].folds], _LEAST_PROSE)
+        spare = [i for i in shown if columns[i].spare]
+        if excess() <= 0 or not spare:
+            break
+        del shown[max(spare, key=lambda i: columns[i].spare)]
+        shown = {i: needed[i] for i in shown}
+    cut([i for i in shown if columns[i].align == "left"], _LEAST)
+    return shown
 
 
 def _cell(value: Any) -> Text:
@@ -220,6 +248,17 @@ def _cell(value: Any) -> Text:
 
 def _width(cell: Text) -> int:
     return max((line.cell_len for line in cell.split("\n")), default=0)
+
+
+def end_with_the_pipe() -> NoReturn:
+    """End as other programs do whose output is not read to its end, by `| head` for one: by the
+    signal that Python ignores otherwise, without a word.
+    """
+    if not hasattr(signal, "SIGPIPE"):
+        raise SystemExit(1)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGPIPE)
+    raise AssertionError("the signal ends the process")
 
 
 # ── words ─────────────────────────────────────────────────────────────────────────────────────

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import sys
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +15,7 @@ from atomq import arguments
 from atomq.cli.output import number, plural
 from atomq.cli.queues import One
 from atomq.cli.session import Exit, Session, Usage, command
+from atomq.cli.times import milliseconds, moment
 from atomq.errors import AtomqError, InvalidArgument
 
 if TYPE_CHECKING:
@@ -24,12 +23,11 @@ if TYPE_CHECKING:
     from atomq.durability import Durability
 
 _AT_ONCE = 1000
-_UNITS = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def register(root: typer.Typer) -> None:
     """Add the command to the command line."""
-    command(root, "put", rich_help_panel="Move")(put)
+    command(root, "put")(put)
 
 
 def put(
@@ -105,9 +103,9 @@ def put(
     if lines and id_:
         raise Usage("--id is for one message, --lines for many")
     settings = {
-        "delay_ms": _milliseconds("--delay", delay),
-        "at_ms": _moment(at),
-        "ttl_ms": _milliseconds("--ttl", ttl),
+        "delay_ms": milliseconds("--delay", delay),
+        "at_ms": moment("--at", at),
+        "ttl_ms": milliseconds("--ttl", ttl),
     }
     if 0 < settings["ttl_ms"] <= settings["delay_ms"]:
         raise Usage("--ttl must be more than --delay, or nothing would ever take the message")
@@ -229,28 +227,6 @@ def _parsed(text: str, what: str) -> Any:
 
 def _refused(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
-
-
-def _milliseconds(option: str, text: str | None) -> int:
-    if text is None:
-        return 0
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|)", text.strip())
-    if match is None:
-        raise Usage(f"{option} takes seconds, or a number with ms, s, m, h or d; got {text!r}")
-    return arguments.milliseconds(option, float(match[1]) * _UNITS[match[2]])
-
-
-def _moment(text: str | None) -> int:
-    if text is None:
-        return 0
-    try:
-        if re.fullmatch(r"[0-9]{9,11}(\.[0-9]+)?", text):
-            return arguments.moment_ms(float(text))
-        return arguments.moment_ms(datetime.fromisoformat(text).timestamp())
-    except InvalidArgument:
-        raise
-    except (ValueError, OverflowError, OSError) as error:
-        raise Usage(f"--at takes 2030-01-31T12:00+01:00 or seconds since 1970: {error}") from None
 
 
 def _headers(given: list[str] | None) -> dict[str, Any]:

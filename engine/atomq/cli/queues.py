@@ -22,21 +22,43 @@ if TYPE_CHECKING:
 _REDISCOVER_SECONDS = 10.0
 _TOGETHER = 50  # queues asked about in one round trip
 
+
+def completed(context: typer.Context, incomplete: str) -> list[str]:
+    """The names of queues that begin so, for a shell: an empty list where they cannot be had."""
+    given = [context.find_root().params, context.params]
+    settings = [each for p in given for each in p.get("settings") or p.get("engine_options") or ()]
+    budget = [] if any(s.startswith("retry_budget=") for s in settings) else ["retry_budget=0"]
+    url = given[1].get("url") or given[0].get("url")
+    session = Session(url, settings + budget, as_json=True)  # it shows no progress
+    try:
+        return [name for name in discover(session) if name.startswith(incomplete)]
+    except AtomqError:
+        return []
+    finally:
+        session.close()
+
+
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="QUEUE", help="Queues; all that are found, if none is named."),
+    typer.Argument(
+        metavar="QUEUE",
+        help="Queues; all that are found, if none is named.",
+        autocompletion=completed,
+    ),
 ]
-Some = Annotated[list[str], typer.Argument(metavar="QUEUE", help="Queues.")]
-One = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue.")]
+Some = Annotated[
+    list[str], typer.Argument(metavar="QUEUE", help="Queues.", autocompletion=completed)
+]
+One = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue.", autocompletion=completed)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def register(root: typer.Typer) -> None:
     """Add the commands to the command line."""
-    command(root, "queues", rich_help_panel="Look")(queues)
+    command(root, "queues", tables=True)(queues)
     for each in (pause, resume, purge):
-        command(root, each.__name__, rich_help_panel="Move")(each)
-    command(root, "hand-back", rich_help_panel="Deploy")(hand_back)
+        command(root, each.__name__)(each)
+    command(root, "hand-back")(hand_back)
 
 
 # ── look ──────────────────────────────────────────────────────────────────────────────────────
@@ -51,7 +73,7 @@ def queues(
         float, typer.Option(metavar="SECONDS", min=0.1, help="How often to look, with --watch.")
     ] = 1.0,
 ) -> int:
-    """Show the queues in numbers: ready, unacked, delayed, dead, the age of the next message.
+    """Show the queues in numbers: ready, unacked, delayed, dead, age of the next message.
 
     **ready** waits for a consumer · **unacked** is held under a lease; *expired* ones are handed
     out again by the next claim · **delayed** waits for its time; *due* ones go out with the next
@@ -190,9 +212,9 @@ _COLUMNS = (
     Column("delayed", "right"),
     Column("due", "right"),
     Column("dead", "right"),
-    Column("oldest", "right"),
-    Column("next due", "right", "dim"),
-    Column(""),
+    Column("oldest", "right", spare=1),
+    Column("next due", "right", "dim", spare=2),
+    Column("", gives=True),
 )
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atomq.cli.help import group
 from atomq.cli.output import Column, clean, plural
 from atomq.cli.session import Exit, Session, Usage, command
 
@@ -15,11 +19,13 @@ if TYPE_CHECKING:
     from atomq.cli.nodes import Place
     from atomq.scripts import Parameter, Script
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="The Lua scripts of this release: list and show them, load them into a server at deploy "
-    "time, verify that they are there.",
+app = group(
+    "The Lua scripts of this release: list and show them, load them into a server at deploy "
+    "time, verify that they are there."
 )
+
+_TRY = 5.0  # seconds that one try to reach the server may take
+_PAUSE = 0.5  # seconds between two tries
 
 Replicas = Annotated[
     bool,
@@ -32,12 +38,7 @@ Replicas = Annotated[
 
 def register(root: typer.Typer) -> None:
     """Add the group to the command line."""
-    root.add_typer(
-        app,
-        name="scripts",
-        short_help="The Lua scripts: load them at deploy time, verify, list, show.",
-        rich_help_panel="Deploy",
-    )
+    root.add_typer(app, name="scripts")
 
 
 @dataclass
@@ -60,8 +61,22 @@ class _Report:
         }
 
 
-@command(app, "load")
-def load(session: Session, *, replicas: Replicas = True) -> int:
+@command(app, "load", tables=True)
+def load(
+    session: Session,
+    *,
+    replicas: Replicas = True,
+    wait: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            max=86400,
+            show_default=False,
+            help="Wait so long for the server: to start, to have read its data, to have a quorum.",
+        ),
+    ] = 0,
+) -> int:
     """Load all scripts into every server behind the URL.
 
     A step of your deployment, before the new workers start: run it as a user with
@@ -74,19 +89,7 @@ def load(session: Session, *, replicas: Replicas = True) -> int:
     memory: after a restart or SCRIPT FLUSH, workers that may load scripts do so by themselves;
     where they may not, load again.
     """
-    from atomq import scripts
-    from atomq.errors import PermissionDenied
-
-    reports = []
-    for place in _everywhere(session, replicas=replicas):
-        report = _Report(place)
-        try:
-            missing = place.node.missing()
-        except PermissionDenied:  # it may load but not look: load them all
-            missing = list(scripts.every())
-        report.loaded = [script.name for script in place.node.load(missing)]
-        report.present = [name for name in scripts.names() if name not in report.loaded]
-        reports.append(report)
+    reports = _waited(session, wait, lambda: _loaded(session, replicas=replicas))
     if session.as_json:
         session.out.document(_manifest(reports))
         return Exit.OK
@@ -102,7 +105,73 @@ def load(session: Session, *, replicas: Replicas = True) -> int:
     return Exit.OK
 
 
-@command(app, "verify")
+def _loaded(session: Session, *, replicas: bool) -> list[_Report]:
+    from atomq import scripts
+    from atomq.errors import PermissionDenied
+
+    reports = []
+    for place in _everywhere(session, replicas=replicas):
+        report = _Report(place)
+        try:
+            missing = place.node.missing()
+        except PermissionDenied:  # it may load but not look: load them all
+            missing = list(scripts.every())
+        report.loaded = [script.name for script in place.node.load(missing)]
+        report.present = [name for name in scripts.names() if name not in report.loaded]
+        reports.append(report)
+    return reports
+
+
+def _waited(session: Session, seconds: float, work: Callable[[], list[_Report]]) -> list[_Report]:
+    """Do it, again and again for so long if the server cannot serve yet; stderr says why.
+
+    Raises `ServerUnavailable`.
+    """
+    from atomq.errors import ServerUnavailable
+
+    until, said = time.monotonic() + seconds, ""
+    while seconds:
+        left = until - time.monotonic()
+        try:
+            session.begin_anew(max(0.1, min(_TRY, left)))
+            _check_ready(session)
+            return work()
+        except ServerUnavailable as error:
+            if left <= 0:
+                raise ServerUnavailable(
+                    f"no server to load them into within {seconds:g} s: {error}"
+                ) from error
+            if (why := _without_numbers(str(error))) != said:
+                session.out.note(f"waiting for the server: {error}")
+                said = why
+            time.sleep(min(_PAUSE, max(0.0, until - time.monotonic())))
+    return work()
+
+
+def _without_numbers(text: str) -> str:
+    """What stays the same of an error that says how long it took."""
+    return re.sub(r"[0-9.]+ s\b", "", text)
+
+
+def _check_ready(session: Session) -> None:
+    """Raise `ServerUnavailable` for a cluster that serves nothing yet; scripts can be loaded there,
+    but a primary that is made later would have none.
+    """
+    from atomq.cli.nodes import words
+    from atomq.errors import PermissionDenied, ServerUnavailable
+
+    if session.engine.address.kind != "cluster":
+        return
+    for node in session.engine.nodes():
+        try:
+            state = words(node.command("CLUSTER INFO")).get("cluster_state")
+        except PermissionDenied:
+            return
+        if state != "ok":
+            raise ServerUnavailable(f"the cluster's state is {state}")
+
+
+@command(app, "verify", tables=True)
 def verify(session: Session, *, replicas: Replicas = True) -> int:
     """Check that every server behind the URL knows all scripts: exit code 1 if one is missing.
 
@@ -139,7 +208,7 @@ def verify(session: Session, *, replicas: Replicas = True) -> int:
     return Exit.OK
 
 
-@command(app, "list", server=False)
+@command(app, "list", server=False, tables=True)
 def list_(session: Session) -> None:
     """List the scripts of this release. Needs no server.
 
@@ -152,9 +221,9 @@ def list_(session: Session) -> None:
         return
     columns = [
         Column("script", style="bold"),
-        Column("sha1", style="dim"),
+        Column("sha1", style="dim", spare=1),
         Column("bytes", "right"),
-        Column("what it does", gives=True),
+        Column("what it does", folds=True),
     ]
     session.out.table(
         columns,
@@ -278,6 +347,6 @@ def _print_parameters(session: Session, title: str, parameters: tuple[Parameter,
     session.out.line("")
     if not parameters:
         return
-    columns = [Column(title), Column("type"), Column("for each"), Column("what it is", gives=True)]
+    columns = [Column(title), Column("type"), Column("for each"), Column("what it is", folds=True)]
     rows = [[p.name, p.type, " × ".join(p.repeats), p.about] for p in parameters]
     session.out.table(columns, rows)

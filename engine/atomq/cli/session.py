@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, get_ty
 
 import typer
 
-from atomq.cli.output import Output
+from atomq.cli.help import Command
+from atomq.cli.output import Output, end_with_the_pipe
 from atomq.errors import (
     AtomqError,
     EmbeddedServerError,
@@ -88,6 +89,9 @@ Settings = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print JSON, as schemas/cli.schema.json describes it.")
 ]
+Wide = Annotated[
+    bool, typer.Option("--wide", help="Leave no column out and cut nothing, however narrow it is.")
+]
 
 
 @dataclass
@@ -106,10 +110,12 @@ class Usage(InvalidArgument):
 class Session:
     """One run of one command."""
 
-    def __init__(self, url: str | None, settings: list[str], *, as_json: bool) -> None:
+    def __init__(
+        self, url: str | None, settings: list[str], *, as_json: bool, wide: bool = False
+    ) -> None:
         self.url = url or os.environ.get("ATOMQ_URL") or DEFAULT_URL
         self.settings = settings
-        self.out = Output(as_json=as_json)
+        self.out = Output(as_json=as_json, wide=wide)
 
     @property
     def as_json(self) -> bool:
@@ -141,6 +147,15 @@ class Session:
         if "retry_budget" not in engine.options.given():  # a still terminal looks like a hang
             engine.retry = engine.retry.after(engine.retry.budget - PATIENCE)
         return engine
+
+    def begin_anew(self, patience: float) -> None:
+        """Forget the engine: the next one tries for so many seconds to reach the server."""
+        self.close()
+        self.__dict__.pop("engine", None)
+        given = {**self.options}
+        for name in ("socket_connect_timeout", "socket_timeout"):
+            given[name] = min(patience, given.get(name) or patience)
+        self.options = {"retry_budget": 0, **given}
 
     @property
     def reader(self) -> Engine:
@@ -181,11 +196,12 @@ class Session:
 
 
 def command(
-    app: typer.Typer, name: str, *, server: bool = True, **settings: Any
+    app: typer.Typer, name: str, *, server: bool = True, tables: bool = False, **settings: Any
 ) -> Callable[[Callable[Concatenate[Session, P], int | None]], Callable[..., Any]]:
     """Register a function of a `Session` as a command; it returns its exit code (None: 0).
 
-    `server=False` is for what needs none: it takes neither --url nor --option.
+    `server=False` is for what needs none: it takes neither --url nor --option. `tables`: what it
+    prints are tables, so it takes --wide.
     """
 
     def register(function: Callable[Concatenate[Session, P], int | None]) -> Callable[..., Any]:
@@ -194,6 +210,8 @@ def command(
         keyword = inspect.Parameter.KEYWORD_ONLY
         parameters = [p.replace(annotation=hints[p.name], kind=keyword) for p in own]
         common: dict[str, tuple[Any, Any]] = {"as_json": (AsJson, False)}
+        if tables:
+            common["wide"] = (Wide, False)
         if server:
             common |= {"url": (Url, None), "engine_options": (Settings, None)}
         for each, (kind, default) in common.items():
@@ -207,12 +225,13 @@ def command(
                 given.pop("url", None) or root.url,
                 [*root.settings, *(given.pop("engine_options", None) or ())],
                 as_json=given.pop("as_json") or root.as_json,
+                wide=given.pop("wide", False),
             )
             raise typer.Exit(_carried_out(session, partial(function, session, **given)))
 
         run.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in (context, *parameters)}
-        app.command(name, **settings)(run)
+        app.command(name, cls=Command, **settings)(run)
         return function
 
     return register
@@ -229,6 +248,9 @@ def _carried_out(session: Session, work: Callable[[], int | None]) -> int:
             raise
         session.out.error(str(error))  # memory:// without its extra
         return Exit.USAGE
+    except BrokenPipeError:
+        session.close()
+        end_with_the_pipe()
     finally:
         session.close()
 

@@ -18,7 +18,7 @@ from atomq.cli.session import command as command_of
 
 def register(app: typer.Typer) -> None:
     """Add `demo` to the command line."""
-    command_of(app, "demo", server=False, rich_help_panel="Try it")(demo)
+    command_of(app, "demo", server=False)(demo)
 
 
 def demo(

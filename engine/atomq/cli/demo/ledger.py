@@ -99,7 +99,7 @@ class Ledger:
             (marks[e.holds], e.name, value, Text(e.note, "dim"))
             for e, value in zip(self.entries, values, strict=True)
         ]
-        columns = [Column(""), Column(""), Column("", "right"), Column("")]
+        columns = [Column(""), Column(""), Column("", "right"), Column("", folds=True)]
         verdict = "Everything holds." if ok else "Not everything holds."
         last = Text.assemble(marks[ok], " ", (verdict, "bold"))
         return Group(Text(""), table(columns, rows, console.width), Text(""), last)

@@ -1,0 +1,5 @@
+"""`python -m atomq` is `atomq`."""
+
+from atomq.cli import main
+
+main()
