@@ -399,12 +399,26 @@ class Server:
 
 
 class Cluster:
-    """A cluster of `nodes` masters, all slots served. Sockets and ports are in `nodes`."""
+    """A cluster of `nodes` masters, all slots served. Sockets and ports are in `nodes`.
 
-    def __init__(self, kind: str, nodes: int = 1) -> None:
-        options = {"cluster-enabled": "yes", "cluster-node-timeout": "2000"}
+    With `replicas` each master has one, in the same order. With `spare` one more master joins,
+    which serves no slot. `options` are configuration directives of all of them.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        nodes: int = 1,
+        *,
+        replicas: bool = False,
+        spare: bool = False,
+        options: dict[str, str] | None = None,
+    ) -> None:
+        more = {"cluster-enabled": "yes", "cluster-node-timeout": "2000", **(options or {})}
         self.kind = kind
-        self.nodes = [Server(kind, options=options) for _ in range(nodes)]
+        self.nodes = [Server(kind, options=more) for _ in range(nodes)]
+        self.replicas = [Server(kind, options=more) for _ in range(nodes if replicas else 0)]
+        self.spare = Server(kind, options=more) if spare else None
 
     def __enter__(self) -> Self:
         try:
@@ -422,6 +436,11 @@ class Cluster:
         """One node's address; a cluster client finds the others from it."""
         return f"redis://127.0.0.1:{self.nodes[0].port}"
 
+    @property
+    def everyone(self) -> list[Server]:
+        """All servers: masters, replicas, the spare one."""
+        return [*self.nodes, *self.replicas, *([self.spare] if self.spare else [])]
+
     def start(self) -> None:
         count = len(self.nodes)
         for index, node in enumerate(self.nodes):
@@ -433,15 +452,34 @@ class Cluster:
                     "CLUSTER ADDSLOTS", *range(first, min(first + 4096, slots.stop))
                 )
             admin.execute_command("CLUSTER SET-CONFIG-EPOCH", index + 1)
-        for node in self.nodes[1:]:
+        for node in self.everyone[count:]:
+            node.start()
+        for node in self.everyone[1:]:
             self.nodes[0].client().execute_command("CLUSTER MEET", "127.0.0.1", node.port)
-        for node in self.nodes:
+        for node in self.everyone:
             wait_until(f"{node!r} to see the whole cluster", partial(self._whole, node))
+        for node, replica in zip(self.nodes, self.replicas, strict=False):
+            replica.client().execute_command("CLUSTER REPLICATE", self.id_of(node))
+        for node, replica in zip(self.nodes, self.replicas, strict=False):
+            wait_until(f"{replica!r} to follow", partial(_follows, replica, node))
 
     def _whole(self, node: Server) -> bool:
         info = node.client().execute_command("CLUSTER INFO")
         text = info if isinstance(info, dict) else dict(_colon_lines(info))
-        return text["cluster_state"] == "ok" and int(text["cluster_known_nodes"]) == len(self.nodes)
+        known = int(text["cluster_known_nodes"])
+        return text["cluster_state"] == "ok" and known == len(self.everyone)
+
+    def id_of(self, node: Server) -> str:
+        """What the cluster calls a node."""
+        name: bytes = node.client().execute_command("CLUSTER MYID")
+        return name.decode()
+
+    def owner(self, slot: int) -> Server:
+        """The master that serves a slot, by its own word."""
+        for node in self.everyone:
+            if node.alive and _owns(node, slot):
+                return node
+        raise AssertionError(f"no node serves slot {slot}")
 
     def client(self, **options: Any) -> redis.RedisCluster:
         return redis.RedisCluster(host="127.0.0.1", port=self.nodes[0].port, **options)
@@ -451,8 +489,23 @@ class Cluster:
             node.reset()
 
     def stop(self) -> None:
-        for node in self.nodes:
+        for node in self.everyone:
             node.stop()
+
+
+def _follows(replica: Server, node: Server) -> bool:
+    about = replica.client().info("replication")
+    up = about.get("master_link_status") == "up" and about["master_port"] == node.port
+    return up and node.client().info("replication")["connected_slaves"] == 1
+
+
+def _owns(node: Server, slot: int) -> bool:
+    client = node.client(socket_timeout=1)
+    mine = client.execute_command("CLUSTER MYID")
+    for first, last, (_, _, name, *_), *_ in client.execute_command("CLUSTER SLOTS"):
+        if first <= slot <= last and name == mine:
+            return True
+    return False
 
 
 def _colon_lines(text: bytes | str) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
@@ -144,6 +144,11 @@ class Address:
     def directory(self) -> str | None:
         """Directory of the embedded server, absolute; None for every other kind."""
         return self.path if self.kind == "embedded" else None
+
+    def of_node(self, host: str, port: int) -> Address:
+        """The same user, TLS and options, for one server: a node of a cluster, a replica."""
+        scheme = "rediss" if self.tls else "redis"
+        return replace(self, kind="tcp", scheme=scheme, nodes=(Node(host, port),), path="")
 
     @property
     def safe_url(self) -> str:

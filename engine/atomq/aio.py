@@ -13,29 +13,20 @@ from typing import Any, Self, TypeVar, overload
 from redis import exceptions as server
 from redis.asyncio.connection import AbstractConnection
 
-from atomq import arguments, connect, fork, retrying, waiting, wires
+from atomq import arguments, fork, retrying, waiting, wires
 from atomq.address import Address
 from atomq.calls import Call, Claimed
-from atomq.client import EngineBase
+from atomq.client import EngineBase, Told
 from atomq.conversation import PUSHED, Conversation
 from atomq.durability import Durability
 from atomq.errors import AtomqError, InvalidArgument, NotDurable, ServerUnavailable
 from atomq.flows import Answer, Flow, Get, Listen, Rest, Sleep, Wait, Withdraw
 from atomq.options import Options
-from atomq.outage import PATIENCE, Outage, outage_of
-from atomq.pool_aio import AsyncPool, connected, heeded, readable
-from atomq.retrying import (
-    SERVER_ERRORS,
-    Ask,
-    Pause,
-    Retry,
-    Send,
-    bare,
-    connecting,
-    not_reached,
-    translated,
-)
-from atomq.shared import AsyncShared, cancelling
+from atomq.outage import Standing
+from atomq.pool_aio import AsyncPool
+from atomq.retrying import SERVER_ERRORS, Ask, Pause, Retry, Send, bare, translated
+from atomq.shards_aio import AsyncShards
+from atomq.shared import cancelling
 from atomq.waiting import Actions, Line, Waiting
 
 log = logging.getLogger("atomq.client")
@@ -96,10 +87,9 @@ class AsyncEngine(EngineBase):
 
     def _begin(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._verifying: asyncio.Future[Any] | None = None
         self.listener = _Listener(self)
-        self._pool: AsyncPool | _ClusterPool = (
-            _ClusterPool(self) if self.address.kind == "cluster" else AsyncPool(self)
+        self._pool: AsyncPool | AsyncShards = (
+            AsyncShards(self) if self.address.kind == "cluster" else AsyncPool(self)
         )
 
     @overload
@@ -134,14 +124,15 @@ class AsyncEngine(EngineBase):
         if not calls:
             return []
         self._enter_loop()
-        retry = self.retry if self.verified else await self._verify(calls[0])
-        outage = self._pool.outage(calls[0])
+        standing = self._pool.standing_of(calls[0])
+        retry = self.retry if standing.verified else await self._verify(calls[0])
         for call in calls:
             if call.durability is not None:
                 retry = await self._verify_durable(call, call.durability, retry)
-        results = await self._drive(retrying.calling(calls, retry, single=False), outage)
+        results = await self._drive(retrying.calling(calls, retry, single=False), standing)
         for call, result in zip(calls, results, strict=True):
-            self._not_confirmed(call, self._pool.outage(call), result)
+            if call.durability is not None and isinstance(result, NotDurable):
+                self._pool.standing_of(call).confirming.discard(call.durability)
         return results
 
     async def settle(self, work: Flow[T], say: Callable[[Flow[T]], Coroutine[Any, Any, R]]) -> R:
@@ -168,7 +159,8 @@ class AsyncEngine(EngineBase):
         arguments.command(args)
         self._enter_loop()
         if patient:
-            return (await self._drive(retrying.asking(args, self.retry), self.outage))[0]
+            asking = retrying.asking(args, self.retry)
+            return (await self._drive(asking, Standing(self.outage)))[0]
         try:
             return await self._pool.command(args)
         except SERVER_ERRORS as error:
@@ -196,7 +188,7 @@ class AsyncEngine(EngineBase):
     def forked(self) -> None:
         """Begin anew in a child process."""
         super().forked()
-        fork.leak(self._loop, self._verifying, self.listener, self._pool)
+        fork.leak(self._loop, self.listener, self._pool)
         self._begin()
 
     async def __aenter__(self) -> Self:
@@ -217,7 +209,8 @@ class AsyncEngine(EngineBase):
     async def _run_one(self, call: Call[T]) -> T:
         """A call that is answered at once, as nearly all are, takes no detour."""
         self._enter_loop()
-        retry = self.retry if self.verified else await self._verify(call)
+        standing = self._pool.standing_of(call)
+        retry = self.retry if standing.verified else await self._verify(call)
         if call.durability is not None:
             return await self._run_durable(call, call.durability, retry)
         answer: Any
@@ -229,9 +222,8 @@ class AsyncEngine(EngineBase):
             if not isinstance(answer, Exception):
                 return call.parse(answer, call.repeated)
             answer = [answer]
-        outage = self._pool.outage(call)
         try:
-            result: T = (await self._drive(retrying.calling((call,), retry), outage, answer))[0]
+            result: T = (await self._drive(retrying.calling((call,), retry), standing, answer))[0]
             return result
         finally:
             answer = None
@@ -239,21 +231,21 @@ class AsyncEngine(EngineBase):
     async def _run_durable(self, call: Call[T], durability: Durability, retry: Retry) -> T:
         """A call that is answered once it is confirmed."""
         retry = await self._verify_durable(call, durability, retry)
-        outage = self._pool.outage(call)
+        standing = self._pool.standing_of(call)
         try:
-            result: T = (await self._drive(retrying.calling((call,), retry), outage))[0]
-        except NotDurable as error:
-            self._not_confirmed(call, outage, error)
+            result: T = (await self._drive(retrying.calling((call,), retry), standing))[0]
+        except NotDurable:  # the next publish asks first whether the server confirms anything
+            standing.confirming.discard(durability)
             raise
         return result
 
     async def _verify_durable(self, call: Call[Any], durability: Durability, retry: Retry) -> Retry:
         """Find out whether the server confirms what is written, before anything is published."""
-        outage = self._pool.outage(call)
-        if (durability, outage) not in self.confirming:
+        standing = self._pool.standing_of(call)
+        if durability not in standing.confirming:
             longer = self.retry.longer(durability.seconds)
-            await self._drive(retrying.probing(call, longer, durability), outage)
-            self.confirming.add((durability, outage))
+            await self._drive(retrying.probing(call, longer, durability), standing)
+            standing.confirming.add(durability)
         return retry.longer(durability.seconds)
 
     async def _verify(self, call: Call[Any]) -> Retry:
@@ -264,12 +256,13 @@ class AsyncEngine(EngineBase):
         """
         began = time.monotonic()
         while True:
-            asked = others = self._verifying
+            standing = self._pool.standing_of(call)
+            asked = others = standing.verifying
             if asked is None:
                 left = self.retry.after(time.monotonic() - began)
-                probing = self._drive(retrying.probing(call, left), self._pool.outage(call))
-                asked = self._verifying = asyncio.ensure_future(probing)
-                asked.add_done_callback(self._verified)
+                asked = asyncio.ensure_future(self._verifies(call, left, standing))
+                standing.verifying = asked
+                asked.add_done_callback(partial(_verified, standing))
             try:
                 await asyncio.shield(asked)
             except ServerUnavailable:
@@ -282,20 +275,22 @@ class AsyncEngine(EngineBase):
             else:
                 return self.retry.after(time.monotonic() - began)
 
-    def _verified(self, done: asyncio.Future[Any]) -> None:
-        self._verifying = None
-        self.verified = not done.cancelled() and done.exception() is None
-        self.confirming.clear()
+    async def _verifies(self, call: Call[Any], left: Retry, standing: Standing) -> None:
+        await self._drive(retrying.probing(call, left), standing)
+        standing = self._pool.standing_of(call)
+        standing.verified = True
+        standing.confirming.clear()
 
     async def _drive(
-        self, actions: retrying.Actions, outage: Outage, first: Any = None
+        self, actions: retrying.Actions, standing: Standing, first: Any = None
     ) -> list[Any]:
-        """Drive to the end. `first` is the answer to the first action, if there is one already."""
+        """Drive to the end; `first` is the answer to the first action, if there is one already."""
+        told = Told(self._pool, standing)
         try:
             action = next(actions)
             while True:
                 try:
-                    answer = await self._act(action, outage) if first is None else first
+                    answer = await self._act(action, told) if first is None else first
                 except SERVER_ERRORS as error:
                     answer = error
                 first = None
@@ -303,25 +298,24 @@ class AsyncEngine(EngineBase):
                     actions.throw(answer) if isinstance(answer, Exception) else actions.send(answer)
                 )
         except StopIteration as stop:
-            outage.back()
             results: list[Any] = stop.value
+            told.ended(results)
             return results
         except ServerUnavailable as error:
-            self._gave_up(error, outage)
+            told.gave_up(error)
             raise
         finally:
             answer = first = None  # an exception that its own frame keeps keeps what is dropped
 
-    async def _act(self, action: retrying.Action, outage: Outage) -> Any:
+    async def _act(self, action: retrying.Action, told: Told) -> Any:
         match action:
             case Send(calls, loads):
                 return await self._pool.send(calls, loads)
             case Ask(args):
                 return await self._pool.command(args)
-            case Pause(seconds, spent, trouble):
-                if spent + seconds > PATIENCE:
-                    outage.away(trouble)
-                await asyncio.sleep(seconds)
+            case Pause():
+                told.pauses(action)
+                await asyncio.sleep(action.seconds)
         return None
 
     async def _perform(self, effect: Any, waiter: AsyncWaiter | None) -> Any:
@@ -353,110 +347,10 @@ class AsyncEngine(EngineBase):
             raise translated(error) from bare(error)
 
 
-# ── a cluster ─────────────────────────────────────────────────────────────────────────────────
-
-
-class _ClusterPool:
-    """What `AsyncPool` is, on a cluster: redis-py's client follows the slots."""
-
-    def __init__(self, engine: EngineBase) -> None:
-        self._engine = engine
-        self._client: Any = None
-        self._opening = AsyncShared[Any]()
-
-    async def client(self) -> Any:
-        return self._client or await self._opening(self._connected)
-
-    async def _connected(self) -> Any:
-        client = connect.async_cluster(self._engine.address)
-        await client.initialize()
-        self._client = client
-        return client
-
-    def outage(self, call: Call[Any]) -> Outage:
-        """That of the node which serves the queue, as far as the slots are known."""
-        try:
-            node = self._client.get_node_from_key(call.keys[0])
-            return outage_of(f"{node.host}:{node.port}")
-        except (AttributeError, server.RedisClusterException, server.RedisError):
-            return self._engine.outage
-
-    async def one(self, call: Call[Any]) -> Any:
-        return (await self.send((call,)))[0]
-
-    async def send(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> list[Any]:
-        try:
-            client = await self.client()
-        except SERVER_ERRORS as error:
-            raise connecting(error) from error
-        replies: list[Any] = []
-        sends = [partial(self._load, client, call) for call in loads]
-        sends += [partial(client.execute_command, *call.command()) for call in calls]
-        for send in sends:
-            try:
-                replies.append(await heeded(send()))
-            except server.ResponseError as error:
-                replies.append(error.with_traceback(None))
-            except (server.RedisClusterException, server.ConnectionError) as error:
-                self._engine.verified = False
-                raise (error if replies else not_reached(error)) from error.__cause__
-        return replies
-
-    async def _load(self, client: Any, call: Call[Any]) -> Any:
-        node = client.get_node_from_key(call.keys[0])
-        return await client.execute_command("SCRIPT LOAD", call.script.text, target_nodes=node)
-
-    async def get(self, key: str) -> Any:
-        return await self.command(("GET", key))
-
-    async def command(self, args: Sequence[Any], target: Any = None) -> Any:
-        client = await self.client()
-        for node in client.get_nodes() if target is None else (target,):
-            await _forget_hung_up(node)
-        if target is None:
-            return await heeded(client.execute_command(*args))
-        return await heeded(client.execute_command(*args, target_nodes=target))
-
-    async def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
-        client = await self.client()
-        found = []
-        for key in keys:
-            node = client.get_node_from_key(key)
-            found.append((await self._open(node), [key]))
-        return found
-
-    async def fresh(self) -> AbstractConnection:
-        """A connection to some node: in a cluster a message to a channel reaches all of them."""
-        client = await self.client()
-        return await self._open(client.get_random_node())
-
-    async def unblock(self, client_id: int, node: tuple[str, int] | None) -> None:
-        client = await self.client()
-        await self.command(("CLIENT UNBLOCK", client_id), client.get_node(*(node or ())))
-
-    async def _open(self, node: Any) -> AbstractConnection:
-        connection: AbstractConnection = node.connection_class(**node.connection_kwargs)
-        await connected(connection)
-        # redis-py says HELLO too, and drops the answer.
-        await connection.send_command("HELLO", 3, check_health=False)
-        untyped: Any = connection
-        untyped.handshake_metadata = await connection.read_response()
-        return connection
-
-    async def close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
-
-
-async def _forget_hung_up(node: Any) -> None:
-    """Close the idle connections of a node that the server has closed: redis-py makes them anew.
-
-    Its sync client looks before it uses one, its asyncio client does not.
-    """
-    for connection in tuple(node._free):
-        if connection.is_connected and readable(wires.descriptor(connection)):
-            await connection.disconnect(nowait=True)
+def _verified(standing: Standing, done: asyncio.Future[Any]) -> None:
+    standing.verifying = None
+    if not done.cancelled():
+        done.exception()  # seen, should all that asked be gone
 
 
 # ── listening ─────────────────────────────────────────────────────────────────────────────────
@@ -519,7 +413,7 @@ class _Listener:
                     self._break(server.ConnectionError("there is another master, or token"))
                 if self._wire is None:
                     self._era = self._engine.era
-                    connection = await self._engine._pool.fresh()
+                    connection = await self._engine._pool.fresh(channel)
                     self._talk = Conversation()
                     self._wire = wires.taken_async(connection, self._received, self._break)
             self._audience.setdefault(channel, set()).add(ear)

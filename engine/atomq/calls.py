@@ -22,7 +22,7 @@ from atomq.arguments import LARGEST
 from atomq.conversation import packed
 from atomq.durability import Durability
 from atomq.errors import InvalidArgument, InvalidMessage
-from atomq.keys import QueueKeys
+from atomq.keys import Place, QueueKeys
 from atomq.message import JSON, CallId, Delivery, Envelope, Serializer
 from atomq.options import CALL_WINDOW_MS
 from atomq.scripts import Script
@@ -44,7 +44,8 @@ class Call(Generic[T_co]):
     `keys` are a tuple where other calls have the same ones: these are packed once. `repeated` tells
     that an earlier, equal call may have been carried out without an answer, and `large` that its
     answer may be large: small calls do not wait behind it. `durability` is what has to be confirmed
-    before it is answered; such a call writes, also when it is repeated.
+    before it is answered; such a call writes, also when it is repeated. With a `place`, that node
+    of a cluster is to be asked, this once, as the owner of the slot said by ASK.
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class Call(Generic[T_co]):
         "keys",
         "large",
         "parse",
+        "place",
         "queue",
         "repeated",
         "script",
@@ -71,6 +73,7 @@ class Call(Generic[T_co]):
         repeated: bool = False,
         large: bool = False,
         durability: Durability | None = None,
+        place: Place | None = None,
     ) -> None:
         self.script = script
         self.queue = queue
@@ -80,6 +83,7 @@ class Call(Generic[T_co]):
         self.repeated = repeated
         self.large = large
         self.durability = durability
+        self.place = place
         self._attempt_at = attempt_at
 
     def command(self) -> tuple[Any, ...]:
@@ -114,6 +118,21 @@ class Call(Generic[T_co]):
             repeated=True,
             large=self.large,
             durability=self.durability,
+        )
+
+    def at(self, place: Place | None) -> Call[T_co]:
+        """The same call, to be sent to that node; None: to the one that the slot map names."""
+        return Call(
+            self.script,
+            self.queue,
+            self.keys,
+            self.args,
+            self.parse,
+            attempt_at=self._attempt_at,
+            repeated=self.repeated,
+            large=self.large,
+            durability=self.durability,
+            place=place,
         )
 
     def __repr__(self) -> str:

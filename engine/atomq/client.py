@@ -1,65 +1,47 @@
 """The sync engine: runs calls and flows against a server. `aio.py` is its asyncio twin.
 
 All knowledge is elsewhere: `calls.py` says what to send, `retrying.py` what to do about errors,
-`flows.py` what comes next. Here are connections.
+`flows.py` what comes next, `pool.py` and `shards.py` over which connection.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import selectors
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from functools import partial
 from types import GeneratorType
-from typing import Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from redis import exceptions as server
 from redis.connection import AbstractConnection
 
-from atomq import arguments, connect, fork, retrying, waiting, wires
+from atomq import arguments, fork, retrying, waiting, wires
 from atomq.address import Address
 from atomq.calls import Call, Claimed
-from atomq.conversation import PUSHED, Conversation, packed
+from atomq.conversation import PUSHED
 from atomq.durability import Durability
 from atomq.errors import (
     AtomqError,
     InvalidArgument,
     NotDurable,
     ScriptsNotLoaded,
-    ServerTooOld,
     ServerUnavailable,
 )
-from atomq.flight import Flight
 from atomq.flows import Answer, Flow, Get, Listen, Sleep, Wait, Withdraw
 from atomq.keys import Layout, QueueKeys
 from atomq.message import Producers
 from atomq.options import Options
-from atomq.outage import PATIENCE, Outage, outage_of
-from atomq.retrying import (
-    SERVER_ERRORS,
-    Ask,
-    Pause,
-    Retry,
-    Send,
-    bare,
-    connecting,
-    leads_astray,
-    not_reached,
-    translated,
-)
+from atomq.outage import PATIENCE, Standing, outage_of
+from atomq.pool import Pool
+from atomq.retrying import SERVER_ERRORS, Ask, Pause, Retry, Send, bare, translated
 from atomq.scripts import Script, every
-from atomq.shared import Shared
+from atomq.shards import Shards
 from atomq.waiting import Actions, Line, Waiting
 
-log = logging.getLogger("atomq.client")
-
-LOOK = 0.25  # seconds between two looks, during a WAIT, whether there is another master
-FRESH = 0.5  # seconds for which a connection that was used is not looked at before it is used again
+if TYPE_CHECKING:
+    from atomq.cluster import SlotMap
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -68,13 +50,17 @@ R = TypeVar("R")
 class EngineBase:
     """What both engines share: address, options, key names."""
 
+    _pool: Any
+
     def __init__(self, address: str | Address, options: Options | None = None, **more: Any) -> None:
         if not isinstance(address, Address):
             address = Address.parse(address, options, **more)
         self.address = address
         self.options = address.options
-        self.retry = Retry(self.options.retry_attempts, self.options.retry_budget)
-        self.verified = False
+        longest = 0.5 if address.kind == "cluster" else 1.0  # a new primary is to be found soon
+        self.retry = Retry(self.options.retry_attempts, self.options.retry_budget, longest)
+        self.slots: SlotMap | None = None
+        """Which node serves which slot; None: this is no cluster."""
         self.outage = outage_of(address.safe_url)
         self.moves = 0
         """How often another server became the master: a connection from before leads astray."""
@@ -86,8 +72,6 @@ class EngineBase:
         """What has to be done before the connections are closed."""
         self.producers = Producers()
         """Those of all that publish by this engine."""
-        self.confirming: set[tuple[Durability, Outage]] = set()
-        """What a server was seen to confirm, since this user's rights were verified."""
         self._keys: dict[str, QueueKeys] = {}
         fork.renew(self)
 
@@ -131,42 +115,52 @@ class EngineBase:
             )
         return found
 
+    @property
+    def verified(self) -> bool:
+        """Whether this user may run what the scripts run, on each server that was asked."""
+        return all(standing.verified for standing in self._pool.everywhere())
+
+    @verified.setter
+    def verified(self, verified: bool) -> None:
+        for standing in self._pool.everywhere():
+            standing.verified = verified
+
     def forked(self) -> None:
         """Begin anew in a child process: connections belong to the parent."""
-        self.verified = False
-
-    def _not_confirmed(self, call: Call[Any], outage: Outage, result: object) -> None:
-        """If so, the next publish asks first whether the server confirms anything."""
-        if call.durability is not None and isinstance(result, NotDurable):
-            self.confirming.discard((call.durability, outage))
-
-    def _gave_up(self, error: ServerUnavailable, outage: Outage) -> None:
-        """The server is away, or takes no writes: the next call looks at it anew."""
-        self.verified = False
-        outage.away(error)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.address.safe_url!r})"
 
 
-def check_version(hello: Any) -> None:
-    """Refuse a server that is too old, by its answer to HELLO. Raises `ServerTooOld`."""
-    if not isinstance(hello, dict):
-        return
-    known = {_text(name): _text(value) for name, value in hello.items()}
-    name, version = known.get("server", ""), known.get("version", "")
-    least = {"redis": (6, 2), "valkey": (7, 2)}.get(name, (0,))
-    try:
-        found = tuple(int(part) for part in version.split(".")[:2])
-    except ValueError:
-        return
-    if found and found < least:
-        needed = ".".join(map(str, least))
-        raise ServerTooOld(f"this is {name} {version}: atomq needs {needed} or newer")
+class Told:
+    """What a driver says of the servers that are in trouble meanwhile."""
 
+    def __init__(self, lines: Any, standing: Standing) -> None:
+        self._pool = lines
+        self._standing = standing
+        self._troubled = {standing}
 
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    def pauses(self, pause: Pause) -> None:
+        """It waits for a server."""
+        if pause.call is not None:
+            self._standing = self._pool.standing_of(pause.call)
+            self._troubled.add(self._standing)
+        if pause.spent + pause.seconds > PATIENCE:
+            self._standing.outage.away(pause.trouble)
+
+    def gave_up(self, error: Exception) -> None:
+        """It waits no longer."""
+        self._standing.gave_up(error)
+
+    def ended(self, results: list[Any]) -> None:
+        """There are results; of a batch some may be missing."""
+        for result in results:
+            if isinstance(result, ServerUnavailable):
+                self._troubled.discard(self._standing)
+                self.gave_up(result)
+                break
+        for standing in self._troubled:
+            standing.outage.back()
 
 
 class Engine(EngineBase):
@@ -185,12 +179,8 @@ class Engine(EngineBase):
 
     def __init__(self, address: str | Address, options: Options | None = None, **more: Any) -> None:
         super().__init__(address, options, **more)
-        self._pool: _Pool | _ClusterPool = (
-            _ClusterPool(self) if self.address.kind == "cluster" else _Pool(self)
-        )
+        self._pool: Pool | Shards = Shards(self) if self.address.kind == "cluster" else Pool(self)
         self._gate = fork.Lock()
-        self._verifying: Future[None] | None = None
-        self._verifier = 0  # the thread that asks
 
     @overload
     def run(self, work: Call[T], waiter: Waiter | None = None) -> T: ...
@@ -226,14 +216,15 @@ class Engine(EngineBase):
         """
         if not calls:
             return []
-        retry = self.retry if self.verified else self._verify(calls[0])
-        outage = self._pool.outage(calls[0])
+        standing = self._pool.standing_of(calls[0])
+        retry = self.retry if standing.verified else self._verify(calls[0])
         for call in calls:
             if call.durability is not None:
                 retry = self._verify_durable(call, call.durability, retry)
-        results = self._drive(retrying.calling(calls, retry, single=False), outage)
+        results = self._drive(retrying.calling(calls, retry, single=False), standing)
         for call, result in zip(calls, results, strict=True):
-            self._not_confirmed(call, self._pool.outage(call), result)
+            if call.durability is not None and isinstance(result, NotDurable):
+                self._pool.standing_of(call).confirming.discard(call.durability)
         return results
 
     def command(self, *args: Any, patient: bool = False) -> Any:
@@ -245,7 +236,7 @@ class Engine(EngineBase):
         """
         arguments.command(args)
         if patient:
-            return self._drive(retrying.asking(args, self.retry), self.outage)[0]
+            return self._drive(retrying.asking(args, self.retry), Standing(self.outage))[0]
         try:
             return self._pool.command(args)
         except SERVER_ERRORS as error:
@@ -254,9 +245,9 @@ class Engine(EngineBase):
     def nodes(self) -> list[Node]:
         """Every server that runs scripts: one, or the primaries of a cluster."""
         try:
-            return self._pool.nodes()
+            return [Node(name, pool) for name, pool in self._pool.nodes()]
         except SERVER_ERRORS as error:
-            raise translated(error) from error
+            raise translated(error) from bare(error)
 
     def connection(self) -> AbstractConnection:
         """A connection of the caller's own, connected: for those with a loop of their own."""
@@ -288,7 +279,6 @@ class Engine(EngineBase):
     def forked(self) -> None:
         """Begin anew in a child process."""
         super().forked()
-        self._verifying = None
         self._pool.forget()
 
     def __enter__(self) -> Self:
@@ -300,7 +290,8 @@ class Engine(EngineBase):
     # ── driving ───────────────────────────────────────────────────────────────────────────────
 
     def _run_one(self, call: Call[T]) -> T:
-        retry = self.retry if self.verified else self._verify(call)
+        standing = self._pool.standing_of(call)
+        retry = self.retry if standing.verified else self._verify(call)
         if call.durability is not None:
             return self._run_durable(call, call.durability, retry)
         answer: Any
@@ -312,30 +303,30 @@ class Engine(EngineBase):
             if not isinstance(answer, Exception):  # as nearly always: no more ado
                 return call.parse(answer, call.repeated)
             answer = [answer]
-        outage = self._pool.outage(call)
         try:
-            result: T = self._drive(retrying.calling((call,), retry), outage, answer)[0]
+            result: T = self._drive(retrying.calling((call,), retry), standing, answer)[0]
             return result
         finally:
             answer = None
 
     def _run_durable(self, call: Call[T], durability: Durability, retry: Retry) -> T:
         """A call that is answered once it is confirmed."""
-        retry, outage = self._verify_durable(call, durability, retry), self._pool.outage(call)
+        retry = self._verify_durable(call, durability, retry)
+        standing = self._pool.standing_of(call)
         try:
-            result: T = self._drive(retrying.calling((call,), retry), outage)[0]
-        except NotDurable as error:
-            self._not_confirmed(call, outage, error)
+            result: T = self._drive(retrying.calling((call,), retry), standing)[0]
+        except NotDurable:  # the next publish asks first whether the server confirms anything
+            standing.confirming.discard(durability)
             raise
         return result
 
     def _verify_durable(self, call: Call[Any], durability: Durability, retry: Retry) -> Retry:
         """Find out whether the server confirms what is written, before anything is published."""
-        outage = self._pool.outage(call)
-        if (durability, outage) not in self.confirming:
+        standing = self._pool.standing_of(call)
+        if durability not in standing.confirming:
             longer = self.retry.longer(durability.seconds)
-            self._drive(retrying.probing(call, longer, durability), outage)
-            self.confirming.add((durability, outage))
+            self._drive(retrying.probing(call, longer, durability), standing)
+            standing.confirming.add(durability)
         return retry.longer(durability.seconds)
 
     def _verify(self, call: Call[Any]) -> Retry:
@@ -344,14 +335,15 @@ class Engine(EngineBase):
         Many threads may come at once. One asks, the others wait for its answer; if it gives up,
         the next one asks that has some patience left.
         """
-        began, outage = time.monotonic(), self._pool.outage(call)
+        began = time.monotonic()
         while True:
             left = self.retry.after(time.monotonic() - began)
             with self._gate:
-                others, mine = self._verifying, Future[None]()
+                standing = self._pool.standing_of(call)
+                others, mine = standing.verifying, Future[None]()
                 if others is None:
-                    self._verifying, self._verifier = mine, threading.get_ident()
-            if others is not None and self._verifier == threading.get_ident():
+                    standing.verifying, standing.verifier = mine, threading.get_ident()
+            if others is not None and standing.verifier == threading.get_ident():
                 return left  # in a finalizer: it cannot wait for what it interrupted
             if others is not None:
                 try:
@@ -363,7 +355,7 @@ class Engine(EngineBase):
                     raise
                 return self.retry.after(time.monotonic() - began)
             try:
-                self._drive(retrying.probing(call, left), outage)
+                self._drive(retrying.probing(call, left), standing)
             except BaseException as error:
                 known = isinstance(error, Exception)
                 mine.set_exception(
@@ -371,21 +363,23 @@ class Engine(EngineBase):
                 )
                 raise
             else:
-                self.verified = True
-                self.confirming.clear()
+                standing = self._pool.standing_of(call)
+                standing.verified = True
+                standing.confirming.clear()
                 mine.set_result(None)
                 return self.retry.after(time.monotonic() - began)
             finally:
-                self._verifying = None
+                standing.verifying = None
                 del mine
 
-    def _drive(self, actions: retrying.Actions, outage: Outage, first: Any = None) -> list[Any]:
-        """Drive to the end. `first` is the answer to the first action, if there is one already."""
+    def _drive(self, actions: retrying.Actions, standing: Standing, first: Any = None) -> list[Any]:
+        """Drive to the end; `first` is the answer to the first action, if there is one already."""
+        told = Told(self._pool, standing)
         try:
             action = next(actions)
             while True:
                 try:
-                    answer = self._act(action, outage) if first is None else first
+                    answer = self._act(action, told) if first is None else first
                 except SERVER_ERRORS as error:
                     answer = error
                 first = None
@@ -393,25 +387,24 @@ class Engine(EngineBase):
                     actions.throw(answer) if isinstance(answer, Exception) else actions.send(answer)
                 )
         except StopIteration as stop:
-            outage.back()
             results: list[Any] = stop.value
+            told.ended(results)
             return results
         except ServerUnavailable as error:
-            self._gave_up(error, outage)
+            told.gave_up(error)
             raise
         finally:
             answer = first = None  # an exception that its own frame keeps keeps what is dropped
 
-    def _act(self, action: retrying.Action, outage: Outage) -> Any:
+    def _act(self, action: retrying.Action, told: Told) -> Any:
         match action:
             case Send(calls, loads):
                 return self._pool.send(calls, loads)
             case Ask(args):
                 return self._pool.command(args)
-            case Pause(seconds, spent, trouble):
-                if spent + seconds > PATIENCE:
-                    outage.away(trouble)
-                time.sleep(seconds)
+            case Pause():
+                told.pauses(action)
+                time.sleep(action.seconds)
         return None
 
     def _perform(self, effect: Any, waiter: Waiter | None) -> Any:
@@ -440,16 +433,15 @@ class Engine(EngineBase):
 class Node:
     """One server that runs scripts, to be preloaded."""
 
-    def __init__(self, name: str, pool: _Pool | _ClusterPool, target: Any = None) -> None:
+    def __init__(self, name: str, pool: Pool) -> None:
         self.name = name
         self._pool = pool
-        self._target = target
 
     def command(self, *args: Any) -> Any:
         """Any command on this node. See `Engine.command`."""
         arguments.command(args)
         try:
-            return self._pool.command(args, self._target)
+            return self._pool.command(args)
         except SERVER_ERRORS as error:
             raise translated(error) from error
 
@@ -458,13 +450,14 @@ class Node:
         scripts = every() if scripts is None else scripts
         for script in scripts:
             try:
-                sha = _text(self._pool.command(("SCRIPT LOAD", script.text), self._target))
+                said = self._pool.command(("SCRIPT LOAD", script.text))
             except server.NoPermissionError as error:
                 raise ScriptsNotLoaded(
                     f"this user may not load scripts on {self.name}: needs +script|load ({error})"
                 ) from error
             except SERVER_ERRORS as error:
                 raise translated(error) from error
+            sha = said.decode() if isinstance(said, bytes) else said
             if sha != script.sha:
                 raise AtomqError(f"{self.name} named {script.name} {sha}, not {script.sha}")
         return list(scripts)
@@ -473,305 +466,10 @@ class Node:
         """The scripts this node does not know."""
         scripts = every()
         try:
-            known = self._pool.command(("SCRIPT EXISTS", *(s.sha for s in scripts)), self._target)
+            known = self._pool.command(("SCRIPT EXISTS", *(s.sha for s in scripts)))
         except SERVER_ERRORS as error:
             raise translated(error) from error
         return [script for script, present in zip(scripts, known, strict=True) if not present]
-
-
-# ── connections to one server ─────────────────────────────────────────────────────────────────
-
-
-class _Places:
-    """At most so many connections at a time. A thread that waits has none yet.
-
-    One that has, and comes again, is in a finalizer, which Python runs at any moment: it must not
-    wait for itself.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._free = most
-        self._threads: list[int] = []
-        self._changed = threading.Condition()
-
-    def __enter__(self) -> None:
-        me = threading.get_ident()
-        with self._changed:
-            while self._free <= 0 and me not in self._threads:
-                self._changed.wait()
-            self._free -= 1
-            self._threads.append(me)
-
-    def __exit__(self, *_: object) -> None:
-        with self._changed:
-            self._free += 1
-            self._threads.remove(threading.get_ident())
-            self._changed.notify()
-
-
-class _Line:
-    """One connection: what is sent over it, and the answers."""
-
-    __slots__ = ("since", "talk", "wire")
-
-    def __init__(self, wire: wires.Wire | wires.MemoryWire) -> None:
-        self.wire = wire
-        self.talk = Conversation()
-        self.talk.feed(wire.read_before)
-        self.since = 0.0
-        """When it was used last (monotonic)."""
-
-
-class _Pool:
-    """Idle connections, last in first out; any number of threads takes and puts back.
-
-    Threads do not share one, as tasks do (`pool_aio.py`): of eight threads one would send and read
-    for those that wait, and wake them. That takes twice the CPU of a read by each, and less is put.
-    """
-
-    def __init__(self, engine: EngineBase) -> None:
-        self._engine = engine
-        self._connector = connect.connector(engine.address, self)
-        self._begin()
-
-    def _begin(self) -> None:
-        self._idle: deque[_Line] = deque()
-        most = self._engine.options.max_connections
-        self._places = _Places(most) if most else None
-
-    def one(self, call: Call[Any]) -> Any:
-        """Send one call; the reply, or the server's error. Raises where there is no answer."""
-        return self._over_a_line((call.packed(),))[0]
-
-    def send(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> list[Any]:
-        """The same for several in one go; before them, SCRIPT LOAD of the scripts of `loads`."""
-        flight = Flight(calls, loads)
-        return flight.replies(self._over_a_line(flight.data, patience=flight.patience))
-
-    def outage(self, _call: Call[Any]) -> Outage:
-        return self._engine.outage
-
-    def command(self, args: Sequence[Any], _target: Any = None) -> Any:
-        head, *rest = args
-        reply = self._over_a_line([packed((*str(head).split(), *rest))], looked_at=True)[0]
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
-
-    def fresh(self) -> AbstractConnection:
-        """A connection of the caller's own, connected."""
-        connection = self._connector()
-        connection.connect()
-        wires.opened.add(connection)
-        check_version(getattr(connection, "handshake_metadata", None))
-        return connection
-
-    def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
-        return [(self.fresh(), list(keys))]
-
-    def unblock(self, client_id: int, _node: tuple[str, int] | None) -> None:
-        self.command(("CLIENT UNBLOCK", client_id))
-
-    def nodes(self) -> list[Node]:
-        return [Node(self._engine.address.safe_url, self)]
-
-    def close(self) -> None:
-        with contextlib.suppress(IndexError):  # several threads may close at once
-            while True:
-                self._idle.pop().wire.close()
-
-    def switched(self) -> None:
-        """There is another master: what is in use is closed when its answer has come."""
-        self._engine.moves += 1
-        self._engine.era += 1
-        self._engine.verified = False
-        self.close()
-
-    def rotated(self) -> None:
-        """There are other credentials: what is in use is closed when its answer has come."""
-        self._engine.era += 1
-        self.close()
-
-    def forget(self) -> None:
-        fork.leak(self._idle)
-        self._begin()
-
-    def _take(self, *, looked_at: bool) -> _Line:
-        now = time.monotonic()
-        while self._idle:
-            try:
-                line = self._idle.pop()
-            except IndexError:
-                break
-            rested = now - line.since
-            if rested < FRESH and not looked_at:
-                return line
-            if rested < (self._engine.options.health_check_interval or 1e9) and not _hung_up(line):
-                return line
-            line.wire.close()
-        return _Line(wires.taken(self.fresh()))
-
-    def _over_a_line(
-        self, data: Sequence[bytes], *, looked_at: bool = False, patience: float = 0.0
-    ) -> list[Any]:
-        """Over one that idles, or a new one. `looked_at`: what is sent is not sent again.
-
-        The answer may take `patience` seconds more than others may.
-        """
-        if self._places is None:
-            return self._over(data, looked_at=looked_at, patience=patience)
-        with self._places:
-            return self._over(data, looked_at=looked_at, patience=patience)
-
-    def _over(self, data: Sequence[bytes], *, looked_at: bool, patience: float) -> list[Any]:
-        era, moves = self._engine.era, self._engine.moves
-        try:
-            line = self._take(looked_at=looked_at)
-        except SERVER_ERRORS as error:
-            raise connecting(error) from error
-        try:
-            if patience:
-                until = time.monotonic() + patience
-                replies = _converse(line, data, partial(self._wait, line, until, moves))
-            else:
-                replies = _converse(line, data)
-        except SERVER_ERRORS:
-            line.wire.close()
-            self.close()  # what idles beside it is most likely dead too
-            self._engine.verified = False
-            raise
-        except BaseException:
-            line.wire.close()  # interrupted: an answer may be on its way
-            raise
-        if era != self._engine.era or any(map(leads_astray, replies)):
-            line.wire.close()
-            self.close()
-            self._engine.verified = False
-        else:
-            line.since = time.monotonic()
-            self._idle.append(line)
-        return replies
-
-    def _wait(self, line: _Line, until: float, moves: int) -> None:
-        """Wait for an answer that may take its time, but not once there is another master."""
-        while not line.wire.readable(max(0.0, min(LOOK, until - time.monotonic()))):
-            if self._engine.moves != moves:
-                raise server.ConnectionError("another server has become the master")
-            if time.monotonic() >= until:
-                return
-
-
-def _hung_up(line: _Line) -> bool:
-    """Whether an idle connection was closed by the server: nothing else makes it readable."""
-    return line.wire.readable(0)
-
-
-def _converse(
-    line: _Line, data: Sequence[bytes], wait: Callable[[], None] | None = None
-) -> list[Any]:
-    """Send commands and wait for the replies: server errors are among them, not raised.
-
-    `wait` is called before each read.
-    """
-    talk, wire = line.talk, line.wire
-    replies: list[Any] = []
-    wire.send(b"".join([talk.say(command, data) for command in data]))
-    while True:
-        if wait is not None:
-            wait()
-        for asked, reply in talk.feed(wire.receive()):
-            if asked is data:
-                replies.append(reply)
-                if len(replies) == len(data):
-                    return replies
-
-
-class _ClusterPool:
-    """The same on a cluster: redis-py's client follows the slots."""
-
-    def __init__(self, engine: EngineBase) -> None:
-        self._engine = engine
-        self._client: Any = None
-        self._opening = Shared[Any]()
-
-    @property
-    def client(self) -> Any:
-        return self._client or self._opening(self._open)
-
-    def _open(self) -> Any:
-        self._client = self._client or connect.cluster(self._engine.address)
-        return self._client
-
-    def one(self, call: Call[Any]) -> Any:
-        return self.send((call,))[0]
-
-    def outage(self, call: Call[Any]) -> Outage:
-        """That of the node which serves the queue, as far as the slots are known."""
-        try:
-            node = self._client.get_node_from_key(call.keys[0])
-            return outage_of(f"{node.host}:{node.port}")
-        except (AttributeError, server.RedisClusterException, server.RedisError):
-            return self._engine.outage
-
-    def send(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> list[Any]:
-        try:
-            client = self.client
-        except SERVER_ERRORS as error:
-            raise connecting(error) from error
-        replies: list[Any] = []
-        sends = [partial(self._load, client, call) for call in loads]
-        sends += [partial(client.execute_command, *call.command()) for call in calls]
-        for send in sends:
-            try:
-                replies.append(send())
-            except server.ResponseError as error:
-                replies.append(error.with_traceback(None))
-            except (server.RedisClusterException, server.ConnectionError) as error:
-                self._engine.verified = False
-                raise (error if replies else not_reached(error)) from error.__cause__
-        return replies
-
-    def _load(self, client: Any, call: Call[Any]) -> Any:
-        node = client.get_node_from_key(call.keys[0])
-        return client.execute_command("SCRIPT LOAD", call.script.text, target_nodes=node)
-
-    def command(self, args: Sequence[Any], target: Any = None) -> Any:
-        if target is None:
-            return self.client.execute_command(*args)
-        return self.client.execute_command(*args, target_nodes=target)
-
-    def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
-        found = []
-        for key in keys:
-            node = self.client.get_node_from_key(key)
-            connection = node.redis_connection.connection_pool.make_connection()
-            connection.connect()
-            wires.opened.add(connection)
-            found.append((connection, [key]))
-        return found
-
-    def fresh(self) -> AbstractConnection:
-        """A connection to some node: in a cluster a message to a channel reaches all of them."""
-        node = self.client.get_random_node()
-        connection: AbstractConnection = node.redis_connection.connection_pool.make_connection()
-        connection.connect()
-        wires.opened.add(connection)
-        return connection
-
-    def unblock(self, client_id: int, node: tuple[str, int] | None) -> None:
-        self.command(("CLIENT UNBLOCK", client_id), self.client.get_node(*(node or ())))
-
-    def nodes(self) -> list[Node]:
-        return [Node(node.name, self, node) for node in self.client.get_primaries()]
-
-    def close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
-
-    def forget(self) -> None:
-        fork.leak(self._client)
-        self._client = None
 
 
 # ── waiting ───────────────────────────────────────────────────────────────────────────────────
@@ -838,7 +536,7 @@ class Waiter:
             self._era = self._engine.era
         if self._ear is None or self._ear.names != [channel]:
             self._hang_up()
-            ear = self._ear = _line(self._engine._pool.fresh(), [channel])
+            ear = self._ear = _line(self._engine._pool.fresh(channel), [channel])
             ear.wire.send(ear.talk.subscribe("SUBSCRIBE", [channel], channel))
             while ear.talk.under_way:
                 for purpose, reply in ear.talk.feed(ear.wire.receive()):

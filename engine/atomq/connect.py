@@ -1,8 +1,7 @@
 """Opens connections: from an `Address` to redis-py's connection objects.
 
 `connector(address)` and `async_connector(address)` return a function; each call of it makes one
-fresh connection that is not connected yet. `cluster(address)` and `async_cluster(address)` return
-redis-py's cluster clients, which open connections of their own.
+fresh connection that is not connected yet. Each node of a cluster has an address of its own.
 
 All of them speak RESP3, never decode, and never retry: when to try again is the engine's to decide.
 redis-py's health check is off too, because its PING fails for users who may run little else than
@@ -40,10 +39,6 @@ from atomq.address import Address
 from atomq.embedded import check, start
 from atomq.errors import InvalidOptions
 from atomq.sentinels import AsyncMaster, Audience, Master
-
-if TYPE_CHECKING:
-    from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
-    from redis.cluster import RedisCluster
 
 Connector = Callable[[], AbstractConnection]
 AsyncConnector = Callable[[], aio_connection.AbstractConnection]
@@ -87,7 +82,7 @@ def connector(address: Address, audience: Audience | None = None) -> Connector:
             return lambda: cast(
                 AbstractConnection, fakeredis.FakeRedisConnection(server=server, **kwargs)
             )
-    raise TypeError(f"{address} is a cluster: use cluster(address)")
+    raise TypeError(f"{address} is a cluster: connect to its nodes (address.of_node)")
 
 
 def async_connector(address: Address, audience: Audience | None = None) -> AsyncConnector:
@@ -117,29 +112,7 @@ def async_connector(address: Address, audience: Audience | None = None) -> Async
                 aio_connection.AbstractConnection,
                 fakeredis.FakeAsyncRedisConnection(server=server, **kwargs),
             )
-    raise TypeError(f"{address} is a cluster: use async_cluster(address)")
-
-
-def cluster(address: Address) -> RedisCluster:
-    """A sync cluster client. It connects at once, so redis-py's connection errors may be raised.
-
-    MOVED and ASK are followed; a lost node is not tried again but makes the client learn the
-    cluster anew, so that the engine's next try finds the new owner of the slot.
-    """
-    from redis.cluster import REDIS_ALLOWED_KEYS, ClusterNode, RedisCluster
-
-    kwargs = _cluster_kwargs(address, set(REDIS_ALLOWED_KEYS), "")
-    nodes = [ClusterNode(*node) for node in address.nodes]
-    return RedisCluster(startup_nodes=nodes, retry=Retry(NoBackoff(), 0), **kwargs)
-
-
-def async_cluster(address: Address) -> AsyncRedisCluster:
-    """The asyncio twin of `cluster`. It connects at its first use."""
-    from redis.asyncio.cluster import ClusterNode, RedisCluster
-
-    kwargs = _cluster_kwargs(address, _parameters(RedisCluster), "asyncio ")
-    nodes = [ClusterNode(*node) for node in address.nodes]
-    return RedisCluster(startup_nodes=nodes, retry=AsyncRetry(NoBackoff(), 0), **kwargs)
+    raise TypeError(f"{address} is a cluster: connect to its nodes (address.of_node)")
 
 
 # ── keyword arguments ─────────────────────────────────────────────────────────────────────────
@@ -160,42 +133,12 @@ def _kwargs(address: Address, retry: object) -> dict[str, Any]:
         **_credentials(address),
         **_unintroduced(AbstractConnection),
     }
-    if address.kind in ("tcp", "sentinel", "cluster"):
+    if address.kind in ("tcp", "sentinel"):
         kwargs["socket_keepalive"] = options.socket_keepalive
         kwargs["socket_keepalive_options"] = _keepalive(options.socket_keepalive_options)
     if address.tls:
         kwargs.update(_tls(address.tls))
     return kwargs
-
-
-def _cluster_kwargs(address: Address, accepted: set[str], which: str) -> dict[str, Any]:
-    if address.kind != "cluster":
-        raise TypeError(f"{address} is no cluster: use connector(address)")
-    kwargs = _kwargs(address, None)
-    for name in ("db", "retry", "retry_on_timeout", "health_check_interval"):
-        del kwargs[name]
-    if address.tls:
-        _refuse_unknown(address.tls, accepted, which)
-        kwargs["ssl"] = True
-        kwargs = {k: v for k, v in kwargs.items() if not k.startswith("ssl_") or k in accepted}
-    kwargs["client_name"] = address.options.client_name or None
-    kwargs["require_full_coverage"] = False
-    if address.options.max_connections:
-        kwargs["max_connections"] = address.options.max_connections
-    if "maint_notifications_config" in accepted:
-        from redis.maint_notifications import MaintNotificationsConfig
-
-        kwargs["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
-    return kwargs
-
-
-def _refuse_unknown(tls: Mapping[str, Any], accepted: set[str], which: str) -> None:
-    """redis-py's cluster clients would drop some ssl_* settings without a word."""
-    lost = [name for name, value in tls.items() if value is not None and name not in accepted]
-    if lost:
-        raise InvalidOptions(
-            [f"{name}: redis-py's {which}cluster client cannot use it" for name in lost]
-        )
 
 
 def _credentials(address: Address) -> dict[str, Any]:

@@ -11,6 +11,7 @@ name itself, so in a cluster all keys of a queue live in the slot of its bare li
 
 from __future__ import annotations
 
+import binascii
 from collections.abc import Sequence
 from typing import Literal
 
@@ -21,6 +22,9 @@ Layout = Literal["stock", "cluster"]
 
 SEP = "\x06\x16"
 STEPS = (0, 3, 6, 9)
+SLOTS = 16384
+Place = tuple[str, int]
+"""Host and port of a node of a cluster."""
 _PLAIN = str.maketrans({"{": "%7B", "}": "%7D", "%": "%25"})
 
 
@@ -61,6 +65,7 @@ class QueueKeys:
         "reject",
         "release",
         "result_prefix",
+        "slot",
         "stats",
         "steps",
         "touch",
@@ -96,6 +101,7 @@ class QueueKeys:
             own + "meta",
             own + "stats",
         )
+        self.slot = hash_slot(self.wake) if layout == "cluster" else 0
         self.calls, self.calls_old, self.ids = own + "calls", own + "calls_old", own + "ids"
         self.probe, self.watch = own + "probe", own + "watch"
         self.looked = own + "looked"  # a channel
@@ -165,6 +171,14 @@ class QueueKeys:
 
     def __repr__(self) -> str:
         return f"QueueKeys({self.name!r}, layout={self.layout!r})"
+
+
+def hash_slot(key: str) -> int:
+    """The slot of a key in a cluster, 0 to 16383: that of its tag, if it has one."""
+    _, brace, rest = key.partition("{")
+    tag, end, _ = rest.partition("}")
+    data = (tag if brace and end and tag else key).encode("utf-8", "surrogateescape")
+    return binascii.crc_hqx(data, 0) % SLOTS
 
 
 def check_name(name: str, *, sep: str = SEP, layout: Layout = "stock") -> None:

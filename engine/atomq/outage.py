@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from typing import Any
 from weakref import WeakValueDictionary
 
 from atomq import fork
@@ -56,6 +57,26 @@ class Outage:
     def forked(self) -> None:
         """Begin anew in a child process."""
         self._saying = threading.Lock()
+
+
+class Standing:
+    """What an engine knows of one server. In a cluster each node has its own."""
+
+    def __init__(self, outage: Outage) -> None:
+        self.outage = outage
+        self.verified = False
+        """Whether this user may run there what the scripts run, as far as was asked."""
+        self.verifying: Any = None
+        """The future of the thread, or task, that asks."""
+        self.verifier = 0
+        """That thread."""
+        self.confirming: set[Any] = set()
+        """Each `Durability` that the server was seen to confirm, since the rights were verified."""
+
+    def gave_up(self, error: Exception) -> None:
+        """The server is away, or takes no writes: the next call looks at it anew."""
+        self.verified = False
+        self.outage.away(error)
 
 
 _outages: WeakValueDictionary[str, Outage] = WeakValueDictionary()

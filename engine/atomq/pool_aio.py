@@ -11,23 +11,25 @@ import asyncio
 import contextlib
 import select
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from redis import exceptions as server
 from redis.asyncio.connection import AbstractConnection
 
 from atomq import connect, wires
-from atomq.client import FRESH, check_version
 from atomq.conversation import PUSHED, Conversation, packed
 from atomq.flight import Flight
+from atomq.keys import Place
+from atomq.outage import Standing, outage_of
+from atomq.pool import FRESH, HANDSHAKE, LATE, check_version
 from atomq.retrying import SERVER_ERRORS, Unsent, connecting, leads_astray
 from atomq.shared import cancelling
 
 if TYPE_CHECKING:
     from atomq.calls import Call
     from atomq.client import EngineBase
-    from atomq.outage import Outage
 
 T = TypeVar("T")
 
@@ -78,14 +80,29 @@ class _Wanting(NamedTuple):
 
 
 class AsyncPool:
-    """Connections to one server, shared by the tasks of one event loop."""
+    """Connections to one server, shared by the tasks of one event loop.
 
-    def __init__(self, engine: EngineBase) -> None:
+    For a node of a cluster `place` is where it listens, and `late` is called when an answer is
+    late: it may `abandon` the pool.
+    """
+
+    def __init__(
+        self,
+        engine: EngineBase,
+        place: Place | None = None,
+        late: Callable[[Place], None] | None = None,
+    ) -> None:
         self.engine = engine
         self.loop: asyncio.AbstractEventLoop | None = None
-        self._connector = connect.async_connector(engine.address, self)
+        self.late = partial(late, place) if late is not None and place is not None else None
+        self._handshake = HANDSHAKE if place else None
+        address, outage = engine.address, engine.outage
+        if place is not None:
+            address, outage = address.of_node(*place), outage_of("{}:{}".format(*place))
+        self.standing = Standing(outage)
+        self._connector = connect.async_connector(address, self)
         self._most = engine.options.max_connections or 1 << 30
-        self._pool: list[_Line] = []  # that take calls
+        self._lines: list[_Line] = []  # that take calls
         self._occupied: set[_Line] = set()  # by a large one
         self._leaving: set[_Line] = set()  # they get their answers, and no more calls
         self._opening: set[asyncio.Task[_Line]] = set()
@@ -111,37 +128,50 @@ class AsyncPool:
         Before them, those of SCRIPT LOAD of the scripts of `loads`.
         """
         flight = Flight(calls, loads)
-        data, patience = flight.data, flight.patience
         # What is confirmed waits in the server, and what comes behind it on its connection too.
-        large = bool(patience) or any(call.large for call in calls)
-        large = large or sum(map(len, data[len(loads) :])) > SMALL
+        large = bool(flight.patience) or any(call.large for call in calls)
+        large = large or sum(map(len, flight.data[len(loads) :])) > SMALL
+        replies = await self.over(flight.data, large=large, patience=flight.patience)
+        return flight.replies(replies)
+
+    async def over(
+        self,
+        data: Sequence[bytes],
+        *,
+        large: bool,
+        looked_at: bool = False,
+        patience: float = 0.0,
+    ) -> list[Any]:
+        """The replies to packed commands. `looked_at`: what is sent is not sent again.
+
+        They may take `patience` seconds more than others may.
+        """
         future = self._loop().create_future()
         asked: Asked = future if len(data) == 1 else _Several(len(data), future)
-        self._say(data, asked, large=large, patience=patience)
+        self._say(data, asked, large=large, looked_at=looked_at, patience=patience)
         replies = await future
-        return flight.replies([replies] if asked is future else replies)
+        return [replies] if asked is future else replies
 
-    def outage(self, _call: Call[Any]) -> Outage:
-        """That of the server."""
-        return self.engine.outage
+    def standing_of(self, _call: Call[Any]) -> Standing:
+        """What is known of the server that carries out a call."""
+        return self.standing
 
-    async def command(self, args: Sequence[Any], _target: Any = None) -> Any:
+    def everywhere(self) -> list[Standing]:
+        """What is known of each server."""
+        return [self.standing]
+
+    async def command(self, args: Sequence[Any], *, large: bool = True) -> Any:
         """Any command. It may take its time, so no call travels behind it; it is not sent again."""
         head, *rest = args
-        return await self._command((*str(head).split(), *rest), large=True)
-
-    async def get(self, key: str) -> Any:
-        """GET."""
-        return await self._command(("GET", key), large=False)
-
-    async def _command(self, words: Sequence[Any], *, large: bool) -> Any:
-        data = packed(words)
-        future = self._loop().create_future()
-        self._say((data,), future, large=large, looked_at=True)
-        reply = await future
+        data = packed((*str(head).split(), *rest))
+        reply = (await self.over((data,), large=large, looked_at=True))[0]
         if isinstance(reply, Exception):
             raise reply
         return reply
+
+    async def get(self, key: str) -> Any:
+        """GET."""
+        return await self.command(("GET", key), large=False)
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         if self.loop is None:
@@ -167,7 +197,7 @@ class AsyncPool:
 
     def _with_room(self, *, large: bool, looked_at: bool) -> _Line | None:
         """The first that small calls travel over, or that is free; None: another may be opened."""
-        for line in tuple(self._pool):
+        for line in tuple(self._lines):
             if line.era != self.engine.era:
                 line.leave()
             elif under_way := line.under_way:
@@ -182,12 +212,12 @@ class AsyncPool:
         return None
 
     def _least_busy(self) -> _Line | None:
-        return min(self._pool or self._occupied, key=lambda line: line.under_way, default=None)
+        return min(self._lines or self._occupied, key=lambda line: line.under_way, default=None)
 
     # ── how connections come and go ───────────────────────────────────────────────────────────
 
     def _count(self) -> int:
-        taking = len(self._pool) + len(self._occupied)
+        taking = len(self._lines) + len(self._occupied)
         return taking + len(self._leaving) + len(self._opening)
 
     def _open_more(self) -> None:
@@ -206,7 +236,7 @@ class AsyncPool:
         if opening.cancelled():  # by the end of the loop, where some still give back
             self.serve()
         elif (error := opening.exception()) is None:
-            self._pool.append(opening.result())
+            self._lines.append(opening.result())
             self.serve()
         elif not self._opening:
             self._cannot_open(error)
@@ -252,22 +282,22 @@ class AsyncPool:
 
     def occupied(self, line: _Line) -> None:
         """It takes no calls for now."""
-        if line in self._pool:
-            self._pool.remove(line)
+        if line in self._lines:
+            self._lines.remove(line)
             self._occupied.add(line)
 
     def rests(self, line: _Line) -> None:
         """Nothing is under way over it."""
         if line in self._occupied:
             self._occupied.remove(line)
-            self._pool.append(line)
+            self._lines.append(line)
         if self.is_wanted:
             self.serve()
 
     def left(self, line: _Line, *, answers: bool) -> None:
         """A line takes no more calls; with `answers` some are to come, and then it is closed."""
-        if line in self._pool:
-            self._pool.remove(line)
+        if line in self._lines:
+            self._lines.remove(line)
         self._occupied.discard(line)
         if answers:
             self._leaving.add(line)
@@ -278,14 +308,19 @@ class AsyncPool:
 
     def broke(self) -> None:
         """One broke, or leads to a replica: what idles beside it is most likely dead too."""
-        self.engine.verified = False
-        for line in tuple(self._pool):
+        self.standing.verified = False
+        for line in tuple(self._lines):
             if not line.under_way:
                 line.close()
 
+    def abandon(self, error: Exception) -> None:
+        """Nothing that is under way will be answered: another node serves what this one did."""
+        for line in (*self._lines, *self._occupied, *self._leaving):
+            line.broke(error)
+
     async def close(self) -> None:
         """Close them; those that are in use once their answers have come."""
-        for line in (*self._pool, *self._occupied):
+        for line in (*self._lines, *self._occupied):
             line.leave()
         await asyncio.sleep(0)  # for the loop to close the sockets
 
@@ -293,7 +328,7 @@ class AsyncPool:
         """There is another master, says a thread: what is in use is closed when it is answered."""
         self.engine.moves += 1
         self.engine.era += 1
-        self.engine.verified = False
+        self.standing.verified = False
         self._replace_soon()
 
     def rotated(self) -> None:
@@ -307,22 +342,39 @@ class AsyncPool:
                 self.loop.call_soon_threadsafe(self._leave_old)
 
     def _leave_old(self) -> None:
-        for line in (*self._pool, *self._occupied):
+        for line in (*self._lines, *self._occupied):
             if line.era != self.engine.era:
                 line.leave()
 
     # ── connections of the caller's own ───────────────────────────────────────────────────────
 
-    async def fresh(self) -> AbstractConnection:
+    async def fresh(self, _channel: str | None = None) -> AbstractConnection:
         """A connection of the caller's own, connected."""
         self._loop()
         connection = self._connector()
-        await connected(connection)
+        if self._handshake is None:
+            await connected(connection)
+        else:
+            await self._connect(connection, self._handshake)
         check_version(getattr(connection, "handshake_metadata", None))
         return connection
 
+    async def _connect(self, connection: AbstractConnection, within: float) -> None:
+        # See `Pool`.
+        options = self.engine.options
+        longest = max(options.socket_timeout or 1e9, options.socket_connect_timeout or 1e9)
+        try:
+            async with asyncio.timeout(min(within, longest)):
+                await connected(connection)
+        except (server.TimeoutError, OSError) as error:
+            self._handshake = min(2 * within, longest)
+            if isinstance(error, TimeoutError):
+                raise server.TimeoutError("Timeout connecting to server") from None
+            raise
+        self._handshake = HANDSHAKE
+
     async def unblock(self, client_id: int, _node: tuple[str, int] | None) -> None:
-        """Say CLIENT UNBLOCK."""
+        """CLIENT UNBLOCK."""
         await self.command(("CLIENT UNBLOCK", client_id))
 
     async def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
@@ -348,8 +400,9 @@ class _Line:
         self._trusted = options.health_check_interval or 1e9
         self._patience = options.socket_timeout
         self._longer = 0.0  # the answers that are under way may take so many seconds more
+        self._alarmed_after = LATE if pool.late is not None else self._patience or 0.0
         self._alarm: asyncio.TimerHandle | None = None
-        self._wire = wires.taken_async(connection, self._received, self._broke)
+        self._wire = wires.taken_async(connection, self._received, self.broke)
 
     @property
     def under_way(self) -> int:
@@ -374,10 +427,10 @@ class _Line:
             self._pool.occupied(self)
         if patience:
             self._longer += patience
-        if not self._talk.under_way and self._patience and not self._unsent:
+        if not self._talk.under_way and self._alarmed_after and not self._unsent:
             self._heard = self._time()
             if self._alarm is None:
-                self._set_alarm(self._patience)
+                self._set_alarm(self._alarmed_after)
         if self._alone and not self._unsent and not self._talk.under_way:
             self._wire.write(b"".join([self._talk.say(each, asked) for each in data]))
             return
@@ -407,7 +460,7 @@ class _Line:
                 if leads_astray(reply):
                     led_astray = True
         except server.RedisError as error:
-            self._broke(error)
+            self.broke(error)
             return
         if led_astray:
             self._pool.broke()
@@ -429,15 +482,22 @@ class _Line:
 
     def _ring(self) -> None:
         self._alarm = None
-        if not self.under_way or not self._patience:
+        if not self.under_way:
             return
-        left = self._heard + self._patience + self._longer - self._time()
-        if left > 0:
-            self._set_alarm(left)
+        silent = self._time() - self._heard
+        patience = self._patience + self._longer if self._patience else 1e9
+        if silent >= patience:
+            self.broke(server.TimeoutError("Timeout reading from socket"))
+            return
+        if self._pool.late is not None and silent >= LATE:
+            self._pool.late()
+            self._set_alarm(min(LATE, patience - silent))
+        elif self._pool.late is None:
+            self._set_alarm(patience - silent)
         else:
-            self._broke(server.TimeoutError("Timeout reading from socket"))
+            self._set_alarm(self._alarmed_after - silent)
 
-    def _broke(self, error: Exception) -> None:
+    def broke(self, error: Exception) -> None:
         """The connection is gone: nothing of what is under way will be answered."""
         unsent, self._unsent = self._unsent, []
         lost = self._talk.broken()
@@ -457,7 +517,7 @@ class _Line:
         """
         self._leaving = True
         if self._longer and self._moves != self._pool.engine.moves:
-            self._broke(server.ConnectionError("another server has become the master"))
+            self.broke(server.ConnectionError("another server has become the master"))
         elif any(not asked.done() for asked in self._talk.asked) or self._unsent:
             self._pool.left(self, answers=True)
         else:

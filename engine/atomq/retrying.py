@@ -11,7 +11,7 @@ import random
 import ssl
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redis import exceptions as server
@@ -32,6 +32,7 @@ from atomq.errors import (
     ServerUnavailable,
     WrongType,
 )
+from atomq.keys import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class Pause:
     spent: float
     """Seconds for which the server has been tried before this."""
     trouble: Exception
+    call: Call[Any] | None = None
+    """The first that is left; its server is the one in trouble."""
 
 
 class Unsent(server.ConnectionError):
@@ -70,6 +73,37 @@ class Unsent(server.ConnectionError):
     def __init__(self, cause: Exception) -> None:
         self.cause = cause
         super().__init__(str(cause))
+
+
+class Elsewhere(server.ResponseError):
+    """In the place of a reply: this node of a cluster does not serve the slot, another one does.
+
+    It is to be asked at once: the one that the slot map names now, or with `place` that one, for
+    this call alone.
+    """
+
+    def __init__(self, text: str, place: Place | None = None) -> None:
+        self.place = place
+        super().__init__(text)
+
+
+class NotLoaded(server.NoScriptError):
+    """In the place of a reply: the node at `place` does not know the script."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        super().__init__("No matching script.")
+
+
+class NoAnswer(Exception):
+    """In the place of a reply: one node of several gave none. `error` is what came instead."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        super().__init__(str(error))
+
+
+WAYS = 5  # times that nodes of a cluster send a call on to another, at once
 
 
 Action = Send | Ask | Pause
@@ -87,21 +121,23 @@ class Retry:
 
     attempts: int = 3
     budget: float = 10.0
+    longest: float = 1.0
+    """Seconds, at most, between two tries."""
 
     def after(self, seconds: float) -> Retry:
         """What is left of it."""
-        return Retry(self.attempts, max(0.0, self.budget - seconds))
+        return replace(self, budget=max(0.0, self.budget - seconds))
 
     def longer(self, seconds: float) -> Retry:
         """The same, where the server may take so many seconds over each answer."""
         return Retry(self.attempts, self.budget + seconds)
 
     def pause(self, attempt: int) -> float:
-        """Seconds before attempt 1, 2, …: 50 ms, doubling up to 1 s, with "full jitter".
+        """Seconds before attempt 1, 2, …: 50 ms, doubling up to `longest`, with "full jitter".
 
         https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
         """
-        return random.uniform(0.01, min(1.0, 0.05 * 2**attempt))
+        return random.uniform(0.01, min(self.longest, 0.05 * 2**attempt))
 
 
 class _Patience:
@@ -112,7 +148,9 @@ class _Patience:
         self._began = time.monotonic()
         self._tries = self._lost = 0
 
-    def pause(self, trouble: Exception, what: str, *, lost: bool) -> Pause:
+    def pause(
+        self, trouble: Exception, what: str, *, lost: bool, call: Call[Any] | None = None
+    ) -> Pause:
         """The pause before the next try; raises `ServerUnavailable` if there is to be none.
 
         `lost`: an answer was lost, the server may have done what it was asked for.
@@ -123,11 +161,11 @@ class _Patience:
         if not retry.attempts or self._lost > retry.attempts or spent >= retry.budget:
             tried = f"{self._tries} {'attempt' if self._tries == 1 else 'attempts'}"
             raise ServerUnavailable(f"{trouble} ({what}, {tried} in {spent:.1f} s)") from trouble
-        return Pause(min(retry.pause(self._tries), retry.budget - spent), spent, trouble)
+        return Pause(min(retry.pause(self._tries), retry.budget - spent), spent, trouble, call)
 
 
-# redis-py's own, of which the cluster's are no RedisError, and what its packing may raise.
-SERVER_ERRORS = (server.RedisError, server.RedisClusterException, OSError, UnicodeEncodeError)
+# redis-py's own, and what its packing may raise.
+SERVER_ERRORS = (server.RedisError, OSError, UnicodeEncodeError)
 # What passes by itself: the server loads, fails over, or is busy with another script.
 _PASSING = (
     server.BusyLoadingError,
@@ -140,19 +178,18 @@ _PASSING_CODES = frozenset(
     {"UNBLOCKED", "BUSY", "LOADING", "MASTERDOWN", "MISCONF", "READONLY", "NOREPLICAS"}
 )
 _REFUSED = (server.AuthenticationError, server.AuthenticationWrongNumberOfArgsError)
-_AWAY = (server.ConnectionError, server.TimeoutError, server.RedisClusterException, OSError)
+_AWAY = (server.ConnectionError, server.TimeoutError, OSError)
 
 
 def connecting(error: Exception) -> Exception:
     """What to raise for an error of making a connection: `Unsent` where trying again may help."""
-    if not isinstance(error, _AWAY) or isinstance(error, _REFUSED):
+    if not _is_away(error):
         return error
     return error if _caused_by(error, ssl.SSLCertVerificationError) else Unsent(error)
 
 
-def not_reached(error: Exception) -> Exception:
-    """The same for an error of redis-py's cluster client, which makes its connections by itself."""
-    return Unsent(error) if _caused_by(error, ConnectionRefusedError) else error
+def _is_away(error: Exception) -> bool:
+    return isinstance(error, _AWAY) and not isinstance(error, _REFUSED)
 
 
 def _caused_by(error: BaseException | None, kind: type[Exception]) -> bool:
@@ -186,17 +223,23 @@ def _carried_out(batch: _Batch, patience: _Patience) -> Actions:
         trouble: Exception | None
         lost = False
         try:
-            trouble = batch.answered((yield Send(batch.unanswered(), batch.loads)))
+            trouble, lost = batch.answered((yield Send(batch.unanswered(), batch.loads)))
         except _REFUSED as error:
             raise translated(error) from error
         except _AWAY as error:
             trouble, lost = bare(error), _lost(error)
+            if lost:
+                batch.again()
         except (server.RedisError, UnicodeEncodeError) as error:
             raise translated(error) from error
         if trouble is not None:
-            pause = patience.pause(trouble, _named(batch.calls[batch.left[0]]), lost=lost)
-            if lost:
-                batch.again()
+            call = batch.calls[batch.left[0]]
+            try:
+                pause = patience.pause(trouble, _named(call), lost=lost, call=call)
+            except ServerUnavailable as error:
+                if not batch.gave_up(error):
+                    raise
+                break
             trouble = None
             yield pause
     return batch.results
@@ -223,21 +266,26 @@ class _Batch:
         self.results: list[Any] = [None] * len(self.calls)
         self._single = single
         self.loads: list[Call[Any]] = []
-        """One call for each script that the server did not know."""
+        """One call for each script that a server did not know."""
         self._heals = 10  # then NOSCRIPT is an error like others: somebody flushes without end
+        self._ways = WAYS
 
     def unanswered(self) -> list[Call[Any]]:
         """What is left to be answered."""
         return [self.calls[i] for i in self.left]
 
-    def answered(self, replies: Sequence[Any]) -> Exception | None:
-        """Sort the replies; the passing trouble of those that are left, if any."""
+    def answered(self, replies: Sequence[Any]) -> tuple[Exception | None, bool]:
+        """Sort the replies; the trouble of those that are left, if any, and whether it is a loss.
+
+        What passes by itself is none: the server surely did not do what it was asked for.
+        """
         trouble: Exception | None = None
+        lost = went_on = False
         left = []
         loads, self.loads = self.loads, []
         for call, reply in zip(loads, replies, strict=False):
             _check_loaded(call, reply)
-        unloaded: dict[str, Call[Any]] = {}
+        unloaded: dict[tuple[str, Any], Call[Any]] = {}
         for i, reply in zip(self.left, replies[len(loads) :], strict=True):
             call = self.calls[i]
             if type(reply) is Confirmed:
@@ -252,19 +300,31 @@ class _Batch:
                 self.results[i] = call.parse(reply, call.repeated)
                 continue
             if isinstance(reply, server.NoScriptError) and self._heals:
-                unloaded.setdefault(call.script.name, call)
-            elif _passes(reply):
-                trouble = reply
-            elif self._single:
-                raise translated(reply, call) from reply
+                unloaded.setdefault((call.script.name, getattr(reply, "place", None)), call)
+            elif isinstance(reply, Elsewhere):
+                self.calls[i], went_on = call.at(reply.place), True
+            elif _passes(reply) or (isinstance(reply, NoAnswer) and _is_away(reply.error)):
+                trouble = bare(reply.error) if isinstance(reply, NoAnswer) else reply
+                self.calls[i], is_lost = _after(call, reply)
+                lost = lost or is_lost
             else:
-                self.results[i] = translated(reply, call)
+                self.results[i] = self._failed(call, reply)
                 continue
             left.append(i)
         self.left = left
         self.loads = list(unloaded.values())
         self._heals -= bool(unloaded)
-        return trouble
+        self._ways -= went_on
+        if trouble is None and self._ways < 0:
+            trouble, self._ways = server.ClusterDownError("its nodes do not agree on a slot"), WAYS
+        return trouble, lost
+
+    def _failed(self, call: Call[Any], reply: Exception) -> AtomqError:
+        """The result of a call that will not be carried out; raised if it is single."""
+        error = reply.error if isinstance(reply, NoAnswer) else reply
+        if self._single:
+            raise translated(error, call) from error
+        return translated(error, call)
 
     def _judged(self, call: Call[Any], reply: Confirmed) -> Any:
         """The result of a call that was carried out, if it is also confirmed."""
@@ -280,6 +340,22 @@ class _Batch:
         for i in self.left:
             self.calls[i] = self.calls[i].again()
 
+    def gave_up(self, error: ServerUnavailable) -> bool:
+        """Put the error in the place of what is left; False if nothing at all was answered."""
+        if self._single or len(self.left) == len(self.calls):
+            return False
+        for i in self.left:
+            self.results[i] = error
+        return True
+
+
+def _after(call: Call[Any], reply: Exception) -> tuple[Call[Any], bool]:
+    """What to send when trouble has passed, and whether this call may have been carried out."""
+    if isinstance(reply, NoAnswer) and _lost(reply.error):
+        return call.again(), True
+    # Of a slot that moves its owner says where to ask the next time.
+    return (call if call.place is None else call.at(None)), False
+
 
 def _check_loaded(call: Call[Any], reply: Any) -> None:
     """Raise what is wrong with a SCRIPT LOAD, unless it passes: its call meets the same."""
@@ -288,7 +364,8 @@ def _check_loaded(call: Call[Any], reply: Any) -> None:
             f"the server does not know the script {call.script.name} ({call.script.sha}) and this "
             "user may not load it: run `atomq scripts load --url ...` as a user who may"
         ) from reply
-    if isinstance(reply, Exception) and not _passes(reply):
+    goes_again = isinstance(reply, NoAnswer | Elsewhere)
+    if isinstance(reply, Exception) and not (goes_again or _passes(reply)):
         raise translated(reply, call) from reply
 
 
@@ -310,6 +387,7 @@ def probing(call: Call[Any], retry: Retry, durability: Durability | None = None)
             server.ResponseError(f"the server takes no writes now: {passing[0]}"),
             _named(call),
             lost=False,
+            call=call,
         )
     if refused and all("unknown" in words.lower() for words in refused.values()):
         raise ServerTooOld(
@@ -393,6 +471,8 @@ def translated(error: Exception, call: Call[Any] | None = None) -> AtomqError:
         detail += ": stop its consumers, or delete(force=True) and their acks will find nothing"
     if code in _CODES:
         return _CODES[code](f"{detail}{where}")
+    if isinstance(error, server.MovedError):
+        return ServerError("this server is one node of a cluster: write redis+cluster://host:port")
     return _unforeseen(text, where)
 
 
@@ -403,6 +483,8 @@ def _wants_one(text: str) -> bool:
 def _unforeseen(text: str, where: str) -> AtomqError:
     if "unknown command" in text.lower() or "Unknown Redis command" in text:
         return ServerTooOld(f"{text}{where}: atomq needs Redis 6.2 or Valkey 7.2")
+    if "cluster support disabled" in text:
+        return ServerError("this server is no cluster: write redis:// instead of redis+cluster://")
     if "invalid bulk length" in text:
         return InvalidMessage(f"the server takes no value so large (proto-max-bulk-len){where}")
     if "lua/" in text or "user_script" in text:

@@ -143,12 +143,13 @@ class Waiting:
         """See `flows.Wait`. None also if the connection broke.
 
         In another era of the engine another server is the master, or there are other credentials:
-        connections are made anew.
+        connections are made anew. So they are where another node of a cluster serves what is waited
+        for.
         """
         if ahead is not None and ahead is self._ahead:
             return (yield from self._go_on(seconds))
         try:
-            if names != self._names or self._era != self._engine.era:
+            if names != self._names or self._era != self._engine.era or self._leads_astray():
                 yield from self.close()
                 self._era = self._engine.era
                 self.lines = yield Open(names)
@@ -174,6 +175,13 @@ class Waiting:
         except SERVER_ERRORS as error:
             raise (yield from self._given_up(error, 0.05)) from error
         return (yield from self._go_on(seconds))
+
+    def _leads_astray(self) -> bool:
+        """Whether another node serves by now what is waited for on a line."""
+        slots = self._engine.slots
+        return slots is not None and not all(
+            slots.serves(line.wire.node, line.names[0]) for line in self.lines
+        )
 
     def withdraw(self) -> Actions[str | Claimed | None]:
         """End the wait; the list whose token it had taken after all, or None.
@@ -201,7 +209,7 @@ class Waiting:
 
     def _check_era(self) -> None:
         # Another server may be the master by now, which knows nothing of the wait.
-        if not self.lines or self._era != self._engine.era:
+        if not self.lines or self._era != self._engine.era or self._leads_astray():
             raise server.ConnectionError("what was sent was sent over a connection of before")
 
     def _unblock(self, line: Line) -> Actions[None]:

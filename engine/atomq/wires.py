@@ -124,6 +124,18 @@ class Wire:
             self.close()
 
 
+def hurry(connection: Any, seconds: float | None) -> None:
+    """Connect within so many seconds, and hear within so many what the handshake is answered."""
+    connection.socket_timeout = connection.socket_connect_timeout = seconds
+
+
+def relax(connection: AbstractConnection, seconds: float | None) -> None:
+    """From here on wait so long for what is read and written."""
+    untyped: Any = connection
+    untyped.socket_timeout = seconds
+    untyped._sock.settimeout(seconds)
+
+
 def _nothing() -> int:
     return 0
 

@@ -33,8 +33,8 @@ from atomq import (
     ServerUnavailable,
     Verdict,
     calls,
-    client,
     flows,
+    pool,
     pool_aio,
     scripts,
 )
@@ -704,8 +704,8 @@ def test_a_server_that_forgets_its_scripts_between_any_two_flights(
 ) -> None:
     """The script and its call travel together, so the moment of a flush does not matter."""
     db = server.client()
-    lines: Any = client._Pool if worker == "sync" else pool_aio.AsyncPool
-    flight = "_over_a_line" if worker == "sync" else "_say"
+    lines: Any = pool.Pool if worker == "sync" else pool_aio.AsyncPool
+    flight = "over" if worker == "sync" else "_say"
     fly = getattr(lines, flight)
 
     def forgetting(*args: Any, **options: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from atomq import AsyncEngine, AsyncQueue, Queue, client, connect, flows, outage
+from atomq import AsyncEngine, AsyncQueue, Queue, client, connect, flows, outage, pool
 from atomq.address import Address
 from atomq.contrib.kombu.broker import broker_of
 from tests.faults.test_processes import fork, reap
@@ -224,7 +224,7 @@ def test_an_abandoned_consumer_is_collected_at_any_moment(
     cell: list[Any] = [messages]
     cell.append(cell)
     del messages
-    place: Any = client.retrying if moment == "probing" else client
+    place: Any = client.retrying if moment == "probing" else pool
     function: Callable[..., Any] = getattr(place, moment)
     collected, me = list[int](), threading.get_ident()
 

@@ -19,11 +19,10 @@ import redis
 
 from atomq import embedded, wires
 from atomq.address import Address
-from atomq.connect import async_cluster, async_connector, cluster, connector
+from atomq.connect import async_connector, connector
 from atomq.conversation import PUSHED, Conversation
 from atomq.errors import EmbeddedServerError, InvalidOptions
 from tests.servers import (
-    Cluster,
     NotAvailable,
     Sentinel,
     Server,
@@ -300,43 +299,10 @@ def test_sentinels_have_settings_of_their_own(sentinel: Sentinel, connect: Conne
 # ── cluster ───────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
-def test_cluster_clients_find_every_node(kind: str) -> None:
-    with Cluster(kind, nodes=3) as nodes:
-        last = nodes.nodes[-1].port
-        address = Address.parse(f"redis+cluster://127.0.0.1:1;redis+cluster://127.0.0.1:{last}")
-        keys = [f"k{i}" for i in range(20)]
-        client = cluster(address)
-        for key in keys:
-            client.set(key, key)
-        held = [node.client().dbsize() for node in nodes.nodes]
-        assert sum(held) == 20
-        assert all(held)
-        client.close()
-
-        async def read() -> list[Any]:
-            client = async_cluster(address)
-            try:
-                return [await client.get(key) for key in keys]
-            finally:
-                await client.aclose()
-
-        assert asyncio.run(read()) == [key.encode() for key in keys]
-
-
 def test_cluster_and_single_server_are_not_confused() -> None:
     for make in (connector, async_connector):
         with pytest.raises(TypeError, match="is a cluster"):
             make(Address.parse("redis+cluster://h"))
-    for make_cluster in (cluster, async_cluster):
-        with pytest.raises(TypeError, match="is no cluster"):
-            make_cluster(Address.parse("redis://h"))
-
-
-def test_a_tls_setting_that_redis_py_would_drop_for_a_cluster_is_refused() -> None:
-    address = Address.parse("rediss+cluster://127.0.0.1:1", ssl={"ssl_ciphers": "HIGH"})
-    with pytest.raises(InvalidOptions, match="ssl_ciphers"):
-        cluster(address)
 
 
 # ── embedded ──────────────────────────────────────────────────────────────────────────────────

@@ -215,7 +215,6 @@ LOST = [
     server.ConnectionError("gone"),
     server.TimeoutError("slow"),
     OSError("gone"),
-    server.RedisClusterException("no node"),
 ]
 TURNED_AWAY = [
     Unsent(server.ConnectionError("refused")),

@@ -75,7 +75,7 @@ class Stage:
 
     def __init__(self, moves: Iterator[str]) -> None:
         self.moves = moves
-        self.engine: Any = SimpleNamespace(may_unblock=None, era=0)
+        self.engine: Any = SimpleNamespace(may_unblock=None, era=0, slots=None)
         self.waiting = Waiting(self.engine)
         self.far = Far()
         self.opened: list[Far] = []

@@ -126,7 +126,7 @@ def _queues_to_check(session: Session, names: Sequence[str] | None) -> Any:
 
 
 def _server(session: Session, place: Place) -> Findings:
-    from atomq.client import check_version
+    from atomq.pool import check_version
 
     what = f"{place.server} {place.version}"
     try:

@@ -50,7 +50,6 @@ def places(engine: Engine) -> list[Place]:
 
 def replicas(engine: Engine, primary: Place) -> Iterator[Place | Unreached]:
     """The replicas of one server, those it knows; nothing where this user may not ask."""
-    from atomq.address import Node as Listening
     from atomq.client import Engine as Opened
 
     try:
@@ -67,11 +66,7 @@ def replicas(engine: Engine, primary: Place) -> Iterator[Place | Unreached]:
         about = dict(pair.split("=", 1) for pair in text.split(",") if "=" in pair)
         host, port = about.get("ip", ""), int(about.get("port") or 0)
         where = f"{host}:{port}"
-        listening = Listening(host, port)
-        scheme = "rediss" if address.tls else "redis"
-        direct = replace(
-            address, kind="tcp", scheme=scheme, nodes=(listening,), path="", options=options
-        )
+        direct = replace(address.of_node(host, port), options=options)
         with Opened(direct) as opened:
             try:
                 place = places(opened)[0]

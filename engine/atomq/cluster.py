@@ -1,0 +1,271 @@
+"""Which node of a cluster serves which slot, without I/O: the slot map.
+
+The map is a guess that answers correct. MOVED corrects one slot. A slot without an owner, and one
+whose owner is in doubt (it gave no answer, or says that the cluster is down), make it ask again:
+any node that lives, those in doubt last, and no more often than `EVERY` seconds. What is sent to
+other slots asks nothing and waits for nothing. `shards.py` and `shards_aio.py` drive it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from redis import exceptions as server
+
+from atomq.conversation import packed
+from atomq.keys import SLOTS, Place, hash_slot
+from atomq.outage import Standing
+from atomq.retrying import Elsewhere, NoAnswer, NotLoaded, Unsent
+
+if TYPE_CHECKING:
+    from atomq.calls import Call
+    from atomq.client import EngineBase
+
+EVERY = 0.25  # seconds, at least, between two times that the nodes are asked
+WITHIN = 0.5  # seconds for a node to answer the first time, its handshake too; then twice as many
+
+ASKING = packed(("ASKING",))
+# Commands of which the first word that follows is no key.
+KEYLESS = frozenset(
+    {"ACL", "CLIENT", "CLUSTER", "COMMAND", "CONFIG", "ECHO", "FLUSHALL", "HELLO", "INFO", "KEYS"}
+    | {"LATENCY", "PING", "PUBLISH", "SCAN", "SCRIPT", "SLOWLOG", "WAIT", "WAITAOF"}
+)
+
+
+_REFUSALS = (server.AuthenticationError, server.ResponseError)
+
+
+class SlotMap:
+    """The owner of each slot, as far as it is known. Begins knowing none.
+
+    `seeds` are nodes to be asked at first, `longest` how many seconds one may take to answer.
+    Several threads may use it: each step replaces a value as a whole.
+    """
+
+    def __init__(self, seeds: Sequence[Place] = (), longest: float | None = None) -> None:
+        self.primaries: tuple[Place, ...] = ()
+        """The nodes that serve slots."""
+        self.nodes: tuple[Place, ...] = ()
+        """All nodes, replicas too."""
+        self.doubted: set[Place] = set()
+        """Nodes that gave no answer, or say that the cluster is down."""
+        self.within = WITHIN
+        """Seconds for one node to answer."""
+        self._seeds = tuple((host, port) for host, port in seeds)
+        self._longest = 5.0 if longest is None else longest
+        self._owners: list[Place | None] = [None] * SLOTS
+        self._asked_at = float("-inf")  # monotonic
+
+    def serves(self, node: Place | None, key: str) -> bool:
+        """Whether that node serves a key, as far as is known."""
+        return node is None or self._owners[hash_slot(key)] == node
+
+    def owner(self, slot: int | None) -> Place | None:
+        """The node that serves a slot; None: no node is known to.
+
+        Without a slot any node that serves some will do: one by chance, and none in doubt if there
+        are others.
+        """
+        if slot is not None:
+            return self._owners[slot]
+        sound = [place for place in self.primaries if place not in self.doubted]
+        return random.choice(sound or self.primaries) if self.primaries else None
+
+    # ── what answers tell ─────────────────────────────────────────────────────────────────────
+
+    def judged(self, place: Place, reply: Any) -> Any:
+        """What the reply of a node means to `retrying.py`. The map learns from it."""
+        if not isinstance(reply, Exception):
+            self.doubted.discard(place)
+        elif isinstance(reply, server.MovedError):
+            self._owners[reply.slot_id] = _place(reply, place)
+            return Elsewhere(str(reply))
+        elif isinstance(reply, server.AskError):
+            return Elsewhere(str(reply), _place(reply, place))
+        elif isinstance(reply, server.NoScriptError):
+            return NotLoaded(place)
+        elif isinstance(reply, server.ClusterDownError | server.MasterDownError):
+            self.doubt(place)
+        return reply
+
+    def doubt(self, place: Place) -> None:
+        """This node gave no answer, or cannot serve: another one may serve what it did."""
+        self.doubted.add(place)
+
+    # ── asking the nodes ──────────────────────────────────────────────────────────────────────
+
+    def is_due(self, now: float) -> bool:
+        """Whether the nodes may be asked again."""
+        return now - self._asked_at >= EVERY
+
+    def to_ask(self) -> list[Place]:
+        """The nodes, in the order in which to ask them."""
+        known = list(self.nodes)
+        random.shuffle(known)
+        every = dict.fromkeys((*known, *self._seeds))
+        return sorted(every, key=self.doubted.__contains__)
+
+    def learn(self, place: Place, reply: Any, *, more: bool = False) -> None:
+        """Take over what a node answered to CLUSTER SLOTS: the whole map, or what it knows `more`.
+
+        A node that has just joined, or that the others have forgotten, does not know all slots.
+        """
+        owners: list[Place | None] = self._owners.copy() if more else [None] * SLOTS
+        primaries = dict.fromkeys(self.primaries if more else ())
+        nodes = dict.fromkeys(self.nodes if more else ())
+        for first, last, *served in reply:
+            places = [_listed(one, place) for one in served]
+            nodes.update(dict.fromkeys(found for found in places if found is not None))
+            owner = places[0] if places else None
+            if owner is not None:
+                primaries[owner] = None
+                for slot in range(int(first), int(last) + 1):
+                    owners[slot] = owners[slot] or owner
+        self.primaries, self.nodes, self._owners = tuple(primaries), tuple(nodes), owners
+
+    def failed(self, place: Place, error: Exception, before: Exception | None) -> Exception:
+        """A node did not tell. What to raise if no other does: that it refuses us says most."""
+        self.doubt(place)
+        return before if isinstance(before, _REFUSALS) else error
+
+    def asked(self, now: float, *, answered: bool) -> None:
+        """The nodes were asked; whether one answered. If none did, it may take longer next time."""
+        self._asked_at = now
+        self.within = WITHIN if answered else min(2 * self.within, self._longest)
+
+
+def _place(moved: Any, said_by: Place) -> Place:
+    # An empty host is that of the node which says so.
+    host, port = moved.node_addr
+    return (str(host) or said_by[0], int(port))
+
+
+def _listed(node: Sequence[Any], said_by: Place) -> Place | None:
+    host = node[0].decode() if isinstance(node[0], bytes) else node[0]
+    return None if host == "?" else (host or said_by[0], int(node[1]))
+
+
+def key_of(args: Sequence[Any]) -> str | None:
+    """The key that decides where a command goes; None: any node may carry it out."""
+    words = [*str(args[0]).upper().split(), *args[1:]]
+    if words[0] in KEYLESS or len(words) < 2:
+        return None
+    at = 3 if words[0].startswith(("EVAL", "FCALL")) else 1
+    if len(words) <= at:
+        return None
+    key = words[at]
+    return key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else str(key)
+
+
+# ── what both drivers share ───────────────────────────────────────────────────────────────────
+
+
+class _HasStanding(Protocol):
+    standing: Standing
+
+
+P = TypeVar("P", bound=_HasStanding)
+
+
+class Nodes(Generic[P]):
+    """The map of an engine's cluster, and a pool of connections for each node that was needed."""
+
+    def __init__(self, engine: EngineBase, make: Callable[[Place], P]) -> None:
+        seconds = (engine.options.socket_timeout, engine.options.socket_connect_timeout)
+        self.map = SlotMap(engine.address.nodes, max((s for s in seconds if s), default=None))
+        self._engine = engine
+        self._make = make
+        self._pools: dict[Place, P] = {}
+        self._unknown = Standing(engine.outage)
+        engine.slots = self.map
+
+    def pool(self, place: Place) -> P:
+        """The pool of a node."""
+        found = self._pools.get(place)
+        return self._pools.setdefault(place, self._make(place)) if found is None else found
+
+    def pools(self) -> list[P]:
+        """All that there are."""
+        return list(self._pools.values())
+
+    def gone(self) -> list[P]:
+        """The pools of nodes that belong to the cluster no more. They are forgotten here."""
+        here = {*self.map.nodes, *self.map.primaries}
+        left = [place for place in list(self._pools) if here and place not in here]
+        return [pool for place in left if (pool := self._pools.pop(place, None)) is not None]
+
+    def standing_of(self, call: Call[Any]) -> Standing:
+        """What is known of the node that serves a call; while none is known, of the cluster."""
+        place = call.place or self.map.owner(call.queue.slot)
+        return self._unknown if place is None else self.pool(place).standing
+
+    def everywhere(self) -> list[Standing]:
+        """What is known of each node."""
+        return [self._unknown, *(pool.standing for pool in self.pools())]
+
+    def begin(self) -> None:
+        """Begin anew, in a child process."""
+        for standing in self.everywhere():
+            standing.verified, standing.verifying = False, None
+
+
+class Share:
+    """What is sent to one node in one go, and which reply each command is to give."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.data: list[bytes] = []
+        self._at: list[int] = []  # -1: a reply that nobody wants
+
+    def say(self, call: Call[Any], at: int, *, load: bool) -> None:
+        """A call, or SCRIPT LOAD of its script, which has the reply number `at`."""
+        if load:
+            self.say_packed(packed(("SCRIPT", "LOAD", call.script.text)), at)
+        else:
+            self.say_packed(call.packed(), at, asking=call.place is not None)
+
+    def say_packed(self, data: bytes, at: int, *, asking: bool = False) -> None:
+        """One command more. With `asking` it is carried out though the slot is another node's."""
+        if asking:
+            self.data.append(ASKING)
+            self._at.append(-1)
+        self.data.append(data)
+        self._at.append(at)
+
+    def answered(self, heard: Sequence[Any], slots: SlotMap, replies: list[Any]) -> None:
+        """Put what was heard among the replies."""
+        for at, reply in zip(self._at, heard, strict=True):
+            if at >= 0:
+                replies[at] = slots.judged(self.place, reply)
+
+    def failed(self, error: Exception, replies: list[Any]) -> None:
+        """The node gave no answer."""
+        for at in self._at:
+            if at >= 0:
+                replies[at] = NoAnswer(error)
+
+
+def no_answers(replies: list[Any]) -> list[Any]:
+    """The replies. Raises what came instead of them if there is not one."""
+    if all(isinstance(reply, NoAnswer) for reply in replies):
+        raise replies[-1].error
+    return replies
+
+
+def unserved(slot: int | None) -> Unsent:
+    """No node serves it: the cluster is being formed, or fails over."""
+    which = "a slot" if slot is None else f"slot {slot}"
+    return Unsent(server.ClusterDownError(f"no node of the cluster serves {which}"))
+
+
+def named(error: Exception, place: Place) -> Exception:
+    """The same error; its text names the node."""
+    cause = error.cause if isinstance(error, Unsent) else error
+    where = "{}:{}".format(*place)
+    if not isinstance(cause, server.ConnectionError | server.TimeoutError) or where in str(cause):
+        return error
+    found = type(cause)(f"{where}: {cause}")
+    found.__cause__ = cause.__cause__
+    return Unsent(found) if isinstance(error, Unsent) else found

@@ -1,0 +1,215 @@
+"""The connections of an engine to a cluster, for threads: a pool a node, chosen by `cluster.py`.
+
+A call goes to the node that serves its slot, and what becomes of it is that node's affair: no other
+is asked, waited for or closed. `shards_aio.py` is the twin for tasks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from redis import exceptions as server
+from redis.connection import AbstractConnection
+
+from atomq import connect, wires
+from atomq.cluster import Nodes, Share, key_of, named, no_answers, unserved
+from atomq.conversation import packed
+from atomq.keys import Place, hash_slot
+from atomq.pool import Pool
+from atomq.retrying import SERVER_ERRORS, WAYS, Elsewhere, NoAnswer, connecting
+from atomq.shared import Shared
+
+if TYPE_CHECKING:
+    from atomq.calls import Call
+    from atomq.client import EngineBase
+
+
+class Shards(Nodes[Pool]):
+    """What `Pool` is for one server. See there for what is not said here."""
+
+    def __init__(self, engine: EngineBase) -> None:
+        super().__init__(engine, lambda place: Pool(engine, place, self._late))
+        self._asking = Shared[None]()
+
+    # ── which node ────────────────────────────────────────────────────────────────────────────
+
+    def _place(self, slot: int | None) -> Place:
+        """The node that serves a slot; None: some node that lives."""
+        place = self.map.owner(slot)
+        if place is None or place in self.map.doubted:
+            if self.map.is_due(time.monotonic()):
+                self._asking(lambda: self._ask(slot))
+            place = self.map.owner(slot)
+        if place is None:
+            raise unserved(slot)
+        return place
+
+    def _ask(self, slot: int | None) -> None:
+        """Ask the nodes for the map, until one knows the owner of the slot.
+
+        Raises what the last one said if none answered, and there is no map.
+        """
+        answered, trouble = False, None
+        for place in self.map.to_ask():
+            try:
+                reply = self._slots(place)
+            except SERVER_ERRORS as error:
+                trouble = self.map.failed(place, error, trouble)
+                continue
+            self.map.learn(place, reply, more=answered)
+            answered = True
+            if self.map.owner(slot) is not None:
+                break
+        self.map.asked(time.monotonic(), answered=answered)
+        for pool in self.gone():
+            pool.close()
+        if trouble is not None and not (answered or self.map.primaries):
+            raise connecting(trouble) from trouble
+
+    def _slots(self, place: Place) -> Any:
+        connection = connect.connector(self._engine.address.of_node(*place))()
+        wires.hurry(connection, self.map.within)
+        try:
+            connection.connect()
+            connection.send_command("CLUSTER", "SLOTS", check_health=False)
+            return connection.read_response()
+        finally:
+            connection.disconnect()
+
+    def _late(self, place: Place) -> None:
+        """An answer is late: see `Pool`."""
+        self.map.doubt(place)
+        if self.map.is_due(time.monotonic()):
+            with contextlib.suppress(*SERVER_ERRORS):
+                self._asking(lambda: self._ask(None))
+        if place not in self.map.primaries:
+            raise server.TimeoutError("Timeout reading from socket: another node serves its slots")
+
+    # ── what is said ──────────────────────────────────────────────────────────────────────────
+
+    def one(self, call: Call[Any]) -> Any:
+        """Send one call."""
+        place = self._place(call.queue.slot)
+        try:
+            reply = self.pool(place).one(call)
+        except SERVER_ERRORS as error:
+            self.map.doubt(place)
+            raise named(error, place) from error
+        if isinstance(reply, Exception) or self.map.doubted:
+            reply = self.map.judged(place, reply)
+        return reply
+
+    def send(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> list[Any]:
+        """Send several, to all nodes at once. `NoAnswer` stands for what a node did not answer."""
+        replies: list[Any] = [None] * (len(loads) + len(calls))
+        shares: dict[Place, Share] = {}
+        for at, call in enumerate((*loads, *calls)):
+            try:
+                place = call.place or self._place(call.queue.slot)
+            except SERVER_ERRORS as error:
+                replies[at] = NoAnswer(error)
+            else:
+                shares.setdefault(place, Share(place)).say(call, at, load=at < len(loads))
+        self._send(list(shares.values()), replies)
+        return no_answers(replies)
+
+    def _send(self, shares: Sequence[Share], replies: list[Any]) -> None:
+        """Send to all nodes, then hear from all."""
+        if not shares:
+            return
+        first, others = shares[0], list(shares[1:])
+
+        def meanwhile() -> None:
+            some = others.copy()
+            others.clear()
+            self._send(some, replies)
+
+        try:
+            heard = self.pool(first.place).over(first.data, meanwhile=meanwhile)
+        except SERVER_ERRORS as error:
+            self.map.doubt(first.place)
+            first.failed(named(error, first.place), replies)
+        else:
+            first.answered(heard, self.map, replies)
+        self._send(others, replies)
+
+    def command(self, args: Sequence[Any]) -> Any:
+        """Any command, to the node of its first key; to some node, if it has none."""
+        key = key_of(args)
+        slot = None if key is None else hash_slot(key)
+        head, *rest = args
+        data = packed((*str(head).split(), *rest))
+        asked: Place | None = None
+        reply: Any = None
+        for _ in range(WAYS):
+            place = asked or self._place(slot)
+            share = Share(place)
+            share.say_packed(data, 0, asking=asked is not None)
+            try:
+                heard = self.pool(place).over(share.data, looked_at=True)
+            except SERVER_ERRORS as error:
+                self.map.doubt(place)
+                raise named(error, place) from error
+            reply = self.map.judged(place, heard[-1])
+            if not isinstance(reply, Elsewhere):
+                break
+            asked = reply.place
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    # ── connections of the caller's own ───────────────────────────────────────────────────────
+
+    def fresh(self, channel: str | None = None) -> AbstractConnection:
+        """A connection to the node that serves the key called like a channel; None: to some node.
+
+        In a cluster a message to a channel reaches all nodes.
+        """
+        return self._fresh(self._place(None if channel is None else hash_slot(channel)))
+
+    def _fresh(self, place: Place) -> AbstractConnection:
+        try:
+            return self.pool(place).fresh()
+        except SERVER_ERRORS as error:
+            self.map.doubt(place)
+            raise named(error, place) from error
+
+    def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
+        """One connection a list: BLPOP takes keys of one slot.
+
+        Those that cannot be had are left out. Raises if none can.
+        """
+        found: list[tuple[AbstractConnection, list[str]]] = []
+        trouble: Exception | None = None
+        for key in keys:
+            try:
+                found.append((self.fresh(key), [key]))
+            except SERVER_ERRORS as error:
+                trouble = error
+        if trouble is not None and not found:
+            raise trouble
+        return found
+
+    def unblock(self, client_id: int, place: Place | None) -> None:
+        """CLIENT UNBLOCK, to the node of the connection."""
+        assert place is not None
+        self.pool(place).command(("CLIENT UNBLOCK", client_id))
+
+    def nodes(self) -> list[tuple[str, Pool]]:
+        """The primaries."""
+        self._asking(lambda: self._ask(None))
+        return [("{}:{}".format(*place), self.pool(place)) for place in self.map.primaries]
+
+    def close(self) -> None:
+        """Close what idles, to all nodes."""
+        for pool in self.pools():
+            pool.close()
+
+    def forget(self) -> None:
+        """Begin anew in a child process."""
+        self.begin()
+        for pool in self.pools():
+            pool.forget()

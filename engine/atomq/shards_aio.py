@@ -1,0 +1,199 @@
+"""The connections of an asyncio engine to a cluster: the twin of `shards.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from redis import exceptions as server
+from redis.asyncio.connection import AbstractConnection
+
+from atomq import connect
+from atomq.cluster import Nodes, Share, key_of, named, no_answers, unserved
+from atomq.conversation import packed
+from atomq.keys import Place, hash_slot
+from atomq.pool_aio import SMALL, AsyncPool, connected, heeded
+from atomq.retrying import SERVER_ERRORS, WAYS, Elsewhere, NoAnswer, connecting
+from atomq.shared import AsyncShared
+
+if TYPE_CHECKING:
+    from atomq.calls import Call
+    from atomq.client import EngineBase
+
+
+class AsyncShards(Nodes[AsyncPool]):
+    """What `AsyncPool` is for one server. See there for what is not said here."""
+
+    def __init__(self, engine: EngineBase) -> None:
+        super().__init__(engine, lambda place: AsyncPool(engine, place, self._late))
+        self._asking = AsyncShared[None]()
+        self._looking: asyncio.Task[None] | None = None
+
+    # ── which node ────────────────────────────────────────────────────────────────────────────
+
+    def _known(self, slot: int | None) -> Place | None:
+        """The node that serves a slot, unless that is in doubt; None for `slot`: any node."""
+        place = self.map.owner(slot)
+        return None if place in self.map.doubted else place
+
+    async def _place(self, slot: int | None) -> Place:
+        place = self._known(slot)
+        if place is None:
+            if self.map.is_due(asyncio.get_running_loop().time()):
+                await self._asking(lambda: self._ask(slot))
+            place = self.map.owner(slot)
+        if place is None:
+            raise unserved(slot)
+        return place
+
+    async def _ask(self, slot: int | None) -> None:
+        """Ask the nodes for the map. See `Shards`."""
+        answered, trouble = False, None
+        for place in self.map.to_ask():
+            try:
+                reply = await self._slots(place)
+            except SERVER_ERRORS as error:
+                trouble = self.map.failed(place, error, trouble)
+                continue
+            self.map.learn(place, reply, more=answered)
+            answered = True
+            if self.map.owner(slot) is not None:
+                break
+        self.map.asked(asyncio.get_running_loop().time(), answered=answered)
+        for pool in self.gone():
+            await pool.close()
+        if trouble is not None and not (answered or self.map.primaries):
+            raise connecting(trouble) from trouble
+
+    async def _slots(self, place: Place) -> Any:
+        connection = connect.async_connector(self._engine.address.of_node(*place))()
+        try:
+            async with asyncio.timeout(self.map.within):
+                await connected(connection)
+                await heeded(connection.send_command("CLUSTER", "SLOTS", check_health=False))
+                return await heeded(connection.read_response())
+        finally:
+            await connection.disconnect(nowait=True)
+
+    def _late(self, place: Place) -> None:
+        """An answer is late: see `AsyncPool`."""
+        self.map.doubt(place)
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._look(place))
+
+    async def _look(self, place: Place) -> None:
+        if self.map.is_due(asyncio.get_running_loop().time()):
+            with contextlib.suppress(*SERVER_ERRORS):
+                await self._asking(lambda: self._ask(None))
+        if place not in self.map.primaries:
+            text = "Timeout reading from socket: another node serves its slots"
+            self.pool(place).abandon(server.TimeoutError(text))
+
+    # ── what is said ──────────────────────────────────────────────────────────────────────────
+
+    async def one(self, call: Call[Any]) -> Any:
+        """Send one call."""
+        slot = call.queue.slot
+        place = self._known(slot) or await self._place(slot)
+        try:
+            reply = await self.pool(place).one(call)
+        except SERVER_ERRORS as error:
+            self.map.doubt(place)
+            raise named(error, place) from error
+        if isinstance(reply, Exception) or self.map.doubted:
+            reply = self.map.judged(place, reply)
+        return reply
+
+    async def send(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> list[Any]:
+        """Send several, to all nodes at once. `NoAnswer` stands for what a node did not answer."""
+        replies: list[Any] = [None] * (len(loads) + len(calls))
+        shares: dict[Place, Share] = {}
+        for at, call in enumerate((*loads, *calls)):
+            try:
+                place = call.place or await self._place(call.queue.slot)
+            except SERVER_ERRORS as error:
+                replies[at] = NoAnswer(error)
+            else:
+                shares.setdefault(place, Share(place)).say(call, at, load=at < len(loads))
+        large = any(call.large for call in calls)
+        sends = [self._send(share, replies, large=large) for share in shares.values()]
+        if len(sends) == 1:
+            await sends[0]
+        else:
+            await asyncio.gather(*sends)
+        return no_answers(replies)
+
+    async def _send(self, share: Share, replies: list[Any], *, large: bool) -> None:
+        try:
+            large = large or sum(map(len, share.data)) > SMALL
+            heard = await self.pool(share.place).over(share.data, large=large)
+        except SERVER_ERRORS as error:
+            self.map.doubt(share.place)
+            share.failed(named(error, share.place), replies)
+        else:
+            share.answered(heard, self.map, replies)
+
+    async def get(self, key: str) -> Any:
+        """GET."""
+        return await self.command(("GET", key), large=False)
+
+    async def command(self, args: Sequence[Any], *, large: bool = True) -> Any:
+        """Any command, to the node of its first key; to some node, if it has none."""
+        key = key_of(args)
+        slot = None if key is None else hash_slot(key)
+        head, *rest = args
+        data = packed((*str(head).split(), *rest))
+        asked: Place | None = None
+        reply: Any = None
+        for _ in range(WAYS):
+            place = asked or await self._place(slot)
+            share = Share(place)
+            share.say_packed(data, 0, asking=asked is not None)
+            try:
+                heard = await self.pool(place).over(share.data, large=large, looked_at=True)
+            except SERVER_ERRORS as error:
+                self.map.doubt(place)
+                raise named(error, place) from error
+            reply = self.map.judged(place, heard[-1])
+            if not isinstance(reply, Elsewhere):
+                break
+            asked = reply.place
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    # ── connections of the caller's own ───────────────────────────────────────────────────────
+
+    async def fresh(self, channel: str | None = None) -> AbstractConnection:
+        """A connection to the node of the key called like a channel; None: to some node."""
+        place = await self._place(None if channel is None else hash_slot(channel))
+        try:
+            return await self.pool(place).fresh()
+        except SERVER_ERRORS as error:
+            self.map.doubt(place)
+            raise named(error, place) from error
+
+    async def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
+        """One connection a list. See `Shards`."""
+        found: list[tuple[AbstractConnection, list[str]]] = []
+        trouble: Exception | None = None
+        for key in keys:
+            try:
+                found.append((await self.fresh(key), [key]))
+            except SERVER_ERRORS as error:
+                trouble = error
+        if trouble is not None and not found:
+            raise trouble
+        return found
+
+    async def unblock(self, client_id: int, place: Place | None) -> None:
+        """CLIENT UNBLOCK, to the node of the connection."""
+        assert place is not None
+        await self.pool(place).command(("CLIENT UNBLOCK", client_id))
+
+    async def close(self) -> None:
+        """Close what is not in use, to all nodes."""
+        for pool in self.pools():
+            await pool.close()
