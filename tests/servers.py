@@ -477,9 +477,18 @@ class Cluster:
     def owner(self, slot: int) -> Server:
         """The master that serves a slot, by its own word."""
         for node in self.everyone:
-            if node.alive and _owns(node, slot):
+            if node.alive and self.owns(node, slot):
                 return node
         raise AssertionError(f"no node serves slot {slot}")
+
+    def owns(self, node: Server, slot: int) -> bool:
+        """Whether a master serves a slot, by its own word."""
+        client = node.client(socket_timeout=1)
+        mine = client.execute_command("CLUSTER MYID")
+        for first, last, (_, _, name, *_), *_ in client.execute_command("CLUSTER SLOTS"):
+            if first <= slot <= last and name == mine:
+                return True
+        return False
 
     def client(self, **options: Any) -> redis.RedisCluster:
         return redis.RedisCluster(host="127.0.0.1", port=self.nodes[0].port, **options)
@@ -497,15 +506,6 @@ def _follows(replica: Server, node: Server) -> bool:
     about = replica.client().info("replication")
     up = about.get("master_link_status") == "up" and about["master_port"] == node.port
     return up and node.client().info("replication")["connected_slaves"] == 1
-
-
-def _owns(node: Server, slot: int) -> bool:
-    client = node.client(socket_timeout=1)
-    mine = client.execute_command("CLUSTER MYID")
-    for first, last, (_, _, name, *_), *_ in client.execute_command("CLUSTER SLOTS"):
-        if first <= slot <= last and name == mine:
-            return True
-    return False
 
 
 def _colon_lines(text: bytes | str) -> Iterator[tuple[str, str]]:

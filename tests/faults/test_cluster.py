@@ -1,0 +1,454 @@
+"""Clusters in trouble: nodes that die or stand still, slots that move, primaries that change.
+
+Each test is run with the sync engine and the asyncio one; none of them may show an error to a
+caller whose node is well, or whose budget is not spent.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from atomq import AsyncEngine, AsyncQueue, Engine, Queue
+from atomq.errors import AtomqError, PermissionDenied, ServerError, ServerUnavailable
+from atomq.keys import QueueKeys
+from tests.conformance.twin import Loop, Twin
+from tests.servers import Cluster, Server, wait_until
+
+pytestmark = [
+    pytest.mark.parametrize("kind", ["valkey-9"], indirect=True),
+    pytest.mark.parametrize("make", ["sync", "asyncio"], indirect=True),
+    pytest.mark.slow,
+]
+# A slot without a node stops no other; a primary that gave its last slot away stays one.
+PARTIAL = {"cluster-require-full-coverage": "no", "cluster-allow-replica-migration": "no"}
+_numbers = itertools.count(1)
+
+
+def url_of(cluster: Cluster, *nodes: Server) -> str:
+    """All nodes are seeds, in this order, or those given."""
+    ports = [node.port for node in nodes or cluster.nodes]
+    return ";".join(f"redis+cluster://127.0.0.1:{port}" for port in ports)
+
+
+def name_on(cluster: Cluster, index: int) -> str:
+    """A queue that no other test has, in the slots that the node had at first."""
+    count = len(cluster.nodes)
+    while True:
+        name = f"q{next(_numbers)}"
+        if QueueKeys(name, layout="cluster").slot * count // 16384 == index:
+            return name
+
+
+class Make:
+    """Makes queues, sync or asyncio, with engines of their own; they are closed with the test."""
+
+    def __init__(self, loop: Loop | None) -> None:
+        self._loop = loop
+        self._engines: list[Any] = []
+
+    def engine(self, url: str, **options: Any) -> Any:
+        self._engines.append((Engine if self._loop is None else AsyncEngine)(url, **options))
+        return self._engines[-1]
+
+    def queue(self, name: str, engine: Any) -> Any:
+        if self._loop is None:
+            return Queue(name, engine)
+        return Twin(self._loop, AsyncQueue(name, engine))
+
+    def run(self, what: Any) -> Any:
+        """The result of an engine's method."""
+        return what if self._loop is None else self._loop.run(what)
+
+    def close(self) -> None:
+        for engine in self._engines:
+            self.run(engine.close())
+
+
+@pytest.fixture(scope="module")
+def _loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def make(request: pytest.FixtureRequest, _loop: Loop) -> Iterator[Make]:
+    made = Make(_loop if request.param == "asyncio" else None)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def three(kind: str) -> Iterator[Cluster]:
+    """Three primaries. A fourth serves no slots."""
+    with Cluster(kind, nodes=3, spare=True, options=PARTIAL) as cluster:
+        yield cluster
+
+
+class Calls:
+    """A thread that calls again and again, and notes how it went."""
+
+    def __init__(self, *calls: Callable[[], object]) -> None:
+        self._calls = calls
+        self.errors: list[Exception] = []
+        self.done: list[float] = []
+        self._stop = threading.Event()
+
+    def _run(self) -> None:
+        for call in itertools.cycle(self._calls):
+            if self._stop.is_set():
+                return
+            try:
+                call()
+                self.done.append(time.monotonic())
+            except AtomqError as error:
+                self.errors.append(error)
+            time.sleep(0.005)
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        thread = threading.Thread(target=self._run)
+        thread.start()
+        try:
+            wait_until("a first call", lambda: self.done)
+            yield
+        finally:
+            self._stop.set()
+            thread.join()
+
+    def gap(self) -> float:
+        """The longest time without a call that was carried out, in seconds."""
+        return max(after - before for before, after in itertools.pairwise(self.done))
+
+
+@contextmanager
+def in_trouble(node: Server, how: str) -> Iterator[None]:
+    if how == "frozen":
+        node.pause()
+    else:
+        node.kill()
+    try:
+        yield
+    finally:
+        if how == "frozen":
+            node.resume()
+        else:
+            node.start()
+
+
+# ── a node in trouble ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("how", ["frozen", "dead"])
+def test_a_node_in_trouble_costs_no_call_to_another(three: Cluster, make: Make, how: str) -> None:
+    engine, url = make.engine(url_of(three), retry_budget=1, socket_timeout=2), url_of(three)
+    lost, *well = [make.queue(name_on(three, index), engine) for index in range(3)]
+    for queue in (lost, *well):
+        queue.put("before")
+    errors: list[AtomqError] = []
+
+    def call_it() -> None:
+        with pytest.raises(ServerUnavailable) as raised:
+            lost.put("lost")
+        errors.append(raised.value)
+
+    calls = Calls(*(lambda queue=queue: queue.put("x") for queue in well))
+    with in_trouble(three.nodes[0], how):
+        with calls.run():
+            callers = [threading.Thread(target=call_it) for _ in range(3)]
+            for caller in callers:
+                caller.start()
+            # And in a process that begins now, whose first seed is the node in trouble.
+            late = make.queue(name_on(three, 2), make.engine(url))
+            began = time.monotonic()
+            late.put("x")
+            assert time.monotonic() - began < 1
+            for caller in callers:
+                caller.join()
+        assert not calls.errors
+        assert calls.gap() < 1
+        where = f"127.0.0.1:{three.nodes[0].port}"
+        assert all(where in str(error) for error in errors)
+    wait_until("it to be back", lambda: put(lost))
+
+
+def put(queue: Any) -> bool:
+    try:
+        queue.put("x")
+    except ServerUnavailable:
+        return False
+    return True
+
+
+def test_a_batch_answers_what_the_nodes_that_are_well_answer(three: Cluster, make: Make) -> None:
+    from atomq import calls
+
+    engine = make.engine(url_of(three), retry_budget=0.3, socket_timeout=0.6)
+    names = [name_on(three, index) for index in (0, 1, 2, 0, 1)]
+    for name in names:
+        make.queue(name, engine).put(name)
+    batch = [calls.inspect(engine.keys(name)) for name in names]
+    assert [state.ready for state in make.run(engine.run_all(batch))] == [1] * 5
+    with in_trouble(three.nodes[0], "frozen"):
+        began = time.monotonic()
+        found = make.run(engine.run_all(batch))
+        assert time.monotonic() - began < 3
+    assert [getattr(state, "ready", type(state)) for state in found] == [
+        ServerUnavailable,
+        1,
+        1,
+        ServerUnavailable,
+        1,
+    ]
+    assert f"127.0.0.1:{three.nodes[0].port}" in str(found[0])
+
+
+# ── slots that move ───────────────────────────────────────────────────────────────────────────
+
+
+class Moving:
+    """A slot on its way from one node to another, key by key or as a whole."""
+
+    def __init__(self, cluster: Cluster, slot: int, target: Server) -> None:
+        self.cluster, self.slot, self.target = cluster, slot, target
+        self.source = cluster.owner(slot)
+
+    def begin(self) -> None:
+        source, target = self.cluster.id_of(self.source), self.cluster.id_of(self.target)
+        self._to(self.target, "IMPORTING", source)
+        self._to(self.source, "MIGRATING", target)
+
+    def keys(self, share: float) -> None:
+        """Move this share of the keys."""
+        client = self.source.client()
+        count = int(client.execute_command("CLUSTER COUNTKEYSINSLOT", self.slot) * share)
+        names = client.execute_command("CLUSTER GETKEYSINSLOT", self.slot, max(1, count))
+        if names:
+            where = ("127.0.0.1", self.target.port, "", 0, 5000, "KEYS")
+            client.execute_command("MIGRATE", *where, *names)
+
+    def end(self) -> None:
+        while self.source.client().execute_command("CLUSTER COUNTKEYSINSLOT", self.slot):
+            self.keys(1)
+        target = self.cluster.id_of(self.target)
+        for node in (self.target, self.source, *self.cluster.nodes):
+            self._to(node, "NODE", target)
+
+    def at_once(self) -> None:
+        """As Valkey 9 does it: the slot is refused for a moment only."""
+        target = self.cluster.id_of(self.target)
+        client = self.source.client()
+        client.execute_command(
+            "CLUSTER MIGRATESLOTS", "SLOTSRANGE", self.slot, self.slot, "NODE", target
+        )
+        wait_until("the move", lambda: self.cluster.owns(self.target, self.slot))
+
+    def _to(self, node: Server, state: str, name: str) -> None:
+        node.client().execute_command("CLUSTER SETSLOT", self.slot, state, name)
+
+
+@pytest.mark.parametrize("how", ["key by key", "at once"])
+def test_a_slot_moves_under_load_and_nobody_notices(three: Cluster, make: Make, how: str) -> None:
+    """To a node that served nothing before, and back."""
+    engine = make.engine(url_of(three))
+    name = name_on(three, 1)
+    queue, other = make.queue(name, engine), make.queue(name_on(three, 1), engine)
+    numbers, got = itertools.count(), list[int]()
+    stop, trouble = threading.Event(), list[Exception]()
+
+    def consume() -> None:
+        try:
+            for message in queue.consume(stop=stop):
+                with message:
+                    got.append(message.body)
+        except AtomqError as error:
+            trouble.append(error)
+
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    puts, others = Calls(lambda: queue.put(next(numbers))), Calls(lambda: other.put("x"))
+    assert three.spare is not None
+    slot = engine.keys(name).slot
+    home = three.owner(slot)
+    with puts.run(), others.run():
+        for target in (three.spare, home):
+            moving = Moving(three, slot, target)
+            if how == "at once":
+                moving.at_once()
+            else:
+                moving.begin()
+                moving.keys(0.5)
+                time.sleep(0.5)  # a reshard takes its time
+                moving.end()
+            known = len(got)
+            wait_until("the consumer to go on", lambda known=known: len(got) > known + 5, 5)
+    sent = next(numbers)
+    wait_until("all to be consumed", lambda: len(got) >= sent, 5)
+    stop.set()
+    consumer.join()
+    assert not trouble
+    assert not puts.errors
+    assert not others.errors
+    assert others.gap() < 1
+    assert got == list(range(sent)), "none lost, none twice, in their order"
+
+
+def test_a_slot_that_had_no_node_is_used_as_soon_as_one_serves_it(
+    three: Cluster, make: Make
+) -> None:
+    name = name_on(three, 2)
+    slot = QueueKeys(name, layout="cluster").slot
+    owner = three.owner(slot)
+    for node in three.everyone:
+        node.client().execute_command("CLUSTER DELSLOTS", slot)
+    hasty = make.queue(name, make.engine(url_of(three), retry_budget=0.2))
+    patient = make.queue(name, make.engine(url_of(three)))
+    with pytest.raises(ServerUnavailable, match=f"slot {slot}"):
+        hasty.put("x")
+    done: list[float] = []
+    waiting = threading.Thread(target=lambda: (patient.put("x"), done.append(time.monotonic())))
+    waiting.start()
+    time.sleep(0.3)
+    owner.client().execute_command("CLUSTER ADDSLOTS", slot)
+    added = time.monotonic()
+    waiting.join()
+    hasty.put("x")
+    assert done[0] - added < 1
+    assert hasty.state().ready == 2
+
+
+# ── another primary ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def heirs(kind: str) -> Iterator[Cluster]:
+    """Three primaries, each with a replica."""
+    with Cluster(kind, nodes=3, replicas=True, options=PARTIAL) as cluster:
+        yield cluster
+
+
+def role(server: Server) -> str:
+    return str(server.client(socket_timeout=1).info("replication")["role"])
+
+
+@pytest.mark.parametrize("how", ["manual", "dead", "frozen"])
+def test_a_failover_is_followed_within_a_second(heirs: Cluster, make: Make, how: str) -> None:
+    name = name_on(heirs, 0)
+    everyone = heirs.everyone
+    engine = make.engine(url_of(heirs, *everyone))
+    queue, other = make.queue(name, engine), make.queue(name_on(heirs, 1), engine)
+    master = heirs.owner(engine.keys(name).slot)
+    index = everyone.index(master)
+    heir = everyone[(index + 3) % 6]
+    numbers, got = itertools.count(), list[tuple[float, int]]()
+    stop, trouble = threading.Event(), list[Exception]()
+
+    def consume() -> None:
+        try:
+            for message in queue.consume(stop=stop):
+                with message:
+                    got.append((time.monotonic(), message.body))
+        except AtomqError as error:
+            trouble.append(error)
+
+    consumer = threading.Thread(target=consume)
+    puts, others = Calls(lambda: queue.put(next(numbers))), Calls(lambda: other.put("x"))
+    with puts.run(), others.run():
+        consumer.start()
+        wait_until("the consumer to begin", lambda: got)
+        replicated = len(puts.done)
+        master.client().execute_command("WAIT", 1, 1000)
+        if how == "manual":
+            heir.client().execute_command("CLUSTER FAILOVER")
+        elif how == "dead":
+            master.kill()
+        else:
+            master.pause()
+        wait_until("the election", lambda: role(heir) == "master", 10)
+        elected = time.monotonic()
+        wait_until("puts to go on", lambda: puts.done[-1] > elected, 2)
+        wait_until("the consumer to go on", lambda: got[-1][0] > elected, 2)
+        came = (puts.done, [at for at, _ in got])
+        went_on = [min(at for at in times if at > elected) for times in came]
+    if how == "dead":
+        master.start()
+    elif how == "frozen":
+        master.resume()
+    # What the heir had not heard of is lost with the old primary: replication is asynchronous.
+    safe = {n for n, at in enumerate(puts.done) if n < replicated or at > elected}
+    wait_until("all to be consumed", lambda: safe <= {n for _, n in got}, 10)
+    stop.set()
+    consumer.join()
+    wait_until("the old one to be a replica", lambda: role(master) == "slave")
+    assert not trouble
+    assert not puts.errors
+    assert not others.errors
+    assert others.gap() < 1
+    assert max(went_on) - elected < 1
+
+
+# ── waiting ───────────────────────────────────────────────────────────────────────────────────
+
+
+def commands(server: Server, name: str) -> int:
+    found = server.client().info("commandstats").get(f"cmdstat_{name}", {})
+    return int(found.get("calls", 0))
+
+
+def test_many_short_consumers_leave_no_connection_and_no_polling(
+    three: Cluster, make: Make
+) -> None:
+    engine, node = make.engine(url_of(three)), three.nodes[1]
+    queue = make.queue(name_on(three, 1), engine)
+
+    def connections() -> int:
+        return len(node.client().client_list(_type="normal"))
+
+    queue.receive = lambda: next(iter(queue.consume(timeout=0.01)), None)
+    queue.receive()
+    before = connections()
+    for _ in range(120):
+        queue.receive()
+    wait_until("the connections to close", lambda: connections() <= before + 1)
+    stop = threading.Event()
+    idle = threading.Thread(target=lambda: list(queue.consume(stop=stop)))
+    idle.start()
+    time.sleep(0.3)
+    claims, waits = commands(node, "evalsha"), commands(node, "blpop")
+    time.sleep(2)
+    assert commands(node, "evalsha") - claims <= 5, "about one a second"
+    assert commands(node, "blpop") > waits
+    stop.set()
+    idle.join()
+
+
+# ── the truth in one sentence ─────────────────────────────────────────────────────────────────
+
+
+def test_a_wrong_password_is_said_at_once(three: Cluster, make: Make) -> None:
+    node = three.nodes[0]
+    node.client().execute_command("ACL SETUSER", "someone", "on", ">right", "+@all")
+    url = f"redis+cluster://someone:wrong@127.0.0.1:{node.port}"
+    began = time.monotonic()
+    with pytest.raises(PermissionDenied, match="user or password"):
+        make.queue("q", make.engine(url)).put("x")
+    assert time.monotonic() - began < 1
+
+
+def test_one_node_is_no_single_server_and_says_so(three: Cluster, make: Make) -> None:
+    name = name_on(three, 0)
+    with pytest.raises(ServerError, match=r"one node of a cluster: write redis\+cluster://"):
+        make.queue(name, make.engine(three.nodes[1].tcp_url, layout="cluster")).put("x")
+
+
+def test_a_single_server_is_no_cluster_and_says_so(server: Server, make: Make) -> None:
+    url = server.tcp_url.replace("redis://", "redis+cluster://").removesuffix("/0")
+    with pytest.raises(ServerError, match="no cluster: write redis://"):
+        make.queue("q", make.engine(url)).put("x")
