@@ -90,11 +90,11 @@ class AsyncPool:
         self,
         engine: EngineBase,
         place: Place | None = None,
-        late: Callable[[Place], None] | None = None,
+        late: Callable[[AsyncPool, Place], None] | None = None,
     ) -> None:
         self.engine = engine
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.late = partial(late, place) if late is not None and place is not None else None
+        self.late = partial(late, self, place) if late is not None and place is not None else None
         self._handshake = HANDSHAKE if place else None
         address, outage = engine.address, engine.outage
         if place is not None:

@@ -77,19 +77,19 @@ class AsyncShards(Nodes[AsyncPool]):
         finally:
             await connection.disconnect(nowait=True)
 
-    def _late(self, place: Place) -> None:
+    def _late(self, pool: AsyncPool, place: Place) -> None:
         """An answer is late: see `AsyncPool`."""
         self.map.doubt(place)
         if self._looking is None or self._looking.done():
-            self._looking = asyncio.ensure_future(self._look(place))
+            self._looking = asyncio.ensure_future(self._look(pool, place))
 
-    async def _look(self, place: Place) -> None:
+    async def _look(self, pool: AsyncPool, place: Place) -> None:
         if self.map.is_due(asyncio.get_running_loop().time()):
             with contextlib.suppress(*SERVER_ERRORS):
                 await self._asking(lambda: self._ask(None))
         if place not in self.map.primaries:
             text = "Timeout reading from socket: another node serves its slots"
-            self.pool(place).abandon(server.TimeoutError(text))
+            pool.abandon(server.TimeoutError(text))
 
     # ── what is said ──────────────────────────────────────────────────────────────────────────
 
