@@ -406,25 +406,33 @@ def test_many_short_consumers_leave_no_connection_and_no_polling(
     three: Cluster, make: Make
 ) -> None:
     engine, node = make.engine(url_of(three)), three.nodes[1]
-    queue = make.queue(name_on(three, 1), engine)
+    queue, admin = make.queue(name_on(three, 1), engine), three.nodes[1].client()
 
     def connections() -> int:
-        return len(node.client().client_list(_type="normal"))
+        return len(admin.client_list(_type="normal"))
 
-    queue.receive = lambda: next(iter(queue.consume(timeout=0.01)), None)
-    queue.receive()
     before = connections()
     for _ in range(120):
-        queue.receive()
-    wait_until("the connections to close", lambda: connections() <= before + 1)
+        assert list(queue.consume(timeout=0.01)) == []
+    wait_until("the connections to close", lambda: connections() < before + 5)
+    got: list[Any] = []
     stop = threading.Event()
-    idle = threading.Thread(target=lambda: list(queue.consume(stop=stop)))
+
+    def consume() -> None:
+        for message in queue.consume(stop=stop):
+            with message:
+                got.append((message.body, time.monotonic()))
+
+    idle = threading.Thread(target=consume)
     idle.start()
     time.sleep(0.3)
-    claims, waits = commands(node, "evalsha"), commands(node, "blpop")
-    time.sleep(2)
-    assert commands(node, "evalsha") - claims <= 5, "about one a second"
-    assert commands(node, "blpop") > waits
+    asked = commands(node, "evalsha")
+    time.sleep(1.5)
+    assert commands(node, "evalsha") - asked <= 5, "it waits, and looks once a second"
+    queue.put("x")
+    began = time.monotonic()
+    wait_until("the message", lambda: got)
+    assert got[0][1] - began < 0.5
     stop.set()
     idle.join()
 
