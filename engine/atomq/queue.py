@@ -21,19 +21,9 @@ from atomq.calls import Counts, Part, Peeked, QueueState, Verdict
 from atomq.client import Engine, Waiter
 from atomq.errors import AtomqError, ServerUnavailable
 from atomq.flows import Flow, Pace, Stop
-from atomq.queue_base import (
-    Ending,
-    Item,
-    MessageBase,
-    QueueBase,
-    ReceiverBase,
-    check_handler,
-    check_result,
-    is_stopped,
-    messages_of,
-    result_of,
-    settling,
-)
+from atomq.handlers import check_handler, check_result
+from atomq.message_base import MessageBase, messages_of, result_of, settling
+from atomq.queue_base import Ending, Item, QueueBase, ReceiverBase, is_stopped
 from atomq.workers import Threads
 
 log = logging.getLogger("atomq.queue")

@@ -7,64 +7,34 @@ seconds here; they become milliseconds in `calls.py`.
 from __future__ import annotations
 
 import atexit
-import inspect
 import json
 import logging
 import random
 import re
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from atomq import arguments, calls, flows
 from atomq.arguments import Seconds
-from atomq.calls import (
-    Call,
-    Claimed,
-    Counts,
-    Outgoing,
-    Part,
-    Peeked,
-    Rejection,
-    Verdict,
-)
+from atomq.calls import Call, Claimed, Counts, Outgoing, Part, Peeked, Rejection, Verdict
 from atomq.client import Engine, EngineBase
 from atomq.durability import Durability
-from atomq.errors import (
-    AtomqError,
-    InvalidArgument,
-    InvalidMessage,
-    LeaseLost,
-    MessageFailed,
-    ResultTimeout,
-    ServerUnavailable,
-)
+from atomq.errors import InvalidArgument, InvalidMessage, LeaseLost
 from atomq.flows import Consumer, Flow, Pace, Refused, Stop
 from atomq.fork import once
 from atomq.keys import QueueKeys
 from atomq.leases import Backlog, LeaseKeeper, keeper
-from atomq.message import (
-    JSON,
-    Delivery,
-    Envelope,
-    Serializer,
-    Writer,
-    check_priority,
-    message_ids,
-    strict_json,
-)
+from atomq.message import JSON, Serializer, Writer, check_priority, message_ids, strict_json
+from atomq.message_base import MessageBase, MessageT, QueueT, id_or_none, settling
 
 log = logging.getLogger("atomq.queue")
 
 EngineT = TypeVar("EngineT", bound=EngineBase)
-QueueT = TypeVar("QueueT", bound="QueueBase[Any]")
-MessageT = TypeVar("MessageT", bound="MessageBase[Any]")
-T = TypeVar("T")
 
 
 def default_backoff(deliveries: int) -> float:
@@ -178,7 +148,7 @@ class QueueBase(Generic[EngineT]):
         return Outgoing(self._writer.write(body, message_id), message_id)
 
     def _all_outgoing(self, items: Iterable[Any]) -> list[Outgoing]:
-        """The same for many. What is wrong with one of them says which, from 0."""
+        """The same for many. An error names the position of its item, from 0."""
         if isinstance(items, Mapping) or not isinstance(items, Iterable):
             raise InvalidArgument(f"put_many takes messages, got {arguments.shown(items)}")
         found: list[Outgoing] = []
@@ -202,7 +172,7 @@ class QueueBase(Generic[EngineT]):
         )
 
     def _confirmed_by(self, durability: str | None) -> Durability | None:
-        """What a put says of `durability`, or else the queue."""
+        """The durability that a put asks for, or else that of the queue."""
         return self._durability if durability is None else self.engine.durability(durability)
 
     def _result_key(self, message_id: str) -> str:
@@ -238,7 +208,7 @@ class QueueBase(Generic[EngineT]):
         counted: bool = True,
     ) -> Flow[list[Verdict]]:
         delay_ms = arguments.milliseconds("delay", delay)
-        items = [(m.receipt, _id_or_none(m) if delay_ms else "") for m in messages]
+        items = [(m.receipt, id_or_none(m) if delay_ms else "") for m in messages]
         return flows.in_batches(
             items,
             lambda some: calls.release(
@@ -263,7 +233,7 @@ class QueueBase(Generic[EngineT]):
         detail = arguments.readable(detail, 4000)
         items = []
         for message in messages:
-            message_id = _id_or_none(message)
+            message_id = id_or_none(message)
             value = calls.failed(message_id, reason, detail) if message_id else ""
             items.append(Rejection(message.receipt, message_id, reason, detail, value))
         ttl_ms = self.engine.options.result_ttl_ms
@@ -280,7 +250,7 @@ class QueueBase(Generic[EngineT]):
     def _fail(self, message: MessageBase[Any], error: BaseException) -> Flow[list[Verdict]]:
         """After an exception: later again, or to dead letters when that is of no use."""
         if not isinstance(error, Exception):
-            return self._release([message], front=True)  # told to stop: not the message's fault
+            return self._release([message], front=True)  # asked to stop: not the message's fault
         if message.undecodable:
             return self._reject([message], "undecodable", arguments.words(error))
         most = self.engine.options.max_deliveries
@@ -290,7 +260,7 @@ class QueueBase(Generic[EngineT]):
         return self._release([message], delay=self._pause_after(failures))
 
     def _pause_after(self, deliveries: int) -> float:
-        """What `backoff` says; where that fails, what it says by default: the message must go."""
+        """What `backoff` answers, or the default where that fails: the message must go."""
         try:
             return arguments.seconds("what backoff returns", self.backoff(deliveries))
         except Exception:
@@ -303,7 +273,7 @@ class QueueBase(Generic[EngineT]):
         if verdicts[0] is Verdict.LOST:
             message.lost = True
             raise LeaseLost(
-                f"{message.receipt} is not live: somebody else has the message, or it is gone"
+                f"{message.receipt} is not live: another consumer has the message, or it is gone"
             )
         return verdicts[0]
 
@@ -412,42 +382,6 @@ def _body_check(schema: Mapping[str, Any] | None) -> Callable[[Any], None] | Non
     return check
 
 
-def check_handler(handler: Any, *, awaited: bool) -> None:
-    """Raises `InvalidArgument` for what would not do the work when it is called (and awaited)."""
-    if not callable(handler):
-        shown = arguments.shown(handler)
-        raise InvalidArgument(f"a handler is called with each message, which this cannot: {shown}")
-    bare = handler
-    while isinstance(bare, partial):
-        bare = bare.func
-    kinds = [bare, bare.__call__]  # the second of an object that is called like a function
-    if any(inspect.isgeneratorfunction(k) or inspect.isasyncgenfunction(k) for k in kinds):
-        raise InvalidArgument(f"{handler!r} is a generator function: a call of it runs nothing")
-    if awaited:
-        # A plain function around a coroutine function may well hand on what is to be awaited.
-        kinds.append(inspect.unwrap(bare))
-    if any(map(inspect.iscoroutinefunction, kinds)) != awaited:
-        raise InvalidArgument(
-            f"AsyncQueue.work needs a coroutine function (async def), got {handler!r}"
-            if awaited
-            else f"Queue.work cannot await {handler!r}: use AsyncQueue, or a plain function"
-        )
-
-
-def check_result(result: Any) -> None:
-    """Raises `InvalidArgument` if what a handler returned says that its work is not done.
-
-    A coroutine or a generator is closed first. Whatever else it returned is of no account.
-    """
-    if inspect.iscoroutine(result) or inspect.isgenerator(result):
-        result.close()
-    elif not (inspect.isawaitable(result) or inspect.isasyncgen(result)):
-        return
-    raise InvalidArgument(
-        f"the handler returned {result!r:.200}, which nothing awaits: its work is not done"
-    )
-
-
 def _formats(kind: Any) -> Any:
     """The formats that jsonschema knows here, and `date-time`, for which it wants a package."""
     from jsonschema import FormatChecker
@@ -471,7 +405,7 @@ def _is_date_time(given: object) -> bool:
 
 
 class Ending:
-    """When several workers end: they are told to stop, or what is no failure came out of one."""
+    """When several workers end: they are asked to stop, or one raised what is no failure."""
 
     def __init__(self, stop: Stop | None) -> None:
         self._stop = stop
@@ -483,7 +417,7 @@ class Ending:
 
 
 def is_stopped(stop: Stop | None) -> bool:
-    """Whether a consumer was told to stop."""
+    """Whether a consumer is asked to stop. Raises `InvalidArgument` if `stop` is no event."""
     if stop is None:
         return False
     try:
@@ -491,175 +425,6 @@ def is_stopped(stop: Stop | None) -> bool:
     except AttributeError:
         shown = arguments.shown(stop)
         raise InvalidArgument(f"stop must be an event, with is_set(), got {shown}") from None
-
-
-def messages_of(given: Any) -> list[Any]:
-    """What a verb for many was given: claimed messages. Raises `InvalidArgument`."""
-    found = list(given) if isinstance(given, Iterable) else [given]
-    for each in found:
-        if not isinstance(each, MessageBase):
-            raise InvalidArgument(f"these must be claimed messages: {arguments.shown(each)}")
-    return found
-
-
-@contextmanager
-def settling(messages: Iterable[MessageBase[Any]]) -> Iterator[None]:
-    """These messages are settled by what follows, unless that fails."""
-    for message in messages:
-        message.settled = True
-    try:
-        yield
-    except BaseException:
-        for message in messages:
-            message.settled = False
-        raise
-
-
-def _id_or_none(message: MessageBase[Any]) -> str:
-    """The id of a message, or "" where it cannot be read: it can still be given back then."""
-    try:
-        return message.id
-    except InvalidMessage:
-        return ""
-
-
-def result_of(message_id: str, stored: bytes | None, timeout: Seconds | None) -> Any:
-    """What a consumer completed a message with. Raises `ResultTimeout` and `MessageFailed`."""
-    if stored is None:
-        seconds = arguments.timeout(timeout)
-        raise ResultTimeout(f"no result of {message_id} within {seconds} s")
-    try:
-        result = json.loads(stored)
-        failed, value = result["state"] == "failed", result.get("value")
-    except Exception as error:
-        said = arguments.words(error)
-        raise InvalidMessage(f"what is stored for {message_id} is no result: {said}") from error
-    if failed:
-        raise MessageFailed(result.get("reason", ""))
-    return value
-
-
-# ── messages ──────────────────────────────────────────────────────────────────────────────────
-
-
-class MessageBase(Generic[QueueT]):
-    """A claimed message. Its lease is renewed as long as this object lives and is not settled."""
-
-    __slots__ = (
-        "__weakref__",
-        "_body",
-        "_delivery",
-        "_process",
-        "_queue",
-        "_rides",
-        "lost",
-        "receipt",
-        "settled",
-        "undecodable",
-    )
-
-    def __init__(self, queue: QueueT, delivery: Delivery) -> None:
-        self._queue = queue
-        self._delivery = delivery
-        self._process = queue.keeper.process
-        self._rides = False  # with the claim that follows: its ack need not be sent at once
-        self._body: Any = _UNREAD
-        self.receipt = delivery.receipt
-        self.settled = False
-        """It was acked, released, rejected or completed, or is about to be."""
-        self.lost = False
-        """The lease could not be kept: the message was handed to somebody else."""
-        self.undecodable = False
-        """A part of it was asked for and cannot be decoded."""
-
-    @property
-    def body(self) -> Any:
-        """What was put. Raises `InvalidMessage` if it cannot be decoded.
-
-        At the end of a `with` block such a message goes to dead letters; otherwise `reject` it.
-        """
-        if self._body is _UNREAD:
-            self._body = self._read(lambda envelope: envelope.body(self._queue.serializer))
-        return self._body
-
-    @property
-    def id(self) -> str:
-        """Its message id. Raises `InvalidMessage`, as `body` does."""
-        return self._read(lambda envelope: envelope.id)
-
-    @property
-    def headers(self) -> dict[str, Any]:
-        """Its headers. Raises `InvalidMessage`, as `body` does."""
-        return self._read(lambda envelope: envelope.headers)
-
-    @property
-    def properties(self) -> dict[str, Any]:
-        """The properties of its envelope, as Kombu has them. Raises `InvalidMessage`."""
-        return self._read(lambda envelope: envelope.properties)
-
-    def _read(self, part: Callable[[Envelope], T]) -> T:
-        try:
-            return part(self._delivery.envelope)
-        except InvalidMessage:
-            self.undecodable = True
-            raise
-
-    @property
-    def deliveries(self) -> int:
-        """How often it was handed out, this time included."""
-        return self._delivery.deliveries
-
-    @property
-    def priority(self) -> int:
-        """The priority step it was put with, 0 to 9; 0 goes first."""
-        return self._queue.keys.priority_of(self._delivery.step)
-
-    @property
-    def raw(self) -> bytes:
-        """The envelope as it lies in the server."""
-        return self._delivery.envelope.raw
-
-    def _hand_over(self, *, rides: bool) -> Self:
-        """It goes to whoever asked for it, who begins to work."""
-        self._rides = rides
-        keeper = self._queue.keeper
-        if keeper.max_lease is not None:
-            keeper.start(self.receipt)
-        return self
-
-    def _leave(self, error: BaseException | None) -> Flow[list[Verdict]] | None:
-        """What is to be done at the end of its block, if anything."""
-        keeper = self._queue.keeper
-        if self.settled or self._process is not keeper.process:
-            return None  # a forked child leaves alone what its parent claimed
-        self.settled = True
-        if error is not None:
-            return self._queue._fail(self, error)
-        if self._rides:
-            keeper.ack_later(self._queue.keys, self.receipt)
-            return None
-        return self._queue._ack((self.receipt,))
-
-    def _left(self, verdicts: list[Verdict]) -> None:
-        self._queue._settled([self], verdicts)
-        if self.lost:
-            log.warning("%s: the lease was lost, somebody else has the message", self)
-
-    def _stuck(self, error: BaseException | None, trouble: AtomqError) -> None:
-        """What its block ended with could not be said to the server."""
-        keeper = self._queue.keeper
-        keeper.drop([self.receipt])
-        if error is None and isinstance(trouble, ServerUnavailable):
-            keeper.acks.send_again(self._queue.name, [self.receipt])
-            log.info("%s is acked as soon as the server is back: %s", self, trouble)
-        else:
-            log.error("%s comes back when its lease ends: %s", self, trouble)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.receipt} of {self._queue.name!r}>"
-
-
-_UNREAD = object()
 
 
 # ── receivers ─────────────────────────────────────────────────────────────────────────────────

@@ -18,7 +18,8 @@ from typing import Any, Generic, Self, TypeVar
 from atomq.aio import to_the_end
 from atomq.errors import AtomqError
 from atomq.flows import Pace
-from atomq.queue_base import Ending, MessageBase
+from atomq.message_base import MessageBase
+from atomq.queue_base import Ending
 
 log = logging.getLogger("atomq.queue")
 

@@ -1,0 +1,48 @@
+"""What may handle messages, and what it may return."""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import Any
+
+from atomq import arguments
+from atomq.errors import (
+    InvalidArgument,
+)
+
+
+def check_handler(handler: Any, *, awaited: bool) -> None:
+    """Raises `InvalidArgument` for what would not do the work when it is called (and awaited)."""
+    if not callable(handler):
+        shown = arguments.shown(handler)
+        raise InvalidArgument(f"a handler is called with each message, which this cannot: {shown}")
+    bare = handler
+    while isinstance(bare, partial):
+        bare = bare.func
+    kinds = [bare, bare.__call__]  # the second of an object that is called like a function
+    if any(inspect.isgeneratorfunction(k) or inspect.isasyncgenfunction(k) for k in kinds):
+        raise InvalidArgument(f"{handler!r} is a generator function: a call of it runs nothing")
+    if awaited:
+        # A plain function around a coroutine function may well hand on what is to be awaited.
+        kinds.append(inspect.unwrap(bare))
+    if any(map(inspect.iscoroutinefunction, kinds)) != awaited:
+        raise InvalidArgument(
+            f"AsyncQueue.work needs a coroutine function (async def), got {handler!r}"
+            if awaited
+            else f"Queue.work cannot await {handler!r}: use AsyncQueue, or a plain function"
+        )
+
+
+def check_result(result: Any) -> None:
+    """Raises `InvalidArgument` if what a handler returned says that its work is not done.
+
+    A coroutine or a generator is closed first. Whatever else it returned is of no account.
+    """
+    if inspect.iscoroutine(result) or inspect.isgenerator(result):
+        result.close()
+    elif not (inspect.isawaitable(result) or inspect.isasyncgen(result)):
+        return
+    raise InvalidArgument(
+        f"the handler returned {result!r:.200}, which nothing awaits: its work is not done"
+    )

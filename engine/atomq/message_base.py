@@ -1,0 +1,198 @@
+"""What `Message` and `AsyncMessage` share: a claimed message, its lease, the end of its block."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from atomq import arguments
+from atomq.arguments import Seconds
+from atomq.calls import Verdict
+from atomq.errors import (
+    AtomqError,
+    InvalidArgument,
+    InvalidMessage,
+    MessageFailed,
+    ResultTimeout,
+    ServerUnavailable,
+)
+from atomq.flows import Flow
+from atomq.message import Delivery, Envelope
+
+if TYPE_CHECKING:
+    from atomq.queue_base import QueueBase
+
+log = logging.getLogger("atomq.queue")
+
+QueueT = TypeVar("QueueT", bound="QueueBase[Any]")
+MessageT = TypeVar("MessageT", bound="MessageBase[Any]")
+T = TypeVar("T")
+
+
+def messages_of(given: Any) -> list[Any]:
+    """What a verb for many was given: claimed messages. Raises `InvalidArgument`."""
+    found = list(given) if isinstance(given, Iterable) else [given]
+    for each in found:
+        if not isinstance(each, MessageBase):
+            raise InvalidArgument(f"these must be claimed messages: {arguments.shown(each)}")
+    return found
+
+
+@contextmanager
+def settling(messages: Iterable[MessageBase[Any]]) -> Iterator[None]:
+    """These messages are settled by what follows, unless that fails."""
+    for message in messages:
+        message.settled = True
+    try:
+        yield
+    except BaseException:
+        for message in messages:
+            message.settled = False
+        raise
+
+
+def id_or_none(message: MessageBase[Any]) -> str:
+    """The id of a message, or "" where it cannot be read: it can still be given back then."""
+    try:
+        return message.id
+    except InvalidMessage:
+        return ""
+
+
+def result_of(message_id: str, stored: bytes | None, timeout: Seconds | None) -> Any:
+    """What a consumer completed a message with. Raises `ResultTimeout` and `MessageFailed`."""
+    if stored is None:
+        seconds = arguments.timeout(timeout)
+        raise ResultTimeout(f"no result of {message_id} within {seconds} s")
+    try:
+        result = json.loads(stored)
+        failed, value = result["state"] == "failed", result.get("value")
+    except Exception as error:
+        said = arguments.words(error)
+        raise InvalidMessage(f"what is stored for {message_id} is no result: {said}") from error
+    if failed:
+        raise MessageFailed(result.get("reason", ""))
+    return value
+
+
+class MessageBase(Generic[QueueT]):
+    """A claimed message. Its lease is renewed as long as this object lives and is not settled."""
+
+    __slots__ = (
+        "__weakref__",
+        "_body",
+        "_delivery",
+        "_process",
+        "_queue",
+        "_rides",
+        "lost",
+        "receipt",
+        "settled",
+        "undecodable",
+    )
+
+    def __init__(self, queue: QueueT, delivery: Delivery) -> None:
+        self._queue = queue
+        self._delivery = delivery
+        self._process = queue.keeper.process
+        self._rides = False  # with the claim that follows: its ack need not be sent at once
+        self._body: Any = _UNREAD
+        self.receipt = delivery.receipt
+        self.settled = False
+        """It was acked, released, rejected or completed, or is about to be."""
+        self.lost = False
+        """The lease could not be kept: the message may be with another consumer."""
+        self.undecodable = False
+        """A part of it was asked for and cannot be decoded."""
+
+    @property
+    def body(self) -> Any:
+        """What was put. Raises `InvalidMessage` if it cannot be decoded.
+
+        At the end of a `with` block such a message goes to dead letters; otherwise `reject` it.
+        """
+        if self._body is _UNREAD:
+            self._body = self._read(lambda envelope: envelope.body(self._queue.serializer))
+        return self._body
+
+    @property
+    def id(self) -> str:
+        """Its message id. Raises `InvalidMessage`, as `body` does."""
+        return self._read(lambda envelope: envelope.id)
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """Its headers. Raises `InvalidMessage`, as `body` does."""
+        return self._read(lambda envelope: envelope.headers)
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """The properties of its envelope, as Kombu has them. Raises `InvalidMessage`."""
+        return self._read(lambda envelope: envelope.properties)
+
+    def _read(self, part: Callable[[Envelope], T]) -> T:
+        try:
+            return part(self._delivery.envelope)
+        except InvalidMessage:
+            self.undecodable = True
+            raise
+
+    @property
+    def deliveries(self) -> int:
+        """How often it was handed out, this time included."""
+        return self._delivery.deliveries
+
+    @property
+    def priority(self) -> int:
+        """The priority step it was put with, 0 to 9; 0 goes first."""
+        return self._queue.keys.priority_of(self._delivery.step)
+
+    @property
+    def raw(self) -> bytes:
+        """The envelope as it lies in the server."""
+        return self._delivery.envelope.raw
+
+    def _hand_over(self, *, rides: bool) -> Self:
+        """Note that its handler begins to work."""
+        self._rides = rides
+        keeper = self._queue.keeper
+        if keeper.max_lease is not None:
+            keeper.start(self.receipt)
+        return self
+
+    def _leave(self, error: BaseException | None) -> Flow[list[Verdict]] | None:
+        """What is to be done at the end of its block, if anything."""
+        keeper = self._queue.keeper
+        if self.settled or self._process is not keeper.process:
+            return None  # a forked child leaves alone what its parent claimed
+        self.settled = True
+        if error is not None:
+            return self._queue._fail(self, error)
+        if self._rides:
+            keeper.ack_later(self._queue.keys, self.receipt)
+            return None
+        return self._queue._ack((self.receipt,))
+
+    def _left(self, verdicts: list[Verdict]) -> None:
+        self._queue._settled([self], verdicts)
+        if self.lost:
+            log.warning("%s: the lease was lost, another consumer has the message", self)
+
+    def _stuck(self, error: BaseException | None, trouble: AtomqError) -> None:
+        """The end of its block could not be sent to the server."""
+        keeper = self._queue.keeper
+        keeper.drop([self.receipt])
+        if error is None and isinstance(trouble, ServerUnavailable):
+            keeper.acks.send_again(self._queue.name, [self.receipt])
+            log.info("%s is acked as soon as the server is back: %s", self, trouble)
+        else:
+            log.error("%s comes back when its lease ends: %s", self, trouble)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.receipt} of {self._queue.name!r}>"
+
+
+_UNREAD = object()
