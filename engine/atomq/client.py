@@ -105,8 +105,6 @@ class EngineBase:
         found = Durability.of(
             options.durability if name is None else name, options.durability_timeout
         )
-        if found is not None and self.address.kind == "cluster":
-            raise InvalidArgument(f"durability={found.name!r}: not on a cluster yet")
         if found is not None and self.address.kind == "memory":
             raise InvalidArgument(f"durability={found.name!r}: memory:// keeps nothing")
         if found is not None and found.replicas and self.address.kind == "embedded":

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from redis import exceptions as server
 
 from atomq.conversation import packed
+from atomq.flight import Behind
 from atomq.keys import SLOTS, Place, hash_slot
 from atomq.outage import Standing
 from atomq.retrying import Elsewhere, NoAnswer, NotLoaded, Unsent
@@ -216,8 +217,20 @@ class Share:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self.data: list[bytes] = []
+        self._data: list[bytes] = []
         self._at: list[int] = []  # -1: a reply that nobody wants
+        self._behind = Behind()
+        self._durable: dict[int, Call[Any]] = {}
+
+    @property
+    def data(self) -> list[bytes]:
+        """The commands, packed; behind them what confirms those that ask for it."""
+        return self._data + self._behind.data() if self._durable else self._data
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which the node may take its time, beyond those that others have."""
+        return self._behind.patience
 
     def say(self, call: Call[Any], at: int, *, load: bool) -> None:
         """A call, or SCRIPT LOAD of its script, which has the reply number `at`."""
@@ -225,20 +238,27 @@ class Share:
             self.say_packed(packed(("SCRIPT", "LOAD", call.script.text)), at)
         else:
             self.say_packed(call.packed(), at, asking=call.place is not None)
+            if call.durability is not None:
+                self._behind.add(call)
+                self._durable[at] = call
 
     def say_packed(self, data: bytes, at: int, *, asking: bool = False) -> None:
         """One command more. With `asking` it is carried out though the slot is another node's."""
         if asking:
-            self.data.append(ASKING)
+            self._data.append(ASKING)
             self._at.append(-1)
-        self.data.append(data)
+        self._data.append(data)
         self._at.append(at)
 
     def answered(self, heard: Sequence[Any], slots: SlotMap, replies: list[Any]) -> None:
         """Put what was heard among the replies."""
-        for at, reply in zip(self._at, heard, strict=True):
+        count = len(self._at)
+        for at, reply in zip(self._at, heard[:count], strict=True):
             if at >= 0:
                 replies[at] = slots.judged(self.place, reply)
+            if at in self._durable:
+                call = self._durable[at]
+                replies[at] = self._behind.confirmed(call, replies[at], heard[count:])
 
     def failed(self, error: Exception, replies: list[Any]) -> None:
         """The node gave no answer."""

@@ -7,40 +7,71 @@ from typing import Any
 
 from atomq.calls import Call
 from atomq.conversation import packed
-from atomq.durability import Confirmed
+from atomq.durability import Confirmed, Durability
+
+
+class Behind:
+    """What confirms the calls of a flight, sent behind them: one WAIT for all that ask for it."""
+
+    __slots__ = ("_wanted",)
+
+    def __init__(self) -> None:
+        self._wanted: dict[Durability, None] = {}
+
+    def add(self, call: Call[Any]) -> None:
+        """A call of this flight."""
+        if call.durability is not None:
+            self._wanted[call.durability] = None
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which the server may take its time, beyond those that others have."""
+        return sum(durability.seconds for durability in self._wanted)
+
+    def data(self) -> list[bytes]:
+        """The commands, packed."""
+        return [packed(each) for durability in self._wanted for each in durability.commands()]
+
+    def confirmed(self, call: Call[Any], reply: Any, answers: Sequence[Any]) -> Any:
+        """The reply to a call, with what was answered to it among the answers to `data`."""
+        if call.durability is None or isinstance(reply, Exception):
+            return reply
+        at = 0
+        for durability in self._wanted:
+            end = at + len(durability.commands())
+            if durability == call.durability:
+                return Confirmed(reply, answers[at:end])
+            at = end
+        raise LookupError(call)
 
 
 class Flight:
     """Some calls, before them SCRIPT LOAD of the scripts of `loads`, behind them what confirms.
 
-    One WAIT behind several scripts is for all of them. Raises redis-py's `DataError` for what
-    cannot be sent.
+    Raises redis-py's `DataError` for what cannot be sent.
     """
 
-    __slots__ = ("_calls", "_loads", "_order", "data", "patience")
+    __slots__ = ("_behind", "_calls", "_loads", "data")
 
     def __init__(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> None:
         self._calls, self._loads = calls, len(loads)
+        self._behind = Behind()
         self.data = [packed(("SCRIPT", "LOAD", each.script.text)) for each in loads]
-        self.data += [call.packed() for call in calls]
-        wanted = dict.fromkeys(call.durability for call in calls if call.durability is not None)
-        self._order = list(wanted)
-        self.patience = 0.0
+        for call in calls:
+            self.data.append(call.packed())
+            self._behind.add(call)
+        self.data += self._behind.data()
+
+    @property
+    def patience(self) -> float:
         """Seconds for which the server may take its time, beyond those that others have."""
-        for durability in self._order:
-            self.data += map(packed, durability.commands())
-            self.patience += durability.seconds
+        return self._behind.patience
 
     def replies(self, answers: Sequence[Any]) -> list[Any]:
         """One for each of `loads`, then one a call: with what confirms it, if it asks for that."""
-        end = self._loads + len(self._calls)
-        found = list(answers[:end])
-        said, at = {}, end
-        for durability in self._order:
-            count = len(durability.commands())
-            said[durability] = answers[at : at + count]
-            at += count
-        for i, call in enumerate(self._calls, self._loads if said else end):
-            if call.durability is not None and not isinstance(found[i], Exception):
-                found[i] = Confirmed(found[i], said[call.durability])
-        return found
+        first, end = self._loads, self._loads + len(self._calls)
+        said = answers[end:]
+        if not said:
+            return list(answers)
+        own = zip(self._calls, answers[first:end], strict=True)
+        return [*answers[:first], *(self._behind.confirmed(*each, said) for each in own)]

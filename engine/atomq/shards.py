@@ -128,7 +128,9 @@ class Shards(Nodes[Pool]):
             self._send(some, replies)
 
         try:
-            heard = self.pool(first.place).over(first.data, meanwhile=meanwhile)
+            heard = self.pool(first.place).over(
+                first.data, patience=first.patience, meanwhile=meanwhile
+            )
         except SERVER_ERRORS as error:
             self.map.doubt(first.place)
             first.failed(named(error, first.place), replies)

@@ -127,8 +127,10 @@ class AsyncShards(Nodes[AsyncPool]):
 
     async def _send(self, share: Share, replies: list[Any], *, large: bool) -> None:
         try:
-            large = large or sum(map(len, share.data)) > SMALL
-            heard = await self.pool(share.place).over(share.data, large=large)
+            data, patience = share.data, share.patience
+            # What is confirmed waits in the node, and what comes behind it on its connection too.
+            large = large or bool(patience) or sum(map(len, data)) > SMALL
+            heard = await self.pool(share.place).over(data, large=large, patience=patience)
         except SERVER_ERRORS as error:
             self.map.doubt(share.place)
             share.failed(named(error, share.place), replies)

@@ -29,7 +29,10 @@ from atomq import (
     Queue,
     ServerTooOld,
 )
-from tests.servers import Sentinel, Server, wait_until
+from atomq.calls import Call, Published
+from atomq.keys import QueueKeys
+from tests.faults.test_cluster import name_on
+from tests.servers import Cluster, Sentinel, Server, wait_until
 
 atomq.celery.register()
 VALKEY = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
@@ -372,19 +375,23 @@ def test_a_celery_task_says_it_by_itself_or_by_its_route(replicated: Replicated)
 
 
 class Producers:
-    """The library's, sync and asyncio, and Kombu's: they put numbers and note what is confirmed."""
+    """The library's, sync and asyncio, and Kombu's: they put numbers and note what is confirmed.
 
-    def __init__(self, sentinel: Sentinel) -> None:
+    Each has a queue of the name that is given for its kind.
+    """
+
+    def __init__(self, url: str, names: dict[str, str], **options: Any) -> None:
         self.put: list[tuple[str, int]] = []
         self.troubles: set[str] = set()
-        self._url, self._stop = sentinel.url, threading.Event()
-        self._options = {"master_name": NAME, "durability_timeout": 1.0, "durability": "replicas=1"}
+        self.names = names
+        self._url, self._stop = url, threading.Event()
+        self._options = {"durability_timeout": 1.0, "durability": "replicas=1", **options}
 
     @contextmanager
     def run(self) -> Iterator[None]:
         """Put until the block ends, then raise what is no word of ours."""
         with ThreadPoolExecutor() as pool:
-            running = [pool.submit(each) for each in (self._sync, self._async, self._kombu)]
+            running = [pool.submit(getattr(self, f"_{kind}")) for kind in self.names]
             try:
                 self.await_all(0)
                 yield
@@ -395,29 +402,42 @@ class Producers:
 
     def await_all(self, since: int) -> None:
         """Until each has put something more."""
-        wait_until("all to put", lambda: len({name for name, _ in self.put[since:]}) == 3, 30)
+        every = set(self.names.values())
+        wait_until("all to put", lambda: {name for name, _ in self.put[since:]} == every, 30)
+
+    def check(self, server: Server) -> None:
+        """Each that was confirmed is there, none twice."""
+        db = server.client()
+        left = [
+            (name, json.loads(raw)["headers"]["n"])
+            for name in self.names.values()
+            for raw in db.lrange(_list_of(name, self._url), 0, -1)
+        ]
+        lost = set(self.put) - set(left)
+        assert not lost, f"{len(lost)} of {len(self.put)} confirmed messages were lost"
+        assert len(left) == len(set(left)), "a message is there twice"
 
     def _failed(self, error: Exception) -> None:
         self.troubles.add(type(error.__cause__ or error).__name__)
 
     def _sync(self) -> None:
         with Engine(self._url, **self._options) as engine:
-            queue, number = Queue("sync", engine), 0
+            queue, number = Queue(self.names["sync"], engine), 0
             while not self._stop.wait(0.005):
                 try:
                     queue.put("x", headers={"n": number})
-                    self.put.append(("sync", number))
+                    self.put.append((queue.name, number))
                 except (NotDurable, DurabilityUnavailable) as error:
                     self._failed(error)
                 number += 1
 
     async def _asynchronous(self) -> None:
         async with AsyncEngine(self._url, **self._options) as engine:
-            queue, number = AsyncQueue("async", engine), 0
+            queue, number = AsyncQueue(self.names["async"], engine), 0
             while not self._stop.is_set():
                 try:
                     await queue.put("x", headers={"n": number})
-                    self.put.append(("async", number))
+                    self.put.append((queue.name, number))
                 except (NotDurable, DurabilityUnavailable) as error:
                     self._failed(error)
                 number += 1
@@ -429,23 +449,19 @@ class Producers:
     def _kombu(self) -> None:
         url = self._url.replace("sentinel:", "atomq-sentinel:")
         with Connection(url, transport_options=self._options) as connection:
-            producer, number = connection.Producer(auto_declare=False), 0
+            name, number = self.names["kombu"], 0
+            producer = connection.Producer(auto_declare=False)
             while not self._stop.wait(0.005):
                 try:
-                    producer.publish("x", routing_key="kombu", headers={"n": number}, retry=False)
-                    self.put.append(("kombu", number))
+                    producer.publish("x", routing_key=name, headers={"n": number}, retry=False)
+                    self.put.append((name, number))
                 except (NotDurable, DurabilityUnavailable) as error:
                     self._failed(error)
                 number += 1
 
 
-def numbers(server: Server) -> list[tuple[str, int]]:
-    db = server.client()
-    return [
-        (name, json.loads(raw)["headers"]["n"])
-        for name in ("sync", "async", "kombu")
-        for raw in db.lrange(name, 0, -1)
-    ]
+def _list_of(name: str, url: str) -> str:
+    return QueueKeys(name, layout="cluster" if "cluster" in url else "stock").ready[0]
 
 
 @pytest.mark.slow
@@ -453,7 +469,8 @@ def numbers(server: Server) -> list[tuple[str, int]]:
 @pytest.mark.parametrize("planned", [False, True], ids=["SIGKILL", "planned"])
 def test_no_confirmed_message_is_lost_by_a_failover(sentinel: Sentinel, planned: bool) -> None:
     assert sentinel.sentinel is not None
-    producers = Producers(sentinel)
+    names = {kind: kind for kind in ("sync", "async", "kombu")}
+    producers = Producers(sentinel.url, names, master_name=NAME)
     with producers.run():
         if planned:
             admin = sentinel.sentinel.client()
@@ -475,7 +492,58 @@ def test_no_confirmed_message_is_lost_by_a_failover(sentinel: Sentinel, planned:
         # As the Sentinel does, some ten seconds later.
         sentinel.master.client().replicaof("127.0.0.1", str(sentinel.replica.port))
         producers.await_all(len(producers.put))
-    left = numbers(sentinel.replica)
-    lost = set(producers.put) - set(left)
-    assert not lost, f"{len(lost)} of {len(producers.put)} confirmed messages were lost"
-    assert len(left) == len(set(left)), "a message is there twice"
+    producers.check(sentinel.replica)
+
+
+@pytest.fixture(scope="module")
+def cluster_of_six(kind: str) -> Iterator[Cluster]:
+    with Cluster(kind, nodes=3, replicas=True) as cluster:
+        yield cluster
+
+
+@pytest.mark.slow
+@VALKEY
+@pytest.mark.parametrize("index", [0, 1], ids=["SIGKILL", "planned"])
+def test_nor_by_a_failover_in_a_cluster(cluster_of_six: Cluster, index: int) -> None:
+    primary, replica = cluster_of_six.nodes[index], cluster_of_six.replicas[index]
+    names = {kind: name_on(cluster_of_six, index) for kind in ("sync", "async")}
+    slot = QueueKeys(names["sync"], layout="cluster").slot
+    producers = Producers(cluster_of_six.url.replace("redis:", "redis+cluster:"), names)
+    with producers.run():
+        if index:
+            replica.client().execute_command("CLUSTER FAILOVER")
+        else:
+            admin = primary.client()
+            with paused(replica):
+                wait_until("all to wait", lambda: admin.info("clients")["blocked_clients"] == 2)
+                primary.kill()
+        wait_until("the failover", lambda: cluster_of_six.owns(replica, slot))
+        if not index:
+            primary.start()
+        producers.await_all(len(producers.put))
+    producers.check(replica)
+
+
+@VALKEY
+def test_in_a_cluster_each_node_confirms_what_it_has(cluster_of_six: Cluster) -> None:
+    """One flight to all nodes: what one of them cannot confirm takes nothing from the others."""
+    url = cluster_of_six.url.replace("redis:", "redis+cluster:")
+    names = [name_on(cluster_of_six, 2), name_on(cluster_of_six, 0), name_on(cluster_of_six, 2)]
+    with Engine(url, durability_timeout=0.5) as engine:
+        queues = [Queue(name, engine, durability="replicas=1") for name in names]
+        for queue in queues:
+            queue.put("first")
+        some = [calls_of_put(queue) for queue in queues]
+        with paused(cluster_of_six.replicas[2]):
+            found = engine.run_all(some)
+            with pytest.raises(DurabilityUnavailable):
+                queues[0].put("second")
+            queues[1].put("second")
+        assert [type(each) for each in found] == [NotDurable, Published, NotDurable]
+        assert [queue.state().ready for queue in queues] == [2, 3, 2]
+
+
+def calls_of_put(queue: Queue) -> Call[Published]:
+    call = queue._put_one(queue._plain("x"))
+    call.durability = queue._durability
+    return call
