@@ -500,34 +500,35 @@ class Claims:
         dead_lettered: Sequence[DeadLettered] = ()
         if type(reply[-1]) is list:
             dead_lettered = _dead_lettered(names, reply.pop())
-        attempt, runs_end = rest[mores], mores + 2 + 4 * rest[mores + 1]
+        attempt, runs = rest[mores : mores + 2]
         deliveries: list[Delivery] = []
-        front, at = f"{claim_id}.{attempt}.", 1
-        numbers = iter(rest[mores + 2 : runs_end])
-        for queue, times, step, many in zip(numbers, numbers, numbers, numbers, strict=True):
+        front, at, end = f"{claim_id}.{attempt}.", 1, mores + 2
+        for run in range(end, end + 4 * runs, 4):
+            end = run + 4
+            queue, times, step, many = rest[run:end]
             name = names[queue - 1]
             if attempt >= 0:
-                end = at + many
                 deliveries += [
-                    Delivery(name, f"{front}{j}", times, step, reply[j]) for j in range(at, end)
+                    Delivery(name, f"{front}{i}", times, step, reply[i])
+                    for i in range(at, at + many)
                 ]
+                at += many
             else:
-                end = at + 2 * many
                 deliveries += [
-                    Delivery(name, reply[j].decode(), times, step, reply[j + 1])
-                    for j in range(at, end, 2)
+                    Delivery(name, reply[i].decode(), times, step, reply[i + 1])
+                    for i in range(at, at + 2 * many, 2)
                 ]
-            at = end
+                at += 2 * many
         # After a lost reply the first try may have carried out the acks: that they find nothing
         # then says nothing.
         lost_acks: tuple[tuple[str, str], ...] = ()
-        if len(rest) > runs_end and not repeated:
-            lost = zip(rest[runs_end::2], rest[runs_end + 1 :: 2], strict=True)
+        if len(rest) > end and not repeated:
+            lost = zip(rest[end::2], rest[end + 1 :: 2], strict=True)
             lost_acks = tuple([(names[q - 1], acks[q - 1][i - 1]) for q, i in lost])
         return Claimed(
             now,
             wait if wait >= 0 else None,
-            tuple([names[index - 1] for index in rest[:mores]]) if mores else (),
+            tuple([names[i - 1] for i in rest[:mores]]) if mores else (),
             lost_acks,
             deliveries,
             dead_lettered,

@@ -80,6 +80,11 @@ class Conversation(Iterator[tuple[Any, Any]]):
         self._asked.append(purpose)
         return data
 
+    def say_packed(self, commands: Sequence[bytes], purpose: Any) -> bytes:
+        """The same for several that are packed already, each with this purpose."""
+        self._asked.extend([purpose] * len(commands))
+        return b"".join(commands)
+
     def subscribe(self, verb: str, names: Sequence[str], purpose: Any) -> bytes:
         """The bytes to send for (P)SUBSCRIBE or (P)UNSUBSCRIBE of these names, at least one.
 

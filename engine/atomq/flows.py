@@ -168,7 +168,8 @@ class Pace:
         if messages:
             last = seconds / messages
             self._seconds = last if self._seconds is None else (self._seconds + last) / 2
-            self._fit = max(1, min(2 * self.limit, int(AT_ONCE / max(self._seconds, 1e-6))))
+            most = min(self._most, 2 * max(self.free, self._fit))
+            self._fit = max(1, min(most, int(AT_ONCE / max(self._seconds, 1e-6))))
 
 
 class Acks:

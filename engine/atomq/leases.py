@@ -14,6 +14,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from typing import Any, Protocol
 
 from atomq import calls, flows, fork
@@ -81,6 +82,8 @@ class Backlog:
         What remains then is to be given back: this process stood still for longer than a lease.
         """
         waiting = self._batch[1]
+        if not waiting:
+            return None
         try:
             message = waiting.popleft()
             while message.lost:
@@ -112,7 +115,7 @@ class Backlog:
     def waits_until(self) -> float:
         """When what waits is to be given back; inf: nothing waits."""
         filled, waiting = self._batch
-        return filled + PATIENCE if waiting else float("inf")
+        return filled + PATIENCE if waiting else inf
 
     def withdraw(self) -> list[str]:
         """The receipts of all that waits, which is not handed out any more; then `give_back`."""
@@ -158,7 +161,7 @@ class LeaseKeeper:
         self._thread: threading.Thread | None = None
         self._closed = self._acking = False
         self._backlogs: weakref.WeakSet[Backlog] = weakref.WeakSet()
-        self._renew_at = self._flush_at = self._look_at = float("inf")
+        self._renew_at = self._flush_at = self._look_at = inf
         # The message that was alone when it came, and whether it must stay so.
         self._alone: tuple[str, str, bool] | None = None
         self._accompanied: list[tuple[str, str]] = []
@@ -185,7 +188,7 @@ class LeaseKeeper:
                 self._note_alone(claim, strictly)
             for delivery, one in zip(claim.deliveries, holders, strict=True):
                 self._leases[one.receipt] = _Lease(delivery.queue, weakref.ref(one), since)
-            if self._renew_at == float("inf"):
+            if self._renew_at == inf:
                 self._renew_at = time.monotonic() + self.renew_ms / 1000
                 self._rouse()
         return True
@@ -195,7 +198,7 @@ class LeaseKeeper:
         if backlog not in self._backlogs:
             with self._wake:
                 self._backlogs.add(backlog)
-        if self._look_at == float("inf"):
+        if self._look_at == inf:
             with self._wake:
                 self._look_at = time.monotonic() + PATIENCE
                 self._rouse()
@@ -285,10 +288,10 @@ class LeaseKeeper:
         # While acks come all the time the thread looks by itself every few milliseconds: rousing it
         # costs the thread that works more than the ack does.
         self._acking = True
-        if self._flush_at != float("inf"):
+        if self._flush_at != inf:
             return
         with self._wake:
-            if self._flush_at == float("inf"):
+            if self._flush_at == inf:
                 self._flush_at = time.monotonic() + ACK_DELAY
                 self._rouse()
 
@@ -336,7 +339,7 @@ class LeaseKeeper:
         with self._wake:
             self._closed = True
             self._leases.clear()
-            self._renew_at = self._flush_at = self._look_at = float("inf")
+            self._renew_at = self._flush_at = self._look_at = inf
             self._wake.notify()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -374,7 +377,7 @@ class LeaseKeeper:
             self._give_back_waiting()
         if now >= self._flush_at:
             with self._wake:
-                self._flush_at = now + ACK_DELAY if self._acking else float("inf")
+                self._flush_at = now + ACK_DELAY if self._acking else inf
                 self._acking = False
             oldest = self.acks.since()
             if oldest + ACK_DELAY > now and not self._later:
@@ -387,10 +390,10 @@ class LeaseKeeper:
         if now >= self._renew_at:
             again = self._renew()
             with self._wake:
-                self._renew_at = now + again if self._leases else float("inf")
+                self._renew_at = now + again if self._leases else inf
         with self._wake:
             next_at = min(self._renew_at, self._flush_at, self._look_at)
-            idle = next_at == float("inf")
+            idle = next_at == inf
             seconds = next_at - time.monotonic()
             if not self._closed and seconds > 0:
                 roused = self._wake.wait(min(seconds, IDLE))
@@ -427,7 +430,7 @@ class LeaseKeeper:
         """Give back what was claimed a second ago and is not begun: others may be idle."""
         now = time.monotonic()
         with self._wake:
-            self._look_at = float("inf")  # first: what is filled from here on is watched anew
+            self._look_at = inf  # first: what is filled from here on is watched anew
             backlogs = list(self._backlogs)
         for backlog in backlogs:
             left = backlog.waits_until() - clock()
@@ -436,7 +439,7 @@ class LeaseKeeper:
                 with self._wake:
                     self._later.append((receipts, backlog.give_back))
                     self._flush_at = now
-            elif 0 < left < float("inf"):
+            elif 0 < left < inf:
                 with self._wake:
                     self._look_at = min(self._look_at, now + left)
 

@@ -325,7 +325,7 @@ def _converse(
     """
     talk, wire = line.talk, line.wire
     replies: list[Any] = []
-    wire.send(b"".join([talk.say(command, data) for command in data]))
+    wire.send(talk.say_packed(data, data))
     if meanwhile is not None:
         meanwhile()
     while True:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import select
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -389,13 +390,12 @@ class _Line:
         self.era = era
         self._moves = pool.engine.moves
         self._pool = pool
-        self._time = asyncio.get_running_loop().time
         self._soon = asyncio.get_running_loop().call_soon
         self._talk = Conversation()
         self._unsent: list[tuple[bytes, Asked]] = []
         self._alone = True  # the last time it was written to, one call was
         self._leaving = False
-        self._heard = self._time()
+        self._heard = time.monotonic()
         options = pool.engine.options
         self._trusted = options.health_check_interval or 1e9
         self._patience = options.socket_timeout
@@ -411,7 +411,7 @@ class _Line:
 
     def is_sound(self, *, looked_at: bool) -> bool:
         """Whether it can be used after a rest. The socket is looked at: the loop may be late."""
-        rested = self._time() - self._heard
+        rested = time.monotonic() - self._heard
         if rested >= self._trusted:
             return False
         if rested < FRESH and not looked_at:
@@ -427,12 +427,13 @@ class _Line:
             self._pool.occupied(self)
         if patience:
             self._longer += patience
-        if not self._talk.under_way and self._alarmed_after and not self._unsent:
-            self._heard = self._time()
+        rested = not (self._unsent or self._talk.under_way)
+        if rested and self._alarmed_after:
+            self._heard = time.monotonic()
             if self._alarm is None:
                 self._set_alarm(self._alarmed_after)
-        if self._alone and not self._unsent and not self._talk.under_way:
-            self._wire.write(b"".join([self._talk.say(each, asked) for each in data]))
+        if rested and self._alone:
+            self._wire.write(self._talk.say_packed(data, asked))
             return
         if not self._unsent:
             self._soon(self._send)
@@ -449,7 +450,7 @@ class _Line:
             self._rest()
 
     def _received(self, data: Any) -> None:
-        self._heard = self._time()
+        self._heard = time.monotonic()
         led_astray = False
         try:
             for asked, reply in self._talk.feed(data):
@@ -484,7 +485,7 @@ class _Line:
         self._alarm = None
         if not self.under_way:
             return
-        silent = self._time() - self._heard
+        silent = time.monotonic() - self._heard
         patience = self._patience + self._longer if self._patience else 1e9
         if silent >= patience:
             self.broke(server.TimeoutError("Timeout reading from socket"))

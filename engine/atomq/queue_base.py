@@ -11,6 +11,7 @@ import json
 import logging
 import random
 import re
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -485,7 +486,7 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         stop: Stop | None,
     ) -> Flow[None]:
         claimed = partial(self._claimed, messages)
-        deadline, left, again = flows.deadline_of(timeout), timeout, False
+        began, left, again = time.monotonic(), timeout, False
         while True:
             yield from self._consumer.receive(limit, left, claimed, patient=patient, stop=stop)
             if not messages or not self._keeper.lapsed(messages[0].receipt):
@@ -495,7 +496,8 @@ class ReceiverBase(Generic[QueueT, MessageT]):
                 with settling(held):
                     queue._settled(held, (yield from queue._give_back(held)))
             messages.clear()
-            left = flows.seconds_left(deadline, stop)
+            seconds = arguments.timeout(timeout)
+            left = flows.seconds_left(None if seconds is None else began + seconds, stop)
             if again:
                 lease = self._keeper.lease_ms
                 log.warning("claims are answered later than their lease of %d ms ends", lease)
