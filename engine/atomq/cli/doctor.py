@@ -13,7 +13,7 @@ from atomq.cli.session import Exit, Session, command, exit_of
 from atomq.errors import AtomqError
 
 if TYPE_CHECKING:
-    from atomq.cli.checks import Finding
+    from atomq.cli.findings import Finding
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
@@ -46,6 +46,7 @@ def doctor(
     and one script that is loaded if it may be. Exit code 1 if a line says fail.
     """
     from atomq.cli import checks
+    from atomq.cli.findings import Finding, advice_for
 
     findings: list[Finding] = []
     stopped = 0
@@ -56,7 +57,7 @@ def doctor(
                 report(len(findings))
     except AtomqError as error:
         stopped = exit_of(error)
-        findings.append(checks.Finding("connection", "fail", str(error), checks.advice_for(error)))
+        findings.append(Finding("connection", "fail", str(error), advice_for(error)))
     if session.as_json:
         session.out.rows([finding.row() for finding in findings])
     else:
