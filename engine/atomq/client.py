@@ -123,6 +123,10 @@ class EngineBase:
         for standing in self._pool.everywhere():
             standing.verified = verified
 
+    def follow(self, slots: SlotMap) -> None:
+        """Share another engine's map of the cluster."""
+        self.slots = self._pool.map = slots
+
     def forked(self) -> None:
         """Begin anew in a child process: connections belong to the parent."""
 

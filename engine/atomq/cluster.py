@@ -175,7 +175,8 @@ class Nodes(Generic[P]):
 
     def __init__(self, engine: EngineBase, make: Callable[[Place], P]) -> None:
         seconds = (engine.options.socket_timeout, engine.options.socket_connect_timeout)
-        self.map = SlotMap(engine.address.nodes, max((s for s in seconds if s), default=None))
+        longest = max((s for s in seconds if s), default=None)
+        self.map = engine.slots or SlotMap(engine.address.nodes, longest)
         self._engine = engine
         self._make = make
         self._pools: dict[Place, P] = {}

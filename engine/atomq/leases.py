@@ -8,21 +8,24 @@ next claim are sent after a moment if no claim comes.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from math import inf
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from atomq import calls, flows, fork
 from atomq.calls import Call, Claimed, Verdict, renewal_ms
 from atomq.client import Engine, EngineBase
 from atomq.errors import AtomqError, ServerUnavailable
 from atomq.flows import Acks, Flow, clock
-from atomq.keys import QueueKeys
+from atomq.keys import Place, QueueKeys
+from atomq.node_threads import NodeThreads
 
 log = logging.getLogger("atomq.leases")
 
@@ -30,6 +33,7 @@ ACK_DELAY = 0.005  # seconds an ack waits for a claim to ride along with
 RETRY = 0.3  # seconds until something is tried again that met a server that was gone
 PATIENCE = 1.0  # seconds that what was claimed may wait for its turn before it is given back
 DRAIN = 1.0  # seconds, at least, for which nothing is claimed, to come to hold nothing
+LEAVING = 2.0  # seconds, at most, for the nodes of a cluster to take what waits, at the end
 IDLE = 5.0  # seconds after which the thread ends when nothing is held
 
 
@@ -132,6 +136,17 @@ class Backlog:
         self._withdrawn = []
 
 
+class _Later(NamedTuple):
+    """What is still to be settled, by a flow."""
+
+    queue: str | None
+    receipts: Sequence[str]
+    flow: Callable[[], Flow[Any]]
+
+
+_Q = TypeVar("_Q", str, _Later)
+
+
 class LeaseKeeper:
     """The leases and the waiting acks of one engine's process. Its thread starts when needed."""
 
@@ -143,6 +158,8 @@ class LeaseKeeper:
         self.acks = Acks(waiting=self._send_soon, lost=_too_late)
         # Tried again by the loop below, at its own pace, so not by the engine.
         self._engine = Engine(engine.address)
+        if engine.slots is not None:
+            self._engine.follow(engine.slots)
         self._engine.retry = type(engine.retry)(attempts=0, budget=self.renew_ms / 1000)
         self._begin()
         engine.at_close.append(self.close)
@@ -154,14 +171,17 @@ class LeaseKeeper:
         """Another one in a forked child: what was claimed elsewhere belongs to another process."""
         self._leases: dict[str, _Lease] = {}
         self._troubled: set[tuple[str, str]] = set()
-        self._later: deque[tuple[Sequence[str], Callable[[], Flow[Any]]]] = deque()
+        self._later: deque[_Later] = deque()
+        self._nodes = NodeThreads()
+        self._unrenewed: set[str] = set()
+        """Queues of a cluster whose node is in trouble."""
         self.lock = threading.RLock()
         """Held for a moment; in a forked child, another one."""
         self._wake = threading.Condition(self.lock)
         self._thread: threading.Thread | None = None
         self._closed = self._acking = False
         self._backlogs: weakref.WeakSet[Backlog] = weakref.WeakSet()
-        self._renew_at = self._flush_at = self._look_at = inf
+        self._renew_at = self._retry_at = self._flush_at = self._look_at = inf
         # The message that was alone when it came, and whether it must stay so.
         self._alone: tuple[str, str, bool] | None = None
         self._accompanied: list[tuple[str, str]] = []
@@ -305,7 +325,7 @@ class LeaseKeeper:
         except ServerUnavailable as error:
             log.info("%d messages are settled later: %s", len(receipts), error)
             with self._wake:
-                self._later.append((receipts, flow))
+                self._later.append(_Later(None, receipts, flow))
                 self._flush_at = min(self._flush_at, time.monotonic() + RETRY)
                 self._rouse()
             return False
@@ -339,18 +359,18 @@ class LeaseKeeper:
         with self._wake:
             self._closed = True
             self._leases.clear()
-            self._renew_at = self._flush_at = self._look_at = inf
+            self._renew_at = self._retry_at = self._flush_at = self._look_at = inf
             self._wake.notify()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout=2)
-        self._flush()
+        self._flush(LEAVING)
         self._engine.close()
 
     def send(self) -> None:
         """Send the acks that wait, and what is given back, now. What cannot be sent is kept."""
         if self.acks.queues() or self._later:
-            self._flush()
+            self._flush(LEAVING)
 
     def forked(self) -> None:
         """In a child process: everything held is the parent's."""
@@ -391,8 +411,12 @@ class LeaseKeeper:
             again = self._renew()
             with self._wake:
                 self._renew_at = now + again if self._leases else inf
+        elif now >= self._retry_at:
+            with self._wake:
+                queues, self._unrenewed, self._retry_at = self._unrenewed, set(), inf
+            self._extend({q: r for q, r in self._held().items() if q in queues})
         with self._wake:
-            next_at = min(self._renew_at, self._flush_at, self._look_at)
+            next_at = min(self._renew_at, self._retry_at, self._flush_at, self._look_at)
             idle = next_at == inf
             seconds = next_at - time.monotonic()
             if not self._closed and seconds > 0:
@@ -403,28 +427,63 @@ class LeaseKeeper:
                 return False
             return True
 
-    def _flush(self) -> bool:
+    def _flush(self, wait: float = 0.0) -> bool:
+        """Send what waits to be sent; whether all was. `wait`: seconds, for the nodes of a cluster.
+
+        What a node does not take is tried again by the thread, some time later.
+        """
+        if self._engine.slots is None:
+            return self._flush_some(self.acks.queues(), list(self._later))
+        acks, later = self._by_node(self.acks.queues()), self._by_node(self._later)
+        under_way = []
+        for place in {**acks, **later}:
+            some = partial(self._flush_at_node, acks.get(place, []), later.get(place, []))
+            under_way.append(self._nodes.do(place, "acks", some))
+        until = time.monotonic() + wait
+        for done in under_way if wait else ():
+            if done is not None:
+                done.wait(max(0.0, until - time.monotonic()))
+        return None not in under_way
+
+    def _flush_at_node(self, names: Sequence[str], later: Sequence[_Later]) -> None:
+        if not self._flush_some(names, later):
+            with self._wake:
+                self._flush_at = min(self._flush_at, time.monotonic() + RETRY)
+                if not self._closed:
+                    self._rouse()
+
+    def _flush_some(self, names: Sequence[str], later: Sequence[_Later]) -> bool:
         sent = True
-        for name in self.acks.queues():
+        for name in names:
             try:
                 self._engine.run(flows.flush(self._engine.keys(name), self.acks))
                 self._well("acks", name)
             except AtomqError as error:  # which may be the trouble of this one queue
                 self._trouble(error, "acks", name, "acks of %s are kept, to be sent: %s", name)
                 sent = False
-        while self._later:
-            first = receipts, flow = self._later[0]
+        for each in later:
             try:
-                self._engine.run(flow())
+                self._engine.run(each.flow())
             except ServerUnavailable:
                 return False
             except AtomqError as error:
-                log.warning("%d messages were not settled: %s", len(receipts), error)
-            with self._wake:
-                if self._later and self._later[0] is first:  # at exit two threads do this
-                    self._later.popleft()
-            self.drop(receipts)
+                log.warning("%d messages were not settled: %s", len(each.receipts), error)
+            with self._wake, contextlib.suppress(ValueError):  # at exit two threads do this
+                self._later.remove(each)
+            self.drop(each.receipts)
         return sent
+
+    def _by_node(self, items: Iterable[_Q]) -> dict[Place | None, list[_Q]]:
+        """Queues, or what belongs to one, by the node of the cluster that serves it."""
+        found: dict[Place | None, list[_Q]] = {}
+        slots = self._engine.slots
+        for item in items:
+            name = item if isinstance(item, str) else item.queue
+            place = None
+            if slots is not None and name is not None:
+                place = slots.owner(self._engine.keys(name).slot)
+            found.setdefault(place, []).append(item)
+        return found
 
     def _give_back_waiting(self) -> None:
         """Give back what was claimed a second ago and is not begun: others may be idle."""
@@ -437,7 +496,7 @@ class LeaseKeeper:
             if left <= 0 and (receipts := backlog.withdraw()):
                 log.info("%d messages of %s waited: given back", len(receipts), backlog.queue.name)
                 with self._wake:
-                    self._later.append((receipts, backlog.give_back))
+                    self._later.append(_Later(backlog.queue.name, receipts, backlog.give_back))
                     self._flush_at = now
             elif 0 < left < inf:
                 with self._wake:
@@ -445,8 +504,12 @@ class LeaseKeeper:
 
     def _renew(self) -> float:
         """Extend everything held; seconds until the next time."""
+        return self._extend(self._held())
+
+    def _held(self) -> dict[str, list[str]]:
+        """The receipts whose leases are to be renewed, by queue."""
         by_queue: dict[str, list[str]] = {}
-        now, asked, pause = time.monotonic(), clock(), self.renew_ms / 1000
+        now, asked = time.monotonic(), clock()
         for receipt, lease in self._leases.copy().items():
             if lease.holder() is None:
                 if asked - lease.since > self.lease_ms / 1000:
@@ -456,22 +519,51 @@ class LeaseKeeper:
                 self.drop([receipt])
             else:
                 by_queue.setdefault(lease.queue, []).append(receipt)
+        return by_queue
+
+    def _extend(self, by_queue: dict[str, list[str]]) -> float:
+        """Extend these; seconds until the next time. Of a cluster each node has its own thread."""
+        soon, pause = min(0.5, self.renew_ms / 3000), self.renew_ms / 1000
+        if self._engine.slots is None:
+            return soon if self._extend_some(by_queue) else pause
+        for place, queues in self._by_node(by_queue).items():
+            some = {queue: by_queue[queue] for queue in queues}
+            if self._nodes.do(place, "leases", partial(self._extend_at_node, some)) is None:
+                self._retry_soon(queues)
+        return pause
+
+    def _extend_at_node(self, by_queue: dict[str, list[str]]) -> None:
+        if left := self._extend_some(by_queue):
+            self._retry_soon(left)
+
+    def _retry_soon(self, queues: Iterable[str]) -> None:
+        with self._wake:
+            self._unrenewed.update(queues)
+            soon = time.monotonic() + min(0.5, self.renew_ms / 3000)
+            self._retry_at = min(self._retry_at, soon)
+            if not self._closed:
+                self._rouse()
+
+    def _extend_some(self, by_queue: dict[str, list[str]]) -> list[str]:
+        """Extend these, of one server; the queues that have to be tried again."""
+        left = []
         for queue, receipts in by_queue.items():
             for batch in flows.batches(receipts):
+                asked = clock()
                 try:
                     verdicts = self._engine.run(self._extending(queue, batch))
                     self._well("leases", queue)
                 except AtomqError as error:
                     text = "%d leases of %s not renewed yet: %s"
                     self._trouble(error, "leases", queue, text, len(batch), queue)
-                    pause = min(0.5, self.renew_ms / 3000)
+                    left.append(queue)
                     break  # the other queues may fare better
                 pairs = list(zip(batch, verdicts, strict=True))
                 self.lost([receipt for receipt, v in pairs if v is not Verdict.DONE])
                 for receipt in batch:
                     if renewed := self._leases.get(receipt):
                         renewed.since = asked
-        return pause
+        return left
 
     def _extending(
         self, queue: str, receipts: Sequence[str], *, beside: bool = False

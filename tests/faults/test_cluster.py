@@ -210,6 +210,30 @@ def test_a_batch_answers_what_the_nodes_that_are_well_answer(three: Cluster, mak
     assert f"127.0.0.1:{three.nodes[0].port}" in str(found[0])
 
 
+def test_leases_on_a_frozen_node_cost_none_on_another(three: Cluster, make: Make) -> None:
+    """They are renewed in a thread a node, and so are acks sent."""
+    engine = make.engine(url_of(three), lease=1.5)
+    frozen = [make.queue(name_on(three, 0), engine) for _ in range(4)]
+    well, acked = (make.queue(name_on(three, index), engine) for index in (1, 2))
+    for queue in (*frozen, well, acked):
+        queue.put(queue.name)
+    held = [queue.claim() for queue in (*frozen, well)]
+    other = make.queue(well.name, make.engine(url_of(three), lease=1.5))
+    with in_trouble(three.nodes[0], "frozen"):
+        end = time.monotonic() + 3.5
+        while time.monotonic() < end:
+            assert other.claim() is None, "its holder lives"
+            time.sleep(0.1)
+        began = time.monotonic()
+        message = acked.claim()
+        acked.keeper.ack_later(acked.keys, message.receipt)
+        wait_until("the ack", lambda: acked.state().unacked == 0)
+        assert time.monotonic() - began < 1
+    assert [message.lost for message in held] == [False] * 5
+    for message in held:
+        message.ack()
+
+
 # ── slots that move ───────────────────────────────────────────────────────────────────────────
 
 
