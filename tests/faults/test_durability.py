@@ -515,6 +515,8 @@ def test_nor_by_a_failover_in_a_cluster(cluster_of_six: Cluster, index: int) -> 
         else:
             admin = primary.client()
             with paused(replica):
+                # What was sent to it before it stood still it would read when it goes on.
+                admin.execute_command("CLIENT", "KILL", "TYPE", "replica")
                 wait_until("all to wait", lambda: admin.info("clients")["blocked_clients"] == 2)
                 primary.kill()
         wait_until("the failover", lambda: cluster_of_six.owns(replica, slot))
