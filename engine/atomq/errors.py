@@ -109,7 +109,7 @@ class QueueInUse(AtomqError):
 
 
 class LeaseLost(AtomqError):
-    """The receipt is not live any more: the message was handed to somebody else, or is gone."""
+    """The receipt is not live any more: the message was handed to another consumer, or is gone."""
 
 
 class ResultTimeout(AtomqError, TimeoutError):

@@ -381,7 +381,7 @@ class LeaseKeeper:
     def _rouse(self) -> None:
         self._closed = False
         if self._thread is None:
-            # It holds the keeper weakly between two turns: an engine nobody uses any more may go.
+            # It holds the keeper weakly between two turns: an engine that is not used may go.
             run = weakref.WeakMethod(self._turn)
             self._thread = threading.Thread(
                 target=_loop, args=(run,), name="atomq-leases", daemon=True
@@ -573,7 +573,7 @@ class LeaseKeeper:
         return calls.extend(keys, receipts, lease_ms=lease_ms, renew_ms=renew_ms, beside=beside)
 
     def _trouble(self, error: AtomqError, what: str, queue: str, *words: Any) -> None:
-        """Say it once: it is tried again several times a second. The engine says who is away."""
+        """Log it once: it is tried again several times a second. The engine logs an outage."""
         known = isinstance(error, ServerUnavailable) or (what, queue) in self._troubled
         log.log(logging.DEBUG if known else logging.WARNING, *words, error)
         if not isinstance(error, ServerUnavailable):
@@ -585,18 +585,20 @@ class LeaseKeeper:
             log.info("%s of %s are well again", what, queue)
 
     def lost(self, receipts: Iterable[str]) -> None:
-        """These receipts are not live: tell their holders, once."""
+        """These receipts are not live: mark their messages, once."""
         for receipt in receipts:
             lease = self._leases.pop(receipt, None)
             holder = lease.holder() if lease is not None else None
             if holder is not None and not (holder.lost or holder.settled):
                 holder.lost = True
-                log.warning("lost the lease %s: the message was handed to somebody else", receipt)
+                log.warning(
+                    "lost the lease %s: the message was handed to another consumer", receipt
+                )
 
 
 def _too_late(receipts: Sequence[str]) -> None:
     for receipt in receipts:
-        log.warning("%s was acked too late: the message was handed to somebody else", receipt)
+        log.warning("%s was acked too late: the message was handed to another consumer", receipt)
 
 
 def _loop(run: weakref.WeakMethod[Callable[[], bool]]) -> None:

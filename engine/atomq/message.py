@@ -47,12 +47,12 @@ _decoder = json.JSONDecoder()
 
 
 def _parsed(text: str | bytes) -> Any:
-    """What `json.loads` answers. That looks for blanks at both ends, and nobody writes them."""
+    """What `json.loads` answers, which also looks for blanks at both ends: no writer puts any."""
     if isinstance(text, str):
         try:
             value, end = _decoder.raw_decode(text)
         except ValueError:
-            return _decoder.decode(text)  # blanks in front, or an error to be told
+            return _decoder.decode(text)  # blanks in front, or an error to be raised
         return value if end == len(text) else _decoder.decode(text)
     return json.loads(text)
 

@@ -61,7 +61,7 @@ class Message(MessageBase["Queue"]):
         return self._done(self._queue._reject((self,), reason, detail))
 
     def complete(self, value: Any = None) -> Verdict:
-        """Ack it and store its result, which must be JSON; whoever waits for it is told."""
+        """Ack it and store its result, which must be JSON; its waiters get it."""
         return self._done(self._queue._complete(self, value))
 
     def extend(self, seconds: Seconds | None = None) -> None:
@@ -113,9 +113,9 @@ class Sent(NamedTuple):
 
         Raises `ResultTimeout` after `timeout` seconds (None: never), and `MessageFailed` if the
         message went to dead letters: a consumer rejected it or failed at it for the last time, or a
-        claim found it past its `ttl`, delivered `max_deliveries` times, or damaged. A message that
-        nobody claims, or that is cancelled or purged, is not heard of, nor is one that a Celery
-        worker buried, or whose claimer died before it could tell: so give it a timeout.
+        claim found it past its `ttl`, delivered `max_deliveries` times, or damaged. No result comes
+        of a message that no consumer claims, that is cancelled or purged, that a Celery worker
+        dead-lettered, or whose consumer died before it could report: so give it a timeout.
         A server that was there and goes away is waited for.
         """
         return self.queue.wait(self.id, timeout)
@@ -368,9 +368,9 @@ class Queue(QueueBase[Engine]):
 
         Raises `ResultTimeout` after `timeout` seconds (None: never), and `MessageFailed` if the
         message went to dead letters: a consumer rejected it or failed at it for the last time, or a
-        claim found it past its `ttl`, delivered `max_deliveries` times, or damaged. A message that
-        nobody claims, or that is cancelled or purged, is not heard of, nor is one that a Celery
-        worker buried, or whose claimer died before it could tell: so give it a timeout.
+        claim found it past its `ttl`, delivered `max_deliveries` times, or damaged. No result comes
+        of a message that no consumer claims, that is cancelled or purged, that a Celery worker
+        dead-lettered, or whose consumer died before it could report: so give it a timeout.
         A server that was there and goes away is waited for.
         """
         flow = flows.await_result(self._result_key(message_id), timeout)
@@ -414,7 +414,7 @@ class Queue(QueueBase[Engine]):
 
         Raises `QueueInUse`, and changes nothing, if messages are unacked, unless `force`: they are
         counted in the answer then, and their acks raise `LeaseLost`. It is one step, so no consumer
-        claims in between. Stored results stay until their `result_ttl` is over. Who puts something
+        claims in between. Stored results stay until their `result_ttl` is over. A put
         afterwards begins a new queue.
         """
         return self.engine.run(self._delete(force))
@@ -463,7 +463,7 @@ class Receiver(ReceiverBase[Queue, Message]):
         return messages
 
     def return_unstarted(self, messages: Iterable[Message]) -> None:
-        """Give back what was received and nobody began to work on. Never raises."""
+        """Give back what was received and no handler began to work on. Never raises."""
         if given := self._unstarted(messages):
             self._return(given)
 

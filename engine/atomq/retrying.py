@@ -267,7 +267,7 @@ class _Batch:
         self._single = single
         self.loads: list[Call[Any]] = []
         """One call for each script that a server did not know."""
-        self._heals = 10  # then NOSCRIPT is an error like others: somebody flushes without end
+        self._heals = 10  # then NOSCRIPT is an error like others: scripts are flushed without end
         self._ways = WAYS
 
     def unanswered(self) -> list[Call[Any]]:

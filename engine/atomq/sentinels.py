@@ -84,7 +84,7 @@ class Master:
         return found
 
     def found(self, place: Place) -> None:
-        """The sentinels say that the master is there; the audience is told if it was not before."""
+        """The sentinels name the master; the audience hears of it if it was not there before."""
         before, self._known = self._known, place
         if before not in (None, place):
             log.info("the master of %s is at %s:%s now", self.address, *place)

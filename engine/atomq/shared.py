@@ -1,4 +1,4 @@
-"""One asks, the others share its answer: for what takes time and is the same for all who ask.
+"""One caller asks, the others share its answer: for what takes time and is the same for all.
 
 A lock around it would make them ask one after another, each waiting for the turns of all before.
 """

@@ -202,7 +202,7 @@ class Waiting:
         return taken
 
     def close(self) -> Actions[None]:
-        """Close the connections. A token read by nobody is lost; others notice within 1.2 s."""
+        """Close the connections. A token that is not read is lost; others notice within 1.2 s."""
         lines, self.lines, self._names = self.lines, [], ()
         if lines:
             yield Close(lines)
@@ -295,7 +295,7 @@ class Waiting:
     # ── with a claim behind it ────────────────────────────────────────────────────────────────
 
     def _may_send_ahead(self) -> Actions[bool]:
-        # A wait that cannot be ended would carry out the claim behind it for nobody.
+        # A wait that cannot be ended would carry out the claim behind it for no consumer.
         engine, line = self._engine, self.lines[0]
         if self._inline or len(self.lines) > 1 or line.waits or line.client_id is None:
             return False
