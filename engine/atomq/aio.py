@@ -21,6 +21,7 @@ from atomq.conversation import PUSHED, Conversation
 from atomq.durability import Durability
 from atomq.errors import AtomqError, InvalidArgument, NotDurable, ServerUnavailable
 from atomq.flows import Answer, Flow, Get, Listen, Rest, Sleep, Wait, Withdraw
+from atomq.keys import Place, hash_slot
 from atomq.options import Options
 from atomq.outage import Standing
 from atomq.pool_aio import AsyncPool
@@ -87,7 +88,7 @@ class AsyncEngine(EngineBase):
 
     def _begin(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.listener = _Listener(self)
+        self._listeners: dict[Place | None, _Listener] = {}
         self._pool: AsyncPool | AsyncShards = (
             AsyncShards(self) if self.address.kind == "cluster" else AsyncPool(self)
         )
@@ -166,6 +167,14 @@ class AsyncEngine(EngineBase):
         except SERVER_ERRORS as error:
             raise translated(error) from bare(error)
 
+    def listener(self, channel: str) -> _Listener:
+        """What listens to a channel; of a cluster, at the node that serves the key called so."""
+        place = None if self.slots is None else self.slots.owner(hash_slot(channel))
+        found = self._listeners.get(place)
+        if found is None:
+            found = self._listeners[place] = _Listener(self)
+        return found
+
     def waiter(self) -> AsyncWaiter:
         """What a flow waits on. One for each consumer; close it when done."""
         self._enter_loop()
@@ -182,13 +191,14 @@ class AsyncEngine(EngineBase):
     async def _close(self) -> None:
         for task in self.at_close:
             await asyncio.to_thread(task)
-        self.listener.close()
+        for listener in self._listeners.values():
+            listener.close()
         await self._pool.close()
 
     def forked(self) -> None:
         """Begin anew in a child process."""
         super().forked()
-        fork.leak(self._loop, self.listener, self._pool)
+        fork.leak(self._loop, self._listeners, self._pool)
         self._begin()
 
     async def __aenter__(self) -> Self:
@@ -359,8 +369,9 @@ def _verified(standing: Standing, done: asyncio.Future[Any]) -> None:
 class _Ear:
     """One task's place in the audience of a channel."""
 
-    def __init__(self, channel: str) -> None:
+    def __init__(self, channel: str, listener: _Listener) -> None:
         self.channel = channel
+        self.listener = listener
         self.subscribed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._heard: asyncio.Queue[bytes | Exception] = asyncio.Queue()
 
@@ -394,7 +405,10 @@ class _Ear:
 
 
 class _Listener:
-    """One subscription connection for all tasks of an engine that wait for results."""
+    """One subscription connection for all tasks of an engine that wait for results.
+
+    Of a cluster there is one to each node: trouble of one node is not heard at another.
+    """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -406,7 +420,7 @@ class _Listener:
 
     async def listen(self, channel: str) -> _Ear:
         """Listen from now on: once this returns, no message on the channel is missed."""
-        ear = _Ear(channel)
+        ear = _Ear(channel, self)
         try:
             async with self._opening:
                 if self._era != self._engine.era:
@@ -502,11 +516,12 @@ class AsyncWaiter:
             if self._era != self._engine.era:
                 self._hang_up()
                 self._era = self._engine.era
-            if self._ear is None or self._ear.channel != channel:
+            listener, ear = self._engine.listener(channel), self._ear
+            if ear is None or ear.channel != channel or ear.listener is not listener:
                 self._hang_up()
-                self._ear = await self._engine.listener.listen(channel)
+                ear = self._ear = await listener.listen(channel)
             if seconds:
-                return await self._ear.next(seconds)
+                return await ear.next(seconds)
         except server.NoPermissionError as error:
             raise translated(error) from error
         except SERVER_ERRORS:
@@ -522,7 +537,7 @@ class AsyncWaiter:
     def _hang_up(self) -> None:
         ear, self._ear = self._ear, None
         if ear is not None:
-            self._engine.listener.leave(ear)
+            ear.listener.leave(ear)
 
     # ── driving ───────────────────────────────────────────────────────────────────────────────
 

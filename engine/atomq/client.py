@@ -536,7 +536,9 @@ class Waiter:
         if self._era != self._engine.era:
             self._hang_up()
             self._era = self._engine.era
-        if self._ear is None or self._ear.names != [channel]:
+        slots, ear = self._engine.slots, self._ear
+        astray = ear is not None and slots is not None and not slots.serves(ear.wire.node, channel)
+        if self._ear is None or self._ear.names != [channel] or astray:
             self._hang_up()
             ear = self._ear = _line(self._engine._pool.fresh(channel), [channel])
             ear.wire.send(ear.talk.subscribe("SUBSCRIBE", [channel], channel))

@@ -210,6 +210,31 @@ def test_a_batch_answers_what_the_nodes_that_are_well_answer(three: Cluster, mak
     assert f"127.0.0.1:{three.nodes[0].port}" in str(found[0])
 
 
+def test_results_of_a_node_that_is_well_come_at_once(three: Cluster, make: Make) -> None:
+    """Each is listened for at the node of its queue."""
+    engine = make.engine(url_of(three))
+    queues = [make.queue(name_on(three, index), engine) for index in range(3)]
+    for queue in queues:  # an engine listens at all nodes
+        sent = queue.put("x")
+        waiting = threading.Thread(target=sent.wait, args=(5,))
+        waiting.start()
+        queue.claim().complete("done")
+        waiting.join()
+    with in_trouble(three.nodes[0], "frozen"):
+        for queue in queues[1:] * 4:
+            sent, found = queue.put("x"), []
+            waiting = threading.Thread(
+                target=lambda sent=sent, found=found: found.append(sent.wait(5))
+            )
+            waiting.start()
+            time.sleep(0.05)
+            began = time.monotonic()
+            queue.claim().complete("done")
+            waiting.join()
+            assert time.monotonic() - began < 1
+            assert found == ["done"]
+
+
 def test_leases_on_a_frozen_node_cost_none_on_another(three: Cluster, make: Make) -> None:
     """They are renewed in a thread a node, and so are acks sent."""
     engine = make.engine(url_of(three), lease=1.5)
