@@ -20,7 +20,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from atomq import scripts
+
 _CHUNK = 1 << 16
+_BESIDE = scripts.get("register").sha.encode()
 
 
 class Proxy:
@@ -80,7 +83,8 @@ class Proxy:
         """Lose the replies of the next `n` requests that contain `matching`.
 
         The server executes each of them, then the client's connection is cut. `matching=b""`
-        takes any request, the handshake of a new connection included.
+        takes any request, the handshake of a new connection included. What a process says in the
+        register, at a moment of its own, is passed over.
         """
         with self._lock:
             self._faults += [("reply", matching)] * n
@@ -134,7 +138,7 @@ class Proxy:
     def take_fault(self, data: bytes) -> str:
         """Return "reply" or "request" if the next fault waiting is for these bytes, else ""."""
         with self._lock:
-            if self._faults and self._faults[0][1] in data:
+            if self._faults and self._faults[0][1] in data and _BESIDE not in data:
                 self.dropped += 1
                 return self._faults.pop(0)[0]
         return ""

@@ -39,6 +39,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel as SentinelClient
 
+from atomq import register
+
 KINDS = ("redis-6.2", "redis-7", "redis-8", "valkey-9")
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 20.0
@@ -365,8 +367,10 @@ class Server:
     def reset(self) -> None:
         """Put it into the state it had after its start: data, scripts, configuration, users.
 
-        Connections a former test left behind are closed. If it is dead or stuck, a new one starts.
+        Connections a former test left behind are closed, and what it left consuming says nothing
+        any more. If the server is dead or stuck, a new one starts.
         """
+        register.close_all()
         for client in self._clients:
             client.close()
         self._clients.clear()

@@ -15,8 +15,8 @@ from redis.asyncio.connection import AbstractConnection
 
 from atomq import arguments, fork, retrying, waiting, wires
 from atomq.address import Address
-from atomq.calls import Call, Claimed
-from atomq.client import EngineBase, Told
+from atomq.calls import GONE, Call, Claimed
+from atomq.client import NOT_AGAIN, EngineBase, Told
 from atomq.conversation import PUSHED, Conversation
 from atomq.durability import Durability
 from atomq.errors import AtomqError, InvalidArgument, NotDurable, ServerUnavailable
@@ -134,6 +134,8 @@ class AsyncEngine(EngineBase):
         for call, result in zip(calls, results, strict=True):
             if call.durability is not None and isinstance(result, NotDurable):
                 self._pool.standing_of(call).confirming.discard(call.durability)
+            if call.noted and not isinstance(result, AtomqError):
+                await self._note(call)
         return results
 
     async def settle(self, work: Flow[T], say: Callable[[Flow[T]], Coroutine[Any, Any, R]]) -> R:
@@ -230,13 +232,30 @@ class AsyncEngine(EngineBase):
             answer = error
         else:
             if not isinstance(answer, Exception):
+                if call.noted and (call.queue.noted < time.monotonic() or call.noted == GONE):
+                    await self._note(call)
                 return call.parse(answer, call.repeated)
             answer = [answer]
         try:
             result: T = (await self._drive(retrying.calling((call,), retry), standing, answer))[0]
-            return result
         finally:
             answer = None
+        if call.noted:
+            await self._note(call)
+        return result
+
+    async def _note(self, call: Call[Any]) -> None:
+        """Have the register know what became of a queue, if it does not. Only cancelled."""
+        noting = self._to_note(call)
+        if noting is None:
+            return
+        try:
+            await self._drive(
+                retrying.calling((noting,), NOT_AGAIN), self._pool.standing_of(noting)
+            )
+            self._noted(call)
+        except AtomqError as error:
+            self._noted(call, error)
 
     async def _run_durable(self, call: Call[T], durability: Durability, retry: Retry) -> T:
         """A call that is answered once it is confirmed."""
@@ -247,6 +266,8 @@ class AsyncEngine(EngineBase):
         except NotDurable:  # the next publish asks first whether the server confirms anything
             standing.confirming.discard(durability)
             raise
+        if call.noted:
+            await self._note(call)
         return result
 
     async def _verify_durable(self, call: Call[Any], durability: Durability, retry: Retry) -> Retry:

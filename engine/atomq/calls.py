@@ -17,12 +17,12 @@ from enum import Enum
 from functools import lru_cache, partial
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
-from atomq import arguments, scripts
+from atomq import arguments, fork, scripts
 from atomq.arguments import LARGEST
 from atomq.conversation import packed
 from atomq.durability import Durability
 from atomq.errors import InvalidArgument, InvalidMessage
-from atomq.keys import Place, QueueKeys
+from atomq.keys import Place, QueueKeys, RegisterKeys
 from atomq.message import JSON, CallId, Delivery, Envelope, Serializer
 from atomq.options import CALL_WINDOW_MS
 from atomq.scripts import Script
@@ -36,6 +36,7 @@ NO_CAP = 0  # of max_deliveries
 FEW = 10  # messages: the answer to a claim of more is large
 LONGEST_NAME = 1 << 20  # characters of an id that others gave
 SOLE, HOLDS = 0, 1  # of company
+IN_USE, GONE = 1, -1  # of what is noted in the register
 
 
 class Call(Generic[T_co]):
@@ -45,7 +46,8 @@ class Call(Generic[T_co]):
     that an earlier, equal call may have been carried out without an answer, and `large` that its
     answer may be large: small calls do not wait behind it. `durability` is what has to be confirmed
     before it is answered; such a call writes, also when it is repeated. With a `place`, that node
-    of a cluster is to be asked, this once, as the owner of the slot said by ASK.
+    of a cluster is to be asked, this once, as the owner of the slot said by ASK. `noted` is
+    what the register is to know of the queue afterwards: that it is IN_USE, or GONE.
     """
 
     __slots__ = (
@@ -54,6 +56,7 @@ class Call(Generic[T_co]):
         "durability",
         "keys",
         "large",
+        "noted",
         "parse",
         "place",
         "queue",
@@ -64,7 +67,7 @@ class Call(Generic[T_co]):
     def __init__(
         self,
         script: Script,
-        queue: QueueKeys,
+        queue: QueueKeys | RegisterKeys,
         keys: Sequence[str],
         args: Sequence[Any],
         parse: Callable[[Any, bool], T_co],
@@ -74,6 +77,7 @@ class Call(Generic[T_co]):
         large: bool = False,
         durability: Durability | None = None,
         place: Place | None = None,
+        noted: int = 0,
     ) -> None:
         self.script = script
         self.queue = queue
@@ -84,6 +88,7 @@ class Call(Generic[T_co]):
         self.large = large
         self.durability = durability
         self.place = place
+        self.noted = noted
         self._attempt_at = attempt_at
 
     def command(self) -> tuple[Any, ...]:
@@ -118,6 +123,7 @@ class Call(Generic[T_co]):
             repeated=True,
             large=self.large,
             durability=self.durability,
+            noted=self.noted,
         )
 
     def at(self, place: Place | None) -> Call[T_co]:
@@ -132,6 +138,7 @@ class Call(Generic[T_co]):
             repeated=self.repeated,
             large=self.large,
             durability=self.durability,
+            noted=self.noted,
             place=place,
         )
 
@@ -336,7 +343,7 @@ def publish(
     if results:
         names = [*names, *keys.once, *results]
     parse = partial(_published, call_id)
-    return Call(_PUBLISH, keys, names, args, parse, durability=durability)
+    return Call(_PUBLISH, keys, names, args, parse, durability=durability, noted=IN_USE)
 
 
 def _settings(group: Any, count: int, id_ms: int) -> str:
@@ -893,7 +900,9 @@ def purge(
     _names("dead_ids", dead_ids, least=0)
     parts = (ready, delayed, unacked, dead, settings, if_unused, if_empty)
     flags = [arguments.flag("a part of purge", part) for part in parts]
-    return Call(_PURGE, keys, keys.purge, [*flags, *dead_ids], lambda reply, _: Counts(*reply))
+    args = [*flags, *dead_ids]
+    gone = GONE if settings and ready and delayed and unacked and dead else 0
+    return Call(_PURGE, keys, keys.purge, args, lambda reply, _: Counts(*reply), noted=gone)
 
 
 _PAUSE = scripts.declared("pause", keys=("wake", "meta"), argv=("paused",))
@@ -1076,6 +1085,11 @@ class Peeked:
         return self.name.rpartition("-")[0]
 
     @property
+    def process(self) -> str:
+        """The name of the process that holds it, as in the register: see `roster`."""
+        return self.holder[: fork.NAME]
+
+    @property
     def id(self) -> str:
         """Its message id. Raises `InvalidMessage` if it cannot be read."""
         return Envelope(self.raw).id
@@ -1196,10 +1210,98 @@ def restore_foreign(
     return Call(_RESTORE_FOREIGN, keys, names, args, parse)
 
 
+# ── the register ──────────────────────────────────────────────────────────────────────────────
+
+_IN_REGISTER = ("queues", "processes", "alive")
+_REGISTER = scripts.declared(
+    "register",
+    keys=_IN_REGISTER,
+    argv=("process", "alive_ms", "gone", "entry", "queue * item"),
+)
+
+
+def register(
+    keys: RegisterKeys,
+    queues: Sequence[str] = (),
+    *,
+    process: str = "",
+    alive_ms: int = 0,
+    entry: str = "",
+    gone: bool = False,
+) -> Call[int]:
+    """Names of queues (1,000 at most) are in use, or `gone`; how many that changed.
+
+    `process`, if named, counts as there for `alive_ms`, and says of itself `entry`, which is JSON
+    of at most 64 KiB; with 0 it leaves.
+    """
+    _names("queues", queues, least=0)
+    args = [process, _whole("alive_ms", alive_ms, 0, 3_600_000), int(gone), entry, *queues]
+    return Call(_REGISTER, keys, keys.every, args, lambda reply, _: int(reply))
+
+
+_ROSTER = scripts.declared("roster", keys=_IN_REGISTER, argv=("after", "limit"))
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that consumes, as it says of itself, 20 s ago at most while it is well."""
+
+    name: str
+    """What the names of its consumers, and so its receipts, begin with."""
+    said_ms: int
+    """When it said so, by the server's clock."""
+    entry: dict[str, Any]
+
+    @property
+    def where(self) -> str:
+        """Its host and pid, in words."""
+        return f"{self.entry.get('host', '?')} (pid {self.entry.get('pid', '?')})"
+
+    @property
+    def queues(self) -> list[str]:
+        """What it consumes: its first 100 queues."""
+        found = self.entry.get("queues")
+        return [str(name) for name in found] if isinstance(found, list) else []
+
+
+class Roster(NamedTuple):
+    """A page of the register."""
+
+    now_ms: int
+    queues: list[str]
+    processes: list[Process]
+    """The 1,000 at most that the server looked up."""
+    alive: int
+    """How many processes there are."""
+
+
+def roster(keys: RegisterKeys, *, after: str = "", limit: int = MOST) -> Call[Roster]:
+    """The names of queues behind `after`, and the processes that are there; changes nothing."""
+
+    def parse(reply: Any, _repeated: bool) -> Roster:
+        now, queues, flat, alive = reply
+        entries = [_process(flat[i], flat[i + 1]) for i in range(0, len(flat), 2)]
+        return Roster(now, [_text(name) for name in queues], [e for e in entries if e], alive)
+
+    args = [arguments.text("after", after, LONGEST_NAME), _whole("limit", limit, 1, MOST)]
+    return Call(_ROSTER, keys, keys.every, args, parse, large=True)
+
+
+def _process(name: bytes, value: bytes) -> Process | None:
+    said, _, text = _text(value).partition(" ")
+    try:
+        entry = json.loads(text)
+        return Process(_text(name), int(said), entry) if isinstance(entry, dict) else None
+    except (ValueError, RecursionError):
+        return None  # of a release that is not known yet, or written by another program
+
+
 _PROBE = scripts.declared("probe", keys=("probe",), argv=())
 
 
-def probe(keys: QueueKeys, durability: Durability | None = None) -> Call[dict[str, str]]:
+def probe(
+    keys: QueueKeys | RegisterKeys, durability: Durability | None = None
+) -> Call[dict[str, str]]:
     """The commands inside the scripts that this user may not run, with the server's words.
 
     It writes a scratch key, so that a `durability` can be tried on it.

@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from redis import exceptions as server
 from redis.connection import AbstractConnection
 
-from atomq import arguments, fork, retrying, waiting, wires
+from atomq import arguments, calls, fork, retrying, waiting, wires
 from atomq.address import Address
-from atomq.calls import Call, Claimed
+from atomq.calls import GONE, IN_USE, Call, Claimed
 from atomq.conversation import PUSHED
 from atomq.durability import Durability
 from atomq.errors import (
     AtomqError,
     InvalidArgument,
     NotDurable,
+    PermissionDenied,
     ScriptsNotLoaded,
     ServerUnavailable,
 )
@@ -35,6 +36,7 @@ from atomq.message import Producers
 from atomq.options import Options
 from atomq.outage import PATIENCE, Standing, outage_of
 from atomq.pool import Pool
+from atomq.register import AGAIN, NOTED, REFUSED, register_of
 from atomq.retrying import SERVER_ERRORS, Ask, Pause, Retry, Send, bare, translated
 from atomq.scripts import Script, every
 from atomq.shards import Shards
@@ -42,6 +44,8 @@ from atomq.waiting import Actions, Line, Waiting
 
 if TYPE_CHECKING:
     from atomq.cluster import SlotMap
+
+NOT_AGAIN = Retry(attempts=0, budget=0.0)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -73,6 +77,9 @@ class EngineBase:
         self.producers = Producers()
         """Those of all that publish by this engine."""
         self._keys: dict[str, QueueKeys] = {}
+        kind, prefix = address.kind, self.options.global_keyprefix
+        self.register = register_of(address, prefix, lambda: Engine(address), off=kind == "memory")
+        """What this process writes into the register of queues and processes."""
         fork.renew(self)
 
     @property
@@ -126,6 +133,29 @@ class EngineBase:
     def follow(self, slots: SlotMap) -> None:
         """Share another engine's map of the cluster."""
         self.slots = self._pool.map = slots
+
+    def _to_note(self, call: Call[Any]) -> Call[int] | None:
+        """What to write into the register after this call, and now; None: nothing.
+
+        Where the server of the register may be another than that of the queue, it is written by a
+        thread: no call waits for a server that it does not need.
+        """
+        keys, now = call.queue, time.monotonic()
+        gone = call.noted == GONE
+        if not isinstance(keys, QueueKeys) or not (gone or keys.noted < now):
+            return None
+        keys.noted = 0.0 if gone else now + AGAIN
+        if self.address.kind == "cluster":
+            self.register.note(keys, gone=gone)
+            return None
+        return calls.register(self.register.keys, [keys.name], gone=gone)
+
+    def _noted(self, call: Call[Any], error: AtomqError | None = None) -> None:
+        """What came of it: where it could not be written, it is tried again some time later."""
+        if isinstance(call.queue, QueueKeys) and call.noted == IN_USE:
+            denied = isinstance(error, PermissionDenied)
+            seconds = NOTED if error is None else REFUSED if denied else AGAIN
+            call.queue.noted = time.monotonic() + seconds
 
     def forked(self) -> None:
         """Begin anew in a child process: connections belong to the parent."""
@@ -227,6 +257,8 @@ class Engine(EngineBase):
         for call, result in zip(calls, results, strict=True):
             if call.durability is not None and isinstance(result, NotDurable):
                 self._pool.standing_of(call).confirming.discard(call.durability)
+            if call.noted and not isinstance(result, AtomqError):
+                self._note(call)
         return results
 
     def command(self, *args: Any, patient: bool = False) -> Any:
@@ -303,13 +335,27 @@ class Engine(EngineBase):
             answer = error
         else:
             if not isinstance(answer, Exception):  # as nearly always: no more ado
+                if call.noted and (call.queue.noted < time.monotonic() or call.noted == GONE):
+                    self._note(call)
                 return call.parse(answer, call.repeated)
             answer = [answer]
         try:
             result: T = self._drive(retrying.calling((call,), retry), standing, answer)[0]
-            return result
         finally:
             answer = None
+        if call.noted:
+            self._note(call)
+        return result
+
+    def _note(self, call: Call[Any]) -> None:
+        """Have the register know what became of a queue, if it does not. Never raises."""
+        noting = self._to_note(call)
+        if noting is not None:
+            try:
+                self._drive(retrying.calling((noting,), NOT_AGAIN), self._pool.standing_of(noting))
+                self._noted(call)
+            except AtomqError as error:
+                self._noted(call, error)
 
     def _run_durable(self, call: Call[T], durability: Durability, retry: Retry) -> T:
         """A call that is answered once it is confirmed."""
@@ -320,6 +366,8 @@ class Engine(EngineBase):
         except NotDurable:  # the next publish asks first whether the server confirms anything
             standing.confirming.discard(durability)
             raise
+        if call.noted:
+            self._note(call)
         return result
 
     def _verify_durable(self, call: Call[Any], durability: Durability, retry: Retry) -> Retry:

@@ -21,7 +21,7 @@ from atomq.arguments import Seconds
 from atomq.calls import Call, Claimed, Claims, DeadLettered, Verdict
 from atomq.durability import Durability
 from atomq.errors import AtomqError, NotDurable, ServerFull, ServerUnavailable
-from atomq.keys import QueueKeys
+from atomq.keys import QueueKeys, RegisterKeys
 from atomq.looking import Looked, Looks
 from atomq.message import Delivery, Ids, Producers
 from atomq.options import Options
@@ -147,6 +147,11 @@ class Pace:
         self._fit = 1
         self.free = workers
         """How many workers have nothing to do."""
+
+    @property
+    def workers(self) -> int:
+        """How many messages are worked on at once."""
+        return self._workers
 
     @property
     def limit(self) -> int:
@@ -369,8 +374,12 @@ class Consumer:
 
     @property
     def name(self) -> str:
-        """What its receipts begin with: 95 random bits."""
+        """What its receipts begin with: the name of its process, and a number."""
         return self._ids.prefix
+
+    def idle(self) -> float:
+        """How many seconds ago it asked for messages."""
+        return clock() - self.asked
 
     def _claims_on(self, queues: Sequence[QueueKeys]) -> Claims:
         return Claims(queues, **self._settings)
@@ -942,6 +951,16 @@ def hand_back_all(
         report(delayed_count + unacked_count)
         if answer.left == 0 or answer.delayed + answer.unacked == 0:
             return calls.HandedBack(delayed_count, unacked_count, answer.left)
+
+
+def whole_roster(keys: RegisterKeys) -> Flow[calls.Roster]:
+    """The register, with the names of all queues in their order."""
+    page = yield from ask(calls.roster(keys))
+    names = page.queues
+    while len(page.queues) == calls.MOST:
+        page = yield from ask(calls.roster(keys, after=names[-1]))
+        names += page.queues
+    return page._replace(queues=names)
 
 
 def leave(keys: QueueKeys, consumer: str) -> Flow[int]:

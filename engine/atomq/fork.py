@@ -14,6 +14,8 @@ share) would happen to the parent. Therefore
 
 from __future__ import annotations
 
+import base64
+import itertools
 import logging
 import os
 import threading
@@ -48,6 +50,36 @@ def renew(one: F) -> F:
 def leak(*inherited: Any) -> None:
     """Keep what a child process inherited for as long as it lives, so that nothing closes it."""
     _inherited.extend(inherited)
+
+
+NAME = 12  # letters and digits of a process's name
+
+
+class _Process:
+    """The name of this process, and of all in it that need one."""
+
+    def __init__(self) -> None:
+        self.forked()
+
+    def forked(self) -> None:
+        self.name = base64.b64encode(os.urandom(9), b"AB").decode()
+        self._count = itertools.count(1)
+
+    def next(self) -> str:
+        return f"{self.name}{next(self._count):04x}"
+
+
+_process = _Process()
+
+
+def process() -> str:
+    """This process's name, `NAME` letters and digits of 71 random bits; a child has another."""
+    return _process.name
+
+
+def unique() -> str:
+    """A name that nothing else has, here or elsewhere: that of the process, and a number."""
+    return _process.next()
 
 
 class Lock:
@@ -94,6 +126,7 @@ class once(Generic[T]):  # noqa: N801 - as functools.cached_property
 
 
 def _in_child() -> None:
+    _process.forked()  # first: what begins anew takes its names from it
     for one in list(_all):
         try:
             one.forked()

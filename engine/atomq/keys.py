@@ -4,6 +4,7 @@ r"""Every key name, of both layouts.
     celery\x06\x163                   ready, priority 3 (cluster: {celery}\x06\x163)
     _atomq.{celery}.unacked           and the rest: see lua/README.md
     _atomq.{celery}.result.<id>
+    _atomq.register{.}.queues         and two more: names of queues, processes
 
 A `global_keyprefix` goes in front of the queue's name, inside the braces too. The hash tag is the
 name itself, so in a cluster all keys of a queue live in the slot of its bare list.
@@ -25,6 +26,7 @@ STEPS = (0, 3, 6, 9)
 SLOTS = 16384
 Place = tuple[str, int]
 """Host and port of a node of a cluster."""
+REGISTER = "_atomq.register{"  # the keys of the register begin so; no queue's do
 _PLAIN = str.maketrans({"{": "%7B", "}": "%7D", "%": "%25"})
 
 
@@ -52,6 +54,7 @@ class QueueKeys:
         "looked",
         "meta",
         "name",
+        "noted",
         "once",
         "pause",
         "peek",
@@ -88,6 +91,8 @@ class QueueKeys:
         if layout == "cluster" and ("{" in prefix or "}" in prefix):
             raise InvalidArgument(f"in a cluster global_keyprefix has no braces, got {prefix!r}")
         self.name, self.layout, self.steps = name, layout, tuple(steps)
+        self.noted = 0.0
+        """Until when (monotonic) its name need not be written into the register again."""
         full = prefix + name
         tagged = f"{{{full}}}" if layout == "cluster" else full
         self.ready = (full, *(f"{tagged}{sep}{step}" for step in self.steps[1:]))
@@ -179,6 +184,28 @@ def hash_slot(key: str) -> int:
     tag, end, _ = rest.partition("}")
     data = (tag if brace and end and tag else key).encode("utf-8", "surrogateescape")
     return binascii.crc_hqx(data, 0) % SLOTS
+
+
+class RegisterKeys:
+    """The keys of the register: names of queues, and the processes that are there.
+
+    There is one for each `global_keyprefix` of a database; in a cluster it lives in one slot.
+    """
+
+    __slots__ = ("alive", "every", "name", "probe", "processes", "queues", "slot")
+    noted = float("inf")  # it is no queue
+
+    def __init__(self, prefix: str = "", *, written: bool = False) -> None:
+        """`written`: the prefix as it stands in a key."""
+        self.name = "the register"
+        own = f"{REGISTER}.{prefix if written else prefix.translate(_PLAIN)}}}."
+        self.queues, self.processes, self.alive = own + "queues", own + "processes", own + "alive"
+        self.probe = own + "probe"
+        self.every = (self.queues, self.processes, self.alive)
+        self.slot = hash_slot(self.queues)
+
+    def __repr__(self) -> str:
+        return f"RegisterKeys({self.queues!r})"
 
 
 def check_name(name: str, *, sep: str = SEP, layout: Layout = "stock") -> None:

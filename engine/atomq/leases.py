@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import heapq
 import logging
 import threading
 import time
@@ -22,10 +23,12 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from atomq import calls, flows, fork
 from atomq.calls import Call, Claimed, Verdict, renewal_ms
 from atomq.client import Engine, EngineBase
-from atomq.errors import AtomqError, ServerUnavailable
+from atomq.errors import AtomqError, InvalidMessage, ServerUnavailable
 from atomq.flows import Acks, Flow, clock
 from atomq.keys import Place, QueueKeys
+from atomq.message import Envelope
 from atomq.node_threads import NodeThreads
+from atomq.register import Work
 
 log = logging.getLogger("atomq.leases")
 
@@ -46,12 +49,13 @@ class Held(Protocol):
 
 
 class _Lease:
-    __slots__ = ("begins", "holder", "queue", "since", "started")
+    __slots__ = ("begins", "claimed", "holder", "queue", "since", "started")
 
     def __init__(self, queue: str, holder: weakref.ref[Any], since: float) -> None:
         self.queue = queue
         self.holder = holder
         self.since = since  # by `clock`, no later than it was claimed or last renewed
+        self.claimed = since
         self.started: float | None = None
         self.begins = 0.0  # not worked on before
 
@@ -162,6 +166,7 @@ class LeaseKeeper:
             self._engine.follow(engine.slots)
         self._engine.retry = type(engine.retry)(attempts=0, budget=self.renew_ms / 1000)
         self._begin()
+        self.register = engine.register
         engine.at_close.append(self.close)
         _keepers.add(self)
         fork.renew(self)
@@ -350,6 +355,12 @@ class LeaseKeeper:
         """Whether anything is renewed; its holder may be garbage."""
         return bool(self._leases)
 
+    def working(self, most: int) -> tuple[int, list[Work]]:
+        """How many are held, and what those are that are held longest; see `register.Holder`."""
+        now, held = clock(), [one for one in self._leases.copy().values() if one.holder()]
+        oldest = heapq.nsmallest(most, held, key=lambda lease: lease.claimed)
+        return len(held), [_work(lease, now) for lease in oldest]
+
     def holds(self, receipt: str) -> bool:
         """Whether this receipt is still renewed."""
         return receipt in self._leases
@@ -364,6 +375,7 @@ class LeaseKeeper:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout=2)
+        self.register.left_by(self)
         self._flush(LEAVING)
         self._engine.close()
 
@@ -594,6 +606,18 @@ class LeaseKeeper:
                 log.warning(
                     "lost the lease %s: the message was handed to another consumer", receipt
                 )
+
+
+def _work(lease: _Lease, now: float) -> Work:
+    """A message as the register names it. It may be settled, or dropped, meanwhile."""
+    holder: Any = lease.holder()
+    delivery: Any = getattr(holder, "_delivery", holder)
+    try:
+        envelope = Envelope(delivery.envelope.raw)
+        name, task = envelope.id, str(envelope.headers.get("task") or "")
+    except (AttributeError, InvalidMessage):
+        name = task = ""
+    return Work(lease.queue, name[:256], round(now - lease.claimed, 3), task[:256])
 
 
 def _too_late(receipts: Sequence[str]) -> None:

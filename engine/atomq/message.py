@@ -15,7 +15,6 @@ import base64
 import binascii
 import itertools
 import json
-import os
 import re
 import time
 from collections import deque
@@ -99,15 +98,18 @@ BYTES = Serializer("application/octet-stream", _bytes, bytes)
 
 
 class Ids:
-    """Unique names without a system call each: 95 random bits (new after a fork), a counter."""
+    """Unique names without a system call each: one of its own (new after a fork), a counter.
+
+    Its own begins with the name of the process: see `fork.process`.
+    """
 
     def __init__(self) -> None:
         self.forked()
         fork.renew(self)
 
     def forked(self) -> None:
-        """Begin anew with other random bits, as letters and digits."""
-        self.prefix = base64.b64encode(os.urandom(12), b"AB").decode()
+        """Begin anew with another name, of letters and digits."""
+        self.prefix = fork.unique()
         self._count = itertools.count(1)
 
     def next(self) -> str:

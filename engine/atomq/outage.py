@@ -79,6 +79,16 @@ class Standing:
         self.outage.away(error)
 
 
+class Unreported(Outage):
+    """One of which nothing is logged: what meets it is nothing that a user waits for."""
+
+    def away(self, _error: Exception) -> None:
+        """The server cannot be reached, which others report."""
+
+    def back(self) -> None:
+        """The server has answered."""
+
+
 _outages: WeakValueDictionary[str, Outage] = WeakValueDictionary()
 
 

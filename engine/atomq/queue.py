@@ -246,7 +246,7 @@ class Queue(QueueBase[Engine]):
     def _consume(
         self, pace: Pace, timeout: Seconds | None, stop: Stop | None
     ) -> Generator[Message]:
-        with Receiver([self]) as receiver:
+        with Receiver([self], pace.workers) as receiver:
             while not is_stopped(stop) and (
                 found := receiver.receive(pace.limit, timeout, patient=True, stop=stop)
             ):

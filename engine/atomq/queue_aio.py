@@ -252,7 +252,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
     async def _consume(
         self, pace: Pace, timeout: Seconds | None, stop: Stop | None
     ) -> AsyncGenerator[AsyncMessage]:
-        async with AsyncReceiver([self]) as receiver:
+        async with AsyncReceiver([self], pace.workers) as receiver:
             while not is_stopped(stop) and (
                 found := await receiver.receive(pace.limit, timeout, patient=True, stop=stop)
             ):

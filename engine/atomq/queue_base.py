@@ -32,6 +32,7 @@ from atomq.keys import QueueKeys
 from atomq.leases import Backlog, LeaseKeeper, keeper
 from atomq.message import JSON, Serializer, Writer, check_priority, message_ids, strict_json
 from atomq.message_base import MessageBase, MessageT, QueueT, id_or_none, settling
+from atomq.register import Consuming
 
 log = logging.getLogger("atomq.queue")
 
@@ -436,7 +437,7 @@ class ReceiverBase(Generic[QueueT, MessageT]):
 
     _message_type: type[MessageT]
 
-    def __init__(self, queues: Sequence[QueueT]) -> None:
+    def __init__(self, queues: Sequence[QueueT], workers: int = 1) -> None:
         known = isinstance(queues, Sequence)  # to go over a queue would be to consume it
         if not known or not all(isinstance(queue, QueueBase) for queue in queues):
             raise InvalidArgument(
@@ -451,6 +452,7 @@ class ReceiverBase(Generic[QueueT, MessageT]):
             raise InvalidArgument("a consumer has each queue once")
         self._engine = queues[0].engine
         self._keeper: LeaseKeeper = queues[0].keeper
+        self._workers = workers
         self._begin()
         if isinstance(self._engine, Engine):  # of an event loop nothing is left at exit
             _open.add(self)
@@ -462,6 +464,7 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         self._consumer = Consumer(keys, self._engine.options, keeper.acks, keeper)
         self.backlog = Backlog(keeper, keys[0])
         """What `consume` received, of its one queue, and still has to hand out."""
+        self._consuming = Consuming(keys, self._workers, keeper, self._consumer.idle)
         self._waiter: Any = None
 
     def _receive(
@@ -474,6 +477,7 @@ class ReceiverBase(Generic[QueueT, MessageT]):
             self._begin()  # in a forked child
         if self._waiter is None:
             self._waiter = self._engine.waiter()
+        self._engine.register.consume(self._consuming)
         messages: list[MessageT] = []
         return self._receiving(messages, limit, timeout, patient, stop), messages
 

@@ -16,6 +16,7 @@ import pytest
 import redis
 
 from atomq import Engine, PermissionDenied, Queue, scripts
+from atomq.keys import RegisterKeys
 from tests.acceptance.conftest import Atomq
 from tests.servers import Server
 
@@ -23,7 +24,11 @@ HASH = hashlib.sha256(b"work").hexdigest()
 MINE = "e*[m]?\\ils"  # every character that a pattern reads in its own way
 OTHERS = ("emails", "em", "e*", "other", MINE + "2")
 ROLES = ("producer", "worker", "operator", "monitor")
-FLAVOURS = ((), ("--celery", "--results", "mine:"), ("--celery", "--stock", "--no-control"))
+FLAVOURS = (
+    ("--no-register",),
+    ("--celery", "--results", "mine:"),
+    ("--celery", "--stock", "--no-control"),
+)
 
 
 def words(line: str) -> list[str]:
@@ -32,6 +37,9 @@ def words(line: str) -> list[str]:
         re.sub(r"\\x([0-9a-f]{2})", lambda found: chr(int(found[1], 16)), word)
         for word in shlex.split(line)
     ]
+
+
+REGISTER = {key.encode() for key in RegisterKeys().every}
 
 
 @pytest.fixture
@@ -51,7 +59,7 @@ def world(server: Server) -> Iterator[redis.Redis]:
     for key in ("unacked", "unacked_index", "celery-task-meta-1", "their:celery-task-meta-1"):
         db.set(key, "secret")
     db.sadd("_kombu.binding.other", "secret")
-    before = {key: db.dump(key) for key in db.scan_iter()}
+    before = {key: db.dump(key) for key in db.scan_iter() if key not in REGISTER}
     yield db
     after = {key: db.dump(key) for key in before}
     assert after == before, "what belongs to others was changed"
@@ -78,6 +86,7 @@ def test_nobody_reaches_the_queues_of_others(
     world.execute_command(*words(done.out))
     me = as_user(server, "me")
     shared = {b"unacked", b"unacked_index"} if "--stock" in more and role == "worker" else set()
+    shared |= set() if "--no-register" in more else REGISTER
     tried = 0
     for key in set(world.scan_iter()) - shared:
         for command in (
@@ -199,10 +208,11 @@ def test_what_makes_no_rule_is_refused(atomq: Atomq) -> None:
     assert " ~_atomq.{app:q}.* " in prefixed.out
 
 
-def test_the_rights_of_a_monitor_are_those_of_the_script_that_counts(atomq: Atomq) -> None:
+def test_the_rights_of_a_monitor_are_those_of_the_scripts_that_read_numbers(atomq: Atomq) -> None:
     rules: list[Any] = atomq("acl", "monitor", "q", "--json").json("acl")[0]["rules"]
     granted = {rule[1:].upper() for rule in rules if rule.startswith("+")} - {"EVALSHA"}
-    assert granted == set(re.findall(r'call\("([A-Z]+)"', scripts.get("inspect").text))
+    texts = [scripts.get(name).text for name in ("inspect", "roster")]
+    assert granted == set(re.findall(r'call\("([A-Z]+)"', "".join(texts)))
 
 
 def test_who_publishes_durably_may_wait(atomq: Atomq) -> None:

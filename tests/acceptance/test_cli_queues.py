@@ -71,7 +71,7 @@ def test_queues_finds_ours_and_those_of_stock_kombu(
     admin.lpush("celery", json.dumps(CELERY))
     admin.set("_atomq.{now}.result.x", "a result is no queue")
 
-    rows = {row["queue"]: row for row in on("queues", "--json").json("queues")}
+    rows = {row["queue"]: row for row in on("queues", "--scan", "--json").json("queues")}
     assert rows.keys() == {"later", "now", "celery"}
     assert rows["later"]["delayed"] == 2
     assert rows["now"]["ready_by_priority"]["3"] == 2

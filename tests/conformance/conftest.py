@@ -107,7 +107,8 @@ def place(request: pytest.FixtureRequest, _places: Places) -> Iterator[Place]:
     yield place
     if place.server is not None:
         names = ["q", "other", "{q}*", "{other}*", "q\x06\x16*", "other\x06\x16*"]
-        assert_only_keys(place.db, [*names, "_atomq.{q}.*", "_atomq.{other}.*"])
+        own = ["_atomq.{q}.*", "_atomq.{other}.*", "_atomq.register{*"]
+        assert_only_keys(place.db, [*names, *own])
 
 
 class Make:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+from atomq import calls
 from atomq.client import Engine
 from atomq.contrib import fleet
 from atomq.contrib.fleet import Attendance, Registration
+from tests.servers import wait_until
 
 SETTINGS = {
     "visibility_timeout": 3600,
@@ -18,30 +21,34 @@ SETTINGS = {
 }
 
 
+class Idle:
+    """What holds nothing."""
+
+    def working(self, most: int) -> tuple[int, list[Any]]:
+        return 0, []
+
+
 def entries(engine: Engine) -> list[fleet.Worker]:
-    keys = [key.decode() for key in engine.command("KEYS", fleet.PREFIX + "*")]
-    return fleet.workers((key, engine.command("GET", key)) for key in keys)
+    return fleet.of_register(engine.run(calls.roster(engine.register.keys)).processes)
 
 
-def test_a_worker_is_on_the_roll_until_it_leaves(server) -> None:
+def test_a_worker_is_in_the_register_until_it_leaves(server) -> None:
     with Engine(server.url) as engine:
-        registration = Registration(engine, "w1", SETTINGS, Attendance(engine, lambda: "w"))
+        registration = Registration(engine, Idle(), SETTINGS, Attendance(engine, lambda: "w"))
         registration.refresh(["b", "a"])
+        wait_until("the worker is there", lambda: entries(engine))
         (worker,) = entries(engine)
         assert worker.settings["queues"] == ["a", "b"]
         assert abs(worker.skew_ms) < 5_000
-        assert 0 < engine.command("PTTL", fleet.PREFIX + "w1") <= fleet.KEPT_MS
         assert fleet.disagreements([worker, worker]) == []
         registration.leave()
-        assert entries(engine) == []
+        wait_until("it is not", lambda: not entries(engine))
 
 
 def test_a_process_leaves_a_queue_when_its_last_connection_does(server) -> None:
     with Engine(server.url) as engine:
         attendance = Attendance(engine, lambda: "w")
-        registrations = [
-            Registration(engine, name, SETTINGS, attendance) for name in ("a", "b", "c")
-        ]
+        registrations = [Registration(engine, Idle(), SETTINGS, attendance) for _ in range(3)]
         for registration in registrations:
             registration.refresh(["q"])
 

@@ -31,7 +31,7 @@ def test_every_pool_answers(fleet: Fleet) -> None:
     fleet.app.close()
     left = list(fleet.db.scan_iter("*.reply.celery.pidbox"))
     assert all(0 < fleet.db.pttl(key) <= 60_000 for key in left), left
-    allowed = [*POOLS, *(f"_atomq.{{{pool}}}.*" for pool in POOLS), "_kombu.*", "_atomq.worker.*"]
+    allowed = [*POOLS, *(f"_atomq.{{{pool}}}.*" for pool in POOLS), "_kombu.*", "_atomq.register{*"]
     assert_only_keys(fleet.db, [*allowed, "*.reply.celery.pidbox"])
 
 

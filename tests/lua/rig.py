@@ -17,12 +17,13 @@ import redis
 from atomq import calls, scripts
 from atomq.calls import Call, Claimed, Outgoing
 from atomq.client import Engine
-from atomq.keys import QueueKeys
+from atomq.keys import QueueKeys, RegisterKeys
 from atomq.message import Delivery
 from atomq.scripts import Script
 from tests.servers import Server
 
 BAND = 1 << 42  # what one priority step is wide, in the scores of `unacked` and `delayed`
+REGISTER = RegisterKeys()
 LAYOUTS = ("stock", "cluster")
 
 
@@ -240,7 +241,8 @@ class Rig:
         if name not in self.queues or options:
             keys = QueueKeys(name, layout=self.layout, **options) if options else None  # type: ignore[arg-type]
             queue = Queue(self, name, keys or self.engine.keys(name))
-            self.allowed |= {key.encode() for key in queue.keys.every()}
+            queue.keys.noted = float("inf")  # the register is a test's own subject
+            self.allowed |= {key.encode() for key in (*queue.keys.every(), *REGISTER.every)}
             if options:
                 return queue
             self.queues[name] = queue

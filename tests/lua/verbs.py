@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from atomq import calls
 from atomq.calls import Call, Outgoing, Rejection
 from atomq.message import CallId
-from tests.lua.rig import Queue, Rig, msg
+from tests.lua.rig import REGISTER, Queue, Rig, msg
 
 STOCK = ("unacked", "unacked_index")
 STOCK_RECORD = b'[{"body": "foreign", "properties": {"priority": 0}}, "", "q"]'
@@ -27,6 +27,7 @@ class World(NamedTuple):
 def world(rig: Rig, name: str = "q", *, stock: bool = True) -> World:
     """One dead, three leased (one expired), two ready, two delayed (one due), ids remembered."""
     q = rig.queue(name)
+    q.run(calls.register(REGISTER, [name], process="p", alive_ms=60_000, entry='{"pid": 1}'))
     q.put(f"{name}-dead")
     q.run(calls.reject(q.keys, [Rejection(q.take()[0].receipt, "dead", "failed")]))
     q.put(*(f"{name}-held{i}" for i in range(3)))
@@ -108,10 +109,15 @@ VERBS: dict[str, Callable[[World], Call[Any]]] = {
     "peek unacked": lambda w: calls.peek(w.q.keys, "unacked"),
     "peek delayed": lambda w: calls.peek(w.q.keys, "delayed"),
     "peek some": lambda w: calls.peek(w.q.keys, "delayed", ids=[f"{w.q.name}-due", "nobody"]),
+    "register": lambda w: calls.register(
+        REGISTER, [w.q.name, "other"], process="p", alive_ms=1000, entry="{}"
+    ),
+    "register gone": lambda w: calls.register(REGISTER, [w.q.name], process="p", gone=True),
+    "roster": lambda _: calls.roster(REGISTER),
     "probe": lambda w: calls.probe(w.q.keys),
 }
 GROWING = {"publish", "redrive", "reply"}  # refused at full memory; all others go on
-READING = {"inspect", "look", "peek", "probe"}
+READING = {"inspect", "look", "peek", "probe", "roster"}
 
 # How often each repeated key and argument of these calls is there: `* item`, `* queue`, …
 SIZES: dict[str, dict[str, int]] = {
@@ -153,4 +159,6 @@ SIZES: dict[str, dict[str, int]] = {
     "restore_foreign": {"item": 1},
     "put_back": {"step": 1},
     "reply": {"step": 1},
+    "register": {"item": 2},
+    "register gone": {"item": 1},
 }

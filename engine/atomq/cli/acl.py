@@ -54,6 +54,14 @@ def acl(
             "result_backend_transport_options. What has the same prefix can read them all.",
         ),
     ] = None,
+    in_register: Annotated[
+        bool,
+        typer.Option(
+            "--register/--no-register",
+            help="The register: names of queues and processes, and what these work on. All users "
+            "of one global_keyprefix share it.",
+        ),
+    ] = True,
     control: Annotated[
         bool,
         typer.Option(
@@ -94,6 +102,9 @@ def acl(
     rules = [*_of_library(role, keys)]
     if role in (Role.PRODUCER, Role.WORKER):
         rules += _of_durability(session.engine.durability())
+    if in_register:
+        own = session.engine.register.keys.queues.removesuffix("queues")
+        rules.append(f"~{_literal(own)}*")
     if celery:
         address = session.engine.address
         heard = f"{session.engine.options.global_keyprefix}{fanout_prefix.format(db=address.db)}"
@@ -129,10 +140,11 @@ def inner_commands() -> list[str]:
 
 
 def reading_commands() -> list[str]:
-    """Those of the script that counts what is in a queue."""
+    """Those of the scripts that count what is in a queue, and read the register."""
     from atomq import scripts
 
-    found = re.findall(r'call\("([A-Z]+)"', scripts.get("inspect").text)
+    texts = [scripts.get(name).text for name in ("inspect", "roster")]
+    found = re.findall(r'call\("([A-Z]+)"', "".join(texts))
     return sorted({name.lower() for name in found})
 
 
@@ -179,7 +191,6 @@ def _of_celery(
 def _of_celery_worker(session: Session, heard: str, *, control: bool, stock: bool) -> Iterator[str]:
     options = session.engine.options
     prefix = options.global_keyprefix
-    yield "~_atomq.worker.*"  # the registry that `atomq doctor` compares
     yield f"~{_literal(prefix)}_kombu.binding_deadlines"
     yield from ("+brpop", "+client|unblock", "+client|tracking", "+srem", "+watch")
     yield from ("+multi", "+exec")

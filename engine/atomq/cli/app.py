@@ -50,6 +50,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
             "look",
             "Show what is held: by whom, for how long, until when, and how often it was delivered.",
         ),
+        "workers": (
+            "workers",
+            "Show the processes that consume: where they run, what they consume and work on.",
+        ),
     },
     "Move": {
         "pause": (

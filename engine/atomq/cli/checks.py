@@ -7,7 +7,7 @@ A check is a function that yields findings. It asks the server and lets `Permiss
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from atomq.errors import (
 if TYPE_CHECKING:
     from atomq.calls import QueueState
     from atomq.cli.session import Session
+    from atomq.contrib.fleet import Worker
 
 
 def everything(session: Session, names: Sequence[str] | None) -> Findings:
@@ -61,17 +62,23 @@ def _safely(name: str, check: Callable[..., Findings], needs: str, *args: Any) -
 
 
 def _queues_to_check(session: Session, names: Sequence[str] | None) -> Any:
-    from atomq.cli.queues import discover
+    from atomq.cli.queues import discover, roster
 
     if names:
         return list(names)
     try:
-        return discover(session)
+        found = discover(session, scanning=True)
     except PermissionDenied:
-        yield Finding(
-            "queues", "skip", "skipped: needs +scan +smembers", "or name them: atomq doctor QUEUE"
-        )
-        return []
+        if not (known := roster(session).queues):
+            advice = "or name them: atomq doctor QUEUE"
+            yield Finding("queues", "skip", "skipped: needs +scan +smembers", advice)
+        return known
+    # Where there is nothing, no script is loaded for this: a later check says which there are.
+    if found and (missing := set(found) - set(roster(session).queues)):
+        told = f"lacks {plural(len(missing), 'queue')}, as {min(missing)}"
+        advice = "`atomq queues` shows them after `atomq queues --scan`"
+        yield Finding("register", "warn", told, advice)
+    return found
 
 
 def _database(session: Session, names: Sequence[str]) -> Findings:
@@ -96,8 +103,9 @@ def _fleet(session: Session, _names: Sequence[str]) -> Findings:
     from atomq.cli.queues import scan
     from atomq.contrib import fleet
 
-    keys = list(scan(session, f"{fleet.PREFIX}*", "string"))
-    found = fleet.workers((key, session.reader.command("GET", key)) for key in keys)
+    found = list(_registered(session))
+    older = list(scan(session, f"{fleet.PREFIX}*", "string"))
+    found += fleet.workers((key, session.reader.command("GET", key)) for key in older)
     if not found:
         return
     faults = fleet.disagreements(found)
@@ -105,6 +113,19 @@ def _fleet(session: Session, _names: Sequence[str]) -> Findings:
         yield Finding("workers", "ok", f"{plural(len(found), 'Celery worker')}, of one mind")
     for fault in faults:
         yield Finding("workers", "fail", fault, "workers of one database must agree: restart them")
+
+
+def _registered(session: Session) -> Iterator[Worker]:
+    """Those in the registers of the database, also of other prefixes: one may be a mistake."""
+    from atomq import calls
+    from atomq.cli.queues import scan
+    from atomq.contrib import fleet
+    from atomq.keys import REGISTER, RegisterKeys
+
+    for key in scan(session, f"{REGISTER}*", "hash"):
+        prefix = key.removeprefix(REGISTER + ".").rpartition("}")[0]
+        register = RegisterKeys(prefix, written=True)
+        yield from fleet.of_register(session.reader.run(calls.roster(register, limit=1)).processes)
 
 
 def _stock_leftovers(session: Session, _names: Sequence[str]) -> Findings:

@@ -63,6 +63,8 @@ def peek(
         messages.row(keys, name, each, whole=body)
         for each in messages.peeked(session, keys, name, limit=limit, offset=offset)
     ]
+    if part is PartName.UNACKED:
+        messages.name_holders(session, found)
     if session.as_json:
         session.out.rows(found)
         return
@@ -85,8 +87,9 @@ def tell_of_rest(session: Session, queue: str, part: str, shown: int, total: int
 def unacked(session: Session, names: Names = None, *, limit: Limit = 100) -> int:
     """Show what is held: by whom, for how long, until when, and how often it was delivered.
 
-    A lease in the past has expired: the next claim hands the message out again. The holder is the
-    consumer's random name, and the front of its receipts. --limit is per queue.
+    A lease in the past has expired: the next claim hands the message out again. The holder is named
+    by its host and pid, or, where the register does not know it any more, by the front of its
+    receipts. --limit is per queue.
     """
     from atomq.cli import messages
 
@@ -100,6 +103,7 @@ def unacked(session: Session, names: Names = None, *, limit: Limit = 100) -> int
             ):
                 rows.append(messages.row(keys, "unacked", each))
                 report(len(rows))
+    messages.name_holders(session, rows)
     if session.as_json:
         session.out.rows(rows)
         return failed

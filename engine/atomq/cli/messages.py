@@ -107,6 +107,17 @@ def row(keys: QueueKeys, part: Part, found: Peeked, *, whole: bool = False) -> d
     return made
 
 
+def name_holders(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+    """Say of what is held in which process, where that is in the register."""
+    from atomq import fork
+    from atomq.cli.queues import roster
+
+    there = {each.name: each.entry for each in roster(session).processes} if rows else {}
+    for row in rows:
+        entry = there.get(row["holder"][: fork.NAME], {})
+        row["host"], row["pid"] = entry.get("host"), entry.get("pid")
+
+
 def _read(envelope: Envelope) -> dict[str, Any]:
     from atomq.errors import InvalidMessage
 
@@ -241,6 +252,9 @@ def _plain(name: str, row: Mapping[str, Any], _now_ms: int) -> Any:
 
 
 _CELLS: dict[str, Any] = {
+    "holder": lambda _, row, __: (
+        f"{row['host']} (pid {row['pid']})" if row.get("pid") else row["holder"]
+    ),
     "dead id": lambda _, row, __: row["dead_id"],
     "size": lambda _, row, __: size(row["bytes"]),
     "due": lambda _, row, now: moment(row["due_ms"], now),

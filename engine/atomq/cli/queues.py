@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -17,7 +18,7 @@ from atomq.errors import AtomqError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from atomq.calls import QueueState
+    from atomq.calls import QueueState, Roster
 
 _REDISCOVER_SECONDS = 10.0
 _TOGETHER = 50  # queues asked about in one round trip
@@ -72,6 +73,13 @@ def queues(
     interval: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, help="How often to look, with --watch.")
     ] = 1.0,
+    scanning: Annotated[
+        bool,
+        typer.Option(
+            "--scan",
+            help="Look through the whole database for queues; the register has them then.",
+        ),
+    ] = False,
 ) -> int:
     """Show the queues in numbers: ready, unacked, delayed, dead, age of the next message.
 
@@ -79,13 +87,19 @@ def queues(
     out again by the next claim · **delayed** waits for its time; *due* ones go out with the next
     claim · **dead** was rejected, could not be decoded or was delivered too often.
 
-    Without names the whole database is scanned for queues, those of stock Kombu too. --watch shows
-    rates as well; with --json it prints one array a line.
+    Without names these are the queues in the register, where the first message puts them. Those of
+    older releases and of stock Kombu are found with --scan, which is also what happens while the
+    register is empty. --watch shows rates as well; with --json it prints one array a line.
     """
+    if scanning:
+        if names:
+            raise Usage("--scan is to find queues: name none")
+        enter(session, discover(session, scanning=True))
     if watch:
         return _watch(session, names, interval)
-    found = names or discover(session)
-    states, failed = inspect_all(session, found)
+    states, failed = inspect_all(session, names or discover(session))
+    if not names:
+        states = without_vanished(session, states)
     if session.as_json:
         session.out.rows([row(state) for state in states])
     elif states:
@@ -95,11 +109,17 @@ def queues(
     return failed
 
 
-def discover(session: Session) -> list[str]:
-    """The names of all queues: those with keys of ours, and those bound by stock Kombu."""
+def discover(session: Session, *, scanning: bool = False) -> list[str]:
+    """The names of all queues: those in the register.
+
+    While it is empty, or with `scanning`, the database is looked through, and they are those with
+    keys of ours, and those bound by stock Kombu.
+    """
     from atomq.errors import PermissionDenied
     from atomq.keys import check_name, is_queue_key
 
+    if not scanning and (known := roster(session).queues):
+        return known
     engine = session.reader
     prefix, sep = engine.options.global_keyprefix, engine.options.sep
     full: set[str] = set()
@@ -123,6 +143,43 @@ def discover(session: Session) -> list[str]:
         ) from error
     ours = {name.removeprefix(prefix) for name in full if name.startswith(prefix)} | bound
     return sorted(name for name in ours if _allowed(check_name, name, sep, engine.layout))
+
+
+def roster(session: Session) -> Roster:
+    """The register, with the names of all queues; empty where this user may not read it."""
+    from atomq import flows
+    from atomq.calls import Roster
+    from atomq.errors import PermissionDenied, ScriptsNotLoaded
+
+    try:
+        return session.reader.run(flows.whole_roster(session.engine.register.keys))
+    except (PermissionDenied, ScriptsNotLoaded):
+        return Roster(0, [], [], 0)
+
+
+def enter(session: Session, names: Sequence[str], *, gone: bool = False) -> None:
+    """Have the register know of these queues, or (`gone`) forget them."""
+    from atomq import calls
+
+    for i in range(0, len(names), calls.MOST):
+        some = names[i : i + calls.MOST]
+        session.engine.run(calls.register(session.engine.register.keys, some, gone=gone))
+
+
+def without_vanished(session: Session, states: Sequence[QueueState]) -> list[QueueState]:
+    """The same without queues of which nothing is there any more: the register forgets those."""
+
+    def is_empty(state: QueueState) -> bool:
+        parts = (state.ready, state.unacked, state.delayed, state.dead, state.stats, state.paused)
+        return not any(parts)
+
+    if not any(map(is_empty, states)):
+        return list(states)
+    consumed = {queue for process in roster(session).processes for queue in process.queues}
+    gone = [state.name for state in states if is_empty(state) and state.name not in consumed]
+    with suppress(AtomqError):  # who may only look leaves that to others
+        enter(session, gone, gone=True)
+    return [state for state in states if state.name not in set(gone)]
 
 
 def _allowed(check: Any, name: str, sep: str, layout: str) -> bool:
@@ -436,7 +493,7 @@ def hand_back(
 
     if bool(names) == all_:
         raise Usage("name the queues, or give --all")
-    chosen = names or discover(session)
+    chosen = names or discover(session, scanning=True)
     states, failed = inspect_all(session, chosen)
     held = sum(state.unacked - state.expired for state in states) if unacked else 0
     if held:

@@ -1,25 +1,25 @@
 """The registry of workers, in which `atomq doctor` finds a fleet that does not agree.
 
-Every consuming process keeps one key, `_atomq.worker.<id>`, that expires when it is gone; and each
-queue knows its consumers, so that the last one to leave puts delayed tasks where others find them.
+A consuming process says its settings with its entry in the register; and each queue knows its
+consumers, so that the last one to leave puts delayed tasks where others find them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from atomq import calls, flows
+from atomq.calls import Process
 from atomq.client import Engine
 from atomq.errors import AtomqError
+from atomq.register import Consuming, Holder
 
-PREFIX = "_atomq.worker."
+PREFIX = "_atomq.worker."  # of the keys in which releases up to 14144c1 have their workers
 EVERY = 20.0  # seconds between two refreshes of an entry
 KEPT_MS = 60_000
 SKEW_MS = 10_000  # clocks that differ by more than this disagree
@@ -74,65 +74,58 @@ class Attendance:
 
 
 class Registration:
-    """One worker's entry: written now and then, deleted when it leaves."""
+    """One connection's word of what it consumes: said now and then, taken back when it leaves."""
 
     def __init__(
-        self, engine: Engine, name: str, settings: Mapping[str, Any], attendance: Attendance
+        self, engine: Engine, holder: Holder, settings: Mapping[str, Any], attendance: Attendance
     ) -> None:
         self._engine = engine
-        self._key = PREFIX + name
-        self._settings = dict(settings)
         self._attendance = attendance
         self._queues: set[str] = set()
         self._next = 0.0
+        self._said = 0.0
+        self._consuming = Consuming((), 1, holder, lambda: time.monotonic() - self._said)
+        about = engine.register.about
+        about.update(settings, kind="kombu" if about["kind"] == "atomq" else about["kind"])
 
     def refresh(self, queues: Sequence[str]) -> None:
-        """Write the entry, if it is time, or for queues that are new.
-
-        Where the user may not write it, the registry lacks this worker.
-        """
-        now = time.monotonic()
+        """Consume these queues, which is said if it is time, or for queues that are new."""
+        now = self._said = time.monotonic()
         if now < self._next and self._queues.issuperset(queues):
             return
         self._attendance.stay(set(queues) - (self._queues if now < self._next else set()), self)
         self._queues.update(queues)
         self._next = now + EVERY
-        entry = {
-            **self._settings,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "queues": sorted(queues),
-            "clock_ms": int(time.time() * 1000),
-        }
-        try:
-            seconds, micros = self._engine.command("TIME")
-            entry["server_ms"] = int(seconds) * 1000 + int(micros) // 1000
-            self._engine.command("SET", self._key, json.dumps(entry), "PX", KEPT_MS)
-        except AtomqError:
-            return
+        self._list()
+
+    def _list(self) -> None:
+        """Have the register know of these queues."""
+        queues = [self._engine.keys(name) for name in sorted(self._queues)]
+        self._engine.register.change(self._consuming, queues)
 
     def drop(self, queue: str) -> None:
         """This queue is not consumed any more."""
         if queue in self._queues:
             self._queues.discard(queue)
+            self._list()
             self._attendance.leave(queue, self)
 
     def leave(self) -> None:
-        """Take the entry away, and leave all queues."""
+        """Leave all queues."""
         self._next = 0.0
-        self._engine.command("DEL", self._key)
+        self._engine.register.leave([self._consuming])
         for queue in list(self._queues):
             self.drop(queue)
 
     def lost(self) -> None:
-        """The connection is gone: another one of this process goes on, or nobody does."""
+        """The connection is gone: another one of this process goes on, or none does."""
         self._queues.clear()
         self._attendance.lost(self)
 
 
 @dataclass(frozen=True)
 class Worker:
-    """One entry of the registry."""
+    """One process that consumes, by Kombu or Celery."""
 
     name: str
     settings: Mapping[str, Any]
@@ -146,8 +139,17 @@ class Worker:
         return f"{self.settings.get('host', '?')} (pid {self.settings.get('pid', '?')})"
 
 
+def of_register(processes: Iterable[Process]) -> list[Worker]:
+    """The processes that say their settings."""
+    return [
+        Worker(process.name, {**process.entry, "server_ms": process.said_ms})
+        for process in processes
+        if SHARED[0] in process.entry
+    ]
+
+
 def workers(entries: Iterable[tuple[str, bytes | None]]) -> list[Worker]:
-    """The workers of these keys and values; what cannot be read is passed over."""
+    """The workers of older releases, by keys and values; what cannot be read is passed over."""
     found = []
     for key, value in entries:
         try:

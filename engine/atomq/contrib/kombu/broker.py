@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import gc
 import logging
+import weakref
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -46,12 +47,23 @@ class Broker:
         self.bindings = Bindings(self.engine)
         self.attendance = Attendance(self.engine, lambda: self.ids.prefix)
         self.unconfirmed = Unconfirmed(self.engine.options.call_window_ms / 1000)
+        self._introduced = False
 
         fork.renew(self)
 
     def forked(self) -> None:
         """In a child process: what was claimed without an answer is the parent's to give back."""
         self.unanswered = []
+        self._introduced = False
+
+    def introduce(self) -> None:
+        """Have the register know which worker of Celery's this process is, if it is one."""
+        if not self._introduced:
+            self._introduced = True
+            if (found := worker.controller()) is not None:
+                known, register = weakref.ref(found), self.engine.register
+                register.about.update(kind="celery", name=str(found.hostname))
+                register.concurrency = lambda: getattr(known(), "concurrency", None)
 
     def keys(self, queue: str) -> QueueKeys:
         """The keys of a queue."""

@@ -17,16 +17,14 @@ log = logging.getLogger("atomq.kombu")
 
 
 class Chores:
-    """Refreshes our registry entry, requeues tasks Celery forgot, restores what stock left."""
+    """Reports to the register, requeues tasks Celery forgot, restores what stock left."""
 
-    def __init__(self, transport: Any, name: str) -> None:
-        """`name` is that of this connection in the registry."""
+    def __init__(self, transport: Any) -> None:
         self._transport = transport
         self._broker: Broker = transport.broker
         shared = transport.settings.shared()
-        self._registration = Registration(
-            self._broker.engine, name, shared, self._broker.attendance
-        )
+        engine, keeper = self._broker.engine, self._broker.keeper
+        self._registration = Registration(engine, keeper, shared, self._broker.attendance)
         self._restore = Restore(self._broker, transport.settings)
 
     def turn(self) -> None:
@@ -47,6 +45,7 @@ class Chores:
             for name in channel.claimed_queues()
         ]
         if queues:
+            self._broker.introduce()
             self._registration.refresh([name for _, name in queues])
             self._restore.turn(*queues[0])
 
@@ -55,7 +54,7 @@ class Chores:
         self._registration.drop(queue)
 
     def leave(self) -> None:
-        """The connection is closed: delete the registry entry. Raises our exceptions."""
+        """The connection is closed: delete the entry in the register. Raises our exceptions."""
         self._registration.leave()
 
     def lost(self) -> None:

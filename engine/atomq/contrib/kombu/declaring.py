@@ -62,10 +62,12 @@ class Declaring(virtual.Channel):
         self._kept_at = time.monotonic()
 
     def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:
-        self.broker.keys(queue)
+        keys = self.broker.keys(queue)
         if auto_delete:
             self.auto_delete_queues.add(queue)
         expires = (kwargs.get("arguments") or {}).get("x-expires")
+        if auto_delete or expires:
+            keys.noted = float("inf")  # it passes by itself: the register does without its name
         if isinstance(expires, int | float) and expires > 0:
             self._expires[queue] = max(1, int(min(expires, calls.LONGEST_LIFE)))
         else:

@@ -62,7 +62,7 @@ class Intake:
         self.demand = Demand(transport, buffer, self._popped)
         self.claims = Claims(transport, buffer, self._send)
         self._watch = Watch(self._broker, self._send, self.claims.hot.add, self._have_messages)
-        self.chores = Chores(transport, f"{self._broker.ids.prefix}-{id(self):x}")
+        self.chores = Chores(transport)
 
     def close(self) -> None:
         """Give back what was not handed over, pass a wake-up on, and hang up."""

@@ -84,6 +84,12 @@ def takes_tasks(consumer: Any) -> bool:
     )
 
 
+def controller() -> Any:
+    """The worker of this process, if it is one. The heap is asked, as above."""
+    module = sys.modules.get("celery.worker.worker")
+    return next(iter(_alive(getattr(module, "WorkController", None))), None)
+
+
 def runs_in_delivery(*, in_loop: bool) -> bool:
     """Whether a message is worked on while it is handed over: solo pools, programs that drain."""
     if in_loop:

@@ -1,0 +1,334 @@
+"""What this process writes into the register: the queues in use, and what it says of itself.
+
+A process that consumes says every 20 s where it runs, what it consumes and what it works on, in one
+call, by a thread with a connection of its own: in a cluster the register lives in one slot, and no
+other call waits for the server of that. An entry that is not said again for a minute is not there
+any more. What cannot be written is tried again later; nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from importlib import metadata
+from typing import Any, NamedTuple, Protocol
+
+from atomq import calls, fork
+from atomq.calls import Call
+from atomq.errors import AtomqError, PermissionDenied
+from atomq.keys import QueueKeys, RegisterKeys
+from atomq.outage import Unreported
+from atomq.retrying import Retry
+
+log = logging.getLogger("atomq.register")
+
+EVERY = 20.0  # seconds between two words of a process
+KEPT_MS = 60_000
+NOTED = 3600.0  # seconds after which the name of a queue in use is written again
+REFUSED = 600.0  # seconds until what this user may not write is tried again
+AGAIN = 60.0  # the same for the name of a queue that could not be written
+PATIENCE = 5.0  # seconds for which a server that is away is tried
+CLOSING = 1.0  # seconds that the end of a process waits for the last word
+IDLE = 5.0  # seconds after which the thread looks whether anything needs it
+QUEUES, WORK = 100, 20  # how many of each an entry names
+LARGEST = 60_000  # bytes of an entry
+
+
+class Work(NamedTuple):
+    """One message that is held."""
+
+    queue: str
+    id: str
+    seconds: float
+    task: str = ""
+    """Celery's name of it."""
+
+
+class Holder(Protocol):
+    """What holds messages for consumers of this process."""
+
+    def working(self, most: int) -> tuple[int, list[Work]]:
+        """How many it holds, and some of them, those that it holds longest first."""
+        ...
+
+
+class Consuming:
+    """What one consumer of this process says. It counts as long as this object is kept."""
+
+    __slots__ = ("__weakref__", "asked", "concurrency", "holder", "idle", "listed", "queues")
+
+    def __init__(
+        self,
+        queues: Sequence[QueueKeys],
+        concurrency: int,
+        holder: Holder,
+        idle: Callable[[], float],
+    ) -> None:
+        self.queues = queues
+        self.concurrency = concurrency
+        self.holder = holder
+        self.idle = idle
+        """How many seconds ago it sent a claim."""
+        self.asked = 0.0  # when it began to ask for messages (monotonic)
+        self.listed = False
+
+
+class Register:
+    """That of one server and `global_keyprefix`, as this process writes it. For any thread."""
+
+    def __init__(self, keys: RegisterKeys, make_engine: Callable[[], Any], *, off: bool) -> None:
+        self.keys = keys
+        self._make_engine = make_engine
+        self._off = off
+        self._begin()
+        _registers.add(self)
+        fork.renew(self)
+
+    def _begin(self) -> None:
+        self.about: dict[str, Any] = {"kind": "atomq"}
+        """What the entry says besides."""
+        self.concurrency: Callable[[], int | None] = lambda: None
+        """How much the process does at once, where its consumers do not know it."""
+        self._started_ms = int(time.time() * 1000)
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._engine: Any = None
+        self._consumers: weakref.WeakSet[Consuming] = weakref.WeakSet()
+        self._new: dict[str, QueueKeys] = {}
+        self._gone: set[str] = set()
+        self._next = self._not_before = 0.0
+        self._listed = self._closing = self._refused = False
+
+    def forked(self) -> None:
+        """In a child process: it has not said anything yet."""
+        fork.leak(self._engine)
+        self._begin()
+
+    # ── what others say ───────────────────────────────────────────────────────────────────────
+
+    def note(self, queue: QueueKeys, *, gone: bool = False) -> None:
+        """Have the name of a queue in use, or that is gone, written by the thread, soon."""
+        with self._wake:
+            if gone:
+                self._new.pop(queue.name, None)
+                self._gone.add(queue.name)
+            else:
+                self._gone.discard(queue.name)
+                self._new[queue.name] = queue
+            self._rouse()
+
+    def consume(self, consumer: Consuming) -> None:
+        """This consumer asks for messages: it is there, while it does or its holder works."""
+        consumer.asked = time.monotonic()
+        if consumer.listed or self._off:  # as nearly always
+            return
+        with self._wake:
+            consumer.listed = True
+            self._consumers.add(consumer)
+            if self._is_news(consumer):
+                self._next = min(self._next, self._not_before)
+            self._rouse()
+
+    def change(self, consumer: Consuming, queues: Sequence[QueueKeys]) -> None:
+        """From now on this consumer consumes these queues, if any."""
+        if self._off:
+            return
+        with self._wake:
+            consumer.queues, consumer.listed, consumer.asked = queues, True, time.monotonic()
+            if queues:
+                self._consumers.add(consumer)
+            else:
+                self._consumers.discard(consumer)
+            self._next = min(self._next, self._not_before)
+            if queues or self._thread is not None:
+                self._rouse()
+
+    def _is_news(self, consumer: Consuming) -> bool:
+        now = time.monotonic()
+        return not self._listed or any(queue.noted < now for queue in consumer.queues)
+
+    def leave(self, consumers: Iterable[Consuming]) -> None:
+        """These consume no more; behind the last one the entry is taken out."""
+        for one in consumers:
+            self.change(one, ())
+
+    def left_by(self, holder: Holder) -> None:
+        """What this holder held for consumes no more; done when this returns, within a second."""
+        self.leave([one for one in list(self._consumers) if one.holder is holder])
+        thread = self._thread
+        if thread is not None and not self._consumers and thread is not threading.current_thread():
+            thread.join(CLOSING)
+
+    def close(self) -> None:
+        """The process ends: what is to be said is said now."""
+        with self._wake:
+            self._closing, self._next, thread = True, 0.0, self._thread
+            for one in list(self._consumers):
+                one.listed = False
+            self._consumers.clear()
+            self._wake.notify()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(CLOSING)
+
+    # ── the thread ────────────────────────────────────────────────────────────────────────────
+
+    def _rouse(self) -> None:
+        self._closing = False
+        if self._thread is None:
+            # It holds the register weakly between two turns: what nobody uses any more may go.
+            run = weakref.WeakMethod(self._turn)
+            self._thread = threading.Thread(
+                target=_loop, args=(run,), name="atomq-register", daemon=True
+            )
+            self._thread.start()
+        else:
+            self._wake.notify()
+
+    def _turn(self) -> bool:
+        """Say what is due, then wait for the next thing; False once nothing is left to be said."""
+        with self._wake:
+            new, self._new = self._new, {}
+            gone, self._gone = self._gone, set()
+            consumers = self._there()
+            is_due = time.monotonic() >= self._next
+            if is_due:  # set before it is said: what comes meanwhile may bring it forward
+                self._next = time.monotonic() + EVERY
+        if new or gone or (is_due and (consumers or self._listed)):
+            self._say(new, gone, consumers)
+        with self._wake:
+            more = self._new or self._gone
+            if not (more or self._consumers or self._listed) or self._closing:
+                engine, self._engine, self._thread = self._engine, None, None
+                if engine is not None:
+                    engine.close()
+                return False
+            if not more:
+                self._wake.wait(max(0.0, min(self._next - time.monotonic(), IDLE)))
+        return True
+
+    def _there(self) -> list[Consuming]:
+        """The consumers that count. One that asks no more and holds nothing does not."""
+        found, now = [], time.monotonic()
+        for one in list(self._consumers):
+            idle = min(one.idle(), now - one.asked)
+            if idle < KEPT_MS / 1000 or one.holder.working(0)[0]:
+                found.append(one)
+            else:
+                self._consumers.discard(one)
+                one.listed = False
+        return found
+
+    def _say(
+        self, new: Mapping[str, QueueKeys], gone: Collection[str], consumers: Sequence[Consuming]
+    ) -> None:
+        now = time.monotonic()
+        consumed = {queue.name: queue for one in consumers for queue in one.queues}
+        names = {n: q for n, q in (consumed | dict(new)).items() if n in new or q.noted < now}
+        entry = self._entry(consumers, sorted(consumed)) if consumers else ""
+        try:
+            for some in _batches(sorted(gone)):
+                self._run(calls.register(self.keys, some, gone=True), leaving=self._closing)
+            process = fork.process() if consumers or self._listed else ""
+            for some in list(_batches(sorted(names))) or [()]:
+                self._run(
+                    calls.register(
+                        self.keys,
+                        some,
+                        process=process,
+                        alive_ms=KEPT_MS if consumers else 0,
+                        entry=entry,
+                    ),
+                    leaving=self._closing or not consumers,
+                )
+            self._not_before = 0.0
+            self._listed, self._refused, noted = bool(consumers), False, NOTED
+        except AtomqError as error:
+            known, self._refused = self._refused, isinstance(error, PermissionDenied)
+            level = logging.INFO if self._refused and not known else logging.DEBUG
+            log.log(level, "the register could not be written: %s", error)
+            pause, noted = (REFUSED, REFUSED) if self._refused else (EVERY, AGAIN)
+            self._not_before = self._next = now + pause
+            self._listed = self._listed and bool(consumers)
+        for queue in names.values():
+            queue.noted = max(queue.noted, now + noted)
+
+    def _run(self, call: Call[int], *, leaving: bool) -> None:
+        if self._engine is None:
+            engine = self._engine = self._make_engine()
+            for standing in engine._pool.everywhere():
+                standing.outage = Unreported(self.keys.name)
+        self._engine.retry = Retry(attempts=0 if leaving else 3, budget=PATIENCE)
+        self._engine.verified = True  # whether this user may do the rest is nothing to it
+        self._engine.run(call)
+
+    def _entry(self, consumers: Sequence[Consuming], queues: Sequence[str]) -> str:
+        holds, working = 0, list[Work]()
+        for holder in {id(one.holder): one.holder for one in consumers}.values():
+            count, some = holder.working(WORK)
+            holds += count
+            working += some
+        working.sort(key=lambda work: -work.seconds)
+        entry = {
+            **self.about,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started_ms": self._started_ms,
+            "version": metadata.version("atomq"),
+            "queue_count": len(queues),
+            "concurrency": self.concurrency() or sum(one.concurrency for one in consumers),
+            "holds": holds,
+            "clock_ms": int(time.time() * 1000),
+        }
+        most = QUEUES
+        while True:
+            work = [one._asdict() for one in working[: min(most, WORK)]]
+            text = json.dumps({**entry, "queues": queues[:most], "working": work})
+            if len(text) <= LARGEST or not most:
+                return text
+            most //= 2
+
+
+def _batches(names: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (names[i : i + calls.MOST] for i in range(0, len(names), calls.MOST))
+
+
+def _loop(run: weakref.WeakMethod[Callable[[], bool]]) -> None:
+    while (turn := run()) is not None:
+        try:
+            if not turn():
+                return
+        except Exception:
+            log.exception("the thread that writes the register goes on")
+            time.sleep(1.0)
+        del turn
+
+
+_registers: weakref.WeakSet[Register] = weakref.WeakSet()
+_by_address: weakref.WeakValueDictionary[Any, Register] = weakref.WeakValueDictionary()
+_making = fork.Lock()
+
+
+def register_of(
+    address: Any, prefix: str, make_engine: Callable[[], Any], *, off: bool = False
+) -> Register:
+    """The one of a server; the same for equal addresses. `off`: it has no other processes."""
+    with _making:
+        found = _by_address.get(address)
+        if found is None:
+            found = Register(RegisterKeys(prefix), make_engine, off=off)
+            _by_address[address] = found
+        return found
+
+
+@atexit.register
+def close_all() -> None:
+    """Say the last word in every register; what consumes again is there again."""
+    for one in list(_registers):
+        one.close()

@@ -1,0 +1,205 @@
+"""The register: which queues are in use, and which processes consume."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from atomq import AsyncQueue, Queue, calls, flows, fork
+from atomq.calls import Roster
+from atomq.client import Engine
+from atomq.keys import REGISTER
+from atomq.queue import Receiver
+from tests.servers import Cluster, Server
+
+ONE = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+
+
+def roster(engine: Engine) -> Roster:
+    return engine.run(flows.whole_roster(engine.register.keys))
+
+
+def awaited(look: Callable[[], Any], seconds: float = 5.0) -> Any:
+    until = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < until, "in vain"
+        time.sleep(0.01)
+    return found
+
+
+def of(cluster: Cluster) -> str:
+    return cluster.url.replace("redis://", "redis+cluster://")
+
+
+def mine(engine: Engine) -> Any:
+    """What this process says of itself, if it does."""
+    return next((p for p in roster(engine).processes if p.name == fork.process()), None)
+
+
+def test_a_queue_is_known_from_its_first_message_until_it_is_deleted(server: Server) -> None:
+    with Queue("mails", server.url) as mails, Queue("sms", mails.engine) as sms:
+        assert roster(mails.engine).queues == []
+        sms.state()
+        assert roster(mails.engine).queues == []  # it was only looked at
+        sms.put(1)
+        mails.put_many([1, 2])
+        assert roster(mails.engine).queues == ["mails", "sms"]
+        sms.delete()
+        assert roster(mails.engine).queues == ["mails"]
+        sms.put(1)
+        assert roster(mails.engine).queues == ["mails", "sms"]
+
+
+@ONE
+def test_the_name_is_written_once(server: Server) -> None:
+    with Queue("mails", server.url) as queue:
+        queue.put(1)
+        db = server.client()
+        before = db.info("commandstats")["cmdstat_evalsha"]["calls"]
+        for _ in range(20):
+            queue.put(1)
+        assert db.info("commandstats")["cmdstat_evalsha"]["calls"] - before == 20
+
+
+def test_asyncio_writes_it_too(server: Server) -> None:
+    async def work() -> None:
+        async with AsyncQueue("mails", server.url) as queue:
+            await queue.put(1)
+            assert roster(engine).queues == ["mails"]
+            message = await queue.claim()
+            assert message is not None
+            assert awaited(lambda: mine(engine)).entry["queues"] == ["mails"]
+            await message.ack()
+
+    with Engine(server.url) as engine:
+        asyncio.run(work())
+
+
+@ONE
+def test_each_prefix_and_database_has_its_own(server: Server) -> None:
+    with (
+        Queue("a", server.url, global_keyprefix="app:") as one,
+        Queue("b", server.tcp_url.removesuffix("0") + "1") as two,
+    ):
+        one.put(1)
+        two.put(1)
+        assert (roster(one.engine).queues, roster(two.engine).queues) == (["a"], ["b"])
+        assert server.client().keys(f"{REGISTER}*") == [b"_atomq.register{.app:}.queues"]
+
+
+def test_a_consumer_says_where_it_runs_and_what_it_works_on(server: Server) -> None:
+    with Queue("mails", server.url) as queue:
+        sent = queue.put({"to": "a"})
+        with Receiver([queue], workers=3) as receiver:
+            (message,) = receiver.receive(1)
+            process = awaited(lambda: mine(queue.engine))
+            entry = process.entry
+            assert (entry["pid"], entry["queues"], entry["concurrency"]) == (
+                os.getpid(),
+                ["mails"],
+                3,
+            )
+            assert {"host", "version", "started_ms", "kind"} <= entry.keys()
+            (held,) = queue.peek("unacked")
+            assert held.process == process.name
+            # What it works on is said at the next turn, which is brought forward here.
+            register = queue.engine.register
+            register.change(receiver._consuming, [queue.keys])
+            busy = awaited(lambda: (found := mine(queue.engine)).entry["holds"] and found)
+            assert [(w["queue"], w["id"]) for w in busy.entry["working"]] == [("mails", sent.id)]
+            message.ack()
+        queue.engine.close()
+        assert mine(queue.engine) is None
+
+
+@ONE
+def test_a_process_that_was_killed_is_forgotten(server: Server) -> None:
+    with Engine(server.url) as engine:
+        keys = engine.register.keys
+        engine.run(calls.register(keys, process="dead", alive_ms=1, entry="{}"))
+        awaited(lambda: roster(engine).alive == 0)
+        assert engine.command("HLEN", keys.processes) == 1
+        engine.run(calls.register(keys, process="other", alive_ms=1000, entry="[]"))
+        assert engine.command("HKEYS", keys.processes) == [b"other"]
+        assert roster(engine).processes == []  # what it says cannot be read
+
+
+@ONE
+def test_a_process_that_ends_takes_its_entry_out(server: Server) -> None:
+    code = """if True:
+        import sys, time
+        from atomq import Queue, calls
+        queue = Queue("mails", sys.argv[1])
+        queue.put(1)
+        message = queue.claim()
+        roster = calls.roster(queue.engine.register.keys)
+        while not queue.engine.run(roster).processes:
+            time.sleep(0.01)
+        message.ack()
+    """
+    subprocess.run([sys.executable, "-c", code, server.url], check=True, timeout=30)
+    with Engine(server.url) as engine:
+        assert roster(engine).processes == []
+        assert roster(engine).queues == ["mails"]
+
+
+@ONE
+def test_two_thousand_names_come_in_pages(server: Server) -> None:
+    with Engine(server.url) as engine:
+        names = [f"q{i:04}" for i in range(2000)]
+        for i in (0, 1000):
+            engine.run(calls.register(engine.register.keys, names[i : i + 1000]))
+        assert roster(engine).queues == names
+
+
+@ONE
+def test_who_may_not_write_it_goes_on(server: Server) -> None:
+    db = server.client()
+    keys = ["_atomq.{*", "mails*"]
+    db.acl_setuser("half", enabled=True, nopass=True, keys=keys, channels=["*"], commands=["+@all"])
+    with Queue("mails", server.tcp_url.replace("//", "//half:x@")) as queue:
+        queue.put(1)
+        message = queue.claim()
+        assert message is not None
+        message.ack()
+        assert db.keys(f"{REGISTER}*") == []
+
+
+@ONE
+def test_a_cluster_has_it_in_one_slot_and_no_call_waits_for_that(cluster: Cluster) -> None:
+    with Queue("mails", of(cluster)) as queue:
+        queue.put(1)
+        awaited(lambda: roster(queue.engine).queues == ["mails"])
+        message = queue.claim()
+        assert message is not None
+        assert awaited(lambda: mine(queue.engine)).entry["queues"] == ["mails"]
+        message.ack()
+
+
+@pytest.mark.parametrize("kind", ["valkey-9"])
+def test_a_server_that_hangs_holds_up_no_queue_of_another(kind: str) -> None:
+    with Cluster(kind, nodes=2) as cluster:
+        db = cluster.client()
+        keys = Engine(of(cluster)).register.keys.queues
+        home = db.get_node_from_key(keys).port
+        name = next(n for n in map(str, range(99)) if db.get_node_from_key(n).port != home)
+        (stuck,) = (node for node in cluster.nodes if node.port == home)
+        with Queue(name, of(cluster)) as queue:
+            queue.state()  # connected
+            stuck.pause()
+            try:
+                began = time.monotonic()
+                queue.put(1)
+                message = queue.claim()
+                assert message is not None
+                message.ack()
+                assert time.monotonic() - began < 1.0
+            finally:
+                stuck.resume()
