@@ -191,7 +191,7 @@ class Acks:
     def __init__(
         self,
         waiting: Callable[[], None] = lambda: None,
-        lost: Callable[[Sequence[str]], None] = lambda _: None,
+        lost: Callable[[str, Sequence[str]], None] = lambda _, __: None,
     ) -> None:
         self._waiting = waiting
         self._lost = lost
@@ -262,7 +262,7 @@ class Acks:
             missing = [receipt for receipt in missing if receipt not in self._repeated]
             self._repeated.difference_update(receipts)
         if missing:
-            self._lost(missing)
+            self._lost(queue, missing)
 
     def waits(self, queue: str) -> bool:
         """Whether some wait for this queue."""

@@ -527,7 +527,9 @@ class LeaseKeeper:
                 if asked - lease.since > self.lease_ms / 1000:
                     self.drop([receipt])  # its lease has ended
             elif lease.started and self.max_lease and now - lease.started > self.max_lease:
-                log.warning("%s was worked on for longer than max_lease: no longer held", receipt)
+                if (holder := lease.holder()) is not None:
+                    text = "%r was worked on for longer than max_lease: no longer held"
+                    log.warning(text, holder, extra=_extra(holder, lease.queue))
                 self.drop([receipt])
             else:
                 by_queue.setdefault(lease.queue, []).append(receipt)
@@ -601,11 +603,10 @@ class LeaseKeeper:
         for receipt in receipts:
             lease = self._leases.pop(receipt, None)
             holder = lease.holder() if lease is not None else None
-            if holder is not None and not (holder.lost or holder.settled):
+            if lease is not None and holder is not None and not (holder.lost or holder.settled):
                 holder.lost = True
-                log.warning(
-                    "lost the lease %s: the message was handed to another consumer", receipt
-                )
+                text = "lost the lease of %r: another consumer has the message"
+                log.warning(text, holder, extra=_extra(holder, lease.queue))
 
 
 def _work(lease: _Lease, now: float) -> Work:
@@ -620,9 +621,16 @@ def _work(lease: _Lease, now: float) -> Work:
     return Work(lease.queue, name[:256], round(now - lease.claimed, 3), task[:256])
 
 
-def _too_late(receipts: Sequence[str]) -> None:
+def _too_late(queue: str, receipts: Sequence[str]) -> None:
+    text = "a message of %r went to another consumer: %s was acked too late"
     for receipt in receipts:
-        log.warning("%s was acked too late: the message was handed to another consumer", receipt)
+        log.warning(text, queue, receipt, extra={"queue": queue})
+
+
+def _extra(holder: Any, queue: str) -> dict[str, Any]:
+    """What a log record about a message has besides its text; see `MessageBase.log_extra`."""
+    found: dict[str, Any] = getattr(holder, "log_extra", {"queue": queue})
+    return found
 
 
 def _loop(run: weakref.WeakMethod[Callable[[], bool]]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from atomq import arguments
+from atomq import arguments, tracing
 from atomq.arguments import Seconds
 from atomq.calls import Verdict
 from atomq.errors import (
@@ -62,6 +62,14 @@ def id_or_none(message: MessageBase[Any]) -> str:
         return ""
 
 
+def shown_id(message: MessageBase[Any]) -> str:
+    """The same for a text about it: that nobody asked for it leaves `undecodable` as it is."""
+    try:
+        return message._delivery.envelope.id
+    except InvalidMessage:
+        return ""
+
+
 def result_of(message_id: str, stored: bytes | None, timeout: Seconds | None) -> Any:
     """What a consumer completed a message with. Raises `ResultTimeout` and `MessageFailed`."""
     if stored is None:
@@ -88,6 +96,8 @@ class MessageBase(Generic[QueueT]):
         "_process",
         "_queue",
         "_rides",
+        "_span",
+        "_then",
         "lost",
         "receipt",
         "settled",
@@ -100,6 +110,7 @@ class MessageBase(Generic[QueueT]):
         self._process = queue.keeper.process
         self._rides = False  # with the claim that follows: its ack need not be sent at once
         self._body: Any = _UNREAD
+        self._then: tuple[str, float | None] | None = None
         self.receipt = delivery.receipt
         self.settled = False
         """It was acked, released, rejected or completed, or is about to be."""
@@ -158,6 +169,8 @@ class MessageBase(Generic[QueueT]):
     def _hand_over(self, *, rides: bool) -> Self:
         """Note that its handler begins to work."""
         self._rides = rides
+        if rides and tracing.active is not None:
+            tracing.active.received(self._queue, (self,))
         keeper = self._queue.keeper
         if keeper.max_lease is not None:
             keeper.start(self.receipt)
@@ -179,7 +192,8 @@ class MessageBase(Generic[QueueT]):
     def _left(self, verdicts: list[Verdict]) -> None:
         self._queue._settled([self], verdicts)
         if self.lost:
-            log.warning("%s: the lease was lost, another consumer has the message", self)
+            text = "%s: the lease was lost, another consumer has the message"
+            log.warning(text, self, extra=self.log_extra)
 
     def _stuck(self, error: BaseException | None, trouble: AtomqError) -> None:
         """The end of its block could not be sent to the server."""
@@ -187,12 +201,40 @@ class MessageBase(Generic[QueueT]):
         keeper.drop([self.receipt])
         if error is None and isinstance(trouble, ServerUnavailable):
             keeper.acks.send_again(self._queue.name, [self.receipt])
-            log.info("%s is acked as soon as the server is back: %s", self, trouble)
+            text, level = "%s is acked as soon as the server is back: %s", logging.INFO
         else:
-            log.error("%s comes back when its lease ends: %s", self, trouble)
+            text, level = "%s comes back when its lease ends: %s", logging.ERROR
+        log.log(level, text, self, trouble, extra=self.log_extra)
+
+    def _failed(self) -> tuple[str, Self, str]:
+        """The log's text when its handler failed: what becomes of it."""
+        verb, pause = self._then or ("", None)
+        if pause is not None:
+            then = f"it is tried again in {pause:.1f} s"
+        else:
+            then = "it goes to dead letters" if verb == "reject" else "it is settled already"
+        return "%s: the handler failed, %s", self, then
+
+    @property
+    def log_extra(self) -> dict[str, Any]:
+        """What a log record about it has besides its text, for handlers that write fields.
+
+        `queue`, `message_id` (None: it cannot be read), `delivery`, `max_deliveries`, and
+        `next_try`: seconds until it is tried again, once that is known.
+        """
+        return {
+            "queue": self._queue.name,
+            "message_id": shown_id(self) or None,
+            "delivery": self.deliveries,
+            "max_deliveries": self._queue.engine.options.max_deliveries,
+            "next_try": None if self._then is None else self._then[1],
+        }
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.receipt} of {self._queue.name!r}>"
+        most = self._queue.engine.options.max_deliveries
+        delivery = f"delivery {self.deliveries}" + (f" of {most}" if most is not None else "")
+        kind, name = type(self).__name__, shown_id(self) or "without an id"
+        return f"<{kind} {name} of {self._queue.name!r}, {delivery}, receipt {self.receipt}>"
 
 
 _UNREAD = object()

@@ -15,7 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from atomq import calls, flows
+from atomq import calls, flows, tracing
 from atomq.arguments import Seconds
 from atomq.calls import Counts, Part, Peeked, QueueState, Verdict
 from atomq.client import Engine, Waiter
@@ -50,19 +50,20 @@ class Message(MessageBase["Queue"]):
 
     def ack(self) -> Verdict:
         """It is done with. DONE, or UNKNOWN after a lost reply."""
-        return self._done(self._queue._ack((self.receipt,)))
+        return self._done("ack", self._queue._ack((self.receipt,)))
 
     def release(self, delay: Seconds = 0, *, front: bool = False, counted: bool = True) -> Verdict:
         """Give it back, now or in `delay` seconds. `counted=False` if the work did not begin."""
-        return self._done(self._queue._release((self,), delay=delay, front=front, counted=counted))
+        flow = self._queue._release((self,), delay=delay, front=front, counted=counted)
+        return self._done("release", flow)
 
     def reject(self, reason: str = "rejected", detail: str = "") -> Verdict:
         """Move it to dead letters. `reason` is a word or two, `detail` helps to find out why."""
-        return self._done(self._queue._reject((self,), reason, detail))
+        return self._done("reject", self._queue._reject((self,), reason, detail))
 
     def complete(self, value: Any = None) -> Verdict:
         """Ack it and store its result, which must be JSON; its waiters get it."""
-        return self._done(self._queue._complete(self, value))
+        return self._done("complete", self._queue._complete(self, value))
 
     def extend(self, seconds: Seconds | None = None) -> None:
         """Hold it for so many seconds from now (default: one lease).
@@ -73,11 +74,14 @@ class Message(MessageBase["Queue"]):
         if verdicts[0] is not Verdict.DONE:
             self._queue._settle(self, [Verdict.LOST])
 
-    def _done(self, flow: Flow[list[Verdict]]) -> Verdict:
-        return self._queue._settle(self, self._queue._carry_out((self,), flow))
+    def _done(self, verb: str, flow: Flow[list[Verdict]]) -> Verdict:
+        with tracing.settling(self._queue, verb, (self,)):
+            return self._queue._settle(self, self._queue._carry_out((self,), flow))
 
     def __enter__(self) -> Self:
         self._queue.keeper.start(self.receipt)
+        if tracing.active is not None:
+            self._span = tracing.active.begin(self)
         return self
 
     def __exit__(
@@ -87,15 +91,20 @@ class Message(MessageBase["Queue"]):
         trace: TracebackType | None,
     ) -> None:
         flow = self._leave(error)
-        if flow is not None:
-            try:
+        try:
+            if flow is not None:
                 self._queue.engine.settle(flow, partial(self._end, error))
-            finally:
+        finally:
+            if flow is not None:
                 self._queue.keeper.drop((self.receipt,))
+            if tracing.active is not None:
+                tracing.active.end(self, error)
 
     def _end(self, error: BaseException | None, flow: Flow[list[Verdict]]) -> None:
         try:
-            self._left(self._queue.engine.run(flow))
+            with tracing.settling(self._queue, "ack" if not self._then else self._then[0], (self,)):
+                verdicts = self._queue.engine.run(flow)
+            self._left(verdicts)
         except AtomqError as trouble:
             self._stuck(error, trouble)
 
@@ -178,6 +187,9 @@ class Queue(QueueBase[Engine]):
         confirmed within `durability_timeout`; `DurabilityUnavailable` if the server confirms
         nothing, so that nothing was put.
         """
+        if tracing.active is not None:
+            item = Item(body, delay, at, priority, id, headers, ttl)
+            return (self._put_traced([item], durability))[0]
         nothing_said = at is None and id is None and headers is None and ttl is None
         if nothing_said and delay == 0 and priority == 0:  # as in most
             message = self._plain(body)
@@ -196,10 +208,25 @@ class Queue(QueueBase[Engine]):
         They travel 1,000 (or `max_bytes`) to a call. A call is all or nothing, the whole is not: it
         ends with the first that fails. `durability` is that of `put`, for all of them.
         """
+        if tracing.active is not None and isinstance(items, Iterable) and (items := [*items]):
+            return self._put_traced(items, durability, len(items))
         messages = self._all_outgoing(items)
         if not messages:
             return []
         put = self.engine.run(self._put(messages, self._confirmed_by(durability)))
+        return [Sent(m.id, self, new) for m, new in zip(messages, put, strict=True)]
+
+    def _put_traced(
+        self, items: list[Any], durability: str | None, count: int | None = None
+    ) -> list[Sent]:
+        """Put one message, or so many of `put_many`, with the context of the span of it."""
+        assert tracing.active is not None
+        with tracing.active.sending(self, count) as sent:
+            one = count is None
+            messages = [self._outgoing(items[0])] if one else self._all_outgoing(items)
+            put = self.engine.run(self._put(messages, self._confirmed_by(durability)))
+            if one:
+                sent(messages[0].id)
         return [Sent(m.id, self, new) for m, new in zip(messages, put, strict=True)]
 
     # ── consume ───────────────────────────────────────────────────────────────────────────────
@@ -211,6 +238,7 @@ class Queue(QueueBase[Engine]):
 
     def claim_many(self, limit: int, timeout: Seconds | None = 0) -> list[Message]:
         """Up to `limit` messages (at most 1,000). Waits for the first one only."""
+        began_ns = time.time_ns() if tracing.active is not None else 0
         receiver = (timeout == 0 and self._idle_receiver()) or Receiver([self])
         try:
             messages = receiver.receive(limit, timeout)
@@ -221,6 +249,8 @@ class Queue(QueueBase[Engine]):
             self._idle.append(receiver)
         else:
             receiver.close(messages)
+        if messages and tracing.active is not None:
+            tracing.active.received(self, messages, began_ns)
         return messages
 
     def consume(
@@ -306,7 +336,7 @@ class Queue(QueueBase[Engine]):
             with message:
                 check_result(handler(message))
         except Exception:
-            log.exception("%s: the handler failed", message)
+            log.exception(*message._failed(), extra=message.log_extra)
 
     def _handle_held(self, handler: Callable[[Message], Any], message: Message) -> None:
         """The same by a worker that was handed it: the process may have been suspended since."""
@@ -343,7 +373,8 @@ class Queue(QueueBase[Engine]):
         """Ack messages in one call; a verdict for each, LOST among them."""
         messages = messages_of(messages)
         flow = self._ack([message.receipt for message in messages])
-        return self._carry_out(messages, flow)
+        with tracing.settling(self, "ack", messages):
+            return self._carry_out(messages, flow)
 
     def give_back(self, messages: Iterable[Message]) -> None:
         """Release messages that were not started: to the front, in their order, uncounted."""

@@ -15,7 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from atomq import calls, flows
+from atomq import calls, flows, tracing
 from atomq.aio import AsyncEngine, AsyncWaiter, to_the_end
 from atomq.arguments import Seconds
 from atomq.calls import Counts, Part, Peeked, QueueState, Verdict
@@ -50,23 +50,22 @@ class AsyncMessage(MessageBase["AsyncQueue"]):
 
     async def ack(self) -> Verdict:
         """It is done with. DONE, or UNKNOWN after a lost reply."""
-        return await self._done(self._queue._ack((self.receipt,)))
+        return await self._done("ack", self._queue._ack((self.receipt,)))
 
     async def release(
         self, delay: Seconds = 0, *, front: bool = False, counted: bool = True
     ) -> Verdict:
         """Give it back, now or in `delay` seconds. `counted=False` if the work did not begin."""
-        return await self._done(
-            self._queue._release((self,), delay=delay, front=front, counted=counted)
-        )
+        flow = self._queue._release((self,), delay=delay, front=front, counted=counted)
+        return await self._done("release", flow)
 
     async def reject(self, reason: str = "rejected", detail: str = "") -> Verdict:
         """Move it to dead letters. `reason` is a word or two, `detail` helps to find out why."""
-        return await self._done(self._queue._reject((self,), reason, detail))
+        return await self._done("reject", self._queue._reject((self,), reason, detail))
 
     async def complete(self, value: Any = None) -> Verdict:
         """Ack it and store its result, which must be JSON; its waiters get it."""
-        return await self._done(self._queue._complete(self, value))
+        return await self._done("complete", self._queue._complete(self, value))
 
     async def extend(self, seconds: Seconds | None = None) -> None:
         """Hold it for so many seconds from now (default: one lease).
@@ -77,11 +76,14 @@ class AsyncMessage(MessageBase["AsyncQueue"]):
         if verdicts[0] is not Verdict.DONE:
             self._queue._settle(self, [Verdict.LOST])
 
-    async def _done(self, flow: Flow[list[Verdict]]) -> Verdict:
-        return self._queue._settle(self, await self._queue._carry_out((self,), flow))
+    async def _done(self, verb: str, flow: Flow[list[Verdict]]) -> Verdict:
+        with tracing.settling(self._queue, verb, (self,)):
+            return self._queue._settle(self, await self._queue._carry_out((self,), flow))
 
     async def __aenter__(self) -> Self:
         self._queue.keeper.start(self.receipt)
+        if tracing.active is not None:
+            self._span = tracing.active.begin(self)
         return self
 
     async def __aexit__(
@@ -91,15 +93,20 @@ class AsyncMessage(MessageBase["AsyncQueue"]):
         trace: TracebackType | None,
     ) -> None:
         flow = self._leave(error)
-        if flow is not None:
-            try:
+        try:
+            if flow is not None:
                 await self._queue.engine.settle(flow, partial(self._end, error))
-            finally:
+        finally:
+            if flow is not None:
                 self._queue.keeper.drop((self.receipt,))
+            if tracing.active is not None:
+                tracing.active.end(self, error)
 
     async def _end(self, error: BaseException | None, flow: Flow[list[Verdict]]) -> None:
         try:
-            self._left(await self._queue.engine.run(flow))
+            with tracing.settling(self._queue, "ack" if not self._then else self._then[0], (self,)):
+                verdicts = await self._queue.engine.run(flow)
+            self._left(verdicts)
         except AtomqError as trouble:
             self._stuck(error, trouble)
 
@@ -182,6 +189,9 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         confirmed within `durability_timeout`; `DurabilityUnavailable` if the server confirms
         nothing, so that nothing was put.
         """
+        if tracing.active is not None:
+            item = Item(body, delay, at, priority, id, headers, ttl)
+            return (await self._put_traced([item], durability))[0]
         nothing_said = at is None and id is None and headers is None and ttl is None
         if nothing_said and delay == 0 and priority == 0:  # as in most
             message = self._plain(body)
@@ -202,10 +212,25 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         They travel 1,000 (or `max_bytes`) to a call. A call is all or nothing, the whole is not: it
         ends with the first that fails. `durability` is that of `put`, for all of them.
         """
+        if tracing.active is not None and isinstance(items, Iterable) and (items := [*items]):
+            return await self._put_traced(items, durability, len(items))
         messages = self._all_outgoing(items)
         if not messages:
             return []
         put = await self.engine.run(self._put(messages, self._confirmed_by(durability)))
+        return [AsyncSent(m.id, self, new) for m, new in zip(messages, put, strict=True)]
+
+    async def _put_traced(
+        self, items: list[Any], durability: str | None, count: int | None = None
+    ) -> list[AsyncSent]:
+        """Put one message, or so many of `put_many`, with the context of the span of it."""
+        assert tracing.active is not None
+        with tracing.active.sending(self, count) as sent:
+            one = count is None
+            messages = [self._outgoing(items[0])] if one else self._all_outgoing(items)
+            put = await self.engine.run(self._put(messages, self._confirmed_by(durability)))
+            if one:
+                sent(messages[0].id)
         return [AsyncSent(m.id, self, new) for m, new in zip(messages, put, strict=True)]
 
     # ── consume ───────────────────────────────────────────────────────────────────────────────
@@ -217,6 +242,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
 
     async def claim_many(self, limit: int, timeout: Seconds | None = 0) -> list[AsyncMessage]:
         """Up to `limit` messages (at most 1,000). Waits for the first one only."""
+        began_ns = time.time_ns() if tracing.active is not None else 0
         receiver = (timeout == 0 and self._idle_receiver()) or AsyncReceiver([self])
         try:
             messages = await receiver.receive(limit, timeout)
@@ -227,6 +253,8 @@ class AsyncQueue(QueueBase[AsyncEngine]):
             self._idle.append(receiver)
         else:
             await receiver.close(messages)
+        if messages and tracing.active is not None:
+            tracing.active.received(self, messages, began_ns)
         return messages
 
     def consume(
@@ -314,7 +342,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
             async with message:
                 check_result(await handler(message))
         except Exception:
-            log.exception("%s: the handler failed", message)
+            log.exception(*message._failed(), extra=message.log_extra)
 
     async def _handle_held(
         self, handler: Callable[[AsyncMessage], Awaitable[Any]], message: AsyncMessage
@@ -353,7 +381,8 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         """Ack messages in one call; a verdict for each, LOST among them."""
         messages = messages_of(messages)
         flow = self._ack([message.receipt for message in messages])
-        return await self._carry_out(messages, flow)
+        with tracing.settling(self, "ack", messages):
+            return await self._carry_out(messages, flow)
 
     async def give_back(self, messages: Iterable[AsyncMessage]) -> None:
         """Release messages that were not started: to the front, in their order, uncounted."""

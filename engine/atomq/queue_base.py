@@ -20,7 +20,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
-from atomq import arguments, calls, flows
+from atomq import arguments, calls, flows, tracing
 from atomq.arguments import Seconds
 from atomq.calls import Call, Claimed, Counts, Outgoing, Part, Peeked, Rejection, Verdict
 from atomq.client import Engine, EngineBase
@@ -131,9 +131,10 @@ class QueueBase(Generic[EngineT]):
         if item.at is not None and delay_ms:
             raise InvalidArgument("give a delay or at, not both")
         message_id = item.id if item.id is not None else message_ids.next()
-        text = self._writer.write(
-            item.body, message_id, priority=item.priority, headers=item.headers
-        )
+        headers = item.headers
+        if tracing.active is not None:
+            headers = tracing.active.injected(headers)
+        text = self._writer.write(item.body, message_id, priority=item.priority, headers=headers)
         return Outgoing(
             text,
             message_id,
@@ -146,6 +147,8 @@ class QueueBase(Generic[EngineT]):
 
     def _plain(self, body: Any) -> Outgoing:
         """A message without settings of its own."""
+        if tracing.active is not None:
+            return self._outgoing(Item(body))
         message_id = message_ids.next()
         return Outgoing(self._writer.write(body, message_id), message_id)
 
@@ -252,14 +255,18 @@ class QueueBase(Generic[EngineT]):
     def _fail(self, message: MessageBase[Any], error: BaseException) -> Flow[list[Verdict]]:
         """After an exception: later again, or to dead letters when that is of no use."""
         if not isinstance(error, Exception):
+            message._then = "release", 0.0
             return self._release([message], front=True)  # asked to stop: not the message's fault
+        message._then = "reject", None
         if message.undecodable:
             return self._reject([message], "undecodable", arguments.words(error))
         most = self.engine.options.max_deliveries
         failures = message._delivery.charged
         if most is not None and failures >= most:
             return self._reject([message], "max_deliveries", arguments.words(error))
-        return self._release([message], delay=self._pause_after(failures))
+        pause = self._pause_after(failures)
+        message._then = "release", pause
+        return self._release([message], delay=pause)
 
     def _pause_after(self, deliveries: int) -> float:
         """What `backoff` answers, or the default where that fails: the message must go."""

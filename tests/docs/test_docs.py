@@ -29,6 +29,7 @@ HAND_MADE = [page for page in PAGES if page not in MADE_BY_RUNS]
 HOSTS = {
     "docs.celeryq.dev",
     "keepachangelog.com",
+    "opentelemetry.io",
     "github.com",
     "redis.io",
     "semver.org",

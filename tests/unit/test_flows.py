@@ -467,7 +467,7 @@ def test_what_died_in_a_claim_that_got_no_answer_is_told() -> None:
 
 def test_acks_ride_along_and_come_back_if_the_claim_is_not_answered() -> None:
     lost: list[str] = []
-    acks = Acks(lost=lost.extend)
+    acks = Acks(lost=lambda _, receipts: lost.extend(receipts))
     one = consumer(acks=acks)
     acks.add("q", "r1")
     acks.add("q", "r2")
@@ -487,7 +487,7 @@ def test_acks_ride_along_and_come_back_if_the_claim_is_not_answered() -> None:
 
 def test_acks_that_come_too_late_are_told() -> None:
     lost: list[str] = []
-    acks = Acks(lost=lost.extend)
+    acks = Acks(lost=lambda _, receipts: lost.extend(receipts))
     acks.add("q", "r1")
     acks.add("q", "r2")
     play = Play(flows.flush(Q, acks))
@@ -500,7 +500,7 @@ def test_acks_that_come_too_late_are_told() -> None:
 
 def test_acks_of_a_repeated_call_that_find_nothing_are_not_called_late() -> None:
     lost: list[str] = []
-    acks = Acks(lost=lost.extend)
+    acks = Acks(lost=lambda _, receipts: lost.extend(receipts))
     acks.add("q", "a")
     acks.add("q", "b")
     Play(flows.flush(Q, acks)).go([Verdict.UNKNOWN, Verdict.LOST])
