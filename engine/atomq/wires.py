@@ -7,11 +7,14 @@ one file that reads private attributes of redis-py.
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import contextlib
 import os
 import select
 import socket
+import struct
+import sys
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,6 +27,7 @@ from redis.connection import AbstractConnection
 from atomq import fork
 
 READ_AT_ONCE = 65536  # bytes
+_LATE = (TimeoutError, BlockingIOError)  # by Python's clock, or by the kernel's
 _CLOSED = "Connection closed by server."
 _PUSHES = frozenset(
     {b"message", b"pmessage", b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe"}
@@ -74,6 +78,7 @@ class Wire:
         self._socket, untyped._sock = untyped._sock, None
         self._pending: Callable[[], int] = getattr(self._socket, "pending", _nothing)
         self._looks = _looking_at(self._socket)
+        _leave_time_to_kernel(self._socket)
         opened.add(self)
 
     def fileno(self) -> int:
@@ -84,7 +89,7 @@ class Wire:
         """Send all of it."""
         try:
             self._socket.sendall(data)
-        except TimeoutError as error:
+        except _LATE as error:
             raise server.TimeoutError("Timeout writing to socket") from error
         except OSError as error:
             raise server.ConnectionError(f"Error while writing to socket: {error}") from error
@@ -104,7 +109,7 @@ class Wire:
             received: bytes = self._socket.recv(READ_AT_ONCE)
             while received and self._pending():
                 received += self._socket.recv(READ_AT_ONCE)
-        except TimeoutError as error:
+        except _LATE as error:
             raise server.TimeoutError("Timeout reading from socket") from error
         except OSError as error:
             raise server.ConnectionError(f"Error while reading from socket: {error}") from error
@@ -138,6 +143,21 @@ def relax(connection: AbstractConnection, seconds: float | None) -> None:
 
 def _nothing() -> int:
     return 0
+
+
+def _leave_time_to_kernel(sock: Any) -> None:
+    """Have the kernel end what takes longer than the socket's timeout.
+
+    Python would poll before each read and each write: two system calls a trip, and the lock of the
+    interpreter given away twice. Not where the socket is another one's (TLS, gevent).
+    """
+    seconds = sock.gettimeout()
+    is_plain = getattr(type(sock), "recv", None) is _socket.socket.recv
+    if seconds and is_plain and sys.platform == "linux" and struct.calcsize("l") == 8:
+        timeval = struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1e6)))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+        sock.settimeout(None)
 
 
 def _looking_at(sock: Any) -> Callable[[float], Any]:

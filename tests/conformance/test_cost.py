@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import Callable
 
@@ -127,3 +128,33 @@ def test_idle_consumers_ask_little(
         if found[-1] <= most:
             return
     raise AssertionError(found)
+
+
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+@pytest.mark.parametrize(
+    ("work", "fill", "calls"),
+    [
+        pytest.param(put, 0, 37, id="put"),
+        pytest.param(claim_and_ack, 1, 126, id="claim, ack"),
+        pytest.param(consume, 1, 91, id="consume(prefetch=1)"),
+    ],
+)
+def test_a_message_runs_no_more_python_than_it_did(
+    server: Server, work: Callable[[Queue, int], None], fill: int, calls: float
+) -> None:
+    """Python functions that the thread which works calls, a message: the client's CPU, nearly."""
+    called = 0
+
+    def count(_frame: object, event: str, _arg: object) -> None:
+        nonlocal called
+        called += event == "call"
+
+    with Queue("cost", server.url) as queue:
+        put_many(queue, fill * (COUNT + 2 * WARM))
+        work(queue, WARM)
+        sys.setprofile(count)
+        try:
+            work(queue, COUNT)
+        finally:
+            sys.setprofile(None)
+    assert called / COUNT <= calls

@@ -20,7 +20,7 @@ import redis
 from atomq import embedded, wires
 from atomq.address import Address
 from atomq.connect import async_connector, connector
-from atomq.conversation import PUSHED, Conversation
+from atomq.conversation import PUSHED, Conversation, packed
 from atomq.errors import EmbeddedServerError, InvalidOptions
 from tests.servers import (
     NotAvailable,
@@ -546,6 +546,24 @@ def test_a_conversation_over_a_wire_with_tls(
 ) -> None:
     home, port = tls_server
     talk_over(take(f"rediss://localhost:{port}?ssl_ca_certs={home}/ca.crt"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Python counts the time")
+def test_the_kernel_ends_what_takes_longer_than_the_socket_timeout(own_server: Server) -> None:
+    """Python would poll before each read and each write, giving its lock away each time."""
+    wire = _Taken(Address.parse(own_server.url, socket_timeout=0.2)).wire
+    assert isinstance(wire, wires.Wire)
+    assert wire._socket.gettimeout() is None
+    own_server.pause()
+    try:
+        wire.send(packed(("PING",)))
+        with pytest.raises(redis.TimeoutError, match="reading"):
+            wire.receive()
+        with pytest.raises(redis.TimeoutError, match="writing"):
+            wire.send(b"x" * 10_000_000)
+    finally:
+        own_server.resume()
+        wire.close()
 
 
 def test_a_wire_that_is_dropped_is_closed(
