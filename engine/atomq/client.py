@@ -1,6 +1,6 @@
 """The sync engine: runs calls and flows against a server. `aio.py` is its asyncio twin.
 
-All knowledge is elsewhere: `calls.py` says what to send, `retrying.py` what to do about errors,
+All knowledge is elsewhere: `calls` says what to send, `retrying.py` what to do about errors,
 `flows.py` what comes next, `pool.py` and `shards.py` over which connection.
 """
 

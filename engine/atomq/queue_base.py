@@ -1,7 +1,7 @@
 """What `Queue` and `AsyncQueue` share: calls and flows of queues, messages and receivers.
 
 Nothing here waits for the server: `queue.py` and `queue_aio.py` run what is made here. Times are
-seconds here; they become milliseconds in `calls.py`.
+seconds here; they become milliseconds in `calls`.
 """
 
 from __future__ import annotations

@@ -765,7 +765,7 @@ def test_a_claim_that_is_refused_for_want_of_memory_ends_no_consumer(
     """Celery took it for an unrecoverable error, and the worker ended."""
     claim = greedy_claim()
     wire.db.script_load(claim.text)
-    monkeypatch.setattr(calls, "_CLAIM", claim)
+    monkeypatch.setattr("atomq.calls.claiming._CLAIM", claim)
     connection, name = wire.connect("atomq"), next(_names)
     Producer(connection).publish({"n": 1}, routing_key=name)
     received: list[Any] = []

@@ -32,7 +32,6 @@ from atomq import (
     Receiver,
     ServerUnavailable,
     Verdict,
-    calls,
     flows,
     pool,
     pool_aio,
@@ -499,7 +498,7 @@ def test_a_claim_that_is_refused_for_want_of_memory_ends_no_consumer(
     """It took nothing, so it is asked again: a worker that ended would come back to the same."""
     claim, db = greedy_claim(), server.client()
     db.script_load(claim.text)
-    monkeypatch.setattr(calls, "_CLAIM", claim)
+    monkeypatch.setattr("atomq.calls.claiming._CLAIM", claim)
     queue, stop = Queue("q", server.url), threading.Event()
     got: list[Any] = []
     worker = threading.Thread(

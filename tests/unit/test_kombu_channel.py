@@ -21,6 +21,7 @@ from atomq.contrib.kombu.publishing import REPLY_TTL_MS
 from atomq.contrib.kombu.unconfirmed import Unconfirmed
 from atomq.errors import ServerFull, ServerUnavailable
 from atomq.message import CallId
+from atomq.options import CALL_WINDOW_MS
 from tests.scripted import NOW_MS, Stage, claimed, raw
 
 
@@ -361,7 +362,7 @@ def test_a_server_remembers_a_publish_for_as_long_as_it_may_be_tried(
         batch.add(stage.broker.keys("q"), calls.Outgoing("m", "i"))
         batch.flush()
     (call,) = stage.engine.called("publish")
-    assert call.args[1] == 2 * stage.engine.options.call_window_ms > 2 * calls.CALL_WINDOW_MS
+    assert call.args[1] == 2 * stage.engine.options.call_window_ms > 2 * CALL_WINDOW_MS
     stage.close()
 
 

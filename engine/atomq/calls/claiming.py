@@ -1,0 +1,238 @@
+"""Leasing messages, and looking whether there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from atomq import arguments, scripts
+from atomq.calls.base import (
+    FEW,
+    LOOKED,
+    MAX_BYTES,
+    MOST,
+    NO_CAP,
+    QUEUE,
+    SOLE,
+    Call,
+    as_text,
+    check_items,
+    id_of,
+    renewal_ms,
+)
+from atomq.keys import QueueKeys
+from atomq.message import Delivery
+
+_CLAIM = scripts.declared(
+    "claim",
+    keys=(*(f"{name} * queue" for name in QUEUE), "ready * queue * step"),
+    argv=(
+        "claim_id",
+        "attempt",
+        "limit",
+        "lease_ms",
+        "renew_ms",
+        "max_deliveries",
+        "max_bytes",
+        "steps",
+        "company",
+        "acks * queue",
+    ),
+)
+
+
+class DeadLettered(NamedTuple):
+    """One message that a claim moved to dead letters, instead of handing it out."""
+
+    queue: str
+    reason: str
+    detail: str
+    raw: bytes
+    """The envelope as it lay in the server."""
+
+    @property
+    def id(self) -> str:
+        """Its message id; "" where it cannot be read."""
+        # Where the record was corrupt, it is what the message was delayed under.
+        return id_of(self.raw) or (self.detail if self.reason == "corrupt" else "")
+
+
+class Claimed(NamedTuple):
+    """What `claim` got."""
+
+    now_ms: int
+    wait_ms: int | None
+    """Claim again in so many ms, for a delayed message; None: another consumer keeps the time."""
+    more: tuple[str, ...]
+    """Queues that have more to claim now."""
+    lost_acks: tuple[tuple[str, str], ...]
+    """Queue and receipt of acks that rode along and found nothing."""
+    deliveries: list[Delivery]
+    dead_lettered: Sequence[DeadLettered] = ()
+    """For `tell`: no other consumer knows of them."""
+    alone: bool = False
+    """It is one message, and the consumer holds nothing else."""
+    drain_ms: int = 0
+    """For so long this consumer is asked to claim nothing: a message waits that goes alone."""
+
+
+class Claims:
+    """The claims of one consumer on some queues. What is the same in all of them is made once.
+
+    In a cluster all queues must live in one slot.
+    """
+
+    __slots__ = ("_keys", "_settings", "names", "queues")
+
+    def __init__(
+        self,
+        queues: Sequence[QueueKeys],
+        *,
+        lease_ms: int,
+        renew_ms: int | None = None,
+        max_deliveries: int | None = None,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        check_items("queues", queues)
+        self.queues = queues
+        self.names = [queue.name for queue in queues]
+        self._keys: Sequence[str] = queues[0].claim
+        if len(queues) > 1:
+            self._keys = [key for queue in queues for key in queue.claim]
+        self._settings = (
+            arguments.whole("lease_ms", lease_ms, 1, 31_622_400_000),
+            renew_ms or renewal_ms(lease_ms),
+            max_deliveries or NO_CAP,
+            max_bytes,
+            len(queues[0].steps),
+        )
+
+    def call(
+        self,
+        claim_id: str,
+        limit: int,
+        *,
+        company: int = SOLE,
+        acks: Sequence[Sequence[str]] | None = None,
+    ) -> Call[Claimed]:
+        """Lease up to `limit` messages. `claim_id` is `<consumer>-<counter>`, and used once.
+
+        `acks` holds, for each queue, receipts to ack in the same move. `limit` 0 takes nothing and
+        wakes another consumer if there is work.
+
+        `company` says what the consumer holds, but for the acks that go with the claim: SOLE,
+        nothing, and so it may be given a message that goes alone; HOLDS, something; or for how many
+        ms at least it would claim nothing, if it is asked to (`Claimed.drain_ms`), to come to hold
+        nothing.
+        """
+        args = [claim_id, 0, arguments.whole("limit", limit, 0, MOST), *self._settings, company]
+        for receipts in acks or [()] * len(self.queues):
+            args.append(check_items("acks", receipts, least=0))
+            args += receipts
+        parse = partial(self._claimed, claim_id, company == SOLE, acks or ())
+        return Call(
+            _CLAIM, self.queues[0], self._keys, args, parse, attempt_at=1, large=limit > FEW
+        )
+
+    def _claimed(
+        self,
+        claim_id: str,
+        is_sole: bool,
+        acks: Sequence[Sequence[str]],
+        reply: Any,
+        repeated: bool,
+    ) -> Claimed:
+        names = self.names
+        now, wait, drain, mores, *rest = map(int, reply[0].split())
+        dead_lettered: Sequence[DeadLettered] = ()
+        if type(reply[-1]) is list:
+            dead_lettered = _dead_lettered(names, reply.pop())
+        attempt, runs = rest[mores : mores + 2]
+        deliveries: list[Delivery] = []
+        front, at, end = f"{claim_id}.{attempt}.", 1, mores + 2
+        for run in range(end, end + 4 * runs, 4):
+            end = run + 4
+            queue, times, step, many = rest[run:end]
+            name = names[queue - 1]
+            if attempt >= 0:
+                deliveries += [
+                    Delivery(name, f"{front}{i}", times, step, reply[i])
+                    for i in range(at, at + many)
+                ]
+                at += many
+            else:
+                deliveries += [
+                    Delivery(name, reply[i].decode(), times, step, reply[i + 1])
+                    for i in range(at, at + 2 * many, 2)
+                ]
+                at += 2 * many
+        # After a lost reply the first try may have carried out the acks: that they find nothing
+        # then says nothing.
+        lost_acks: tuple[tuple[str, str], ...] = ()
+        if len(rest) > end and not repeated:
+            lost = zip(rest[end::2], rest[end + 1 :: 2], strict=True)
+            lost_acks = tuple([(names[q - 1], acks[q - 1][i - 1]) for q, i in lost])
+        return Claimed(
+            now,
+            wait if wait >= 0 else None,
+            tuple([names[i - 1] for i in rest[:mores]]) if mores else (),
+            lost_acks,
+            deliveries,
+            dead_lettered,
+            is_sole and len(deliveries) == 1,
+            drain,
+        )
+
+
+def claim(
+    queues: Sequence[QueueKeys],
+    claim_id: str,
+    *,
+    limit: int,
+    lease_ms: int,
+    renew_ms: int | None = None,
+    max_deliveries: int | None = None,
+    max_bytes: int = MAX_BYTES,
+    company: int = SOLE,
+    acks: Sequence[Sequence[str]] | None = None,
+) -> Call[Claimed]:
+    """One claim, see `Claims`."""
+    claims = Claims(
+        queues,
+        lease_ms=lease_ms,
+        renew_ms=renew_ms,
+        max_deliveries=max_deliveries,
+        max_bytes=max_bytes,
+    )
+    return claims.call(claim_id, limit, company=company, acks=acks)
+
+
+_LOOK = scripts.declared(
+    "look",
+    keys=(*(f"{name} * queue" for name in LOOKED), "ready * queue * step"),
+    argv=("consumer", "renew_ms", "steps"),
+)
+
+
+def look(queues: Sequence[QueueKeys], consumer: str, *, renew_ms: int) -> Call[tuple[str, ...]]:
+    """Those of these queues in which a claim would find something to do.
+
+    Of the others the consumers that listen on `QueueKeys.looked` hear that this one looked,
+    unless its name is "". In a cluster all queues must live in one slot.
+    """
+    check_items("queues", queues)
+    names = [queue.name for queue in queues]
+    keys = [key for queue in queues for key in queue.look]
+
+    def parse(reply: Any, _: bool) -> tuple[str, ...]:
+        return tuple([names[int(index) - 1] for index in reply.split()])
+
+    return Call(_LOOK, queues[0], keys, [consumer, renew_ms, len(queues[0].steps)], parse)
+
+
+def _dead_lettered(queues: Sequence[str], flat: Sequence[Any]) -> list[DeadLettered]:
+    return [
+        DeadLettered(queues[flat[i] - 1], as_text(flat[i + 1]), as_text(flat[i + 2]), flat[i + 3])
+        for i in range(0, len(flat), 4)
+    ]

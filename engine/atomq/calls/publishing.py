@@ -1,0 +1,136 @@
+"""Putting messages into a queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from atomq import scripts
+from atomq.arguments import LARGEST
+from atomq.calls.base import MOST, Call, check_size
+from atomq.calls.registering import IN_USE
+from atomq.durability import Durability
+from atomq.errors import InvalidArgument
+from atomq.keys import QueueKeys
+from atomq.message import CallId
+from atomq.options import CALL_WINDOW_MS
+
+_PUBLISH = scripts.declared(
+    "publish",
+    keys=(
+        "producer",
+        "delayed",
+        "delayed_records",
+        "wake",
+        "meta",
+        "stats",
+        "ready * step",
+        "ids * once",
+        "calls * once",
+        "calls_old * once",
+        "result * message",
+    ),
+    argv=(
+        "call",
+        "keep_ms",
+        "settings * group",
+        "id * group * message",
+        "message * group * message",
+    ),
+)
+
+
+class Outgoing(NamedTuple):
+    """One message to publish. What stands behind its id are its settings."""
+
+    message: str | bytes
+    id: str
+    step: int = 1
+    """1-based priority step."""
+    delay_ms: int = 0
+    at_ms: int = 0
+    """When it falls due by the server's clock; 0: `delay_ms` from now."""
+    ttl_ms: int = 0
+    """0: never expires."""
+    alive_ms: int = 0
+    """Delay it only if a consumer was seen in so many ms, else it is ready at once; 0: always."""
+    dedup: bool = False
+    """Not put again while its id is remembered."""
+
+
+_PLAIN = Outgoing("", "")[2:]  # ready at once in the first step, whatever its id
+
+
+class Published(NamedTuple):
+    """What `publish` did."""
+
+    count: int  # type: ignore[assignment] # hides tuple.count, which is not needed here
+    """Messages put; those whose id was known are not among them."""
+    known: tuple[int, ...] = ()
+    """Positions (from 0) of the messages that were not put because their id was known."""
+    repeated: bool = False
+    """An earlier, equal call had done it already; this is what it did."""
+
+
+def publish(
+    keys: QueueKeys,
+    messages: Iterable[Outgoing],
+    *,
+    call_id: CallId | None = None,
+    window_ms: int = CALL_WINDOW_MS,
+    dedup_window_ms: int = 600_000,
+    durability: Durability | None = None,
+) -> Call[Published]:
+    """Put 1 to 1,000 messages into a queue: all of them or, when the server is full, none.
+
+    The call's id is known for `window_ms` at least; the ids of messages that say `dedup` for
+    `dedup_window_ms`, and what was the result of an older one is forgotten. `durability` needs a
+    `call_id`: a call without one may write nothing, and would be confirmed at once.
+    """
+    if durability is not None and call_id is None:
+        raise InvalidArgument("durability needs a call_id")
+    # Given up after half of the window at the latest, it may be said again for a whole one.
+    args: list[Any] = [call_id.number if call_id is not None else 0, 2 * window_ms]
+    results: list[str] = []
+    total, group, settings_at, group_at = 0, None, 0, 0
+    for out in messages:
+        if out[2:] != group:
+            if group is not None:
+                args[settings_at] = _settings(group, total - group_at, dedup_window_ms)
+            group, group_at = out[2:], total
+            settings_at = len(args)
+            args.append("")
+        total += 1
+        if out.delay_ms > 0 or out.at_ms > 0 or out.dedup:
+            args.append(out.id)
+        if out.dedup:
+            results.append(keys.result(out.id))
+        if len(out.message) > LARGEST:
+            check_size(f"message {total - 1}", out.message)
+        args.append(out.message)
+    if not 1 <= total <= MOST:
+        raise InvalidArgument(f"messages: from 1 to {MOST} in one call, got {total}")
+    if group != _PLAIN:
+        args[settings_at] = _settings(group, total - group_at, dedup_window_ms)
+    producer = keys.producer(call_id.producer if call_id is not None else "")
+    names: Sequence[str] = (producer, *keys.publish)
+    if results:
+        names = [*names, *keys.once, *results]
+    parse = partial(_published, call_id)
+    return Call(_PUBLISH, keys, names, args, parse, durability=durability, noted=IN_USE)
+
+
+def _settings(group: Any, count: int, id_ms: int) -> str:
+    step, delay_ms, at_ms, ttl_ms, alive_ms, dedup = group
+    named = 2 if dedup else int(delay_ms > 0 or at_ms > 0)
+    return f"{count} {step} {delay_ms} {at_ms} {ttl_ms} {alive_ms} {named} {id_ms}"
+
+
+def _published(call_id: CallId | None, reply: Any, _repeated: bool) -> Published:
+    if call_id is not None:
+        call_id.answered()
+    if type(reply) is int:
+        return Published(reply)
+    count, repeated, *known = map(int, reply.split())
+    return Published(count, tuple([at - 1 for at in known]), repeated == 1)

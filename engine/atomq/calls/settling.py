@@ -1,0 +1,170 @@
+"""What a consumer does with the messages it holds: ack, complete, release, extend, reject."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from atomq import arguments, scripts
+from atomq.calls.base import (
+    MAX_BYTES,
+    Call,
+    Verdict,
+    check_items,
+    check_reason,
+    read_missing,
+    read_verdicts,
+    renewal_ms,
+)
+from atomq.keys import QueueKeys
+
+_ACK = scripts.declared("ack", keys=("unacked", "records", "stats"), argv=("receipt * item",))
+
+
+def ack(keys: QueueKeys, receipts: Sequence[str]) -> Call[list[Verdict]]:
+    """These messages are done with; one verdict each."""
+    return Call(_ACK, keys, keys.ack, receipts, read_missing(check_items("receipts", receipts)))
+
+
+_RELEASE = scripts.declared(
+    "release",
+    keys=(
+        "unacked",
+        "records",
+        "delayed",
+        "delayed_records",
+        "wake",
+        "meta",
+        "stats",
+        "ready * step",
+    ),
+    argv=("delay_ms", "front", "counted", "max_bytes", "receipt * item", "id * item"),
+)
+
+
+def release(
+    keys: QueueKeys,
+    items: Sequence[tuple[str, str]],
+    *,
+    delay_ms: int = 0,
+    front: bool = False,
+    counted: bool = True,
+    max_bytes: int = MAX_BYTES,
+) -> Call[list[Verdict]]:
+    """Give messages back: items of (receipt, message id); one verdict each, AGAIN among them.
+
+    `counted` is for a delivery that may have started; one that surely did not must not count.
+    """
+    check_items("receipts", items)
+    args = [arguments.whole("delay_ms", delay_ms, 0, 1 << 42), arguments.flag("front", front)]
+    args += (arguments.flag("counted", counted), max_bytes)
+    return Call(
+        _RELEASE, keys, keys.release, [*args, *(x for item in items for x in item)], read_verdicts
+    )
+
+
+_EXTEND = scripts.declared(
+    "extend",
+    keys=("unacked", "records", "meta"),
+    argv=("lease_ms", "renew_ms", "beside", "receipt * item"),
+)
+
+
+def extend(
+    keys: QueueKeys,
+    receipts: Sequence[str],
+    *,
+    lease_ms: int,
+    renew_ms: int | None = None,
+    beside: bool = False,
+) -> Call[list[Verdict]]:
+    """Hold these messages for `lease_ms` from now; one verdict each.
+
+    `beside` says that their consumer holds more than these, so that they are not alone any more.
+    """
+    n = check_items("receipts", receipts)
+    args = [
+        arguments.whole("lease_ms", lease_ms, 0, 31_622_400_000),
+        renew_ms or renewal_ms(lease_ms),
+        int(beside),
+    ]
+    return Call(_EXTEND, keys, keys.extend, [*args, *receipts], read_missing(n))
+
+
+_REJECT = scripts.declared(
+    "reject",
+    keys=("unacked", "records", "dead", "stats", "result * item"),
+    argv=(
+        "ttl_ms",
+        "max_bytes",
+        *(f"{x} * item" for x in ("receipt", "reason", "detail", "value")),
+    ),
+)
+
+
+class Rejection(NamedTuple):
+    """One message to move to dead letters."""
+
+    receipt: str
+    id: str
+    reason: str
+    """One word, at most 64 characters."""
+    detail: str = ""
+    value: str = ""
+    """The result that its waiters get, as JSON; "": none."""
+
+
+def reject(
+    keys: QueueKeys,
+    items: Sequence[Rejection],
+    *,
+    ttl_ms: int = 86_400_000,
+    max_bytes: int = MAX_BYTES,
+) -> Call[list[Verdict]]:
+    """Move messages to dead letters, with the reason; one verdict each, AGAIN among them."""
+    check_items("receipts", items)
+    args: list[Any] = [ttl_ms, max_bytes]
+    for item in items:
+        check_reason(item.reason)
+        args += (item.receipt, item.reason, arguments.readable(item.detail, 4096), item.value)
+    results = [keys.result(item.id) for item in items]
+    return Call(_REJECT, keys, (*keys.reject, *results), args, read_verdicts)
+
+
+_DEAD_LETTER = scripts.declared(
+    "dead_letter",
+    keys=("dead", "stats"),
+    argv=("call_id", "attempt", "reason", "detail", "step", "message"),
+)
+
+
+def dead_letter(
+    keys: QueueKeys, message: bytes, *, call_id: str, reason: str, detail: str = "", step: int = 1
+) -> Call[bool]:
+    """Dead-letter a message that was popped off a ready list, without a lease.
+
+    Whether it was added: False if this is a repeated call, and an earlier one did it.
+    """
+    check_reason(reason)
+    detail = arguments.readable(detail, 4096)
+    args = [call_id, 0, reason, detail, arguments.whole("step", step, 1, 10), message]
+    return Call(
+        _DEAD_LETTER, keys, keys.dead_letter, args, lambda reply, _: bool(reply), attempt_at=1
+    )
+
+
+_COMPLETE = scripts.declared(
+    "complete",
+    keys=("unacked", "records", "stats", "result * item"),
+    argv=("ttl_ms", "receipt * item", "value * item"),
+)
+
+
+def complete(
+    keys: QueueKeys, items: Sequence[tuple[str, str, str]], *, ttl_ms: int = 86_400_000
+) -> Call[list[Verdict]]:
+    """Ack and store results: items of (receipt, message id, result as JSON); one verdict each."""
+    n = check_items("receipts", items)
+    results = [keys.result(message_id) for _, message_id, _ in items]
+    args = [ttl_ms, *(x for receipt, _, value in items for x in (receipt, value))]
+    return Call(_COMPLETE, keys, (*keys.complete, *results), args, read_missing(n))
