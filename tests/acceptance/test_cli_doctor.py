@@ -119,6 +119,19 @@ def test_a_master_that_may_write_alone(atomq: Atomq, sentinel: Sentinel) -> None
 
 
 @ONE_KIND
+def test_what_a_server_confirms(on: Atomq, server: Server) -> None:
+    assert "durability" not in lines(on("doctor", "--json"))
+    option = ("--option", "durability=replicas=1", "--option", "durability_timeout=0.2")
+    found = lines(on("doctor", "--json", *option))["durability"]
+    assert found["status"] == "fail"
+    assert "0 of 1 replicas confirmed it within 0.2 s" in found["found"]
+    with Server(server.kind) as replica:
+        replica.client().replicaof("127.0.0.1", str(server.port))
+        done = on("doctor", "--json", "--option", "durability=replicas=1")
+    assert lines(done)["durability"]["found"] == "replicas=1 is confirmed"
+
+
+@ONE_KIND
 def test_what_lies_in_the_queues(on: Atomq, server: Server, engine: Engine) -> None:
     admin = server.client()
     dead, damaged, paused = (engine.keys(name) for name in ("dead", "damaged", "paused"))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from atomq.cli.findings import Checks, Finding, Findings, part_of
 from atomq.cli.output import duration, number, plural, size
-from atomq.cli.rights_checks import rights
+from atomq.cli.rights_checks import durability, rights
 from atomq.cli.server_checks import ON_A_SERVER
 from atomq.errors import (
     AtomqError,
@@ -243,6 +243,7 @@ def _embedded(session: Session, _names: Sequence[str]) -> Findings:
 _ON_QUEUES: Checks = (
     ("embedded", _embedded, ""),
     ("rights", rights, "+evalsha"),
+    ("durability", durability, "+wait or +waitaof"),
     ("database", _database, "+info"),
     ("stock kombu", _stock_leftovers, "+hlen ~unacked"),
     ("queues", _queues, "+evalsha"),

@@ -14,6 +14,7 @@ from atomq.errors import (
     PermissionDenied,
     ScriptsNotLoaded,
     ServerError,
+    ServerUnavailable,
 )
 from atomq.retrying import translated
 
@@ -75,6 +76,25 @@ def rights(session: Session, names: Sequence[str]) -> Findings:
         yield Finding("rights", "ok", f"{user}may run all that the engine runs")
     if celery:
         yield replace(celery, found=user + celery.found)
+
+
+def durability(session: Session, names: Sequence[str]) -> Findings:
+    """Whether what the option `durability` asks for is confirmed of a scratch key."""
+    from atomq import calls
+
+    wanted = session.engine.durability()
+    if wanted is None:
+        return
+    call = calls.probe(session.keys(names[0] if names else "celery"), wanted.to_verify())
+    try:
+        session.engine.run(call)
+    except ServerUnavailable:
+        raise
+    except ServerError as error:
+        advice = "mend that, or nothing can be put with this option"
+        yield Finding("durability", "fail", str(error), advice)
+    else:
+        yield Finding("durability", "ok", f"{wanted.name} is confirmed")
 
 
 def _celery(session: Session, keys: QueueKeys) -> Finding | None:
