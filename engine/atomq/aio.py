@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from functools import partial
 from types import GeneratorType
 from typing import Any, Self, TypeVar, overload
@@ -25,7 +26,7 @@ from atomq.keys import Place, hash_slot
 from atomq.options import Options
 from atomq.outage import Standing
 from atomq.pool_aio import AsyncPool
-from atomq.retrying import SERVER_ERRORS, Ask, Pause, Retry, Send, bare, translated
+from atomq.retrying import BRIEF, SERVER_ERRORS, Ask, Pause, Retry, Send, bare, translated
 from atomq.shards_aio import AsyncShards
 from atomq.shared import cancelling
 from atomq.waiting import Actions, Line, Waiting
@@ -221,6 +222,8 @@ class AsyncEngine(EngineBase):
     async def _run_one(self, call: Call[T]) -> T:
         """A call that is answered at once, as nearly all are, takes no detour."""
         self._enter_loop()
+        if call.brief:
+            return await self._run_briefly(call)
         standing = self._pool.standing_of(call)
         retry = self.retry if standing.verified else await self._verify(call)
         if call.durability is not None:
@@ -256,6 +259,30 @@ class AsyncEngine(EngineBase):
             self._noted(call)
         except AtomqError as error:
             self._noted(call, error)
+
+    async def _run_briefly(self, call: Call[T]) -> T:
+        """A call that is tried once, and is answered soon or not at all."""
+        why = self._pool.hopeless(call)
+        once = replace(self.retry, attempts=0)
+        try:
+            if why is not None:
+                raise why
+            async with asyncio.timeout(BRIEF):
+                standing = self._pool.standing_of(call)
+                if not standing.verified:
+                    await self._drive(retrying.probing(call, once), standing)
+                    standing = self._pool.standing_of(call)
+                    standing.verified = True
+                result: T = (await self._drive(retrying.calling((call,), once), standing))[0]
+            if call.noted:
+                await self._note(call)
+            return result
+        except TimeoutError as error:
+            self._pool.was_silent(call)
+            late = server.TimeoutError("no answer in time")
+            raise translated(late, call) from error
+        except SERVER_ERRORS as error:
+            raise translated(error, call) from error
 
     async def _run_durable(self, call: Call[T], durability: Durability, retry: Retry) -> T:
         """A call that is answered once it is confirmed."""

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
@@ -37,7 +38,7 @@ from atomq.options import Options
 from atomq.outage import PATIENCE, Standing, outage_of
 from atomq.pool import Pool
 from atomq.register import AGAIN, NOTED, REFUSED, register_of
-from atomq.retrying import SERVER_ERRORS, Ask, Pause, Retry, Send, bare, translated
+from atomq.retrying import BRIEF, SERVER_ERRORS, Ask, Pause, Retry, Send, bare, translated
 from atomq.scripts import Script, every
 from atomq.shards import Shards
 from atomq.waiting import Actions, Line, Waiting
@@ -324,6 +325,8 @@ class Engine(EngineBase):
     # ── driving ───────────────────────────────────────────────────────────────────────────────
 
     def _run_one(self, call: Call[T]) -> T:
+        if call.brief:
+            return self._run_briefly(call)
         standing = self._pool.standing_of(call)
         retry = self.retry if standing.verified else self._verify(call)
         if call.durability is not None:
@@ -356,6 +359,20 @@ class Engine(EngineBase):
                 self._noted(call)
             except AtomqError as error:
                 self._noted(call, error)
+
+    def _run_briefly(self, call: Call[T]) -> T:
+        """A call that is tried once, and is answered soon or not at all."""
+        if (why := self._pool.hopeless(call)) is not None:
+            raise translated(why, call) from why
+        standing, once = self._pool.standing_of(call), replace(self.retry, attempts=0)
+        if not standing.verified:
+            self._drive(retrying.probing(call, once), standing, within=BRIEF)
+            standing = self._pool.standing_of(call)
+            standing.verified = True
+        result: T = self._drive(retrying.calling((call,), once), standing, within=BRIEF)[0]
+        if call.noted:
+            self._note(call)
+        return result
 
     def _run_durable(self, call: Call[T], durability: Durability, retry: Retry) -> T:
         """A call that is answered once it is confirmed."""
@@ -422,14 +439,20 @@ class Engine(EngineBase):
                 standing.verifying = None
                 del mine
 
-    def _drive(self, actions: retrying.Actions, standing: Standing, first: Any = None) -> list[Any]:
+    def _drive(
+        self,
+        actions: retrying.Actions,
+        standing: Standing,
+        first: Any = None,
+        within: float | None = None,
+    ) -> list[Any]:
         """Drive to the end; `first` is the answer to the first action, if there is one already."""
         told = Told(self._pool, standing)
         try:
             action = next(actions)
             while True:
                 try:
-                    answer = self._act(action, told) if first is None else first
+                    answer = self._act(action, told, within) if first is None else first
                 except SERVER_ERRORS as error:
                     answer = error
                 first = None
@@ -446,10 +469,10 @@ class Engine(EngineBase):
         finally:
             answer = first = None  # an exception that its own frame keeps keeps what is dropped
 
-    def _act(self, action: retrying.Action, told: Told) -> Any:
+    def _act(self, action: retrying.Action, told: Told, within: float | None) -> Any:
         match action:
             case Send(calls, loads):
-                return self._pool.send(calls, loads)
+                return self._pool.send(calls, loads, within)
             case Ask(args):
                 return self._pool.command(args)
             case Pause():

@@ -9,6 +9,7 @@ other slots asks nothing and waits for nothing. `shards.py` and `shards_aio.py` 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 EVERY = 0.25  # seconds, at least, between two times that the nodes are asked
 WITHIN = 0.5  # seconds for a node to answer the first time, its handshake too; then twice as many
 
+AGAIN = 2.0  # seconds between two brief tries of a node that is in doubt
 ASKING = packed(("ASKING",))
 # Commands of which the first word that follows is no key.
 KEYLESS = frozenset(
@@ -181,6 +183,7 @@ class Nodes(Generic[P]):
         self._make = make
         self._pools: dict[Place, P] = {}
         self._unknown = Standing(engine.outage)
+        self._tried: dict[Place, float] = {}
         engine.slots = self.map
 
     def pool(self, place: Place) -> P:
@@ -202,6 +205,27 @@ class Nodes(Generic[P]):
         """What is known of the node that serves a call; while none is known, of the cluster."""
         place = call.place or self.map.owner(call.queue.slot)
         return self._unknown if place is None else self.pool(place).standing
+
+    def doubt(self, place: Place) -> None:
+        """This node gave no answer: see `SlotMap.doubt`. Briefly it is not tried for a while."""
+        self.map.doubt(place)
+        self._tried[place] = time.monotonic()
+
+    def was_silent(self, call: Call[Any]) -> None:
+        """A brief call was not answered in time."""
+        place = self.map.owner(call.queue.slot)
+        if place is not None:
+            self.doubt(place)
+
+    def hopeless(self, call: Call[Any]) -> Exception | None:
+        """Why a brief call is not worth a try now: its node gave no answer a moment ago."""
+        place, now = self.map.owner(call.queue.slot), time.monotonic()
+        if place is None or place not in self.map.doubted:
+            return None
+        if now - self._tried.get(place, 0.0) < AGAIN:
+            return server.ConnectionError("{}:{} gave no answer a moment ago".format(*place))
+        self._tried[place] = now
+        return None
 
     def everywhere(self) -> list[Standing]:
         """What is known of each node."""

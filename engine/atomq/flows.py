@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from atomq import arguments, calls, fork
 from atomq.arguments import Seconds
@@ -321,6 +321,15 @@ class _Nothing:
         return ()
 
 
+class Aside(NamedTuple):
+    """A group of queues that is not claimed from for a while."""
+
+    until: float
+    """Monotonic."""
+    pause: float
+    error: ServerUnavailable
+
+
 Refused = Sequence[tuple[QueueKeys, Sequence[str]]]
 """Receipts by queue that may not be held beside what is held: they go back."""
 ClaimedBy = Callable[[Claimed], Refused | None]
@@ -352,7 +361,7 @@ class Consumer:
         self._minds: dict[str, float] = {}
         self._looks = Looks(options.wait_cap, self.name)
         self._found: set[str] | None = None  # when it looked; None: it did not
-        self._unanswered: tuple[Claims, str, int] | None = None
+        self._unanswered: dict[str, tuple[Claims, str, int]] = {}  # by the first queue
         self._ahead: tuple[Claims, str, int] | None = None
         self._unreported: list[DeadLettered] = []  # who waits for their results has to be told
         self._first = 0
@@ -368,6 +377,8 @@ class Consumer:
         by_slot = any(queue.layout == "cluster" for queue in queues)
         groups = [[q] for q in self.queues] if by_slot else [self.queues]
         self._groups = [self._claims_on(group) for group in groups]
+        self._several = len(groups) > 1
+        self._aside: dict[str, Aside] = {}  # groups whose node is in trouble, by the first queue
         # In a cluster what is said on a channel goes to every node: each consumer looks for itself.
         self._by_channel = {} if by_slot else {queue.looked: queue.name for queue in queues}
         self._channels = tuple(self._by_channel)
@@ -391,13 +402,13 @@ class Consumer:
         self.asked = clock()
         try:
             call = claims.call(claim_id, limit, company=self._company_at(limit), acks=acks)
-            claimed = yield from ask(call)
+            claimed = yield from ask(self._as_said(call))
         except BaseException as error:
             for name, receipts in zip(claims.names, acks, strict=True):
                 self.acks.put_back(name, receipts)
             refused = isinstance(error, AtomqError) and not isinstance(error, ServerUnavailable)
             if limit and not refused:
-                self._unanswered = (claims, claim_id, limit)
+                self._unanswered[claims.names[0]] = (claims, claim_id, limit)
             raise
         for name, receipts in zip(claims.names, acks, strict=True):
             if receipts:
@@ -421,15 +432,22 @@ class Consumer:
             for name in claims.names:
                 self._minds.pop(name, None)
 
-    def _give_back_unanswered(self) -> Flow[None]:
+    def _as_said(self, call: Call[T]) -> Call[T]:
+        """Of several groups none waits long for the server of another."""
+        call.brief = self._several
+        return call
+
+    def _give_back_unanswered(self, group: Claims) -> Flow[None]:
         """Undo a claim that got no answer at all: what it may hold goes back, uncounted."""
-        assert self._unanswered is not None
-        claims, claim_id, limit = self._unanswered
+        unanswered = self._unanswered.get(group.names[0])
+        if unanswered is None:
+            return
+        claims, claim_id, limit = unanswered
         call = claims.call(claim_id, limit, company=self._company_at(limit))
         for _ in range(BEYOND_RETRIES):
             call = call.again()
-        claimed = yield from ask(call)
-        self._unanswered = None
+        claimed = yield from ask(self._as_said(call))
+        del self._unanswered[group.names[0]]
         self._unreported += claimed.dead_lettered
         for queue in claims.queues:
             held = [(d.receipt, "") for d in claimed.deliveries if d.queue == queue.name]
@@ -540,7 +558,8 @@ class Consumer:
         try:
             while True:
                 seconds = max(0.0, min(end, self._looks.next()) - time.monotonic())
-                answer = yield from ask(Wait(self._wakes, seconds, ahead, lasts, self._channels))
+                wakes = self._wakes if not self._aside else self._wakes_at_hand()
+                answer = yield from ask(Wait(wakes, seconds, ahead, lasts, self._channels))
                 if isinstance(answer, str | Claimed):
                     break
                 now = time.monotonic()
@@ -553,7 +572,8 @@ class Consumer:
                     break
         except ServerUnavailable as error:
             log.info("a claim was sent and not answered: %s", error)
-            self._unanswered, self._ahead, self._waiting = self._ahead, None, False
+            self._has_no_answer()
+            self._waiting = False
             return None, None
         self._ahead = None
         if answer is not None:
@@ -562,6 +582,12 @@ class Consumer:
             self._note(self._groups[0], answer)
             return None, answer
         return {self._by_wake[answer].name} if isinstance(answer, str) else self._found, None
+
+    def _has_no_answer(self) -> None:
+        """What was sent ahead may have been carried out."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            self._unanswered[ahead[0].names[0]] = ahead
 
     def _waited(self, *, is_over: bool) -> Flow[str | Claimed | None]:
         """There may be something to claim: end the wait, if its claim or a token is to be had."""
@@ -583,12 +609,15 @@ class Consumer:
         try:
             for claims in self._groups:
                 queues = [queue for queue in claims.queues if queue.name in names]
-                if queues:
+                if self._aside and (aside := self._aside.get(claims.names[0])) is not None:
+                    if now >= aside.until:
+                        return True
+                elif queues:
                     renew_ms = self._settings["renew_ms"]
                     look = calls.look(
                         queues, self.name if self._channels else "", renew_ms=renew_ms
                     )
-                    found.update((yield from ask(look)))
+                    found.update((yield from ask(self._as_said(look))))
         except AtomqError as error:
             log.debug("all is claimed, as it could not be looked at: %s", error)
             self._looks.claimed(names, now)
@@ -608,29 +637,57 @@ class Consumer:
 
         `claimed` is what a claim of the first group got that was sent ahead.
         """
-        if self._unanswered is not None and claimed is None:
-            yield from self._give_back_unanswered()
         got: list[Delivery] = []
         more = False
+        trouble: AtomqError | None = None
         for group in self._rotated():
             claims = group if wanted is None else self._wanted_of(group, wanted)
             if claims is None or (got and (len(got) >= limit or self._company.stands_still())):
                 continue
             if claimed is None:
+                if self._aside and self._is_aside(claims):
+                    continue
                 try:
+                    if self._unanswered:
+                        yield from self._give_back_unanswered(claims)
                     claimed = yield from self.claim(claims, limit - len(got))
                 except AtomqError as error:
+                    if self._several and isinstance(error, ServerUnavailable):
+                        trouble = self._set_aside(claims, error)
+                        continue
                     if not got:
                         raise
                     log.warning("handing over what was claimed before this: %s", error)
                     break
+                if self._aside:
+                    self._aside.pop(claims.names[0], None)
             refused, beside = claimed_by(claimed), self._company.accompanied()
             if refused or beside or claimed.drain_ms:
                 claimed = yield from self._set_apart(claimed, refused or (), beside)
             got += claimed.deliveries
             more = more or bool(claimed.more)
             claimed = None
+        if len(self._aside) == len(self._groups):
+            raise trouble or next(iter(self._aside.values())).error
         return got, more
+
+    # ── what several groups do not let one of them hold up ────────────────────────────────────
+
+    def _set_aside(self, claims: Claims, error: ServerUnavailable) -> ServerUnavailable:
+        """Its node is in trouble: claim from it again in a while, from the others meanwhile."""
+        before = self._aside.get(claims.names[0])
+        pause = 0.25 if before is None else min(2.0, 2 * before.pause)
+        until = time.monotonic() + pause * random.uniform(0.8, 1)
+        self._aside[claims.names[0]] = Aside(until, pause, error)
+        log.log(logging.DEBUG if before else logging.INFO, "the other queues go on: %s", error)
+        return error
+
+    def _is_aside(self, claims: Claims) -> bool:
+        aside = self._aside.get(claims.names[0])
+        return aside is not None and time.monotonic() < aside.until
+
+    def _wakes_at_hand(self) -> tuple[str, ...]:
+        return tuple(wake for wake, queue in self._by_wake.items() if queue.name not in self._aside)
 
     def _wanted_of(self, group: Claims, wanted: set[str]) -> Claims | None:
         queues = [queue for queue in group.queues if queue.name in wanted]
@@ -682,7 +739,7 @@ class Consumer:
             yield from self.stop_waiting(handing_over=True)
             for claims in self._groups if self._minds else ():
                 minded = [queue for queue in claims.queues if queue.name in self._minds]
-                if minded:
+                if minded and claims.names[0] not in self._aside:
                     yield from self.claim(self._claims_on(minded), 0)
         except AtomqError as error:
             log.info("a wake-up could not be passed on: %s", error)
@@ -699,7 +756,7 @@ class Consumer:
         try:
             answer = yield from ask(Withdraw())
         except ServerUnavailable:
-            self._unanswered, self._ahead = self._ahead, None
+            self._has_no_answer()
             raise
         self._ahead = None
         if isinstance(answer, Claimed):
@@ -725,8 +782,8 @@ class Consumer:
     def close(self) -> Flow[None]:
         """Leave: pass on what was taken, send the acks that wait."""
         yield from self._hand_over()
-        if self._unanswered is not None:
-            yield from self._give_back_unanswered()
+        for claims in self._groups if self._unanswered else ():
+            yield from self._give_back_unanswered(claims)
         yield from self._tell()
         for queue in self.queues:
             yield from flush(queue, self.acks)

@@ -133,10 +133,19 @@ class Pool:
         """Send one call; the reply, or the server's error. Raises where there is no answer."""
         return self.over((call.packed(),))[0]
 
-    def send(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> list[Any]:
+    def send(
+        self,
+        calls: Sequence[Call[Any]],
+        loads: Sequence[Call[Any]] = (),
+        within: float | None = None,
+    ) -> list[Any]:
         """The same for several in one go; before them, SCRIPT LOAD of the scripts of `loads`."""
         flight = Flight(calls, loads)
-        return flight.replies(self.over(flight.data, patience=flight.patience))
+        return flight.replies(self.over(flight.data, patience=flight.patience, within=within))
+
+    def hopeless(self, _call: Call[Any]) -> Exception | None:
+        """Why a brief call is not worth a try now."""
+        return None
 
     def standing_of(self, _call: Call[Any]) -> Standing:
         """What is known of the server that carries out a call."""
@@ -154,13 +163,15 @@ class Pool:
             raise reply
         return reply
 
-    def fresh(self, _channel: str | None = None) -> AbstractConnection:
-        """A connection of the caller's own, connected."""
+    def fresh(
+        self, _channel: str | None = None, *, within: float | None = None
+    ) -> AbstractConnection:
+        """A connection of the caller's own, connected (`within` so many seconds)."""
         connection = self._connector()
-        if self._handshake is None:
-            connection.connect()
+        if within is not None or self._handshake is not None:
+            self._connect(connection, min(within or 1e9, self._handshake or 1e9))
         else:
-            self._connect(connection, self._handshake)
+            connection.connect()
         wires.opened.add(connection)
         check_version(getattr(connection, "handshake_metadata", None))
         return connection
@@ -175,9 +186,11 @@ class Pool:
         try:
             connection.connect()
         except (server.TimeoutError, OSError):
-            self._handshake = min(2 * within, longest)
+            if self._handshake is not None:
+                self._handshake = min(2 * within, longest)
             raise
-        self._handshake = HANDSHAKE
+        if self._handshake is not None:
+            self._handshake = HANDSHAKE
         wires.relax(connection, patience)
 
     def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
@@ -216,7 +229,7 @@ class Pool:
         fork.leak(self._idle)
         self._begin()
 
-    def _take(self, *, looked_at: bool) -> _Line:
+    def _take(self, *, looked_at: bool, within: float | None) -> _Line:
         now = time.monotonic()
         while self._idle:
             try:
@@ -229,7 +242,7 @@ class Pool:
             if rested < (self._engine.options.health_check_interval or 1e9) and not _hung_up(line):
                 return line
             line.wire.close()
-        return _Line(wires.taken(self.fresh()))
+        return _Line(wires.taken(self.fresh(within=within)))
 
     def over(
         self,
@@ -237,33 +250,35 @@ class Pool:
         *,
         looked_at: bool = False,
         patience: float = 0.0,
+        within: float | None = None,
         meanwhile: Callable[[], None] | None = None,
     ) -> list[Any]:
         """The replies to packed commands, over a connection that idles, or a new one.
 
         `looked_at`: what is sent is not sent again. The replies may take `patience` seconds more
-        than others may. `meanwhile` is called once all is sent.
+        than others may, or have to come `within` so many. `meanwhile` is called once all is sent.
         """
         if self._places is None:
-            return self._over(data, looked_at, patience, meanwhile)
+            return self._over(data, looked_at, patience, within, meanwhile)
         with self._places:
-            return self._over(data, looked_at, patience, meanwhile)
+            return self._over(data, looked_at, patience, within, meanwhile)
 
     def _over(
         self,
         data: Sequence[bytes],
         looked_at: bool,
         patience: float,
+        within: float | None,
         meanwhile: Callable[[], None] | None,
     ) -> list[Any]:
         era = self._engine.era
         try:
-            line = self._take(looked_at=looked_at)
+            line = self._take(looked_at=looked_at, within=within)
         except SERVER_ERRORS as error:
             raise connecting(error) from error
         try:
-            if patience or meanwhile is not None or self._late is not None:
-                replies = _converse(line, data, self._waits(line, patience), meanwhile)
+            if patience or within is not None or self._late is not None:
+                replies = _converse(line, data, self._waits(line, patience, within), meanwhile)
             else:
                 replies = _converse(line, data)
         except SERVER_ERRORS:
@@ -283,12 +298,14 @@ class Pool:
             self._idle.append(line)
         return replies
 
-    def _waits(self, line: _Line, patience: float) -> Callable[[], None]:
+    def _waits(self, line: _Line, patience: float, within: float | None) -> Callable[[], None]:
         """Wait for an answer that may take its time, but not once another server is to be asked."""
-        wire, moves, late = line.wire, self._engine.moves, self._late
+        wire, moves, late = line.wire, self._engine.moves, self._late if within is None else None
         every, longest = LOOK, patience
         if late is not None:
             every, longest = LATE, patience + (self._engine.options.socket_timeout or 1e9)
+        if within is not None:
+            every = longest = min(within, self._engine.options.socket_timeout or 1e9)
 
         def wait() -> None:
             if wire.readable(every):
@@ -300,7 +317,7 @@ class Pool:
                 if late is not None:
                     late(self._place)
                 left = until - time.monotonic()
-                if left <= 0 and late is not None:
+                if left <= 0 and (late is not None or within is not None):
                     raise server.TimeoutError("Timeout reading from socket")
                 if left <= 0 or wire.readable(min(every, left)):
                     return

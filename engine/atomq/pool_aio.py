@@ -153,6 +153,13 @@ class AsyncPool:
         replies = await future
         return [replies] if asked is future else replies
 
+    def was_silent(self, _call: Call[Any]) -> None:
+        """A brief call was not answered in time."""
+
+    def hopeless(self, _call: Call[Any]) -> Exception | None:
+        """Why a brief call is not worth a try now."""
+        return None
+
     def standing_of(self, _call: Call[Any]) -> Standing:
         """What is known of the server that carries out a call."""
         return self.standing

@@ -19,7 +19,7 @@ from atomq.cluster import Nodes, Share, key_of, named, no_answers, unserved
 from atomq.conversation import packed
 from atomq.keys import Place, hash_slot
 from atomq.pool import Pool
-from atomq.retrying import SERVER_ERRORS, WAYS, Elsewhere, NoAnswer, connecting
+from atomq.retrying import BRIEF, SERVER_ERRORS, WAYS, Elsewhere, NoAnswer, connecting
 from atomq.shared import Shared
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Shards(Nodes[Pool]):
 
     def _late(self, place: Place) -> None:
         """An answer is late: see `Pool`."""
-        self.map.doubt(place)
+        self.doubt(place)
         if self.map.is_due(time.monotonic()):
             with contextlib.suppress(*SERVER_ERRORS):
                 self._asking(lambda: self._ask(None))
@@ -96,13 +96,18 @@ class Shards(Nodes[Pool]):
         try:
             reply = self.pool(place).one(call)
         except SERVER_ERRORS as error:
-            self.map.doubt(place)
+            self.doubt(place)
             raise named(error, place) from error
         if isinstance(reply, Exception) or self.map.doubted:
             reply = self.map.judged(place, reply)
         return reply
 
-    def send(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> list[Any]:
+    def send(
+        self,
+        calls: Sequence[Call[Any]],
+        loads: Sequence[Call[Any]] = (),
+        within: float | None = None,
+    ) -> list[Any]:
         """Send several, to all nodes at once. `NoAnswer` stands for what a node did not answer."""
         replies: list[Any] = [None] * (len(loads) + len(calls))
         shares: dict[Place, Share] = {}
@@ -113,10 +118,10 @@ class Shards(Nodes[Pool]):
                 replies[at] = NoAnswer(error)
             else:
                 shares.setdefault(place, Share(place)).say(call, at, load=at < len(loads))
-        self._send(list(shares.values()), replies)
+        self._send(list(shares.values()), replies, within)
         return no_answers(replies)
 
-    def _send(self, shares: Sequence[Share], replies: list[Any]) -> None:
+    def _send(self, shares: Sequence[Share], replies: list[Any], within: float | None) -> None:
         """Send to all nodes, then hear from all."""
         if not shares:
             return
@@ -125,18 +130,18 @@ class Shards(Nodes[Pool]):
         def meanwhile() -> None:
             some = others.copy()
             others.clear()
-            self._send(some, replies)
+            self._send(some, replies, within)
 
         try:
             heard = self.pool(first.place).over(
-                first.data, patience=first.patience, meanwhile=meanwhile
+                first.data, patience=first.patience, within=within, meanwhile=meanwhile
             )
         except SERVER_ERRORS as error:
-            self.map.doubt(first.place)
+            self.doubt(first.place)
             first.failed(named(error, first.place), replies)
         else:
             first.answered(heard, self.map, replies)
-        self._send(others, replies)
+        self._send(others, replies, within)
 
     def command(self, args: Sequence[Any]) -> Any:
         """Any command, to the node of its first key; to some node, if it has none."""
@@ -153,7 +158,7 @@ class Shards(Nodes[Pool]):
             try:
                 heard = self.pool(place).over(share.data, looked_at=True)
             except SERVER_ERRORS as error:
-                self.map.doubt(place)
+                self.doubt(place)
                 raise named(error, place) from error
             reply = self.map.judged(place, heard[-1])
             if not isinstance(reply, Elsewhere):
@@ -176,7 +181,7 @@ class Shards(Nodes[Pool]):
         try:
             return self.pool(place).fresh()
         except SERVER_ERRORS as error:
-            self.map.doubt(place)
+            self.doubt(place)
             raise named(error, place) from error
 
     def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
@@ -198,7 +203,14 @@ class Shards(Nodes[Pool]):
     def unblock(self, client_id: int, place: Place | None) -> None:
         """CLIENT UNBLOCK, to the node of the connection."""
         assert place is not None
-        self.pool(place).command(("CLIENT UNBLOCK", client_id))
+        data = packed(("CLIENT", "UNBLOCK", client_id))
+        try:
+            reply = self.pool(place).over((data,), looked_at=True, within=BRIEF)[0]
+        except SERVER_ERRORS:
+            self.doubt(place)
+            raise
+        if isinstance(reply, Exception):
+            raise reply
 
     def nodes(self) -> list[tuple[str, Pool]]:
         """The primaries."""

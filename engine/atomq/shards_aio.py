@@ -15,7 +15,7 @@ from atomq.cluster import Nodes, Share, key_of, named, no_answers, unserved
 from atomq.conversation import packed
 from atomq.keys import Place, hash_slot
 from atomq.pool_aio import SMALL, AsyncPool, connected, heeded
-from atomq.retrying import SERVER_ERRORS, WAYS, Elsewhere, NoAnswer, connecting
+from atomq.retrying import BRIEF, SERVER_ERRORS, WAYS, Elsewhere, NoAnswer, connecting
 from atomq.shared import AsyncShared
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class AsyncShards(Nodes[AsyncPool]):
 
     def _late(self, pool: AsyncPool, place: Place) -> None:
         """An answer is late: see `AsyncPool`."""
-        self.map.doubt(place)
+        self.doubt(place)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.ensure_future(self._look(pool, place))
 
@@ -100,7 +100,7 @@ class AsyncShards(Nodes[AsyncPool]):
         try:
             reply = await self.pool(place).one(call)
         except SERVER_ERRORS as error:
-            self.map.doubt(place)
+            self.doubt(place)
             raise named(error, place) from error
         if isinstance(reply, Exception) or self.map.doubted:
             reply = self.map.judged(place, reply)
@@ -132,7 +132,7 @@ class AsyncShards(Nodes[AsyncPool]):
             large = large or bool(patience) or sum(map(len, data)) > SMALL
             heard = await self.pool(share.place).over(data, large=large, patience=patience)
         except SERVER_ERRORS as error:
-            self.map.doubt(share.place)
+            self.doubt(share.place)
             share.failed(named(error, share.place), replies)
         else:
             share.answered(heard, self.map, replies)
@@ -156,7 +156,7 @@ class AsyncShards(Nodes[AsyncPool]):
             try:
                 heard = await self.pool(place).over(share.data, large=large, looked_at=True)
             except SERVER_ERRORS as error:
-                self.map.doubt(place)
+                self.doubt(place)
                 raise named(error, place) from error
             reply = self.map.judged(place, heard[-1])
             if not isinstance(reply, Elsewhere):
@@ -174,7 +174,7 @@ class AsyncShards(Nodes[AsyncPool]):
         try:
             return await self.pool(place).fresh()
         except SERVER_ERRORS as error:
-            self.map.doubt(place)
+            self.doubt(place)
             raise named(error, place) from error
 
     async def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
@@ -193,7 +193,13 @@ class AsyncShards(Nodes[AsyncPool]):
     async def unblock(self, client_id: int, place: Place | None) -> None:
         """CLIENT UNBLOCK, to the node of the connection."""
         assert place is not None
-        await self.pool(place).command(("CLIENT UNBLOCK", client_id))
+        try:
+            async with asyncio.timeout(BRIEF):
+                await self.pool(place).command(("CLIENT UNBLOCK", client_id))
+        except SERVER_ERRORS as error:
+            if not isinstance(error, server.ResponseError):
+                self.doubt(place)
+            raise
 
     async def close(self) -> None:
         """Close what is not in use, to all nodes."""

@@ -36,6 +36,7 @@ log = logging.getLogger("atomq.client")
 
 T = TypeVar("T")
 LATE = 0.1  # seconds after which the server ends a wait that was to be ended by then
+GLANCE = 0.4  # seconds between two looks at the map of a cluster
 WAIT: Final = "the answer to BLPOP"
 CLAIM: Final = "the answer to the claim behind it"
 LISTEN: Final = "the answer to SUBSCRIBE"
@@ -176,6 +177,10 @@ class Waiting:
             raise (yield from self._given_up(error, 0.05)) from error
         return (yield from self._go_on(seconds))
 
+    def _at_once(self, seconds: float) -> float:
+        """How long to wait before it is looked whether another node of a cluster serves now."""
+        return seconds if self._engine.slots is None else min(seconds, GLANCE)
+
     def _leads_astray(self) -> bool:
         """Whether another node serves by now what is waited for on a line."""
         slots = self._engine.slots
@@ -193,8 +198,11 @@ class Waiting:
         taken = None
         try:
             self._check_era()
+            slots = self._engine.slots
             for line in self.lines:
-                if line.waits:
+                if slots is not None and line.wire.node in slots.doubted:
+                    yield Close((line,))  # nothing is heard of it; the others go on
+                elif line.waits:
                     yield from self._ended(line)
                     taken = self._taken() or taken
         except (*SERVER_ERRORS, AtomqError):
@@ -312,8 +320,11 @@ class Waiting:
         try:
             self._check_era()
             line = self.lines[0]
-            if (yield Hear((line,), seconds)) is None:
-                return None
+            while (yield Hear((line,), self._at_once(seconds))) is None:
+                self._check_era()
+                seconds -= GLANCE
+                if self._engine.slots is None or seconds <= 0:
+                    return None
             self._take(line)
         except SERVER_ERRORS as error:
             raise (yield from self._given_up(error, 0.05)) from error

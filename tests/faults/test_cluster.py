@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from atomq import AsyncEngine, AsyncQueue, Engine, Queue
+from atomq import AsyncEngine, AsyncQueue, AsyncReceiver, Engine, Queue, Receiver
 from atomq.errors import AtomqError, PermissionDenied, ServerError, ServerUnavailable
 from atomq.keys import QueueKeys
 from tests.conformance.twin import Loop, Twin
@@ -61,6 +61,11 @@ class Make:
         if self._loop is None:
             return Queue(name, engine)
         return Twin(self._loop, AsyncQueue(name, engine))
+
+    def receiver(self, queues: list[Any]) -> Any:
+        if self._loop is None:
+            return Receiver(queues)
+        return Twin(self._loop, AsyncReceiver([queue.target for queue in queues]))
 
     def run(self, what: Any) -> Any:
         """The result of an engine's method."""
@@ -208,6 +213,44 @@ def test_a_batch_answers_what_the_nodes_that_are_well_answer(three: Cluster, mak
         1,
     ]
     assert f"127.0.0.1:{three.nodes[0].port}" in str(found[0])
+
+
+@pytest.mark.parametrize("how", ["frozen", "dead"])
+def test_a_consumer_of_several_queues_serves_those_that_are_well(
+    three: Cluster, make: Make, how: str
+) -> None:
+    engine = make.engine(url_of(three))
+    queues = [make.queue(name_on(three, index), engine) for index in (0, 0, 0, 1, 2)]
+    well = queues[3:]
+    for queue in queues:
+        queue.put("first")
+    got: list[tuple[str, float]] = []
+    stop = threading.Event()
+
+    def consume(receiver: Any) -> None:
+        while not stop.is_set():
+            for message in receiver.receive(4, 1):
+                with message:
+                    got.append((message.body, time.monotonic()))
+
+    with make.receiver(queues) as receiver:
+        consumer = threading.Thread(target=consume, args=(receiver,))
+        consumer.start()
+        wait_until("the first five", lambda: len(got) == 5)
+        with in_trouble(three.nodes[0], how):
+            numbers = itertools.count()
+            calls = Calls(*(lambda queue=queue: queue.put(str(next(numbers))) for queue in well))
+            with calls.run():
+                time.sleep(3)
+            assert not calls.errors
+            wait_until("all of theirs", lambda: len(got) >= 5 + len(calls.done), 3)
+        times = [at for _, at in got[5:]]
+        assert max(after - before for before, after in itertools.pairwise(times)) < 1
+        queues[0].put("back")
+        wait_until("the node to be served again", lambda: got[-1][0] == "back", 6)
+        stop.set()
+        consumer.join()
+    assert len({body for body, _ in got[5:]}) == len(got) - 5, "none is handed out twice"
 
 
 def test_results_of_a_node_that_is_well_come_at_once(three: Cluster, make: Make) -> None:

@@ -231,6 +231,39 @@ def test_in_a_cluster_the_trouble_of_one_node_does_not_cost_what_another_gave() 
     assert len(play.result) == 1
 
 
+def test_in_a_cluster_a_queue_in_trouble_holds_up_no_other() -> None:
+    queues = [QueueKeys(name, layout="cluster") for name in "ab"]
+    one = consumer(*queues)
+    play = Play(one.receive(3, None))
+    first = play.effect
+    assert first.brief, "tried once"
+    other = play.go(ServerUnavailable("that node is gone"))
+    assert other.queue != first.queue
+    wait = play.go(claimed())
+    assert isinstance(wait, flows.Wait)
+    assert wait.keys == (other.queue.wake,), "the other one is not waited for"
+    assert play.go(other.queue.wake).queue == other.queue
+    play.go(claimed(delivery()))
+    assert len(play.result) == 1
+    one._aside[first.queue.name] = one._aside[first.queue.name]._replace(until=0)
+    play = Play(one.receive(3, 0))
+    while play.effect.queue != first.queue:
+        play.go(claimed())
+    assert play.effect.repeated, "what it may hold is given back first"
+    play.go(claimed())
+    assert play.effect.queue == first.queue
+    play.go(claimed(delivery()))
+    assert not one._aside
+
+
+def test_in_a_cluster_that_is_gone_as_a_whole_a_consumer_is_told() -> None:
+    queues = [QueueKeys(name, layout="cluster") for name in "ab"]
+    play = Play(consumer(*queues).receive(3, None))
+    play.go(ServerUnavailable("gone"))
+    with pytest.raises(ServerUnavailable):
+        play.go(ServerUnavailable("gone"))
+
+
 def test_in_a_cluster_the_earliest_due_time_counts() -> None:
     queues = [QueueKeys(name, layout="cluster") for name in "ab"]
     play = Play(consumer(*queues).receive(3, None))

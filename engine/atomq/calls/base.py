@@ -40,13 +40,15 @@ class Call(Generic[T_co]):
     that an earlier, equal call may have been carried out without an answer, and `large` that its
     answer may be large: small calls do not wait behind it. `durability` is what has to be confirmed
     before it is answered; such a call writes, also when it is repeated. With a `place`, that node
-    of a cluster is to be asked, this once, as the owner of the slot said by ASK. `noted` is
-    what the register is to know of the queue afterwards: that it is IN_USE, or GONE.
+    of a cluster is to be asked, this once, as the owner of the slot said by ASK. A `brief` call is
+    tried once, and answered within a second or not at all: there are other servers to be asked.
+    `noted` is what the register is to know of the queue afterwards: that it is IN_USE, or GONE.
     """
 
     __slots__ = (
         "_attempt_at",
         "args",
+        "brief",
         "durability",
         "keys",
         "large",
@@ -83,6 +85,7 @@ class Call(Generic[T_co]):
         self.durability = durability
         self.place = place
         self.noted = noted
+        self.brief = False
         self._attempt_at = attempt_at
 
     def command(self) -> tuple[Any, ...]:
