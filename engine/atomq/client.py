@@ -223,7 +223,8 @@ class Engine(EngineBase):
         """Carry out one call, or a flow to its end. A flow that waits needs a `waiter`."""
         if isinstance(work, Call):
             return self._run_one(work)
-        arguments.expect("what is run", work, isinstance(work, GeneratorType), "a call or a flow")
+        if not isinstance(work, GeneratorType):
+            arguments.expect("what is run", work, False, "a call or a flow")
         answer: Any = None
         trouble: BaseException | None = None
         while True:

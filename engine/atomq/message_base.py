@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from atomq import arguments, tracing
@@ -41,17 +40,22 @@ def messages_of(given: Any) -> list[Any]:
     return found
 
 
-@contextmanager
-def settling(messages: Iterable[MessageBase[Any]]) -> Iterator[None]:
+class settling:  # noqa: N801 - as those of contextlib, which make a generator for each block
     """These messages are settled by what follows, unless that fails."""
-    for message in messages:
-        message.settled = True
-    try:
-        yield
-    except BaseException:
-        for message in messages:
-            message.settled = False
-        raise
+
+    __slots__ = ("_messages",)
+
+    def __init__(self, messages: Collection[MessageBase[Any]]) -> None:
+        self._messages = messages
+
+    def __enter__(self) -> None:
+        for message in self._messages:
+            message.settled = True
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            for message in self._messages:
+                message.settled = False
 
 
 def id_or_none(message: MessageBase[Any]) -> str:
