@@ -55,22 +55,26 @@ local is_plain = acks >= 0 and acks <= 1000 and tonumber(ARGV[10]) == acks and A
   and not string.find(ARGV[3] .. ARGV[4] .. ARGV[6] .. ARGV[7] .. ARGV[9] .. ARGV[10], "%D")
 local ready, left, largest, take, has_token, is_empty = KEYS[READY + 1], 0, 0, 0, false, false
 
--- Reads how many it takes, none if it is not plain, and what it leaves. That no lease has ended it knows from `quiet`.
--- Of what is delayed counts what goes before, and behind the last message anything: it would mind the time of the next.
+-- Reads how many it takes, none if it is not plain, and what it leaves. That no lease has ended it knows from `quiet`,
+-- or there is none. Of what is delayed counts what goes before, and behind the last message anything: it would mind the
+-- time of the next.
 local function look()
   local others
   local size = redis.call("LLEN", ready)
   local set = redis.call("HMGET", KEYS[7], "paused", "seen", "renew", "largest", "steps", "quiet")
   local since, rest = now - (tonumber(set[2]) or 0), (tonumber(set[6]) or 0) - now
   left, largest = size - limit, tonumber(set[4]) or max_bytes
-  if size == 0 and acks == 0 and set[5] == ARGV[8] then -- is there nothing at all? Then its consumer waits
+  local is_quiet = since >= 0 and since <= QUIET and rest > 0 and rest <= QUIET
+  if size == 0 and acks > 0 or set[1] == "1" or set[3] ~= ARGV[5] or set[5] ~= ARGV[8] then
+    return
+  elseif size == 0 or not is_quiet and redis.call("ZCARD", unacked) == 0 then
     local outage = require("lib.outage")
     local known = redis.call("HMGET", KEYS[7], "seen", "grace", "renew", "renewals")
-    is_empty = outage.is_noted(known[1], known[2], known[3], known[4], tonumber(ARGV[5]) or 0, tonumber(now))
-      and redis.call("EXISTS", KEYS[1], KEYS[3], tokens, unpack(KEYS, READY + 2)) == 0
+    is_quiet = outage.is_noted(known[1], known[2], known[3], known[4], tonumber(ARGV[5]), tonumber(now))
+    is_empty = size == 0 and is_quiet
+      and redis.call("EXISTS", unacked, delayed, tokens, unpack(KEYS, READY + 2)) == 0
   end
-  if size == 0 or set[1] == "1" or since < 0 or since > QUIET or rest <= 0 or rest > QUIET or set[3] ~= ARGV[5]
-    or set[5] ~= ARGV[8] or largest * limit > max_bytes then
+  if size == 0 or not is_quiet or largest * limit > max_bytes then
     return
   elseif left > 0 then
     others = redis.call("ZCOUNT", delayed, "-inf", now .. ".5")

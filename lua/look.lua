@@ -111,8 +111,12 @@ if not is_sound then
   return redis.error_reply(guard.blame(fault, width, "zset", "zset", "hash", "any"))
 end
 
+local is_first = true
 for meta, changes in pairs(notes) do
-  redis.call("HDEL", meta, "")
+  if is_first then
+    redis.call("HDEL", meta, "")
+    is_first = false
+  end
   redis.call("HSET", meta, unpack(changes))
 end
 local at = 1

@@ -78,6 +78,7 @@ _DONE: dict[str, Any] = {
     "attend": [0, 0, 0, 0],
     "dead_letter": 1,
     "extend": [],
+    "look": b"",
     "publish": 1,
     "put_back": 1,
     "purge": [0, 0, 0],
@@ -101,6 +102,7 @@ class Line:
         self.hello = {b"id": 7}
         self.credential_provider: Any = None
         self.read_before: list[Any] = []
+        self._confirmed: list[Any] = []
 
     def fileno(self) -> int:
         return 3
@@ -110,7 +112,11 @@ class Line:
             raise server.ConnectionError("cut")
         reader = Reader()
         reader.feed(data)
-        self.sent.append(tuple(part.decode() for part in reader.gets()))
+        command = tuple(part.decode() for part in reader.gets())
+        if command[0] == "SUBSCRIBE":  # of no interest to tests: confirmed with what comes next
+            self._confirmed += [push(b"subscribe", each.encode(), b"1") for each in command[1:]]
+        else:
+            self.sent.append(command)
 
     def readable(self, seconds: float) -> bool:
         self.waited.append(seconds)
@@ -120,7 +126,8 @@ class Line:
         reply = self.replies.popleft()
         if isinstance(reply, server.ConnectionError):
             raise reply
-        return [reply]
+        confirmed, self._confirmed = self._confirmed, []
+        return [*confirmed, reply]
 
     def close(self) -> None:
         self.closed = True

@@ -64,6 +64,27 @@ class _Lease:
         return self.holder() is not None and self.begins <= time.monotonic()
 
 
+class Waits(Protocol):
+    """What the keeper gives back, so that others have it, when it has waited for too long."""
+
+    @property
+    def queue(self) -> QueueKeys:
+        """One of the queues it is of, all of one node."""
+        ...
+
+    def waits_until(self) -> float:
+        """When it is to be given back, by `clock`; inf: there is nothing."""
+        ...
+
+    def withdraw(self) -> list[str]:
+        """What is given back now, by receipts or names; then `give_back`."""
+        ...
+
+    def give_back(self) -> Flow[None]:
+        """Give back what was withdrawn."""
+        ...
+
+
 class Backlog:
     """What a consumer claimed at once and has not begun. It hands it out; the keeper gives it back.
 
@@ -129,7 +150,10 @@ class Backlog:
         """The receipts of all that waits, which is not handed out any more; then `give_back`."""
         with self._keeper.lock:
             self._withdrawn += [message for message in self._drawn() if not message.lost]
-            return [message.receipt for message in self._withdrawn]
+            receipts = [message.receipt for message in self._withdrawn]
+        if receipts:
+            log.info("%d messages of %s waited: given back", len(receipts), self.queue.name)
+        return receipts
 
     def give_back(self) -> Flow[None]:
         """Give back what was withdrawn: to the front, in its order, uncounted."""
@@ -185,7 +209,7 @@ class LeaseKeeper:
         self._wake = threading.Condition(self.lock)
         self._thread: threading.Thread | None = None
         self._closed = self._acking = False
-        self._backlogs: weakref.WeakSet[Backlog] = weakref.WeakSet()
+        self._backlogs: weakref.WeakSet[Waits] = weakref.WeakSet()
         self._renew_at = self._retry_at = self._flush_at = self._look_at = inf
         # The message that was alone when it came, and whether it must stay so.
         self._alone: tuple[str, str, bool] | None = None
@@ -218,14 +242,14 @@ class LeaseKeeper:
                 self._rouse()
         return True
 
-    def watch(self, backlog: Backlog) -> None:
-        """Give back what waits in it for longer than a second."""
+    def watch(self, backlog: Waits, patience: float = PATIENCE) -> None:
+        """Give back what waits in it for too long: look in so many seconds whether it does."""
         if backlog not in self._backlogs:
             with self._wake:
                 self._backlogs.add(backlog)
-        if self._look_at == inf:
+        if self._look_at > time.monotonic() + patience:
             with self._wake:
-                self._look_at = time.monotonic() + PATIENCE
+                self._look_at = time.monotonic() + patience
                 self._rouse()
 
     def _note_alone(self, claim: Claimed, strictly: bool) -> None:
@@ -506,7 +530,6 @@ class LeaseKeeper:
         for backlog in backlogs:
             left = backlog.waits_until() - clock()
             if left <= 0 and (receipts := backlog.withdraw()):
-                log.info("%d messages of %s waited: given back", len(receipts), backlog.queue.name)
                 with self._wake:
                     self._later.append(_Later(backlog.queue.name, receipts, backlog.give_back))
                     self._flush_at = now

@@ -19,6 +19,35 @@ def drain(connection: Connection, seconds: float) -> None:
         connection.drain_events(timeout=seconds)
 
 
+@pytest.mark.parametrize("kind", ["redis-6.2", "valkey-9"], indirect=True)
+@pytest.mark.parametrize("count", [5, 60])
+def test_a_wait_costs_what_changed_and_not_what_is_consumed(server: Server, count: int) -> None:
+    """As a solo worker has it: a message is worked on while it is handed over."""
+    db, many = server.client(), 20
+    got: list[Any] = []
+
+    def commands() -> int:
+        stats: Any = db.info("commandstats")
+        return sum(each["calls"] for name, each in stats.items() if name != "cmdstat_info")
+
+    def receive(connection: Connection, queue: str) -> None:
+        producer.publish("x", routing_key=queue)
+        wait_until("the message", lambda: drain(connection, 0.1) or got)
+        got.clear()
+
+    with Connection(server.url.replace("redis+socket", "atomq+socket")) as connection:
+        queues = [Queue(f"q{i}", routing_key=f"q{i}") for i in range(count)]
+        producer = connection.Producer()
+        with Consumer(connection, queues, callbacks=[lambda body, m: got.append(body) or m.ack()]):
+            for n in range(3):  # it claims from all, and is elected watcher of all
+                receive(connection, f"q{n}")
+                drain(connection, 0.1)
+            before = commands()
+            for n in range(many):
+                receive(connection, f"q{n % count}")
+            assert (commands() - before) / many < 60
+
+
 @pytest.mark.parametrize("count", [5, 40])
 def test_claims_are_not_tracked(server: Server, count: int) -> None:
     """Redis up to 7.0 remembers all keys of a script for each that it reads: the square."""

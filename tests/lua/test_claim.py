@@ -1074,6 +1074,23 @@ def test_a_plain_claim_looks_whether_the_queue_is_paused(q: Queue) -> None:
     assert len(q.ready) == 19
 
 
+def test_a_claim_of_a_queue_that_rested_is_plain_if_no_message_of_it_is_held(q: Queue) -> None:
+    q.put(*range(9))
+    receipt = q.take(1)[0].receipt
+    ago = {"quiet": q.now() - 4000, "seen": q.now() - 4000}
+    q.db.hset(q.keys.meta, mapping=ago)
+    assert not _is_plain(q, q.claiming(2)), "its lease may have ended"
+    q.run(calls.ack(q.keys, [receipt]))
+    assert _is_plain(q, q.claiming(2))
+    q.db.hset(q.keys.meta, "grace", q.now() + 9000)
+    assert not _is_plain(q, q.claiming(2)), "the server was away"
+    q.db.hdel(q.keys.meta, "grace")
+    q.db.hset(q.keys.meta, "seen", q.now() - 40_000)
+    assert not _is_plain(q, q.claiming(2)), "it may have been"
+    q.db.hset(q.keys.meta, mapping=ago)
+    assert names(q.take(2)) == ["1", "2"]
+
+
 @pytest.mark.parametrize("step", [2, 3, 4])
 def test_a_plain_claim_says_what_waits_in_each_other_step(q: Queue, step: int) -> None:
     _primed(q)

@@ -12,10 +12,10 @@ from redis import exceptions as server
 
 from atomq.contrib.kombu import claims, intake, line, rights
 from atomq.contrib.kombu import poller as module
-from atomq.contrib.kombu.claims import CAP
-from atomq.contrib.kombu.intake import PATIENCE
+from atomq.contrib.kombu.intake import CAP, PATIENCE
 from atomq.contrib.kombu.rights import FORBIDDEN
 from atomq.contrib.kombu.waker import Waker
+from atomq.contrib.kombu.watch import LINGER
 from atomq.errors import AtomqError, PermissionDenied, ServerFull, ServerUnavailable
 from tests.scripted import Line, Stage, claimed, push, raw
 
@@ -118,11 +118,54 @@ def test_what_is_due_later_is_claimed_when_it_is_due(stage: Stage, clock: list[f
     assert len(stage.line.claims()) == 2
 
 
-def test_a_wait_that_ended_is_followed_by_a_look_at_every_queue(stage: Stage) -> None:
+def test_once_a_second_every_queue_is_looked_at_and_claimed_where_there_is_work(
+    stage: Stage, clock: list[float]
+) -> None:
+    stage.consume("q")
+    stage.consume("p")
+    stage.claim()
+    stage.poller.pump()
+    assert float(stage.line.sent[-1][-1]) <= 0.9
+    clock[0] += 0.9
+    stage.give(None, None, None)  # of two elections, which it lost, and of the wait
+    stage.poller.pump()
+    (look,) = stage.line.calls("look")
+    assert look[-3:] == (stage.broker.ids.prefix, "20000", "4")
+    assert {"_atomq.{q}.unacked", "_atomq.{p}.unacked"} <= set(look)
+    assert stage.line.names()[-1] == "BRPOP", "behind it"
+    stage.engine.answers["CLIENT UNBLOCK"] = lambda _: stage.line.replies.append(None)
+    stage.give(b"2", None, None)  # of the elections too
+    stage.poller.pump()
+    assert [claim[3:4] for claim in stage.line.claims()][1:] == [("_atomq.{p}.unacked",)]
+
+
+def test_one_that_hears_of_the_looks_of_others_puts_off_its_own(
+    stage: Stage, clock: list[float]
+) -> None:
     stage.consume()
     stage.claim()
     stage.poller.pump()
-    stage.give(None, None)  # of the watcher's election, which it lost, and of the wait
+    clock[0] += 0.8
+    stage.give(None, push(b"message", b"_atomq.{q}.looked", b"other"), None)
+    stage.poller.pump()
+    clock[0] += 0.8
+    stage.poller.pump()
+    assert not stage.line.calls("look")
+
+
+@pytest.mark.parametrize("answer", [b"1", PermissionDenied("this user may not look")])
+def test_a_look_whose_script_is_not_loaded_is_run_by_the_engine(
+    stage: Stage, clock: list[float], answer: Any
+) -> None:
+    stage.engine.answers["look"] = answer
+    stage.consume()
+    stage.claim()
+    stage.poller.pump()
+    clock[0] += 0.9
+    stage.give(None, None)
+    stage.poller.pump()
+    stage.engine.answers["CLIENT UNBLOCK"] = lambda _: stage.line.replies.append(None)
+    stage.give(server.NoScriptError("NOSCRIPT"), None)
     stage.poller.pump()
     assert len(stage.line.claims()) == 2
 
@@ -452,7 +495,7 @@ def test_a_lease_counts_from_when_its_claim_was_sent(
     stage.poller.pump()
     now[0] = 150.0
     stage.line.replies.append(claimed("a"))
-    stage.poller._intake.read()
+    stage.poller._intake.read_on()
     assert stage.broker.keeper._leases["a"].since == 100.0
 
 
@@ -614,21 +657,27 @@ def test_the_watcher_hears_of_lists_that_others_change(stage: Stage) -> None:
     assert len(stage.line.claims()) == 2, "what came before it was watched is not told of"
     stage.give(claimed())
     stage.poller.pump()
-    tracking = stage.line.sent[-3:]
-    assert tracking[0] == ("CLIENT", "TRACKING", "ON", "NOLOOP")
-    assert tracking[1] == ("EXISTS", *stage.broker.keys("q").ready)
-    assert tracking[2][0] == "BRPOP"
-    stage.give(b"OK", 0)
+    on, caching, exists, wait = stage.line.sent[-4:]
+    assert on == ("CLIENT", "TRACKING", "ON", "OPTIN", "NOLOOP")
+    assert caching == ("CLIENT", "CACHING", "YES")
+    assert exists == ("EXISTS", *stage.broker.keys("q").ready)
+    assert wait[0] == "BRPOP"
+    stage.give(b"OK", b"OK", 0)
     before = len(stage.line.claims())
     stage.engine.answers["CLIENT UNBLOCK"] = lambda _: stage.line.replies.append(None)
     stage.give(push(b"invalidate", [b"q"]))  # type: ignore[arg-type] # as the server has it
     stage.poller.pump()
     assert len(stage.line.claims()) == before + 1
-    assert stage.line.sent[-2] == ("CLIENT", "TRACKING", "OFF")
+    stage.give(claimed())
+    stage.poller.pump()
+    assert [command[:2] for command in stage.line.sent[-3:-1]] == [
+        ("CLIENT", "CACHING"),
+        ("EXISTS", "q"),
+    ], "each is told of once"
 
 
-def test_a_watcher_that_is_full_wakes_another(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+def test_a_watcher_that_is_full_for_a_while_wakes_another(
+    stage: Stage, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "runs_in_delivery", lambda **_: False)
     stage.channel.basic_qos(0, 1, False)
@@ -639,6 +688,9 @@ def test_a_watcher_that_is_full_wakes_another(
     stage.poller.pump()
     stage.give(claimed("a"))
     stage.poller.pump()
+    assert not stage.line.calls("resign"), "most tasks are short"
+    clock[0] += LINGER + 0.01
+    stage.poller.pump()
     (resigned,) = stage.line.calls("resign")
     assert resigned[3:] == ("_atomq.{q}.watch", "_atomq.{q}.wake", "3000")
     stage.give(server.NoScriptError("NOSCRIPT"))
@@ -647,12 +699,19 @@ def test_a_watcher_that_is_full_wakes_another(
 
 def test_what_others_put_while_it_is_full_is_passed_on(stage: Stage) -> None:
     stage.channel.basic_qos(0, 1, False)
-    stage.consume()
+    stage.consume("q")
+    stage.consume("p")
+    stage.claim()
+    stage.poller.pump()
+    stage.give(b"OK", b"OK", None)  # elected for both
+    stage.claim()
+    stage.poller.pump()
+    stage.give(b"OK", b"OK", 0, b"OK", 0, [b"_atomq.{q}.wake", b"1"])  # it is told of their lists
     stage.claim("a")
     stage.engine.answers["claim"] = claimed()
-    stage.give(push(b"invalidate", [b"q"]))  # type: ignore[arg-type] # as the server has it
+    stage.give(push(b"invalidate", [b"p"]))  # type: ignore[arg-type] # as the server has it
     (call,) = stage.engine.called("claim")
-    assert (call.keys[0], call.args[2]) == ("_atomq.{q}.unacked", 0)
+    assert (call.keys[0], call.args[2]) == ("_atomq.{p}.unacked", 0)
     stage.give(push(b"invalidate", None))  # type: ignore[arg-type] # all keys were flushed
     assert len(stage.engine.called("claim")) == 1
 
@@ -686,8 +745,6 @@ def test_a_wait_that_is_refused_for_a_moment_is_sent_again(
     stage.claim()
     stage.poller.pump()
     stage.give(None, None)  # it was granted
-    stage.poller.pump()
-    stage.give(claimed())
     stage.poller.pump()
     waits = stage.line.names().count("BRPOP")
     replies = [None] * (stage.poller._intake.socket.line.talk.under_way - 1)

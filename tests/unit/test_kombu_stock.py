@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from atomq.contrib.kombu import stock
-from atomq.contrib.kombu import watch as watching
+from atomq.contrib.kombu import watch as module
 from atomq.contrib.kombu.stock import RESTORE_EVERY, Restore
-from atomq.contrib.kombu.watch import RENEW_EVERY, WATCH_MS, Election
+from atomq.contrib.kombu.watch import LINGER, RENEW_AFTER, WATCH_MS, Election
 from tests.scripted import Stage
 
 
@@ -21,7 +21,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     class Clock:
         monotonic = staticmethod(lambda: found[0])
 
-    for each in (stock, watching):
+    for each in (stock, module):
         monkeypatch.setattr(each, "time", Clock)
     return found
 
@@ -42,33 +42,96 @@ def test_a_watch_is_renewed_while_it_lasts_and_not_at_every_wait(
     stage: Stage, now: list[float]
 ) -> None:
     watch = Election(stage.broker)
-    assert stood(watch, "q", "p") == [("q", "NX"), ("p", "NX")]
+    assert stood(watch, "q") == []
+    for queue in ("q", "p", "r"):
+        watch.want(queue)
+    assert sorted(stood(watch, "q", "p")) == [("p", "NX"), ("q", "NX")]
+    assert stood(watch, "q", "p") == [], "nothing changed"
     assert watch.elected("q", won=True)
     assert not watch.elected("p", won=False)
-    assert watch.lists(["q", "p"]) == [list(stage.broker.keys("q").ready)]
-    assert stood(watch, "q", "p") == [("p", "NX")]
-    now[0] += RENEW_EVERY + 0.1
+    assert stood(watch, "q", "p", "r") == [("r", "NX")], "it could not take anything of that"
+    watch.want("q")
+    assert stood(watch, "q") == []
+    now[0] += RENEW_AFTER + 0.1
+    watch.want("q")
     assert stood(watch, "q") == [("q", "XX")]
-    assert not watch.elected("q", won=True), "its lists are tracked already"
+    assert not watch.elected("q", won=True), "it was its before"
     now[0] += WATCH_MS / 1000
+    watch.want("q")
     assert stood(watch, "q") == [("q", "NX")]
     assert not watch.elected("q", won=False)
     assert watch.lists(["q"]) == []
 
 
-def test_a_watch_is_left_to_others_who_are_woken(stage: Stage, now: list[float]) -> None:
+def watching(stage: Stage, *queues: str) -> Election:
+    """One that has won all of these elections."""
     watch = Election(stage.broker)
-    for queue in ("q", "p", "o"):
+    for queue in queues:
+        watch.want(queue)
         list(watch.stand([queue]))
-        watch.elected(queue, won=True)
-        now[0] += WATCH_MS / 1000 if queue == "o" else 0
-    now[0] -= 0.1
-    watch._mine["o"] -= 1  # over by now: somebody else may have it
+        assert watch.elected(queue, won=True)
+    return watch
+
+
+def test_the_server_tells_once_of_a_list_that_others_change(stage: Stage) -> None:
+    watch = watching(stage, "q", "p")
+    q, p = (stage.broker.keys(queue).ready for queue in "qp")
+    assert watch.lists(["q"]) == [("q", q)]
+    assert watch.lists(["q", "p"]) == [("p", p)]
+    assert watch.lists(["q", "p"]) == []
+    assert watch.changed([q[2], "another"]) == {"q"}
+    assert watch.lists(["q", "p"]) == [("q", q)]
+    watch.claimed(["p"])
+    assert watch.lists(["q", "p"]) == [("p", p)], "of what it changes itself it is not told"
+    assert watch.changed(None) == set()
+    assert len(watch.lists(["q", "p"])) == 2, "all keys were removed"
+    watch.disconnected()
+    assert len(watch.lists(["q", "p"])) == 2, "another connection"
+
+
+def test_a_watch_is_left_to_others_who_are_woken(stage: Stage, now: list[float]) -> None:
+    watch = watching(stage, "q", "p", "o")
+    watch._mine["o"] = now[0] - 1  # over by now: another consumer may have it
+    assert watch.has_more(["q", "p"])
     commands = list(watch.resign(staying=["p"]))
     q = stage.broker.keys("q")
     assert [(call.script.name, call.keys) for call in commands] == [("resign", (q.watch, q.wake))]
     assert not list(watch.resign(staying=["p"]))
-    assert watch.lists(["q"]), "it is tracked until another is seen to watch"
+    assert not watch.has_more(["p"])
+    assert stood(watch, "q") == [("q", "NX")], "as soon as it can take something again"
+
+
+def test_while_a_long_task_runs_in_its_thread_the_keeper_leaves_the_watch(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [500.0]
+    monkeypatch.setattr(module, "clock", lambda: clock[0])
+    monkeypatch.setattr(stage.broker.keeper, "watch", lambda *_: None)
+    watch = watching(stage, "q")
+    watch.begin()
+    watch.end()
+    assert watch.waits_until() == clock[0] + LINGER, "there may be another"
+    assert watch.withdraw() == []
+    assert watch.waits_until() == float("inf")
+    watch.begin()
+    assert watch.waits_until() == clock[0] + LINGER
+    clock[0] += LINGER
+    assert watch.withdraw() == ["q"]
+    assert [call.script.name for call in watch.give_back()] == ["resign"]
+    assert watch.waits_until() == float("inf")
+
+
+def test_a_watch_that_cannot_be_left_in_time_is_over_by_itself(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [500.0]
+    monkeypatch.setattr(module, "clock", lambda: clock[0])
+    monkeypatch.setattr(stage.broker.keeper, "watch", lambda *_: None)
+    watch = watching(stage, "q")
+    watch.begin()
+    assert watch.withdraw() == ["q"]
+    clock[0] += WATCH_MS / 1000
+    assert list(watch.give_back()) == []
 
 
 FOREIGN = [b"tag", b'"x"', b'"k"', 3]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from atomq.calls import Call, Claimed
@@ -24,27 +23,37 @@ log = logging.getLogger("atomq.kombu")
 
 Taken = dict[str, list[str]]  # receipts whose acks ride along, by queue
 
-# Seconds a wait lasts, and the server ends it up to 0.07 s late: an expired lease is offered again
-# within a second.
-CAP = (0.75, 0.9)
 REST = 0.5  # seconds between two tries of what a user may not do just now
 
 
 class Claims:
     """One claim at a time is under way."""
 
-    def __init__(self, transport: Any, buffer: HandOver, send: Callable[..., None]) -> None:
-        """`send(purpose, *command)` sends a command over the connection's socket."""
+    def __init__(
+        self,
+        transport: Any,
+        buffer: HandOver,
+        send: Callable[..., None],
+        on_nothing: Callable[[Collection[str]], None],
+    ) -> None:
+        """`send(purpose, *command)` sends a command over the connection's socket.
+
+        `on_nothing(queues)` hears of a claim from these that got nothing.
+        """
         self._transport = transport
         self._broker: Broker = transport.broker
         self._buffer = buffer
         self._send = send
+        self._on_nothing = on_nothing
         self.hot: set[str] = set()
         """Queues that may have something to claim."""
         self.due_at = float("inf")
         """When a delayed message falls due (monotonic)."""
-        self.look_at = 0.0
-        """When to look into all queues again (monotonic)."""
+        self._due: set[str] = set()  # of which queues
+        self.has_found = False
+        """Whether it was looked, and what was found is not claimed yet."""
+        self.chores_at = 0.0
+        """When to do again what is done once a second (monotonic)."""
         self.rests_until = 0.0
         """Until when nothing is tried: the user was refused a right that it had."""
         self._under_way: tuple[Channel, Call[Claimed], Taken] | None = None
@@ -55,10 +64,15 @@ class Claims:
         """Whether a claim waits for its answer."""
         return self._under_way is not None
 
-    def look_later(self, now: float) -> None:
-        """All queues are looked into now; the next time within a second."""
-        self.due_at = float("inf")
-        self.look_at = now + random.uniform(*CAP)
+    def found(self, queues: Collection[str]) -> None:
+        """There is something to claim in these: by a look, or because a token may be lost."""
+        self.hot.update(queues)
+        self.has_found = True
+
+    def fall_due(self) -> None:
+        """It is time to claim what is delayed."""
+        self.hot |= self._due
+        self._due, self.due_at = set(), float("inf")
 
     def send(self, channel: Channel, queues: list[str], room: int) -> None:
         """Send a claim, with the acks that wait."""
@@ -67,6 +81,7 @@ class Claims:
         if not channel.qos.prefetch_count:
             channel.pace()
         self.hot.difference_update(queues)
+        self.has_found = False
         self._under_way = (channel, call, acks)
         self._sent_at = clock()
         self._send(CLAIM, *call.command())
@@ -132,7 +147,8 @@ class Claims:
     def denied(self, asked: str, error: PermissionDenied) -> None:
         """Rest for a moment and try again, or raise `error`: see `Rights.refuse`."""
         self._broker.rights.refuse(asked, error)
-        self.rests_until, self.look_at = time.monotonic() + REST, 0.0
+        self.rests_until, self.chores_at = time.monotonic() + REST, 0.0
+        self.found([n for channel in self._transport.channels for n in channel.claimed_queues()])
 
     def _put_back(self, acks: Taken) -> None:
         for queue, receipts in acks.items():
@@ -148,9 +164,12 @@ class Claims:
         self.hot.update(claimed.more)
         if claimed.wait_ms is not None:
             self.due_at = min(self.due_at, time.monotonic() + claimed.wait_ms / 1000)
+            self._due.update(acks)
             self._transport.wake_in(claimed.wait_ms / 1000)
         self._buffer.add(channel, deliveries, claimed.now_ms)
         if channel.closed:  # meanwhile
             self._buffer.give_back(lambda one: one.channel is channel)
         elif deliveries:
             channel.rotate(deliveries[-1].queue)
+        else:
+            self._on_nothing(acks)

@@ -75,11 +75,6 @@ class Demand:
                     return Source(name, is_popped=True)
         return None
 
-    def queues_of(self, lists: Sequence[str]) -> list[str]:
-        """The claimed queues that have one of these ready lists, once for each channel."""
-        return [
-            name
-            for channel in self._transport.channels
-            for name in channel.claimed_queues()
-            if any(key in lists for key in self._broker.keys(name).ready)
-        ]
+    def claimed(self) -> set[str]:
+        """All queues that are claimed from."""
+        return {name for ch in self._transport.channels for name in ch.claimed_queues()}

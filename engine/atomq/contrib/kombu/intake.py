@@ -4,8 +4,9 @@ The socket is either waiting for a claim's answer, or blocked on tokens, or only
 broadcasts. A connection that breaks is replaced without a word to Celery, if it can be.
 
 The rooms below: `line.py` has the socket, `demand.py` knows which channels have room, `claims.py`
-has the claim under way, `watch.py` hears of stock producers, `popped.py` and `broadcasts.py` hand
-over what has no lease, and `chores.py` does what is due once a second.
+has the claim under way, `looks.py` looks for what no token tells of, `watch.py` hears of stock
+producers, `popped.py` and `broadcasts.py` hand over what has no lease, and `chores.py` does what is
+due once a second.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from redis import exceptions as server
 
 from atomq.contrib.kombu.broadcasts import Broadcasts
 from atomq.contrib.kombu.chores import Chores
-from atomq.contrib.kombu.claims import CAP, Claims
+from atomq.contrib.kombu.claims import Claims
 from atomq.contrib.kombu.demand import Demand
 from atomq.contrib.kombu.line import Socket
+from atomq.contrib.kombu.looks import Looker
 from atomq.contrib.kombu.popped import Popped
 from atomq.contrib.kombu.rights import CLAIM, LISTEN, WAIT
-from atomq.contrib.kombu.watch import Watch
+from atomq.contrib.kombu.watch import LINGER, Watch
 from atomq.contrib.kombu.worker import stopping
 from atomq.conversation import PUSHED
 from atomq.errors import AtomqError, PermissionDenied
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("atomq.kombu")
 
+# Seconds a wait lasts, and the server ends it up to 0.07 s late: an expired lease is offered again
+# within a second.
+CAP = (0.75, 0.9)
 PATIENCE = 5.0  # seconds an answer may be late before the connection counts as dead
 QUICK = 1.0  # seconds a connection must have lasted to be replaced without a word to Celery
 GONE = (server.ConnectionError, server.TimeoutError, server.InvalidResponse, OSError)
@@ -60,8 +65,12 @@ class Intake:
         self._broadcasts = Broadcasts(transport)
         self._popped = Popped(transport)
         self.demand = Demand(transport, buffer, self._popped)
-        self.claims = Claims(transport, buffer, self._send)
-        self._watch = Watch(self._broker, self._send, self.claims.hot.add, self._have_messages)
+        self.claims = Claims(transport, buffer, self._send, self._got_nothing)
+        self.watch = Watch(self._broker, self._send, self.claims.hot.add)
+        self.looker = Looker(self._broker, self._send, self.claims.found)
+        self._able: tuple[Channel, ...] = ()
+        self.unable_since = float("inf")
+        """Since when it watches queues from which it can take nothing (monotonic)."""
         self.chores = Chores(transport)
 
     def close(self) -> None:
@@ -72,7 +81,7 @@ class Intake:
             try:
                 self._settle_claim()
                 self.withdraw()
-                for call in self._watch.resign():
+                for call in self.watch.resign():
                     self._broker.engine.run(call)
                 self._buffer.give_back()
                 self.chores.leave()
@@ -86,7 +95,8 @@ class Intake:
         self.socket.hang_up()
         self.blocked = ()
         self._broadcasts.forget()
-        self._watch.disconnected()
+        self.watch.disconnected()
+        self.looker.disconnected()
 
     def _settle_claim(self) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -126,62 +136,95 @@ class Intake:
             self._overdue()
         if claims.is_under_way or now < claims.rests_until:
             return
-        look = now >= claims.due_at or now >= claims.look_at
-        rooms = self.demand.rooms(least=look)
+        is_time, is_due = now >= claims.chores_at, now >= claims.due_at
+        may_look = now >= self.looker.times.next() and not self.blocked
+        rooms = self.demand.rooms(least=is_time or is_due or may_look or claims.has_found)
         if rooms and stopping():
             rooms = {}
-        if look:
-            claims.look_later(now)
-            claims.hot.update(name for channel in rooms for name in channel.claimed_queues())
-            try:
-                self.chores.turn()
-            except PermissionDenied as error:
-                claims.denied(CLAIM, error)
+        if is_due:
+            claims.fall_due()
+        if is_time:
+            self._do_chores(now)
         for channel, room in rooms.items():
             queues = [name for name in channel.ordered() if name in claims.hot]
             if queues:
                 self._send_claim(channel, queues, room)
                 return
+        if may_look and rooms:
+            able = {name for channel in rooms for name in channel.claimed_queues()}
+            for name in self.looker.look(able, now):
+                self.watch.election.want(name)
         self._block(tuple(rooms))
+
+    def _do_chores(self, now: float) -> None:
+        self.claims.chores_at = now + random.uniform(*CAP)
+        try:
+            self.chores.turn()
+        except PermissionDenied as error:
+            self.claims.denied(CLAIM, error)
 
     def _send_claim(self, channel: Channel, queues: list[str], room: int) -> None:
         self.withdraw()
-        self._watch.disarm()
-        self._until = time.monotonic() + PATIENCE
+        now = time.monotonic()
+        self.watch.election.claimed(queues)
+        self.looker.times.claimed(queues, now)
+        self._until = now + PATIENCE
         self.claims.send(channel, queues, room)
+
+    def _got_nothing(self, queues: Collection[str]) -> None:
+        for name in queues:  # what woke it may be one that left the watch to others
+            self.watch.election.want(name)
 
     def _block(self, able: tuple[Channel, ...]) -> None:
         keys = self.demand.keys(able)
+        self._linger(able)
         if keys == self.blocked:
-            if not keys:
-                self.resign()
             return
         if self.blocked:
             self.withdraw()
             self.pump()
             return
-        queues = [name for channel in able for name in channel.claimed_queues()]
-        self.resign(staying=queues)
         if keys:
             # The server's own timer ends the wait: whatever was missed is found within a second.
-            seconds = random.uniform(*CAP)
-            self._watch.arm(queues)
+            now, seconds = time.monotonic(), random.uniform(*CAP)
+            if able:
+                seconds = min(seconds, max(0.01, self.looker.times.next() - now))
+                self.watch.arm([name for channel in able for name in channel.claimed_queues()])
             self.blocked = keys
-            self._until = time.monotonic() + seconds + PATIENCE
+            self._until = now + seconds + PATIENCE
             self._send(WAIT, "BRPOP", *keys, round(seconds, 3))
+
+    def _linger(self, able: tuple[Channel, ...]) -> None:
+        """Leave the watch of queues from which no more can be taken here to others, after a while.
+
+        Until then what the server tells of them is passed on.
+        """
+        now = time.monotonic()
+        if able != self._able:
+            self._able = able
+            queues = {name for channel in able for name in channel.claimed_queues()}
+            if not self.watch.election.has_more(queues):
+                self.unable_since = float("inf")
+            elif self.unable_since == float("inf"):
+                self.unable_since = now
+                self._transport.wake_in(LINGER)
+        if now >= self.unable_since + LINGER:
+            self.unable_since = float("inf")
+            self.resign(staying={name for channel in able for name in channel.claimed_queues()})
 
     def resign(self, staying: Collection[str] = ()) -> None:
         """Leave the watch of all queues but `staying`, from which no more can be taken here."""
-        resigning = self._watch.resign(staying)
+        resigning = self.watch.resign(staying)
         if resigning:
             self.withdraw()  # behind the wait they would wait
         for call in resigning:
-            self._watch.send(call)
+            self.watch.send(call)
 
     def subscribe(self) -> None:
-        """Listen to the broadcasts that are consumed now, and to no others."""
+        """Listen to the broadcasts that are consumed now, and to looks at queues."""
         new, old = self._broadcasts.changed()
-        if not (new or old):
+        looks = self.looker.channels(self.demand.claimed())
+        if not (new or old or looks):
             return
         self._settle_claim()
         self.withdraw()
@@ -190,6 +233,8 @@ class Intake:
                 self.socket.connected().subscribe("PSUBSCRIBE", new, LISTEN)
             if old:
                 self.socket.connected().subscribe("PUNSUBSCRIBE", old, _ignore)
+            if looks:
+                self.socket.connected().subscribe("SUBSCRIBE", looks, _ignore)
         except GONE as error:
             self._broken(error)
 
@@ -219,6 +264,13 @@ class Intake:
             self._broken(error)
 
     # ── answers ───────────────────────────────────────────────────────────────────────────────
+
+    def read_on(self) -> bool:
+        """Take in what has come, up to what is to be handed over; True if that is done already."""
+        is_done = self.read()
+        while self.has_answer and not is_done and not self._buffer:
+            is_done = self.read()
+        return is_done
 
     def read(self) -> bool:
         """Take in one answer or push; True if something was handed over at once."""
@@ -255,7 +307,6 @@ class Intake:
             return False
         self._broker.rights.grant(WAIT)
         if not reply:
-            self.claims.look_at = 0.0
             return False
         return self._woken(reply[0].decode(), reply[1])
 
@@ -282,18 +333,18 @@ class Intake:
             self.claims.pass_on(key)
         return False
 
-    def _have_messages(self, lists: Sequence[str]) -> None:
-        """There is something in these ready lists, which are watched here."""
-        self.claims.hot.update(self.demand.queues_of(lists))
-
     def _pushed(self, push: list[Any]) -> bool:
         if push[0] == b"invalidate":
             able = {name for ch in self.demand.rooms() for name in ch.claimed_queues()}
+            lists = None if push[1] is None else [key.decode() for key in push[1]]
             # Another program changed these lists: claim, or let another consumer claim.
-            for name in self.demand.queues_of([key.decode() for key in push[1] or ()]):
+            for name in self.watch.election.changed(lists) & self.demand.claimed():
                 self.claims.hot.add(name)
                 if name not in able:
                     self.claims.pass_on(self._broker.keys(name).wake)
+            return False
+        if push[0] == b"message":
+            self.looker.heard(push[1].decode(), push[2].decode())
             return False
         if push[0] != b"pmessage":
             return False
@@ -331,12 +382,15 @@ class Intake:
             line = self.socket.connected()
             if patterns := self._broadcasts.changed()[0]:
                 line.subscribe("PSUBSCRIBE", patterns, LISTEN)
+            if looks := self.looker.channels(self.demand.claimed()):
+                line.subscribe("SUBSCRIBE", looks, _ignore)
             if self.claims.is_under_way and not self.claims.ask_again() and quick:
                 return False
         except (*GONE, AtomqError) as error:
             log.debug("and could not be made again: %s", error)
             return False
-        self.claims.look_at = 0.0
+        self.claims.chores_at = 0.0
+        self.claims.found(self.demand.claimed())
         return True
 
     def give_up(self) -> None:

@@ -19,6 +19,7 @@ from atomq.contrib.kombu.channel import Channel
 from atomq.contrib.kombu.hand_over import HandOver
 from atomq.contrib.kombu.intake import Intake
 from atomq.contrib.kombu.waker import Waker
+from atomq.contrib.kombu.watch import LINGER
 from atomq.contrib.kombu.worker import (
     acks_between_drains,
     in_gevent_hub,
@@ -62,12 +63,14 @@ class Poller:
     def changed(self, keys: QueueKeys) -> None:
         """A consumer came: look into its queue, listen to its broadcasts."""
         self._intake.claims.hot.add(keys.name)
-        self._intake.claims.look_at = 0.0  # registered before the claim
+        self._intake.claims.chores_at = 0.0  # registered before the claim
+        self._intake.watch.election.want(keys.name)
         self._intake.subscribe()
 
     def cancelled(self, channel: Channel, queue: str) -> None:
         """A consumer went: what was claimed for it and not handed over goes back."""
         self._intake.claims.hot.discard(queue)
+        self._intake.looker.times.forget(queue)
         if in_gevent_hub():
             return  # a signal handler of a worker that stops: all of this is done when it hangs up
         try:
@@ -171,10 +174,11 @@ class Poller:
                 return True
             self.pump()
             left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
-            wait = max(0.0, min(left, self._intake.claims.due_at - time.monotonic()))
+            next_at = min(self._intake.claims.due_at, self._intake.unable_since + LINGER)
+            wait = max(0.0, min(left, next_at - time.monotonic()))
             if self._intake.socket.line is None:
                 time.sleep(min(wait, 0.1))
-            elif self._intake.can_read(wait) and self._intake.read():
+            elif self._intake.can_read(wait) and self._intake.read_on():
                 return True
             late = deadline is not None and time.monotonic() >= deadline
             if late and (not self._buffer or stopping()):
@@ -187,6 +191,12 @@ class Poller:
             return
         channel, delivery, now_ms = oldest
         if not delivery.lost:
-            if runs_in_delivery(in_loop=self._waker is not None):
-                self._intake.resign()  # this connection hears nothing until the task is done
-            channel.deliver(delivery, now_ms)
+            if not runs_in_delivery(in_loop=self._waker is not None):
+                channel.deliver(delivery, now_ms)
+                return
+            # This connection hears nothing until the task is done.
+            self._intake.watch.election.begin()
+            try:
+                channel.deliver(delivery, now_ms)
+            finally:
+                self._intake.watch.election.end()

@@ -1,76 +1,161 @@
 """Hearing of messages that stock producers put: they push to a list, and no token.
 
 One waiting consumer a queue, elected by a key that expires, lets the server track the ready lists
-(CLIENT TRACKING) and hears of each change. It resigns when it can take no more.
+(CLIENT TRACKING) and hears of each change. What is sent at a wait follows what changed since the
+last one, not how many queues there are. When it can take no more for a while it resigns.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as server
 
 from atomq import calls
 from atomq.calls import Call
+from atomq.flows import Flow, ask, clock
 
 if TYPE_CHECKING:
     from atomq.contrib.kombu.broker import Broker
+    from atomq.keys import QueueKeys
 
 log = logging.getLogger("atomq.kombu")
 
 WATCH_MS = 3000  # a watcher that does not renew its key for so long is none any more
-RENEW_EVERY = 0.5  # seconds, at least: every wait renews it, and waits may be short
+RENEW_AFTER = 1.2  # seconds of these: at every other look
+LINGER = 0.1  # seconds for which one that can take nothing may still watch
 
 
 class Election:
-    """Which queues this connection watches. It makes commands; the connection sends them."""
+    """Which queues this connection watches. It makes commands; the connection sends them.
+
+    It belongs to one thread, but for what the keeper of leases calls while a task runs in that:
+    see `leases.Waits`.
+    """
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._mine: dict[str, float] = {}  # until when
         self._stood: dict[str, float] = {}
-        self._resigned: set[str] = set()  # and no other watcher was seen since
+        self._wanted: set[str] = set()  # for these it stands at the next wait
+        self._lists: dict[str, str] = {}  # the queue of each list that was ever tracked
+        self._tracked: set[str] = set()  # queues of whose lists the server tells, once
+        self._busy: float | None = None  # since when its thread works on a task, by `clock`
+        self._was_busy = False  # since the keeper asked
+        self._left_at = 0.0  # when the keeper last left the watches to others
 
-    def stand(self, queues: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    # ── the election ──────────────────────────────────────────────────────────────────────────
+
+    def want(self, queue: str) -> None:
+        """Stand for election: it may be that no consumer watches this queue."""
+        self._wanted.add(queue)
+
+    def stand(self, queues: Collection[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
         """Commands that stand for election, by queue; the key is renewed while it is ours."""
-        if self._broker.engine.layout == "cluster":
+        if not self._wanted or self._broker.engine.layout == "cluster":
             return
         now = time.monotonic()
-        for queue in queues:
+        for queue in self._wanted.intersection(queues):
             left = self._mine.get(queue, 0.0) - now
-            if left < WATCH_MS / 1000 - RENEW_EVERY:
-                self._stood[queue] = now
-                only = "XX" if left > 0 else "NX"
-                key = self._broker.keys(queue).watch
-                yield queue, ("SET", key, self._broker.ids.prefix, only, "PX", WATCH_MS)
+            if left > WATCH_MS / 1000 - RENEW_AFTER:
+                continue
+            self._stood[queue] = now
+            only = "XX" if left > 0 else "NX"
+            key = self._broker.keys(queue).watch
+            yield queue, ("SET", key, self._broker.ids.prefix, only, "PX", WATCH_MS)
+        self._wanted.difference_update(queues)
 
     def elected(self, queue: str, *, won: bool) -> bool:
-        """Note the result. True if it was won and the lists are not tracked yet."""
-        had_lists = queue in self._mine or queue in self._resigned
-        self._resigned.discard(queue)
-        self._mine.pop(queue, None)
+        """Note the result. True if it was won, and was not ours before."""
+        before = self._mine.pop(queue, None)
         if won:
             self._mine[queue] = self._stood[queue] + WATCH_MS / 1000
-        return won and not had_lists
+        return won and before is None
 
-    def lists(self, queues: Sequence[str]) -> list[list[str]]:
-        """The ready lists to track now, by queue: of what is ours, or was and will be again."""
-        return [
-            list(self._broker.keys(queue).ready)
-            for queue in queues
-            if queue in self._mine or queue in self._resigned
-        ]
+    # ── what the server tells of ──────────────────────────────────────────────────────────────
+
+    def lists(self, queues: Collection[str]) -> list[tuple[str, tuple[str, ...]]]:
+        """The queues that are ours and whose ready lists are to be tracked from now on."""
+        found = []
+        for queue in self._mine.keys() - self._tracked if self._mine else ():
+            if queue in queues:
+                ready = self._broker.keys(queue).ready
+                self._tracked.add(queue)
+                self._lists.update(dict.fromkeys(ready, queue))
+                found.append((queue, ready))
+        return found
+
+    def changed(self, lists: Collection[str] | None) -> set[str]:
+        """The server told, once, that these lists changed; which queues they are of.
+
+        None: all keys were removed.
+        """
+        queues = {queue for key in lists or () if (queue := self._lists.get(key)) is not None}
+        self._tracked.difference_update(self._tracked.copy() if lists is None else queues)
+        return queues
+
+    def claimed(self, queues: Collection[str]) -> None:
+        """They were claimed over the same connection: what that changed is not told of."""
+        self._tracked.difference_update(queues)
+
+    def disconnected(self) -> None:
+        """The connection is gone, and its tracking with it."""
+        self._tracked.clear()
+
+    # ── leaving it to others ──────────────────────────────────────────────────────────────────
 
     def resign(self, staying: Collection[str] = ()) -> Iterator[Call[None]]:
         """Calls that leave the watch of all but `staying` to others, and wake one of them."""
+        now = time.monotonic()
         for queue in [name for name in self._mine if name not in staying]:
-            if self._mine.pop(queue) > time.monotonic():
-                self._resigned.add(queue)
+            if self._mine.pop(queue, 0.0) > now:
+                self._wanted.add(queue)
                 yield calls.resign(self._broker.keys(queue), ttl_ms=WATCH_MS)
+
+    def has_more(self, able: Collection[str]) -> bool:
+        """Whether it watches a queue that is none of these."""
+        return any(queue not in able for queue in self._mine)
+
+    def begin(self) -> None:
+        """The thread works on a task now, and hears nothing until that is done.
+
+        If it takes long, the keeper leaves all watches to others.
+        """
+        self._busy, self._was_busy = clock(), True
+        if self._mine:
+            self._broker.keeper.watch(self, LINGER)
+
+    def end(self) -> None:
+        """The task is done."""
+        self._busy = None
+
+    @property
+    def queue(self) -> QueueKeys:
+        """See `leases.Waits`."""
+        return self._broker.keys(next(iter(self._stood)))
+
+    def waits_until(self) -> float:
+        """See `leases.Waits`."""
+        busy, was_busy, self._was_busy = self._busy, self._was_busy, False
+        if busy is not None:
+            return busy + LINGER if self._mine else inf
+        return clock() + LINGER if was_busy else inf
+
+    def withdraw(self) -> list[str]:
+        """See `leases.Waits`."""
+        self._left_at = clock()
+        return list(self._mine) if self._busy is not None else []
+
+    def give_back(self) -> Flow[None]:
+        """See `leases.Waits`. What could not be said in time is over by itself."""
+        for call in self.resign():
+            if clock() - self._left_at < WATCH_MS / 1000:
+                yield from ask(call)
 
 
 class Watch:
@@ -80,47 +165,38 @@ class Watch:
         self,
         broker: Broker,
         send: Callable[..., None],
-        on_elected: Callable[[str], None],
-        on_lists: Callable[[list[str]], None],
+        on_messages: Callable[[str], None],
     ) -> None:
         """`send(purpose, *command)` sends a command; `purpose` is called with the answer.
 
-        `on_elected(queue)` hears of an election that was won: messages may lie there already.
-        `on_lists(keys)` hears of ready lists that had messages when they were read.
+        `on_messages(queue)` hears of a queue in which there are messages, or may be.
         """
         self._broker = broker
         self._send = send
-        self._on_elected = on_elected
-        self._on_lists = on_lists
-        self._election = Election(broker)
+        self._on_messages = on_messages
+        self.election = Election(broker)
         self._tracking: bool | None = None  # None: not tried on this connection
 
-    def arm(self, queues: Sequence[str]) -> None:
-        """Before a wait: stand for election, and let the server track the lists that are ours."""
-        for queue, command in self._election.stand(queues):
-            self._send(partial(self._elected, queue), *command)
-        watched = self._election.lists(queues)
-        if not watched or self._tracking is False:
-            return
-        if self._tracking is None:
-            self._tracking = True
-            self._send(self._tracked, "CLIENT", "TRACKING", "ON", "NOLOOP")
-        for lists in watched:  # the server tracks a key once it was read
-            self._send(partial(self._tracked, lists=lists), "EXISTS", *lists)
+    def arm(self, queues: Collection[str]) -> None:
+        """Before a wait: stand for election, and let the server track the lists that are ours.
 
-    def disarm(self) -> None:
-        """Before a claim: the server shall not track what its script reads.
-
-        For each key that a script reads, Redis up to 7.0 remembers all keys of the script, which is
-        the square of the queues. https://github.com/redis/redis/issues/11770
+        Only those: of each key that a script reads, Redis up to 7.0 remembers all keys of the
+        script, which is the square of the queues. https://github.com/redis/redis/issues/11770
         """
-        if self._tracking:
-            self._tracking = None
-            self._send(_ignore, "CLIENT", "TRACKING", "OFF")
+        for queue, command in self.election.stand(queues):
+            self._send(partial(self._elected, queue), *command)
+        if self._tracking is False:
+            return
+        for queue, lists in self.election.lists(queues):
+            if self._tracking is None:
+                self._tracking = True
+                self._send(self._tracked, "CLIENT", "TRACKING", "ON", "OPTIN", "NOLOOP")
+            self._send(_ignore, "CLIENT", "CACHING", "YES")  # of what the next command reads
+            self._send(partial(self._tracked, queue=queue), "EXISTS", *lists)
 
     def resign(self, staying: Collection[str] = ()) -> list[Call[None]]:
         """Calls that leave the watch of all queues but `staying` to other consumers."""
-        return list(self._election.resign(staying))
+        return list(self.election.resign(staying))
 
     def send(self, call: Call[None]) -> None:
         """Send a call of `resign` over the socket."""
@@ -129,20 +205,21 @@ class Watch:
     def disconnected(self) -> None:
         """The connection is gone, and its tracking with it."""
         self._tracking = None
+        self.election.disconnected()
 
     def _elected(self, queue: str, reply: Any) -> None:
-        if isinstance(reply, server.ResponseError):  # the claim once a second finds it, too
+        if isinstance(reply, server.ResponseError):  # the look once a second finds it, too
             log.debug("no watcher of %s: %s", queue, reply)
             reply = None
-        if self._election.elected(queue, won=bool(reply)):
-            self._on_elected(queue)
+        if self.election.elected(queue, won=bool(reply)):
+            self._on_messages(queue)
 
-    def _tracked(self, reply: Any, lists: list[str] | None = None) -> None:
+    def _tracked(self, reply: Any, queue: str = "") -> None:
         if isinstance(reply, server.ResponseError):
             log.debug("not watching for stock producers: %s", reply)
             self._tracking = False
-        elif lists is not None and reply:
-            self._on_lists(lists)
+        elif queue and reply:
+            self._on_messages(queue)
 
     def _resigned(self, call: Call[None], reply: Any) -> None:
         if isinstance(reply, server.NoScriptError):
