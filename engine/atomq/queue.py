@@ -23,7 +23,8 @@ from atomq.errors import AtomqError, ServerUnavailable
 from atomq.flows import Flow, Pace, Stop
 from atomq.handlers import check_handler, check_result
 from atomq.message_base import MessageBase, messages_of, result_of, settling
-from atomq.queue_base import Ending, Item, QueueBase, ReceiverBase, is_stopped
+from atomq.queue_base import Item, QueueBase
+from atomq.receiver_base import Ending, ReceiverBase, is_stopped
 from atomq.workers import Threads
 
 log = logging.getLogger("atomq.queue")

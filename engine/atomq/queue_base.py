@@ -1,4 +1,4 @@
-"""What `Queue` and `AsyncQueue` share: calls and flows of queues, messages and receivers.
+"""What `Queue` and `AsyncQueue` share: the calls and flows of one queue.
 
 Nothing here waits for the server: `queue.py` and `queue_aio.py` run what is made here. Times are
 seconds here; they become milliseconds in `calls`.
@@ -6,33 +6,27 @@ seconds here; they become milliseconds in `calls`.
 
 from __future__ import annotations
 
-import atexit
-import json
 import logging
 import random
-import re
-import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
 from atomq import arguments, calls, flows, tracing
 from atomq.arguments import Seconds
-from atomq.calls import Call, Claimed, Counts, Outgoing, Part, Peeked, Rejection, Verdict
-from atomq.client import Engine, EngineBase
+from atomq.body_schema import body_check
+from atomq.calls import Call, Counts, Outgoing, Part, Peeked, Rejection, Verdict
+from atomq.client import EngineBase
 from atomq.durability import Durability
-from atomq.errors import InvalidArgument, InvalidMessage, LeaseLost
-from atomq.flows import Consumer, Flow, Pace, Refused, Stop
+from atomq.errors import InvalidArgument, LeaseLost
+from atomq.flows import Flow, Pace
 from atomq.fork import once
 from atomq.keys import QueueKeys
-from atomq.leases import Backlog, LeaseKeeper, keeper
+from atomq.leases import LeaseKeeper, keeper
 from atomq.message import JSON, Serializer, Writer, check_priority, message_ids, strict_json
-from atomq.message_base import MessageBase, MessageT, QueueT, id_or_none, settling
-from atomq.register import Consuming
+from atomq.message_base import MessageBase, id_or_none
 
 log = logging.getLogger("atomq.queue")
 
@@ -55,9 +49,6 @@ class Item:
     id: str | None = None
     headers: Mapping[str, Any] | None = None
     ttl: Seconds | None = None
-
-
-# ── queues ────────────────────────────────────────────────────────────────────────────────────
 
 
 class QueueBase(Generic[EngineT]):
@@ -99,7 +90,7 @@ class QueueBase(Generic[EngineT]):
         self.backoff = backoff
         self.keys: QueueKeys = self.engine.keys(name)
         self._durability = self.engine.durability(durability)
-        self._writer = Writer(name, serializer, _body_check(schema))
+        self._writer = Writer(name, serializer, body_check(schema))
         self._idle: deque[Any] = deque(maxlen=16)  # receivers; of more at a time some are forgotten
 
     @once
@@ -348,214 +339,3 @@ def _parts(parts: Iterable[Part]) -> list[Part]:
             shown = arguments.shown(part)
             raise InvalidArgument(f"there is no part {shown}: ready, delayed, unacked or dead")
     return given
-
-
-def _body_check(schema: Mapping[str, Any] | None) -> Callable[[Any], None] | None:
-    if schema is None:
-        return None
-    try:
-        from jsonschema import SchemaError
-    except ImportError as error:
-        raise ImportError('schema= needs jsonschema: pip install "atomq[schema]"') from error
-    from jsonschema.exceptions import best_match
-    from jsonschema.validators import validator_for
-    from jsonschema_specifications import REGISTRY as SPECIFICATIONS
-    from referencing.exceptions import Unresolvable
-
-    if not isinstance(schema, Mapping):
-        raise InvalidArgument(f"schema must be a mapping, got {type(schema).__name__}")
-    try:
-        own: dict[str, Any] = json.loads(strict_json(dict(schema), "the schema is"))
-        kind = validator_for(own)
-        kind.check_schema(own)
-        # With this registry no reference is fetched from the network.
-        compiled = kind(own, registry=SPECIFICATIONS, format_checker=_formats(kind))
-    except SchemaError as error:
-        raise InvalidArgument(f"the schema is no JSON Schema: {error.message}") from error
-    except Exception as error:
-        raise InvalidArgument(f"the schema is no JSON Schema: {arguments.words(error)}") from error
-
-    def check(body: Any) -> None:
-        try:
-            error = best_match(compiled.iter_errors(body))
-        except Unresolvable as missing:
-            raise InvalidArgument(f"the schema refers to what is not in it: {missing}") from missing
-        except Exception as trouble:
-            said = arguments.words(trouble)
-            raise InvalidMessage(f"the body cannot be held against the schema: {said}") from trouble
-        if error is not None:
-            raise InvalidMessage(
-                f"the body does not meet the schema at {error.json_path}: {error.message}"
-            )
-
-    return check
-
-
-def _formats(kind: Any) -> Any:
-    """The formats that jsonschema knows here, and `date-time`, for which it wants a package."""
-    from jsonschema import FormatChecker
-
-    checker = FormatChecker(())
-    checker.checkers = dict(kind.FORMAT_CHECKER.checkers)
-    if "date-time" not in checker.checkers:
-        checker.checkers["date-time"] = (_is_date_time, ValueError)
-    return checker
-
-
-def _is_date_time(given: object) -> bool:
-    """Whether it is a time of RFC 3339; what is no text has no format."""
-    if not isinstance(given, str):
-        return True
-    form = r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)"
-    if re.fullmatch(form, given, re.ASCII) is None:
-        return False
-    datetime.fromisoformat(f"{given[:10]}T{given[11:19]}".replace(":60", ":59"))
-    return True
-
-
-class Ending:
-    """When several workers end: they are asked to stop, or one raised what is no failure."""
-
-    def __init__(self, stop: Stop | None) -> None:
-        self._stop = stop
-        self.error: BaseException | None = None
-
-    def is_set(self) -> bool:
-        """Whether nothing more is to be begun."""
-        return self.error is not None or is_stopped(self._stop)
-
-
-def is_stopped(stop: Stop | None) -> bool:
-    """Whether a consumer is asked to stop. Raises `InvalidArgument` if `stop` is no event."""
-    if stop is None:
-        return False
-    try:
-        return stop.is_set()
-    except AttributeError:
-        shown = arguments.shown(stop)
-        raise InvalidArgument(f"stop must be an event, with is_set(), got {shown}") from None
-
-
-# ── receivers ─────────────────────────────────────────────────────────────────────────────────
-
-
-class ReceiverBase(Generic[QueueT, MessageT]):
-    """One consumer of one or several queues of one engine, and what it waits on."""
-
-    _message_type: type[MessageT]
-
-    def __init__(self, queues: Sequence[QueueT], workers: int = 1) -> None:
-        known = isinstance(queues, Sequence)  # to go over a queue would be to consume it
-        if not known or not all(isinstance(queue, QueueBase) for queue in queues):
-            raise InvalidArgument(
-                f"a consumer takes a list of queues, got {arguments.shown(queues)}"
-            )
-        if not queues or any(queue.engine is not queues[0].engine for queue in queues):
-            raise InvalidArgument("a consumer has one queue or more, all of one engine")
-        if len(queues) > calls.MOST:
-            raise InvalidArgument(f"a consumer has at most {calls.MOST} queues, got {len(queues)}")
-        self._by_name = {queue.name: queue for queue in queues}
-        if len(self._by_name) < len(queues):
-            raise InvalidArgument("a consumer has each queue once")
-        self._engine = queues[0].engine
-        self._keeper: LeaseKeeper = queues[0].keeper
-        self._workers = workers
-        self._begin()
-        if isinstance(self._engine, Engine):  # of an event loop nothing is left at exit
-            _open.add(self)
-
-    def _begin(self) -> None:
-        self._process = self._keeper.process
-        keys = [queue.keys for queue in self._by_name.values()]
-        keeper = self._keeper
-        self._consumer = Consumer(keys, self._engine.options, keeper.acks, keeper)
-        self.backlog = Backlog(keeper, keys[0])
-        """What `consume` received, of its one queue, and still has to hand out."""
-        self._consuming = Consuming(keys, self._workers, keeper, self._consumer.idle)
-        self._waiter: Any = None
-
-    def _receive(
-        self, limit: int, timeout: Seconds | None, patient: bool, stop: Stop | None
-    ) -> tuple[Flow[Any], list[MessageT]]:
-        """The flow that receives, and the list where the messages are, whatever becomes of it."""
-        calls.check_limit(limit)
-        is_stopped(stop)  # raises if it is no event
-        if self._process is not self._keeper.process:
-            self._begin()  # in a forked child
-        if self._waiter is None:
-            self._waiter = self._engine.waiter()
-        self._engine.register.consume(self._consuming)
-        messages: list[MessageT] = []
-        return self._receiving(messages, limit, timeout, patient, stop), messages
-
-    def _receiving(
-        self,
-        messages: list[MessageT],
-        limit: int,
-        timeout: Seconds | None,
-        patient: bool,
-        stop: Stop | None,
-    ) -> Flow[None]:
-        claimed = partial(self._claimed, messages)
-        began, left, again = time.monotonic(), timeout, False
-        while True:
-            yield from self._consumer.receive(limit, left, claimed, patient=patient, stop=stop)
-            if not messages or not self._keeper.lapsed(messages[0].receipt):
-                return
-            # This process stood still for longer than a lease: others may have these by now.
-            for queue, held in _by_queue(messages):
-                with settling(held):
-                    queue._settled(held, (yield from queue._give_back(held)))
-            messages.clear()
-            seconds = arguments.timeout(timeout)
-            left = flows.seconds_left(None if seconds is None else began + seconds, stop)
-            if again:
-                lease = self._keeper.lease_ms
-                log.warning("claims are answered later than their lease of %d ms ends", lease)
-                if left is not None and left <= 0:
-                    return
-                wait = random.uniform(0.2, 1.0)
-                yield from flows.ask(flows.Sleep(wait if left is None else min(wait, left)))
-            again = True
-
-    def _claimed(self, messages: list[MessageT], claim: Claimed) -> Refused:
-        """Hold what a claim got: it is among the messages then, or is to be given back."""
-        kind, by_name = self._message_type, self._by_name
-        got = [kind(by_name[delivery.queue], delivery) for delivery in claim.deliveries]
-        if self._keeper.hold(claim, got, self._consumer.asked):
-            messages += got
-            return ()
-        return [(queue.keys, [m.receipt for m in held]) for queue, held in _by_queue(got)]
-
-    def _unstarted(self, messages: Iterable[MessageT]) -> list[tuple[Any, list[MessageT]]]:
-        """By queue, what this process has to give back: a forked child has none of its parent's."""
-        process = self._keeper.process
-        return _by_queue(m for m in messages if m._process is process and not (m.lost or m.settled))
-
-    def _leave(self) -> Any:
-        """The waiter, which is to be closed, once; None: there is nothing to leave."""
-        waiter, self._waiter = self._waiter, None
-        # In a forked child the connections are the parent's.
-        return waiter if self._process is self._keeper.process else None
-
-
-def _by_queue(messages: Iterable[MessageT]) -> list[tuple[Any, list[MessageT]]]:
-    found: dict[str, list[MessageT]] = {}
-    for message in messages:
-        name = message._queue.name
-        if name in found:
-            found[name].append(message)
-        else:
-            found[name] = [message]
-    return [(held[0]._queue, held) for held in found.values()]
-
-
-_open: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-@atexit.register
-def _at_exit() -> None:
-    # Afterwards a generator that is still about could not even open a connection.
-    for receiver in list(_open):
-        receiver.return_unstarted(receiver.backlog.take())
-        receiver.close()

@@ -19,7 +19,7 @@ from atomq.aio import to_the_end
 from atomq.errors import AtomqError
 from atomq.flows import Pace
 from atomq.message_base import MessageBase
-from atomq.queue_base import Ending
+from atomq.receiver_base import Ending
 
 log = logging.getLogger("atomq.queue")
 

@@ -1,0 +1,170 @@
+"""What `Receiver` and `AsyncReceiver` share: one consumer, and what it has received."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import random
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, Generic
+
+from atomq import arguments, calls, flows
+from atomq.arguments import Seconds
+from atomq.calls import Claimed
+from atomq.client import Engine
+from atomq.errors import InvalidArgument
+from atomq.flows import Consumer, Flow, Refused, Stop
+from atomq.leases import Backlog, LeaseKeeper
+from atomq.message_base import MessageT, QueueT, settling
+from atomq.queue_base import QueueBase
+from atomq.register import Consuming
+
+log = logging.getLogger("atomq.queue")
+
+
+class Ending:
+    """When several workers end: they are asked to stop, or one raised what is no failure."""
+
+    def __init__(self, stop: Stop | None) -> None:
+        self._stop = stop
+        self.error: BaseException | None = None
+
+    def is_set(self) -> bool:
+        """Whether nothing more is to be begun."""
+        return self.error is not None or is_stopped(self._stop)
+
+
+def is_stopped(stop: Stop | None) -> bool:
+    """Whether a consumer is asked to stop. Raises `InvalidArgument` if `stop` is no event."""
+    if stop is None:
+        return False
+    try:
+        return stop.is_set()
+    except AttributeError:
+        shown = arguments.shown(stop)
+        raise InvalidArgument(f"stop must be an event, with is_set(), got {shown}") from None
+
+
+class ReceiverBase(Generic[QueueT, MessageT]):
+    """One consumer of one or several queues of one engine, and what it waits on."""
+
+    _message_type: type[MessageT]
+
+    def __init__(self, queues: Sequence[QueueT], workers: int = 1) -> None:
+        known = isinstance(queues, Sequence)  # to go over a queue would be to consume it
+        if not known or not all(isinstance(queue, QueueBase) for queue in queues):
+            raise InvalidArgument(
+                f"a consumer takes a list of queues, got {arguments.shown(queues)}"
+            )
+        if not queues or any(queue.engine is not queues[0].engine for queue in queues):
+            raise InvalidArgument("a consumer has one queue or more, all of one engine")
+        if len(queues) > calls.MOST:
+            raise InvalidArgument(f"a consumer has at most {calls.MOST} queues, got {len(queues)}")
+        self._by_name = {queue.name: queue for queue in queues}
+        if len(self._by_name) < len(queues):
+            raise InvalidArgument("a consumer has each queue once")
+        self._engine = queues[0].engine
+        self._keeper: LeaseKeeper = queues[0].keeper
+        self._workers = workers
+        self._begin()
+        if isinstance(self._engine, Engine):  # of an event loop nothing is left at exit
+            _open.add(self)
+
+    def _begin(self) -> None:
+        self._process = self._keeper.process
+        keys = [queue.keys for queue in self._by_name.values()]
+        keeper = self._keeper
+        self._consumer = Consumer(keys, self._engine.options, keeper.acks, keeper)
+        self.backlog = Backlog(keeper, keys[0])
+        """What `consume` received, of its one queue, and still has to hand out."""
+        self._consuming = Consuming(keys, self._workers, keeper, self._consumer.idle)
+        self._waiter: Any = None
+
+    def _receive(
+        self, limit: int, timeout: Seconds | None, patient: bool, stop: Stop | None
+    ) -> tuple[Flow[Any], list[MessageT]]:
+        """The flow that receives, and the list where the messages are, whatever becomes of it."""
+        calls.check_limit(limit)
+        is_stopped(stop)  # raises if it is no event
+        if self._process is not self._keeper.process:
+            self._begin()  # in a forked child
+        if self._waiter is None:
+            self._waiter = self._engine.waiter()
+        self._engine.register.consume(self._consuming)
+        messages: list[MessageT] = []
+        return self._receiving(messages, limit, timeout, patient, stop), messages
+
+    def _receiving(
+        self,
+        messages: list[MessageT],
+        limit: int,
+        timeout: Seconds | None,
+        patient: bool,
+        stop: Stop | None,
+    ) -> Flow[None]:
+        claimed = partial(self._claimed, messages)
+        began, left, again = time.monotonic(), timeout, False
+        while True:
+            yield from self._consumer.receive(limit, left, claimed, patient=patient, stop=stop)
+            if not messages or not self._keeper.lapsed(messages[0].receipt):
+                return
+            # This process stood still for longer than a lease: others may have these by now.
+            for queue, held in _by_queue(messages):
+                with settling(held):
+                    queue._settled(held, (yield from queue._give_back(held)))
+            messages.clear()
+            seconds = arguments.timeout(timeout)
+            left = flows.seconds_left(None if seconds is None else began + seconds, stop)
+            if again:
+                lease = self._keeper.lease_ms
+                log.warning("claims are answered later than their lease of %d ms ends", lease)
+                if left is not None and left <= 0:
+                    return
+                wait = random.uniform(0.2, 1.0)
+                yield from flows.ask(flows.Sleep(wait if left is None else min(wait, left)))
+            again = True
+
+    def _claimed(self, messages: list[MessageT], claim: Claimed) -> Refused:
+        """Hold what a claim got: it is among the messages then, or is to be given back."""
+        kind, by_name = self._message_type, self._by_name
+        got = [kind(by_name[delivery.queue], delivery) for delivery in claim.deliveries]
+        if self._keeper.hold(claim, got, self._consumer.asked):
+            messages += got
+            return ()
+        return [(queue.keys, [m.receipt for m in held]) for queue, held in _by_queue(got)]
+
+    def _unstarted(self, messages: Iterable[MessageT]) -> list[tuple[Any, list[MessageT]]]:
+        """By queue, what this process has to give back: a forked child has none of its parent's."""
+        process = self._keeper.process
+        return _by_queue(m for m in messages if m._process is process and not (m.lost or m.settled))
+
+    def _leave(self) -> Any:
+        """The waiter, which is to be closed, once; None: there is nothing to leave."""
+        waiter, self._waiter = self._waiter, None
+        # In a forked child the connections are the parent's.
+        return waiter if self._process is self._keeper.process else None
+
+
+def _by_queue(messages: Iterable[MessageT]) -> list[tuple[Any, list[MessageT]]]:
+    found: dict[str, list[MessageT]] = {}
+    for message in messages:
+        name = message._queue.name
+        if name in found:
+            found[name].append(message)
+        else:
+            found[name] = [message]
+    return [(held[0]._queue, held) for held in found.values()]
+
+
+_open: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+@atexit.register
+def _at_exit() -> None:
+    # Afterwards a generator that is still about could not even open a connection.
+    for receiver in list(_open):
+        receiver.return_unstarted(receiver.backlog.take())
+        receiver.close()
