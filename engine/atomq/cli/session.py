@@ -7,6 +7,7 @@ a `Session`, and turns every `AtomqError` into one line on stderr and an exit co
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -116,6 +117,8 @@ class Session:
         self.url = url or os.environ.get("ATOMQ_URL") or DEFAULT_URL
         self.settings = settings
         self.out = Output(as_json=as_json, wide=wide)
+        # Without a handler Python prints what the library logs, which the error says once more.
+        logging.getLogger("atomq").addHandler(logging.NullHandler())
 
     @property
     def as_json(self) -> bool:
