@@ -28,6 +28,7 @@
 --   max_bytes        int     bytes
 --   steps            int     priority steps, 1 to 10
 --   company          int     0: the consumer holds nothing else; 1: it does; ms, at least, to claim nothing if asked
+--   keep             text    dead letters kept, `<letters> <ms>`, 0: no limit; "": neither is limited
 --   acks             group   * queue   a count, then so many receipts
 -- RETURNS
 --   whole numbers, as one text: now ms; ms until this consumer should claim again for a delayed message (-1: not its
@@ -42,17 +43,17 @@ local limits = require("lib.limits")
 local unacked, records, delayed, tokens, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[6], KEYS[8], 8
 local TASTE, QUIET = 4, 250 -- see lib/delivering, lib/outage
 local claim_id, limit, lease = ARGV[1], tonumber(ARGV[3]) or 0, tonumber(ARGV[4]) or 0
-local max_bytes, acks, byte, time = tonumber(ARGV[7]) or 0, #ARGV - 10, string.byte, redis.call("TIME")
+local max_bytes, acks, byte, time = tonumber(ARGV[7]) or 0, #ARGV - 11, string.byte, redis.call("TIME")
 local now = time[1] .. string.sub("00000" .. time[2], -6, -4)
 
 -- Nearly every claim is of one queue in which nothing falls due, and gets plain messages of its first step. What is
 -- here runs for every task there is, so nothing is called that can be done without. Anything else, and be it a fault,
 -- is for lib/claiming.
-local is_plain = acks >= 0 and acks <= 1000 and tonumber(ARGV[10]) == acks and ARGV[2] == "0" and #claim_id <= 96
+local is_plain = acks >= 0 and acks <= 1000 and tonumber(ARGV[11]) == acks and ARGV[2] == "0" and #claim_id <= 96
   and limit >= 1 and limit <= 1000 and lease >= QUIET and lease <= limits.LONGEST_MS and max_bytes <= limits.MOST_BYTES
   and #ARGV[6] > 0 and #ARGV[6] < 10 and #ARGV[9] > 0 and #ARGV[9] < 12 and #KEYS == READY + (tonumber(ARGV[8]) or 0)
   -- tonumber takes 1e2 and 0x10 as well
-  and not string.find(ARGV[3] .. ARGV[4] .. ARGV[6] .. ARGV[7] .. ARGV[9] .. ARGV[10], "%D")
+  and not string.find(ARGV[3] .. ARGV[4] .. ARGV[6] .. ARGV[7] .. ARGV[9] .. ARGV[11], "%D")
 local ready, left, largest, take, has_token, is_empty = KEYS[READY + 1], 0, 0, 0, false, false
 
 -- Reads how many it takes, none if it is not plain, and what it leaves. That no lease has ended it knows from `quiet`,
@@ -98,11 +99,11 @@ end
 local missing
 local function settle()
   local lost, text = 0, ""
-  if redis.call("HDEL", records, unpack(ARGV, 11)) == acks then
-    redis.call("ZREM", unacked, unpack(ARGV, 11))
+  if redis.call("HDEL", records, unpack(ARGV, 12)) == acks then
+    redis.call("ZREM", unacked, unpack(ARGV, 12))
   else
     local receipts = require("lib.receipts")
-    local positions = receipts.ack(unacked, records, { unpack(ARGV, 11) })
+    local positions = receipts.ack(unacked, records, { unpack(ARGV, 12) })
     lost, text = #positions, #positions > 0 and " 1 " .. table.concat(positions, " 1 ") or ""
   end
   if lost < acks then

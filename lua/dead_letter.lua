@@ -12,6 +12,7 @@
 --   reason           text    one word
 --   detail           text    what a person would ask next
 --   step             int     priority step it was popped from, 1 to 10
+--   keep             text    dead letters kept, `<letters> <ms>`, 0: no limit; "": neither is limited
 --   message          text
 -- RETURNS
 --   1 if it was added, 0 if an earlier attempt did
@@ -28,8 +29,8 @@ local MINUTE, MOST = 60000, 100 -- ms; letters looked at
 args.keys(2, 0, 0)
 local call_id, attempt = args.text("call_id", 96), args.int("attempt", 0, 9)
 local reason, detail = args.text("reason", 64), args.text("detail", 16384)
-local step, body = args.int("step", 1, 10), args.text("message", limits.LARGEST)
-guard.stream(letters); guard.hash(stats)
+local step, keep, body = args.int("step", 1, 10), args.text("keep", 32), args.text("message", limits.LARGEST)
+guard.stream(letters); guard.hash(stats); guard.trim(letters, keep)
 local fault = args.done() or guard.fault
 if fault then
   return redis.error_reply(fault)
@@ -46,6 +47,7 @@ for _ = 1, attempt > 0 and MOST or 0 do
   from = "(" .. entry[1]
 end
 redis.call("HDEL", stats, "")
-dead.add(letters, reason, detail, 1, step, body, call_id)
+local id = dead.add(letters, reason, detail, 1, step, body, call_id)
 redis.call("HINCRBY", stats, "dead", 1)
+dead.bound(letters, stats, keep, id)
 return 1

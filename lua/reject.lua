@@ -11,6 +11,7 @@
 -- ARGV
 --   ttl_ms           int     ms that a result is kept
 --   max_bytes        int     bytes
+--   keep             text    dead letters kept, `<letters> <ms>`, 0: no limit; "": neither is limited
 --   receipt          text    * item    1 to 1000
 --   reason           text    * item    one word
 --   detail           text    * item    what a person would ask next; "" if nothing
@@ -29,15 +30,16 @@ local results = require("lib.results")
 
 local unacked, records, letters, stats, RESULT = KEYS[1], KEYS[2], KEYS[3], KEYS[4], 5
 local ttl, max_bytes = args.int("ttl_ms", 1, limits.LONGEST_MS), args.int("max_bytes", 1, limits.MOST_BYTES)
+local keep = args.text("keep", 32)
 local items = args.items("receipt, reason, detail and value", 4, 1000)
 args.keys(RESULT - 1, items, items)
-guard.zset(unacked); guard.hash(records); guard.stream(letters); guard.hash(stats)
+guard.zset(unacked); guard.hash(records); guard.stream(letters); guard.hash(stats); guard.trim(letters, keep)
 local fault = args.fault or guard.fault
 if fault then
   return redis.error_reply(fault)
 end
 
-local verdicts, bytes, rejected = {}, 0, 0
+local verdicts, bytes, rejected, last = {}, 0, 0, nil
 for i = 1, items do
   local at = args.at + 4 * (i - 1)
   verdicts[i] = 2
@@ -47,12 +49,13 @@ for i = 1, items do
     if held then
       local deliveries, step, _, body = record.split(held)
       bytes, rejected = bytes + #held, rejected + 1
-      dead.add(letters, ARGV[at + 2], ARGV[at + 3], deliveries or 0, step or 1, body or held)
+      last = dead.add(letters, ARGV[at + 2], ARGV[at + 3], deliveries or 0, step or 1, body or held)
       results.tell(KEYS[RESULT + i - 1], ARGV[at + 4], ttl)
     end
   end
 end
 if rejected > 0 then
   redis.call("HINCRBY", stats, "dead", rejected)
+  dead.bound(letters, stats, keep, last)
 end
 return verdicts

@@ -20,6 +20,7 @@
 --   visibility_s     int     s
 --   limit            int     entries answered, 0 to 1000
 --   max_bytes        int     bytes
+--   keep             text    dead letters kept, `<letters> <ms>`, 0: no limit; "": neither is limited
 --   tag              text    * item    0 to 1000
 -- RETURNS
 --   entries restored; candidates, four values each: tag, exchange and routing key as JSON, priority
@@ -35,10 +36,10 @@ local wake = require("lib.wake")
 
 local unacked, index, letters, stats, FIXED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], 4
 local visibility, limit = args.int("visibility_s", 1, 3162240000), args.int("limit", 0, 1000)
-local max_bytes = args.int("max_bytes", 1, limits.MOST_BYTES)
+local max_bytes, keep = args.int("max_bytes", 1, limits.MOST_BYTES), args.text("keep", 32)
 local items = args.items("tag", 1, 1000)
 args.keys(FIXED, 3 * items, 3 * items)
-guard.hash(unacked); guard.zset(index); guard.stream(letters); guard.hash(stats)
+guard.hash(unacked); guard.zset(index); guard.stream(letters); guard.trim(letters, keep); guard.hash(stats)
 for i = 1, items do
   local at = FIXED + 3 * (i - 1)
   guard.list(KEYS[at + 1]); guard.list(KEYS[at + 2]); guard.hash(KEYS[at + 3])
@@ -153,8 +154,9 @@ for i = 1, #found do
   else
     forget(found[i])
     if held then
-      dead.add(letters, "undecodable", "left by a stock worker", 0, 1, held)
+      local id = dead.add(letters, "undecodable", "left by a stock worker", 0, 1, held)
       redis.call("HINCRBY", stats, "dead", 1)
+      dead.bound(letters, stats, keep, id)
     end
   end
 end

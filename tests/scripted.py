@@ -257,7 +257,7 @@ class Stage:
 
     def rejected(self) -> list[tuple[str, str, str]]:
         """Receipt, reason and detail of what was made a dead letter."""
-        return [(call.args[2], call.args[3], call.args[4]) for call in self.engine.called("reject")]
+        return [tuple(call.args[3:6]) for call in self.engine.called("reject")]
 
     def close(self) -> None:
         self.broker.keeper.close()

@@ -101,6 +101,7 @@ class EngineBase:
                 sep=options.sep,
                 steps=options.priority_steps,
                 layout=self.layout,
+                keep=options.dead_kept,
             )
         return found
 

@@ -49,6 +49,7 @@ class QueueKeys:
         "hand_back",
         "ids",
         "inspect",
+        "keep",
         "layout",
         "look",
         "looked",
@@ -85,12 +86,15 @@ class QueueKeys:
         sep: str = SEP,
         steps: Sequence[int] = STEPS,
         layout: Layout = "stock",
+        keep: str = "",
     ) -> None:
         """`name` as users know it. Raises `InvalidArgument` if no queue may be called so."""
         check_name(name, sep=sep, layout=layout)
         if layout == "cluster" and ("{" in prefix or "}" in prefix):
             raise InvalidArgument(f"in a cluster global_keyprefix has no braces, got {prefix!r}")
         self.name, self.layout, self.steps = name, layout, tuple(steps)
+        self.keep = keep
+        """Which dead letters are kept, as the scripts that write them have it; "": all."""
         self.noted = 0.0
         """Until when (monotonic) its name need not be written into the register again."""
         full = prefix + name

@@ -42,6 +42,8 @@ class Options:
     lease: float = 60
     max_lease: float | None = None
     max_deliveries: int | None = 20
+    dead_max: int | None = None
+    dead_ttl: float | None = None
     priority_steps: tuple[int, ...] = (0, 3, 6, 9)
     sep: str = "\x06\x16"
     global_keyprefix: str = ""
@@ -134,6 +136,13 @@ class Options:
     def lease_ms(self) -> int:
         """The effective lease, min(visibility_timeout, lease), in milliseconds, at least 1."""
         return _ms(min(self.visibility_timeout, self.lease))
+
+    @once
+    def dead_kept(self) -> str:
+        """`dead_max` and `dead_ttl` in milliseconds as the scripts have them; "": neither."""
+        if self.dead_max is None and self.dead_ttl is None:
+            return ""
+        return f"{self.dead_max or 0} {_ms(self.dead_ttl) if self.dead_ttl is not None else 0}"
 
     @once
     def max_lease_ms(self) -> int | None:

@@ -16,7 +16,7 @@ function M.run(missing)
   local limit, lease = args.int("limit", 0, 1000), args.int("lease_ms", 1, limits.LONGEST_MS)
   local renew, max_deliveries = args.int("renew_ms", 1, limits.LONGEST_MS), args.int("max_deliveries", 0, limits.MOST)
   local max_bytes, steps = args.int("max_bytes", 1, limits.MOST_BYTES), args.int("steps", 1, 10)
-  local company = args.int("company", 0, limits.LONGEST_MS)
+  local company, keep = args.int("company", 0, limits.LONGEST_MS), args.text("keep", 32)
   local consumer, now = string.match(claim_id, "^(.+)%-%d+$"), clock.now()
   local width = FIXED + steps
   local queues = #KEYS / width
@@ -53,6 +53,15 @@ function M.run(missing)
     end
   end
   local is_sound, fault = pcall(look)
+  if is_sound and keep ~= "" then
+    local guard = require("lib.guard")
+    for q = 1, queues do
+      guard.trim(KEYS[opened[q].at + 5], keep)
+    end
+    if guard.fault then
+      return redis.error_reply(guard.fault)
+    end
+  end
   if not is_sound then
     local guard = require("lib.guard")
     return redis.error_reply(
@@ -62,7 +71,7 @@ function M.run(missing)
   local call = {
     limit = limit, lease = lease, max_deliveries = max_deliveries, max_bytes = max_bytes, steps = steps, now = now,
     receipts = names, held = {}, scores = {}, out = { "" }, count = 0, bytes = 0, aside = 0, freed = false,
-    company = company, drain = 0, id = claim_id .. "." .. attempt, runs = {}, attempt = attempt,
+    company = company, drain = 0, id = claim_id .. "." .. attempt, runs = {}, attempt = attempt, keep = keep,
   }
   local lost_acks = missing or ""
   for q = 1, missing and 0 or queues do

@@ -11,6 +11,23 @@ function M.add(dead, reason, detail, deliveries, step, message, call_id)
     "message", message)
 end
 
+-- Of the letters of a queue, keep so many at most and none that died so many ms before this one: `<letters> <ms>`, each
+-- 0 for no limit; "": neither. What goes is counted.
+function M.bound(dead, stats, keep, id)
+  local most, ms = string.match(keep, "^(%d+) (%d+)$")
+  local dropped = 0
+  if ms and ms ~= "0" then
+    local from = string.format("%.0f", math.max(0, string.match(id, "^%d+") - ms))
+    dropped = redis.call("XTRIM", dead, "MINID", from)
+  end
+  if most and most ~= "0" then
+    dropped = dropped + redis.call("XTRIM", dead, "MAXLEN", most)
+  end
+  if dropped > 0 then
+    redis.call("HINCRBY", stats, "dropped", dropped)
+  end
+end
+
 -- A stream entry as a table by field name. One that another program wrote has no message.
 function M.fields(entry)
   local by_name = { message = "", reason = "", detail = "" }

@@ -20,6 +20,13 @@ function M.zset(key) return M.checked(redis.pcall("ZCARD", key), key, "ZCARD") o
 function M.set(key) return M.checked(redis.pcall("SCARD", key), key, "SCARD") or 0 end
 function M.stream(key) return M.checked(redis.pcall("XLEN", key), key, "XLEN") or 0 end
 
+-- What trims dead letters, which only those need that limit them: no probe asks for it, so it is tried here.
+function M.trim(key, keep)
+  if keep ~= "" then
+    M.checked(redis.pcall("XTRIM", key, "MAXLEN", 4294967296), key, "XTRIM")
+  end
+end
+
 -- The ready lists are the last keys of a call: from KEYS[first] on, one a priority step. Answers their sizes.
 function M.ready(first)
   local sizes = {}

@@ -95,6 +95,10 @@ function M.write(this, call, claim_id, consumer)
   count("acked", this.acked)
   count("expired", this.redelivered)
   count("dead", this.deaths)
+  if this.deaths and call.keep ~= "" then
+    local dead = require("lib.dead")
+    dead.bound(KEYS[at + 5], KEYS[at + 8], call.keep, this.last_death)
+  end
   if this.largest > this.known_largest then
     delivering.change(this, "largest", this.largest)
   end

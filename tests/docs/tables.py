@@ -96,6 +96,8 @@ OURS: dict[str, tuple[str, str]] = {
         "",
         "tests/faults/test_leases.py::test_max_lease_counts_from_the_start_of_the_work",
     ),
+    "dead_max": ("", "tests/lua/test_dead.py::test_dead_letters_beyond_the_limits_go"),
+    "dead_ttl": ("", "tests/lua/test_dead.py::test_dead_letters_beyond_the_limits_go"),
     "max_deliveries": ("", "tests/contrib/test_poison.py::test_a_task_that_kills_its_child_ends"),
     "delay_in_server": (
         "Where an `eta` waits: [`auto`, `always` or `never`](#eta-and-countdown) in the server.",

@@ -8,7 +8,8 @@ import pytest
 
 from atomq import calls, flows
 from atomq.calls import Counts, Outgoing, Rejection
-from atomq.errors import InvalidArgument, QueueInUse
+from atomq.client import Engine
+from atomq.errors import InvalidArgument, PermissionDenied, QueueInUse
 from atomq.message import Writer
 from tests.lua.rig import Queue, Rig, msg, name_of, names
 
@@ -19,6 +20,95 @@ def bury(q: Queue, *bodies: object, reason: str = "failed", **settings: int) -> 
     items = [Rejection(each.receipt, name_of(each), reason) for each in q.take(1000)]
     q.run(calls.reject(q.keys, items))
     return [letter.id for letter in q.dead][-len(bodies) :]
+
+
+# ── what is kept ──────────────────────────────────────────────────────────────────────────────
+
+
+def kept(rig: Rig, keep: str) -> Queue:
+    q = rig.queue()
+    q.keys.keep = keep
+    return q
+
+
+def old(q: Queue, *bodies: str) -> None:
+    """Letters of an hour ago, which is before any other."""
+    ms = q.now() - 3_600_000
+    for i, body in enumerate(bodies):
+        fields = {"reason": "r", "detail": "", "deliveries": 1, "step": 1, "message": msg(body)}
+        q.db.xadd(q.keys.dead, fields, id=f"{ms}-{i}")
+
+
+def by_reject(q: Queue) -> None:
+    bury(q, "x", "y")
+
+
+def by_claim(q: Queue) -> None:
+    q.db.lpush(q.keys.ready[0], b"x", b"y")
+    assert [letter.raw for letter in q.claim().dead_lettered] == [b"x", b"y"]
+
+
+def by_hand(q: Queue) -> None:
+    for name in "xy":
+        call = calls.dead_letter(q.keys, msg(name), call_id=name, reason="undecodable")
+        assert q.run(call)
+
+
+def by_restoring(q: Queue) -> None:
+    q.rig.allowed |= {b"unacked", b"unacked_index"}
+    for name in "xy":
+        q.db.hset("unacked", name, "no record")
+        q.db.zadd("unacked_index", {name: 1})
+    q.run(calls.restore_foreign(q.keys, ("unacked", "unacked_index"), visibility_s=60))
+
+
+@pytest.mark.parametrize("die", [by_reject, by_claim, by_hand, by_restoring])
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [("", 5), ("0 0", 5), ("4 0", 4), ("1 0", 1), ("0 60000", 2), ("9 60000", 2), ("1 60000", 1)],
+)
+def test_dead_letters_beyond_the_limits_go(rig: Rig, die: Any, keep: str, left: int) -> None:
+    """To the letter, the oldest first, and counted; one that has just died stays."""
+    q = kept(rig, keep)
+    old(q, "a", "b", "c")
+    before = [letter.id for letter in q.dead]
+    die(q)
+    found = [letter.id for letter in q.dead]
+    assert len(found) == left
+    assert found[:-2] == before[len(before) - max(0, left - 2) :]
+    assert (q.stats["dead"], q.stats.get("dropped", 0)) == (2, 5 - left)
+
+
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+def test_who_may_not_trim_is_refused_before_anything_moves(rig: Rig) -> None:
+    q = kept(rig, "1 0")
+    q.put("a")
+    held = q.take()[0].receipt
+    rig.db.execute_command("ACL SETUSER default -xtrim")
+    try:
+        with pytest.raises(PermissionDenied):
+            q.run(calls.reject(q.keys, [Rejection(held, "i", "failed")]))
+        assert (q.dead, list(q.unacked)) == ([], [held])
+        q.keys.keep = ""
+        assert q.run(calls.reject(q.keys, [Rejection(held, "i", "failed")]))
+    finally:
+        rig.db.execute_command("ACL SETUSER default +xtrim")
+
+
+def test_without_limits_no_command_more_is_run(rig: Rig) -> None:
+    q = rig.queue()
+    by_reject(q)  # the probe runs every command there is
+    rig.db.config_resetstat()
+    by_reject(q)
+    assert "cmdstat_xtrim" not in rig.db.info("commandstats")
+
+
+def test_the_options_are_those_of_every_queue_of_an_engine() -> None:
+    def keep(**options: Any) -> str:
+        return Engine("redis://localhost", **options).keys("q").keep
+
+    assert (keep(), keep(dead_max=5), keep(dead_ttl=60)) == ("", "5 0", "0 60000")
+    assert keep(dead_max=5, dead_ttl=0.5) == "5 500"
 
 
 # ── redrive ───────────────────────────────────────────────────────────────────────────────────

@@ -131,7 +131,7 @@ class QueueMachine(RuleBasedStateMachine):
         """The reply was lost; acks that rode along were done the first time."""
         assert self.last_claim is not None
         self.last_claim = self.last_claim.again()
-        for receipt in self.last_claim.args[10:]:
+        for receipt in self.last_claim.args[11:]:
             self.model.ack(receipt)
         self.claimed(self.last_claim)
 

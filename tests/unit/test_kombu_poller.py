@@ -66,7 +66,7 @@ def test_it_claims_what_it_has_room_for_then_waits(stage: Stage) -> None:
     stage.consume("p")
     stage.poller.pump()
     (claim,) = stage.line.claims()
-    assert claim[-7:-2] == ("20000", "20", "1048576", "4", "0")  # renewal, cap, bytes, steps, SOLE
+    assert claim[-8:-3] == ("20000", "20", "1048576", "4", "0")  # renewal, cap, bytes, steps, SOLE
     assert claim[3 + int(claim[2]) + 2] == "10"
     stage.poller.pump()
     assert len(stage.line.claims()) == 1, "one claim at a time"

@@ -37,6 +37,7 @@ _CLAIM = scripts.declared(
         "max_bytes",
         "steps",
         "company",
+        "keep",
         "acks * queue",
     ),
 )
@@ -126,7 +127,9 @@ class Claims:
         ms at least it would claim nothing, if it is asked to (`Claimed.drain_ms`), to come to hold
         nothing.
         """
-        args = [claim_id, 0, arguments.whole("limit", limit, 0, MOST), *self._settings, company]
+        keep = self.queues[0].keep
+        limit = arguments.whole("limit", limit, 0, MOST)
+        args: list[Any] = [claim_id, 0, limit, *self._settings, company, keep]
         for receipts in acks or [()] * len(self.queues):
             args.append(check_items("acks", receipts, least=0))
             args += receipts

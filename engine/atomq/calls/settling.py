@@ -97,6 +97,7 @@ _REJECT = scripts.declared(
     argv=(
         "ttl_ms",
         "max_bytes",
+        "keep",
         *(f"{x} * item" for x in ("receipt", "reason", "detail", "value")),
     ),
 )
@@ -123,7 +124,7 @@ def reject(
 ) -> Call[list[Verdict]]:
     """Move messages to dead letters, with the reason; one verdict each, AGAIN among them."""
     check_items("receipts", items)
-    args: list[Any] = [ttl_ms, max_bytes]
+    args: list[Any] = [ttl_ms, max_bytes, keys.keep]
     for item in items:
         check_reason(item.reason)
         args += (item.receipt, item.reason, arguments.readable(item.detail, 4096), item.value)
@@ -134,7 +135,7 @@ def reject(
 _DEAD_LETTER = scripts.declared(
     "dead_letter",
     keys=("dead", "stats"),
-    argv=("call_id", "attempt", "reason", "detail", "step", "message"),
+    argv=("call_id", "attempt", "reason", "detail", "step", "keep", "message"),
 )
 
 
@@ -147,7 +148,8 @@ def dead_letter(
     """
     check_reason(reason)
     detail = arguments.readable(detail, 4096)
-    args = [call_id, 0, reason, detail, arguments.whole("step", step, 1, 10), message]
+    step = arguments.whole("step", step, 1, 10)
+    args = [call_id, 0, reason, detail, step, keys.keep, message]
     return Call(
         _DEAD_LETTER, keys, keys.dead_letter, args, lambda reply, _: bool(reply), attempt_at=1
     )

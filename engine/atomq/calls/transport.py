@@ -133,7 +133,7 @@ _RESTORE_FOREIGN = scripts.declared(
         "stats",
         *(f"{x} * item" for x in ("ready", "wake", "meta")),
     ),
-    argv=("visibility_s", "limit", "max_bytes", "tag * item"),
+    argv=("visibility_s", "limit", "max_bytes", "keep", "tag * item"),
 )
 
 
@@ -175,6 +175,7 @@ def restore_foreign(
         ]
         return reply[0], found
 
-    args: list[Any] = [arguments.whole("visibility_s", visibility_s, 1, 10**9), limit, max_bytes]
+    visibility_s = arguments.whole("visibility_s", visibility_s, 1, 10**9)
+    args: list[Any] = [visibility_s, limit, max_bytes, keys.keep]
     args += (tag for tag, _, _ in targets)
     return Call(_RESTORE_FOREIGN, keys, names, args, parse)

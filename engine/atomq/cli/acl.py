@@ -136,7 +136,7 @@ def inner_commands() -> list[str]:
     from atomq import scripts
 
     found = re.findall(r'\{ "([A-Z]+)"', scripts.get("probe").text)
-    return sorted({name.lower() for name in found})
+    return sorted({*(name.lower() for name in found), "xtrim"})  # which `dead_max` needs
 
 
 def reading_commands() -> list[str]:
