@@ -11,7 +11,7 @@
 --   looked           any     * queue   the name of a channel
 --   ready            list    * queue * step
 -- ARGV
---   consumer         text    its name, which the others are told; "": they are told nothing
+--   consumer         text    its name, which the others hear; "": they hear nothing
 --   renew_ms         int     ms between two renewals of a holder
 --   steps            int     priority steps, 1 to 10
 -- RETURNS

@@ -67,7 +67,7 @@ def id_or_none(message: MessageBase[Any]) -> str:
 
 
 def shown_id(message: MessageBase[Any]) -> str:
-    """The same for a text about it: that nobody asked for it leaves `undecodable` as it is."""
+    """The same for a text about it: no handler asked for it, so `undecodable` stays as it is."""
     try:
         return message._delivery.envelope.id
     except InvalidMessage:

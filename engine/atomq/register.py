@@ -182,7 +182,7 @@ class Register:
     def _rouse(self) -> None:
         self._closing = False
         if self._thread is None:
-            # It holds the register weakly between two turns: what nobody uses any more may go.
+            # It holds the register weakly between two turns: what is not used any more may go.
             run = weakref.WeakMethod(self._turn)
             self._thread = threading.Thread(
                 target=_loop, args=(run,), name="atomq-register", daemon=True

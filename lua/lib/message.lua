@@ -9,7 +9,7 @@ local M = {}
 
 local MOST_DELIVERIES, LAST_MS = 99999999, limits.LAST_MS -- what a record's header and a band can hold
 
--- A member at the head, and where it ends. Anybody may have written it: what is no number counts as 0.
+-- A member at the head, and where it ends. Any program may have written it: what is no number counts as 0.
 local function member(message, name, at, most)
   local _, stop, value = string.find(message, '^"x%-' .. name .. '": ?"?([%w.+-]*)"?, ?', at)
   if not stop then

@@ -52,7 +52,7 @@ class Attendance:
                 self._engine.run(call)
 
     def lost(self, by: object) -> None:
-        """A connection is gone, but the process goes on: nobody leaves."""
+        """A connection is gone, but the process goes on: no consumer leaves."""
         for queue in list(self._by):
             self._by[queue].discard(by)
 

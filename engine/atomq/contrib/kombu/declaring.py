@@ -160,7 +160,7 @@ class Declaring(virtual.Channel):
         if self.deadletter_queue:
             return [self.deadletter_queue]
         if is_reply_exchange(exchange):
-            log.debug("nobody waits for the reply %s any more", routing_key)
+            log.debug("no client waits for the reply %s any more", routing_key)
             return []
         raise UnroutableMessage(
             f"no queue is bound to exchange {exchange!r} for {routing_key!r}: declare the queue, "

@@ -91,7 +91,7 @@ class Election:
         return found
 
     def changed(self, lists: Collection[str] | None) -> set[str]:
-        """The server told, once, that these lists changed; which queues they are of.
+        """The server reported, once, that these lists changed; which queues they are of.
 
         None: all keys were removed.
         """
@@ -100,7 +100,7 @@ class Election:
         return queues
 
     def claimed(self, queues: Collection[str]) -> None:
-        """They were claimed over the same connection: what that changed is not told of."""
+        """They were claimed over this connection: the server does not report what that changed."""
         self._tracked.difference_update(queues)
 
     def disconnected(self) -> None:
