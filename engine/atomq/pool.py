@@ -22,7 +22,7 @@ from atomq.errors import ServerTooOld
 from atomq.flight import Flight
 from atomq.keys import Place
 from atomq.outage import Standing, outage_of
-from atomq.retrying import SERVER_ERRORS, connecting, leads_astray
+from atomq.retrying import SERVER_ERRORS, Replaced, connecting, leads_astray
 
 if TYPE_CHECKING:
     from atomq.calls import Call
@@ -313,7 +313,7 @@ class Pool:
             until = time.monotonic() + longest - every
             while True:
                 if self._engine.moves != moves:
-                    raise server.ConnectionError("another server has become the master")
+                    raise Replaced("another server has become the master")
                 if late is not None:
                     late(self._place)
                 left = until - time.monotonic()

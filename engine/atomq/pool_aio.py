@@ -25,7 +25,7 @@ from atomq.flight import Flight
 from atomq.keys import Place
 from atomq.outage import Standing, outage_of
 from atomq.pool import FRESH, HANDSHAKE, LATE, check_version
-from atomq.retrying import SERVER_ERRORS, Unsent, connecting, leads_astray
+from atomq.retrying import SERVER_ERRORS, Replaced, Unsent, connecting, leads_astray
 from atomq.shared import cancelling
 
 if TYPE_CHECKING:
@@ -525,7 +525,7 @@ class _Line:
         """
         self._leaving = True
         if self._longer and self._moves != self._pool.engine.moves:
-            self.broke(server.ConnectionError("another server has become the master"))
+            self.broke(Replaced("another server has become the master"))
         elif any(not asked.done() for asked in self._talk.asked) or self._unsent:
             self._pool.left(self, answers=True)
         else:

@@ -67,6 +67,13 @@ class Pause:
     """The first that is left; its server is the one in trouble."""
 
 
+class Replaced(server.ConnectionError):
+    """Another server has become the master: what waits for a confirmation is sent to that one.
+
+    Such an answer is given up, not lost: only the budget bounds how often.
+    """
+
+
 class Unsent(server.ConnectionError):
     """No connection could be made, so that nothing was sent; `cause` is what redis-py raised."""
 
@@ -236,7 +243,8 @@ def _carried_out(batch: _Batch, patience: _Patience) -> Actions:
         if trouble is not None:
             call = batch.calls[batch.left[0]]
             try:
-                pause = patience.pause(trouble, _named(call), lost=lost, call=call)
+                counts = lost and not isinstance(trouble, Replaced)
+                pause = patience.pause(trouble, _named(call), lost=counts, call=call)
             except ServerUnavailable as error:
                 if not batch.gave_up(error):
                     raise

@@ -28,6 +28,7 @@ from atomq import (
     PermissionDenied,
     Queue,
     ServerTooOld,
+    ServerUnavailable,
 )
 from atomq.calls import Call, Published
 from atomq.keys import QueueKeys
@@ -427,7 +428,7 @@ class Producers:
                 try:
                     queue.put("x", headers={"n": number})
                     self.put.append((queue.name, number))
-                except (NotDurable, DurabilityUnavailable) as error:
+                except (NotDurable, DurabilityUnavailable, ServerUnavailable) as error:
                     self._failed(error)
                 number += 1
 
@@ -438,7 +439,7 @@ class Producers:
                 try:
                     await queue.put("x", headers={"n": number})
                     self.put.append((queue.name, number))
-                except (NotDurable, DurabilityUnavailable) as error:
+                except (NotDurable, DurabilityUnavailable, ServerUnavailable) as error:
                     self._failed(error)
                 number += 1
                 await asyncio.sleep(0.005)
@@ -455,7 +456,7 @@ class Producers:
                 try:
                     producer.publish("x", routing_key=name, headers={"n": number}, retry=False)
                     self.put.append((name, number))
-                except (NotDurable, DurabilityUnavailable) as error:
+                except (NotDurable, DurabilityUnavailable, ServerUnavailable) as error:
                     self._failed(error)
                 number += 1
 

@@ -17,6 +17,7 @@ from atomq.keys import QueueKeys
 from atomq.message import CallId
 from atomq.retrying import (
     Pause,
+    Replaced,
     Retry,
     Send,
     Unsent,
@@ -111,6 +112,16 @@ def test_a_wait_that_a_demotion_ended_is_sent_again_as_a_repeated_call(said: Exc
     assert again.args == sure().args  # under its number
     driver.answer([Confirmed("1 1 ", [2])])
     assert driver.result == [calls.Published(1, repeated=True)]
+
+
+def test_a_wait_that_is_given_up_for_another_master_is_no_lost_answer() -> None:
+    driver = Driver(sure(), retry=Retry(attempts=1))
+    for _ in range(5):
+        assert isinstance(driver.answer(Replaced("another server has become the master")), Pause)
+        driver.answer()
+        assert driver.sent()[0].repeated
+    driver.answer([Confirmed(1, [2])])
+    assert driver.result == [calls.Published(1)]
 
 
 def test_one_wait_is_for_all_of_a_flight_that_ask_for_it() -> None:
