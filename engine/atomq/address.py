@@ -160,7 +160,7 @@ class Address:
             return f"embedded://{quote(self.path)}" + (f"?db={self.db}" if self.db else "")
         if self.kind == "memory":
             return f"memory://{quote(self.path)}" + (f"/{self.db}" if self.db else "")
-        database = "" if self.kind == "cluster" else f"/{self.db}"
+        database = "" if self.kind == "cluster" and not self.db else f"/{self.db}"
         hosts = [f"{_bracketed(node.host)}:{node.port}" for node in self.nodes]
         head = f"{self.scheme}://{self._masked_user()}{hosts[0]}{database}"
         return ";".join([head, *(f"{self.scheme}://{host}" for host in hosts[1:])])
@@ -377,5 +377,3 @@ def _check(kind: Kind, tls: bool, scheme: str, options: Options) -> None:
         faults.append("layout: 'stock' is not possible on a cluster; leave it out")
     if faults:
         raise InvalidOptions(faults)
-    if kind == "cluster" and options.database:
-        raise InvalidAddress(f"a cluster has only database 0, got {options.database}")

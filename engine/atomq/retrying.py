@@ -492,6 +492,11 @@ def _wants_one(text: str) -> bool:
 def _unforeseen(text: str, where: str) -> AtomqError:
     if "unknown command" in text.lower() or "Unknown Redis command" in text:
         return ServerTooOld(f"{text}{where}: atomq needs Redis 6.2 or Valkey 7.2")
+    if "SELECT is not allowed" in text or "DB index is out of range" in text:
+        return ServerError(
+            f"the server has no such database ({text}); a cluster has number 0 alone, or as many "
+            "as Valkey 9's cluster-databases says"
+        )
     if "cluster support disabled" in text:
         return ServerError("this server is no cluster: write redis:// instead of redis+cluster://")
     if "invalid bulk length" in text:

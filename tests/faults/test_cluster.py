@@ -562,6 +562,23 @@ def test_one_node_is_no_single_server_and_says_so(three: Cluster, make: Make) ->
         make.queue(name, make.engine(three.nodes[1].tcp_url, layout="cluster")).put("x")
 
 
+def test_databases_of_a_cluster_are_apart_where_it_has_them(kind: str, make: Make) -> None:
+    with Cluster(kind, options={"cluster-databases": "2"}) as cluster:
+        url = url_of(cluster)
+        zero, one = (make.queue("q", make.engine(each)) for each in (url, f"{url}/1"))
+        sent = one.put("x")
+        assert zero.claim() is None
+        one.claim().complete("done")
+        assert sent.wait(2) == "done"
+        with pytest.raises(ServerError, match="no such database"):
+            make.queue("q", make.engine(f"{url}/2")).put("x")
+
+
+def test_a_cluster_without_that_database_says_so(three: Cluster, make: Make) -> None:
+    with pytest.raises(ServerError, match="no such database"):
+        make.queue("q", make.engine(f"redis+cluster://127.0.0.1:{three.nodes[0].port}/1")).put("x")
+
+
 def test_a_single_server_is_no_cluster_and_says_so(server: Server, make: Make) -> None:
     url = server.tcp_url.replace("redis://", "redis+cluster://").removesuffix("/0")
     with pytest.raises(ServerError, match="no cluster: write redis://"):
