@@ -126,8 +126,9 @@ class Election:
 
         If it takes long, the keeper leaves all watches to others.
         """
-        self._busy, self._was_busy = clock(), True
-        if self._mine:
+        self._busy = clock()
+        if self._mine and not self._was_busy:  # most tasks are short, and the keeper knows by now
+            self._was_busy = True
             self._broker.keeper.watch(self, LINGER)
 
     def end(self) -> None:
