@@ -37,7 +37,7 @@ local delayed, delayed_records, tokens, meta, stats, READY = KEYS[1], KEYS[2], K
 local HOUR = limits.HOUR_MS
 local steps = args.keys(READY - 1, 1, 10)
 local consumer, alive = args.text("consumer", 96), args.int("alive_ms", 0, HOUR)
-local skip, limit = args.int("skip", 0, 4294967296), args.int("limit", 1, 1000)
+local skip, limit = args.int("skip", 0, limits.MOST_ENTRIES), args.int("limit", 1, 1000)
 local max_bytes = args.int("max_bytes", 1, limits.MOST_BYTES)
 if not string.find(consumer, "^%S+$") then
   args.refuse("consumer", consumer, "a name without blanks")

@@ -1,6 +1,7 @@
 -- Keys, looked at before anything is written: a read of the right type answers the size, and a key of another
 -- type (or a read that this user may not run) becomes `fault`. A Lua error undoes nothing, so it must not happen late.
 -- The busiest scripts read under `pcall` instead, and come here only to learn which key it was.
+local limits = require("lib.limits")
 local M = { fault = false }
 
 function M.checked(answer, key, command)
@@ -23,7 +24,7 @@ function M.stream(key) return M.checked(redis.pcall("XLEN", key), key, "XLEN") o
 -- What trims dead letters, which only those need that limit them: no probe asks for it, so it is tried here.
 function M.trim(key, keep)
   if keep ~= "" then
-    M.checked(redis.pcall("XTRIM", key, "MAXLEN", 4294967296), key, "XTRIM")
+    M.checked(redis.pcall("XTRIM", key, "MAXLEN", limits.MOST_ENTRIES), key, "XTRIM")
   end
 end
 

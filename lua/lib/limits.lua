@@ -8,6 +8,7 @@ M.HOUR_MS = 3600000
 M.SMALL = 8192 -- bytes: below this the size of a message does not limit how many are popped at once
 M.MOST_BYTES = 1073741824 -- that a call may ask to move
 M.LARGEST = 536870912 -- bytes of one argument: what a server takes
+M.MOST_ENTRIES = 4294967296 -- 2^32: a key has fewer
 M.MOST = 1000000000 -- deliveries; messages passed over
 
 return M

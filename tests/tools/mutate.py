@@ -59,6 +59,7 @@ FILES = [
     *(f"engine/atomq/contrib/kombu/{n}.py" for n in ("line", "hand_over", "poller", "qos")),
     *(f"engine/atomq/contrib/kombu/{n}.py" for n in ("publishing", "declaring", "consuming")),
     *(f"engine/atomq/contrib/kombu/{n}.py" for n in ("channel", "unconfirmed")),
+    *(f"engine/atomq/contrib/kombu/{n}.py" for n in ("intake", "claims", "watch")),
 ]
 # cosmic-ray's operators that exchange what is easily mistaken. Most others raise TypeError.
 OPERATORS = [
