@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from atomq import AsyncEngine, AsyncMessage, AsyncQueue, AsyncReceiver, Engine, Queue, Receiver
+from atomq.keys import RegisterKeys
 from tests.servers import Server, wait_until
 
 CAP = 1.0  # seconds: how long anybody waits without asking
@@ -153,6 +154,7 @@ def test_whoever_waits_idles(server: Server, engine: str) -> None:
 
     async def rate() -> float:
         await until(lambda: blocked(db) == 16)
+        await until(lambda: db.zcard(RegisterKeys().alive) == 1)  # it is written every 20 s
         before, began = commands(db), time.monotonic()
         await asyncio.sleep(1.2)
         return (commands(db) - before) / (time.monotonic() - began) / 16
