@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 FRESH = 0.5  # seconds for which a connection that was used is not looked at before it is used again
 LOOK = 0.25  # seconds between two looks, during a WAIT, whether there is another master
 LATE = 0.5  # seconds after which an answer is late enough to ask whether another node serves now
-HANDSHAKE = 1.0  # seconds for the first try to connect to a node of a cluster; then twice as many
+HANDSHAKE = 0.6  # seconds for the first try to connect to a node of a cluster
+LONGER = 1.1  # times as many for the next one: meanwhile another node may come to serve its slots
 
 
 def check_version(hello: Any) -> None:
@@ -187,7 +188,7 @@ class Pool:
             connection.connect()
         except (server.TimeoutError, OSError):
             if self._handshake is not None:
-                self._handshake = min(2 * within, longest)
+                self._handshake = min(LONGER * self._handshake, longest)
             raise
         if self._handshake is not None:
             self._handshake = HANDSHAKE

@@ -24,7 +24,7 @@ from atomq.conversation import PUSHED, Conversation, packed
 from atomq.flight import Flight
 from atomq.keys import Place
 from atomq.outage import Standing, outage_of
-from atomq.pool import FRESH, HANDSHAKE, LATE, check_version
+from atomq.pool import FRESH, HANDSHAKE, LATE, LONGER, check_version
 from atomq.retrying import SERVER_ERRORS, Replaced, Unsent, connecting, leads_astray
 from atomq.shared import cancelling
 
@@ -375,7 +375,7 @@ class AsyncPool:
             async with asyncio.timeout(min(within, longest)):
                 await connected(connection)
         except (server.TimeoutError, OSError) as error:
-            self._handshake = min(2 * within, longest)
+            self._handshake = min(LONGER * within, longest)
             if isinstance(error, TimeoutError):
                 raise server.TimeoutError("Timeout connecting to server") from None
             raise
