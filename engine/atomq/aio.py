@@ -37,6 +37,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 PROMPT = 5.0  # seconds: an answer that is on its way does not take longer
+MOST_HEARD = 64  # pieces that came and were not taken; then no more is read
 
 
 # ── cancellation ──────────────────────────────────────────────────────────────────────────────
@@ -626,7 +627,11 @@ class AsyncWaiter:
 
 
 class _Heard:
-    """A wire, and what came over it and was not taken yet."""
+    """A wire, and what came over it and was not taken yet: not more than `MOST_HEARD` pieces.
+
+    A consumer that works for hours hears all the while of the looks of others. What it does not
+    take stays with the server, which closes the connection of one that takes nothing for too long.
+    """
 
     def __init__(self, connection: AbstractConnection) -> None:
         self._came: list[Any] = []
@@ -644,12 +649,16 @@ class _Heard:
     def take(self) -> list[Any]:
         """What came. Raises what broke it, once all that came before was taken."""
         came, self._came = self._came, []
+        if len(came) >= MOST_HEARD:
+            self._wire.read(True)
         if not came and self._error is not None:
             raise self._error
         return came
 
     def _received(self, data: Any) -> None:
         self._came.append(data)
+        if len(self._came) == MOST_HEARD:
+            self._wire.read(False)
         self._wake()
 
     def _lost(self, error: Exception) -> None:

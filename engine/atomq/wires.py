@@ -252,6 +252,13 @@ class AsyncWire:
         if self._protocol.resumed is not None:
             await self._protocol.resumed.wait()
 
+    def read(self, reads: bool) -> None:
+        """Read what comes, or leave it to the system and the server. That it is lost is read."""
+        if reads:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
     def close(self) -> None:
         """Close it. Neither `received` nor `lost` is called any more."""
         self._protocol.wire = _no_wire
@@ -320,6 +327,9 @@ class AsyncMemoryWire:
 
     async def flushed(self) -> None:
         """It is sent already."""
+
+    def read(self, reads: bool) -> None:
+        """It is read always: a server in this process keeps as much as its client."""
 
     def close(self) -> None:
         """Close it."""

@@ -7,6 +7,7 @@ point costs the others a second at most.
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 from atomq import AsyncEngine, AsyncMessage, AsyncQueue, AsyncReceiver, Engine, Queue, Receiver
+from atomq.aio import MOST_HEARD, _Heard
 from atomq.keys import RegisterKeys
 from tests.servers import Server, wait_until
 
@@ -362,3 +364,28 @@ def test_an_expired_lease_is_offered_within_a_second(server: Server) -> None:
         assert again is not None
         assert again.deliveries == 2
         assert queue.state().now_ms - held.time_ms < 1050
+
+
+def test_what_a_working_consumer_does_not_hear_stays_with_the_server(server: Server) -> None:
+    """Others tell of their looks once a second, for as long as a task takes."""
+
+    def lines() -> set[_Heard]:
+        return {each for each in gc.get_objects() if type(each) is _Heard}
+
+    async def main() -> tuple[int, Any]:
+        db, others = server.client(), lines()  # of other tests, maybe
+        async with AsyncEngine(server.url) as engine:
+            queue = AsyncQueue("q", engine)
+            async with AsyncReceiver([queue]) as receiver:
+                assert await receiver.receive(1, timeout=0.2) == []
+                (heard,) = lines() - others
+                for _ in range(3 * MOST_HEARD):
+                    db.publish(queue.keys.looked, "another")
+                    await asyncio.sleep(0.002)  # the loop reads what has come
+                kept = len(heard._came)
+                await queue.put("work")
+                (message,) = await receiver.receive(1, timeout=2)
+                await message.ack()
+                return kept, message.body
+
+    assert asyncio.run(main()) == (MOST_HEARD, "work")
