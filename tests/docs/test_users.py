@@ -107,7 +107,14 @@ def test_the_doctor_tells_a_worker_of_celery_from_one_of_the_library(server: Ser
     assert found["emails-worker"]["status"] == "warn"
     for lack in ("BRPOP (", "CLIENT TRACKING (", "PSUBSCRIBE ("):
         assert lack in found["emails-worker"]["found"]
-    for grant in ("+brpop", "+client|tracking", "+psubscribe", "&/0.celery.pidbox", "+srem"):
+    for grant in (
+        "+brpop",
+        "+client|tracking",
+        "+client|caching",
+        "+psubscribe",
+        "&/0.celery.pidbox",
+        "+srem",
+    ):
         assert grant in found["emails-worker"]["advice"]
 
 

@@ -192,8 +192,8 @@ def _of_celery_worker(session: Session, heard: str, *, control: bool, stock: boo
     options = session.engine.options
     prefix = options.global_keyprefix
     yield f"~{_literal(prefix)}_kombu.binding_deadlines"
-    yield from ("+brpop", "+client|unblock", "+client|tracking", "+srem", "+watch")
-    yield from ("+multi", "+exec")
+    yield from ("+brpop", "+client|unblock", "+client|tracking", "+client|caching")
+    yield from ("+srem", "+watch", "+multi", "+exec")
     if stock:
         yield from (f"~{_literal(prefix)}unacked", f"~{_literal(prefix)}unacked_index")
     if control:

@@ -18,6 +18,8 @@ from atomq.errors import (
 )
 from atomq.retrying import translated
 
+LATE = "what stock producers put is found after up to a second"
+
 if TYPE_CHECKING:
     from atomq.cli.session import Session
     from atomq.keys import QueueKeys
@@ -113,7 +115,8 @@ def _celery(session: Session, keys: QueueKeys) -> Finding | None:
         ("PSUBSCRIBE", (f"{topic}.pidbox",), "workers end: they cannot hear remote control"),
         ("PSUBSCRIBE", (f"{topic}ev/worker.*",), "workers end: they cannot hear each other"),
         ("BRPOP", (keys.probe, 0.01), "workers end: they cannot wait for messages"),
-        ("CLIENT TRACKING", ("ON",), "what stock producers put is found after up to a second"),
+        ("CLIENT TRACKING", ("ON", "OPTIN"), LATE),
+        ("CLIENT CACHING", ("YES",), LATE),
     ]
     lacks: dict[str, str] = {}
     grants: list[str] = []

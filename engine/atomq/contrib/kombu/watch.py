@@ -192,7 +192,7 @@ class Watch:
             if self._tracking is None:
                 self._tracking = True
                 self._send(self._tracked, "CLIENT", "TRACKING", "ON", "OPTIN", "NOLOOP")
-            self._send(_ignore, "CLIENT", "CACHING", "YES")  # of what the next command reads
+            self._send(self._tracked, "CLIENT", "CACHING", "YES")  # of what the next command reads
             self._send(partial(self._tracked, queue=queue), "EXISTS", *lists)
 
     def resign(self, staying: Collection[str] = ()) -> list[Call[None]]:
@@ -225,7 +225,3 @@ class Watch:
     def _resigned(self, call: Call[None], reply: Any) -> None:
         if isinstance(reply, server.NoScriptError):
             self._broker.engine.run(call)
-
-
-def _ignore(_: Any) -> None:
-    """An answer, or an error, that changes nothing."""
