@@ -1,9 +1,9 @@
 """What this process writes into the register: the queues in use, and what it says of itself.
 
 A process that consumes says every 20 s where it runs, what it consumes and what it works on, in one
-call, by a thread with a connection of its own: in a cluster the register lives in one slot, and no
-other call waits for the server of that. An entry that is not said again for a minute is not there
-any more. What cannot be written is tried again later; nothing depends on it.
+call, by a thread, over a connection that it opens for that: in a cluster the register lives in one
+slot, and no other call waits for the server of that. An entry that is not said again for a minute
+is not there any more. What cannot be written is tried again later; nothing depends on it.
 """
 
 from __future__ import annotations
@@ -202,12 +202,12 @@ class Register:
                 self._next = time.monotonic() + EVERY
         if new or gone or (is_due and (consumers or self._listed)):
             self._say(new, gone, consumers)
+            if self._engine is not None:  # nothing is said for 20 s: no connection idles so long
+                self._engine.close()
         with self._wake:
             more = self._new or self._gone
             if not (more or self._consumers or self._listed) or self._closing:
-                engine, self._engine, self._thread = self._engine, None, None
-                if engine is not None:
-                    engine.close()
+                self._engine = self._thread = None
                 return False
             if not more:
                 self._wake.wait(max(0.0, min(self._next - time.monotonic(), IDLE)))

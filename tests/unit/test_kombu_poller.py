@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis import exceptions as server
 
-from atomq.contrib.kombu import claims, intake, line, rights
+from atomq.contrib.kombu import claims, intake, line, rights, worker
 from atomq.contrib.kombu import poller as module
 from atomq.contrib.kombu.intake import CAP, PATIENCE
 from atomq.contrib.kombu.rights import FORBIDDEN
@@ -137,6 +137,31 @@ def test_once_a_second_every_queue_is_looked_at_and_claimed_where_there_is_work(
     stage.give(b"2", None, None)  # of the elections too
     stage.poller.pump()
     assert [claim[3:4] for claim in stage.line.claims()][1:] == [("_atomq.{p}.unacked",)]
+
+
+def test_a_queue_is_looked_at_while_there_is_always_work_in_another(
+    stage: Stage, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the look is no reason for a claim at each place that becomes free."""
+    monkeypatch.setattr(worker, "waiting", lambda: True)
+    stage.channel.basic_qos(0, 4, False)
+    stage.consume("q")
+    stage.consume("p")
+    stage.poller.pump()
+    clock[0] += 1.0
+    stage.give(claimed("a", "b", "c", "d", more=[1]))
+    stage.poller.pump()
+    assert not stage.line.calls("look"), "it can take nothing"
+    stage.channel.basic_ack("a")
+    stage.poller.pump()
+    (look,) = stage.line.calls("look")
+    assert "_atomq.{p}.unacked" in look
+    assert "_atomq.{q}.unacked" not in look, "it is claimed from"
+    assert len(stage.line.claims()) == 2
+    stage.give(b"", claimed("e", more=[1]))
+    stage.channel.basic_ack("b")
+    stage.poller.pump()
+    assert len(stage.line.claims()) == 2, "one free place of four is not worth a call"
 
 
 def test_one_that_hears_of_the_looks_of_others_puts_off_its_own(

@@ -145,15 +145,15 @@ class Intake:
             claims.fall_due()
         if is_time:
             self._do_chores(now)
+        if may_look and rooms:  # also while there is always something to claim from some queues
+            able = {name for channel in rooms for name in channel.claimed_queues()}
+            for name in self.looker.look(able - claims.hot, now):
+                self.watch.election.want(name)
         for channel, room in rooms.items():
             queues = [name for name in channel.ordered() if name in claims.hot]
             if queues:
                 self._send_claim(channel, queues, room)
                 return
-        if may_look and rooms:
-            able = {name for channel in rooms for name in channel.claimed_queues()}
-            for name in self.looker.look(able, now):
-                self.watch.election.want(name)
         self._block(tuple(rooms))
 
     def _do_chores(self, now: float) -> None:
