@@ -207,6 +207,7 @@ class Stage:
         self.transport = Transport(Connection("atomq://nowhere.invalid", transport_options=options))
         self.broker: Broker = self.transport.broker
         self.engine: Any = self.broker.engine
+        self.engine.register._off = True  # its thread would look for a server
         leases: Any = self.broker.keeper._engine
         leases.ran, leases.answers = self.engine.ran, self.engine.answers
         self.poller = self.transport.poller
