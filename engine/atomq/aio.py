@@ -17,7 +17,7 @@ from redis.asyncio.connection import AbstractConnection
 from atomq import arguments, fork, retrying, waiting, wires
 from atomq.address import Address
 from atomq.calls import GONE, Call, Claimed
-from atomq.client import NOT_AGAIN, EngineBase, Told
+from atomq.client import NOT_AGAIN, EngineBase, OutageReport
 from atomq.conversation import PUSHED, Conversation
 from atomq.durability import Durability
 from atomq.errors import AtomqError, InvalidArgument, NotDurable, ServerUnavailable
@@ -345,12 +345,12 @@ class AsyncEngine(EngineBase):
         self, actions: retrying.Actions, standing: Standing, first: Any = None
     ) -> list[Any]:
         """Drive to the end; `first` is the answer to the first action, if there is one already."""
-        told = Told(self._pool, standing)
+        report = OutageReport(self._pool, standing)
         try:
             action = next(actions)
             while True:
                 try:
-                    answer = await self._act(action, told) if first is None else first
+                    answer = await self._act(action, report) if first is None else first
                 except SERVER_ERRORS as error:
                     answer = error
                 first = None
@@ -359,22 +359,22 @@ class AsyncEngine(EngineBase):
                 )
         except StopIteration as stop:
             results: list[Any] = stop.value
-            told.ended(results)
+            report.ended(results)
             return results
         except ServerUnavailable as error:
-            told.gave_up(error)
+            report.gave_up(error)
             raise
         finally:
             answer = first = None  # an exception that its own frame keeps keeps what is dropped
 
-    async def _act(self, action: retrying.Action, told: Told) -> Any:
+    async def _act(self, action: retrying.Action, report: OutageReport) -> Any:
         match action:
             case Send(calls, loads):
                 return await self._pool.send(calls, loads)
             case Ask(args):
                 return await self._pool.command(args)
             case Pause():
-                told.pauses(action)
+                report.pauses(action)
                 await asyncio.sleep(action.seconds)
         return None
 
@@ -500,7 +500,7 @@ class _Listener:
             self._wire.write(self._talk.subscribe("UNSUBSCRIBE", [ear.channel], None))
 
     def close(self) -> None:
-        """Close the connection; whoever listens is told that it broke."""
+        """Close the connection; listeners learn that it broke."""
         self._break(server.ConnectionError("the engine was closed"))
 
     def _received(self, data: Any) -> None:

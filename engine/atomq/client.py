@@ -166,8 +166,8 @@ class EngineBase:
         return f"{type(self).__name__}({self.address.safe_url!r})"
 
 
-class Told:
-    """What a driver says of the servers that are in trouble meanwhile."""
+class OutageReport:
+    """What a driver reports of the servers that are in trouble while it runs a call."""
 
     def __init__(self, lines: Any, standing: Standing) -> None:
         self._pool = lines
@@ -449,12 +449,12 @@ class Engine(EngineBase):
         within: float | None = None,
     ) -> list[Any]:
         """Drive to the end; `first` is the answer to the first action, if there is one already."""
-        told = Told(self._pool, standing)
+        report = OutageReport(self._pool, standing)
         try:
             action = next(actions)
             while True:
                 try:
-                    answer = self._act(action, told, within) if first is None else first
+                    answer = self._act(action, report, within) if first is None else first
                 except SERVER_ERRORS as error:
                     answer = error
                 first = None
@@ -463,22 +463,22 @@ class Engine(EngineBase):
                 )
         except StopIteration as stop:
             results: list[Any] = stop.value
-            told.ended(results)
+            report.ended(results)
             return results
         except ServerUnavailable as error:
-            told.gave_up(error)
+            report.gave_up(error)
             raise
         finally:
             answer = first = None  # an exception that its own frame keeps keeps what is dropped
 
-    def _act(self, action: retrying.Action, told: Told, within: float | None) -> Any:
+    def _act(self, action: retrying.Action, report: OutageReport, within: float | None) -> Any:
         match action:
             case Send(calls, loads):
                 return self._pool.send(calls, loads, within)
             case Ask(args):
                 return self._pool.command(args)
             case Pause():
-                told.pauses(action)
+                report.pauses(action)
                 time.sleep(action.seconds)
         return None
 

@@ -107,7 +107,7 @@ class Stop(Protocol):
     """What tells a consumer to stop, once it is set: any of the standard library's events."""
 
     def is_set(self) -> bool:
-        """Whether it was told."""
+        """Whether it is set."""
         ...
 
 
@@ -122,7 +122,7 @@ def ask(question: Question[T]) -> Flow[T]:
     return answer  # type: ignore[return-value] # the one place: each driver answers as declared
 
 
-# Seconds by which the age of a lease is told: they go on while the machine is suspended.
+# Seconds by which the age of a lease is measured: they go on while the machine is suspended.
 clock: Callable[[], float] = (
     partial(time.clock_gettime, time.CLOCK_BOOTTIME)
     if hasattr(time, "CLOCK_BOOTTIME")
@@ -306,7 +306,7 @@ class Company(Protocol):
 
 
 class _Nothing:
-    """Of a consumer that is told of no other, and counts on its messages being settled."""
+    """Of a consumer that knows of no other, and counts on its messages being settled."""
 
     def company(self) -> int:
         return calls.SOLE
@@ -363,7 +363,7 @@ class Consumer:
         self._found: set[str] | None = None  # when it looked; None: it did not
         self._unanswered: dict[str, tuple[Claims, str, int]] = {}  # by the first queue
         self._ahead: tuple[Claims, str, int] | None = None
-        self._unreported: list[DeadLettered] = []  # who waits for their results has to be told
+        self._unreported: list[DeadLettered] = []  # of which waiting clients are to hear
         self._first = 0
         self.asked = 0.0
         """When the last claim was sent for the first time, by `clock`: its leases are no older."""
@@ -454,9 +454,10 @@ class Consumer:
             yield from give_back(queue, held)
 
     def _tell(self) -> Flow[None]:
-        """Tell who waits for the results of what its claims made dead letters. Does not fail.
+        """Report what its claims made dead letters to clients that wait for results. Does not fail.
 
-        Told twice is told once: what was interrupted, or found no server, is done the next time.
+        Reporting it twice changes nothing: what was interrupted, or found no server, is done the
+        next time.
         """
         if not self._unreported:
             return

@@ -75,9 +75,9 @@ def _queues_to_check(session: Session, names: Sequence[str] | None) -> Any:
         return known
     # Where there is nothing, no script is loaded for this: a later check says which there are.
     if found and (missing := set(found) - set(roster(session).queues)):
-        told = f"lacks {plural(len(missing), 'queue')}, as {min(missing)}"
+        text = f"lacks {plural(len(missing), 'queue')}, as {min(missing)}"
         advice = "`atomq queues` shows them after `atomq queues --scan`"
-        yield Finding("register", "warn", told, advice)
+        yield Finding("register", "warn", text, advice)
     return found
 
 

@@ -41,7 +41,7 @@ class Column(NamedTuple):
     """Is left out where the terminal is too narrow for all, the highest number first; 0: never."""
 
 
-Told = Callable[[int], None]
+Report = Callable[[int], None]
 """Takes how much is done so far."""
 
 
@@ -114,7 +114,7 @@ class Output:
         return typer.confirm(clean(question), err=True)
 
     @contextmanager
-    def progress(self, what: str, total: int | None = None) -> Iterator[Told]:
+    def progress(self, what: str, total: int | None = None) -> Iterator[Report]:
         """A progress bar for what lasts: only on a terminal, never with --json."""
         if self.as_json or not sys.stderr.isatty():
             yield lambda _: None
