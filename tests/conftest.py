@@ -17,6 +17,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +149,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = chosen
     if hasattr(config, "workerinput"):  # one process of several: what takes long begins first
         items.sort(key=_length)
+
+
+# ── the end of a run ─────────────────────────────────────────────────────────────────────────
+
+_STATUS = pytest.StashKey[int]()
+LEAVE = 10.0  # seconds for the threads of tests to end, after the last test
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[_STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)  # after all has been reported
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the run though a test that failed left a thread: Python would wait for it for ever."""
+    if _STATUS not in config.stash or hasattr(config, "workerinput"):  # pytest-xdist ends its own
+        return
+
+    def leave() -> None:
+        time.sleep(LEAVE)  # Python is gone by then, or waits
+        left = [one for one in threading.enumerate() if not one.daemon]
+        print(f"\ntests left threads that do not end: {left}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(config.stash[_STATUS] or 1)
+
+    threading.Thread(target=leave, daemon=True).start()
 
 
 # ── several processes at once (pytest -n) ────────────────────────────────────────────────────
