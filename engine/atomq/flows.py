@@ -924,13 +924,15 @@ def publish_all(
         except NotDurable as error:
             error.ids = [message.id for message in messages[: len(put) + len(batch)]]
             raise
-        known = set(done.known)
-        put += [i not in known for i in range(len(batch))]
+        new = [True] * len(batch)
+        for i in done.known:
+            new[i] = False
+        put += new
     return put
 
 
 def _by_size(messages: Sequence[calls.Outgoing], max_bytes: int) -> list[Sequence[calls.Outgoing]]:
-    if len(messages) <= calls.MOST and sum(len(m.message) for m in messages) <= max_bytes:
+    if len(messages) <= calls.MOST and sum([len(m.message) for m in messages]) <= max_bytes:
         return [messages]
     found: list[Sequence[calls.Outgoing]] = []
     first, size = 0, 0

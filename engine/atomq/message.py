@@ -185,6 +185,7 @@ class Writer:
         check: Callable[[Any], None] | None = None,
     ) -> None:
         self.serializer = serializer
+        self._dumps = serializer.dumps
         self._check = check
         kind = quoted(serializer.content_type)
         info = f'{{"exchange":"","routing_key":{quoted(queue)}}}'
@@ -206,19 +207,19 @@ class Writer:
         And if the `check` refuses the body, which it sees as a consumer will.
         """
         try:
-            data = self.serializer.dumps(body)
+            data = self._dumps(body)
             seen = None if self._check is None else self.serializer.loads(data)
         except Exception as error:
             said = arguments.words(error)
             raise InvalidMessage(f"the body cannot be serialized: {said}") from error
         if self._check is not None:
             self._check(seen)
-        more = strict_json(dict(headers), "the headers are") if headers else "{}"
         tag, said = quoted(message_id), ""
+        if isinstance(data, str) and not (headers or priority):  # as most are
+            head = f'{{"body":{quoted(data)}{self._plain}'
+            return f'{head}{time.time():.0f},"delivery_tag":{tag}}}}}'
+        more = strict_json(dict(headers), "the headers are") if headers else "{}"
         if isinstance(data, str):
-            if not (headers or priority):  # as most are
-                head = f'{{"body":{quoted(data)}{self._plain}'
-                return f'{head}{time.time():.0f},"delivery_tag":{tag}}}}}'
             head = f'{{"body":{quoted(data)}{self._text}{more}'
         elif not isinstance(data, bytes | bytearray):
             raise InvalidMessage(f"a serializer makes text or bytes, not {type(data).__name__}")

@@ -150,7 +150,7 @@ class QueueBase(Generic[EngineT]):
         found: list[Outgoing] = []
         for item in items:
             try:
-                found.append(self._outgoing(item))
+                found.append(self._outgoing(item) if isinstance(item, Item) else self._plain(item))
             except InvalidArgument as error:
                 raise type(error)(f"message {len(found)}: {error}") from error
         return found

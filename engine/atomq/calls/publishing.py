@@ -93,22 +93,24 @@ def publish(
     # Given up after half of the window at the latest, it may be said again for a whole one.
     args: list[Any] = [call_id.number if call_id is not None else 0, 2 * window_ms]
     results: list[str] = []
-    total, group, settings_at, group_at = 0, None, 0, 0
+    total, group, settings_at, group_at, named = 0, None, 0, 0, False
     for out in messages:
         if out[2:] != group:
             if group is not None:
                 args[settings_at] = _settings(group, total - group_at, dedup_window_ms)
             group, group_at = out[2:], total
+            named = out.delay_ms > 0 or out.at_ms > 0 or out.dedup
             settings_at = len(args)
             args.append("")
         total += 1
-        if out.delay_ms > 0 or out.at_ms > 0 or out.dedup:
+        if named:
             args.append(out.id)
-        if out.dedup:
-            results.append(keys.result(out.id))
-        if len(out.message) > LARGEST:
-            check_size(f"message {total - 1}", out.message)
-        args.append(out.message)
+            if out.dedup:
+                results.append(keys.result(out.id))
+        message = out.message
+        if len(message) > LARGEST:
+            check_size(f"message {total - 1}", message)
+        args.append(message)
     if not 1 <= total <= MOST:
         raise InvalidArgument(f"messages: from 1 to {MOST} in one call, got {total}")
     if group != _PLAIN:
