@@ -62,7 +62,7 @@ class EngineBase:
             address = Address.parse(address, options, **more)
         self.address = address
         self.options = address.options
-        longest = 0.5 if address.kind == "cluster" else 1.0  # a new primary is to be found soon
+        longest = 0.3 if address.kind == "cluster" else 1.0  # a new primary is to be found soon
         self.retry = Retry(self.options.retry_attempts, self.options.retry_budget, longest)
         self.slots: SlotMap | None = None
         """Which node serves which slot; None: this is no cluster."""

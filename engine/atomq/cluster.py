@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from atomq.client import EngineBase
 
 EVERY = 0.25  # seconds, at least, between two times that the nodes are asked
-WITHIN = 0.5  # seconds for a node to answer the first time, its handshake too; then twice as many
+WITHIN = 0.3  # seconds for a node to answer the first time, its handshake too; then twice as many
 
-AGAIN = 2.0  # seconds between two brief tries of a node that is in doubt
+KNOCK = 0.25  # seconds, at least, between two looks at a node in doubt, beside what is sent
 ASKING = packed(("ASKING",))
 # Commands of which the first word that follows is no key.
 KEYLESS = frozenset(
@@ -75,6 +75,17 @@ class SlotMap:
             return self._owners[slot]
         sound = [place for place in self.primaries if place not in self.doubted]
         return random.choice(sound or self.primaries) if self.primaries else None
+
+    def check(self, key: str) -> None:
+        """Raise redis-py's `ConnectionError` if the node that serves a key is in doubt."""
+        place = self._owners[hash_slot(key)]
+        if place is not None and place in self.doubted:
+            raise server.ConnectionError("{}:{} gave no answer a moment ago".format(*place))
+
+    def is_sound(self, key: str) -> bool:
+        """Whether a node is known to serve a key, and is not in doubt."""
+        place = self._owners[hash_slot(key)]
+        return place is not None and place not in self.doubted
 
     # ── what answers tell ─────────────────────────────────────────────────────────────────────
 
@@ -183,7 +194,7 @@ class Nodes(Generic[P]):
         self._make = make
         self._pools: dict[Place, P] = {}
         self._unknown = Standing(engine.outage)
-        self._tried: dict[Place, float] = {}
+        self._knocked: dict[Place, float] = {}
         engine.slots = self.map
 
     def pool(self, place: Place) -> P:
@@ -206,26 +217,32 @@ class Nodes(Generic[P]):
         place = call.place or self.map.owner(call.queue.slot)
         return self._unknown if place is None else self.pool(place).standing
 
-    def doubt(self, place: Place) -> None:
-        """This node gave no answer: see `SlotMap.doubt`. Briefly it is not tried for a while."""
-        self.map.doubt(place)
-        self._tried[place] = time.monotonic()
-
     def was_silent(self, call: Call[Any]) -> None:
         """A brief call was not answered in time."""
         place = self.map.owner(call.queue.slot)
         if place is not None:
-            self.doubt(place)
+            self.map.doubt(place)
 
     def hopeless(self, call: Call[Any]) -> Exception | None:
-        """Why a brief call is not worth a try now: its node gave no answer a moment ago."""
+        """Why a brief call is not worth a try now: its node is in doubt.
+
+        It costs its caller no time then. Whether the node answers again is found out meanwhile,
+        beside what others do: see `knock`.
+        """
         place, now = self.map.owner(call.queue.slot), time.monotonic()
         if place is None or place not in self.map.doubted:
             return None
-        if now - self._tried.get(place, 0.0) < AGAIN:
-            return server.ConnectionError("{}:{} gave no answer a moment ago".format(*place))
-        self._tried[place] = now
-        return None
+        if now - self._knocked.get(place, float("-inf")) >= KNOCK:
+            self._knocked[place] = now
+            self.knock(place)
+        return server.ConnectionError("{}:{} gave no answer a moment ago".format(*place))
+
+    def knock(self, place: Place) -> None:
+        """Begin to find out whether this node answers again, or another one serves its slots.
+
+        Until it answers it stays in doubt.
+        """
+        raise NotImplementedError
 
     def everywhere(self) -> list[Standing]:
         """What is known of each node."""

@@ -35,6 +35,7 @@ AT_ONCE = 0.5  # seconds of work that are claimed at once
 STILL = 0.02  # seconds between two looks whether it may claim again
 NEVER = float("inf")
 LASTS = 10  # times `wait_cap`: seconds after which the server ends a wait, for a client that died
+ASIDE = 0.4  # seconds for which queues are left aside whose node is in trouble
 AHEAD = 4  # a consumer of more queues claims only from the one whose token came, so behind the wait
 
 
@@ -326,7 +327,6 @@ class Aside(NamedTuple):
 
     until: float
     """Monotonic."""
-    pause: float
     error: ServerUnavailable
 
 
@@ -612,7 +612,7 @@ class Consumer:
                 queues = [queue for queue in claims.queues if queue.name in names]
                 if self._aside and (aside := self._aside.get(claims.names[0])) is not None:
                     if now >= aside.until:
-                        return True
+                        found.update(claims.names)
                 elif queues:
                     renew_ms = self._settings["renew_ms"]
                     look = calls.look(
@@ -676,11 +676,10 @@ class Consumer:
 
     def _set_aside(self, claims: Claims, error: ServerUnavailable) -> ServerUnavailable:
         """Its node is in trouble: claim from it again in a while, from the others meanwhile."""
-        before = self._aside.get(claims.names[0])
-        pause = 0.25 if before is None else min(2.0, 2 * before.pause)
-        until = time.monotonic() + pause * random.uniform(0.8, 1)
-        self._aside[claims.names[0]] = Aside(until, pause, error)
-        log.log(logging.DEBUG if before else logging.INFO, "the other queues go on: %s", error)
+        known = claims.names[0] in self._aside
+        until = time.monotonic() + ASIDE * random.uniform(0.8, 1)
+        self._aside[claims.names[0]] = Aside(until, error)
+        log.log(logging.DEBUG if known else logging.INFO, "the other queues go on: %s", error)
         return error
 
     def _is_aside(self, claims: Claims) -> bool:

@@ -32,7 +32,7 @@ FRESH = 0.5  # seconds for which a connection that was used is not looked at bef
 LOOK = 0.25  # seconds between two looks, during a WAIT, whether there is another master
 LATE = 0.5  # seconds after which an answer is late enough to ask whether another node serves now
 HANDSHAKE = 0.6  # seconds for the first try to connect to a node of a cluster
-LONGER = 1.1  # times as many for the next one: meanwhile another node may come to serve its slots
+LONGER = 1.05  # times as many for the next one: meanwhile another node may come to serve its slots
 
 
 def check_version(hello: Any) -> None:

@@ -110,7 +110,7 @@ class NoAnswer(Exception):
         super().__init__(str(error))
 
 
-BRIEF = 0.8  # seconds for a brief call
+BRIEF = 0.6  # seconds for a brief call
 WAYS = 5  # times that nodes of a cluster send a call on to another, at once
 
 

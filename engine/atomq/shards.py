@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as server
@@ -18,6 +19,7 @@ from atomq import connect, wires
 from atomq.cluster import Nodes, Share, key_of, named, no_answers, unserved
 from atomq.conversation import packed
 from atomq.keys import Place, hash_slot
+from atomq.node_threads import NodeThreads
 from atomq.pool import Pool
 from atomq.retrying import BRIEF, SERVER_ERRORS, WAYS, Elsewhere, NoAnswer, connecting
 from atomq.shared import Shared
@@ -33,6 +35,7 @@ class Shards(Nodes[Pool]):
     def __init__(self, engine: EngineBase) -> None:
         super().__init__(engine, lambda place: Pool(engine, place, self._late))
         self._asking = Shared[None]()
+        self._knocking = NodeThreads()
 
     # ── which node ────────────────────────────────────────────────────────────────────────────
 
@@ -55,7 +58,7 @@ class Shards(Nodes[Pool]):
         answered, trouble = False, None
         for place in self.map.to_ask():
             try:
-                reply = self._slots(place)
+                reply = self._slots(place, self.map.within)
             except SERVER_ERRORS as error:
                 trouble = self.map.failed(place, error, trouble)
                 continue
@@ -69,9 +72,9 @@ class Shards(Nodes[Pool]):
         if trouble is not None and not (answered or self.map.primaries):
             raise connecting(trouble) from trouble
 
-    def _slots(self, place: Place) -> Any:
+    def _slots(self, place: Place, within: float) -> Any:
         connection = connect.connector(self._engine.address.of_node(*place))()
-        wires.hurry(connection, self.map.within)
+        wires.hurry(connection, within)
         try:
             connection.connect()
             connection.send_command("CLUSTER", "SLOTS", check_health=False)
@@ -81,12 +84,23 @@ class Shards(Nodes[Pool]):
 
     def _late(self, place: Place) -> None:
         """An answer is late: see `Pool`."""
-        self.doubt(place)
+        self.map.doubt(place)
         if self.map.is_due(time.monotonic()):
             with contextlib.suppress(*SERVER_ERRORS):
                 self._asking(lambda: self._ask(None))
         if place not in self.map.primaries:
             raise server.TimeoutError("Timeout reading from socket: another node serves its slots")
+
+    def knock(self, place: Place) -> None:
+        """See `Nodes`: a thread of its own does it."""
+        self._knocking.do(place, "knock", partial(self._knock, place))
+
+    def _knock(self, place: Place) -> None:
+        with contextlib.suppress(*SERVER_ERRORS):
+            if self.map.is_due(time.monotonic()):
+                self._asking(lambda: self._ask(None))
+            self._slots(place, BRIEF)
+            self.map.doubted.discard(place)
 
     # ── what is said ──────────────────────────────────────────────────────────────────────────
 
@@ -96,7 +110,7 @@ class Shards(Nodes[Pool]):
         try:
             reply = self.pool(place).one(call)
         except SERVER_ERRORS as error:
-            self.doubt(place)
+            self.map.doubt(place)
             raise named(error, place) from error
         if isinstance(reply, Exception) or self.map.doubted:
             reply = self.map.judged(place, reply)
@@ -137,7 +151,7 @@ class Shards(Nodes[Pool]):
                 first.data, patience=first.patience, within=within, meanwhile=meanwhile
             )
         except SERVER_ERRORS as error:
-            self.doubt(first.place)
+            self.map.doubt(first.place)
             first.failed(named(error, first.place), replies)
         else:
             first.answered(heard, self.map, replies)
@@ -158,7 +172,7 @@ class Shards(Nodes[Pool]):
             try:
                 heard = self.pool(place).over(share.data, looked_at=True)
             except SERVER_ERRORS as error:
-                self.doubt(place)
+                self.map.doubt(place)
                 raise named(error, place) from error
             reply = self.map.judged(place, heard[-1])
             if not isinstance(reply, Elsewhere):
@@ -181,18 +195,21 @@ class Shards(Nodes[Pool]):
         try:
             return self.pool(place).fresh()
         except SERVER_ERRORS as error:
-            self.doubt(place)
+            self.map.doubt(place)
             raise named(error, place) from error
 
     def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
         """One connection a list: BLPOP takes keys of one slot.
 
-        Those that cannot be had are left out. Raises if none can.
+        Those that cannot be had are left out: of several, those to a node in doubt are not tried.
+        Raises if none can be had.
         """
         found: list[tuple[AbstractConnection, list[str]]] = []
         trouble: Exception | None = None
         for key in keys:
             try:
+                if len(keys) > 1:
+                    self.map.check(key)
                 found.append((self.fresh(key), [key]))
             except SERVER_ERRORS as error:
                 trouble = error
@@ -207,7 +224,7 @@ class Shards(Nodes[Pool]):
         try:
             reply = self.pool(place).over((data,), looked_at=True, within=BRIEF)[0]
         except SERVER_ERRORS:
-            self.doubt(place)
+            self.map.doubt(place)
             raise
         if isinstance(reply, Exception):
             raise reply
@@ -225,5 +242,6 @@ class Shards(Nodes[Pool]):
     def forget(self) -> None:
         """Begin anew in a child process."""
         self.begin()
+        self._knocking = NodeThreads()
         for pool in self.pools():
             pool.forget()

@@ -30,6 +30,7 @@ class AsyncShards(Nodes[AsyncPool]):
         super().__init__(engine, lambda place: AsyncPool(engine, place, self._late))
         self._asking = AsyncShared[None]()
         self._looking: asyncio.Task[None] | None = None
+        self._knocking: dict[Place, asyncio.Task[None]] = {}
 
     # ── which node ────────────────────────────────────────────────────────────────────────────
 
@@ -53,7 +54,7 @@ class AsyncShards(Nodes[AsyncPool]):
         answered, trouble = False, None
         for place in self.map.to_ask():
             try:
-                reply = await self._slots(place)
+                reply = await self._slots(place, self.map.within)
             except SERVER_ERRORS as error:
                 trouble = self.map.failed(place, error, trouble)
                 continue
@@ -67,10 +68,10 @@ class AsyncShards(Nodes[AsyncPool]):
         if trouble is not None and not (answered or self.map.primaries):
             raise connecting(trouble) from trouble
 
-    async def _slots(self, place: Place) -> Any:
+    async def _slots(self, place: Place, within: float) -> Any:
         connection = connect.async_connector(self._engine.address.of_node(*place))()
         try:
-            async with asyncio.timeout(self.map.within):
+            async with asyncio.timeout(within):
                 await connected(connection)
                 await heeded(connection.send_command("CLUSTER", "SLOTS", check_health=False))
                 return await heeded(connection.read_response())
@@ -79,7 +80,7 @@ class AsyncShards(Nodes[AsyncPool]):
 
     def _late(self, pool: AsyncPool, place: Place) -> None:
         """An answer is late: see `AsyncPool`."""
-        self.doubt(place)
+        self.map.doubt(place)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.ensure_future(self._look(pool, place))
 
@@ -91,6 +92,19 @@ class AsyncShards(Nodes[AsyncPool]):
             text = "Timeout reading from socket: another node serves its slots"
             pool.abandon(server.TimeoutError(text))
 
+    def knock(self, place: Place) -> None:
+        """See `Nodes`: a task of its own does it."""
+        known = self._knocking.get(place)
+        if known is None or known.done():
+            self._knocking[place] = asyncio.ensure_future(self._knock(place))
+
+    async def _knock(self, place: Place) -> None:
+        with contextlib.suppress(*SERVER_ERRORS):
+            if self.map.is_due(asyncio.get_running_loop().time()):
+                await self._asking(lambda: self._ask(None))
+            await self._slots(place, BRIEF)
+            self.map.doubted.discard(place)
+
     # ── what is said ──────────────────────────────────────────────────────────────────────────
 
     async def one(self, call: Call[Any]) -> Any:
@@ -100,7 +114,7 @@ class AsyncShards(Nodes[AsyncPool]):
         try:
             reply = await self.pool(place).one(call)
         except SERVER_ERRORS as error:
-            self.doubt(place)
+            self.map.doubt(place)
             raise named(error, place) from error
         if isinstance(reply, Exception) or self.map.doubted:
             reply = self.map.judged(place, reply)
@@ -132,7 +146,7 @@ class AsyncShards(Nodes[AsyncPool]):
             large = large or bool(patience) or sum(map(len, data)) > SMALL
             heard = await self.pool(share.place).over(data, large=large, patience=patience)
         except SERVER_ERRORS as error:
-            self.doubt(share.place)
+            self.map.doubt(share.place)
             share.failed(named(error, share.place), replies)
         else:
             share.answered(heard, self.map, replies)
@@ -156,7 +170,7 @@ class AsyncShards(Nodes[AsyncPool]):
             try:
                 heard = await self.pool(place).over(share.data, large=large, looked_at=True)
             except SERVER_ERRORS as error:
-                self.doubt(place)
+                self.map.doubt(place)
                 raise named(error, place) from error
             reply = self.map.judged(place, heard[-1])
             if not isinstance(reply, Elsewhere):
@@ -174,7 +188,7 @@ class AsyncShards(Nodes[AsyncPool]):
         try:
             return await self.pool(place).fresh()
         except SERVER_ERRORS as error:
-            self.doubt(place)
+            self.map.doubt(place)
             raise named(error, place) from error
 
     async def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
@@ -183,6 +197,8 @@ class AsyncShards(Nodes[AsyncPool]):
         trouble: Exception | None = None
         for key in keys:
             try:
+                if len(keys) > 1:
+                    self.map.check(key)
                 found.append((await self.fresh(key), [key]))
             except SERVER_ERRORS as error:
                 trouble = error
@@ -198,10 +214,12 @@ class AsyncShards(Nodes[AsyncPool]):
                 await self.pool(place).command(("CLIENT UNBLOCK", client_id))
         except SERVER_ERRORS as error:
             if not isinstance(error, server.ResponseError):
-                self.doubt(place)
+                self.map.doubt(place)
             raise
 
     async def close(self) -> None:
         """Close what is not in use, to all nodes."""
+        for knocking in self._knocking.values():
+            knocking.cancel()
         for pool in self.pools():
             await pool.close()

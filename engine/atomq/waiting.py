@@ -124,6 +124,7 @@ class Waiting:
         self._inline = inline
         self._listens = listens and not inline
         self._names: tuple[str, ...] = ()
+        self._left_out: Sequence[str] = ()  # for which no connection was to be had
         self._era = engine.era
         self._ahead: Call[Claimed] | None = None
         self._token: Any = None  # what the last wait was answered
@@ -150,11 +151,14 @@ class Waiting:
         if ahead is not None and ahead is self._ahead:
             return (yield from self._go_on(seconds))
         try:
-            if names != self._names or self._era != self._engine.era or self._leads_astray():
+            is_new = names != self._names or self._era != self._engine.era
+            if is_new or self._leads_astray() or (self._left_out and self._may_be_whole()):
                 yield from self.close()
                 self._era = self._engine.era
                 self.lines = yield Open(names)
                 self._names = names
+                had = {name for line in self.lines for name in line.names}
+                self._left_out = [name for name in names if name not in had]
                 if channels and self._listens:
                     yield from self._listen(self.lines[0], channels)
             if ahead is None or not (yield from self._may_send_ahead()):
@@ -188,6 +192,11 @@ class Waiting:
             slots.serves(line.wire.node, line.names[0]) for line in self.lines
         )
 
+    def _may_be_whole(self) -> bool:
+        """Whether a connection that was not to be had may be had now."""
+        slots = self._engine.slots
+        return slots is not None and any(map(slots.is_sound, self._left_out))
+
     def withdraw(self) -> Actions[str | Claimed | None]:
         """End the wait; the list whose token it had taken after all, or None.
 
@@ -211,7 +220,7 @@ class Waiting:
 
     def close(self) -> Actions[None]:
         """Close the connections. A token that is not read is lost; others notice within 1.2 s."""
-        lines, self.lines, self._names = self.lines, [], ()
+        lines, self.lines, self._names, self._left_out = self.lines, [], (), ()
         if lines:
             yield Close(lines)
 

@@ -21,6 +21,7 @@ from atomq.keys import QueueKeys
 from tests.conformance.twin import Loop, Twin
 from tests.conftest import LONG
 from tests.servers import Cluster, Server, wait_until
+from tests.threads import running
 
 pytestmark = [
     pytest.mark.parametrize("kind", ["valkey-9"], indirect=True),
@@ -107,12 +108,17 @@ def seldom(make: Make, how: str, *pairs: tuple[str, str]) -> None:
 
 
 class Calls:
-    """A thread that calls again and again, and notes how it went."""
+    """A thread that calls again and again, and notes how it went.
 
-    def __init__(self, *calls: Callable[[], object]) -> None:
+    Beside it a plain client asks a node that is well, for how long the machine let all wait.
+    """
+
+    def __init__(self, well: Server, *calls: Callable[[], object]) -> None:
+        self._well = well
         self._calls = calls
         self.errors: list[Exception] = []
         self.done: list[float] = []
+        self._stood = 0.0
         self._stop = threading.Event()
 
     def _run(self) -> None:
@@ -126,20 +132,27 @@ class Calls:
                 self.errors.append(error)
             time.sleep(0.005)
 
+    def _beat(self) -> None:
+        client, before = self._well.client(), time.monotonic()
+        while not self._stop.is_set():
+            client.ping()
+            now = time.monotonic()
+            self._stood, before = max(self._stood, now - before), now
+            time.sleep(0.005)
+
     @contextmanager
     def run(self) -> Iterator[None]:
-        thread = threading.Thread(target=self._run)
-        thread.start()
-        try:
+        with running(self._run, self._beat, stop=self._stop):
             wait_until("a first call", lambda: self.done)
             yield
-        finally:
-            self._stop.set()
-            thread.join()
 
     def gap(self) -> float:
         """The longest time without a call that was carried out, in seconds."""
-        return max(after - before for before, after in itertools.pairwise(self.done))
+        return self.within(self.done)
+
+    def within(self, times: list[float]) -> float:
+        """The longest time between two of these, less what the machine stood still at most."""
+        return max(after - before for before, after in itertools.pairwise(times)) - self._stood
 
 
 @contextmanager
@@ -174,19 +187,14 @@ def test_a_node_in_trouble_costs_no_call_to_another(three: Cluster, make: Make, 
             lost.put("lost")
         errors.append(raised.value)
 
-    calls = Calls(*(lambda queue=queue: queue.put("x") for queue in well))
+    calls = Calls(three.nodes[1], *(lambda queue=queue: queue.put("x") for queue in well))
     with in_trouble(three.nodes[0], how):
-        with calls.run():
-            callers = [threading.Thread(target=call_it) for _ in range(3)]
-            for caller in callers:
-                caller.start()
+        with calls.run(), running(call_it, call_it, call_it):
             # And in a process that begins now, whose first seed is the node in trouble.
             late = make.queue(name_on(three, 2), make.engine(url))
             began = time.monotonic()
             late.put("x")
             assert time.monotonic() - began < 1
-            for caller in callers:
-                caller.join()
         assert not calls.errors
         assert calls.gap() < 1
         where = f"127.0.0.1:{three.nodes[0].port}"
@@ -238,29 +246,27 @@ def test_a_consumer_of_several_queues_serves_those_that_are_well(
     got: list[tuple[str, float]] = []
     stop = threading.Event()
 
-    def consume(receiver: Any) -> None:
+    def consume() -> None:
         while not stop.is_set():
             for message in receiver.receive(4, 1):
                 with message:
                     got.append((message.body, time.monotonic()))
 
-    with make.receiver(queues) as receiver:
-        consumer = threading.Thread(target=consume, args=(receiver,))
-        consumer.start()
+    numbers = itertools.count()
+    puts = (lambda queue=queue: queue.put(str(next(numbers))) for queue in well)
+    calls = Calls(three.nodes[1], *puts)
+    with make.receiver(queues) as receiver, running(consume, stop=stop):
         wait_until("the first five", lambda: len(got) == 5)
-        with in_trouble(three.nodes[0], how):
-            numbers = itertools.count()
-            calls = Calls(*(lambda queue=queue: queue.put(str(next(numbers))) for queue in well))
-            with calls.run():
+        with calls.run():
+            wait_until("some of theirs", lambda: len(got) > 10)
+            with in_trouble(three.nodes[0], how):
                 time.sleep(3)
-            assert not calls.errors
-            wait_until("all of theirs", lambda: len(got) >= 5 + len(calls.done), 3)
+        assert not calls.errors
+        wait_until("all of theirs", lambda: len(got) == 5 + len(calls.done), 3)
         times = [at for _, at in got[5:]]
-        assert max(after - before for before, after in itertools.pairwise(times)) < 1
+        assert calls.within(times) < 1
         queues[0].put("back")
         wait_until("the node to be served again", lambda: got[-1][0] == "back", 6)
-        stop.set()
-        consumer.join()
     assert len({body for body, _ in got[5:]}) == len(got) - 5, "none is handed out twice"
 
 
@@ -270,21 +276,15 @@ def test_results_of_a_node_that_is_well_come_at_once(three: Cluster, make: Make)
     queues = [make.queue(name_on(three, index), engine) for index in range(3)]
     for queue in queues:  # an engine listens at all nodes
         sent = queue.put("x")
-        waiting = threading.Thread(target=sent.wait, args=(5,))
-        waiting.start()
-        queue.claim().complete("done")
-        waiting.join()
+        with running(lambda sent=sent: sent.wait(5)):
+            queue.claim().complete("done")
     with in_trouble(three.nodes[0], "frozen"):
         for queue in queues[1:] * 4:
             sent, found = queue.put("x"), []
-            waiting = threading.Thread(
-                target=lambda sent=sent, found=found: found.append(sent.wait(5))
-            )
-            waiting.start()
-            time.sleep(0.05)
-            began = time.monotonic()
-            queue.claim().complete("done")
-            waiting.join()
+            with running(lambda sent=sent, found=found: found.append(sent.wait(5))):
+                time.sleep(0.05)
+                began = time.monotonic()
+                queue.claim().complete("done")
             assert time.monotonic() - began < 1
             assert found == ["done"]
 
@@ -363,40 +363,33 @@ def test_a_slot_moves_under_load_and_nobody_notices(three: Cluster, make: Make, 
     engine = make.engine(url_of(three))
     name = name_on(three, 1)
     queue, other = make.queue(name, engine), make.queue(name_on(three, 1), engine)
-    numbers, got = itertools.count(), list[int]()
-    stop, trouble = threading.Event(), list[Exception]()
+    numbers, got, stop = itertools.count(), list[int](), threading.Event()
 
     def consume() -> None:
-        try:
-            for message in queue.consume(stop=stop):
-                with message:
-                    got.append(message.body)
-        except AtomqError as error:
-            trouble.append(error)
+        for message in queue.consume(stop=stop):
+            with message:
+                got.append(message.body)
 
-    consumer = threading.Thread(target=consume)
-    consumer.start()
-    puts, others = Calls(lambda: queue.put(next(numbers))), Calls(lambda: other.put("x"))
+    puts = Calls(three.nodes[2], lambda: queue.put(next(numbers)))
+    others = Calls(three.nodes[1], lambda: other.put("x"))
     assert three.spare is not None
     slot = engine.keys(name).slot
     home = three.owner(slot)
-    with puts.run(), others.run():
-        for target in (three.spare, home):
-            moving = Moving(three, slot, target)
-            if how == "at once":
-                moving.at_once()
-            else:
-                moving.begin()
-                moving.keys(0.5)
-                time.sleep(0.5)  # a reshard takes its time
-                moving.end()
-            known = len(got)
-            wait_until("the consumer to go on", lambda known=known: len(got) > known + 5, 5)
-    sent = next(numbers)
-    wait_until("all to be consumed", lambda: len(got) >= sent, 5)
-    stop.set()
-    consumer.join()
-    assert not trouble
+    with running(consume, stop=stop):
+        with puts.run(), others.run():
+            for target in (three.spare, home):
+                moving = Moving(three, slot, target)
+                if how == "at once":
+                    moving.at_once()
+                else:
+                    moving.begin()
+                    moving.keys(0.5)
+                    time.sleep(0.5)  # a reshard takes its time
+                    moving.end()
+                known = len(got)
+                wait_until("the consumer to go on", lambda known=known: len(got) > known + 5, 5)
+        sent = next(numbers)
+        wait_until("all to be consumed", lambda: len(got) >= sent, 5)
     assert not puts.errors
     assert not others.errors
     assert others.gap() < 1
@@ -416,12 +409,10 @@ def test_a_slot_that_had_no_node_is_used_as_soon_as_one_serves_it(
     with pytest.raises(ServerUnavailable, match=f"slot {slot}"):
         hasty.put("x")
     done: list[float] = []
-    waiting = threading.Thread(target=lambda: (patient.put("x"), done.append(time.monotonic())))
-    waiting.start()
-    time.sleep(0.3)
-    owner.client().execute_command("CLUSTER ADDSLOTS", slot)
-    added = time.monotonic()
-    waiting.join()
+    with running(lambda: (patient.put("x"), done.append(time.monotonic()))):
+        time.sleep(0.3)
+        owner.client().execute_command("CLUSTER ADDSLOTS", slot)
+        added = time.monotonic()
     hasty.put("x")
     assert done[0] - added < 1
     assert hasty.state().ready == 2
@@ -452,52 +443,48 @@ def test_a_failover_is_followed_within_a_second(heirs: Cluster, make: Make, how:
     master = heirs.owner(engine.keys(name).slot)
     index = everyone.index(master)
     heir = everyone[(index + 3) % 6]
-    numbers, got = itertools.count(), list[tuple[float, int]]()
-    stop, trouble = threading.Event(), list[Exception]()
+    numbers, got, stop = itertools.count(), list[tuple[float, int]](), threading.Event()
 
     def consume() -> None:
-        try:
-            for message in queue.consume(stop=stop):
-                with message:
-                    got.append((time.monotonic(), message.body))
-        except AtomqError as error:
-            trouble.append(error)
+        for message in queue.consume(stop=stop):
+            with message:
+                got.append((time.monotonic(), message.body))
 
-    consumer = threading.Thread(target=consume)
-    puts, others = Calls(lambda: queue.put(next(numbers))), Calls(lambda: other.put("x"))
-    with puts.run(), others.run():
-        consumer.start()
-        wait_until("the consumer to begin", lambda: got)
-        replicated = len(puts.done)
-        master.client().execute_command("WAIT", 1, 1000)
-        if how == "manual":
-            heir.client().execute_command("CLUSTER FAILOVER")
-        elif how == "dead":
-            master.kill()
-        else:
-            master.pause()
-        admin = heir.client(socket_timeout=1)
-        wait_until("the election", lambda: role(heir, admin) == "master", 10)
-        elected = time.monotonic()
-        wait_until("puts to go on", lambda: puts.done[-1] > elected, 2)
-        wait_until("the consumer to go on", lambda: got[-1][0] > elected, 2)
-        came = (puts.done, [at for at, _ in got])
-        went_on = [min(at for at in times if at > elected) for times in came]
-    if how == "dead":
-        master.start()
-    elif how == "frozen":
-        master.resume()
-    # What the heir had not heard of is lost with the old primary: replication is asynchronous.
-    safe = {n for n, at in enumerate(puts.done) if n < replicated or at > elected}
-    wait_until("all to be consumed", lambda: safe <= {n for _, n in got}, 10)
-    stop.set()
-    consumer.join()
+    well = heirs.owner(engine.keys(other.name).slot)
+    puts, others = (
+        Calls(well, put) for put in (lambda: queue.put(next(numbers)), lambda: other.put("x"))
+    )
+    with running(consume, stop=stop):
+        with puts.run(), others.run():
+            wait_until("the consumer to begin", lambda: got)
+            replicated = len(puts.done)
+            master.client().execute_command("WAIT", 1, 1000)
+            with failing_over(master, heir, how):
+                admin = heir.client(socket_timeout=1)
+                wait_until("the election", lambda: role(heir, admin) == "master", 10)
+                elected = time.monotonic()
+                wait_until("puts to go on", lambda: puts.done[-1] > elected, 2)
+                wait_until("the consumer to go on", lambda: got[-1][0] > elected, 2)
+                came = (puts.done, [at for at, _ in got])
+                went_on = [min(at for at in times if at > elected) for times in came]
+        # What the heir had not heard of is lost with the old primary: replication is asynchronous.
+        safe = {n for n, at in enumerate(puts.done) if n < replicated or at > elected}
+        wait_until("all to be consumed", lambda: safe <= {n for _, n in got}, 10)
     wait_until("the old one to be a replica", lambda: role(master) == "slave")
-    assert not trouble
     assert not puts.errors
     assert not others.errors
     assert others.gap() < 1
     assert max(went_on) - elected < 1
+
+
+@contextmanager
+def failing_over(master: Server, heir: Server, how: str) -> Iterator[None]:
+    if how != "manual":
+        with in_trouble(master, how):
+            yield
+        return
+    heir.client().execute_command("CLUSTER FAILOVER")
+    yield
 
 
 # ── waiting ───────────────────────────────────────────────────────────────────────────────────
@@ -529,18 +516,15 @@ def test_many_short_consumers_leave_no_connection_and_no_polling(
             with message:
                 got.append((message.body, time.monotonic()))
 
-    idle = threading.Thread(target=consume)
-    idle.start()
-    time.sleep(0.3)
-    asked = commands(node, "evalsha")
-    time.sleep(1.5)
-    assert commands(node, "evalsha") - asked <= 5, "it waits, and looks once a second"
-    queue.put("x")
-    began = time.monotonic()
-    wait_until("the message", lambda: got)
-    assert got[0][1] - began < 0.5
-    stop.set()
-    idle.join()
+    with running(consume, stop=stop):
+        time.sleep(0.3)
+        asked = commands(node, "evalsha")
+        time.sleep(1.5)
+        assert commands(node, "evalsha") - asked <= 5, "it waits, and looks once a second"
+        queue.put("x")
+        began = time.monotonic()
+        wait_until("the message", lambda: got)
+        assert got[0][1] - began < 0.5
 
 
 # ── the truth in one sentence ─────────────────────────────────────────────────────────────────
