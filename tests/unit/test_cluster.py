@@ -11,12 +11,13 @@ from redis import exceptions as server
 from redis.connection import DefaultParser
 from redis.crc import key_slot
 
-from atomq import calls
+from atomq import Engine, calls
 from atomq.calls import Call
 from atomq.cluster import EVERY, Share, SlotMap, key_of, named, no_answers, unserved
 from atomq.errors import AtomqError, ServerError, ServerUnavailable
 from atomq.keys import Place, QueueKeys, hash_slot
 from atomq.retrying import Elsewhere, NoAnswer, Pause, Retry, Send, Unsent, calling, translated
+from atomq.shards import Shards
 
 A, B, C = ("a", 1), ("b", 2), ("c", 3)
 NODES = (A, B, C)
@@ -115,6 +116,23 @@ def test_it_asks_at_a_bounded_rate_and_is_more_patient_after_silence() -> None:
     assert slots.within == 1.5
     slots.asked(0.0, answered=True)
     assert slots.within < first
+
+
+def test_a_node_in_doubt_is_knocked_at_beside_what_is_brief() -> None:
+    """A consumer of several queues waits for none of its knocks."""
+    shards = Shards(Engine("redis+cluster://127.0.0.1:1"))
+    knocks: list[Place] = []
+    shards.knock = knocks.append  # type: ignore[method-assign]
+    shards.map.learn(A, WHOLE)
+    place = shards.map.owner(ack().queue.slot)
+    assert place is not None
+    assert shards.hopeless(ack()) is None
+    shards.map.doubt(place)
+    for _ in range(9):
+        assert "no answer" in str(shards.hopeless(ack()))
+    assert knocks == [place], "at a bounded rate"
+    shards.map.judged(place, 1)
+    assert shards.hopeless(ack()) is None
 
 
 def test_a_refusal_says_more_than_silence() -> None:
