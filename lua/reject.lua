@@ -39,7 +39,7 @@ if fault then
   return redis.error_reply(fault)
 end
 
-local verdicts, bytes, rejected, last = {}, 0, 0, nil
+local verdicts, bytes, rejected, reasons, last = {}, 0, 0, {}, nil
 for i = 1, items do
   local at = args.at + 4 * (i - 1)
   verdicts[i] = 2
@@ -48,14 +48,18 @@ for i = 1, items do
     verdicts[i] = held and 1 or 0
     if held then
       local deliveries, step, _, body = record.split(held)
-      bytes, rejected = bytes + #held, rejected + 1
-      last = dead.add(letters, ARGV[at + 2], ARGV[at + 3], deliveries or 0, step or 1, body or held)
+      local reason = ARGV[at + 2]
+      bytes, rejected, reasons[reason] = bytes + #held, rejected + 1, (reasons[reason] or 0) + 1
+      last = dead.add(letters, reason, ARGV[at + 3], deliveries or 0, step or 1, body or held)
       results.tell(KEYS[RESULT + i - 1], ARGV[at + 4], ttl)
     end
   end
 end
 if rejected > 0 then
   redis.call("HINCRBY", stats, "dead", rejected)
+  for reason, n in pairs(reasons) do
+    dead.count(stats, reason, n)
+  end
   dead.bound(letters, stats, keep, last)
 end
 return verdicts

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atomq.aio import AsyncEngine
-    from atomq.calls import Counts, Peeked, QueueState, Verdict
+    from atomq.calls import Counts, Peeked, Process, QueueOverview, QueueState, Verdict
     from atomq.client import Engine
     from atomq.errors import (
         AtomqError,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from atomq.message import BYTES, JSON, Serializer
     from atomq.options import Options
+    from atomq.overview import Overview
     from atomq.queue import Message, Queue, Receiver, Sent
     from atomq.queue_aio import AsyncMessage, AsyncQueue, AsyncReceiver, AsyncSent
     from atomq.queue_base import Item
@@ -51,7 +52,7 @@ __version__: str
 # sync program never imports asyncio's side.
 _HOMES = {
     "atomq.aio": "AsyncEngine",
-    "atomq.calls": "Counts Peeked QueueState Verdict",
+    "atomq.calls": "Counts Peeked Process QueueOverview QueueState Verdict",
     "atomq.client": "Engine",
     "atomq.errors": (
         "AtomqError DurabilityUnavailable EmbeddedServerError InvalidAddress InvalidArgument "
@@ -61,6 +62,7 @@ _HOMES = {
     ),
     "atomq.message": "BYTES JSON Serializer",
     "atomq.options": "Options",
+    "atomq.overview": "Overview",
     "atomq.queue": "Message Queue Receiver Sent",
     "atomq.queue_aio": "AsyncMessage AsyncQueue AsyncReceiver AsyncSent",
     "atomq.queue_base": "Item",
@@ -108,10 +110,13 @@ __all__ = [
     "MessageFailed",
     "NotDurable",
     "Options",
+    "Overview",
     "Peeked",
     "PermissionDenied",
+    "Process",
     "Queue",
     "QueueInUse",
+    "QueueOverview",
     "QueueState",
     "Receiver",
     "ResultTimeout",

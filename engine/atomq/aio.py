@@ -21,10 +21,11 @@ from atomq.client import NOT_AGAIN, EngineBase, OutageReport
 from atomq.conversation import PUSHED, Conversation
 from atomq.durability import Durability
 from atomq.errors import AtomqError, InvalidArgument, NotDurable, ServerUnavailable
-from atomq.flows import Answer, Flow, Get, Listen, Rest, Sleep, Wait, Withdraw
+from atomq.flows import Answer, Flow, Get, Listen, Rest, Sleep, Together, Wait, Withdraw
 from atomq.keys import Place, hash_slot
 from atomq.options import Options
 from atomq.outage import Standing
+from atomq.overview import Overview, overview
 from atomq.pool_aio import AsyncPool
 from atomq.retrying import BRIEF, SERVER_ERRORS, Ask, Pause, Retry, Send, bare, translated
 from atomq.shards_aio import AsyncShards
@@ -140,6 +141,12 @@ class AsyncEngine(EngineBase):
             if call.noted and not isinstance(result, AtomqError):
                 await self._note(call)
         return results
+
+    async def overview(
+        self, names: Sequence[str] | None = None, *, after: str = "", limit: int | None = None
+    ) -> Overview:
+        """The queues of the register in numbers, and what consumes. See `Engine.overview`."""
+        return await self.run(overview(self.keys, self.register.keys, names, after, limit))
 
     async def settle(self, work: Flow[T], say: Callable[[Flow[T]], Coroutine[Any, Any, R]]) -> R:
         """What `say` answers, which runs the flow it is given and notes the answer.
@@ -381,6 +388,8 @@ class AsyncEngine(EngineBase):
     async def _perform(self, effect: Any, waiter: AsyncWaiter | None) -> Any:
         if isinstance(effect, Get):
             return await self._get(effect.key)
+        if isinstance(effect, Together):
+            return await self.run_all(effect.calls)
         if isinstance(effect, Sleep):
             return await asyncio.sleep(effect.seconds)
         if waiter is None:

@@ -31,11 +31,12 @@ from atomq.errors import (
     ScriptsNotLoaded,
     ServerUnavailable,
 )
-from atomq.flows import Answer, Flow, Get, Listen, Sleep, Wait, Withdraw
+from atomq.flows import Answer, Flow, Get, Listen, Sleep, Together, Wait, Withdraw
 from atomq.keys import Layout, QueueKeys
 from atomq.message import Producers
 from atomq.options import Options
 from atomq.outage import PATIENCE, Standing, outage_of
+from atomq.overview import Overview, overview
 from atomq.pool import Pool
 from atomq.register import AGAIN, NOTED, REFUSED, register_of
 from atomq.retrying import BRIEF, SERVER_ERRORS, Ask, Pause, Retry, Send, bare, translated
@@ -264,6 +265,20 @@ class Engine(EngineBase):
                 self._note(call)
         return results
 
+    def overview(
+        self, names: Sequence[str] | None = None, *, after: str = "", limit: int | None = None
+    ) -> Overview:
+        """The queues of the register in numbers, and the processes that consume.
+
+        Two server calls for 200 queues, and one for every 200 more; nothing is searched for. With a
+        `limit`, 1 to 1,000, only so many queues, those whose names come after `after`: `next` of
+        the answer is where the next page begins. With `names` only these, and no processes.
+
+        A queue that cannot be read is in `unreadable`, and the others are there. Raises
+        `ServerUnavailable` while the server is away, `PermissionDenied` if this user may not read.
+        """
+        return self.run(overview(self.keys, self.register.keys, names, after, limit))
+
     def command(self, *args: Any, patient: bool = False) -> Any:
         """Any command, as the server answers it. Raises our exceptions.
 
@@ -485,6 +500,8 @@ class Engine(EngineBase):
     def _perform(self, effect: Any, waiter: Waiter | None) -> Any:
         if isinstance(effect, Get):
             return self.command("GET", effect.key)
+        if isinstance(effect, Together):
+            return self.run_all(effect.calls)
         if isinstance(effect, Sleep):
             time.sleep(effect.seconds)
             return None

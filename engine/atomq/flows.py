@@ -98,6 +98,13 @@ class Get(Effect["bytes | None"]):
 
 
 @dataclass(frozen=True, slots=True)
+class Together(Effect["list[T_co | AtomqError]"], Generic[T_co]):
+    """Carry out these calls in one round trip. Answer: their results, or errors, in order."""
+
+    calls: Sequence[Call[T_co]]
+
+
+@dataclass(frozen=True, slots=True)
 class Sleep(Effect[None]):
     """Do nothing for so many seconds. Answer: None."""
 

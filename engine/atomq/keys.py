@@ -57,6 +57,7 @@ class QueueKeys:
         "name",
         "noted",
         "once",
+        "overview",
         "pause",
         "peek",
         "probe",
@@ -120,6 +121,14 @@ class QueueKeys:
         held, later = (self.unacked, self.records), (self.delayed, self.delayed_records)
         self.claim = (*held, *later, self.dead, self.wake, self.meta, self.stats, *self.ready)
         self.inspect = self.claim
+        self.overview = (
+            self.meta,
+            self.stats,
+            self.unacked,
+            self.delayed,
+            self.dead,
+            *self.ready,
+        )
         self.look = (self.unacked, self.delayed, self.meta, self.looked, *self.ready)
         self.publish = (
             *later,

@@ -1,5 +1,6 @@
 -- Dead letters: a stream, so that each has an id in the order of their death and the time in it.
 local M = {}
+local MOST_COUNTERS = 50 -- of a queue: a reason is any text, and may differ from letter to letter
 
 -- Answers its id. With `call_id` the letter can be found again by it.
 function M.add(dead, reason, detail, deliveries, step, message, call_id)
@@ -9,6 +10,15 @@ function M.add(dead, reason, detail, deliveries, step, message, call_id)
   end
   return redis.call("XADD", dead, "*", "reason", reason, "detail", detail, "deliveries", deliveries, "step", step,
     "message", message)
+end
+
+-- Count `n` letters that died of one reason. Once there are many reasons, others are counted together.
+function M.count(stats, reason, n)
+  local field = "dead:" .. reason
+  if redis.call("HLEN", stats) >= MOST_COUNTERS and redis.call("HEXISTS", stats, field) == 0 then
+    field = "dead:other"
+  end
+  redis.call("HINCRBY", stats, field, n)
 end
 
 -- Of the letters of a queue, keep so many at most and none that died so many ms before this one: `<letters> <ms>`, each

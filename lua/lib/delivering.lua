@@ -17,6 +17,8 @@ function M.dead_letter(this, call, reason, deliveries, step, body, detail)
   local dead = require("lib.dead")
   local id = dead.add(KEYS[this.at + 5], reason, detail or "", deliveries, step, body)
   this.first_death, this.last_death = this.first_death or id, id
+  this.reasons = this.reasons or {}
+  this.reasons[reason] = (this.reasons[reason] or 0) + 1
   this.deaths, call.aside, call.bytes = (this.deaths or 0) + 1, call.aside + 1, call.bytes + #body
 end
 

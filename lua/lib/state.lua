@@ -95,9 +95,14 @@ function M.write(this, call, claim_id, consumer)
   count("acked", this.acked)
   count("expired", this.redelivered)
   count("dead", this.deaths)
-  if this.deaths and call.keep ~= "" then
+  if this.deaths then
     local dead = require("lib.dead")
-    dead.bound(KEYS[at + 5], KEYS[at + 8], call.keep, this.last_death)
+    for reason, n in pairs(this.reasons) do
+      dead.count(KEYS[at + 8], reason, n)
+    end
+    if call.keep ~= "" then
+      dead.bound(KEYS[at + 5], KEYS[at + 8], call.keep, this.last_death)
+    end
   end
   if this.largest > this.known_largest then
     delivering.change(this, "largest", this.largest)

@@ -103,6 +103,7 @@ VERBS: dict[str, Callable[[World], Call[Any]]] = {
     "attend no more": lambda w: calls.attend(w.q.keys, "one"),
     "restore_foreign": _restore_foreign,
     "inspect": lambda w: calls.inspect(w.q.keys),
+    "overview": lambda w: calls.overview([w.q.keys]),
     "look": lambda w: calls.look([w.q.keys], "one", renew_ms=20_000),
     "peek ready": lambda w: calls.peek(w.q.keys, "ready"),
     "peek dead": lambda w: calls.peek(w.q.keys, "dead"),
@@ -117,7 +118,7 @@ VERBS: dict[str, Callable[[World], Call[Any]]] = {
     "probe": lambda w: calls.probe(w.q.keys),
 }
 GROWING = {"publish", "redrive", "reply"}  # refused at full memory; all others go on
-READING = {"inspect", "look", "peek", "probe", "roster"}
+READING = {"inspect", "look", "overview", "peek", "probe", "roster"}
 
 # How often each repeated key and argument of these calls is there: `* item`, `* queue`, …
 SIZES: dict[str, dict[str, int]] = {
@@ -140,6 +141,7 @@ SIZES: dict[str, dict[str, int]] = {
     },
     "claim": {"step": 4, "queue": 1, "members of acks": 1},
     "look": {"step": 4, "queue": 1},
+    "overview": {"step": 4, "queue": 1},
     "cancel": {"item": 2},
     "extend": {"item": 3},
     "ack": {"item": 2},

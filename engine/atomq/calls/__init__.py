@@ -29,6 +29,7 @@ from atomq.calls.base import (
 from atomq.calls.claiming import Claimed, Claims, DeadLettered, claim, look
 from atomq.calls.looking import Peeked, QueueState, inspect, peek, probe
 from atomq.calls.operating import Counts, Redriven, cancel, pause, purge, redrive
+from atomq.calls.overview import QueueOverview, counters, overview
 from atomq.calls.publishing import Outgoing, Published, publish
 from atomq.calls.registering import GONE, IN_USE, Process, Roster, register, roster
 from atomq.calls.results import failed, tell
@@ -71,6 +72,7 @@ __all__ = [
     "Peeked",
     "Process",
     "Published",
+    "QueueOverview",
     "QueueState",
     "Redriven",
     "Rejection",
@@ -84,12 +86,14 @@ __all__ = [
     "check_size",
     "claim",
     "complete",
+    "counters",
     "dead_letter",
     "extend",
     "failed",
     "hand_back",
     "inspect",
     "look",
+    "overview",
     "pause",
     "peek",
     "probe",

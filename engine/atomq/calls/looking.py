@@ -8,6 +8,7 @@ from typing import Any
 
 from atomq import arguments, fork, scripts
 from atomq.calls.base import MAX_BYTES, MOST, QUEUE, Call, Part, as_pairs, as_text, check_names
+from atomq.calls.overview import counters
 from atomq.durability import Durability
 from atomq.keys import QueueKeys, RegisterKeys
 from atomq.message import JSON, Envelope, Serializer
@@ -61,7 +62,7 @@ def inspect(keys: QueueKeys) -> Call[QueueState]:
             paused=as_pairs(reply[12]).get("paused") == "1",
             inconsistent=reply[9] + reply[10],
             oldest=reply[11],
-            stats={name: int(value) for name, value in as_pairs(reply[13]).items()},
+            stats=counters(as_pairs(reply[13]))[0],
         )
 
     return Call(_INSPECT, keys, keys.inspect, (), parse)
