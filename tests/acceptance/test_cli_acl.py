@@ -211,7 +211,7 @@ def test_what_makes_no_rule_is_refused(atomq: Atomq) -> None:
 def test_the_rights_of_a_monitor_are_those_of_the_scripts_that_read_numbers(atomq: Atomq) -> None:
     rules: list[Any] = atomq("acl", "monitor", "q", "--json").json("acl")[0]["rules"]
     granted = {rule[1:].upper() for rule in rules if rule.startswith("+")} - {"EVALSHA"}
-    texts = [scripts.get(name).text for name in ("inspect", "roster")]
+    texts = [scripts.get(name).text for name in ("inspect", "overview", "roster")]
     assert granted == set(re.findall(r'call\("([A-Z]+)"', "".join(texts)))
 
 

@@ -143,7 +143,7 @@ def reading_commands() -> list[str]:
     """Those of the scripts that count what is in a queue, and read the register."""
     from atomq import scripts
 
-    texts = [scripts.get(name).text for name in ("inspect", "roster")]
+    texts = [scripts.get(name).text for name in ("inspect", "overview", "roster")]
     found = re.findall(r'call\("([A-Z]+)"', "".join(texts))
     return sorted({name.lower() for name in found})
 
