@@ -32,7 +32,7 @@ from atomq.errors import (
     ServerUnavailable,
 )
 from atomq.flows import Answer, Flow, Get, Listen, Sleep, Together, Wait, Withdraw
-from atomq.keys import Layout, QueueKeys
+from atomq.keys import Layout, Place, QueueKeys
 from atomq.message import Producers
 from atomq.options import Options
 from atomq.outage import PATIENCE, Standing, outage_of
@@ -294,6 +294,26 @@ class Engine(EngineBase):
         except SERVER_ERRORS as error:
             raise translated(error) from bare(error)
 
+    def reads(self, many: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Several commands that change nothing, in one round trip, of a cluster to all nodes.
+
+        What failed is asked once more, by itself; where that fails its exception stands in the
+        place of the answer. A command is one word and more, as in `command`.
+        """
+        for args in many:
+            arguments.command(args)
+        try:
+            found: list[Any] = self._pool.commands(many) if many else []
+        except SERVER_ERRORS as error:
+            found = [error] * len(many)
+        for at, reply in enumerate(found):
+            if isinstance(reply, Exception):
+                try:
+                    found[at] = self.command(*many[at])
+                except AtomqError as error:
+                    found[at] = error
+        return found
+
     def nodes(self) -> list[Node]:
         """Every server that runs scripts: one, or the primaries of a cluster."""
         try:
@@ -301,10 +321,13 @@ class Engine(EngineBase):
         except SERVER_ERRORS as error:
             raise translated(error) from bare(error)
 
-    def connection(self) -> AbstractConnection:
-        """A connection of the caller's own, connected: for those with a loop of their own."""
+    def connection(self, place: Place | None = None) -> AbstractConnection:
+        """A connection of the caller's own, connected: for those with a loop of their own.
+
+        Of a cluster to the node at `place`, by default to some node that is well.
+        """
         try:
-            return self._pool.fresh()
+            return self._pool.fresh() if place is None else self._pool.fresh_at(place)
         except (server.RedisError, OSError) as error:
             raise translated(error) from error
 

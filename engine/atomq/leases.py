@@ -349,17 +349,34 @@ class LeaseKeeper:
 
         If the server is gone it is done by the thread, as soon as the server is back.
         """
+        lease = self._leases.get(receipts[0]) if receipts else None
+        queue = lease.queue if lease is not None else None
+        if self._is_in_doubt(queue):
+            self._settle_later(queue, receipts, flow)
+            return False
         try:
             self._engine.run(flow())
         except ServerUnavailable as error:
             log.info("%d messages are settled later: %s", len(receipts), error)
-            with self._wake:
-                self._later.append(_Later(None, receipts, flow))
-                self._flush_at = min(self._flush_at, time.monotonic() + RETRY)
-                self._rouse()
+            self._settle_later(queue, receipts, flow)
             return False
         self.drop(receipts)
         return True
+
+    def _is_in_doubt(self, queue: str | None) -> bool:
+        """Whether the node of a queue gave no answer: of a cluster, no caller waits for it."""
+        slots = self._engine.slots
+        if slots is None or queue is None:
+            return False
+        return slots.owner(self._engine.keys(queue).slot) in slots.doubted
+
+    def _settle_later(
+        self, queue: str | None, receipts: Sequence[str], flow: Callable[[], Flow[Any]]
+    ) -> None:
+        with self._wake:
+            self._later.append(_Later(queue, receipts, flow))
+            self._flush_at = min(self._flush_at, time.monotonic() + RETRY)
+            self._rouse()
 
     def abandoned(self) -> list[tuple[QueueKeys, list[str]]]:
         """Receipts whose holder is garbage, by queue. They are forgotten here."""

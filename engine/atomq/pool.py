@@ -164,6 +164,10 @@ class Pool:
             raise reply
         return reply
 
+    def commands(self, many: Sequence[Sequence[Any]]) -> list[Any]:
+        """Several commands, in one go. What came instead of a reply stands for it."""
+        return self.over([packed(args) for args in many], looked_at=True)
+
     def fresh(
         self, _channel: str | None = None, *, within: float | None = None
     ) -> AbstractConnection:
@@ -176,6 +180,10 @@ class Pool:
         wires.opened.add(connection)
         check_version(getattr(connection, "handshake_metadata", None))
         return connection
+
+    def fresh_at(self, _place: Place) -> AbstractConnection:
+        """The same: there is one server."""
+        return self.fresh()
 
     def _connect(self, connection: AbstractConnection, within: float) -> None:
         # A node that stands still takes connections and does not answer; another one may soon

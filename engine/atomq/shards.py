@@ -182,6 +182,21 @@ class Shards(Nodes[Pool]):
             raise reply
         return reply
 
+    def commands(self, many: Sequence[Sequence[Any]]) -> list[Any]:
+        """Several commands, to all nodes at once. What came instead of a reply stands for it."""
+        replies: list[Any] = [None] * len(many)
+        shares: dict[Place, Share] = {}
+        for at, args in enumerate(many):
+            key = key_of(args)
+            try:
+                place = self._place(None if key is None else hash_slot(key))
+            except SERVER_ERRORS as error:
+                replies[at] = NoAnswer(error)
+            else:
+                shares.setdefault(place, Share(place)).say_packed(packed(args), at)
+        self._send(list(shares.values()), replies, None)
+        return replies
+
     # ── connections of the caller's own ───────────────────────────────────────────────────────
 
     def fresh(self, channel: str | None = None) -> AbstractConnection:
@@ -189,9 +204,10 @@ class Shards(Nodes[Pool]):
 
         In a cluster a message to a channel reaches all nodes.
         """
-        return self._fresh(self._place(None if channel is None else hash_slot(channel)))
+        return self.fresh_at(self._place(None if channel is None else hash_slot(channel)))
 
-    def _fresh(self, place: Place) -> AbstractConnection:
+    def fresh_at(self, place: Place) -> AbstractConnection:
+        """A connection to this node."""
         try:
             return self.pool(place).fresh()
         except SERVER_ERRORS as error:

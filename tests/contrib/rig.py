@@ -263,7 +263,7 @@ class Place:
     ) -> None:
         self.server = server
         self.directory = directory
-        self.url = ours(url or server.url)
+        self.url, self.engine_url = ours(url or server.url), server.url
         self.ledger = Ledger(directory / f"ledger{next(_names)}")
         self.workers: list[Worker] = []
         self._apps: list[Celery] = []
@@ -330,7 +330,7 @@ class Place:
     def engine(self, **options: Any) -> Engine:
         key = repr(options)
         if key not in self._engines:
-            self._engines[key] = Engine(self.server.url, **options)
+            self._engines[key] = Engine(self.engine_url, **options)
         return self._engines[key]
 
     def state(self, queue: str = "celery", **options: Any) -> QueueState:

@@ -11,17 +11,20 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from atomq import calls, flows
 from atomq.calls import Process
 from atomq.client import Engine
 from atomq.errors import AtomqError
+from atomq.node_threads import NodeThreads
 from atomq.register import Consuming, Holder
 
 PREFIX = "_atomq.worker."  # of the keys in which releases up to 14144c1 have their workers
 EVERY = 20.0  # seconds between two refreshes of an entry
 KEPT_MS = 60_000
+LEAVING = 0.5  # seconds that a consumer which leaves waits for the node of its queue
 SKEW_MS = 10_000  # clocks that differ by more than this disagree
 
 # Settings that every worker and producer of a database has to have alike, stock ones included.
@@ -42,14 +45,27 @@ class Attendance:
         self._engine = engine
         self._name = name
         self._by: dict[str, set[object]] = {}
+        self._threads = NodeThreads()
+
+    def _do(self, queue: str, what: str, job: Callable[[], Any], wait: float = 0.0) -> None:
+        """Do it; on a cluster in a thread of the node, which may be away: it is not waited for.
+
+        Of what is done at once it raises what the engine raises.
+        """
+        if self._engine.slots is None:
+            job()
+            return
+        place = self._engine.slots.owner(self._engine.keys(queue).slot)
+        done = self._threads.do(place, f"{what} {queue}", partial(_quietly, job))
+        if done is not None:
+            done.wait(wait)
 
     def stay(self, queues: Iterable[str], by: object) -> None:
         """Consume these queues for another minute. `by` says which connection does."""
         for queue in queues:
             self._by.setdefault(queue, set()).add(by)
             call = calls.attend(self._engine.keys(queue), self._name(), alive_ms=KEPT_MS)
-            with contextlib.suppress(AtomqError):
-                self._engine.run(call)
+            self._do(queue, "attend", partial(_quietly, partial(self._engine.run, call)))
 
     def lost(self, by: object) -> None:
         """A connection is gone, but the process goes on: no consumer leaves."""
@@ -65,12 +81,20 @@ class Attendance:
         connections.discard(by)
         if not connections:
             self._by.pop(queue, None)
-            self._engine.run(flows.leave(self._engine.keys(queue), self._name()))
+            self._do(queue, "leave", lambda: self._leave(queue, self._name()), LEAVING)
+
+    def _leave(self, queue: str, name: str) -> None:
+        self._engine.run(flows.leave(self._engine.keys(queue), name))
 
     def pass_by(self, queue: str) -> None:
         """Put into ready what is delayed in a queue that is only popped from: no claim moves it."""
-        with contextlib.suppress(AtomqError):
-            self._engine.run(flows.leave(self._engine.keys(queue), f"{self._name()}.pops"))
+        job = partial(self._leave, queue, f"{self._name()}.pops")
+        self._do(queue, "pass by", partial(_quietly, job))
+
+
+def _quietly(job: Callable[[], Any]) -> None:
+    with contextlib.suppress(AtomqError):
+        job()
 
 
 class Registration:

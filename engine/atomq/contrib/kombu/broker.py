@@ -21,9 +21,10 @@ from atomq.client import Engine
 from atomq.contrib.fleet import Attendance
 from atomq.contrib.kombu import worker
 from atomq.contrib.kombu.bindings import Bindings
+from atomq.contrib.kombu.node_bindings import NodeBindings
 from atomq.contrib.kombu.rights import Rights
 from atomq.contrib.kombu.unconfirmed import Unconfirmed
-from atomq.errors import AtomqError
+from atomq.errors import AtomqError, ServerUnavailable
 from atomq.keys import QueueKeys
 from atomq.leases import LeaseKeeper, keeper
 from atomq.message import Delivery, Ids
@@ -44,7 +45,7 @@ class Broker:
         self.unanswered: list[Call[Claimed]] = []
         """Claims that a connection was lost under: what they hold is asked for again."""
         self.rights = Rights()
-        self.bindings = Bindings(self.engine)
+        self.bindings: Bindings = (NodeBindings if self.on_cluster else Bindings)(self.engine)
         self.attendance = Attendance(self.engine, lambda: self.ids.prefix)
         self.unconfirmed = Unconfirmed(self.engine.options.call_window_ms / 1000)
         self._introduced = False
@@ -64,6 +65,11 @@ class Broker:
                 known, register = weakref.ref(found), self.engine.register
                 register.about.update(kind="celery", name=str(found.hostname))
                 register.concurrency = lambda: getattr(known(), "concurrency", None)
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether it is a cluster: queues lie on several servers, each by itself."""
+        return self.address.kind == "cluster"
 
     def keys(self, queue: str) -> QueueKeys:
         """The keys of a queue."""
@@ -145,7 +151,12 @@ class Broker:
         count = 0
         while self.unanswered:
             # What cannot be asked for over this connection either is counted when its lease ends.
-            claimed = self.engine.run(self.unanswered.pop(0).again())
+            try:
+                claimed = self.engine.run(self.unanswered.pop(0).again())
+            except ServerUnavailable:
+                if not self.on_cluster:
+                    raise
+                continue  # other nodes are well
             for delivery in claimed.deliveries:
                 self.give_back(self.keys(delivery.queue), [delivery.receipt])
                 count += 1

@@ -26,6 +26,10 @@ Taken = dict[str, list[str]]  # receipts whose acks ride along, by queue
 REST = 0.5  # seconds between two tries of what a user may not do just now
 
 
+Outcome = Claimed | BaseException
+Ask = Callable[[Call[Claimed], Callable[[Outcome], None]], None]
+
+
 class Claims:
     """One claim at a time is under way."""
 
@@ -35,11 +39,15 @@ class Claims:
         buffer: HandOver,
         send: Callable[..., None],
         on_nothing: Callable[[Collection[str]], None],
+        ask: Ask | None = None,
     ) -> None:
         """`send(purpose, *command)` sends a command over the connection's socket.
 
-        `on_nothing(queues)` hears of a claim from these that got nothing.
+        `on_nothing(queues)` hears of a claim from these that got nothing. `ask(call, then)` asks
+        for a claim over a connection of the engine's, and calls `then` with what came of it; by
+        default it waits for that.
         """
+        self._ask = ask or self._ask_and_wait
         self._transport = transport
         self._broker: Broker = transport.broker
         self._buffer = buffer
@@ -58,11 +66,18 @@ class Claims:
         """Until when nothing is tried: the user was refused a right that it had."""
         self._under_way: tuple[Channel, Call[Claimed], Taken] | None = None
         self._sent_at = 0.0  # when the claim was sent for the first time
+        self._room = 0  # for how many messages
 
     @property
     def is_under_way(self) -> bool:
         """Whether a claim waits for its answer."""
         return self._under_way is not None
+
+    def reserved(self, channel: Channel, seconds: float) -> int:
+        """The room of a channel that a claim asked for which was sent within so many seconds."""
+        if self._under_way is None or self._under_way[0] is not channel:
+            return 0
+        return self._room if clock() - self._sent_at < seconds else 0
 
     def found(self, queues: Collection[str]) -> None:
         """There is something to claim in these: by a look, or because a token may be lost."""
@@ -83,6 +98,7 @@ class Claims:
         self.hot.difference_update(queues)
         self.has_found = False
         self._under_way = (channel, call, acks)
+        self._room = room
         self._sent_at = clock()
         self._send(CLAIM, *call.command())
 
@@ -90,27 +106,53 @@ class Claims:
         """The server answered the claim, or refused it."""
         assert self._under_way is not None
         channel, call, acks = self._under_way
+        if isinstance(reply, Exception):
+            # The engine knows what to do about scripts that are not loaded, and passing trouble.
+            self._ask(call, self.resolved)
+            return
         self._under_way = None
-        if not isinstance(reply, Exception):
-            self._claimed(channel, call.parse(reply, call.repeated), acks)
+        self._claimed(channel, call.parse(reply, call.repeated), acks)
+
+    def resolved(self, outcome: Outcome) -> None:
+        """What came of the claim when the engine asked. Raises what is none of its business."""
+        if self._under_way is None:
+            return  # the connection was closed meanwhile
+        channel, call, acks = self._under_way
+        self._under_way = None
+        if not isinstance(outcome, BaseException):
+            self._claimed(channel, outcome, acks)
             return
-        # The engine knows what to do about scripts that are not loaded, and about passing trouble.
-        try:
-            claimed = self._broker.engine.run(call)
-        except ServerFull as full:
+        self._put_back(acks)
+        if isinstance(outcome, ServerFull):
             # It took nothing, and comes again within a second, as where nothing was to be had.
-            self._put_back(acks)
-            log.warning("claiming again within a second: %s", full)
-            return
-        except PermissionDenied as refused:
-            self._put_back(acks)
-            self.denied(CLAIM, refused)
-            return
-        except BaseException:
-            self._put_back(acks)
+            log.warning("claiming again within a second: %s", outcome)
+        elif isinstance(outcome, PermissionDenied):
+            self.denied(CLAIM, outcome)
+        else:
             self._broker.unanswered.append(call)
-            raise
-        self._claimed(channel, claimed, acks)
+            raise outcome
+
+    def _ask_and_wait(self, call: Call[Claimed], then: Callable[[Outcome], None]) -> None:
+        try:
+            outcome: Outcome = self._broker.engine.run(call)
+        except BaseException as error:  # noqa: BLE001 - raised again there
+            outcome = error
+        then(outcome)
+
+    def take_back(self) -> None:
+        """The claim was surely not carried out: it is sent anew."""
+        assert self._under_way is not None
+        _, _, acks = self._under_way
+        self._under_way = None
+        self._put_back(acks)
+        self.found(acks)
+
+    def ask_by_engine(self) -> None:
+        """No answer comes over the connection any more: have the engine ask for it."""
+        assert self._under_way is not None
+        channel, call, acks = self._under_way
+        self._under_way = channel, call.again(), acks
+        self._ask(self._under_way[1], self.resolved)
 
     def ask_again(self) -> bool:
         """Get the answer that a broken connection took along; whether it has messages.

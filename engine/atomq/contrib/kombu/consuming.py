@@ -14,6 +14,7 @@ from atomq import calls
 from atomq.calls import Rejection
 from atomq.contrib.kombu import due, worker
 from atomq.contrib.kombu.broker import eta_ms
+from atomq.contrib.kombu.declaring import is_reply_queue
 from atomq.contrib.kombu.publishing import Publishing
 from atomq.contrib.kombu.qos import Message, QoS
 from atomq.errors import InvalidMessage
@@ -36,6 +37,9 @@ class Receiver(Protocol):
 
     def changed(self, keys: QueueKeys) -> None:
         """A channel began to consume this queue."""
+
+    def listens(self, queue: str) -> None:
+        """A queue was declared whose messages come as broadcasts do."""
 
     def cancelled(self, channel: Consuming, queue: str) -> None:
         """A channel no longer consumes this queue."""
@@ -88,6 +92,12 @@ class Consuming(Publishing):
                 self._receiver.cancelled(self, queue)
         return found
 
+    def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:
+        super()._new_queue(queue, auto_delete, **kwargs)
+        if self.broker.on_cluster and is_reply_queue(queue):
+            self.reply_queues[queue] = None
+            self._receiver.listens(queue)
+
     def _regroup(self) -> None:
         self._consumed = None
         if self.connection is not None:
@@ -106,7 +116,7 @@ class Consuming(Publishing):
         claimed: list[str] = []
         popped: list[str] = []
         for queue in dict.fromkeys(self._active_queues):
-            if queue not in self.fanout_queues:
+            if queue not in self.fanout_queues and queue not in self.reply_queues:
                 (popped if queue in self.no_ack_queues else claimed).append(queue)
         self._consumed = claimed, popped
         return self._consumed
@@ -278,7 +288,7 @@ class Consuming(Publishing):
             for queue in dict.fromkeys(self._active_queues)
             if queue in self.fanout_queues
             for topic in self.topics(*self.fanout_queues[queue])
-        ]
+        ] + [(self.reply_topic(queue), queue) for queue in self.reply_queues]
 
     def repeated(self, queue: str, payload: dict[str, Any]) -> bool:
         """Whether this broadcast came already: those of our kind come on both topics."""

@@ -18,7 +18,7 @@ from atomq import calls
 from atomq.contrib.kombu.bindings import LEAST_MS
 from atomq.contrib.kombu.broker import Broker
 from atomq.contrib.kombu.settings import Settings
-from atomq.errors import AtomqError, QueueInUse
+from atomq.errors import AtomqError, QueueInUse, ServerUnavailable
 from atomq.keys import QueueKeys
 
 log = logging.getLogger("atomq.kombu")
@@ -56,10 +56,12 @@ class Declaring(virtual.Channel):
         self.deadletter_queue = self.settings.deadletter_queue
         # Kombu binds a queue once a connection; any channel of the connection may consume it then.
         self.fanout_queues: dict[str, tuple[str, str]] = connection.fanout_queues
+        self.reply_queues: dict[str, None] = connection.reply_queues
         self.auto_delete_queues: set[str] = set()
         self._expires: dict[str, int] = {}
         self._touched: dict[str, float] = {}
         self._kept_at = time.monotonic()
+        self._declares = False
 
     def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:
         keys = self.broker.keys(queue)
@@ -84,9 +86,19 @@ class Declaring(virtual.Channel):
         if self.typeof(exchange).type == "fanout":
             self.fanout_queues[queue] = (exchange, routing_key.replace("#", "*"))
             self._regroup()
+        if not self._needs_table(exchange):
+            return
         self.broker.bindings.bind(
             exchange, (routing_key or "", pattern or "", queue or ""), self._expires.get(queue)
         )
+
+    def _needs_table(self, exchange: str) -> bool:
+        """Whether it is written down what the exchange leads to.
+
+        On a cluster the table would be one shard's, which broadcasts and replies do not need.
+        """
+        is_known = is_reply_exchange(exchange) or self.typeof(exchange).type == "fanout"
+        return not (self.broker.on_cluster and is_known)
 
     def queue_unbind(
         self,
@@ -100,7 +112,8 @@ class Declaring(virtual.Channel):
         key, pattern, queue = self.typeof(exchange).prepare_bind(
             queue, exchange, routing_key, arguments
         )
-        self.broker.bindings.unbind(exchange, (key or "", pattern or "", queue or ""))
+        if self._needs_table(exchange):
+            self.broker.bindings.unbind(exchange, (key or "", pattern or "", queue or ""))
 
     def queue_delete(
         self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any
@@ -140,6 +153,9 @@ class Declaring(virtual.Channel):
         **_kwargs: Any,
     ) -> None:
         self.auto_delete_queues.discard(queue)
+        if not self._needs_table(exchange):
+            self.reply_queues.pop(queue, None)
+            return
         self.broker.bindings.unbind(exchange, (routing_key or "", pattern or "", queue or ""))
         if not dropped:
             self._drop(queue)
@@ -153,6 +169,8 @@ class Declaring(virtual.Channel):
     def _lookup(self, exchange: str, routing_key: str, default: Any = None) -> list[str]:
         if not exchange:
             return [routing_key or default or self.deadletter_queue or ""]
+        if self.broker.on_cluster and is_reply_exchange(exchange):
+            return [f"{routing_key}.{exchange}"]  # as Kombu names it
         kind, tables = self.typeof(exchange), self.broker.bindings
         for look in (tables.table, tables.read, self._healed):
             if found := kind.lookup(look(exchange), exchange, routing_key, None):
@@ -215,8 +233,31 @@ class Declaring(virtual.Channel):
     def prepare_queue_arguments(self, arguments: Any, **kwargs: Any) -> Any:
         return to_rabbitmq_queue_arguments(arguments, **kwargs)
 
+    def queue_declare(self, queue: str | None = None, passive: bool = False, **kwargs: Any) -> Any:
+        """Declare a queue. On a cluster that needs no answer from its shard, unless `passive`."""
+        self._declares = not passive
+        try:
+            return super().queue_declare(queue, passive, **kwargs)
+        finally:
+            self._declares = False
+
     def _size(self, queue: str) -> int:
+        if self.broker.on_cluster:
+            return self._size_on_cluster(queue)
         return sum(self.broker.engine.command("LLEN", key) for key in self._lists(queue))
+
+    def _size_on_cluster(self, queue: str) -> int:
+        passes = self.auto_delete_queues.union(self.fanout_queues, self.reply_queues)
+        if self._declares and queue in passes:
+            return 0
+        asked = calls.inspect(self.broker.keys(queue))
+        asked.brief = True
+        try:
+            return self.broker.engine.run(asked).ready
+        except ServerUnavailable:
+            if self._declares:
+                return 0
+            raise
 
     def _purge(self, queue: str) -> int:
         gone = self.broker.engine.run(

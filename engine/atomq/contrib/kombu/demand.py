@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -36,15 +36,23 @@ class Demand:
         self._claimers = None
         self._waits.clear()
 
-    def rooms(self, *, least: bool = False) -> dict[Channel, int]:
-        """Channels with room that is worth a call (`least`: with any), and how much that is."""
+    def rooms(
+        self, *, least: bool = False, reserved: Callable[[Channel], int] | None = None
+    ) -> dict[Channel, int]:
+        """Channels with room that is worth a call (`least`: with any), and how much that is.
+
+        `reserved` says how much of a channel's room claims that are under way have asked for.
+        """
         if self._claimers is None:
             self._claimers = [ch for ch in self._transport.channels if ch.claimed_queues()]
         found: dict[Channel, int] = {}
         if self._broker.keeper.stands_still():
             return found
         for channel in self._claimers:
-            room = channel.room(self._buffer.count(channel) if self._buffer else 0, least=least)
+            taken = self._buffer.count(channel) if self._buffer else 0
+            if reserved is not None:
+                taken += reserved(channel)
+            room = channel.room(taken, least=least)
             if room and not channel.closed:
                 found[channel] = room
         return found

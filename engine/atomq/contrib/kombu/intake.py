@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as server
@@ -72,6 +72,61 @@ class Intake:
         self.unable_since = float("inf")
         """Since when it watches queues from which it can take nothing (monotonic)."""
         self.chores = Chores(transport)
+
+    # ── what the poller says and asks ─────────────────────────────────────────────────────────
+
+    def began(self, queue: str) -> None:
+        """A consumer came: look into its queue, listen to its broadcasts."""
+        self.claims.hot.add(queue)
+        self.claims.chores_at = 0.0  # registered before the claim
+        self.watch.election.want(queue)
+        self.subscribe()
+
+    def ended(self, queue: str) -> None:
+        """A consumer went: nothing is claimed for it any more. Sends nothing."""
+        self.claims.hot.discard(queue)
+        self.looker.times.forget(queue)
+
+    def leave(self, queue: str) -> None:
+        """A consumer went: wait for its messages no more."""
+        if self.socket.line is None:
+            return
+        self.subscribe()
+        keys = self._broker.keys(queue)
+        if not {keys.wake, *keys.ready}.isdisjoint(self.blocked):
+            self.withdraw()
+        if not any(queue in ch.claimed_queues() for ch in self._transport.channels):
+            self.chores.drop(queue)
+
+    def attach(self, on_socket: Callable[[int | None], None]) -> None:
+        """Call `on_socket` with each file number to watch, with None when there is none."""
+        self.socket.watch(on_socket)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is anything to read from."""
+        return self.socket.line is not None
+
+    @property
+    def next_at(self) -> float:
+        """When there is something to do though nothing is heard (monotonic)."""
+        return min(self.claims.due_at, self.unable_since + LINGER)
+
+    def has_news(self) -> bool:
+        """Whether something came that was not taken in."""
+        # Another callback of this turn may have taken it in. To ask each time would cost a poll.
+        if self.socket.line is None or (self.has_read and not self.can_read(0)):
+            return False
+        self.has_read = True
+        return True
+
+    def begin_task(self) -> None:
+        """The thread works on a task now, and hears nothing until that is done."""
+        self.watch.election.begin()
+
+    def end_task(self) -> None:
+        """The task is done."""
+        self.watch.election.end()
 
     def close(self) -> None:
         """Give back what was not handed over, pass a wake-up on, and hang up."""

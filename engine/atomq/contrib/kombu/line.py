@@ -27,6 +27,10 @@ class Line:
         """Send a command. Its answer comes with `purpose`."""
         self.wire.send(self.talk.say(command, purpose))
 
+    def say_all(self, *said: tuple[Sequence[Word], Any]) -> None:
+        """Send several commands at once, each with its purpose."""
+        self.wire.send(b"".join([self.talk.say(command, purpose) for command, purpose in said]))
+
     def subscribe(self, verb: str, names: Sequence[str], purpose: Any) -> None:
         """Send (P)SUBSCRIBE or (P)UNSUBSCRIBE. See `Conversation.subscribe`."""
         self.wire.send(self.talk.subscribe(verb, names, purpose))

@@ -18,8 +18,8 @@ from redis import exceptions as server
 from atomq.contrib.kombu.channel import Channel
 from atomq.contrib.kombu.hand_over import HandOver
 from atomq.contrib.kombu.intake import Intake
+from atomq.contrib.kombu.shards import Shards
 from atomq.contrib.kombu.waker import Waker
-from atomq.contrib.kombu.watch import LINGER
 from atomq.contrib.kombu.worker import (
     acks_between_drains,
     in_gevent_hub,
@@ -51,7 +51,8 @@ class Poller:
         self._handed_at = 0.0
         self._waker: Waker | None = None
         self._buffer = HandOver(self._broker)
-        self._intake = Intake(transport, self._buffer)
+        kind = Shards if self._broker.on_cluster else Intake
+        self._intake: Any = kind(transport, self._buffer)
         _pollers.add(self)
 
     # ── what channels report: see `consuming.Receiver` ────────────────────────────────────────
@@ -62,15 +63,11 @@ class Poller:
 
     def changed(self, keys: QueueKeys) -> None:
         """A consumer came: look into its queue, listen to its broadcasts."""
-        self._intake.claims.hot.add(keys.name)
-        self._intake.claims.chores_at = 0.0  # registered before the claim
-        self._intake.watch.election.want(keys.name)
-        self._intake.subscribe()
+        self._intake.began(keys.name)
 
     def cancelled(self, channel: Channel, queue: str) -> None:
         """A consumer went: what was claimed for it and not handed over goes back."""
-        self._intake.claims.hot.discard(queue)
-        self._intake.looker.times.forget(queue)
+        self._intake.ended(queue)
         if in_gevent_hub():
             return  # a signal handler of a worker that stops: all of this is done when it hangs up
         try:
@@ -79,13 +76,8 @@ class Poller:
             self._buffer.give_back(
                 lambda one: one.channel is channel and one.delivery.queue == queue
             )
-            if self._intake.socket.line is not None and not self._transport.lost:
-                self._intake.subscribe()
-                keys = self._broker.keys(queue)
-                if not {keys.wake, *keys.ready}.isdisjoint(self._intake.blocked):
-                    self._intake.withdraw()
-                if not any(queue in ch.claimed_queues() for ch in self._transport.channels):
-                    self._intake.chores.drop(queue)
+            if not self._transport.lost:
+                self._intake.leave(queue)
         except (server.RedisError, OSError, AtomqError) as error:
             if not channel.closed:
                 raise
@@ -100,6 +92,10 @@ class Poller:
         """The worker stops: give back what waits here to be handed over. For any thread."""
         self._buffer.let_go()
 
+    def listens(self, queue: str) -> None:
+        """A queue was declared whose messages come as broadcasts do: listen to them."""
+        self._intake.began(queue)
+
     # ── what the transport asks ───────────────────────────────────────────────────────────────
 
     def watch(self, on_socket: Callable[[int | None], None], waker: Waker) -> None:
@@ -108,7 +104,7 @@ class Poller:
         While `waker` is set, `on_waker` is to be called too.
         """
         self._waker = waker
-        self._intake.socket.watch(on_socket)
+        self._intake.attach(on_socket)
 
     def close(self) -> None:
         """Give back what was not handed over, pass a wake-up on, and hang up."""
@@ -121,11 +117,8 @@ class Poller:
     def on_readable(self) -> None:
         """Take in what came, hand over what can be, and send what comes next."""
         # Another callback of this turn may have taken it in. To ask each time would cost a poll.
-        if self._intake.socket.line is None or (
-            self._intake.has_read and not self._intake.can_read(0)
-        ):
+        if not self._intake.has_news():
             return
-        self._intake.has_read = True
         if not self._intake.has_answer:
             self._intake.hear()
         while True:
@@ -138,7 +131,7 @@ class Poller:
 
     def on_waker(self) -> None:
         """Go on handing over what waits here, after what came meanwhile: it may stop the worker."""
-        if self._intake.socket.line is not None and self._intake.can_read(0):
+        if self._intake.can_read(0):
             self.on_readable()
         self._hand_over()
 
@@ -174,9 +167,8 @@ class Poller:
                 return True
             self.pump()
             left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
-            next_at = min(self._intake.claims.due_at, self._intake.unable_since + LINGER)
-            wait = max(0.0, min(left, next_at - time.monotonic()))
-            if self._intake.socket.line is None:
+            wait = max(0.0, min(left, self._intake.next_at - time.monotonic()))
+            if not self._intake.is_open:
                 time.sleep(min(wait, 0.1))
             elif self._intake.can_read(wait) and self._intake.read_on():
                 return True
@@ -195,8 +187,8 @@ class Poller:
                 channel.deliver(delivery, now_ms)
                 return
             # This connection hears nothing until the task is done.
-            self._intake.watch.election.begin()
+            self._intake.begin_task()
             try:
                 channel.deliver(delivery, now_ms)
             finally:
-                self._intake.watch.election.end()
+                self._intake.end_task()

@@ -81,7 +81,16 @@ class Publishing(Declaring):
     def _window(self) -> dict[str, int]:
         return {"window_ms": self.broker.engine.options.call_window_ms}
 
+    def reply_topic(self, queue: str) -> str:
+        """The channel that replies are published to, on a cluster: they need no shard then."""
+        key_prefix = self.broker.engine.options.global_keyprefix
+        return f"{key_prefix}{self.settings.fanout_prefix}reply/{queue}"
+
     def _put_reply(self, keys: QueueKeys, message: dict[str, Any]) -> None:
+        if self.broker.on_cluster:
+            topic = self.reply_topic(keys.name)
+            self.broker.engine.command("PUBLISH", topic, dumps(message), patient=True)
+            return
         self.broker.engine.run(calls.reply(keys, dumps(message), ttl_ms=REPLY_TTL_MS))
 
     def _put_fanout(self, exchange: str, message: Any, routing_key: str, **kwargs: Any) -> None:

@@ -15,9 +15,10 @@ log = logging.getLogger("atomq.kombu")
 
 TRANSPORT = "atomq.contrib.kombu.transport:Transport"
 SENTINEL_TRANSPORT = "atomq.contrib.kombu.transport:SentinelTransport"
+CLUSTER = ("atomq-cluster", "atomqs-cluster")
 # Kombu cuts a socket's scheme at the `+`, unless it is that of a URL to fail over to.
 SCHEMES = {
-    **dict.fromkeys(("atomq", "atomqs", "atomq+socket"), TRANSPORT),
+    **dict.fromkeys(("atomq", "atomqs", "atomq+socket", *CLUSTER), TRANSPORT),
     **dict.fromkeys(("valkey", "valkeys", "valkey+socket"), TRANSPORT),
     **dict.fromkeys(("atomq-sentinel", "atomqs-sentinel"), SENTINEL_TRANSPORT),
 }

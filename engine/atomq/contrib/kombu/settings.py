@@ -20,7 +20,7 @@ from kombu.utils.scheduling import cycle_by_name
 from kombu.utils.url import parse_url
 
 from atomq.address import Address, check_imported
-from atomq.contrib.kombu.registry import STOCK_SCHEMES
+from atomq.contrib.kombu.registry import CLUSTER, STOCK_SCHEMES
 from atomq.errors import InvalidAddress, InvalidOptions
 from atomq.options import Options
 
@@ -218,6 +218,7 @@ def _is_template(text: str) -> bool:
 
 _TLS = frozenset({"atomqs", "rediss", "valkeys"})
 _SENTINEL = frozenset({"sentinel", "atomq-sentinel", "atomqs-sentinel"})
+_LISTS = _SENTINEL.union(CLUSTER)  # their URLs name several servers
 
 
 def _scheme(client: Any) -> str:
@@ -234,7 +235,7 @@ def _mend_after_failover(client: Any) -> None:
     """
     scheme, at_first = client.transport_cls, client._initial_params
     same_user = client.userid in (None, at_first["userid"])
-    if scheme in _SENTINEL and same_user and client.password is None:
+    if scheme in _LISTS and same_user and client.password is None:
         client.userid, client.password = at_first["userid"], at_first["password"]
     if isinstance(scheme, str) and scheme.endswith("+socket"):
         path, database = client.virtual_host, at_first["virtual_host"]
@@ -254,8 +255,8 @@ def _where(client: Any, scheme: str) -> tuple[str, dict[str, Any]]:
         "virtual_host": _database(client.virtual_host),
     }
     nodes = [(hostname, client.port)]
-    if scheme in _SENTINEL:
-        urls = [url for url in map(_parsed, client.alt) if url["transport"] in _SENTINEL]
+    if scheme in _LISTS:
+        urls = [url for url in map(_parsed, client.alt) if url["transport"] in _LISTS]
         nodes = [(url["hostname"] or "localhost", url["port"]) for url in urls] or nodes
         # After a failover the client shows the next URL alone, which need not say it again.
         for url in urls:
@@ -273,6 +274,8 @@ def _where(client: Any, scheme: str) -> tuple[str, dict[str, Any]]:
     prefix = "rediss" if scheme in _TLS else "redis"
     if scheme in _SENTINEL:
         prefix = "sentinels" if scheme == "atomqs-sentinel" else "sentinel"
+    if scheme in CLUSTER:
+        prefix = scheme
     urls_of = []
     for host, port in nodes:
         bracketed = f"[{host}]" if ":" in host else quote(host, safe="")

@@ -59,6 +59,8 @@ class Transport(virtual.Transport):
         self.lost = False
         self.fanout_queues: dict[str, tuple[str, str]] = {}
         """Exchange and routing key of the queues bound to fanout exchanges."""
+        self.reply_queues: dict[str, None] = {}
+        """Queues of replies that come as broadcasts do: on a cluster all of them."""
         self._loop: Any = None
         self._timer: Any = None
         self._waker: Waker | None = None

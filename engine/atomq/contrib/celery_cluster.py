@@ -1,0 +1,170 @@
+"""Celery's Redis result backend on a cluster, of which Celery has none.
+
+    app = Celery(broker="atomq-cluster://a:7000;atomq-cluster://b:7001",
+                 backend="atomq-cluster://a:7000;atomq-cluster://b:7001")
+
+Keys are Celery's, but for those of a group, which lie in one slot: `celery-taskset-meta-{<id>}`.
+The result of a task lies where its id says, so a shard that is away keeps those that store there.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from typing import Any
+
+from celery.backends import redis as stock
+
+from atomq import fork
+from atomq.address import Address
+from atomq.client import Engine
+from atomq.contrib.cluster_client import Client, Ear
+from atomq.errors import AtomqError, ServerUnavailable
+
+AGAIN = 5.0  # seconds between two times that what was announced, and not heard, is read
+READ = 100  # results read each time
+SLOW = 120.0  # Celery's default for `redis_socket_timeout`, in seconds: as if nothing were said
+
+
+class ResultConsumer(stock.ResultConsumer):
+    """Listens to any node. What it may have missed it reads."""
+
+    _pubsub: Ear | None = None
+    _read_at = 0.0
+
+    def _reconnect_pubsub(self) -> None:
+        with self._locked():
+            before, self._pubsub = self._pubsub, None
+            if before is not None:
+                before.close()
+            ear = self._pubsub = self.backend.client.pubsub()
+            self.subscribed_to -= self._pending_unsubscribe
+            self._pending_unsubscribe.clear()
+            if self.subscribed_to:
+                ear.subscribe(*self.subscribed_to)
+            self._read(list(self.subscribed_to))
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        """As Celery's; it finds out too whether the node is still there."""
+        with self._locked():
+            ear = self._pubsub
+            if ear is not None:
+                with self.reconnect_on_error():
+                    ear.check()
+                if time.monotonic() - self._read_at > AGAIN:
+                    self._read(list(self.subscribed_to)[:READ])
+        super().drain_events(min(1.0, 1.0 if timeout is None else timeout))
+
+    def _read(self, keys: list[Any]) -> None:
+        self._read_at = time.monotonic()
+        for key, value in self.backend.client.known(keys).items():
+            if value is not None:
+                self.on_state_change(self._decode_result(value), None)
+            elif key in self.subscribed_to:  # to the end: others are read next time
+                self.subscribed_to.discard(key)
+                self.subscribed_to.add(key)
+
+
+class Backend(stock.RedisBackend):
+    """`atomq-cluster://a;atomq-cluster://b` and `atomqs-cluster://` as result backend."""
+
+    ResultConsumer = ResultConsumer
+    connection_errors: tuple[type[Exception], ...]
+    channel_errors: tuple[type[Exception], ...]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.connection_errors = (*self.connection_errors, ServerUnavailable)
+        self.channel_errors = (*self.channel_errors, AtomqError)
+        self.result_consumer._connection_errors = self.connection_errors
+
+    def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:
+        """What an `Address` is made of. Raises `InvalidAddress` and `InvalidOptions`."""
+        options: dict[str, Any] = {}
+        for name, ours in (
+            ("username", "username"),
+            ("password", "password"),
+            ("credential_provider", "credential_provider"),
+            ("socket_connect_timeout", "socket_connect_timeout"),
+            ("max_connections", "max_connections"),
+        ):
+            if defaults.get(name):
+                options[ours] = defaults[name]
+        if defaults.get("socket_timeout") not in (None, SLOW):
+            options["socket_timeout"] = defaults["socket_timeout"]
+        if tls := self.app.conf.get("redis_backend_use_ssl"):
+            options["ssl"] = tls
+        self.address = Address.parse(url, options)
+        return {}
+
+    def as_uri(self, include_password: bool = False) -> str:
+        """The URL, for people; the password as *** unless it is asked for."""
+        return str(self.url) if include_password else self.address.safe_url
+
+    @cached_property
+    def client(self) -> Client:
+        """A client of the cluster."""
+        return Client(engine_of(self.address))
+
+    def get_key_for_group(self, group_id: Any, key: str = "") -> Any:
+        """The keys of a group lie in one slot."""
+        if not group_id:
+            raise ValueError(f"group_id must not be empty. Got {group_id} instead.")
+        return self._get_key_for(self.group_keyprefix, f"{{{group_id}}}", key)
+
+    def _set(self, key: Any, value: Any, expires: int | None = None) -> None:
+        self.client.store(key, value, self.expires if expires is None else expires)
+
+    @cached_property
+    def _chord_part_return_script(self) -> Any:
+        return Script(self, stock.CHORD_PART_RETURN_LUA, part_claimed)
+
+    @cached_property
+    def _chord_cleanup_script(self) -> Any:
+        return Script(self, stock.CHORD_CLEANUP_LUA)
+
+    @cached_property
+    def _chord_claim_extend_script(self) -> Any:
+        return Script(self, stock.CHORD_CLAIM_EXTEND_LUA)
+
+
+class Script:
+    """A script of Celery's. It is run again, for as long as a result is stored again, where its
+    answer was lost: what it does is the same the second time.
+    """
+
+    def __init__(self, backend: Backend, text: str, settled: Any = None) -> None:
+        self._backend = backend
+        self._text = text
+        self._settled = settled or (lambda _client, reply, _keys, _args: reply)
+
+    def __call__(self, keys: list[Any], args: list[Any], client: Client) -> Any:
+        """What it answers."""
+        reply = self._backend.ensure(client.evaluate, (self._text, keys, args))
+        return self._settled(client, reply, keys, args)
+
+
+def part_claimed(client: Client, reply: Any, keys: list[Any], args: list[Any]) -> Any:
+    """The answer to the return of a part, which may have been given before and was lost.
+
+    It is to dispatch the body if it is the last one, and the claim is its own already.
+    """
+    count, more, size, claimed = reply
+    is_last = size is not None and count == int(size) + int(more or 0)
+    if is_last and not claimed:
+        held = client.get(keys[5])
+        claimed = int(held is not None and held.decode() == args[7])
+    return [count, more, size, claimed]
+
+
+_engines: dict[Address, Engine] = {}
+_lock = fork.Lock()
+
+
+def engine_of(address: Address) -> Engine:
+    """The engine of an address; the same for equal ones."""
+    with _lock:
+        found = _engines.get(address)
+        if found is None:
+            found = _engines[address] = Engine(address)
+        return found
