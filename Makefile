@@ -159,8 +159,9 @@ versus-stock: install ## Celery on stock Kombu and on atomq: losses, restarts, c
 	@$(BIN)/python -m tests.bench.versus --docs docs/versus-stock.md
 	@$(BIN)/python -m tests.docs.tables
 
-docs: install ## make the tables of the documentation anew
+docs: install ## make the documentation's tables anew, and its site, strictly, in .cache/site/html
 	@$(BIN)/python -m tests.docs.tables
+	@$(BIN)/python -m tests.docs.site
 
 # ── release ─────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,25 +1,35 @@
 """Every exception atomq raises. Catch `AtomqError` to catch them all.
 
 Where an exception of the standard library says the same thing (`ValueError`,
-`ConnectionError`, `TimeoutError`), ours is also one of those.
+`ConnectionError`, `TimeoutError`), ours is also one of those. Each has a section in
+docs/reference/errors.md, under its own name.
 """
 
 from __future__ import annotations
 
 
 class AtomqError(Exception):
-    """Base of everything raised on purpose by atomq."""
+    """Base of everything raised on purpose by atomq.
+
+    See docs/reference/errors.md#atomqerror.
+    """
 
 
 # ── what the caller passed ────────────────────────────────────────────────────────────────────
 
 
 class InvalidArgument(AtomqError, ValueError):
-    """An argument is of the wrong type or outside its range; nothing was sent to the server."""
+    """An argument is of the wrong type or outside its range; nothing was sent to the server.
+
+    See docs/reference/errors.md#invalidargument.
+    """
 
 
 class InvalidOptions(InvalidArgument):
-    """One or more options are wrong. The message lists every fault, not just the first."""
+    """One or more options are wrong. The message lists every fault, not just the first.
+
+    See docs/reference/errors.md#invalidoptions.
+    """
 
     def __init__(self, faults: list[str]) -> None:
         self.faults = list(faults)
@@ -27,18 +37,27 @@ class InvalidOptions(InvalidArgument):
 
 
 class InvalidAddress(InvalidArgument):
-    """A server URL cannot be understood. The message says which part and gives a working form."""
+    """A server URL cannot be understood. The message says which part and gives a working form.
+
+    See docs/reference/errors.md#invalidaddress.
+    """
 
 
 class InvalidMessage(InvalidArgument):
-    """A body cannot be serialized, or does not meet the queue's JSON Schema."""
+    """A body cannot be serialized, or does not meet the queue's JSON Schema.
+
+    See docs/reference/errors.md#invalidmessage.
+    """
 
 
 # ── the server ────────────────────────────────────────────────────────────────────────────────
 
 
 class ServerError(AtomqError):
-    """The server answered with an error that has no class of its own."""
+    """The server answered with an error that has no class of its own.
+
+    See docs/reference/errors.md#servererror.
+    """
 
 
 class ServerUnavailable(ServerError, ConnectionError):
@@ -47,38 +66,60 @@ class ServerUnavailable(ServerError, ConnectionError):
     Raised after the retries of the call are used up; its last try may have been carried out without
     an answer. Every verb is safe to call again, but a put of a message without an `id` of its own
     may put it twice: the call within is known to the server, the next one is another.
+
+    See docs/reference/errors.md#serverunavailable.
     """
 
 
 class ServerFull(ServerError):
-    """The server is at `maxmemory`. Nothing was written; consumers go on and will make room."""
+    """The server is at `maxmemory`. Nothing was written; consumers go on and will make room.
+
+    See docs/reference/errors.md#serverfull.
+    """
 
 
 class ServerTooOld(ServerError):
-    """The server lacks commands atomq needs (Redis >= 6.2 or Valkey >= 7.2)."""
+    """The server lacks commands atomq needs (Redis >= 6.2 or Valkey >= 7.2).
+
+    See docs/reference/errors.md#servertooold.
+    """
 
 
 class PermissionDenied(ServerError):
-    """The ACL user may not run a command or touch a key that the verb needs. Nothing was moved."""
+    """The ACL user may not run a command or touch a key that the verb needs. Nothing was moved.
+
+    See docs/reference/errors.md#permissiondenied.
+    """
 
 
 class ScriptsNotLoaded(ServerError):
     """The server does not know the script and this user may not load it.
 
     Run `atomq scripts load --url ...` as a user with `+script|load`, at deploy time.
+
+    See docs/reference/errors.md#scriptsnotloaded.
     """
 
 
 class WrongType(ServerError):
-    """A key that belongs to a queue holds another Redis type. Nothing was moved."""
+    """A key that belongs to a queue holds another Redis type. Nothing was moved.
+
+    See docs/reference/errors.md#wrongtype.
+    """
 
 
 class ScriptFault(ServerError):
-    """A script failed in a way it should not. The message names file and line under `lua/`."""
+    """A script failed in a way it should not. The message names file and line under `lua/`.
+
+    See docs/reference/errors.md#scriptfault.
+    """
 
 
 class DurabilityUnavailable(ServerError):
-    """The server cannot confirm what `durability` asks for. Nothing was published."""
+    """The server cannot confirm what `durability` asks for. Nothing was published.
+
+    See docs/reference/errors.md#durabilityunavailable.
+    """
 
 
 class NotDurable(AtomqError):
@@ -86,6 +127,8 @@ class NotDurable(AtomqError):
 
     Consumers are handed it, and it may become durable yet. Put again under an `id` of your own it
     is not doubled, and the answer is about the first one. Kombu and Celery do not try it again.
+
+    See docs/reference/errors.md#notdurable.
     """
 
     def __init__(self, text: str, confirmed: int, asked: int) -> None:
@@ -102,22 +145,34 @@ class NotDurable(AtomqError):
 
 
 class QueueInUse(AtomqError):
-    """Consumers hold messages of the queue that was to be deleted. Nothing was changed."""
+    """Consumers hold messages of the queue that was to be deleted. Nothing was changed.
+
+    See docs/reference/errors.md#queueinuse.
+    """
 
 
 # ── leases and results ────────────────────────────────────────────────────────────────────────
 
 
 class LeaseLost(AtomqError):
-    """The receipt is not live any more: the message was handed to another consumer, or is gone."""
+    """The receipt is not live any more: the message was handed to another consumer, or is gone.
+
+    See docs/reference/errors.md#leaselost.
+    """
 
 
 class ResultTimeout(AtomqError, TimeoutError):
-    """No result arrived within the time given to `wait`."""
+    """No result arrived within the time given to `wait`.
+
+    See docs/reference/errors.md#resulttimeout.
+    """
 
 
 class MessageFailed(AtomqError):
-    """The message whose result was awaited went to dead letters. `reason` says why."""
+    """The message whose result was awaited went to dead letters. `reason` says why.
+
+    See docs/reference/errors.md#messagefailed.
+    """
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -128,4 +183,7 @@ class MessageFailed(AtomqError):
 
 
 class EmbeddedServerError(AtomqError):
-    """The embedded server could not be found, started or reached. The message says what to do."""
+    """The embedded server could not be found, started or reached. The message says what to do.
+
+    See docs/reference/errors.md#embeddedservererror.
+    """

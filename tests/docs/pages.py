@@ -6,36 +6,48 @@
                     administrator
     <!-- python     the same, hidden from readers: what sets the stage, and what checks it
     <!-- console
+    ```yaml         parsed, and so is ini: what another program reads
+    ```ini
 
-A python block that begins with a comment `# tasks.py` is written to that file, too. In an output
-`…` stands for any text, and alone on a line for any number of lines; blanks are all alike. A
-command must end with 0, unless `$ echo $?` follows; one with `&` at its end runs as long as its
-page. A page says localhost:6379 and /var/lib/atomq: here these are the test's server and directory.
+The title of a fence, as in `console title="Terminal 1"`, is for readers; but the command of a block
+whose title begins with "Terminal 1" runs as long as its page, and what stands below it is what it
+has said by then.
+
+A python block that begins with a comment `# tasks.py`, or `# shop/tasks.py`, is written to that
+file, too. In an output `…` stands for any text, and alone on a line for any number of lines;
+blanks are all alike. A command must end with 0, unless `$ echo $?` follows; one with `&` at its end
+runs as long as its page. A page says localhost:6379 and /var/lib/atomq: here these are the test's
+server and directory.
 Hidden blocks may use `run(command)`, which answers the output, and `server`.
 """
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from atomq import embedded
 from tests.servers import ROOT, Server
 
 PAGES = (
     "README.md",
     "CHANGELOG.md",
     "lua/README.md",
-    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
 )
-RUN = ("python", "console", "acl")
+RUN = ("python", "console", "acl", "yaml", "ini")
 _ADDRESS = "localhost:6379"
 _DIRECTORY = "/var/lib/atomq"
 
@@ -49,6 +61,7 @@ class Block:
     kind: str
     text: str
     hidden: bool = False
+    title: str = ""
 
 
 def text_of(page: str) -> str:
@@ -59,10 +72,10 @@ def blocks(page: str) -> Iterator[Block]:
     """The blocks of a page, in order."""
     lines = enumerate(text_of(page).splitlines(), 1)
     for number, line in lines:
-        if line.startswith("```"):
-            kind, end, hidden = line[3:].strip(), "```", False
+        if fence := re.fullmatch(r'```(\w*)(?: title="(.*)")?', line):
+            kind, title, end, hidden = fence[1], fence[2] or "", "```", False
         elif re.fullmatch(r"<!-- (python|console)", line):
-            kind, end, hidden = line[5:], "-->", True
+            kind, title, end, hidden = line[5:], "", "-->", True
         else:
             continue
         inside = []
@@ -72,7 +85,7 @@ def blocks(page: str) -> Iterator[Block]:
             inside.append(each)
         else:
             raise AssertionError(f"{page}:{number}: the block does not end")
-        yield Block(page, number, kind, "\n".join(inside), hidden)
+        yield Block(page, number, kind, "\n".join(inside), hidden, title)
 
 
 def prose(page: str) -> str:
@@ -106,6 +119,7 @@ class Stage:
             "server": server,
         }
         self._background: list[subprocess.Popen[bytes]] = []
+        self._terminals: list[tuple[Path, str, str]] = []
         self._modules: set[str] = set()
         self._environment = self._make_environment()
         sys.path.insert(0, str(directory))
@@ -123,6 +137,7 @@ class Stage:
             "PATH": f"{programs}:{environment['PATH']}",
             "PYTHONPATH": f"{self.directory}:{ROOT / 'engine'}:{ROOT}",
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",
             "ATOMQ_URL": self.here("redis://localhost:6379/0"),
         }
 
@@ -146,12 +161,22 @@ class Stage:
 
     def _play_python(self, block: Block) -> None:
         code = self.here(block.text)
-        if file := re.match(r"# (\w+\.py)\n", code):
+        if file := re.match(r"# ([\w/]+\.py)\n", code):
+            (self.directory / file[1]).parent.mkdir(parents=True, exist_ok=True)
             (self.directory / file[1]).write_text(code)
-            self._modules.add(file[1].removesuffix(".py"))
+            self._modules.add(re.split(r"[/.]", file[1])[0])
         # So that a traceback names the line of the page.
         padded = "\n" * block.line + code
         exec(compile(padded, str(ROOT / block.page), "exec"), self._names)
+
+    def _play_yaml(self, block: Block) -> None:
+        assert all(isinstance(part, dict) for part in yaml.safe_load_all(block.text))
+
+    def _play_ini(self, block: Block) -> None:
+        parser = configparser.ConfigParser(interpolation=None)
+        parser.optionxform = str  # type: ignore[assignment,method-assign]
+        parser.read_string(block.text)
+        assert parser.sections(), f"{block.page}:{block.line}"
 
     # ── the server ────────────────────────────────────────────────────────────────────────────
 
@@ -173,6 +198,11 @@ class Stage:
                 code = 0
                 continue
             assert code == 0, f"{where}: the command before it ended with {code}"
+            if block.title.startswith("Terminal 1"):
+                said = self.directory / f"terminal-{len(self._terminals)}.log"
+                self.background(command, said)
+                self._terminals.append((said, wanted, where))
+                continue
             if command.endswith(" &"):
                 self.background(command.removesuffix(" &"))
                 continue
@@ -201,15 +231,26 @@ class Stage:
         assert done.returncode == 0, done.stdout
         return self.there(done.stdout)
 
-    def background(self, command: str) -> None:
+    def end(self) -> None:
+        """The page is played: what its terminals said must be what it shows."""
+        for log, wanted, where in self._terminals:
+            deadline = time.monotonic() + 10
+            while wanted.strip():
+                said = self.there(log.read_text(encoding="utf-8"))
+                if alike(said, wanted):
+                    break
+                assert time.monotonic() < deadline, f"{where}\nit says:\n{said}"
+                time.sleep(0.02)
+
+    def background(self, command: str, log: Path | None = None) -> None:
         """Start a command, to be ended with the page."""
-        with (self.directory / "background.log").open("ab") as log:
+        with (log or self.directory / "background.log").open("ab") as output:
             self._background.append(
                 subprocess.Popen(
-                    ["bash", "-c", f"exec {self.here(command)}"],
+                    ["bash", "-c", f"exec env {self.here(command)}"],
                     stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
+                    stdout=output,
+                    stderr=output,
                     cwd=self.directory,
                     env=self._environment,
                     start_new_session=True,
@@ -219,12 +260,15 @@ class Stage:
     def close(self) -> None:
         """End what was started here."""
         sys.path.remove(str(self.directory))
-        for module in self._modules:
-            sys.modules.pop(module, None)
+        for module in [name for name in sys.modules if name.partition(".")[0] in self._modules]:
+            del sys.modules[module]
         for process in self._background:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        for place in self.directory.iterdir():
+            if place.is_dir() and embedded.status(place):
+                embedded.stop(place)
 
 
 def _command(part: str) -> tuple[str, str]:
