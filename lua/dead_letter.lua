@@ -49,6 +49,6 @@ end
 redis.call("HDEL", stats, "")
 local id = dead.add(letters, reason, detail, 1, step, body, call_id)
 redis.call("HINCRBY", stats, "dead", 1)
-dead.count(stats, reason, 1)
+dead.count(stats, 1, reason)
 dead.bound(letters, stats, keep, id)
 return 1

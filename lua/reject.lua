@@ -58,7 +58,7 @@ end
 if rejected > 0 then
   redis.call("HINCRBY", stats, "dead", rejected)
   for reason, n in pairs(reasons) do
-    dead.count(stats, reason, n)
+    dead.count(stats, n, reason)
   end
   dead.bound(letters, stats, keep, last)
 end

@@ -156,7 +156,7 @@ for i = 1, #found do
     if held then
       local id = dead.add(letters, "undecodable", "left by a stock worker", 0, 1, held)
       redis.call("HINCRBY", stats, "dead", 1)
-      dead.count(stats, "undecodable", 1)
+      dead.count(stats, 1, "undecodable")
       dead.bound(letters, stats, keep, id)
     end
   end

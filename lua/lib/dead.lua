@@ -13,7 +13,7 @@ function M.add(dead, reason, detail, deliveries, step, message, call_id)
 end
 
 -- Count `n` letters that died of one reason. Once there are many reasons, others are counted together.
-function M.count(stats, reason, n)
+function M.count(stats, n, reason)
   local field = "dead:" .. reason
   if redis.call("HLEN", stats) >= MOST_COUNTERS and redis.call("HEXISTS", stats, field) == 0 then
     field = "dead:other"

@@ -98,7 +98,7 @@ function M.write(this, call, claim_id, consumer)
   if this.deaths then
     local dead = require("lib.dead")
     for reason, n in pairs(this.reasons) do
-      dead.count(KEYS[at + 8], reason, n)
+      dead.count(KEYS[at + 8], n, reason)
     end
     if call.keep ~= "" then
       dead.bound(KEYS[at + 5], KEYS[at + 8], call.keep, this.last_death)
