@@ -19,8 +19,8 @@ _EPILOG = """
 4 this user may not, or the scripts are not loaded and this user may not load them
 """
 
-# Section, command: the module of this package that registers it, and what it does. The help shows
-# these words, so that it loads none of the modules.
+# Section, command: the module that registers it (of this package, unless it has dots), and what it
+# does. The help shows these words, so that it loads none of the modules.
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Deploy": {
         "scripts": (
@@ -53,6 +53,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "workers": (
             "workers",
             "Show the processes that consume: where they run, what they consume and work on.",
+        ),
+        "web": (
+            "atomq.web.command",
+            "Show queues, messages, dead letters and workers on a web page.",
         ),
     },
     "Move": {
@@ -94,7 +98,9 @@ class _Root(Group):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 # as Typer calls it
         if cmd_name not in self.commands and cmd_name in _MODULES:
             holder = group("")
-            importlib.import_module(f"atomq.cli.{_MODULES[cmd_name]}").register(holder)
+            name = _MODULES[cmd_name]
+            name = name if "." in name else f"atomq.cli.{name}"
+            importlib.import_module(name).register(holder)
             self.commands.update(typer.main.get_group(holder).commands)
         return self.commands.get(cmd_name)
 

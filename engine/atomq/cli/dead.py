@@ -83,7 +83,9 @@ def list_(
     dead = sum(state.dead for state in states)
     rows: list[dict[str, Any]] = []
     reasons: Counter[str] = Counter()
-    looking = _Looking(session, since, _id(after) if after else "", _id(before) if before else "")
+    looking = _Looking(
+        session, since, dead_id(after) if after else "", dead_id(before) if before else ""
+    )
     newest = not (oldest or after)
     with session.out.progress("reading", dead) as report:
         for seen, (keys, letter) in enumerate(looking.letters(states, newest=newest)):
@@ -170,7 +172,7 @@ class _Looking:
     ) -> Iterator[tuple[QueueKeys, Peeked]]:
         """Each with the keys of its queue."""
         some = [self._of(state, newest=newest) for state in states if state.dead]
-        return heapq.merge(*some, key=lambda each: _order(each[1].name), reverse=newest)
+        return heapq.merge(*some, key=lambda each: order(each[1].name), reverse=newest)
 
     def _of(self, state: QueueState, *, newest: bool) -> Iterator[tuple[QueueKeys, Peeked]]:
         from atomq.cli import messages, times
@@ -189,16 +191,17 @@ class _Looking:
                     f"the newest first needs +xrevrange: --oldest does without ({error})"
                 ) from error
             return
-        start = f"{since_ms - 1}-{_LAST}" if since_ms else ""
-        after = max(start, self._after, key=_order)
+        start = f"{since_ms - 1}-{LAST}" if since_ms else ""
+        after = max(start, self._after, key=order)
         for letter in messages.peeked(self._session, keys, "dead", limit=state.dead, after=after):
             yield keys, letter
 
 
-_LAST = 2**64 - 1  # the last number of a millisecond in the ids of a stream
+LAST = 2**64 - 1  # the last number of a millisecond in the ids of a stream
 
 
-def _order(name: str) -> tuple[int, int]:
+def order(name: str) -> tuple[int, int]:
+    """By this key the ids of dead letters sort as they died."""
     ms, _, number_ = name.partition("-")
     return int(ms or 0), int(number_ or 0)
 
@@ -220,7 +223,7 @@ def show(session: Session, queue: One, ids: Ids) -> int:
     now = session.reader.run(calls.inspect(keys)).now_ms
     rows, missing = [], []
     for name in names_from(ids, what="ids"):
-        letter = _letter(session, keys, _id(name))
+        letter = messages.dead_letter(session, keys, dead_id(name))
         if letter is None:
             missing.append(name)
         else:
@@ -260,7 +263,7 @@ def _redrive_named(
     from atomq.errors import AtomqError
 
     done, left = 0, {}
-    names = [_id(name) for name in names]
+    names = [dead_id(name) for name in names]
     with session.out.progress("putting back", len(names)) as report:
         for i in range(0, len(names), _TOGETHER):
             batch = names[i : i + _TOGETHER]
@@ -319,7 +322,7 @@ def purge(
     exactly_one(ids=bool(ids), all=all_ and reason is None, reason=reason is not None)
     keys = session.keys(queue)
     if ids:
-        names = [_id(name) for name in names_from(ids, what="ids")]
+        names = [dead_id(name) for name in names_from(ids, what="ids")]
         what = plural(len(names), "dead letter")
     else:
         total = session.reader.run(calls.inspect(keys)).dead
@@ -343,20 +346,11 @@ def purge(
 # ── ids ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _id(text: str) -> str:
+def dead_id(text: str) -> str:
+    """The same text. Raises `Usage` if it is no id of a dead letter."""
     if not re.fullmatch(r"[0-9]{1,20}-[0-9]{1,20}", text):
         raise Usage(f"{text!r} is no id of a dead letter: one looks like 1790000000000-0")
     return text
-
-
-def _letter(session: Session, keys: QueueKeys, name: str) -> Peeked | None:
-    """One dead letter: the first behind the id before its own."""
-    from atomq import calls
-
-    ms, seq = map(int, name.split("-"))
-    before = f"{ms}-{seq - 1}" if seq else f"{max(0, ms - 1)}-18446744073709551615"
-    found = session.reader.run(calls.peek(keys, "dead", limit=1, after=before))
-    return found[0] if found and found[0].name == name else None
 
 
 def _dead_of(session: Session, keys: QueueKeys, reason: str, total: int) -> list[str]:

@@ -41,14 +41,17 @@ def peeked(
 
 
 def newest_dead(
-    session: Session, keys: QueueKeys, *, since_ms: int, before: str
+    session: Session, keys: QueueKeys, *, since_ms: int, before: str, together: int = _PAGE
 ) -> Iterator[Peeked]:
-    """The dead letters of a queue, the newest first, page by page; those before the id `before`."""
+    """The dead letters of a queue, the newest first; those before the id `before`.
+
+    So many `together` are read at once.
+    """
     from atomq.calls import Peeked
 
     end = f"({before}" if before else "+"
     while True:
-        page = session.reader.command("XREVRANGE", keys.dead, end, since_ms, "COUNT", _PAGE)
+        page = session.reader.command("XREVRANGE", keys.dead, end, since_ms, "COUNT", together)
         for name, fields in page:
             named = (
                 fields if isinstance(fields, dict) else dict(zip(*[iter(fields)] * 2, strict=True))
@@ -66,8 +69,18 @@ def newest_dead(
                 word.get("detail", ""),
                 named.get(b"message", b""),
             )
-        if len(page) < _PAGE:
+        if len(page) < together:
             return
+
+
+def dead_letter(session: Session, keys: QueueKeys, name: str) -> Peeked | None:
+    """One dead letter by its stream id: the first behind the id before that."""
+    from atomq import calls
+
+    ms, seq = map(int, name.split("-"))
+    before = f"{ms}-{seq - 1}" if seq else f"{max(0, ms - 1)}-18446744073709551615"
+    found = session.reader.run(calls.peek(keys, "dead", limit=1, after=before))
+    return found[0] if found and found[0].name == name else None
 
 
 def _whole(text: str | None, otherwise: int) -> int:

@@ -1,0 +1,1 @@
+"""The web page: by a client of its own, and in a browser."""
