@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from atomq.message import BYTES, JSON, Serializer
     from atomq.options import Options
     from atomq.overview import Overview
+    from atomq.partitioned import PartitionedQueue
+    from atomq.partitioned_aio import AsyncPartitionedQueue
     from atomq.queue import Message, Queue, Receiver, Sent
     from atomq.queue_aio import AsyncMessage, AsyncQueue, AsyncReceiver, AsyncSent
     from atomq.queue_base import Item
@@ -63,6 +65,8 @@ _HOMES = {
     "atomq.message": "BYTES JSON Serializer",
     "atomq.options": "Options",
     "atomq.overview": "Overview",
+    "atomq.partitioned": "PartitionedQueue",
+    "atomq.partitioned_aio": "AsyncPartitionedQueue",
     "atomq.queue": "Message Queue Receiver Sent",
     "atomq.queue_aio": "AsyncMessage AsyncQueue AsyncReceiver AsyncSent",
     "atomq.queue_base": "Item",
@@ -92,6 +96,7 @@ __all__ = [
     "JSON",
     "AsyncEngine",
     "AsyncMessage",
+    "AsyncPartitionedQueue",
     "AsyncQueue",
     "AsyncReceiver",
     "AsyncSent",
@@ -111,6 +116,7 @@ __all__ = [
     "NotDurable",
     "Options",
     "Overview",
+    "PartitionedQueue",
     "Peeked",
     "PermissionDenied",
     "Process",

@@ -27,7 +27,7 @@ from atomq.options import Options
 from atomq.outage import Standing
 from atomq.overview import Overview, overview
 from atomq.pool_aio import AsyncPool
-from atomq.retrying import BRIEF, SERVER_ERRORS, Ask, Pause, Retry, Send, bare, translated
+from atomq.retrying import BRIEF, SERVER_ERRORS, Ask, Pause, Retry, Send, bare, translated, unsent
 from atomq.shards_aio import AsyncShards
 from atomq.shared import cancelling
 from atomq.waiting import Actions, Line, Waiting
@@ -271,15 +271,14 @@ class AsyncEngine(EngineBase):
 
     async def _run_briefly(self, call: Call[T]) -> T:
         """A call that is tried once, and is answered soon or not at all."""
-        why = self._pool.hopeless(call)
+        if (why := self._pool.hopeless(call)) is not None:
+            raise unsent(why, call) from why
         once = replace(self.retry, attempts=0)
         try:
-            if why is not None:
-                raise why
             async with asyncio.timeout(BRIEF):
                 standing = self._pool.standing_of(call)
                 if not standing.verified:
-                    await self._drive(retrying.probing(call, once), standing)
+                    await self._probe_briefly(call, once, standing)
                     standing = self._pool.standing_of(call)
                     standing.verified = True
                 result: T = (await self._drive(retrying.calling((call,), once), standing))[0]
@@ -290,8 +289,13 @@ class AsyncEngine(EngineBase):
             self._pool.was_silent(call)
             late = server.TimeoutError("no answer in time")
             raise translated(late, call) from error
-        except SERVER_ERRORS as error:
-            raise translated(error, call) from error
+
+    async def _probe_briefly(self, call: Call[Any], once: Retry, standing: Standing) -> None:
+        try:
+            await self._drive(retrying.probing(call, once), standing)
+        except ServerUnavailable as error:
+            error.unsent = True  # the call itself
+            raise
 
     async def _run_durable(self, call: Call[T], durability: Durability, retry: Retry) -> T:
         """A call that is answered once it is confirmed."""

@@ -39,7 +39,7 @@ from atomq.outage import PATIENCE, Standing, outage_of
 from atomq.overview import Overview, overview
 from atomq.pool import Pool
 from atomq.register import AGAIN, NOTED, REFUSED, register_of
-from atomq.retrying import BRIEF, SERVER_ERRORS, Ask, Pause, Retry, Send, bare, translated
+from atomq.retrying import BRIEF, SERVER_ERRORS, Ask, Pause, Retry, Send, bare, translated, unsent
 from atomq.scripts import Script, every
 from atomq.shards import Shards
 from atomq.waiting import Actions, Line, Waiting
@@ -403,16 +403,23 @@ class Engine(EngineBase):
     def _run_briefly(self, call: Call[T]) -> T:
         """A call that is tried once, and is answered soon or not at all."""
         if (why := self._pool.hopeless(call)) is not None:
-            raise translated(why, call) from why
+            raise unsent(why, call) from why
         standing, once = self._pool.standing_of(call), replace(self.retry, attempts=0)
         if not standing.verified:
-            self._drive(retrying.probing(call, once), standing, within=BRIEF)
+            self._probe_briefly(call, once, standing)
             standing = self._pool.standing_of(call)
             standing.verified = True
         result: T = self._drive(retrying.calling((call,), once), standing, within=BRIEF)[0]
         if call.noted:
             self._note(call)
         return result
+
+    def _probe_briefly(self, call: Call[Any], once: Retry, standing: Standing) -> None:
+        try:
+            self._drive(retrying.probing(call, once), standing, within=BRIEF)
+        except ServerUnavailable as error:
+            error.unsent = True  # the call itself
+            raise
 
     def _run_durable(self, call: Call[T], durability: Durability, retry: Retry) -> T:
         """A call that is answered once it is confirmed."""

@@ -70,6 +70,9 @@ class ServerUnavailable(ServerError, ConnectionError):
     See docs/reference/errors.md#serverunavailable.
     """
 
+    unsent = False
+    """True: the server surely did not carry out the call."""
+
 
 class ServerFull(ServerError):
     """The server is at `maxmemory`. Nothing was written; consumers go on and will make room.

@@ -354,7 +354,10 @@ class Consumer:
         options: Options,
         acks: Acks | None = None,
         company: Company | None = None,
+        *,
+        fair: bool = False,
     ) -> None:
+        """`fair`: no queue goes before another; else those of a server go in this order."""
         self.queues = list(queues)
         self.options = options
         self.acks = Acks() if acks is None else acks
@@ -368,10 +371,10 @@ class Consumer:
         self._minds: dict[str, float] = {}
         self._looks = Looks(options.wait_cap, self.name)
         self._found: set[str] | None = None  # when it looked; None: it did not
-        self._unanswered: dict[str, tuple[Claims, str, int]] = {}  # by the first queue
+        self._unanswered: dict[str, tuple[Claims, str, int]] = {}  # by group
         self._ahead: tuple[Claims, str, int] | None = None
         self._unreported: list[DeadLettered] = []  # of which waiting clients are to hear
-        self._first = 0
+        self._first = random.randrange(len(self.queues)) if fair else 0
         self.asked = 0.0
         """When the last claim was sent for the first time, by `clock`: its leases are no older."""
         self._settings: dict[str, Any] = {
@@ -385,6 +388,7 @@ class Consumer:
         groups = [[q] for q in self.queues] if by_slot else [self.queues]
         self._groups = [self._claims_on(group) for group in groups]
         self._several = len(groups) > 1
+        self._takes_turns = fair and not self._several and len(queues) > 1
         self._aside: dict[str, Aside] = {}  # groups whose node is in trouble, by the first queue
         # In a cluster what is said on a channel goes to every node: each consumer looks for itself.
         self._by_channel = {} if by_slot else {queue.looked: queue.name for queue in queues}
@@ -402,6 +406,10 @@ class Consumer:
     def _claims_on(self, queues: Sequence[QueueKeys]) -> Claims:
         return Claims(queues, **self._settings)
 
+    def _group(self, claims: Claims) -> str:
+        """What the claims of one group have in common."""
+        return claims.names[0] if self._several else ""
+
     def claim(self, claims: Claims, limit: int) -> Flow[Claimed]:
         """A claim on some of its queues, with the acks that wait for them."""
         claim_id = self._ids.next()
@@ -415,7 +423,7 @@ class Consumer:
                 self.acks.put_back(name, receipts)
             refused = isinstance(error, AtomqError) and not isinstance(error, ServerUnavailable)
             if limit and not refused:
-                self._unanswered[claims.names[0]] = (claims, claim_id, limit)
+                self._unanswered[self._group(claims)] = (claims, claim_id, limit)
             raise
         for name, receipts in zip(claims.names, acks, strict=True):
             if receipts:
@@ -446,7 +454,7 @@ class Consumer:
 
     def _give_back_unanswered(self, group: Claims) -> Flow[None]:
         """Undo a claim that got no answer at all: what it may hold goes back, uncounted."""
-        unanswered = self._unanswered.get(group.names[0])
+        unanswered = self._unanswered.get(self._group(group))
         if unanswered is None:
             return
         claims, claim_id, limit = unanswered
@@ -454,7 +462,7 @@ class Consumer:
         for _ in range(BEYOND_RETRIES):
             call = call.again()
         claimed = yield from ask(self._as_said(call))
-        del self._unanswered[group.names[0]]
+        del self._unanswered[self._group(group)]
         self._unreported += claimed.dead_lettered
         for queue in claims.queues:
             held = [(d.receipt, "") for d in claimed.deliveries if d.queue == queue.name]
@@ -595,7 +603,7 @@ class Consumer:
         """What was sent ahead may have been carried out."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
-            self._unanswered[ahead[0].names[0]] = ahead
+            self._unanswered[self._group(ahead[0])] = ahead
 
     def _waited(self, *, is_over: bool) -> Flow[str | Claimed | None]:
         """There may be something to claim: end the wait, if its claim or a token is to be had."""
@@ -800,6 +808,9 @@ class Consumer:
             yield from ask(Sleep(0.002))
 
     def _rotated(self) -> Sequence[Claims]:
+        if self._takes_turns:  # the queue that stands first is served first
+            self._first = (self._first + 1) % len(self.queues)
+            return [self._claims_on(self.queues[self._first :] + self.queues[: self._first])]
         if len(self._groups) == 1:
             return self._groups
         self._first = (self._first + 1) % len(self._groups)
@@ -924,7 +935,7 @@ def publish_all(
     It ends with the first that is not confirmed as `durability` says: `NotDurable`.
     """
     put: list[bool] = []
-    for batch in _by_size(messages, options.max_bytes):
+    for batch in by_size(messages, options.max_bytes):
         try:
             done = yield from ask(publish(keys, batch, producers, options, durability))
         except NotDurable as error:
@@ -937,7 +948,8 @@ def publish_all(
     return put
 
 
-def _by_size(messages: Sequence[calls.Outgoing], max_bytes: int) -> list[Sequence[calls.Outgoing]]:
+def by_size(messages: Sequence[calls.Outgoing], max_bytes: int) -> list[Sequence[calls.Outgoing]]:
+    """What goes in one call each."""
     if len(messages) <= calls.MOST and sum([len(m.message) for m in messages]) <= max_bytes:
         return [messages]
     found: list[Sequence[calls.Outgoing]] = []

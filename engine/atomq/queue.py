@@ -137,7 +137,7 @@ class Queue(QueueBase[Engine]):
     `engine` is an `Engine`, or the URL of a server (with `options`, see `Options`). Bodies are
     JSON unless `serializer` says otherwise; with `schema`, a JSON Schema, `put` refuses bodies that
     do not meet it. `backoff` says for how many seconds a message waits that failed for the nth
-    time.
+    time. With `partitions` it is one queue over so many (see `PartitionedQueue`).
 
     Every method raises `ServerUnavailable` when the server cannot be reached within the retries,
     `PermissionDenied` and `ScriptsNotLoaded` when this user may not do it, and `InvalidArgument`
@@ -146,6 +146,16 @@ class Queue(QueueBase[Engine]):
     """
 
     _engine_type = Engine
+
+    def __new__(cls, *_: Any, **given: Any) -> Self:
+        """With `partitions` it is an `PartitionedQueue`."""
+        kind: Any = cls
+        if cls is Queue and given.get("partitions") is not None:
+            from atomq import PartitionedQueue  # which is derived from this
+
+            kind = PartitionedQueue
+        made: Self = super().__new__(kind)
+        return made
 
     def close(self) -> None:
         """Close the engine if the queue made it, of a URL; one that was given stays open.
@@ -174,6 +184,7 @@ class Queue(QueueBase[Engine]):
         headers: Mapping[str, Any] | None = None,
         ttl: Seconds | None = None,
         durability: str | None = None,
+        key: str | None = None,
     ) -> Sent:
         """Put one message.
 
@@ -181,7 +192,8 @@ class Queue(QueueBase[Engine]):
         since 1970 by the server's clock). `priority` 0 goes first, 9 last. With an `id` of your own
         it is not put again within `dedup_window`. After `ttl` seconds it goes to dead letters
         instead of a consumer. `durability` is what has to be confirmed first: "memory",
-        "replicas=N" or "fsync" (None: what the queue says).
+        "replicas=N" or "fsync" (None: what the queue says). Messages of one `key` are in one of the
+        queue's partitions, if it has any, and so are handed out in their order.
 
         Raises `InvalidMessage` for a body that cannot be serialized or does not meet the schema,
         and `ServerFull` at maxmemory. And `NotDurable` if the message is in the queue and was not
@@ -189,13 +201,13 @@ class Queue(QueueBase[Engine]):
         nothing, so that nothing was put.
         """
         if tracing.active is not None:
-            item = Item(body, delay, at, priority, id, headers, ttl)
+            item = Item(body, delay, at, priority, id, headers, ttl, key)
             return (self._put_traced([item], durability))[0]
-        nothing_said = at is None and id is None and headers is None and ttl is None
+        nothing_said = at is None and id is None and headers is None and ttl is None and key is None
         if nothing_said and delay == 0 and priority == 0:  # as in most
             message = self._plain(body)
         else:
-            message = self._outgoing(Item(body, delay, at, priority, id, headers, ttl))
+            message = self._outgoing(Item(body, delay, at, priority, id, headers, ttl, key))
         confirmed_by = self._confirmed_by(durability)
         if confirmed_by is not None:
             put = self.engine.run(self._put([message], confirmed_by))
@@ -240,7 +252,7 @@ class Queue(QueueBase[Engine]):
     def claim_many(self, limit: int, timeout: Seconds | None = 0) -> list[Message]:
         """Up to `limit` messages (at most 1,000). Waits for the first one only."""
         began_ns = time.time_ns() if tracing.active is not None else 0
-        receiver = (timeout == 0 and self._idle_receiver()) or Receiver([self])
+        receiver = (timeout == 0 and self._idle_receiver()) or self._receiver()
         try:
             messages = receiver.receive(limit, timeout)
         except BaseException:
@@ -253,6 +265,10 @@ class Queue(QueueBase[Engine]):
         if messages and tracing.active is not None:
             tracing.active.received(self, messages, began_ns)
         return messages
+
+    def _receiver(self, workers: int = 1) -> Receiver:
+        """A consumer of this queue."""
+        return Receiver([self], workers)
 
     def consume(
         self,
@@ -277,12 +293,12 @@ class Queue(QueueBase[Engine]):
     def _consume(
         self, pace: Pace, timeout: Seconds | None, stop: Stop | None
     ) -> Generator[Message]:
-        with Receiver([self], pace.workers) as receiver:
+        with self._receiver(pace.workers) as receiver:
             while not is_stopped(stop) and (
                 found := receiver.receive(pace.limit, timeout, patient=True, stop=stop)
             ):
                 backlog = receiver.backlog
-                backlog.fill(found, receiver._consumer.asked)
+                backlog.fill(found, receiver.asked)
                 began, count, many = time.monotonic(), 0, len(found)
                 del found
                 try:
@@ -363,7 +379,7 @@ class Queue(QueueBase[Engine]):
                         del message
                 busy = workers.all_are_free()
         try:
-            self.engine.run(flows.flush(self.keys, self.keeper.acks))
+            self.engine.run(self._flush())
         except ServerUnavailable as error:
             log.info("acks are sent as soon as the server is back: %s", error)
         if workers.ending.error is not None:

@@ -139,7 +139,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
     `engine` is an `AsyncEngine`, or the URL of a server (with `options`, see `Options`). Bodies are
     JSON unless `serializer` says otherwise; with `schema`, a JSON Schema, `put` refuses bodies that
     do not meet it. `backoff` says for how many seconds a message waits that failed for the nth
-    time.
+    time. With `partitions` it is one queue over so many (see `AsyncPartitionedQueue`).
 
     Every method raises `ServerUnavailable` when the server cannot be reached within the retries,
     `PermissionDenied` and `ScriptsNotLoaded` when this user may not do it, and `InvalidArgument`
@@ -148,6 +148,16 @@ class AsyncQueue(QueueBase[AsyncEngine]):
     """
 
     _engine_type = AsyncEngine
+
+    def __new__(cls, *_: Any, **given: Any) -> Self:
+        """With `partitions` it is an `AsyncPartitionedQueue`."""
+        kind: Any = cls
+        if cls is AsyncQueue and given.get("partitions") is not None:
+            from atomq import AsyncPartitionedQueue  # which is derived from this
+
+            kind = AsyncPartitionedQueue
+        made: Self = super().__new__(kind)
+        return made
 
     async def close(self) -> None:
         """Close the engine if the queue made it, of a URL; one that was given stays open.
@@ -176,6 +186,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         headers: Mapping[str, Any] | None = None,
         ttl: Seconds | None = None,
         durability: str | None = None,
+        key: str | None = None,
     ) -> AsyncSent:
         """Put one message.
 
@@ -183,7 +194,8 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         since 1970 by the server's clock). `priority` 0 goes first, 9 last. With an `id` of your own
         it is not put again within `dedup_window`. After `ttl` seconds it goes to dead letters
         instead of a consumer. `durability` is what has to be confirmed first: "memory",
-        "replicas=N" or "fsync" (None: what the queue says).
+        "replicas=N" or "fsync" (None: what the queue says). Messages of one `key` are in one of the
+        queue's partitions, if it has any, and so are handed out in their order.
 
         Raises `InvalidMessage` for a body that cannot be serialized or does not meet the schema,
         and `ServerFull` at maxmemory. And `NotDurable` if the message is in the queue and was not
@@ -191,13 +203,13 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         nothing, so that nothing was put.
         """
         if tracing.active is not None:
-            item = Item(body, delay, at, priority, id, headers, ttl)
+            item = Item(body, delay, at, priority, id, headers, ttl, key)
             return (await self._put_traced([item], durability))[0]
-        nothing_said = at is None and id is None and headers is None and ttl is None
+        nothing_said = at is None and id is None and headers is None and ttl is None and key is None
         if nothing_said and delay == 0 and priority == 0:  # as in most
             message = self._plain(body)
         else:
-            message = self._outgoing(Item(body, delay, at, priority, id, headers, ttl))
+            message = self._outgoing(Item(body, delay, at, priority, id, headers, ttl, key))
         confirmed_by = self._confirmed_by(durability)
         if confirmed_by is not None:
             put = await self.engine.run(self._put([message], confirmed_by))
@@ -244,7 +256,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
     async def claim_many(self, limit: int, timeout: Seconds | None = 0) -> list[AsyncMessage]:
         """Up to `limit` messages (at most 1,000). Waits for the first one only."""
         began_ns = time.time_ns() if tracing.active is not None else 0
-        receiver = (timeout == 0 and self._idle_receiver()) or AsyncReceiver([self])
+        receiver = (timeout == 0 and self._idle_receiver()) or await self._receiver()
         try:
             messages = await receiver.receive(limit, timeout)
         except BaseException:
@@ -257,6 +269,10 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         if messages and tracing.active is not None:
             tracing.active.received(self, messages, began_ns)
         return messages
+
+    async def _receiver(self, workers: int = 1) -> AsyncReceiver:
+        """A consumer of this queue."""
+        return AsyncReceiver([self], workers)
 
     def consume(
         self,
@@ -281,12 +297,12 @@ class AsyncQueue(QueueBase[AsyncEngine]):
     async def _consume(
         self, pace: Pace, timeout: Seconds | None, stop: Stop | None
     ) -> AsyncGenerator[AsyncMessage]:
-        async with AsyncReceiver([self], pace.workers) as receiver:
+        async with await self._receiver(pace.workers) as receiver:
             while not is_stopped(stop) and (
                 found := await receiver.receive(pace.limit, timeout, patient=True, stop=stop)
             ):
                 backlog = receiver.backlog
-                backlog.fill(found, receiver._consumer.asked)
+                backlog.fill(found, receiver.asked)
                 began, count, many = time.monotonic(), 0, len(found)
                 del found
                 try:
@@ -371,7 +387,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
                         del message
                 busy = await workers.all_are_free()
         try:
-            await self.engine.run(flows.flush(self.keys, self.keeper.acks))
+            await self.engine.run(self._flush())
         except ServerUnavailable as error:
             log.info("acks are sent as soon as the server is back: %s", error)
         if workers.ending.error is not None:

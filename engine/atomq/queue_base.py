@@ -49,12 +49,15 @@ class Item:
     id: str | None = None
     headers: Mapping[str, Any] | None = None
     ttl: Seconds | None = None
+    key: str | None = None
 
 
 class QueueBase(Generic[EngineT]):
     """Calls and flows of one queue."""
 
+    is_partitioned: ClassVar[bool] = False
     _engine_type: ClassVar[type[Any]]
+    _id_suffix = ""  # of the ids that it makes
 
     def __init__(
         self,
@@ -65,8 +68,13 @@ class QueueBase(Generic[EngineT]):
         schema: Mapping[str, Any] | None = None,
         backoff: Callable[[int], Seconds] = default_backoff,
         durability: str | None = None,
+        partitions: int | None = None,
         **options: Any,
     ) -> None:
+        if partitions is not None and not self.is_partitioned:
+            raise InvalidArgument(
+                f"{type(self).__name__} has no partitions: derive it from the class that has"
+            )
         kind = self._engine_type
         made: Any = engine
         self._owns_engine = isinstance(engine, str)
@@ -111,6 +119,7 @@ class QueueBase(Generic[EngineT]):
             check_priority(item.priority)
         if item.id is not None:
             arguments.text("id", item.id, 256, least=1)
+        check_key(item.key)
         if item.headers is not None and not isinstance(item.headers, Mapping):
             raise InvalidArgument(f"headers must be a mapping, got {type(item.headers).__name__}")
         delay_ms = arguments.milliseconds("delay", item.delay) if item.delay != 0 else 0
@@ -121,7 +130,7 @@ class QueueBase(Generic[EngineT]):
             )
         if item.at is not None and delay_ms:
             raise InvalidArgument("give a delay or at, not both")
-        message_id = item.id if item.id is not None else message_ids.next()
+        message_id = item.id if item.id is not None else message_ids.next() + self._id_suffix
         headers = item.headers
         if tracing.active is not None:
             headers = tracing.active.injected(headers)
@@ -140,7 +149,7 @@ class QueueBase(Generic[EngineT]):
         """A message without settings of its own."""
         if tracing.active is not None:
             return self._outgoing(Item(body))
-        message_id = message_ids.next()
+        message_id = message_ids.next() + self._id_suffix
         return Outgoing(self._writer.write(body, message_id), message_id)
 
     def _all_outgoing(self, items: Iterable[Any]) -> list[Outgoing]:
@@ -191,6 +200,10 @@ class QueueBase(Generic[EngineT]):
         return Pace(self.engine.options.prefetch if prefetch is None else prefetch, workers)
 
     # ── what happens to a message ─────────────────────────────────────────────────────────────
+
+    def _flush(self) -> Flow[None]:
+        """Send the acks that wait."""
+        return flows.flush(self.keys, self.keeper.acks)
 
     def _ack(self, receipts: Sequence[str]) -> Flow[list[Verdict]]:
         return flows.in_batches(receipts, lambda some: calls.ack(self.keys, some))
@@ -330,6 +343,12 @@ class QueueBase(Generic[EngineT]):
             settings=True,
             if_unused=not arguments.flag("force", force),
         )
+
+
+def check_key(key: object) -> None:
+    """Raise `InvalidArgument` for what is no `key` of messages that stay in their order."""
+    if key is not None:
+        arguments.text("key", key, 256, least=1)
 
 
 def _parts(parts: Iterable[Part]) -> list[Part]:

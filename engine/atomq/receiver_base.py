@@ -17,6 +17,7 @@ from atomq.calls import Claimed
 from atomq.client import Engine
 from atomq.errors import InvalidArgument
 from atomq.flows import Consumer, Flow, Refused, Stop
+from atomq.keys import QueueKeys
 from atomq.leases import Backlog, LeaseKeeper
 from atomq.message_base import MessageT, QueueT, settling
 from atomq.queue_base import QueueBase
@@ -49,11 +50,14 @@ def is_stopped(stop: Stop | None) -> bool:
 
 
 class ReceiverBase(Generic[QueueT, MessageT]):
-    """One consumer of one or several queues of one engine, and what it waits on."""
+    """One consumer of one or several queues of one engine, and what it waits on.
+
+    Of the queues of one server each goes before those behind it, unless it is to be `fair`.
+    """
 
     _message_type: type[MessageT]
 
-    def __init__(self, queues: Sequence[QueueT], workers: int = 1) -> None:
+    def __init__(self, queues: Sequence[QueueT], workers: int = 1, *, fair: bool = False) -> None:
         known = isinstance(queues, Sequence)  # to go over a queue would be to consume it
         if not known or not all(isinstance(queue, QueueBase) for queue in queues):
             raise InvalidArgument(
@@ -61,6 +65,10 @@ class ReceiverBase(Generic[QueueT, MessageT]):
             )
         if not queues or any(queue.engine is not queues[0].engine for queue in queues):
             raise InvalidArgument("a consumer has one queue or more, all of one engine")
+        if any(queue.is_partitioned for queue in queues):
+            raise InvalidArgument(
+                "a receiver takes no queue with partitions: give it those of queue.partitions()"
+            )
         if len(queues) > calls.MOST:
             raise InvalidArgument(f"a consumer has at most {calls.MOST} queues, got {len(queues)}")
         self._by_name = {queue.name: queue for queue in queues}
@@ -69,6 +77,7 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         self._engine = queues[0].engine
         self._keeper: LeaseKeeper = queues[0].keeper
         self._workers = workers
+        self._fair = fair
         self._begin()
         if isinstance(self._engine, Engine):  # of an event loop nothing is left at exit
             _open.add(self)
@@ -77,9 +86,13 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         self._process = self._keeper.process
         keys = [queue.keys for queue in self._by_name.values()]
         keeper = self._keeper
-        self._consumer = Consumer(keys, self._engine.options, keeper.acks, keeper)
-        self.backlog = Backlog(keeper, keys[0])
-        """What `consume` received, of its one queue, and still has to hand out."""
+        self._consumer = Consumer(keys, self._engine.options, keeper.acks, keeper, fair=self._fair)
+        self.backlog: Backlog | Backlogs = (
+            Backlog(keeper, keys[0]) if len(keys) == 1 else Backlogs(keeper, keys)
+        )
+        """What `consume` received and still has to hand out."""
+        self.asked = 0.0
+        """When the first claim was sent that got any of it, by `clock`."""
         self._consuming = Consuming(keys, self._workers, keeper, self._consumer.idle)
         self._waiter: Any = None
 
@@ -131,6 +144,8 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         """Hold what a claim got: it is among the messages then, or is to be given back."""
         kind, by_name = self._message_type, self._by_name
         got = [kind(by_name[delivery.queue], delivery) for delivery in claim.deliveries]
+        if not messages:
+            self.asked = self._consumer.asked
         if self._keeper.hold(claim, got, self._consumer.asked):
             messages += got
             return ()
@@ -146,6 +161,35 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         waiter, self._waiter = self._waiter, None
         # In a forked child the connections are the parent's.
         return waiter if self._process is self._keeper.process else None
+
+
+class Backlogs:
+    """The backlogs of several queues, one behind the other."""
+
+    def __init__(self, keeper: LeaseKeeper, queues: Sequence[QueueKeys]) -> None:
+        self._by_name = {queue.name: Backlog(keeper, queue) for queue in queues}
+        self._filled: list[Backlog] = []
+        self._at = 0
+
+    def fill(self, messages: Iterable[Any], since: float) -> None:
+        """These wait to be begun. See `Backlog`, here and below."""
+        self._filled, self._at = [], 0
+        for queue, held in _by_queue(messages):
+            self._filled.append(self._by_name[queue.name])
+            self._filled[-1].fill(held, since)
+
+    def next(self) -> Any:
+        """The next one to begin with; None: there is none that this process surely holds."""
+        while self._at < len(self._filled):
+            message = self._filled[self._at].next()
+            if message is not None:
+                return message
+            self._at += 1
+        return None
+
+    def take(self) -> list[Any]:
+        """All that waits, and what the keeper is about to give back."""
+        return [message for backlog in self._filled for message in backlog.take()]
 
 
 def _by_queue(messages: Iterable[MessageT]) -> list[tuple[Any, list[MessageT]]]:

@@ -168,7 +168,9 @@ class _Patience:
         spent, retry = time.monotonic() - self._began, self._retry
         if not retry.attempts or self._lost > retry.attempts or spent >= retry.budget:
             tried = f"{self._tries} {'attempt' if self._tries == 1 else 'attempts'}"
-            raise ServerUnavailable(f"{trouble} ({what}, {tried} in {spent:.1f} s)") from trouble
+            error = ServerUnavailable(f"{trouble} ({what}, {tried} in {spent:.1f} s)")
+            error.unsent = not self._lost
+            raise error from trouble
         return Pause(min(retry.pause(self._tries), retry.budget - spent), spent, trouble, call)
 
 
@@ -483,6 +485,14 @@ def translated(error: Exception, call: Call[Any] | None = None) -> AtomqError:
     if isinstance(error, server.MovedError):
         return ServerError("this server is one node of a cluster: write redis+cluster://host:port")
     return _unforeseen(text, where)
+
+
+def unsent(error: Exception, call: Call[Any]) -> AtomqError:
+    """The same for what kept a call from being sent."""
+    found = translated(error, call)
+    if isinstance(found, ServerUnavailable):
+        found.unsent = True
+    return found
 
 
 def _wants_one(text: str) -> bool:

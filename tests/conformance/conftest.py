@@ -107,7 +107,8 @@ def place(request: pytest.FixtureRequest, _places: Places) -> Iterator[Place]:
     yield place
     if place.server is not None:
         names = ["q", "other", "{q}*", "{other}*", "q\x06\x16*", "other\x06\x16*"]
-        own = ["_atomq.{q}.*", "_atomq.{other}.*", "_atomq.register{*"]
+        names += ["q#*", "{q#*"]  # partitions
+        own = ["_atomq.{q}.*", "_atomq.{q#*", "_atomq.{other}.*", "_atomq.register{*"]
         assert_only_keys(place.db, [*names, *own])
 
 
@@ -137,9 +138,11 @@ class Make:
         serializer: Any = None,
         schema: Any = None,
         backoff: Any = None,
+        partitions: int | None = None,
         **options: Any,
     ) -> Any:
         given = {"serializer": serializer, "schema": schema, "backoff": backoff}
+        given["partitions"] = partitions
         mine = {name: value for name, value in given.items() if value is not None}
         engine = self.engine(**options)
         if self._loop is None:

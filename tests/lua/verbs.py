@@ -98,6 +98,7 @@ VERBS: dict[str, Callable[[World], Call[Any]]] = {
     "purge dead": lambda w: calls.purge(w.q.keys, dead_ids=[w.letter]),
     "pause": lambda w: calls.pause(w.q.keys),
     "resume": lambda w: calls.pause(w.q.keys, paused=False),
+    "partitions": lambda w: calls.partitions(w.q.keys, "3 0 1"),
     "hand_back": lambda w: calls.hand_back(w.q.keys),
     "attend": lambda w: calls.attend(w.q.keys, "one", alive_ms=1000),
     "attend no more": lambda w: calls.attend(w.q.keys, "one"),
@@ -117,7 +118,7 @@ VERBS: dict[str, Callable[[World], Call[Any]]] = {
     "roster": lambda _: calls.roster(REGISTER),
     "probe": lambda w: calls.probe(w.q.keys),
 }
-GROWING = {"publish", "redrive", "reply"}  # refused at full memory; all others go on
+GROWING = {"partitions", "publish", "redrive", "reply"}  # refused at full memory; all others go on
 READING = {"inspect", "look", "overview", "peek", "probe", "roster"}
 
 # How often each repeated key and argument of these calls is there: `* item`, `* queue`, …

@@ -1,7 +1,7 @@
 """Make `queue.py` from `queue_aio.py`: the same without `async` and `await`, and with other names.
 
-`make format` runs this, `make lint` runs it with `--check`. A rule that changes nothing is an
-error, so none outlives what it was for.
+And `partitioned.py` from `partitioned_aio.py`. `make format` runs this, `make lint` runs it with
+`--check`. A rule that changes nothing in either is an error, so none outlives what it was for.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import sys
 from pathlib import Path
 
 ENGINE = Path(__file__).parents[2] / "engine" / "atomq"
-SOURCE, MADE = ENGINE / "queue_aio.py", ENGINE / "queue.py"
+PAIRS = {"queue_aio.py": "queue.py", "partitioned_aio.py": "partitioned.py"}
 
-# In this order, over the whole text: code, docstrings and comments alike.
+# In this order, over each text: code, docstrings and comments alike.
 RULES = (
-    (r"`queue\.py` is made from this file: edit this, `make format` does the rest\.",
-     r"It is made from `queue_aio.py` by `make format`: edit that."),
+    (r"`(\w+)\.py` is made from this file: edit this, `make format` does the rest\.",
+     r"It is made from `\1_aio.py` by `make format`: edit that."),
     (r"from contextlib import aclosing", "from contextlib import closing"),
     (r"from atomq\.aio import (.*), to_the_end\n", r"from atomq.client import \1\n"),
+    (r"from atomq\.aio import", "from atomq.client import"),
+    (r"from atomq\.queue_aio import", r"from atomq.queue import"),
     (r"\bto_the_end\((.*)\)\n", r"\1\n"),
     (r"\ban `async with` block", "a `with` block"),
     (r"Any number of tasks of one event loop", "Any number of threads"),
@@ -41,31 +43,37 @@ RULES = (
 )  # fmt: skip
 
 
-def made(text: str) -> str:
-    """The sync text of an async one, formatted."""
+def made(name: str, text: str) -> tuple[str, set[str]]:
+    """The sync text of an async one, formatted; and the rules that changed nothing."""
+    idle = set()
     for pattern, by in RULES:
         text, count = re.subn(pattern, by, text)
         if not count:
-            raise SystemExit(f"{SOURCE.name}: no {pattern!r} any more: take the rule out")
+            idle.add(pattern)
     for command in (("check", "--select", "I", "--fix-only", "--quiet"), ("format", "--quiet")):
         done = subprocess.run(
-            [Path(sys.executable).with_name("ruff"), *command, "--stdin-filename", MADE, "-"],
+            [Path(sys.executable).with_name("ruff"), *command, "--stdin-filename", name, "-"],
             input=text,
             capture_output=True,
             text=True,
             check=True,
         )
         text = done.stdout
-    return text
+    return text, idle
 
 
 def main() -> None:
-    """Write the file; with `--check`, say whether it is stale."""
-    text = made(SOURCE.read_text())
-    if "--check" not in sys.argv:
-        MADE.write_text(text)
-    elif text != MADE.read_text():
-        raise SystemExit(f"{MADE.name} is not what {SOURCE.name} makes: make format")
+    """Write the files; with `--check`, say which are stale."""
+    idle = {pattern for pattern, _ in RULES}
+    for source, name in PAIRS.items():
+        text, idle_here = made(str(ENGINE / name), (ENGINE / source).read_text())
+        idle &= idle_here
+        if "--check" not in sys.argv:
+            (ENGINE / name).write_text(text)
+        elif text != (ENGINE / name).read_text():
+            raise SystemExit(f"{name} is not what {source} makes: make format")
+    if idle:
+        raise SystemExit(f"there is no {idle} any more: take the rule out")
 
 
 if __name__ == "__main__":

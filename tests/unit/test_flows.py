@@ -76,6 +76,16 @@ def claim_id_of(call: Call[Any]) -> str:
 # ── receive ───────────────────────────────────────────────────────────────────────────────────
 
 
+def test_a_fair_consumer_begins_with_another_queue_each_time() -> None:
+    one = Consumer([Q, R], Options(), fair=True)
+    first = []
+    for _ in range(4):
+        play = Play(one.receive(1, 0))
+        first.append(play.effect.queue.name)
+        play.go(claimed(delivery()))
+    assert first in (["q", "r", "q", "r"], ["r", "q", "r", "q"])
+
+
 def test_what_is_there_is_handed_over_without_waiting() -> None:
     told: list[Claimed] = []
     play = Play(consumer().receive(5, None, told.append))
@@ -320,6 +330,20 @@ def test_who_is_told_to_stop_waits_neither_for_a_message_nor_for_the_server() ->
     play = Play(one.receive(5, None, patient=True, stop=stop))
     play.go(ServerUnavailable("gone"))
     assert (play.over, play.result) == (True, [])
+
+
+def test_a_claim_of_one_of_several_queues_that_got_no_answer_is_not_forgotten() -> None:
+    """A token came for the second queue, and its claim was lost: the next claim is of both."""
+    one = consumer(Q, R)
+    lost = Play(one.claim(one._claims_on([R]), 5))
+    name = claim_id_of(lost.effect)
+    with pytest.raises(ServerUnavailable):
+        lost.go(ServerUnavailable("away"))
+    play = Play(one.receive(1, 0))
+    assert claim_id_of(play.effect) == name
+    assert play.effect.args[1] == flows.BEYOND_RETRIES
+    play.go(claimed(delivery("lost", "r")))
+    assert play.effect.script.name == "release"
 
 
 def test_what_an_unanswered_claim_may_hold_is_given_back_first() -> None:

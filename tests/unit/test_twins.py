@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from atomq import aio, client, queue, queue_aio
+from atomq import aio, client, partitioned, partitioned_aio, queue, queue_aio
 
 TWINS = [
     (queue.Queue, queue_aio.AsyncQueue),
+    (partitioned.PartitionedQueue, partitioned_aio.AsyncPartitionedQueue),
     (queue.Message, queue_aio.AsyncMessage),
     (queue.Receiver, queue_aio.AsyncReceiver),
     (queue.Sent, queue_aio.AsyncSent),
@@ -61,7 +62,7 @@ def test_each_method_is_documented_once(sync: type, twin: type) -> None:
             assert other is None or inspect.getdoc(other), f"{twin.__name__}.{name}"
 
 
-@pytest.mark.parametrize("twin", [twin for _, twin in TWINS[:4]], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("twin", [twin for _, twin in TWINS[:5]], ids=lambda kind: kind.__name__)
 def test_help_says_all_of_asyncio_too(twin: type) -> None:
     """Not only where else to look."""
     assert len(inspect.getdoc(twin) or "") > 40

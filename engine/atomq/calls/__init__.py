@@ -22,6 +22,7 @@ from atomq.calls.base import (
     Part,
     Verdict,
     check_limit,
+    check_names,
     check_reason,
     check_size,
     renewal_ms,
@@ -30,6 +31,7 @@ from atomq.calls.claiming import Claimed, Claims, DeadLettered, claim, look
 from atomq.calls.looking import Peeked, QueueState, inspect, peek, probe
 from atomq.calls.operating import Counts, Redriven, cancel, pause, purge, redrive
 from atomq.calls.overview import QueueOverview, counters, overview
+from atomq.calls.partitioning import partitions
 from atomq.calls.publishing import Outgoing, Published, publish
 from atomq.calls.registering import GONE, IN_USE, Process, Roster, register, roster
 from atomq.calls.results import failed, tell
@@ -82,6 +84,7 @@ __all__ = [
     "attend",
     "cancel",
     "check_limit",
+    "check_names",
     "check_reason",
     "check_size",
     "claim",
@@ -94,6 +97,7 @@ __all__ = [
     "inspect",
     "look",
     "overview",
+    "partitions",
     "pause",
     "peek",
     "probe",

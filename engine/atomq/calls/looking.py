@@ -40,6 +40,10 @@ class QueueState:
     """The next message out, if it is smaller than 64 KiB."""
     stats: dict[str, int]
     """How many messages were published, delivered, acked, … since the queue began."""
+    partitions: int = 0
+    """How many it is spread over; 0: it was never used with `partitions`."""
+    unanswered: tuple[str, ...] = ()
+    """Partitions that did not answer, and are not counted."""
 
 
 def inspect(keys: QueueKeys) -> Call[QueueState]:
@@ -47,6 +51,7 @@ def inspect(keys: QueueKeys) -> Call[QueueState]:
 
     def parse(reply: Any, _repeated: bool) -> QueueState:
         (now, ready, unacked, expired, delayed, due, dead, next_due, deadline) = reply[:9]
+        meta = as_pairs(reply[12])
         return QueueState(
             name=keys.name,
             now_ms=now,
@@ -59,10 +64,11 @@ def inspect(keys: QueueKeys) -> Call[QueueState]:
             dead=dead,
             next_due_ms=next_due if next_due >= 0 else None,
             next_deadline_ms=deadline if deadline >= 0 else None,
-            paused=as_pairs(reply[12]).get("paused") == "1",
+            paused=meta.get("paused") == "1",
             inconsistent=reply[9] + reply[10],
             oldest=reply[11],
             stats=counters(as_pairs(reply[13]))[0],
+            partitions=int(meta.get("partitions", "0").partition(" ")[0]),
         )
 
     return Call(_INSPECT, keys, keys.inspect, (), parse)

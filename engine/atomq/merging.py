@@ -1,0 +1,128 @@
+"""What the partitions of a queue answered, as one answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
+
+from atomq.calls import MAX_BYTES, Counts, Part, Peeked, QueueState
+from atomq.errors import InvalidMessage, ServerUnavailable
+from atomq.message import Envelope
+from atomq.partitions import mark
+
+T = TypeVar("T")
+_LAST = 18446744073709551615  # the highest second part of the id of a dead letter
+
+
+class Answers(Generic[T]):
+    """By partition, what was answered, and by name which did not answer."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self.found: dict[int, T] = {}
+        self.missing: dict[str, ServerUnavailable] = {}
+
+    def all(self, done: str) -> list[T]:
+        """The answers of all. Raises `ServerUnavailable` if some are missing."""
+        if self.missing:
+            names = ", ".join(self.missing)
+            raise ServerUnavailable(
+                f"{len(self.found)} partitions of {self.queue!r} are {done}, and no answer came "
+                f"from {names}: {next(iter(self.missing.values()))}"
+            )
+        return list(self.found.values())
+
+
+def state_of(answers: Answers[QueueState]) -> QueueState:
+    """The whole queue in numbers. Raises what came instead if no partition answered."""
+    states = list(answers.found.values())
+    if not states:
+        raise next(iter(answers.missing.values()))
+    ready, stats = Counter[int](), Counter[str]()
+    for state in states:
+        ready.update(state.ready_by_priority)
+        stats.update(state.stats)
+    return replace(
+        states[0],
+        name=answers.queue,
+        now_ms=max(state.now_ms for state in states),
+        ready=sum(state.ready for state in states),
+        ready_by_priority={priority: ready[priority] for priority in states[0].ready_by_priority},
+        unacked=sum(state.unacked for state in states),
+        expired=sum(state.expired for state in states),
+        delayed=sum(state.delayed for state in states),
+        due=sum(state.due for state in states),
+        dead=sum(state.dead for state in states),
+        next_due_ms=_first(state.next_due_ms for state in states),
+        next_deadline_ms=_first(state.next_deadline_ms for state in states),
+        paused=any(state.paused for state in states),
+        inconsistent=sum(state.inconsistent for state in states),
+        oldest=min((state.oldest for state in states if state.oldest), key=_put_at, default=b""),
+        stats=dict(stats),
+        partitions=len(states) + len(answers.missing),
+        unanswered=tuple(answers.missing),
+    )
+
+
+def _first(times: Iterable[int | None]) -> int | None:
+    return min((each for each in times if each is not None), default=None)
+
+
+def _put_at(message: bytes) -> float:
+    try:
+        return float(Envelope(message).properties["timestamp"])
+    except (InvalidMessage, KeyError, TypeError, ValueError):
+        return float("inf")
+
+
+def counts(found: Iterable[Counts]) -> Counts:
+    """The sum."""
+    return Counts(*map(sum, zip(*found, strict=True)))
+
+
+# ── messages looked at ────────────────────────────────────────────────────────────────────────
+
+
+def peeked(part: Part, found: Mapping[int, list[Peeked]], limit: int, offset: int) -> list[Peeked]:
+    """Of the messages of each partition (the first `limit + offset` of it) those that are meant.
+
+    Dead letters are named after their partition too. Where one call may not have seen all, since
+    they are large, nothing is shown that stands behind what it saw.
+    """
+    ranked: list[tuple[Any, Peeked]] = []
+    end: Any = None
+    for at, messages in found.items():
+        ranks = [_rank(part, at, i, message) for i, message in enumerate(messages)]
+        ranked += zip(ranks, messages, strict=True)
+        is_cut = sum(len(message.raw) for message in messages) > MAX_BYTES // 2
+        if is_cut and (end is None or ranks[-1] < end):
+            end = ranks[-1]
+    ranked.sort(key=lambda each: each[0])
+    shown = [each for each in ranked if end is None or each[0] <= end][offset : offset + limit]
+    if part != "dead":
+        return [message for _, message in shown]
+    return [replace(message, name=message.name + mark(rank[2])) for rank, message in shown]
+
+
+def _rank(part: Part, at: int, position: int, message: Peeked) -> tuple[int, int, int]:
+    if part == "dead":
+        ms, _, number = message.name.partition("-")
+        return int(ms), int(number), at
+    if part == "ready":
+        return message.step, position, at
+    return message.step, message.time_ms or 0, at
+
+
+def behind(after: str, at: int, last: int | None) -> str:
+    """Behind which dead letter a partition is to be read, if this one was the last of all."""
+    name = after.partition("#")[0]
+    if last is None or at <= last:
+        return name
+    ms, _, number = name.partition("-")  # one of the same id in this partition comes behind it
+    if not (ms.isdecimal() and number.isdecimal()):
+        return name
+    if int(number):
+        return f"{ms}-{int(number) - 1}"
+    return f"{max(0, int(ms) - 1)}-{_LAST}"

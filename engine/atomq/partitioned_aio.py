@@ -1,0 +1,177 @@
+"""One queue over several partitions: `AsyncPartitionedQueue`.
+
+`partitioned.py` is made from this file: edit this, `make format` does the rest.
+`partitioned_base.py` has what has no need to wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from atomq import tracing
+from atomq.aio import AsyncEngine
+from atomq.arguments import Seconds
+from atomq.calls import Counts, Part, Peeked, QueueState, Verdict
+from atomq.errors import InvalidArgument
+from atomq.message_base import messages_of
+from atomq.partitioned_base import PartitionedBase, Put
+from atomq.queue_aio import AsyncMessage, AsyncQueue, AsyncReceiver, AsyncSent
+from atomq.queue_base import Item
+
+
+class AsyncPartitionedQueue(PartitionedBase[AsyncEngine], AsyncQueue):
+    """A queue of several partitions: `AsyncQueue(name, engine, partitions=12)`.
+
+    On a cluster they lie evenly on its shards, so it holds more than one server can and is worked
+    on by all of them. Each is an ordinary queue; the first has the name of the whole. How many
+    there are is written down when the queue is first used, and `InvalidArgument` is raised where it
+    is used with another number; to change it, delete the queue.
+
+    A message that names nothing goes to one partition after another, and while a shard is away to
+    the others. Those of one `key` stay together: they are handed out in their order, as far as a
+    queue keeps one. So does an `id` of its own. While the shard of such a message is away,
+    `ServerUnavailable` is raised, as it is of a queue. Messages of different partitions have no
+    order, and a priority goes before others in its partition only.
+
+    What asks all partitions raises `ServerUnavailable` behind the last one if some did not answer,
+    and names them; `state` says in `unanswered` which they are.
+    """
+
+    _partition_type = AsyncQueue
+
+    async def partitions(self) -> list[AsyncQueue]:
+        """The partitions, as queues of their own: to look at one, or for a receiver."""
+        return list(await self.engine.run(self._loaded()))
+
+    # ── publish ───────────────────────────────────────────────────────────────────────────────
+
+    async def put(
+        self,
+        body: Any,
+        *,
+        delay: Seconds = 0,
+        at: datetime | float | None = None,
+        priority: int = 0,
+        id: str | None = None,  # noqa: A002 - the word everybody uses for it
+        headers: Mapping[str, Any] | None = None,
+        ttl: Seconds | None = None,
+        durability: str | None = None,
+        key: str | None = None,
+    ) -> AsyncSent:
+        """Put one message: all is as in `AsyncQueue.put`, but where it goes.
+
+        With a `key` it goes to the partition of all messages of that key, else with an `id` to that
+        of the id, else to any. With both, `wait` needs both.
+        """
+        item = Item(body, delay, at, priority, id, headers, ttl, key)
+        try:
+            found = await self._put_items([item], durability, None)
+        except InvalidArgument as error:
+            raise type(error)(str(error).removeprefix("message 0: ")) from error
+        return found[0]
+
+    async def put_many(
+        self, items: Iterable[Any], *, durability: str | None = None
+    ) -> list[AsyncSent]:
+        """Put many messages: all is as in `AsyncQueue.put_many`, but where they go.
+
+        Those that name neither a key nor an id stay together, 1,000 (or `max_bytes`) in a
+        partition; each call is for one.
+        """
+        if isinstance(items, Mapping) or not isinstance(items, Iterable):
+            raise InvalidArgument("put_many takes messages: a list of bodies, or of Items")
+        given = [*items]
+        return await self._put_items(given, durability, len(given)) if given else []
+
+    async def _put_items(
+        self, items: Sequence[Any], durability: str | None, count: int | None
+    ) -> list[AsyncSent]:
+        flow = self._publish(items, durability)
+        if tracing.active is None:
+            return _sent(await self.engine.run(flow))
+        with tracing.active.sending(self, count) as sent:
+            found = _sent(await self.engine.run(flow))
+            if count is None:
+                sent(found[0].id)
+        return found
+
+    # ── consume, settle ───────────────────────────────────────────────────────────────────────
+
+    async def _receiver(self, workers: int = 1) -> AsyncReceiver:
+        return AsyncReceiver(await self.partitions(), workers, fair=True)
+
+    async def ack_many(self, messages: Sequence[AsyncMessage]) -> list[Verdict]:
+        """Ack messages, in one call a partition; a verdict for each, LOST among them."""
+        messages = messages_of(messages)
+        verdicts = [Verdict.LOST] * len(messages)
+        for queue, positions in self._by_partition(messages):
+            found = await AsyncQueue.ack_many(queue, [messages[i] for i in positions])
+            for i, verdict in zip(positions, found, strict=True):
+                verdicts[i] = verdict
+        return verdicts
+
+    async def give_back(self, messages: Iterable[AsyncMessage]) -> None:
+        """Release messages that were not started: to the front, in their order, uncounted."""
+        given = messages_of(messages)
+        for queue, positions in self._by_partition(given):
+            await AsyncQueue.give_back(queue, [given[i] for i in positions])
+
+    async def wait(
+        self, message_id: str, timeout: Seconds | None = None, *, key: str | None = None
+    ) -> Any:
+        """The result that a consumer stored, as soon as it is there: as in `AsyncQueue.wait`.
+
+        `key` is that of the message, if it was put with a key and an id of its own.
+        """
+        queue = await self.engine.run(self._with(message_id, key))
+        return await queue.wait(message_id, timeout)
+
+    # ── operate ───────────────────────────────────────────────────────────────────────────────
+
+    async def state(self) -> QueueState:
+        """The whole queue in numbers, as far as its partitions answered: see `unanswered`."""
+        return await self.engine.run(self._state())
+
+    async def peek(
+        self, part: Part = "ready", limit: int = 20, *, offset: int = 0, after: str = ""
+    ) -> list[Peeked]:
+        """Look at messages without claiming them, as in `AsyncQueue.peek`.
+
+        Those of all partitions in one order; of the ready ones the first of each partition come
+        first. `limit` and `offset` are 1,000 together at most.
+        """
+        return await self.engine.run(self._peek_all(part, limit, offset, after))
+
+    async def cancel(self, *ids: str) -> list[Verdict]:
+        """Throw delayed messages away, by id; a verdict for each."""
+        return await self.engine.run(self._cancel(ids))
+
+    async def redrive(self, ids: Sequence[str] | None = None, *, reason: str = "") -> int:
+        """Dead letters back to ready: these (by the name `peek` gives), or all (of one reason)."""
+        return await self.engine.run(self._redrive_all(ids, reason))
+
+    async def purge(self, *parts: Part) -> Counts:
+        """Throw away what lies in these parts; by default what is ready and delayed."""
+        return await self.engine.run(self._purge_all(parts))
+
+    async def delete(self, *, force: bool = False) -> Counts:
+        """Throw the queue away with all its partitions: all is as in `AsyncQueue.delete`.
+
+        Each partition is one step, so stop those that put before: what is put meanwhile may be
+        thrown away or not. How many partitions it has is forgotten with the last one.
+        """
+        return await self.engine.run(self._delete_all(force))
+
+    async def pause(self) -> None:
+        """Hand out nothing until `resume`."""
+        await self.engine.run(self._pause_all(paused=True))
+
+    async def resume(self) -> None:
+        """Hand out messages again."""
+        await self.engine.run(self._pause_all(paused=False))
+
+
+def _sent(found: Sequence[Put]) -> list[AsyncSent]:
+    return [AsyncSent(*each) for each in found]

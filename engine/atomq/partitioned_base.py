@@ -1,0 +1,390 @@
+"""What `PartitionedQueue` and `AsyncPartitionedQueue` share: flows over the partitions of a queue.
+
+A partition is an ordinary queue: what holds for a queue holds for each of them, and a message never
+leaves its own. What is here chooses one for a message, and asks all of them where the whole queue
+is meant. On a cluster a partition whose node is in trouble costs the others nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from atomq import arguments, calls, flows, merging
+from atomq.calls import Call, Counts, Outgoing, Part, Peeked, QueueState, Verdict
+from atomq.durability import Durability
+from atomq.errors import (
+    AtomqError,
+    InvalidArgument,
+    NotDurable,
+    QueueInUse,
+    ServerFull,
+    ServerUnavailable,
+)
+from atomq.flows import Flow, Sleep, ask
+from atomq.message_base import MessageBase
+from atomq.partitions import MOST, PartitionMap, mark, name_of
+from atomq.queue_base import EngineT, Item, QueueBase, check_key
+
+log = logging.getLogger("atomq.queue")
+
+T = TypeVar("T")
+COPIES, NUMBERS = (1, 2), 12  # partitions whose copies of the record are sought, by these numbers
+AGAIN = 5.0  # seconds between two looks whether a node is back that is not published to
+
+
+class Put(NamedTuple):
+    """A message that was put."""
+
+    id: str
+    queue: Any
+    """The partition."""
+    new: bool
+
+
+class _Share(NamedTuple):
+    """Messages for one partition; `free`: for another one just as well, in one call."""
+
+    at: int
+    items: Sequence[Any]
+    positions: Sequence[int]
+    messages: list[Outgoing]
+    free: bool = False
+
+
+class PartitionedBase(QueueBase[EngineT]):
+    """Calls and flows of one queue of several partitions."""
+
+    is_partitioned: ClassVar[bool] = True
+    _partition_type: ClassVar[type[Any]]
+
+    def __init__(self, name: str, engine: EngineT | str, *, partitions: int, **more: Any) -> None:
+        self._count = arguments.whole("partitions", partitions, 1, MOST)
+        super().__init__(name, engine, **more)
+        self._on_shards = self.engine.address.kind == "cluster"
+        self._map = PartitionMap(name, ())
+        self._parts: list[Any] = []  # none: the record was not read yet
+        self._turn = itertools.count(random.randrange(MOST))
+        self._look_at = 0.0  # whether a node is back (monotonic)
+
+    # ── the record ────────────────────────────────────────────────────────────────────────────
+
+    def _loaded(self) -> Flow[list[Any]]:
+        """The partitions, as they were written down by the first that used the queue."""
+        if not self._parts:
+            found = PartitionMap.read(self.name, (yield from self._recorded()))
+            count = len(found.names)
+            if count != self._count:
+                raise InvalidArgument(
+                    f"the queue {self.name!r} has {count} partitions, not {self._count}: their "
+                    "number stays as it is until the queue is deleted"
+                )
+            self._map = found
+            self._parts = [self._partition(at, name) for at, name in enumerate(found.names)]
+        return self._parts
+
+    def _partition(self, at: int, name: str) -> Any:
+        part = self._partition_type(
+            name, self.engine, serializer=self.serializer, backoff=self.backoff
+        )
+        part._writer, part._durability, part._id_suffix = self._writer, self._durability, mark(at)
+        return part
+
+    def _recorded(self) -> Flow[str]:
+        try:
+            found = yield from self._ask(calls.partitions(self.keys))
+        except ServerUnavailable as error:
+            if found := (yield from self._copied()):
+                log.info("the partitions of %r are read from a copy: %s", self.name, error)
+                return found
+            found = yield from ask(calls.partitions(self.keys))
+        if found:
+            return found
+        slots, prefix = self.engine.slots, self.engine.options.global_keyprefix
+        if slots is None:
+            chosen = PartitionMap.spread(self.name, self._count, prefix=prefix)
+        else:
+            chosen = PartitionMap.spread(
+                self.name, self._count, prefix=prefix, shards=slots.primaries, shard_of=slots.owner
+            )
+        found = yield from ask(calls.partitions(self.keys, chosen.record))
+        if found == chosen.record and self._on_shards:
+            yield from self._copy(chosen)
+        return found
+
+    def _copy(self, chosen: PartitionMap) -> Flow[None]:
+        """Write it down beside each partition too, for the time when the first is away."""
+        for name in chosen.names[1:]:
+            copy = calls.partitions(self.engine.keys(name), chosen.record, copy=True)
+            try:
+                yield from self._ask(copy)
+            except AtomqError as error:
+                log.info("%r has no copy of the record of its partitions: %s", name, error)
+
+    def _copied(self) -> Flow[str]:
+        names = (name_of(self.name, at, n) for n in range(NUMBERS) for at in COPIES)
+        for name in names if self._on_shards else ():
+            try:
+                if found := (yield from self._ask(calls.partitions(self.engine.keys(name)))):
+                    return found
+            except ServerUnavailable:
+                continue
+        return ""
+
+    def _ask(self, call: Call[T]) -> Flow[T]:
+        """Ask one partition; on a cluster, none waits long for the node of another."""
+        call.brief = self._on_shards
+        return ask(call)
+
+    # ── publish ───────────────────────────────────────────────────────────────────────────────
+
+    def _publish(self, items: Sequence[Any], durability: str | None) -> Flow[list[Put]]:
+        """Put messages; each may be a body or an `Item`. An error names the position of its item.
+
+        Those with a key or an id of their own go where these say, the others together to one
+        partition: to another one if its node cannot be reached, and so surely has not got them.
+        """
+        confirmed_by = self._confirmed_by(durability)
+        yield from self._loaded()
+        put: dict[int, Put] = {}
+        for share in self._shares(items):
+            try:
+                at, new = yield from self._put_share(share, confirmed_by)
+            except NotDurable as error:
+                error.ids = [*(put[i].id for i in sorted(put)), *error.ids]
+                raise
+            for i, message, is_new in zip(share.positions, at.messages, new, strict=True):
+                put[i] = Put(message.id, self._parts[at.at], is_new)
+        return [put[i] for i in range(len(items))]
+
+    def _shares(self, items: Sequence[Any]) -> list[_Share]:
+        fixed: dict[int, list[int]] = {}
+        free: list[int] = []
+        for i, item in enumerate(items):
+            at = self._named(item, i)
+            if at is None:
+                free.append(i)
+            else:
+                fixed.setdefault(at, []).append(i)
+        shares = [self._share(at, items, positions) for at, positions in fixed.items()]
+        for some in flows.batches(free):
+            whole = self._share(next(self._turn) % self._count, items, some)
+            first = 0
+            for messages in flows.by_size(whole.messages, self.engine.options.max_bytes):
+                end = first + len(messages)
+                part = whole.items[first:end], whole.positions[first:end]
+                shares.append(_Share(whole.at, *part, list(messages), free=True))
+                first = end
+        return shares
+
+    def _named(self, item: Any, position: int) -> int | None:
+        """The partition that an item names by its key or its id; None: none."""
+        if not isinstance(item, Item):
+            return None
+        try:
+            check_key(item.key)
+            if item.id is not None:
+                arguments.text("id", item.id, 256, least=1)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"message {position}: {error}") from error
+        if item.key is not None:
+            return self._map.of_key(item.key)
+        return None if item.id is None else self._map.of_id(item.id)
+
+    def _share(self, at: int, items: Sequence[Any], positions: Sequence[int]) -> _Share:
+        part, messages = self._parts[at], []
+        for i in positions:
+            try:
+                messages.append(part._outgoing(items[i]))
+            except InvalidArgument as error:
+                raise type(error)(f"message {i}: {error}") from error
+        return _Share(at, [items[i] for i in positions], positions, messages)
+
+    def _put_share(
+        self, share: _Share, durability: Durability | None
+    ) -> Flow[tuple[_Share, list[bool]]]:
+        if not share.free or not self._on_shards:
+            return share, (yield from self._parts[share.at]._put(share.messages, durability))
+        yield from self._look_whether_back(share.at)
+        until = time.monotonic() + self.engine.retry.budget
+        while True:
+            trouble: AtomqError | None = None
+            for at in self._at_hand(share.at):
+                if at != share.at:
+                    messages = [self._parts[at]._outgoing(item) for item in share.items]
+                    share = share._replace(at=at, messages=messages)
+                try:
+                    return share, (yield from self._put_once(share, durability))
+                except ServerFull as error:
+                    trouble = error
+                except ServerUnavailable as error:
+                    if not error.unsent:
+                        raise
+                    trouble = error
+            assert trouble is not None
+            if not self.engine.retry.attempts or time.monotonic() >= until:
+                raise trouble
+            if isinstance(trouble, ServerFull):
+                raise trouble
+            yield from ask(Sleep(random.uniform(0.05, 0.3)))
+
+    def _put_once(self, share: _Share, durability: Durability | None) -> Flow[list[bool]]:
+        """Publish in one call. What got no answer is tried again here, and nowhere else.
+
+        Raises `ServerUnavailable`, and it says if the messages were surely not put.
+        """
+        engine, keys = self.engine, self._parts[share.at].keys
+        call = flows.publish(keys, share.messages, engine.producers, engine.options, durability)
+        call.brief = durability is None
+        try:
+            done = yield from ask(call)
+        except ServerUnavailable as error:
+            if error.unsent or durability is not None:
+                raise
+            try:
+                done = yield from ask(call.again())
+            except ServerUnavailable as again:
+                again.unsent = False
+                raise
+        except NotDurable as error:
+            error.ids = [message.id for message in share.messages]
+            raise
+        known = set(done.known)
+        return [i not in known for i in range(len(share.messages))]
+
+    def _at_hand(self, at: int) -> list[int]:
+        """All partitions, beginning with this one; those whose node is in doubt come last."""
+        order = [*range(at, self._count), *range(at)]
+        return sorted(order, key=self._is_doubted)
+
+    def _is_doubted(self, at: int) -> bool:
+        slots = self.engine.slots
+        return slots is not None and slots.owner(self._parts[at].keys.slot) in slots.doubted
+
+    def _look_whether_back(self, at: int) -> Flow[None]:
+        """Now and then ask a node that gave no answer, by what may be lost: a message may not."""
+        if not self._is_doubted(at) or time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + AGAIN
+        try:
+            yield from self._ask(calls.partitions(self._parts[at].keys))
+        except AtomqError as error:
+            log.debug("%r is still away: %s", self._parts[at].name, error)
+
+    # ── consume, settle ───────────────────────────────────────────────────────────────────────
+
+    def _flush(self) -> Flow[None]:
+        for part in self._parts:
+            yield from part._flush()
+
+    def _by_partition(self, messages: Sequence[MessageBase[Any]]) -> list[tuple[Any, list[int]]]:
+        """By queue, the positions of its messages."""
+        found: dict[Any, list[int]] = {}
+        for i, message in enumerate(messages):
+            found.setdefault(message._queue, []).append(i)
+        return list(found.items())
+
+    def _with(self, message_id: str, key: str | None) -> Flow[Any]:
+        """The partition that has the message of this id, put with this key."""
+        arguments.text("message_id", message_id, calls.LONGEST_NAME)
+        check_key(key)
+        parts = yield from self._loaded()
+        found = self._map.of_id(message_id) if key is None else self._map.of_key(key)
+        return parts[found]
+
+    # ── what an operator does ─────────────────────────────────────────────────────────────────
+
+    def _over(self, flow_of: Callable[[Any], Flow[T]]) -> Flow[merging.Answers[T]]:
+        """Ask all partitions, one after another; what does not answer is named."""
+        parts = yield from self._loaded()
+        answers = merging.Answers[T](self.name)
+        for at, part in enumerate(parts):
+            try:
+                answers.found[at] = yield from flow_of(part)
+            except ServerUnavailable as error:
+                answers.missing[part.name] = error
+        return answers
+
+    def _state(self) -> Flow[QueueState]:
+        answers = yield from self._over(lambda part: self._ask(calls.inspect(part.keys)))
+        return merging.state_of(answers)
+
+    def _peek_all(self, part: Part, limit: int, offset: int, after: str) -> Flow[list[Peeked]]:
+        calls.check_limit(limit)
+        arguments.whole("offset", offset, 0, calls.MOST - limit)
+        if not isinstance(after, str):
+            raise InvalidArgument(f"after must be text, got {arguments.shown(after)}")
+        parts = yield from self._loaded()
+        found: dict[int, list[Peeked]] = {}
+        most = limit if part == "dead" else limit + offset
+        for at, one in enumerate(parts):
+            behind = merging.behind(after, at, self._map.marked(after)) if after else ""
+            found[at] = yield from self._ask(one._peek(part, most, 0, behind))
+        return merging.peeked(part, found, limit, 0 if part == "dead" else offset)
+
+    def _cancel(self, ids: Sequence[str]) -> Flow[list[Verdict]]:
+        verdicts = [Verdict.LOST] * len(ids)
+        parts = yield from self._loaded()
+        left = list(range(len(ids)))
+        homes = [self._map.of_id(arguments.text("an id", i, calls.LONGEST_NAME)) for i in ids]
+        for turn in range(len(parts)):
+            # First where it should be; one that was put with a key may be in any of them.
+            some: dict[int, list[int]] = {}
+            for i in left:
+                if turn == 0 or self._map.marked(ids[i]) is None:
+                    some.setdefault((homes[i] + turn) % len(parts), []).append(i)
+            for at, positions in some.items():
+                cancel = partial(calls.cancel, parts[at].keys)
+                found = yield from flows.in_batches([ids[i] for i in positions], cancel)
+                for i, verdict in zip(positions, found, strict=True):
+                    verdicts[i] = verdict
+            left = [i for i in left if verdicts[i] is not Verdict.DONE]
+        return verdicts
+
+    def _redrive_all(self, ids: Sequence[str] | None, reason: str) -> Flow[int]:
+        if isinstance(ids, str):
+            ids = [ids]
+        if not isinstance(ids, Sequence | None):
+            raise InvalidArgument(f"ids must be a list, got {arguments.shown(ids)}")
+        if ids is None:
+            answers = yield from self._over(lambda part: part._redrive(None, reason))
+            return sum(answers.all("put back"))
+        calls.check_names("ids", ids, least=0)
+        parts = yield from self._loaded()
+        by_part: dict[int, list[str]] = {}
+        for name in ids:
+            by_part.setdefault(self._map.marked(name) or 0, []).append(name.partition("#")[0])
+        total = 0
+        for at, names in by_part.items():
+            total += yield from parts[at]._redrive(names, reason)
+        return total
+
+    def _purge_all(self, parts: Sequence[Part]) -> Flow[Counts]:
+        answers = yield from self._over(lambda part: ask(part._purge(parts)))
+        return merging.counts(answers.all("purged"))
+
+    def _pause_all(self, *, paused: bool) -> Flow[None]:
+        answers = yield from self._over(lambda part: ask(calls.pause(part.keys, paused=paused)))
+        answers.all("paused" if paused else "resumed")
+
+    def _delete_all(self, force: bool) -> Flow[Counts]:
+        if not arguments.flag("force", force):
+            state = yield from self._state()
+            if state.unanswered:
+                raise ServerUnavailable(f"not deleted: {', '.join(state.unanswered)} are away")
+            if state.unacked:
+                raise QueueInUse(
+                    f"{state.unacked} messages of {self.name!r} are unacked: stop its consumers, "
+                    "or delete(force=True) and their acks will find nothing"
+                )
+        parts = yield from self._loaded()
+        found: list[Counts] = []
+        for part in reversed(parts):  # the record goes last
+            found += [(yield from ask(part._delete(force)))]
+        self._parts = []
+        return merging.counts(found)

@@ -1,0 +1,32 @@
+-- partitions: over which partitions a queue is spread, as one of its clients wrote it first.
+--
+-- Partition 0 has the name of the queue, and this record is in its meta. The others have names of their own; a copy
+-- with them tells where the others are while the server of the first is away.
+--
+-- KEYS
+--   meta             hash
+-- ARGV
+--   map              text    to be written if there is none: how many, and the number behind each name; "": only look
+--   copy             int     1: this is a copy, and replaces what is there
+-- RETURNS
+--   the record as it is now; "" if there is none
+-- ERRORS
+--   BADARG  WRONGTYPE
+local args = require("lib.args")
+local guard = require("lib.guard")
+
+args.keys(1, 0, 0)
+local map = args.text("map", 8192)
+local copy = args.int("copy", 0, 1)
+guard.hash(KEYS[1])
+local fault = args.done() or guard.fault
+if fault then
+  return redis.error_reply(fault)
+end
+
+local known = redis.call("HGET", KEYS[1], "partitions")
+if map ~= "" and (copy == 1 or not known) then
+  redis.call("HSET", KEYS[1], "partitions", map)
+  known = map
+end
+return known or ""

@@ -1,0 +1,216 @@
+"""One queue over several partitions: on one server, and on a cluster, it is one queue."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from atomq import Counts, InvalidArgument, Item, QueueInUse, ResultTimeout, Verdict
+from tests.servers import wait_until
+
+pytestmark = pytest.mark.parametrize("place", ["valkey-9", "valkey-9 cluster"], indirect=True)
+
+
+@pytest.fixture
+def q(make: Any) -> Any:
+    """A queue of five partitions."""
+    return make(partitions=5)
+
+
+def where(queue: Any) -> dict[int, int]:
+    """How many are ready, by partition."""
+    return {i: each.state().ready for i, each in enumerate(queue.partitions())}
+
+
+def test_what_is_put_is_spread_and_all_of_it_handed_out(q: Any) -> None:
+    for i in range(20):
+        q.put(i)
+    assert where(q) == dict.fromkeys(range(5), 4)
+    assert q.state().ready == 20
+    assert q.state().partitions == 5
+    seen = []
+    for message in q.consume(timeout=0.1):
+        with message:
+            seen.append(message.body)
+    assert sorted(seen) == [*range(20)]
+    wait_until("the last ack", lambda: q.state().stats.get("acked") == 20)
+
+
+def test_a_batch_stays_whole_and_a_key_stays_where_it_is(q: Any) -> None:
+    put = q.put_many(range(10))
+    assert len({sent.queue.name for sent in put}) == 1
+    keyed = q.put_many([Item((key, n), key=key) for n in range(4) for key in "abcdefgh"])
+    homes = {(body[0], sent.queue.name) for body, sent in zip(_bodies(), keyed, strict=True)}
+    assert len(homes) == 8
+    assert len({home for _, home in homes}) > 1
+    assert q.put((0, 0), key="a").queue.name == keyed[0].queue.name
+    order: dict[str, list[int]] = {}
+    while found := q.claim_many(7):
+        for message in found:
+            if isinstance(message.body, list):
+                order.setdefault(message.body[0], []).append(message.body[1])
+        assert set(q.ack_many(found)) == {Verdict.DONE}
+    assert all(order[key] == [0, 1, 2, 3] for key in "bcdefgh")
+
+
+def _bodies() -> list[tuple[str, int]]:
+    return [(key, n) for n in range(4) for key in "abcdefgh"]
+
+
+def test_an_id_is_put_once_and_its_result_found_by_it(q: Any, make: Any) -> None:
+    assert q.put("x", id="order-1").new
+    other = make(partitions=5)
+    assert not other.put("x", id="order-1").new
+    assert not other.put_many([Item("x", id="order-1"), Item("y", id="order-2")])[0].new
+    sent = q.put("z")
+    both = q.put("w", id="order-3", key="k")
+    for message in q.claim_many(10):
+        message.complete(message.id)
+    for message in q.claim_many(10):
+        message.complete(message.id)
+    assert other.wait("order-1", 1) == "order-1"
+    assert other.wait(sent.id, 1) == sent.id == sent.wait(1)
+    assert other.wait("order-3", 1, key="k") == "order-3" == both.wait(1)
+    with pytest.raises(ResultTimeout):
+        other.wait("nobody", 0.01)
+
+
+def test_a_consumer_that_waits_hears_of_each_partition(q: Any) -> None:
+    seen: list[tuple[Any, float]] = []
+
+    def work() -> None:
+        for message in q.consume(timeout=3):
+            with message:
+                seen.append((message.body, time.monotonic()))
+            if len(seen) == 10:
+                return
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    late = []
+    for i in range(10):
+        put = time.monotonic()
+        q.put(i)
+        wait_until("it to be handed out", lambda i=i: len(seen) > i)
+        late.append(seen[i][1] - put)
+    thread.join(5)
+    assert not thread.is_alive()
+    assert sorted(late)[5] < 0.3  # no safety look, which comes once a second
+
+
+def test_no_partition_waits_behind_another_that_always_has_work(q: Any) -> None:
+    parts = q.partitions()
+    for each in parts:
+        each.put_many(range(20))
+    first = Counter(_name(q.claim()) for _ in range(25))
+    assert len(first) == 5
+    assert max(first.values()) <= 8
+
+
+def _name(message: Any) -> str:
+    target = getattr(message, "target", message)
+    name: str = target._queue.name
+    return name
+
+
+def test_several_workers_and_what_fails_is_tried_again(q: Any, make: Any) -> None:
+    seen = Counter[int]()
+
+    def handle(message: Any) -> None:
+        seen[message.body] += 1
+        if message.body % 10 == 0:
+            raise RuntimeError("fails")
+
+    retrying = make(partitions=5, max_deliveries=2, backoff=lambda _: 0.0)
+    retrying.put_many(range(5))
+    for i in range(5, 30):
+        retrying.put(i)
+    assert retrying.work(handle, concurrency=3, timeout=0.3) == 33
+    assert q.state().dead == 3
+    assert seen == Counter({i: 2 if i % 10 == 0 else 1 for i in range(30)})
+
+
+def test_what_operators_do_is_done_to_the_whole_queue(q: Any) -> None:
+    q.put_many([Item("later", delay=60, id=f"d{i}") for i in range(4)])
+    free = q.put("later", delay=60)
+    assert q.state().delayed == 5
+    assert q.cancel("d0", free.id, "nobody") == [Verdict.DONE, Verdict.DONE, Verdict.LOST]
+    keyed = q.put("later", delay=60, id="both", key="k")
+    assert q.cancel(keyed.id) == [Verdict.DONE]
+    assert sorted(each.id for each in q.peek("delayed")) == ["d1", "d2", "d3"]
+    for i in range(6):
+        q.put(i)
+    for message in q.claim_many(6) + q.claim_many(6):
+        message.reject("bad")
+    letters = q.peek("dead")
+    assert [each.body for each in letters] == [each.body for each in sorted(letters, key=_died)]
+    first = q.peek("dead", 2)
+    rest = q.peek("dead", 10, after=first[-1].name)
+    assert [each.name for each in first + rest] == [each.name for each in letters]
+    assert q.redrive([letters[0].name, letters[3].name]) == 2
+    assert q.redrive(reason="other") == 0
+    assert q.redrive() == 4
+    assert len(q.peek()) == 6
+    assert len(q.peek(offset=4)) == 2
+    q.pause()
+    assert q.state().paused
+    assert q.claim() is None
+    q.resume()
+    held = q.claim()
+    with pytest.raises(QueueInUse, match="1 messages of 'q' are unacked"):
+        q.delete()
+    held.ack()
+    assert q.purge("ready") == Counts(ready=5)
+    assert q.delete() == Counts(delayed=3)
+    assert q.state().stats == {}
+
+
+def _died(letter: Any) -> tuple[int, int, int]:
+    ms, _, rest = letter.name.partition("-")
+    number, _, at = rest.partition("#")
+    return int(ms), int(number), int(at)
+
+
+def test_their_number_is_written_down(q: Any, make: Any) -> None:
+    q.put(1)
+    names = [each.name for each in q.partitions()]
+    assert [each.name for each in make(partitions=5).partitions()] == names
+    other = make(partitions=6)
+    for use in (other.state, lambda: other.put(1), other.claim, lambda: next(iter(other))):
+        with pytest.raises(InvalidArgument, match="has 5 partitions, not 6"):
+            use()
+    q.purge()
+    q.delete()
+    assert len(other.partitions()) == 6
+
+
+def test_what_was_put_before_it_had_any_is_in_the_first(make: Any) -> None:
+    make().put("before")
+    q = make(partitions=3)
+    assert q.claim(1).body == "before"
+    assert q.state().stats["published"] == 1
+
+
+def test_a_plain_queue_takes_a_key_and_a_receiver_takes_partitions(make: Any) -> None:
+    plain = make("other")
+    assert plain.put("x", key="k").new
+    with pytest.raises(InvalidArgument, match="key"):
+        plain.put("x", key=7)
+    q = make(partitions=2)
+    with pytest.raises(InvalidArgument, match="partitions"):
+        make.receiver(q, plain)
+
+
+def test_an_item_that_cannot_be_put_is_named_and_none_is_put(q: Any) -> None:
+    with pytest.raises(InvalidArgument, match="message 2: "):
+        q.put_many([1, Item(2, id="x"), object()])
+    with pytest.raises(InvalidArgument, match=r"message 1: key"):
+        q.put_many([1, Item(2, key="")])
+    with pytest.raises(InvalidArgument, match=r"^id"):
+        q.put(1, id="")
+    assert q.put_many([]) == []
+    assert q.state().ready == 0

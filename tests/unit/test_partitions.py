@@ -1,0 +1,123 @@
+"""Partitions: their names, where a message goes, and how answers become one. Without a server."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from atomq import Queue, merging
+from atomq.calls import Peeked
+from atomq.errors import InvalidArgument, ServerError
+from atomq.keys import SLOTS, hash_slot
+from atomq.partitions import MOST, PartitionMap, jump
+
+
+def shard_of(slot: int) -> int:
+    return slot * 3 // SLOTS
+
+
+@pytest.mark.parametrize("queue", [f"orders{i}" for i in range(40)])
+def test_they_lie_evenly_on_the_shards_whatever_the_name(queue: str) -> None:
+    found = PartitionMap.spread(queue, 12, shards=range(3), shard_of=shard_of)
+    slots = [hash_slot("{" + name + "}") for name in found.names]
+    assert sorted(Counter(map(shard_of, slots)).values()) == [4, 4, 4]
+    assert len(set(slots)) == 12
+    assert found.names[0] == queue
+    assert PartitionMap.read(queue, found.record).names == found.names
+
+
+def test_the_prefix_of_keys_is_part_of_their_tags() -> None:
+    found = PartitionMap.spread("q", 9, prefix="app:", shards=range(3), shard_of=shard_of)
+    shards = Counter(shard_of(hash_slot("{app:" + name + "}")) for name in found.names)
+    assert sorted(shards.values()) == [3, 3, 3]
+
+
+def test_on_one_server_they_lie_evenly_over_the_slots() -> None:
+    names = PartitionMap.spread("q", 12).names
+    assert sorted(hash_slot("{" + name + "}") * 12 // SLOTS for name in names) == [*range(12)]
+
+
+def test_slots_that_no_node_serves_are_left_alone() -> None:
+    found = PartitionMap.spread(
+        "q", 6, shards=["a"], shard_of=lambda slot: "a" if slot < 8000 else None
+    )
+    assert all(hash_slot("{" + name + "}") < 8000 for name in found.names[1:])
+    assert PartitionMap.spread("q", 2, shards=[], shard_of=lambda _: None).names[1] == "q#1.0"
+
+
+@pytest.mark.parametrize("record", ["", "x", "3 1", "2 1 1", "0", "999 1", "2  1", "2 -1"])
+def test_a_damaged_record_is_said_to_be(record: str) -> None:
+    with pytest.raises(ServerError, match="damaged"):
+        PartitionMap.read("q", record)
+
+
+def test_few_keys_move_when_there_are_more_buckets_and_only_to_the_new_ones() -> None:
+    keys = [f"key{i}" for i in range(2000)]
+    assert {jump(key, 1) for key in keys} == {0}
+    shares = Counter(jump(key, 12) for key in keys)
+    assert len(shares) == 12
+    assert min(shares.values()) > 100
+    moved = [key for key in keys if jump(key, 12) != jump(key, 13)]
+    assert {jump(key, 13) for key in moved} == {12}
+    assert 80 < len(moved) < 250
+
+
+def test_where_a_key_goes_is_a_promise() -> None:
+    """Processes of two releases must agree."""
+    keys = ("a", "order-17", "ключ", "")
+    assert [jump(key, 12) for key in keys] == [11, 3, 10, 5]
+
+
+def test_an_id_says_its_partition() -> None:
+    found = PartitionMap("q", [0, 0])
+    assert found.of_id("abc-1#2") == 2
+    assert found.marked("abc-1#3") is None  # there is none
+    assert found.of_id("abc-1#3") == jump("abc-1#3", 3)
+    assert found.marked("17") is None
+
+
+@pytest.mark.parametrize("count", [0, -1, MOST + 1, "3", 2.5, True])
+def test_the_number_is_checked(count: object) -> None:
+    with pytest.raises(InvalidArgument, match="partitions"):
+        Queue("q", "redis://localhost:1", partitions=count)  # type: ignore[arg-type]
+
+
+def test_a_class_of_ones_own_says_what_to_derive_from() -> None:
+    class Mine(Queue):
+        pass
+
+    with pytest.raises(InvalidArgument, match="derive"):
+        Mine("q", "redis://localhost:1", partitions=3)
+
+
+def letter(name: str, size: int = 1) -> Peeked:
+    return Peeked(name, None, 1, 1, None, "bad", "", b"x" * size)
+
+
+def test_dead_letters_are_paged_over_all_partitions() -> None:
+    dead = {
+        0: [letter("5-0"), letter("7-0"), letter("9-1")],
+        1: [letter("5-0"), letter("6-0")],
+        2: [letter("5-0"), letter("7-0"), letter("7-1")],
+    }
+    seen: list[str] = []
+    after, last = "", None
+    while True:
+        some = {}
+        for at, letters in dead.items():
+            behind = merging.behind(after, at, last) if after else "0-0"
+            key = tuple(map(int, behind.split("-")))
+            some[at] = [x for x in letters if tuple(map(int, x.name.split("-"))) > key][:2]
+        page = merging.peeked("dead", some, 2, 0)
+        if not page:
+            break
+        seen += [each.name for each in page]
+        after, last = page[-1].name, int(page[-1].name.partition("#")[2])
+    assert seen == ["5-0#0", "5-0#1", "5-0#2", "6-0#1", "7-0#0", "7-0#2", "7-1#2", "9-1#0"]
+
+
+def test_nothing_is_shown_behind_what_a_cut_answer_saw() -> None:
+    large = letter("5-0", size=1 << 20)  # of its partition, more may follow
+    page = merging.peeked("dead", {0: [large], 1: [letter("4-0"), letter("6-0")]}, 10, 0)
+    assert [each.name for each in page] == ["4-0#1", "5-0#0"]
