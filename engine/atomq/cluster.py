@@ -36,6 +36,8 @@ KEYLESS = frozenset(
     | {"LATENCY", "PING", "PUBLISH", "SCAN", "SCRIPT", "SLOWLOG", "WAIT", "WAITAOF"}
 )
 
+ANYWHERE = frozenset({"PING", "PUBLISH", "TIME"})  # what any node does alike
+NEAR = 0.4  # seconds in which one has to do that; then another one is asked
 
 _REFUSALS = (server.AuthenticationError, server.ResponseError)
 
@@ -86,6 +88,11 @@ class SlotMap:
         """Whether a node is known to serve a key, and is not in doubt."""
         place = self._owners[hash_slot(key)]
         return place is not None and place not in self.doubted
+
+    @property
+    def is_any_sound(self) -> bool:
+        """Whether a node that serves slots is not in doubt."""
+        return any(place not in self.doubted for place in self.primaries)
 
     # ── what answers tell ─────────────────────────────────────────────────────────────────────
 

@@ -16,7 +16,7 @@ from redis import exceptions as server
 from redis.connection import AbstractConnection
 
 from atomq import connect, wires
-from atomq.cluster import Nodes, Share, key_of, named, no_answers, unserved
+from atomq.cluster import ANYWHERE, NEAR, Nodes, Share, key_of, named, no_answers, unserved
 from atomq.conversation import packed
 from atomq.keys import Place, hash_slot
 from atomq.node_threads import NodeThreads
@@ -158,21 +158,28 @@ class Shards(Nodes[Pool]):
         self._send(others, replies, within)
 
     def command(self, args: Sequence[Any]) -> Any:
-        """Any command, to the node of its first key; to some node, if it has none."""
+        """Any command, to the node of its first key; to some node, if it has none.
+
+        What any node does alike is given to another one where it is not done at once: a message to
+        a channel may come twice then.
+        """
         key = key_of(args)
         slot = None if key is None else hash_slot(key)
         head, *rest = args
         data = packed((*str(head).split(), *rest))
         asked: Place | None = None
         reply: Any = None
-        for _ in range(WAYS):
+        within = NEAR if head in ANYWHERE else None
+        for tried in range(WAYS):
             place = asked or self._place(slot)
             share = Share(place)
             share.say_packed(data, 0, asking=asked is not None)
             try:
-                heard = self.pool(place).over(share.data, looked_at=True)
+                heard = self.pool(place).over(share.data, looked_at=True, within=within)
             except SERVER_ERRORS as error:
                 self.map.doubt(place)
+                if within is not None and tried + 1 < WAYS and self.map.is_any_sound:
+                    continue
                 raise named(error, place) from error
             reply = self.map.judged(place, heard[-1])
             if not isinstance(reply, Elsewhere):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from celery import chain, chord, group
@@ -171,3 +172,127 @@ def test_a_worker_does_all_that_it_does_on_one_server(at: ClusterPlace) -> None:
     assert [q["name"] for q in inspect.active_queues()[worker.name]] == ["celery", *names]
     assert worker.stop() == 0
     assert "Traceback" not in worker.log
+
+
+# ── a shard in trouble ───────────────────────────────────────────────────────────────────────────
+
+
+def starts_of(at: ClusterPlace, ids: list[str]) -> list[float]:
+    """When these tasks were started."""
+    wanted = set(ids)
+    return sorted(e.at for e in at.ledger.events() if e.what == "start" and e.id in wanted)
+
+
+@pytest.mark.parametrize("pool", ["threads"])
+def test_a_frozen_shard_keeps_its_queues_alone(at: ClusterPlace, three: Cluster, pool: str) -> None:
+    here, there = name_on(three, 0), name_on(three, 1)
+    worker = at.worker(pool, 4, queues=f"{here},{there}", backend=None).ready()
+    at.ledger.await_ends([at.send("work", queue=here), at.send("work", queue=there)])
+    held = at.send("work", 0.5, queue=there)
+    at.ledger.await_starts(held)
+    three.nodes[1].pause()
+    try:
+        ids = []
+        for _ in range(20):
+            ids.append(at.send("work", queue=here))
+            time.sleep(0.1)
+        at.ledger.await_ends(ids, 5)
+        assert at.app.control.ping(destination=[worker.name], timeout=2)
+    finally:
+        three.nodes[1].resume()
+    late = [at.send("work", queue=there) for _ in range(3)]
+    at.ledger.await_ends([held, *late], 5)
+    at.await_empty(5, there)
+    assert set(at.ledger.starts().values()) == {1}
+    sent = starts_of(at, ids)
+    assert max(b - a for a, b in itertools.pairwise(sent)) < 1.0
+    assert worker.alive
+
+
+class Sender:
+    """Sends tasks at a rate until it is stopped; a task that was refused is not counted."""
+
+    def __init__(self, at: ClusterPlace, queues: list[str], rate: float) -> None:
+        self._at, self._queues, self._rate = at, itertools.cycle(queues), rate
+        self.sent: dict[str, list[str]] = {name: [] for name in queues}
+        self.refused = 0
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(q,), daemon=True) for q in queues]
+
+    def _run(self, queue: str) -> None:
+        pause = len(self.sent) / self._rate
+        while not self._stop.wait(pause):
+            try:
+                self.sent[queue].append(self._at.send("work", queue=queue, retry=False))
+            except Exception:  # noqa: BLE001 - whatever Kombu makes of a shard that is away
+                self.refused += 1
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(20)
+
+
+def gap(at: ClusterPlace, ids: list[str]) -> float:
+    """The longest time between two starts of these tasks, in seconds."""
+    return max(b - a for a, b in itertools.pairwise(starts_of(at, ids)))
+
+
+def fail_over(cluster: Cluster, index: int, how: str) -> float:
+    """End a primary, or have it stand still, and wait until its replica is one; when that was."""
+    slot = 16384 * index // len(cluster.nodes)
+    node, replica = cluster.nodes[index], cluster.replicas[index]
+    if how == "kill":
+        node.kill()
+    else:
+        node.pause()
+    wait_until("the replica to be a primary", lambda: cluster.owns(replica, slot), 20)
+    return time.time()
+
+
+@pytest.mark.parametrize(
+    ("how", "pool", "seconds"),
+    [
+        ("kill", "threads", 2.0),
+        *(
+            pytest.param(how, pool, 50.0, marks=pytest.mark.long)
+            for how in ("kill", "freeze")
+            for pool in ("prefork", "threads", "gevent")
+        ),
+    ],
+)
+@pytest.mark.timeout(300)
+def test_a_primary_that_ends_under_load_loses_nothing(
+    kind: str, tmp_path: Path, how: str, pool: str, seconds: float
+) -> None:
+    with Cluster(kind, nodes=3, replicas=True, options=PARTIAL) as cluster:
+        at = ClusterPlace(cluster, tmp_path)
+        try:
+            names = [name_on(cluster, index) for index in (0, 1, 2)]
+            at.app = at.make_app(broker_transport_options={"socket_timeout": 2})
+            worker = at.worker(pool, 4, queues=",".join(names), backend=None).ready()
+            at.ledger.await_ends([at.send("work", queue=name) for name in names], 20)
+            with Sender(at, names, 50) as sender:
+                time.sleep(seconds / 5)
+                elected = fail_over(cluster, 1, how)
+                time.sleep(seconds)
+            if how == "freeze":
+                cluster.nodes[1].resume()
+            sent = [one for ids in sender.sent.values() for one in ids]
+            at.ledger.await_ends(sent, 20)
+            assert worker.alive
+            twice = {one for one, count in at.ledger.starts().items() if count > 1}
+            resumed = [start for start in starts_of(at, sender.sent[names[1]]) if start > elected]
+            print(f"{len(sent)} sent, {sender.refused} refused, {len(twice)} twice,", end=" ")
+            print(f"resumed {resumed[0] - elected:.2f} s after the election,", end=" ")
+            print(f"gaps elsewhere {[round(gap(at, sender.sent[names[i]]), 2) for i in (0, 2)]}")
+            assert resumed[0] - elected < 3.0
+            assert max(gap(at, sender.sent[names[0]]), gap(at, sender.sent[names[2]])) < 1.0
+            assert not twice
+        finally:
+            at.close()
