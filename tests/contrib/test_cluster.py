@@ -296,3 +296,77 @@ def test_a_primary_that_ends_under_load_loses_nothing(
             assert not twice
         finally:
             at.close()
+
+
+def move_half_by_half(cluster: Cluster, slot: int, seconds: float) -> None:
+    """Move a slot as redis-cli does, with one half of it here and one there for so long."""
+    source = cluster.owner(slot)
+    target = next(node for node in cluster.nodes if node is not source)
+    into, out = target.client(), source.client()
+    into.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", cluster.id_of(source))
+    out.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", cluster.id_of(target))
+    half = False
+    while keys := out.execute_command("CLUSTER GETKEYSINSLOT", slot, 10):
+        for key in keys:
+            out.execute_command("MIGRATE", "127.0.0.1", target.port, key, 0, 5000, "REPLACE")
+            if not half:
+                half = True
+                time.sleep(seconds)
+    name = cluster.id_of(target)
+    for node in (target, source, *cluster.nodes):
+        node.client().execute_command("CLUSTER SETSLOT", slot, "NODE", name)
+
+
+@pytest.mark.parametrize("seconds", [0.3, pytest.param(4.0, marks=pytest.mark.long)])
+def test_a_busy_queue_whose_slot_moves(at: ClusterPlace, seconds: float) -> None:
+    name, other = name_on(at.cluster, 0), name_on(at.cluster, 1)
+    worker = at.worker("threads", 4, queues=f"{name},{other}", backend=None).ready()
+    at.ledger.await_ends([at.send("work", queue=name), at.send("work", queue=other)])
+    with Sender(at, [name, other], 50) as sender:
+        time.sleep(0.3)
+        move_half_by_half(at.cluster, QueueKeys(name, layout="cluster").slot, seconds)
+        time.sleep(0.5)
+    sent = [one for ids in sender.sent.values() for one in ids]
+    at.ledger.await_ends(sent, 10)
+    assert sender.refused == 0
+    assert set(at.ledger.starts().values()) == {1}
+    assert gap(at, sender.sent[other]) < 1.0
+    assert worker.alive
+    assert "Traceback" not in worker.log
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("how", ["kill", "freeze"])
+def test_chords_of_chords_while_a_primary_ends(kind: str, tmp_path: Path, how: str) -> None:
+    with Cluster(kind, nodes=3, replicas=True, options=PARTIAL) as cluster:
+        at = ClusterPlace(cluster, tmp_path)
+        try:
+            names = [name_on(cluster, index) for index in (0, 1, 2)]
+            conf = {"broker_transport_options": {"lease": 5}, "task_acks_late": True}
+            at.worker("threads", 8, queues=",".join(["celery", *names]), **conf).ready()
+            work, collected = at.reader.tasks["work"], at.reader.tasks["collected"]
+            found = []
+            ended = threading.Timer(1.0, fail_over, (cluster, 1, how))
+            ended.daemon = True
+            ended.start()
+            for number in range(20):
+                parts = [
+                    work.s(0.02, base + n).set(queue=names[n % 3])
+                    for base in (0, 10)
+                    for n in (0, 1)
+                ]
+                inner = [chord(parts[:2], collected.s()), chord(parts[2:], collected.s())]
+                try:
+                    found.append(chord(inner, collected.s())())
+                except Exception:  # noqa: BLE001 - it could not be sent: a shard was away
+                    print("chord", number, "was refused")
+                time.sleep(0.2)
+            ended.join(30)
+            assert len(found) > 5
+            for result in found:
+                assert result.get(timeout=60) == [[0, 1], [10, 11]]
+        finally:
+            if how == "freeze":
+                cluster.nodes[1].resume()
+            at.close()
