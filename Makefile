@@ -159,7 +159,7 @@ versus-stock: install ## Celery on stock Kombu and on atomq: losses, restarts, c
 	@$(BIN)/python -m tests.bench.versus --docs docs/versus-stock.md
 	@$(BIN)/python -m tests.docs.tables
 
-docs: install ## make the documentation's tables anew, and its site, strictly, in .cache/site/html
+docs: install ## make the documentation's tables anew, and its site, strictly, in .site/html
 	@$(BIN)/python -m tests.docs.tables
 	@$(BIN)/python -m tests.docs.site
 
@@ -171,5 +171,5 @@ build: install ## sdist and wheel into dist/
 	@$(BIN)/python -m build --outdir dist . | tail -1
 
 clean: ## remove everything that was made here
-	@rm -rf $(VENV) .tools .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	@rm -rf $(VENV) .tools .cache .site .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
 """The documentation site: `python -m tests.docs.site` lays its pages out and builds it strictly.
 
 A page stands where GitHub shows it, and links to what lies beside it there: ../lua/README.md, a
-schema. The site holds pages alone. So they are laid out in .cache/site/pages, links that lead out
+schema. The site holds pages alone. So they are laid out in .site/pages, links that lead out
 of docs/ lead to where their file lies here, and what only the tests read (hidden blocks, marks of
 tables) is left out.
 """
@@ -18,13 +18,16 @@ from pathlib import PurePosixPath
 from tests.docs.commands import reference
 from tests.servers import ROOT
 
-PAGES = ROOT / ".cache" / "site" / "pages"
-HTML = ROOT / ".cache" / "site" / "html"
+PAGES = ROOT / ".site" / "pages"
+HTML = ROOT / ".site" / "html"
 # Pages that stand outside of docs/, and their places in the site.
 OUTSIDE = {
     "README.md": "index.md",
     "CHANGELOG.md": "changes.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "lua/README.md": "scripts.md",
+    "tests/README.md": "tests.md",
     "examples/celery_app/README.md": "examples/celery_app.md",
     "examples/killed_worker/README.md": "examples/killed_worker.md",
 }

@@ -222,12 +222,44 @@ def against_stock() -> str | None:
     return _table(("", "stock", "atomq"), rows)
 
 
+# What `make bench` counted that load does not move: section, its part, column, words.
+_PEERS = (
+    ("Publish, one by one", "", "round trips", "round trips to publish"),
+    ("Consume and acknowledge", "1 consumer", "round trips", "… to consume and ack"),
+    ("Consume and acknowledge", "1 consumer", "commands", "commands to consume and ack"),
+    ("Tasks from end to end", "", "bytes on the wire", "bytes on the wire, from end to end"),
+    ("Publish, one by one", "", "bytes in memory", "bytes in memory"),
+    ("What waiting costs", "1 waiting", "commands", "commands a second, when it waits"),
+)
+
+
+def beside_peers() -> str | None:
+    """The counts of docs/benchmarks.md in one table, if it was made."""
+    page = ROOT / "docs" / "benchmarks.md"
+    if not page.exists():
+        return None
+    text = page.read_text(encoding="utf-8")
+    found: dict[str, list[str]] = {}
+    for section, part, column, _ in _PEERS:
+        body = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+        table = body[body.index(f"**{part}**") if part else 0 :].partition("\n|")[2]
+        heads, _, *rows = table.partition("\n\n")[0].splitlines()
+        at = [head.strip() for head in heads.split("|")].index(column) + 1
+        for row in rows:
+            cells = [cell.strip() for cell in row.split("|")]
+            if not cells[1].startswith("floor") and len(cells) > at:
+                found.setdefault(cells[1], []).append(cells[at])
+    lines = [(name, *cells) for name, cells in sorted(found.items()) if len(cells) == len(_PEERS)]
+    return _table(("", *(words for *_, words in _PEERS)), lines)
+
+
 def _data(section: str) -> str:
     return section.partition("|---")[2]
 
 
 TABLES: dict[str, Callable[[], str | None]] = {
     "against stock": against_stock,
+    "beside peers": beside_peers,
     "options": options,
     "celery options": celery_options,
     "atomq options": atomq_options,
