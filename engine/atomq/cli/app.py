@@ -58,6 +58,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
             "atomq.web.command",
             "Show queues, messages, dead letters and workers on a web page.",
         ),
+        "metrics": (
+            "metrics",
+            "Print the metrics of all queues for Prometheus, or serve them with --listen.",
+        ),
     },
     "Move": {
         "pause": (

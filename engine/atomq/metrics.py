@@ -1,0 +1,267 @@
+"""Metrics for Prometheus: what the server knows of all queues, read when Prometheus asks.
+
+    from atomq.metrics import AtomqCollector
+
+    AtomqCollector("redis://localhost:6379/0").register()
+
+Needs `atomq[metrics]`, which is prometheus-client. One process exports for the whole fleet: the
+counters are the server's own, so there is nothing to add up over processes, and no multiprocess
+mode. A scrape of 200 queues is two server calls, see `Engine.overview`. No label is an id.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+from urllib.parse import unquote
+
+from atomq import calls
+from atomq.calls import QueueOverview
+from atomq.client import Engine
+from atomq.errors import AtomqError, InvalidArgument
+from atomq.overview import Overview
+
+try:
+    from prometheus_client import CollectorRegistry, make_wsgi_app
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.metrics_core import Metric
+    from prometheus_client.registry import REGISTRY, Collector
+except ImportError as error:
+    raise ImportError('metrics need prometheus-client: pip install "atomq[metrics]"') from error
+
+log = logging.getLogger("atomq.metrics")
+
+EVENTS = (
+    "published",
+    "delivered",
+    "expired",
+    "acked",
+    "released",
+    "dead",
+    "dropped",
+    "redriven",
+    "cancelled",
+    "restored",
+    "handed_back",
+)
+"""What the server counts of a queue, see `QueueState.stats`."""
+PATIENCE = 2.0  # seconds for which a scrape tries to reach the server, unless the options say
+
+
+class AtomqCollector(Collector):
+    """What a registry of prometheus-client asks for the metrics of all queues of a server.
+
+    `engine` is an engine or a server's URL; options are those of an engine made of it. With
+    `queues` only these are read, and no workers: for a user who may read no others. Any thread may
+    scrape. While the server cannot be reached there is `atomq_up 0` and nothing else. Raises
+    `InvalidAddress` and `InvalidOptions`; a scrape raises nothing.
+    """
+
+    def __init__(
+        self, engine: Engine | str, *, queues: Sequence[str] | None = None, **options: Any
+    ) -> None:
+        if isinstance(engine, str):
+            options.setdefault("retry_budget", PATIENCE)
+            engine = Engine(engine, **options)
+            engine.verified = True  # it only reads, and this user may do no more
+        elif options:
+            raise InvalidArgument("options belong to the engine: give a URL, or them to Engine")
+        self.engine = engine
+        self._queues = None if queues is None else list(queues)
+        self._was_up = True
+
+    def register(self, registry: CollectorRegistry = REGISTRY) -> AtomqCollector:
+        """Have this registry ask here.
+
+        Raises `InvalidArgument` if it has these metrics already.
+        """
+        try:
+            registry.register(self)
+        except ValueError as error:
+            raise InvalidArgument(
+                "this registry has the metrics of atomq already: one collector a registry, and for "
+                f"another server a CollectorRegistry of its own ({error})"
+            ) from error
+        return self
+
+    def describe(self) -> Iterable[Metric]:
+        """The metrics without values: to register asks no server."""
+        return _Families().all()
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as they are now."""
+        began, found = time.perf_counter(), None
+        try:
+            found = self.engine.overview(self._queues)
+            self._was_up = True
+        except AtomqError as error:
+            level = logging.WARNING if self._was_up else logging.DEBUG
+            log.log(level, "nothing could be read for a scrape: %s", error)
+            self._was_up = False
+        families = _Families()
+        families.up.add_metric([], float(found is not None))
+        families.seconds.add_metric([], time.perf_counter() - began)
+        if found is not None:
+            families.fill(found)
+        yield from families.all()
+
+
+class _Families:
+    """The metrics, in the order in which they are printed."""
+
+    def __init__(self) -> None:
+        gauge, counter = GaugeMetricFamily, CounterMetricFamily
+        self.up = gauge("atomq_up", "Whether the server of the queues answered this scrape.")
+        self.seconds = gauge("atomq_scrape_duration_seconds", "Time taken to read the server.")
+        self.unreadable = gauge("atomq_unreadable_queues", "Queues that could not be read.")
+        queue = ["queue"]
+        self.messages = gauge(
+            "atomq_queue_messages",
+            "Messages by state, each in one: ready, due (delayed until now), delayed, held by a "
+            "consumer, expired (held too long) and dead.",
+            labels=["queue", "state"],
+        )
+        self.ready = gauge(
+            "atomq_queue_ready_messages",
+            "Messages that are ready, by priority; 0 goes first.",
+            labels=["queue", "priority"],
+        )
+        self.backlog = gauge(
+            "atomq_queue_backlog",
+            "Messages that a consumer could claim now: ready, due and expired.",
+            labels=queue,
+        )
+        self.oldest = gauge(
+            "atomq_queue_oldest_seconds",
+            "Age of the next ready message, where its producer says when it was put.",
+            labels=queue,
+        )
+        self.next_due = gauge(
+            "atomq_queue_next_due_seconds",
+            "Time until the next delayed message is due; below 0 if it waits for a consumer.",
+            labels=queue,
+        )
+        self.paused = gauge("atomq_queue_paused", "Whether the queue is paused.", labels=queue)
+        self.consumers = gauge(
+            "atomq_queue_consumers", "Processes that consume the queue.", labels=queue
+        )
+        self.events = counter(
+            "atomq_queue_events",
+            "What happened to messages, counted by the server since the queue began.",
+            labels=["queue", "event"],
+        )
+        self.dead = counter(
+            "atomq_queue_dead",
+            "Messages that became dead letters, by reason.",
+            labels=["queue", "reason"],
+        )
+        of = ["kind", "version"]
+        self.workers = gauge("atomq_workers", "Processes that consume.", labels=of)
+        self.slots = gauge("atomq_worker_slots", "Messages they work on at most.", labels=of)
+        self.busy = gauge("atomq_worker_held_messages", "Messages they hold.", labels=of)
+
+    def all(self) -> Iterable[Metric]:
+        return list(vars(self).values())
+
+    def fill(self, found: Overview) -> None:
+        self.unreadable.add_metric([], len(found.unreadable))
+        consumers = Counter(name for process in found.processes for name in process.queues)
+        for queue in found.queues:
+            self._of_queue(queue, consumers[queue.name])
+        workers, slots, holds = Counter[Any](), Counter[Any](), Counter[Any]()
+        for process in found.processes:
+            entry = process.entry
+            of = (str(entry.get("kind", "")), str(entry.get("version", "")))
+            workers[of] += 1
+            slots[of] += _whole(entry.get("concurrency"))
+            holds[of] += _whole(entry.get("holds"))
+        for of, count in workers.items():
+            self.workers.add_metric(of, count)
+            self.slots.add_metric(of, slots[of])
+            self.busy.add_metric(of, holds[of])
+
+    def _of_queue(self, queue: QueueOverview, consumers: int) -> None:
+        name = queue.name
+        for state, count in states(queue).items():
+            self.messages.add_metric([name, state], count)
+        for priority, count in queue.ready_by_priority.items():
+            self.ready.add_metric([name, str(priority)], count)
+        self.backlog.add_metric([name], queue.backlog)
+        if queue.oldest_seconds is not None:
+            self.oldest.add_metric([name], queue.oldest_seconds)
+        if queue.next_due_seconds is not None:
+            self.next_due.add_metric([name], queue.next_due_seconds)
+        self.paused.add_metric([name], float(queue.paused))
+        self.consumers.add_metric([name], consumers)
+        for event in EVENTS:
+            self.events.add_metric([name, event], queue.stats.get(event, 0))
+        for reason, count in queue.dead_by_reason.items():
+            self.dead.add_metric([name, reason], count)
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def states(queue: QueueOverview) -> dict[str, int]:
+    """How many messages are in each state. Each message is in one: the sum is all of them."""
+    return {
+        "ready": queue.ready,
+        "due": queue.due,
+        "expired": queue.expired,
+        "held": queue.unacked - queue.expired,
+        "delayed": queue.delayed - queue.due,
+        "dead": queue.dead,
+    }
+
+
+# ── over HTTP ─────────────────────────────────────────────────────────────────────────────────
+
+_BACKLOG = re.compile(r"/backlog/([^/]+)/?")
+
+
+def wsgi_app(collector: AtomqCollector) -> Callable[..., Iterable[bytes]]:
+    """A WSGI app: `/metrics` for Prometheus, `/backlog/<queue>` as JSON for KEDA's metrics-api.
+
+    `/backlog/<queue>` answers `{"queue": …, "backlog": …, "busy": …}`; `busy` are the backlog and
+    what consumers hold, which is 0 when no worker is needed. While the server is away it answers
+    503, never a 0 on which a fleet would be scaled down.
+    """
+    registry = CollectorRegistry(auto_describe=False)
+    collector.register(registry)
+    metrics: Callable[..., Iterable[bytes]] = make_wsgi_app(registry)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "/")
+        if environ.get("REQUEST_METHOD") not in ("GET", "HEAD"):
+            status, answer = "405 Method Not Allowed", {"error": "only GET"}
+        elif path == "/metrics":
+            return metrics(environ, start_response)
+        elif match := _BACKLOG.fullmatch(path.encode("latin-1").decode("utf-8", "replace")):
+            status, answer = _backlog(collector.engine, unquote(match[1]))
+        else:
+            status, answer = "404 Not Found", {"error": "there are /metrics and /backlog/<queue>"}
+        body = json.dumps(answer).encode() + b"\n"
+        head = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        start_response(status, head)
+        return [body]
+
+    return app
+
+
+def _backlog(engine: Engine, name: str) -> tuple[str, dict[str, Any]]:
+    try:
+        call = calls.overview([engine.keys(name)])
+        (queue,) = engine.run(call)
+    except InvalidArgument as error:
+        return "404 Not Found", {"error": str(error)}
+    except AtomqError as error:
+        return "503 Service Unavailable", {"error": str(error)}
+    assert isinstance(queue, QueueOverview)
+    busy = queue.backlog + states(queue)["held"]
+    return "200 OK", {"queue": name, "backlog": queue.backlog, "busy": busy}
