@@ -35,7 +35,6 @@ log = logging.getLogger("atomq.queue")
 
 T = TypeVar("T")
 COPIES, NUMBERS = (1, 2), 12  # partitions whose copies of the record are sought, by these numbers
-AGAIN = 5.0  # seconds between two looks whether a node is back that is not published to
 
 
 class Put(NamedTuple):
@@ -70,7 +69,6 @@ class PartitionedBase(QueueBase[EngineT]):
         self._map = PartitionMap(name, ())
         self._parts: list[Any] = []  # none: the record was not read yet
         self._turn = itertools.count(random.randrange(MOST))
-        self._look_at = 0.0  # whether a node is back (monotonic)
 
     # ── the record ────────────────────────────────────────────────────────────────────────────
 
@@ -210,7 +208,7 @@ class PartitionedBase(QueueBase[EngineT]):
     ) -> Flow[tuple[_Share, list[bool]]]:
         if not share.free or not self._on_shards:
             return share, (yield from self._parts[share.at]._put(share.messages, durability))
-        yield from self._look_whether_back(share.at)
+        yield from self._knock(share.at)
         until = time.monotonic() + self.engine.retry.budget
         while True:
             trouble: AtomqError | None = None
@@ -266,15 +264,13 @@ class PartitionedBase(QueueBase[EngineT]):
         slots = self.engine.slots
         return slots is not None and slots.owner(self._parts[at].keys.slot) in slots.doubted
 
-    def _look_whether_back(self, at: int) -> Flow[None]:
-        """Now and then ask a node that gave no answer, by what may be lost: a message may not."""
-        if not self._is_doubted(at) or time.monotonic() < self._look_at:
-            return
-        self._look_at = time.monotonic() + AGAIN
-        try:
-            yield from self._ask(calls.partitions(self._parts[at].keys))
-        except AtomqError as error:
-            log.debug("%r is still away: %s", self._parts[at].name, error)
+    def _knock(self, at: int) -> Flow[None]:
+        """Have it found out, beside this, whether a node that is in doubt answers again."""
+        if self._is_doubted(at):
+            try:
+                yield from self._ask(calls.partitions(self._parts[at].keys))
+            except AtomqError as error:
+                log.debug("not put into %r: %s", self._parts[at].name, error)
 
     # ── consume, settle ───────────────────────────────────────────────────────────────────────
 
@@ -305,13 +301,15 @@ class PartitionedBase(QueueBase[EngineT]):
         answers = merging.Answers[T](self.name)
         for at, part in enumerate(parts):
             try:
+                if self._on_shards:  # a flow of several calls would be patient with each
+                    yield from self._ask(calls.partitions(part.keys))
                 answers.found[at] = yield from flow_of(part)
             except ServerUnavailable as error:
                 answers.missing[part.name] = error
         return answers
 
     def _state(self) -> Flow[QueueState]:
-        answers = yield from self._over(lambda part: self._ask(calls.inspect(part.keys)))
+        answers = yield from self._over(lambda part: ask(calls.inspect(part.keys)))
         return merging.state_of(answers)
 
     def _peek_all(self, part: Part, limit: int, offset: int, after: str) -> Flow[list[Peeked]]:

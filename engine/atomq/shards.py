@@ -148,7 +148,11 @@ class Shards(Nodes[Pool]):
 
         try:
             heard = self.pool(first.place).over(
-                first.data, patience=first.patience, within=within, meanwhile=meanwhile
+                first.data,
+                looked_at=within is not None,  # what is brief is not sent again
+                patience=first.patience,
+                within=within,
+                meanwhile=meanwhile,
             )
         except SERVER_ERRORS as error:
             self.map.doubt(first.place)
