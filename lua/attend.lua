@@ -12,6 +12,8 @@
 --   wake             list    tokens
 --   meta             hash
 --   stats            hash
+--   track0           hash    where tracked messages are (see lib/tracking); expires
+--   track1           hash
 --   ready            list    * step
 -- ARGV
 --   consumer         text    its name, without blanks
@@ -33,7 +35,7 @@ local receipts = require("lib.receipts")
 local record = require("lib.record")
 local wake = require("lib.wake")
 
-local delayed, delayed_records, tokens, meta, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], 6
+local delayed, delayed_records, tokens, meta, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], 8
 local HOUR = limits.HOUR_MS
 local steps = args.keys(READY - 1, 1, 10)
 local consumer, alive = args.text("consumer", 96), args.int("alive_ms", 0, HOUR)
@@ -68,6 +70,7 @@ end
 
 redis.call("HDEL", meta, "seen")
 local found, moved, bytes, looked = redis.call("ZRANGE", delayed, skip, skip + limit - 1, "WITHSCORES"), 0, 0, 0
+local notes
 while looked < #found / 2 and bytes < max_bytes do
   local name, due = found[2 * looked + 1], found[2 * looked + 2] % bands.SIZE
   local held = redis.call("HGET", delayed_records, name) or ""
@@ -77,10 +80,18 @@ while looked < #found / 2 and bytes < max_bytes do
     receipts.remove(delayed, delayed_records, name)
     redis.call("LPUSH", KEYS[READY + math.min(math.max(step, 1), steps) - 1], message.counted(body, deliveries))
     moved = moved + 1
+    if string.byte(body, 3) == 120 then -- "x-...
+      local tracking = require("lib.tracking")
+      notes = tracking.note(notes, body, "r", clock.us)
+    end
   end
 end
 if moved > 0 then
   redis.call("HINCRBY", stats, "handed_back", moved)
+  if notes then
+    local tracking = require("lib.tracking")
+    tracking.write(6, notes, clock.us)
+  end
   wake.one(tokens, set[2] == "1")
 end
 return { 0, moved, looked - moved, math.max(0, redis.call("ZCARD", delayed) - skip - looked + moved) }

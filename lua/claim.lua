@@ -17,6 +17,9 @@
 --   wake             list    * queue   tokens
 --   meta             hash    * queue
 --   stats            hash    * queue
+--   track0           hash    * queue   id of a tracked message -> where it is (see lib/tracking); expires
+--   track1           hash    * queue
+--   cancelled        hash    * queue   id, or ! and a receipt -> when it was cancelled (ms)
 --   ready            list    * queue * step
 -- ARGV
 --   claim_id         text    <consumer>-<counter>, never used for two claims
@@ -29,7 +32,7 @@
 --   steps            int     priority steps, 1 to 10
 --   company          int     0: the consumer holds nothing else; 1: it does; ms, at least, to claim nothing if asked
 --   keep             text    dead letters kept, `<letters> <ms>`, 0: no limit; "": neither is limited
---   acks             group   * queue   a count, then so many receipts
+--   acks             group   * queue   a count, then so many receipts, as in ack
 -- RETURNS
 --   whole numbers, as one text: now ms; ms until this consumer should claim again for a delayed message (-1: not its
 --   task); ms for which it is asked not to claim, to come to hold nothing (0: it is not); how many queues have more,
@@ -40,7 +43,7 @@
 -- ERRORS
 --   BADARG  WRONGTYPE
 local limits = require("lib.limits")
-local unacked, records, delayed, tokens, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[6], KEYS[8], 8
+local unacked, records, delayed, tokens, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[6], KEYS[8], 11
 local TASTE, QUIET = 4, 250 -- see lib/delivering, lib/outage
 local claim_id, limit, lease = ARGV[1], tonumber(ARGV[3]) or 0, tonumber(ARGV[4]) or 0
 local max_bytes, acks, byte, time = tonumber(ARGV[7]) or 0, #ARGV - 11, string.byte, redis.call("TIME")
@@ -62,11 +65,12 @@ local ready, left, largest, take, has_token, is_empty = KEYS[READY + 1], 0, 0, 0
 local function look()
   local others
   local size = redis.call("LLEN", ready)
-  local set = redis.call("HMGET", KEYS[7], "paused", "seen", "renew", "largest", "steps", "quiet")
+  local set = redis.call("HMGET", KEYS[7], "paused", "seen", "renew", "largest", "steps", "quiet", "cancels")
   local since, rest = now - (tonumber(set[2]) or 0), (tonumber(set[6]) or 0) - now
   left, largest = size - limit, tonumber(set[4]) or max_bytes
   local is_quiet = since >= 0 and since <= QUIET and rest > 0 and rest <= QUIET
-  if size == 0 and acks > 0 or set[1] == "1" or set[3] ~= ARGV[5] or set[5] ~= ARGV[8] then
+  if size == 0 and acks > 0 or set[1] == "1" or set[3] ~= ARGV[5] or set[5] ~= ARGV[8]
+    or set[7] and set[7] - now > 0 then
     return
   elseif size == 0 or not is_quiet and redis.call("ZCARD", unacked) == 0 then
     local outage = require("lib.outage")
@@ -96,14 +100,15 @@ end
 
 -- Acks, of which it answers what found nothing. They go before the leases if they are many, as the server looks through
 -- all of a small index for each new entry; one goes behind them, and no command is spent on the types of its keys.
-local missing
+local missing, ended
 local function settle()
   local lost, text = 0, ""
-  if redis.call("HDEL", records, unpack(ARGV, 12)) == acks then
+  if not string.find(ARGV[#ARGV], " ", 1, true) and redis.call("HDEL", records, unpack(ARGV, 12)) == acks then
     redis.call("ZREM", unacked, unpack(ARGV, 12))
   else
     local receipts = require("lib.receipts")
-    local positions = receipts.ack(unacked, records, { unpack(ARGV, 12) })
+    local positions
+    positions, ended = receipts.ack(unacked, records, { unpack(ARGV, 12) })
     lost, text = #positions, #positions > 0 and " 1 " .. table.concat(positions, " 1 ") or ""
   end
   if lost < acks then
@@ -116,14 +121,19 @@ is_plain = is_plain and pcall(look) and take > 0
 if is_empty then
   return { now .. " -1 0 0 0 0" }
 end
-local out, bodies = { "" }, 0
+local out, bodies, tracked = { "" }, 0, nil
 while is_plain and bodies < take do
   local some = redis.call("RPOP", ready, bodies == 0 and take > TASTE and TASTE or take - bodies)
   for i = 1, #some do
     local body = some[i]
     local brace, quote, first = byte(body, 1, 3)
-    is_plain = is_plain and brace == 123 and quote == 34 and first ~= 120 and #body <= largest -- not "x-...
+    is_plain = is_plain and brace == 123 and quote == 34 and #body <= largest
     bodies = bodies + 1
+    if first == 120 and is_plain then -- "x-...: it is plain if it says only that it is tracked
+      local id = string.match(body, '^{"x%-tracked":"([^"\\]+)",')
+      tracked = tracked or {}
+      tracked[bodies], is_plain = id, id ~= nil
+    end
     out[bodies + 1] = body
   end
 end
@@ -158,10 +168,18 @@ if not is_plain then
     redis.call("RPUSH", ready, out[i])
   end
   local claiming = require("lib.claiming")
-  return claiming.run(missing)
+  return claiming.run(missing, ended)
 end
 
 missing = missing or acks > 0 and settle() or ""
+if tracked or ended then
+  local tracking = require("lib.tracking")
+  local us, notes = time[1] * limits.SECOND_US + time[2], {}
+  for i, id in pairs(tracked or {}) do
+    notes[#notes + 1], notes[#notes + 2] = id, tracking.text("h", us, claim_id .. ".0." .. i)
+  end
+  tracking.write(9, tracking.done(notes, ended or {}, us), us)
+end
 if left > 0 and not has_token then
   redis.call("RPUSH", tokens, "1")
 elseif left <= 0 and has_token then

@@ -7,10 +7,12 @@
 --   unacked          zset    receipt -> deadline (bands)
 --   records          hash    receipt -> record
 --   stats            hash
+--   track0           hash    where tracked messages are (see lib/tracking); expires
+--   track1           hash
 --   result           string  * item    also the channel its waiters listen on
 -- ARGV
 --   ttl_ms           int     ms that a result is kept
---   receipt          text    * item    1 to 1000
+--   receipt          text    * item    1 to 1000; those of tracked messages last, a blank and the id behind each
 --   value            text    * item    the result, JSON
 -- RETURNS
 --   positions of the receipts that are not live
@@ -22,7 +24,7 @@ local limits = require("lib.limits")
 local receipts = require("lib.receipts")
 local results = require("lib.results")
 
-local unacked, records, stats, RESULT = KEYS[1], KEYS[2], KEYS[3], 4
+local unacked, records, stats, RESULT = KEYS[1], KEYS[2], KEYS[3], 6
 local ttl = args.int("ttl_ms", 1, limits.LONGEST_MS)
 local items = args.items("receipt and value", 2, 1000)
 args.keys(RESULT - 1, items, items)
@@ -36,9 +38,14 @@ local names, is_lost = {}, {}
 for i = 1, items do
   names[i] = ARGV[args.at + 2 * i - 1]
 end
-local lost = receipts.ack(unacked, records, names)
+local lost, ended = receipts.ack(unacked, records, names)
 if #lost < items then
   redis.call("HINCRBY", stats, "acked", items - #lost)
+end
+if ended then
+  local tracking = require("lib.tracking")
+  local us = tracking.now()
+  tracking.write(4, tracking.done(nil, ended, us), us)
 end
 for i = 1, #lost do
   is_lost[lost[i]] = true

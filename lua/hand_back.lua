@@ -10,6 +10,8 @@
 --   delayed          zset    id -> due (bands)
 --   delayed_records  hash    id -> record
 --   stats            hash
+--   track0           hash    where tracked messages are (see lib/tracking); expires
+--   track1           hash
 --   ready            list    * step
 -- ARGV
 --   limit            int     messages, 1 to 1000
@@ -29,7 +31,7 @@ local receipts = require("lib.receipts")
 local record = require("lib.record")
 
 local unacked, records, delayed, delayed_records = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local stats, READY = KEYS[5], 6
+local stats, READY = KEYS[5], 8
 local steps = args.keys(READY - 1, 1, 10)
 local limit, max_bytes = args.int("limit", 1, 1000), args.int("max_bytes", 1, limits.MOST_BYTES)
 local with_unacked, with_delayed = args.int("unacked", 0, 1) == 1, args.int("delayed", 0, 1) == 1
@@ -40,7 +42,7 @@ if fault then
   return redis.error_reply(fault)
 end
 
-local bytes = 0
+local bytes, us, notes = 0, nil, nil
 local function move(index, held_in, range, push)
   local names, moved = redis.call(range, index, 0, limit - 1), 0
   for i = 1, #names do
@@ -56,6 +58,11 @@ local function move(index, held_in, range, push)
         body = message.counted(body, deliveries, score and not bands.alone(score) and spared + 1 or spared)
       end
       body = body or held
+      if string.byte(body, 3) == 120 then -- "x-...
+        local tracking = require("lib.tracking")
+        us = us or tracking.now()
+        notes = tracking.note(notes, body, "r", us)
+      end
       redis.call(push, KEYS[READY + math.min(math.max(step or 1, 1), steps) - 1], body)
       moved, bytes = moved + 1, bytes + #held
     end
@@ -68,6 +75,10 @@ local from_unacked = with_unacked and move(unacked, records, "ZREVRANGE", "RPUSH
 local from_delayed = with_delayed and limit > 0 and move(delayed, delayed_records, "ZRANGE", "LPUSH") or 0
 if from_unacked + from_delayed > 0 then
   redis.call("HINCRBY", stats, "handed_back", from_unacked + from_delayed)
+  if notes then
+    local tracking = require("lib.tracking")
+    tracking.write(6, notes, us)
+  end
 end
 return {
   from_delayed, from_unacked,

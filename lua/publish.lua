@@ -1,7 +1,8 @@
 -- publish: put messages into one queue, ready or delayed; all of them or, at full memory, none.
 --
 -- Messages that share their settings travel as a group. "": all that follows is ready at once, in the first
--- priority step; else they are eight whole numbers: `count step delay_ms at_ms ttl_ms alive_ms named id_ms`.
+-- priority step; "t": and it is tracked (see lib/tracking); else they are nine whole numbers:
+-- `count step delay_ms at_ms ttl_ms alive_ms named id_ms tracked`.
 -- So many messages, 1,000 in a call. The step is 1 to the number of ready lists. Due at the server's `at_ms` or, when
 -- that is 0, in `delay_ms`. It expires in `ttl_ms`; 0: never. It is delayed only if a consumer was seen within
 -- `alive_ms`, else ready at once; 0: always. Named 1: each message has its id before it; 2: and is put once, for its id
@@ -23,6 +24,7 @@
 --   calls            set     * once   ids of messages, as the first release has them
 --   calls_old        set     * once   those of the window before
 --   result           string  * message   of those that are put once
+--   put              string  * message   of those that are tracked: when it was put; expires
 -- ARGV
 --   call             int     its number, from 1 on; 0: it is not remembered
 --   keep_ms          int     for how long a producer is remembered that puts nothing
@@ -43,7 +45,9 @@ local call, total, try = ARGV[1], #ARGV - 3, redis.pcall
 -- time. What is here runs for every task there is: nothing is called that can be done without, and three keys are found
 -- to be of another type only when they are written. Anything else, and be it a fault, is for lib/publishing.
 local number = total > 0 and #call < 15 and #ARGV[2] < 12 and not string.find(call, "%D") and tonumber(call)
-local is_plain = number and total <= 1000 and ARGV[3] == "" and #KEYS > 6 and #KEYS < 17
+local is_plain = number and total <= 1000 and (ARGV[3] == "" or ARGV[3] == "t")
+local puts = ARGV[3] == "t" and total or 0
+is_plain = is_plain and #KEYS - puts > 6 and #KEYS - puts < 17
 local largest, byte = 0, string.byte
 for i = 4, is_plain and total + 3 or 0 do
   local body = ARGV[i]
@@ -78,5 +82,9 @@ if largest > SMALL and largest > (tonumber(set[2]) or 0) then
 end
 if waiting == 0 and set[1] ~= "1" then
   redis.call("RPUSH", tokens, "1")
+end
+if puts > 0 then
+  local tracking = require("lib.tracking")
+  tracking.put("r", tracking.now(), #KEYS - total + 1, #KEYS)
 end
 return total

@@ -15,6 +15,9 @@
 --   calls            set
 --   calls_old        set
 --   ids              zset
+--   track0           hash
+--   track1           hash
+--   cancelled        hash
 --   ready            list    * step   of all priorities there are: another fleet may have other steps
 -- ARGV
 --   ready            int     1: this part
@@ -34,7 +37,7 @@ local guard = require("lib.guard")
 
 local unacked, records, delayed, delayed_records = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local dead, tokens, meta, stats, calls, calls_old = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local ids, READY = KEYS[11], 12
+local ids, track0, track1, cancelled, READY = KEYS[11], KEYS[12], KEYS[13], KEYS[14], 15
 args.keys(READY - 1, 1, 10)
 local parts = {
   ready = args.int("ready", 0, 1) == 1, delayed = args.int("delayed", 0, 1) == 1,
@@ -46,7 +49,7 @@ local items = args.items("id", 1, 1000)
 local sizes = { 0, guard.zset(delayed), guard.zset(unacked), guard.stream(dead) }
 local ready = guard.ready(READY)
 guard.hash(records); guard.hash(delayed_records); guard.list(tokens); guard.hash(meta); guard.hash(stats)
-guard.set(calls); guard.set(calls_old); guard.zset(ids)
+guard.set(calls); guard.set(calls_old); guard.zset(ids); guard.hash(track0); guard.hash(track1); guard.hash(cancelled)
 for i = 1, #ready do
   sizes[1] = sizes[1] + ready[i]
 end
@@ -84,7 +87,7 @@ if parts.dead then
   redis.call("UNLINK", dead)
 end
 if parts.settings then
-  redis.call("UNLINK", meta, stats, calls, calls_old, ids, tokens)
+  redis.call("UNLINK", meta, stats, calls, calls_old, ids, tokens, track0, track1, cancelled)
 end
 return {
   parts.ready and sizes[1] or 0, parts.delayed and sizes[2] or 0, parts.unacked and sizes[3] or 0,

@@ -9,6 +9,8 @@
 --   wake             list    tokens
 --   meta             hash
 --   stats            hash
+--   track0           hash    where tracked messages are (see lib/tracking); expires
+--   track1           hash
 --   ready            list    * step
 --   result           string  * item   of the message in this dead letter
 -- ARGV
@@ -31,7 +33,7 @@ local limits = require("lib.limits")
 local message = require("lib.message")
 local wake = require("lib.wake")
 
-local letters, tokens, meta, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[4], 5
+local letters, tokens, meta, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[4], 7
 local only_looks = args.int("look", 0, 1) == 1
 local limit, max_bytes = args.int("limit", 1, 1000), args.int("max_bytes", 1, limits.MOST_BYTES)
 local after, last, reason = args.text("after", 41), args.text("until", 41), args.text("reason", 64)
@@ -52,7 +54,7 @@ if fault then
   return redis.error_reply(fault)
 end
 
-local redriven, bytes, seen, from, out = 0, 0, 0, after, {}
+local redriven, bytes, seen, from, out, us, notes = 0, 0, 0, after, {}, nil, nil
 local function look(entry, result)
   local letter = dead.fields(entry)
   seen, from = seen + 1, entry[1]
@@ -63,6 +65,11 @@ local function look(entry, result)
     local step = math.min(math.max(tonumber(letter.step) or 1, 1), steps)
     redis.call("LPUSH", KEYS[READY + step - 1], message.with(letter.message, 0, 0, 0))
     redis.call("XDEL", letters, entry[1])
+    if string.byte(letter.message, 3) == 120 then -- "x-...
+      local tracking = require("lib.tracking")
+      us = us or tracking.now()
+      notes = tracking.note(notes, letter.message, "r", us)
+    end
     if result then
       redis.call("UNLINK", result)
     end
@@ -91,6 +98,10 @@ for i = 1, items > 0 and items or limit do
 end
 if redriven > 0 then
   redis.call("HINCRBY", stats, "redriven", redriven)
+  if notes then
+    local tracking = require("lib.tracking")
+    tracking.write(5, notes, us)
+  end
   wake.one(tokens, redis.call("HGET", meta, "paused") == "1")
 end
 return { redriven, seen, from, out }

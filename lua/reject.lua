@@ -7,6 +7,8 @@
 --   records          hash    receipt -> record
 --   dead             stream
 --   stats            hash
+--   track0           hash    where tracked messages are (see lib/tracking); expires
+--   track1           hash
 --   result           string  * item    also the channel its waiters listen on
 -- ARGV
 --   ttl_ms           int     ms that a result is kept
@@ -28,7 +30,7 @@ local receipts = require("lib.receipts")
 local record = require("lib.record")
 local results = require("lib.results")
 
-local unacked, records, letters, stats, RESULT = KEYS[1], KEYS[2], KEYS[3], KEYS[4], 5
+local unacked, records, letters, stats, RESULT = KEYS[1], KEYS[2], KEYS[3], KEYS[4], 7
 local ttl, max_bytes = args.int("ttl_ms", 1, limits.LONGEST_MS), args.int("max_bytes", 1, limits.MOST_BYTES)
 local keep = args.text("keep", 32)
 local items = args.items("receipt, reason, detail and value", 4, 1000)
@@ -39,7 +41,7 @@ if fault then
   return redis.error_reply(fault)
 end
 
-local verdicts, bytes, rejected, reasons, last = {}, 0, 0, {}, nil
+local verdicts, bytes, rejected, reasons, last, us, notes = {}, 0, 0, {}, nil, nil, nil
 for i = 1, items do
   local at = args.at + 4 * (i - 1)
   verdicts[i] = 2
@@ -51,6 +53,11 @@ for i = 1, items do
       local reason = ARGV[at + 2]
       bytes, rejected, reasons[reason] = bytes + #held, rejected + 1, (reasons[reason] or 0) + 1
       last = dead.add(letters, reason, ARGV[at + 3], deliveries or 0, step or 1, body or held)
+      if string.byte(body or held, 3) == 120 then -- "x-...
+        local tracking = require("lib.tracking")
+        us = us or tracking.now()
+        notes = tracking.note(notes, body or held, "d", us, last)
+      end
       results.tell(KEYS[RESULT + i - 1], ARGV[at + 4], ttl)
     end
   end
@@ -59,6 +66,10 @@ if rejected > 0 then
   redis.call("HINCRBY", stats, "dead", rejected)
   for reason, n in pairs(reasons) do
     dead.count(stats, n, reason)
+  end
+  if notes then
+    local tracking = require("lib.tracking")
+    tracking.write(5, notes, us)
   end
   dead.bound(letters, stats, keep, last)
 end

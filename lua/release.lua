@@ -1,7 +1,7 @@
 -- release: give messages back unfinished: to ready now, at the front or the back, or to delayed for a while.
 --
 -- A counted release is a delivery that may have started; one that is not counted leaves the message as it was before
--- it was claimed. Begins with a freeing command, so it works at full memory. Stops once `max_bytes` were moved.
+-- it was claimed. One that was cancelled while it was held is gone for good instead. Begins with a freeing command, so it works at full memory. Stops once `max_bytes` were moved.
 --
 -- KEYS
 --   unacked          zset    receipt -> deadline (bands)
@@ -11,6 +11,9 @@
 --   wake             list    tokens
 --   meta             hash
 --   stats            hash
+--   track0           hash    where tracked messages are (see lib/tracking); expires
+--   track1           hash
+--   cancelled        hash    id, or ! and a receipt -> when it was cancelled (ms)
 --   ready            list    * step
 -- ARGV
 --   delay_ms         int     ms from now; 0: ready now
@@ -34,7 +37,7 @@ local record = require("lib.record")
 local wake = require("lib.wake")
 
 local unacked, records, delayed, delayed_records = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local tokens, meta, stats, READY = KEYS[5], KEYS[6], KEYS[7], 8
+local tokens, meta, stats, READY = KEYS[5], KEYS[6], KEYS[7], 11
 local LONGEST = limits.LAST_MS
 local steps = args.keys(READY - 1, 1, 10)
 local delay, front, counted = args.int("delay_ms", 0, LONGEST), args.int("front", 0, 1), args.int("counted", 0, 1)
@@ -49,8 +52,9 @@ end
 
 local now, first = clock.now(), args.at
 local due = math.min(now + delay, LONGEST)
-local settings = redis.call("HMGET", meta, "paused", "timer_at")
-local verdicts, bytes, released = {}, 0, 0
+local settings = redis.call("HMGET", meta, "paused", "timer_at", "cancels")
+local verdicts, bytes, released, dropped, notes = {}, 0, 0, 0, nil
+local cancels = (tonumber(settings[3]) or 0) > now
 -- At the front the last one pushed is the next one out: go backwards, and they keep the order they are named in.
 local from, to, by = 1, items, 1
 if front == 1 then
@@ -66,7 +70,10 @@ for i = from, to, by do
     if held and not deliveries then -- no record of ours: never lost; the claim that meets it dead-letters it
       deliveries, step, body = 1, 1, held
     end
-    if held then
+    local state, name = "r", nil
+    if held and cancels and redis.pcall("HDEL", KEYS[10], "!" .. receipt) == 1 then
+      bytes, dropped, state = bytes + #held, dropped + 1, "x"
+    elseif held then
       deliveries, bytes, released = deliveries - 1 + counted, bytes + #held, released + 1
       step = math.min(math.max(step, 1), steps)
       if delay > 0 then
@@ -75,10 +82,25 @@ for i = from, to, by do
         end
         redis.call("HSET", delayed_records, id, record.header(deliveries, step, now) .. body)
         redis.call("ZADD", delayed, bands.score(step, due), id)
+        state, name = "w", id
       else
         redis.call(front == 1 and "RPUSH" or "LPUSH", KEYS[READY + step - 1], message.counted(body, deliveries))
       end
     end
+    if held and string.byte(body, 3) == 120 then -- "x-...
+      local tracking = require("lib.tracking")
+      notes = tracking.note(notes, body, state, clock.us, name)
+    end
+  end
+end
+if notes then
+  local tracking = require("lib.tracking")
+  tracking.write(8, notes, clock.us)
+end
+if dropped > 0 then
+  redis.call("HINCRBY", stats, "cancelled", dropped)
+  if redis.call("HLEN", KEYS[10]) == 0 then
+    redis.call("HSET", meta, "cancels", 0)
   end
 end
 if released > 0 then

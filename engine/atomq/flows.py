@@ -12,7 +12,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -20,10 +20,10 @@ from atomq import arguments, calls, fork
 from atomq.arguments import Seconds
 from atomq.calls import Call, Claimed, Claims, DeadLettered, Verdict
 from atomq.durability import Durability
-from atomq.errors import AtomqError, NotDurable, ServerFull, ServerUnavailable
+from atomq.errors import AtomqError, NotDurable, PermissionDenied, ServerFull, ServerUnavailable
 from atomq.keys import QueueKeys, RegisterKeys
 from atomq.looking import Looked, Looks
-from atomq.message import Delivery, Ids, Producers
+from atomq.message import JSON, Delivery, Ids, Producers, Serializer
 from atomq.options import Options
 
 log = logging.getLogger("atomq.flows")
@@ -1039,6 +1039,58 @@ def whole_roster(keys: RegisterKeys) -> Flow[calls.Roster]:
         page = yield from ask(calls.roster(keys, after=names[-1]))
         names += page.queues
     return page._replace(queues=names)
+
+
+def status(
+    keys: QueueKeys, register: RegisterKeys, message_id: str, serializer: Serializer = JSON
+) -> Flow[calls.MessageStatus]:
+    """Where a message is; of a held one, also the host and the pid of its holder, if known."""
+    found = yield from ask(calls.find(keys, message_id, serializer=serializer))
+    if found.state != "held":
+        return found
+    try:
+        known = yield from ask(calls.roster(register, limit=1))
+    except PermissionDenied:  # nothing but the queue is this user's
+        return found
+    for process in known.processes:
+        if process.name == found.process:
+            pid = process.entry.get("pid")
+            host = str(process.entry.get("host", ""))
+            return replace(found, host=host, pid=pid if isinstance(pid, int) else None)
+    return found
+
+
+def cancel(keys: QueueKeys, ids: Sequence[str]) -> Flow[list[Verdict]]:
+    """Cancel messages, wherever they are: delayed, ready or held; one verdict each.
+
+    DONE, of a held one, is that its holder will hear of it. LOST: it is none of these, or is ready
+    and was not found.
+    """
+    verdicts = yield from in_batches(ids, lambda some: calls.cancel(keys, some))
+    for i, message_id in enumerate(ids):
+        for _ in range(3 if verdicts[i] is not Verdict.DONE else 0):
+            found = yield from ask(calls.find(keys, message_id))
+            if found.state == "held":
+                if found.cancelling:
+                    verdicts[i] = Verdict.DONE
+                    break
+                done = yield from ask(calls.revoke(keys, message_id, receipt=found.receipt))
+            elif found.state == "ready" and (found.raw is not None or not found.certain):
+                done = yield from ask(calls.revoke(keys, message_id, message=found.raw or b""))
+            elif found.state == "delayed":
+                again = yield from ask(calls.cancel(keys, [message_id]))
+                done = again[0] is Verdict.DONE
+            else:
+                break
+            if done:
+                verdicts[i] = Verdict.DONE
+                break
+    return verdicts
+
+
+def run_now(keys: QueueKeys, ids: Sequence[str]) -> Flow[list[Verdict]]:
+    """Delayed messages fall due at once, by id; one verdict each."""
+    return in_batches(ids, lambda some: calls.run_now(keys, some))
 
 
 def leave(keys: QueueKeys, consumer: str) -> Flow[int]:

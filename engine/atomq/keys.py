@@ -39,6 +39,7 @@ class QueueKeys:
         "calls",
         "calls_old",
         "cancel",
+        "cancelled",
         "claim",
         "complete",
         "dead",
@@ -46,6 +47,7 @@ class QueueKeys:
         "delayed",
         "delayed_records",
         "extend",
+        "find",
         "hand_back",
         "ids",
         "inspect",
@@ -62,18 +64,26 @@ class QueueKeys:
         "peek",
         "probe",
         "producer_prefix",
+        "progress",
         "publish",
         "purge",
+        "put_prefix",
         "ready",
         "records",
         "redrive",
         "reject",
         "release",
         "result_prefix",
+        "revoke",
+        "run_now",
         "slot",
         "stats",
         "steps",
+        "told_prefix",
         "touch",
+        "track0",
+        "track1",
+        "tracked",
         "unacked",
         "wake",
         "watch",
@@ -114,13 +124,15 @@ class QueueKeys:
         self.slot = hash_slot(self.wake) if layout == "cluster" else 0
         self.calls, self.calls_old, self.ids = own + "calls", own + "calls_old", own + "ids"
         self.probe, self.watch = own + "probe", own + "watch"
-        self.looked = own + "looked"  # a channel
-        self.result_prefix = own + "result."
-        self.producer_prefix = own + "producer."
+        self.looked, self.cancelled = own + "looked", own + "cancelled"  # the first is a channel
+        self.result_prefix, self.put_prefix = own + "result.", own + "put."
+        self.producer_prefix, self.told_prefix = own + "producer.", own + "progress."
+        self.tracked = self.track0, self.track1 = own + "track0", own + "track1"
 
         held, later = (self.unacked, self.records), (self.delayed, self.delayed_records)
-        self.claim = (*held, *later, self.dead, self.wake, self.meta, self.stats, *self.ready)
-        self.inspect = self.claim
+        every = (*held, *later, self.dead, self.wake, self.meta, self.stats)
+        self.claim = (*every, *self.tracked, self.cancelled, *self.ready)
+        self.inspect = (*every, *self.ready)
         self.overview = (
             self.meta,
             self.stats,
@@ -138,15 +150,36 @@ class QueueKeys:
             *self.ready,
         )
         self.once = (self.ids, self.calls, self.calls_old)
-        self.attend = (*later, self.wake, self.meta, self.stats, *self.ready)
-        self.ack = self.complete = (*held, self.stats)
-        self.release = (*held, *later, self.wake, self.meta, self.stats, *self.ready)
-        self.extend = (*held, self.meta)
-        self.reject = (*held, self.dead, self.stats)
+        self.attend = (*later, self.wake, self.meta, self.stats, *self.tracked, *self.ready)
+        self.ack = (*held, self.stats)
+        self.complete = (*held, self.stats, *self.tracked)
+        self.release = (
+            *held,
+            *later,
+            self.wake,
+            self.meta,
+            self.stats,
+            *self.tracked,
+            self.cancelled,
+            *self.ready,
+        )
+        self.extend = (*held, self.meta, self.cancelled)
+        self.reject = (*held, self.dead, self.stats, *self.tracked)
         self.dead_letter = (self.dead, self.stats)
         self.touch = (self.wake, self.meta, self.stats, *self.ready)
-        self.redrive = (self.dead, self.wake, self.meta, self.stats, *self.ready)
-        self.cancel = (*later, self.ids, self.meta, self.stats)
+        self.redrive = (self.dead, self.wake, self.meta, self.stats, *self.tracked, *self.ready)
+        self.cancel = (*later, self.ids, self.meta, self.stats, *self.tracked)
+        self.find = (*held, *later, self.dead, *self.tracked, self.cancelled)
+        self.revoke = (
+            self.unacked,
+            self.ids,
+            self.meta,
+            self.stats,
+            *self.tracked,
+            self.cancelled,
+        )
+        self.run_now = (*later, self.wake, self.meta)
+        self.progress = (self.unacked, *self.tracked)
         self.purge = (
             *held,
             *later,
@@ -157,23 +190,33 @@ class QueueKeys:
             self.calls,
             self.calls_old,
             self.ids,
+            *self.tracked,
+            self.cancelled,
             # Another fleet may have other steps: these are all there are.
             *(full if priority == 0 else f"{tagged}{sep}{priority}" for priority in range(10)),
         )
         self.pause = (self.wake, self.meta)
         self.peek = (*held, *later, self.dead, *self.ready)
-        self.hand_back = (*held, *later, self.stats, *self.ready)
+        self.hand_back = (*held, *later, self.stats, *self.tracked, *self.ready)
 
     def result(self, message_id: str) -> str:
         """The key, and the channel, of one message's result."""
         return self.result_prefix + message_id
+
+    def put(self, message_id: str) -> str:
+        """The key of when a tracked message was put. It expires."""
+        return self.put_prefix + message_id
+
+    def told(self, message_id: str) -> str:
+        """The channel on which the holder of a message says how far it is."""
+        return self.told_prefix + message_id
 
     def producer(self, producer: str) -> str:
         """The key of what is remembered of one producer's calls. It expires."""
         return self.producer_prefix + producer
 
     def every(self) -> tuple[str, ...]:
-        """All keys of the queue but those of results and producers."""
+        """All keys of the queue but those of results, producers and messages that were put."""
         return (*self.purge, self.probe, self.watch)
 
     def step_of(self, priority: int) -> int:

@@ -328,10 +328,13 @@ class LeaseKeeper:
         for receipt in receipts:
             self._leases.pop(receipt, None)
 
-    def ack_later(self, queue: QueueKeys, receipt: str) -> None:
-        """Ack with the next claim on the queue, or in 5 ms. It is not held any more."""
-        self._leases.pop(receipt, None)
-        self.acks.add(queue.name, receipt)
+    def ack_later(self, queue: QueueKeys, word: str) -> None:
+        """Ack with the next claim on the queue, or in 5 ms. It is not held any more.
+
+        `word` is what acks it: see `Delivery.word`.
+        """
+        self._leases.pop(word.partition(" ")[0], None)
+        self.acks.add(queue.name, word)
 
     def _send_soon(self) -> None:
         # While acks come all the time the thread looks by itself every few milliseconds: rousing it
@@ -664,7 +667,7 @@ def _work(lease: _Lease, now: float) -> Work:
 def _too_late(queue: str, receipts: Sequence[str]) -> None:
     text = "a message of %r went to another consumer: %s was acked too late"
     for receipt in receipts:
-        log.warning(text, queue, receipt, extra={"queue": queue})
+        log.warning(text, queue, receipt.partition(" ")[0], extra={"queue": queue})
 
 
 def _extra(holder: Any, queue: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
+from urllib.parse import quote
 
 from atomq import arguments, fork
 from atomq.errors import InvalidArgument, InvalidMessage
@@ -235,6 +236,19 @@ class Writer:
         )
 
 
+def tracked_name(message_id: str) -> str:
+    """An id as the scripts have it, which decode no JSON: printable ASCII, without blanks.
+
+    It begins with no "!", so that no receipt that is cancelled is taken for an id.
+    """
+    return quote(message_id, safe="#$&'()*+,-./:;<=>?@[]^_`{|}~")
+
+
+def tracked(text: str, message_id: str) -> str:
+    """The envelope of a message that is tracked: the scripts write down where it is."""
+    return f'{{"x-tracked":"{tracked_name(message_id)}",{text[1:]}'
+
+
 def check_priority(priority: int) -> int:
     """A priority as Kombu's Redis transport has it: 0 to 9, and 0 goes first."""
     return arguments.whole("priority", priority, 0, 9)
@@ -356,6 +370,9 @@ class Envelope:
 # ── claimed ───────────────────────────────────────────────────────────────────────────────────
 
 
+_TRACKED = re.compile(
+    rb'\{(?:"x-(?:deliveries|expires|spared)": ?\d{1,15}, ?){0,3}"x-tracked": ?"([^"\\]+)"'
+)
 _SPARED = re.compile(rb'\{(?:"x-deliveries":\d+,)?(?:"x-expires":\d+,)?"x-spared":(\d{1,8}),')
 
 
@@ -371,6 +388,7 @@ class Delivery:
         "receipt",
         "settled",
         "step",
+        "word",
     )
 
     def __init__(self, queue: str, receipt: str, deliveries: int, step: int, raw: bytes) -> None:
@@ -380,6 +398,10 @@ class Delivery:
         self.step = step
         self.envelope = Envelope(raw)
         self.settled = self.lost = False
+        self.word = receipt
+        """What acks it: its receipt, and if it is tracked a blank and the name of its record."""
+        if raw[2:3] == b"x" and (found := _TRACKED.match(raw)):
+            self.word = f"{receipt} {found[1].decode()}"
 
     @property
     def charged(self) -> int:

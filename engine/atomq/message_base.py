@@ -189,9 +189,9 @@ class MessageBase(Generic[QueueT]):
         if error is not None:
             return self._queue._fail(self, error)
         if self._rides:
-            keeper.ack_later(self._queue.keys, self.receipt)
+            keeper.ack_later(self._queue.keys, self._delivery.word)
             return None
-        return self._queue._ack((self.receipt,))
+        return self._queue._ack((self._delivery.word,))
 
     def _left(self, verdicts: list[Verdict]) -> None:
         self._queue._settled([self], verdicts)
@@ -204,7 +204,7 @@ class MessageBase(Generic[QueueT]):
         keeper = self._queue.keeper
         keeper.drop([self.receipt])
         if error is None and isinstance(trouble, ServerUnavailable):
-            keeper.acks.send_again(self._queue.name, [self.receipt])
+            keeper.acks.send_again(self._queue.name, [self._delivery.word])
             text, level = "%s is acked as soon as the server is back: %s", logging.INFO
         else:
             text, level = "%s comes back when its lease ends: %s", logging.ERROR

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from atomq import tracing
+from atomq import flows, tracing
 from atomq.arguments import Seconds
-from atomq.calls import Counts, Part, Peeked, QueueState, Verdict
+from atomq.calls import Counts, MessageStatus, Part, Peeked, QueueState, Verdict
 from atomq.client import Engine
 from atomq.errors import InvalidArgument
 from atomq.message_base import messages_of
@@ -59,13 +59,14 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
         ttl: Seconds | None = None,
         durability: str | None = None,
         key: str | None = None,
+        tracked: bool | None = None,
     ) -> Sent:
         """Put one message: all is as in `Queue.put`, but where it goes.
 
         With a `key` it goes to the partition of all messages of that key, else with an `id` to that
         of the id, else to any. With both, `wait` needs both.
         """
-        item = Item(body, delay, at, priority, id, headers, ttl, key)
+        item = Item(body, delay, at, priority, id, headers, ttl, key, tracked)
         try:
             found = self._put_items([item], durability, None)
         except InvalidArgument as error:
@@ -142,9 +143,20 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
         """
         return self.engine.run(self._peek_all(part, limit, offset, after))
 
+    def get(self, message_id: str) -> MessageStatus:
+        """Where one message is, as in `Queue.get`.
+
+        One with a key and an id of its own may be in any partition: they are asked in turn.
+        """
+        return self.engine.run(self._get(message_id))
+
     def cancel(self, *ids: str) -> list[Verdict]:
-        """Throw delayed messages away, by id; a verdict for each."""
-        return self.engine.run(self._cancel(ids))
+        """Cancel messages, by id, as in `Queue.cancel`; a verdict for each."""
+        return self.engine.run(self._in_turn(ids, flows.cancel))
+
+    def run_now(self, *ids: str) -> list[Verdict]:
+        """Let delayed messages fall due at once, by id; a verdict for each."""
+        return self.engine.run(self._in_turn(ids, flows.run_now))
 
     def redrive(self, ids: Sequence[str] | None = None, *, reason: str = "") -> int:
         """Dead letters back to ready: these (by the name `peek` gives), or all (of one reason)."""

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from atomq import tracing
+from atomq import flows, tracing
 from atomq.aio import AsyncEngine
 from atomq.arguments import Seconds
-from atomq.calls import Counts, Part, Peeked, QueueState, Verdict
+from atomq.calls import Counts, MessageStatus, Part, Peeked, QueueState, Verdict
 from atomq.errors import InvalidArgument
 from atomq.message_base import messages_of
 from atomq.partitioned_base import PartitionedBase, Put
@@ -59,13 +59,14 @@ class AsyncPartitionedQueue(PartitionedBase[AsyncEngine], AsyncQueue):
         ttl: Seconds | None = None,
         durability: str | None = None,
         key: str | None = None,
+        tracked: bool | None = None,
     ) -> AsyncSent:
         """Put one message: all is as in `AsyncQueue.put`, but where it goes.
 
         With a `key` it goes to the partition of all messages of that key, else with an `id` to that
         of the id, else to any. With both, `wait` needs both.
         """
-        item = Item(body, delay, at, priority, id, headers, ttl, key)
+        item = Item(body, delay, at, priority, id, headers, ttl, key, tracked)
         try:
             found = await self._put_items([item], durability, None)
         except InvalidArgument as error:
@@ -144,9 +145,20 @@ class AsyncPartitionedQueue(PartitionedBase[AsyncEngine], AsyncQueue):
         """
         return await self.engine.run(self._peek_all(part, limit, offset, after))
 
+    async def get(self, message_id: str) -> MessageStatus:
+        """Where one message is, as in `AsyncQueue.get`.
+
+        One with a key and an id of its own may be in any partition: they are asked in turn.
+        """
+        return await self.engine.run(self._get(message_id))
+
     async def cancel(self, *ids: str) -> list[Verdict]:
-        """Throw delayed messages away, by id; a verdict for each."""
-        return await self.engine.run(self._cancel(ids))
+        """Cancel messages, by id, as in `AsyncQueue.cancel`; a verdict for each."""
+        return await self.engine.run(self._in_turn(ids, flows.cancel))
+
+    async def run_now(self, *ids: str) -> list[Verdict]:
+        """Let delayed messages fall due at once, by id; a verdict for each."""
+        return await self.engine.run(self._in_turn(ids, flows.run_now))
 
     async def redrive(self, ids: Sequence[str] | None = None, *, reason: str = "") -> int:
         """Dead letters back to ready: these (by the name `peek` gives), or all (of one reason)."""

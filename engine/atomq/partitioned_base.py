@@ -12,7 +12,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from atomq import arguments, calls, flows, merging
@@ -27,6 +26,7 @@ from atomq.errors import (
     ServerUnavailable,
 )
 from atomq.flows import Flow, Sleep, ask
+from atomq.keys import QueueKeys
 from atomq.message_base import MessageBase
 from atomq.partitions import MOST, PartitionMap, mark, name_of
 from atomq.queue_base import EngineT, Item, QueueBase, check_key
@@ -91,6 +91,7 @@ class PartitionedBase(QueueBase[EngineT]):
             name, self.engine, serializer=self.serializer, backoff=self.backoff
         )
         part._writer, part._durability, part._id_suffix = self._writer, self._durability, mark(at)
+        part._tracked = self._tracked
         return part
 
     def _recorded(self) -> Flow[str]:
@@ -325,7 +326,21 @@ class PartitionedBase(QueueBase[EngineT]):
             found[at] = yield from self._ask(one._peek(part, most, 0, behind))
         return merging.peeked(part, found, limit, 0 if part == "dead" else offset)
 
-    def _cancel(self, ids: Sequence[str]) -> Flow[list[Verdict]]:
+    def _get(self, message_id: str) -> Flow[calls.MessageStatus]:
+        home = yield from self._with(message_id, None)
+        found: calls.MessageStatus = yield from home._get(message_id)
+        if self._map.marked(message_id) is None:
+            for part in self._parts:
+                if found.state in ("unknown", "gone") and part is not home:
+                    elsewhere = yield from part._get(message_id)
+                    found = found if elsewhere.state == "unknown" else elsewhere
+        return found
+
+    def _in_turn(
+        self,
+        ids: Sequence[str],
+        verb: Callable[[QueueKeys, Sequence[str]], Flow[list[Verdict]]],
+    ) -> Flow[list[Verdict]]:
         verdicts = [Verdict.LOST] * len(ids)
         parts = yield from self._loaded()
         left = list(range(len(ids)))
@@ -337,8 +352,7 @@ class PartitionedBase(QueueBase[EngineT]):
                 if turn == 0 or self._map.marked(ids[i]) is None:
                     some.setdefault((homes[i] + turn) % len(parts), []).append(i)
             for at, positions in some.items():
-                cancel = partial(calls.cancel, parts[at].keys)
-                found = yield from flows.in_batches([ids[i] for i in positions], cancel)
+                found = yield from verb(parts[at].keys, [ids[i] for i in positions])
                 for i, verdict in zip(positions, found, strict=True):
                     verdicts[i] = verdict
             left = [i for i in left if verdicts[i] is not Verdict.DONE]

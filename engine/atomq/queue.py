@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 from atomq import calls, flows, tracing
 from atomq.arguments import Seconds
-from atomq.calls import Counts, Part, Peeked, QueueState, Verdict
+from atomq.calls import Counts, MessageStatus, Part, Peeked, QueueState, Verdict
 from atomq.client import Engine, Waiter
 from atomq.errors import AtomqError, ServerUnavailable
 from atomq.flows import Flow, Pace, Stop
@@ -51,7 +51,7 @@ class Message(MessageBase["Queue"]):
 
     def ack(self) -> Verdict:
         """It is done with. DONE, or UNKNOWN after a lost reply."""
-        return self._done("ack", self._queue._ack((self.receipt,)))
+        return self._done("ack", self._queue._ack((self._delivery.word,)))
 
     def release(self, delay: Seconds = 0, *, front: bool = False, counted: bool = True) -> Verdict:
         """Give it back, now or in `delay` seconds. `counted=False` if the work did not begin."""
@@ -183,6 +183,7 @@ class Queue(QueueBase[Engine]):
         id: str | None = None,  # noqa: A002 - the word everybody uses for it
         headers: Mapping[str, Any] | None = None,
         ttl: Seconds | None = None,
+        tracked: bool | None = None,
         durability: str | None = None,
         key: str | None = None,
     ) -> Sent:
@@ -193,7 +194,9 @@ class Queue(QueueBase[Engine]):
         it is not put again within `dedup_window`. After `ttl` seconds it goes to dead letters
         instead of a consumer. `durability` is what has to be confirmed first: "memory",
         "replicas=N" or "fsync" (None: what the queue says). Messages of one `key` are in one of the
-        queue's partitions, if it has any, and so are handed out in their order.
+        queue's partitions, if it has any, and so are handed out in their order. A `tracked` one
+        (None: what the queue says) is found by `get` wherever it is, for two commands inside the
+        server at each of its moves.
 
         Raises `InvalidMessage` for a body that cannot be serialized or does not meet the schema,
         and `ServerFull` at maxmemory. And `NotDurable` if the message is in the queue and was not
@@ -201,13 +204,14 @@ class Queue(QueueBase[Engine]):
         nothing, so that nothing was put.
         """
         if tracing.active is not None:
-            item = Item(body, delay, at, priority, id, headers, ttl, key)
+            item = Item(body, delay, at, priority, id, headers, ttl, key, tracked)
             return (self._put_traced([item], durability))[0]
         nothing_said = at is None and id is None and headers is None and ttl is None and key is None
-        if nothing_said and delay == 0 and priority == 0:  # as in most
+        if nothing_said and delay == 0 and priority == 0 and tracked is None:  # as in most
             message = self._plain(body)
         else:
-            message = self._outgoing(Item(body, delay, at, priority, id, headers, ttl, key))
+            item = Item(body, delay, at, priority, id, headers, ttl, key, tracked)
+            message = self._outgoing(item)
         confirmed_by = self._confirmed_by(durability)
         if confirmed_by is not None:
             put = self.engine.run(self._put([message], confirmed_by))
@@ -389,7 +393,7 @@ class Queue(QueueBase[Engine]):
     def ack_many(self, messages: Sequence[Message]) -> list[Verdict]:
         """Ack messages in one call; a verdict for each, LOST among them."""
         messages = messages_of(messages)
-        flow = self._ack([message.receipt for message in messages])
+        flow = self._ack([message._delivery.word for message in messages])
         with tracing.settling(self, "ack", messages):
             return self._carry_out(messages, flow)
 
@@ -444,10 +448,28 @@ class Queue(QueueBase[Engine]):
         """
         return self.engine.run(self._peek(part, limit, offset, after))
 
+    def get(self, message_id: str) -> MessageStatus:
+        """Where one message is: ready, delayed, held, done, dead, cancelled; see `MessageStatus`.
+
+        Of a message put with `tracked` this is known for a day at least after it last moved. Of any
+        other what its id leads to: that it is delayed, or its result. Else it is searched for among
+        1,000 messages at most, and 1 MiB, of each part: `unknown` if that is not enough.
+        """
+        return self.engine.run(self._get(message_id))
+
     def cancel(self, *ids: str) -> list[Verdict]:
-        """Throw delayed messages away, by id, which may be put again; a verdict for each."""
-        flow = flows.in_batches(ids, lambda some: calls.cancel(self.keys, some))
-        return self.engine.run(flow)
+        """Cancel messages, by id: delayed, ready or held ones; a verdict for each.
+
+        What is delayed or ready is thrown away, and its id may be put again. Of ready ones that are
+        not tracked only those are found that are among 1,000 of each end of a list, else they are
+        LOST. The holder of a held one hears of it with its next renewal, within about a second if
+        the message is tracked; when it gives it back, or dies, nobody gets it again.
+        """
+        return self.engine.run(flows.cancel(self.keys, ids))
+
+    def run_now(self, *ids: str) -> list[Verdict]:
+        """Let delayed messages fall due at once, by id; a verdict for each."""
+        return self.engine.run(flows.run_now(self.keys, ids))
 
     def redrive(self, ids: Sequence[str] | None = None, *, reason: str = "") -> int:
         """Dead letters back to ready: these (by the name `peek` gives), or all (of one reason)."""

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from atomq import arguments, calls, flows, tracing
 from atomq.arguments import Seconds
 from atomq.body_schema import body_check
-from atomq.calls import Call, Counts, Outgoing, Part, Peeked, Rejection, Verdict
+from atomq.calls import Call, Counts, MessageStatus, Outgoing, Part, Peeked, Rejection, Verdict
 from atomq.client import EngineBase
 from atomq.durability import Durability
 from atomq.errors import InvalidArgument, LeaseLost
@@ -26,6 +26,7 @@ from atomq.fork import once
 from atomq.keys import QueueKeys
 from atomq.leases import LeaseKeeper, keeper
 from atomq.message import JSON, Serializer, Writer, check_priority, message_ids, strict_json
+from atomq.message import tracked as mark_tracked
 from atomq.message_base import MessageBase, id_or_none
 
 log = logging.getLogger("atomq.queue")
@@ -50,6 +51,7 @@ class Item:
     headers: Mapping[str, Any] | None = None
     ttl: Seconds | None = None
     key: str | None = None
+    tracked: bool | None = None
 
 
 class QueueBase(Generic[EngineT]):
@@ -69,6 +71,7 @@ class QueueBase(Generic[EngineT]):
         backoff: Callable[[int], Seconds] = default_backoff,
         durability: str | None = None,
         partitions: int | None = None,
+        tracked: bool = False,
         **options: Any,
     ) -> None:
         if partitions is not None and not self.is_partitioned:
@@ -97,6 +100,7 @@ class QueueBase(Generic[EngineT]):
         self.serializer = serializer
         self.backoff = backoff
         self.keys: QueueKeys = self.engine.keys(name)
+        self._tracked = bool(arguments.flag("tracked", tracked))
         self._durability = self.engine.durability(durability)
         self._writer = Writer(name, serializer, body_check(schema))
         self._idle: deque[Any] = deque(maxlen=16)  # receivers; of more at a time some are forgotten
@@ -135,19 +139,23 @@ class QueueBase(Generic[EngineT]):
         if tracing.active is not None:
             headers = tracing.active.injected(headers)
         text = self._writer.write(item.body, message_id, priority=item.priority, headers=headers)
+        tracked = self._tracked
+        if item.tracked is not None:
+            tracked = bool(arguments.flag("tracked", item.tracked))
         return Outgoing(
-            text,
+            mark_tracked(text, message_id) if tracked else text,
             message_id,
             step=self.keys.step_of(item.priority) if item.priority != 0 else 1,
             delay_ms=delay_ms,
             at_ms=arguments.moment_ms(item.at) if item.at is not None else 0,
             ttl_ms=ttl_ms,
             dedup=item.id is not None,
+            tracked=tracked,
         )
 
     def _plain(self, body: Any) -> Outgoing:
         """A message without settings of its own."""
-        if tracing.active is not None:
+        if tracing.active is not None or self._tracked:
             return self._outgoing(Item(body))
         message_id = message_ids.next() + self._id_suffix
         return Outgoing(self._writer.write(body, message_id), message_id)
@@ -252,7 +260,7 @@ class QueueBase(Generic[EngineT]):
         message_id = message.id
         done = strict_json({"id": message_id, "state": "done", "value": value}, "the result is")
         calls.check_size("the result", done)
-        items = [(message.receipt, message_id, done)]
+        items = [(message._delivery.word, message_id, done)]
         ttl_ms = self.engine.options.result_ttl_ms
         return flows.in_batches(items, lambda some: calls.complete(self.keys, some, ttl_ms=ttl_ms))
 
@@ -303,6 +311,10 @@ class QueueBase(Generic[EngineT]):
         return flows.give_back(self.keys, [(message.receipt, "") for message in messages])
 
     # ── what an operator does ─────────────────────────────────────────────────────────────────
+
+    def _get(self, message_id: str) -> Flow[MessageStatus]:
+        register = self.engine.register.keys
+        return flows.status(self.keys, register, message_id, self.serializer)
 
     def _peek(self, part: Part, limit: int, offset: int, after: str) -> Call[list[Peeked]]:
         return calls.peek(

@@ -36,6 +36,7 @@ function M.send(this, call, deliveries, spared, expires, step, body, name, may)
   name = name or string.format("%s.apart%03d", call.id, call.aside)
   redis.call("HSET", KEYS[this.at + 2], name, record.header(deliveries, step, call.now) .. body)
   redis.call("ZADD", KEYS[this.at + 1], bands.score(step + bands.APART, call.now) .. ".5", name)
+  delivering.track(this, call, body, "h", name)
   delivering.change(this, "quiet", 0)
 end
 

@@ -8,10 +8,10 @@ local receipts = require("lib.receipts")
 local state = require("lib.state")
 
 local M = {}
-local FIXED = 8 -- keys of a queue before its ready lists
+local FIXED = 11 -- keys of a queue before its ready lists
 
--- `missing`: the acks were carried out, and these found nothing.
-function M.run(missing)
+-- `missing`: the acks were carried out, and these found nothing; `ended` are the ids of those that were tracked.
+function M.run(missing, ended)
   local claim_id, attempt = args.text("claim_id", 96), args.int("attempt", 0, 9)
   local limit, lease = args.int("limit", 0, 1000), args.int("lease_ms", 1, limits.LONGEST_MS)
   local renew, max_deliveries = args.int("renew_ms", 1, limits.LONGEST_MS), args.int("max_deliveries", 0, limits.MOST)
@@ -65,24 +65,28 @@ function M.run(missing)
   if not is_sound then
     local guard = require("lib.guard")
     return redis.error_reply(
-      guard.blame(fault, width, "zset", "hash", "zset", "hash", "stream", "list", "hash", "hash"))
+      guard.blame(fault, width, "zset", "hash", "zset", "hash", "stream", "list", "hash", "hash", "hash", "hash", "hash"))
   end
 
   local call = {
     limit = limit, lease = lease, max_deliveries = max_deliveries, max_bytes = max_bytes, steps = steps, now = now,
     receipts = names, held = {}, scores = {}, out = { "" }, count = 0, bytes = 0, aside = 0, freed = false,
-    company = company, drain = 0, id = claim_id .. "." .. attempt, runs = {}, attempt = attempt, keep = keep,
+    company = company, drain = 0, id = claim_id .. "." .. attempt, runs = {}, attempt = attempt, keep = keep, us = clock.us,
   }
   local lost_acks = missing or ""
   for q = 1, missing and 0 or queues do
     local this, these = opened[q], acks[q]
     if #these > 0 then
-      local lost = receipts.ack(KEYS[this.at + 1], KEYS[this.at + 2], these)
-      this.acked, call.freed = #these - #lost, true
+      local lost, gone = receipts.ack(KEYS[this.at + 1], KEYS[this.at + 2], these)
+      this.acked, call.freed, this.ended_ids = #these - #lost, true, gone
       for i = 1, #lost do
         lost_acks = lost_acks .. " " .. q .. " " .. lost[i]
       end
     end
+  end
+
+  if ended then
+    opened[1].ended_ids = ended
   end
 
   local is_replayed = false

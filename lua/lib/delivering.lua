@@ -12,10 +12,39 @@ function M.change(this, field, value)
   this.changes[#this.changes + 1], this.changes[#this.changes + 2] = field, value
 end
 
+-- Note where a message goes, if it is tracked.
+function M.track(this, call, body, state, name)
+  if string.byte(body, 3) == 120 then -- "x-...
+    local tracking = require("lib.tracking")
+    this.tracked = tracking.note(this.tracked, body, state, call.us, name)
+  end
+end
+
+-- Drop this message if it was cancelled under this name; whether it was.
+function M.drop(this, call, body, name)
+  local key = KEYS[this.at + 11]
+  if not name or redis.pcall("HDEL", key, name) ~= 1 then
+    return false
+  end
+  M.track(this, call, body, "x")
+  this.dropped, call.aside, call.freed = (this.dropped or 0) + 1, call.aside + 1, true
+  if redis.call("HLEN", key) == 0 then
+    M.change(this, "cancels", 0)
+  end
+  return true
+end
+
+-- Drop it if it was cancelled while it was ready, which only a tracked one can be; whether it was.
+local function was_cancelled(this, call, body)
+  local tracking = require("lib.tracking")
+  return M.drop(this, call, body, tracking.of(body))
+end
+
 -- `detail`: the id, where the message will not say it.
 function M.dead_letter(this, call, reason, deliveries, step, body, detail)
   local dead = require("lib.dead")
   local id = dead.add(KEYS[this.at + 5], reason, detail or "", deliveries, step, body)
+  M.track(this, call, body, "d", id)
   this.first_death, this.last_death = this.first_death or id, id
   this.reasons = this.reasons or {}
   this.reasons[reason] = (this.reasons[reason] or 0) + 1
@@ -77,10 +106,14 @@ function M.hand(this, call, deliveries, spared, expires, step, bodies, from, to)
       break
     end
     local body, receipt = bodies[i], receipts[count + 1]
-    out[count + 2] = body
-    held[n + 1], held[n + 2] = receipt, header .. body
-    scores[n + 1], scores[n + 2] = deadline, receipt
-    count, n, bytes = count + 1, n + 2, bytes + #body
+    if not (this.cancels and was_cancelled(this, call, body)) then
+      out[count + 2] = body
+      held[n + 1], held[n + 2] = receipt, header .. body
+      scores[n + 1], scores[n + 2] = deadline, receipt
+      M.track(this, call, body, "h", receipt)
+      count, n = count + 1, n + 2
+    end
+    bytes = bytes + #body
   end
   M.add_run(this, call, deliveries, step, count - call.count)
   call.count, call.bytes = count, bytes
@@ -105,7 +138,7 @@ end
 
 -- Hand out what is ready in one step.
 function M.pop(this, call, step)
-  local key, size = KEYS[this.at + 8 + step], this.sizes[step]
+  local key, size = KEYS[this.at + 11 + step], this.sizes[step]
   while size > 0 do
     local many = M.fitting(this, call)
     if many == 0 then

@@ -8,7 +8,7 @@ local M = {}
 local LAST, LONGEST = limits.LAST_MS, limits.LONGEST_MS
 local SETTINGS = {
   { "count", 1, 1000 }, { "step", 1, 10 }, { "delay_ms", 0, LAST }, { "at_ms", 0, LAST }, { "ttl_ms", 0, LAST },
-  { "alive_ms", 0, LAST }, { "named", 0, 2 }, { "id_ms", 0, LONGEST },
+  { "alive_ms", 0, LAST }, { "named", 0, 2 }, { "id_ms", 0, LONGEST }, { "tracked", 0, 1 },
 }
 
 -- What the settings say, into `group`. It is due when it is not ready at once.
@@ -25,7 +25,7 @@ local function settle(group, settings, now)
   end
   local _, _, delay, at, ttl = unpack(said)
   group.to, group.step, group.alive, group.named = said[1], said[2], said[6], said[7]
-  group.window = said[8]
+  group.window, group.tracked = said[8], said[9] == 1
   group.expires = ttl > 0 and math.min(now + ttl, LAST)
   group.now = now
   local due = math.min(at > 0 and at or now + delay, LAST)
@@ -59,15 +59,15 @@ local function fill(group, count, at)
 end
 
 -- The number of the call; its groups; how many messages; the largest of them, in bytes; the first key behind the ready
--- lists. What is wrong is in `args.fault`.
+-- lists; whether any is put once. What is wrong is in `args.fault`.
 function M.groups(ready, time)
-  local call, groups, total, largest, once = args.int("call", 0, 99999999999999), {}, 0, 0, 0
+  local call, groups, total, largest, once, tracked = args.int("call", 0, 99999999999999), {}, 0, 0, 0, 0
   args.int("keep_ms", 1, LONGEST)
   while args.at < #ARGV and not args.fault or total == 0 and not args.fault do
     local group = { step = 1, named = 0, bodies = {}, ids = {}, from = 1, before = total }
     local settings = args.text("settings", 256)
-    if settings == "" then
-      group.to = #ARGV - args.at
+    if settings == "" or settings == "t" then
+      group.to, group.tracked = #ARGV - args.at, settings == "t"
     else
       settle(group, settings, time[1] * 1000 + math.floor(time[2] / 1000))
     end
@@ -81,17 +81,19 @@ function M.groups(ready, time)
       largest = math.max(largest, fill(group, count, at))
       groups[#groups + 1], group.results = group, once
       once = group.named == 2 and once + count or once
+      group.puts, tracked = tracked, group.tracked and tracked + count or tracked
     end
   end
   -- Behind the ready lists: the ids of those that are put once, also as the first release has them, and their results.
-  local steps = args.keys(once > 0 and ready + 3 + once or ready, 1, 10)
+  -- Last, what says of tracked ones that they were put.
+  local steps = args.keys((once > 0 and ready + 3 + once or ready) + tracked, 1, 10)
   for _, group in ipairs(groups) do
-    group.results = ready + steps + 3 + group.results
+    group.results, group.puts = ready + steps + 3 + group.results, #KEYS - tracked + group.puts
     if group.step > steps then
       args.refuse("step", group.step, "the number of a ready list")
     end
   end
-  return call, groups, total, largest, ready + steps + 1
+  return call, groups, total, largest, ready + steps + 1, once > 0
 end
 
 return M

@@ -13,7 +13,7 @@ function M.look(group, behind, timer_at, seen, skipped)
   if group.due and group.alive > 0 and group.now - (tonumber(seen) or 0) > group.alive then
     group.due = nil
   end
-  local bodies, ids, results, till, young, old = {}, {}, {}, {}, {}, {}
+  local bodies, ids, results, puts, till, young, old = {}, {}, {}, {}, {}, {}, {}
   local waiting = redis.call("ZMSCORE", delayed, unpack(group.ids))
   if group.due then
     redis.call("HLEN", delayed_records)
@@ -35,9 +35,10 @@ function M.look(group, behind, timer_at, seen, skipped)
       M.seen[id] = group.due ~= nil or group.named == 2
       ids[#ids + 1], bodies[#bodies + 1] = id, group.bodies[i]
       results[#results + 1] = group.results and group.results + i
+      puts[#puts + 1] = group.puts + i
     end
   end
-  group.ids, group.bodies, group.results, group.to = ids, bodies, results, #bodies
+  group.ids, group.bodies, group.results, group.put_keys, group.to = ids, bodies, results, puts, #bodies
 end
 
 -- Into `delayed`; answers whether a consumer must be woken: the message falls due before any that is waited for.

@@ -54,11 +54,12 @@ function M.run(was)
   elseif was == false then
     redis.call("UNLINK", producer)
   end
-  local call, groups, total, largest, behind = given.groups(READY, redis.call("TIME"))
+  local time = redis.call("TIME")
+  local call, groups, total, largest, behind, some_once = given.groups(READY, time)
   if args.fault then
     return redis.error_reply(args.fault)
   end
-  local known = KEYS[behind] -- ids of messages; nil where none is put once
+  local known = some_once and KEYS[behind] -- ids of messages
 
   -- All reads. A key of another type is answered before anything is written.
   local skipped, set, is_waking = {}, nil, nil
@@ -79,7 +80,9 @@ function M.run(was)
     for i = #kinds + 1, #KEYS do
       kinds[i] = i < behind and "list" or "any"
     end
-    kinds[behind], kinds[behind + 1], kinds[behind + 2] = "zset", "set", "set"
+    if some_once then
+      kinds[behind], kinds[behind + 1], kinds[behind + 2] = "zset", "set", "set"
+    end
     return redis.error_reply(guard.blame(fault, #KEYS, unpack(kinds)))
   end
 
@@ -118,6 +121,13 @@ function M.run(was)
     elseif count > 0 then
       redis.call("LPUSH", KEYS[READY + group.step], unpack(group.bodies, group.from, group.to))
       wakes = true
+    end
+    if group.tracked and count > 0 then
+      local tracking = require("lib.tracking")
+      local listed = group.put_keys
+      local first = listed and 1 or group.puts + 1
+      local us = time[1] * limits.SECOND_US + time[2]
+      tracking.put(group.due and "w" or "r", us, first, first + count - 1, listed)
     end
   end
   if size > 0 then

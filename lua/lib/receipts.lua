@@ -25,9 +25,19 @@ function M.scores(unacked, receipts)
 end
 
 -- Take the live ones out of `unacked` and `records`; answers the positions of those that are not live. Nearly always
--- all are: only when fewer were there than named (one may be named twice) is each asked for by itself.
-function M.ack(unacked, records, receipts)
-  local lost = {}
+-- all are: only when fewer were there than named (one may be named twice) is each asked for by itself. Of tracked
+-- messages, which are the last, a blank and the id stand behind the receipt: their ids are answered too, or nil.
+function M.ack(unacked, records, given)
+  local lost, receipts, ids = {}, given, nil
+  for i = #given, 1, -1 do
+    local blank = string.find(given[i], " ", 1, true)
+    if not blank then
+      break
+    elseif not ids then
+      ids, receipts = {}, { unpack(given) }
+    end
+    receipts[i], ids[i] = string.sub(given[i], 1, blank - 1), string.sub(given[i], blank + 1)
+  end
   if redis.call("HDEL", records, unpack(receipts)) == #receipts then
     redis.call("ZREM", unacked, unpack(receipts))
   else
@@ -37,7 +47,17 @@ function M.ack(unacked, records, receipts)
       end
     end
   end
-  return lost
+  if not ids then
+    return lost
+  end
+  for i = 1, #lost do
+    ids[lost[i]] = nil
+  end
+  local ended = {}
+  for _, id in pairs(ids) do
+    ended[#ended + 1] = id
+  end
+  return lost, ended
 end
 
 -- Take one message out, as its record: for verbs that move it on. The first of these calls frees memory.

@@ -67,18 +67,21 @@ local function take_out(this, call, step, index, records, found, ended_alone)
     local i = 1
     while i <= many do
       local before, n, ends, to = deliveries[i], spared[i], expires[i], i
+      local is_lease = records == KEYS[this.at + 2]
       this.largest = math.max(this.largest, #bodies[i])
-      if not before then
+      if this.cancels and is_lease and delivering.drop(this, call, bodies[i], "!" .. found[at + i]) then
+        call.bytes = call.bytes + #bodies[i]
+      elseif not before then
         if held[i] then
           local id = records == KEYS[this.at + 4] and found[at + i]
           delivering.dead_letter(this, call, "corrupt", 0, step, held[i], id)
         end
       elseif n > 1 then
         local apart = require("lib.apart")
-        apart.send(this, call, before, n, ends, step, bodies[i], records == KEYS[this.at + 2] and found[at + i],
+        apart.send(this, call, before, n, ends, step, bodies[i], is_lease and found[at + i],
           many == 1)
       else
-        while to < many and deliveries[to + 1] == before and spared[to + 1] == n and expires[to + 1] == ends do
+        while not this.cancels and to < many and deliveries[to + 1] == before and spared[to + 1] == n and expires[to + 1] == ends do
           to = to + 1
           this.largest = math.max(this.largest, #bodies[to])
         end

@@ -6,7 +6,7 @@ local limits = require("lib.limits")
 local outage = require("lib.outage")
 
 local M = {}
-local FIXED, SMALL = 8, limits.SMALL
+local FIXED, SMALL = 11, limits.SMALL
 
 -- Read one queue. `has_due` is set where a lease may have ended or a message may be due; mostly nothing is.
 function M.read(q, width, steps, lease, renew, now)
@@ -18,7 +18,8 @@ function M.read(q, width, steps, lease, renew, now)
   local unacked, delayed = KEYS[at + 1], KEYS[at + 3]
   local in_unacked, in_delayed = redis.call("ZCARD", unacked), redis.call("ZCARD", delayed)
   local set = redis.call(
-    "HMGET", KEYS[at + 7], "paused", "seen", "grace", "renew", "largest", "steps", "renewals", "had_grace", "quiet")
+    "HMGET", KEYS[at + 7], "paused", "seen", "grace", "renew", "largest", "steps", "renewals", "had_grace", "quiet",
+    "cancels")
   local ended, longest, is_back = outage.look(set[2], set[3], set[4], set[7], set[8], renew, now, changes)
   local known_largest, known_steps = tonumber(set[5]) or 0, tonumber(set[6]) or 0
   if known_steps < steps then
@@ -29,7 +30,7 @@ function M.read(q, width, steps, lease, renew, now)
     at = at, index = q, sizes = sizes, left = left, in_unacked = in_unacked, in_delayed = in_delayed, ended = ended,
     tokens = redis.call("LLEN", KEYS[at + 6]), paused = set[1] == "1", steps = known_steps,
     largest = math.max(SMALL, known_largest), known_largest = known_largest, changes = changes, delivered = 0,
-    acked = 0,
+    acked = 0, cancels = (tonumber(set[10]) or 0) > now,
   }
   redis.call("HLEN", KEYS[at + 8])
   if in_delayed > 0 then
@@ -88,6 +89,14 @@ function M.write(this, call, claim_id, consumer)
       wake = remaining.more(this, call, consumer)
     end
   end
+  if this.ended_ids then
+    local tracking = require("lib.tracking")
+    this.tracked = tracking.done(this.tracked, this.ended_ids, call.us)
+  end
+  if this.tracked then
+    local tracking = require("lib.tracking")
+    tracking.write(at + 9, this.tracked, call.us)
+  end
   if this.first_death then
     report(this, call, claim_id)
   end
@@ -95,6 +104,7 @@ function M.write(this, call, claim_id, consumer)
   count("acked", this.acked)
   count("expired", this.redelivered)
   count("dead", this.deaths)
+  count("cancelled", this.dropped)
   if this.deaths then
     local dead = require("lib.dead")
     for reason, n in pairs(this.reasons) do

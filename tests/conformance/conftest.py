@@ -139,10 +139,11 @@ class Make:
         schema: Any = None,
         backoff: Any = None,
         partitions: int | None = None,
+        tracked: bool = False,
         **options: Any,
     ) -> Any:
         given = {"serializer": serializer, "schema": schema, "backoff": backoff}
-        given["partitions"] = partitions
+        given |= {"partitions": partitions, "tracked": tracked or None}
         mine = {name: value for name, value in given.items() if value is not None}
         engine = self.engine(**options)
         if self._loop is None:

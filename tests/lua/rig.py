@@ -18,7 +18,7 @@ from atomq import calls, scripts
 from atomq.calls import Call, Claimed, Outgoing
 from atomq.client import Engine
 from atomq.keys import QueueKeys, RegisterKeys
-from atomq.message import Delivery
+from atomq.message import Delivery, tracked
 from atomq.scripts import Script
 from tests.servers import Server
 
@@ -33,6 +33,11 @@ def msg(name: object, *, size: int = 0, **more: object) -> bytes:
     if size:
         envelope["fill"] = "x" * size
     return json.dumps(envelope).encode()
+
+
+def tracked_msg(name: object, **more: object) -> bytes:
+    """The same of a tracked message."""
+    return tracked(msg(name, **more).decode(), str(name)).encode()
 
 
 def name_of(raw: bytes | Delivery) -> str:
@@ -257,7 +262,11 @@ class Rig:
         passing = tuple(
             prefix.encode()
             for queue in self.queues.values()
-            for prefix in (queue.keys.result_prefix, queue.keys.producer_prefix)
+            for prefix in (
+                queue.keys.result_prefix,
+                queue.keys.producer_prefix,
+                queue.keys.put_prefix,
+            )
         )
         return [
             key

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from atomq import calls
 from atomq.calls import Call, Outgoing, Rejection
 from atomq.message import CallId
-from tests.lua.rig import REGISTER, Queue, Rig, msg
+from tests.lua.rig import REGISTER, Queue, Rig, msg, tracked_msg
 
 STOCK = ("unacked", "unacked_index")
 STOCK_RECORD = b'[{"body": "foreign", "properties": {"priority": 0}}, "", "q"]'
@@ -70,8 +70,19 @@ VERBS: dict[str, Callable[[World], Call[Any]]] = {
     "publish delayed": lambda w: calls.publish(
         w.q.keys, [Outgoing(msg(f"{w.q.name}-new"), "new", delay_ms=1000, step=2)]
     ),
+    "publish tracked": lambda w: calls.publish(
+        w.q.keys,
+        [Outgoing(tracked_msg(f"{w.q.name}-told"), "told", tracked=True)],
+        call_id=CallId("t"),
+    ),
     "claim": _claim,
     "ack": lambda w: calls.ack(w.q.keys, w.held[:2]),
+    "ack tracked": lambda w: calls.ack(w.q.keys, [w.held[0], f"{w.held[1]} one"]),
+    "find": lambda w: calls.find(w.q.keys, f"{w.q.name}-held1"),
+    "revoke ready": lambda w: calls.revoke(w.q.keys, "r", message=msg(f"{w.q.name}-ready")),
+    "revoke held": lambda w: calls.revoke(w.q.keys, f"{w.q.name}-held0", receipt=w.held[0]),
+    "run_now": lambda w: calls.run_now(w.q.keys, [f"{w.q.name}-later", "nobody"]),
+    "progress": lambda w: calls.progress(w.q.keys, f"{w.q.name}-held0", w.held[0], 0.5),
     "release": lambda w: calls.release(w.q.keys, [(r, f"r{r}") for r in w.held[:2]]),
     "release later": lambda w: calls.release(
         w.q.keys, [(r, f"r{r}") for r in w.held[:2]], delay_ms=500
@@ -119,7 +130,7 @@ VERBS: dict[str, Callable[[World], Call[Any]]] = {
     "probe": lambda w: calls.probe(w.q.keys),
 }
 GROWING = {"partitions", "publish", "redrive", "reply"}  # refused at full memory; all others go on
-READING = {"inspect", "look", "overview", "peek", "probe", "roster"}
+READING = {"find", "inspect", "look", "overview", "peek", "probe", "roster"}
 
 # How often each repeated key and argument of these calls is there: `* item`, `* queue`, …
 SIZES: dict[str, dict[str, int]] = {
@@ -131,6 +142,7 @@ SIZES: dict[str, dict[str, int]] = {
         "message of id": 2,
         "message of message": 3,
         "message of result": 2,
+        "message of put": 0,
     },
     "publish delayed": {
         "step": 4,
@@ -139,13 +151,25 @@ SIZES: dict[str, dict[str, int]] = {
         "message of id": 1,
         "message of message": 1,
         "message of result": 0,
+        "message of put": 0,
+    },
+    "publish tracked": {
+        "step": 4,
+        "group": 1,
+        "once": 0,
+        "message of id": 0,
+        "message of message": 1,
+        "message of result": 0,
+        "message of put": 1,
     },
     "claim": {"step": 4, "queue": 1, "members of acks": 1},
     "look": {"step": 4, "queue": 1},
     "overview": {"step": 4, "queue": 1},
     "cancel": {"item": 2},
     "extend": {"item": 3},
-    "ack": {"item": 2},
+    "ack": {"item": 2, "tracked": 0},
+    "ack tracked": {"item": 2, "tracked": 1},
+    "run_now": {"item": 2},
     "release": {"item": 2, "step": 4},
     "release later": {"item": 2, "step": 4},
     "reject": {"item": 2},

@@ -150,6 +150,7 @@ VERBS: dict[str, dict[str, Any]] = {
     "ack_many": {"messages": []},
     "give_back": {"messages": []},
     "wait": {"message_id": "done", "timeout": 0},
+    "get": {"message_id": "done"},
     "peek": {},
     "redrive": {},
     "delete": {"force": True},
@@ -164,7 +165,7 @@ def named(cls: type) -> set[str]:
 
 
 def test_every_verb_is_here() -> None:
-    others = {"close", "cancel", "purge"}  # close takes nothing; of the others see below
+    others = {"close", "cancel", "purge", "run_now"}  # close takes nothing; of the others see below
     assert named(Queue) - others == set(VERBS)
     assert named(AsyncQueue) - others == set(VERBS)
 
@@ -207,7 +208,7 @@ def _handler(queue: Any, stop: threading.Event) -> Any:
     return handle_aio if isinstance(queue, Twin) else lambda _: stop.set()
 
 
-@pytest.mark.parametrize("verb", ["cancel", "purge"])
+@pytest.mark.parametrize("verb", ["cancel", "purge", "run_now"])
 @given(picked=odd)
 @ours
 def test_verbs_of_several(make: Any, verb: str, picked: Pick) -> None:
@@ -217,7 +218,9 @@ def test_verbs_of_several(make: Any, verb: str, picked: Pick) -> None:
     only_ours(lambda: getattr(queue, verb)("ready", value))
 
 
-@pytest.mark.parametrize("name", ["body", "delay", "at", "priority", "id", "headers", "ttl"])
+@pytest.mark.parametrize(
+    "name", ["body", "delay", "at", "priority", "id", "headers", "ttl", "tracked"]
+)
 @given(picked=odd)
 @ours
 def test_items(make: Any, name: str, picked: Pick) -> None:

@@ -28,6 +28,15 @@ from atomq.calls.base import (
     renewal_ms,
 )
 from atomq.calls.claiming import Claimed, Claims, DeadLettered, claim, look
+from atomq.calls.finding import (
+    MessageStatus,
+    Progress,
+    find,
+    progress,
+    read_progress,
+    revoke,
+    run_now,
+)
 from atomq.calls.looking import Peeked, QueueState, inspect, peek, probe
 from atomq.calls.operating import Counts, Redriven, cancel, pause, purge, redrive
 from atomq.calls.overview import QueueOverview, counters, overview
@@ -69,10 +78,12 @@ __all__ = [
     "DeadLettered",
     "Foreign",
     "HandedBack",
+    "MessageStatus",
     "Outgoing",
     "Part",
     "Peeked",
     "Process",
+    "Progress",
     "Published",
     "QueueOverview",
     "QueueState",
@@ -93,6 +104,7 @@ __all__ = [
     "dead_letter",
     "extend",
     "failed",
+    "find",
     "hand_back",
     "inspect",
     "look",
@@ -101,9 +113,11 @@ __all__ = [
     "pause",
     "peek",
     "probe",
+    "progress",
     "publish",
     "purge",
     "put_back",
+    "read_progress",
     "redrive",
     "register",
     "reject",
@@ -112,7 +126,9 @@ __all__ = [
     "reply",
     "resign",
     "restore_foreign",
+    "revoke",
     "roster",
+    "run_now",
     "tell",
     "touch",
 ]

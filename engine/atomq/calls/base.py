@@ -158,6 +158,8 @@ class Verdict(Enum):
     """Its receipt (or id) is not live: nothing was changed."""
     UNKNOWN = "unknown"
     """As LOST, but the call was repeated after a lost reply: the first one may have done it."""
+    CANCELLED = "cancelled"
+    """Renewed as asked; but an operator cancelled its message, and the holder is to stop."""
     AGAIN = "again"
     """Not reached within the bytes of one call: call again with this item."""
 
@@ -183,6 +185,30 @@ def read_verdicts(reply: Any, repeated: bool) -> list[Verdict]:
 def read_nothing(_reply: Any, _repeated: bool) -> None:
     """For a call whose answer is of no interest."""
     return
+
+
+def tracked_last(words: Sequence[str]) -> Sequence[str]:
+    """Receipts to ack, in the order that scripts want: see `Delivery.word`."""
+    for word in words:
+        if type(word) is str and " " in word:
+            return sorted(words, key=is_tracked)
+    return words
+
+
+def is_tracked(word: Any) -> bool:
+    """Whether what acks a message says that it is tracked."""
+    return type(word) is str and " " in word
+
+
+def read_missing_of(given: Sequence[str]) -> Callable[[Any, bool], list[Verdict]]:
+    """The same as `read_missing`, where what was sent is `tracked_last` of what was given."""
+    parse = read_missing(len(given))
+    places = sorted(range(len(given)), key=lambda at: is_tracked(given[at]))
+
+    def in_order(reply: Any, repeated: bool) -> list[Verdict]:
+        return parse([places[at - 1] + 1 for at in reply], repeated)
+
+    return in_order
 
 
 def check_items(what: str, given: Sequence[Any], *, least: int = 1) -> int:

@@ -20,13 +20,17 @@ from atomq.calls.base import (
     check_items,
     id_of,
     renewal_ms,
+    tracked_last,
 )
 from atomq.keys import QueueKeys
 from atomq.message import Delivery
 
 _CLAIM = scripts.declared(
     "claim",
-    keys=(*(f"{name} * queue" for name in QUEUE), "ready * queue * step"),
+    keys=(
+        *(f"{name} * queue" for name in (*QUEUE, "track0", "track1", "cancelled")),
+        "ready * queue * step",
+    ),
     argv=(
         "claim_id",
         "attempt",
@@ -119,8 +123,8 @@ class Claims:
     ) -> Call[Claimed]:
         """Lease up to `limit` messages. `claim_id` is `<consumer>-<counter>`, and used once.
 
-        `acks` holds, for each queue, receipts to ack in the same move. `limit` 0 takes nothing and
-        wakes another consumer if there is work.
+        `acks` holds, for each queue, what to ack in the same move: see `Delivery.word`. `limit` 0
+        takes nothing and wakes another consumer if there is work.
 
         `company` says what the consumer holds, but for the acks that go with the claim: SOLE,
         nothing, and so it may be given a message that goes alone; HOLDS, something; or for how many
@@ -130,10 +134,11 @@ class Claims:
         keep = self.queues[0].keep
         limit = arguments.whole("limit", limit, 0, MOST)
         args: list[Any] = [claim_id, 0, limit, *self._settings, company, keep]
+        acks = [tracked_last(words) for words in acks] if acks else ()
         for receipts in acks or [()] * len(self.queues):
             args.append(check_items("acks", receipts, least=0))
             args += receipts
-        parse = partial(self._claimed, claim_id, company == SOLE, acks or ())
+        parse = partial(self._claimed, claim_id, company == SOLE, acks)
         return Call(
             _CLAIM, self.queues[0], self._keys, args, parse, attempt_at=1, large=limit > FEW
         )

@@ -21,9 +21,11 @@ from atomq.calls.registering import GONE
 from atomq.errors import InvalidArgument
 from atomq.keys import QueueKeys
 
+_TRACKED = ("track0", "track1")
+
 _CANCEL = scripts.declared(
     "cancel",
-    keys=("delayed", "delayed_records", "ids", "meta", "stats", "result * item"),
+    keys=("delayed", "delayed_records", "ids", "meta", "stats", *_TRACKED, "result * item"),
     argv=("id * item",),
 )
 
@@ -36,7 +38,7 @@ def cancel(keys: QueueKeys, ids: Sequence[str]) -> Call[list[Verdict]]:
 
 _REDRIVE = scripts.declared(
     "redrive",
-    keys=("dead", "wake", "meta", "stats", "ready * step", "result * item"),
+    keys=("dead", "wake", "meta", "stats", *_TRACKED, "ready * step", "result * item"),
     argv=("look", "limit", "max_bytes", "after", "until", "reason", "id * item"),
 )
 
@@ -98,7 +100,7 @@ def redrive(
 
 _PURGE = scripts.declared(
     "purge",
-    keys=(*QUEUE, "calls", "calls_old", "ids", "ready * step"),
+    keys=(*QUEUE, "calls", "calls_old", "ids", *_TRACKED, "cancelled", "ready * step"),
     argv=("ready", "delayed", "unacked", "dead", "settings", "if_unused", "if_empty", "id * item"),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ _PUBLISH = scripts.declared(
         "calls * once",
         "calls_old * once",
         "result * message",
+        "put * message",
     ),
     argv=(
         "call",
@@ -57,9 +58,12 @@ class Outgoing(NamedTuple):
     """Delay it only if a consumer was seen in so many ms, else it is ready at once; 0: always."""
     dedup: bool = False
     """Not put again while its id is remembered."""
+    tracked: bool = False
+    """The scripts write down where it is; so its envelope says: see `message.tracked`."""
 
 
 _PLAIN = Outgoing("", "")[2:]  # ready at once in the first step, whatever its id
+_PLAIN_TRACKED = Outgoing("", "", tracked=True)[2:]
 
 
 class Published(NamedTuple):
@@ -75,7 +79,7 @@ class Published(NamedTuple):
 
 def publish(
     keys: QueueKeys,
-    messages: Iterable[Outgoing],
+    messages: Sequence[Outgoing],
     *,
     call_id: CallId | None = None,
     window_ms: int = CALL_WINDOW_MS,
@@ -94,11 +98,12 @@ def publish(
     args: list[Any] = [call_id.number if call_id is not None else 0, 2 * window_ms]
     results: list[str] = []
     total, group, settings_at, group_at, named = 0, None, 0, 0, False
+    some_tracked = False
     for out in messages:
         if out[2:] != group:
             if group is not None:
                 args[settings_at] = _settings(group, total - group_at, dedup_window_ms)
-            group, group_at = out[2:], total
+            group, group_at, some_tracked = out[2:], total, some_tracked or out.tracked
             named = out.delay_ms > 0 or out.at_ms > 0 or out.dedup
             settings_at = len(args)
             args.append("")
@@ -114,19 +119,23 @@ def publish(
     if not 1 <= total <= MOST:
         raise InvalidArgument(f"messages: from 1 to {MOST} in one call, got {total}")
     if group != _PLAIN:
-        args[settings_at] = _settings(group, total - group_at, dedup_window_ms)
+        args[settings_at] = (
+            "t" if group == _PLAIN_TRACKED else _settings(group, total - group_at, dedup_window_ms)
+        )
     producer = keys.producer(call_id.producer if call_id is not None else "")
     names: Sequence[str] = (producer, *keys.publish)
     if results:
         names = [*names, *keys.once, *results]
+    if some_tracked:
+        names = [*names, *(keys.put(out.id) for out in messages if out.tracked)]
     parse = partial(_published, call_id)
     return Call(_PUBLISH, keys, names, args, parse, durability=durability, noted=IN_USE)
 
 
 def _settings(group: Any, count: int, id_ms: int) -> str:
-    step, delay_ms, at_ms, ttl_ms, alive_ms, dedup = group
+    step, delay_ms, at_ms, ttl_ms, alive_ms, dedup, tracked = group
     named = 2 if dedup else int(delay_ms > 0 or at_ms > 0)
-    return f"{count} {step} {delay_ms} {at_ms} {ttl_ms} {alive_ms} {named} {id_ms}"
+    return f"{count} {step} {delay_ms} {at_ms} {ttl_ms} {alive_ms} {named} {id_ms} {tracked:d}"
 
 
 def _published(call_id: CallId | None, reply: Any, _repeated: bool) -> Published:

@@ -12,18 +12,31 @@ from atomq.calls.base import (
     Verdict,
     check_items,
     check_reason,
+    is_tracked,
     read_missing,
+    read_missing_of,
     read_verdicts,
     renewal_ms,
+    tracked_last,
 )
 from atomq.keys import QueueKeys
 
-_ACK = scripts.declared("ack", keys=("unacked", "records", "stats"), argv=("receipt * item",))
+_TRACKED = ("track0", "track1")
+
+_ACK = scripts.declared(
+    "ack",
+    keys=("unacked", "records", "stats", *(f"{name} * tracked" for name in _TRACKED)),
+    argv=("receipt * item",),
+)
 
 
 def ack(keys: QueueKeys, receipts: Sequence[str]) -> Call[list[Verdict]]:
-    """These messages are done with; one verdict each."""
-    return Call(_ACK, keys, keys.ack, receipts, read_missing(check_items("receipts", receipts)))
+    """These messages are done with, each by its `Delivery.word`; one verdict each."""
+    n = check_items("receipts", receipts)
+    sent = tracked_last(receipts)
+    if sent is receipts:
+        return Call(_ACK, keys, keys.ack, receipts, read_missing(n))
+    return Call(_ACK, keys, (*keys.ack, *keys.tracked), sent, read_missing_of(receipts))
 
 
 _RELEASE = scripts.declared(
@@ -36,6 +49,8 @@ _RELEASE = scripts.declared(
         "wake",
         "meta",
         "stats",
+        *_TRACKED,
+        "cancelled",
         "ready * step",
     ),
     argv=("delay_ms", "front", "counted", "max_bytes", "receipt * item", "id * item"),
@@ -65,7 +80,7 @@ def release(
 
 _EXTEND = scripts.declared(
     "extend",
-    keys=("unacked", "records", "meta"),
+    keys=("unacked", "records", "meta", "cancelled"),
     argv=("lease_ms", "renew_ms", "beside", "receipt * item"),
 )
 
@@ -78,7 +93,7 @@ def extend(
     renew_ms: int | None = None,
     beside: bool = False,
 ) -> Call[list[Verdict]]:
-    """Hold these messages for `lease_ms` from now; one verdict each.
+    """Hold these messages for `lease_ms` from now; one verdict each, CANCELLED among them.
 
     `beside` says that their consumer holds more than these, so that they are not alone any more.
     """
@@ -88,12 +103,22 @@ def extend(
         renew_ms or renewal_ms(lease_ms),
         int(beside),
     ]
-    return Call(_EXTEND, keys, keys.extend, [*args, *receipts], read_missing(n))
+
+    def parse(reply: Any, repeated: bool) -> list[Verdict]:
+        verdicts = [Verdict.DONE] * n
+        for position in reply:
+            if position < 0:
+                verdicts[-position - 1] = Verdict.CANCELLED
+            else:
+                verdicts[position - 1] = Verdict.UNKNOWN if repeated else Verdict.LOST
+        return verdicts
+
+    return Call(_EXTEND, keys, keys.extend, [*args, *receipts], parse)
 
 
 _REJECT = scripts.declared(
     "reject",
-    keys=("unacked", "records", "dead", "stats", "result * item"),
+    keys=("unacked", "records", "dead", "stats", *_TRACKED, "result * item"),
     argv=(
         "ttl_ms",
         "max_bytes",
@@ -157,7 +182,7 @@ def dead_letter(
 
 _COMPLETE = scripts.declared(
     "complete",
-    keys=("unacked", "records", "stats", "result * item"),
+    keys=("unacked", "records", "stats", *_TRACKED, "result * item"),
     argv=("ttl_ms", "receipt * item", "value * item"),
 )
 
@@ -165,8 +190,13 @@ _COMPLETE = scripts.declared(
 def complete(
     keys: QueueKeys, items: Sequence[tuple[str, str, str]], *, ttl_ms: int = 86_400_000
 ) -> Call[list[Verdict]]:
-    """Ack and store results: items of (receipt, message id, result as JSON); one verdict each."""
-    n = check_items("receipts", items)
+    """Ack and store results; one verdict each.
+
+    Items of `Delivery.word`, message id, and result as JSON.
+    """
+    check_items("receipts", items)
+    parse = read_missing_of([word for word, _, _ in items])
+    items = sorted(items, key=lambda item: is_tracked(item[0]))
     results = [keys.result(message_id) for _, message_id, _ in items]
     args = [ttl_ms, *(x for receipt, _, value in items for x in (receipt, value))]
-    return Call(_COMPLETE, keys, (*keys.complete, *results), args, read_missing(n))
+    return Call(_COMPLETE, keys, (*keys.complete, *results), args, parse)

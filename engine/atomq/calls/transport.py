@@ -52,7 +52,16 @@ def touch(keys: QueueKeys, expires_ms: int) -> Call[int]:
 
 _HAND_BACK = scripts.declared(
     "hand_back",
-    keys=("unacked", "records", "delayed", "delayed_records", "stats", "ready * step"),
+    keys=(
+        "unacked",
+        "records",
+        "delayed",
+        "delayed_records",
+        "stats",
+        "track0",
+        "track1",
+        "ready * step",
+    ),
     argv=("limit", "max_bytes", "unacked", "delayed"),
 )
 
@@ -80,7 +89,16 @@ def hand_back(
 
 _ATTEND = scripts.declared(
     "attend",
-    keys=("delayed", "delayed_records", "wake", "meta", "stats", "ready * step"),
+    keys=(
+        "delayed",
+        "delayed_records",
+        "wake",
+        "meta",
+        "stats",
+        "track0",
+        "track1",
+        "ready * step",
+    ),
     argv=("consumer", "alive_ms", "skip", "limit", "max_bytes"),
 )
 

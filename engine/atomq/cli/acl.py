@@ -131,12 +131,16 @@ def acl(
 # ── what each may do ──────────────────────────────────────────────────────────────────────────
 
 
+# What only some calls run, so that no probe asks for it: limits of dead letters; `get`, `cancel`.
+BESIDE = ("get", "lrem", "xrevrange", "xtrim")
+
+
 def inner_commands() -> list[str]:
     """The commands that the scripts run inside, in lower case."""
     from atomq import scripts
 
     found = re.findall(r'\{ "([A-Z]+)"', scripts.get("probe").text)
-    return sorted({*(name.lower() for name in found), "xtrim"})  # which `dead_max` needs
+    return sorted({*(name.lower() for name in found), *BESIDE})
 
 
 def reading_commands() -> list[str]:

@@ -80,6 +80,9 @@ def put(
             "1 if it was put and not confirmed in time.",
         ),
     ] = None,
+    tracked: Annotated[
+        bool, typer.Option("--tracked", help="Note where it is, for `atomq get`, wherever it goes.")
+    ] = False,
     header: Annotated[
         list[str] | None,
         typer.Option(
@@ -113,6 +116,7 @@ def put(
         arguments.text("--id", id_, 256, least=1)
     confirmed_by = session.engine.durability(durability)
     writing = _Writing(session, queue, priority, _headers(header), settings, id_, confirmed_by)
+    writing.tracked = tracked
     try:
         if lines:
             return _put_lines(session, writing, text=text)
@@ -151,15 +155,20 @@ class _Writing:
         self._writer = Writer(queue)
         self._priority, self._headers = priority, headers
         self._settings, self._id = settings, message_id
+        self.tracked = False
         self._durability = durability
 
     def outgoing(self, body: Any) -> Outgoing:
         from atomq.calls import Outgoing
+        from atomq.message import tracked
 
         name = self._id or self.ids.next()
         text = self._writer.write(body, name, priority=self._priority, headers=self._headers)
         step = self.keys.step_of(self._priority)
-        return Outgoing(text, name, step, **self._settings, dedup=self._id is not None)
+        settings: dict[str, Any] = {**self._settings, "dedup": self._id is not None}
+        if self.tracked:
+            return Outgoing(tracked(text, name), name, step, **settings, tracked=True)
+        return Outgoing(text, name, step, **settings)
 
     def of_line(self, number: int, body: Any) -> Outgoing:
         """A message of a line of stdin. Raises `Usage`, which names it."""

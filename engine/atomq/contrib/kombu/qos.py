@@ -95,7 +95,7 @@ class QoS(virtual.QoS):
             else:
                 delivery.settled = True
                 broker = self.channel.broker
-                broker.keeper.ack_later(broker.keys(delivery.queue), delivery.receipt)
+                broker.keeper.ack_later(broker.keys(delivery.queue), delivery.word)
         self._quick_ack(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:

@@ -1,0 +1,115 @@
+"""One message by its id: where it is, cancelled wherever it is, run now."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import pytest
+
+from atomq import InvalidArgument, Item, Verdict
+from tests.servers import wait_until
+
+DONE, LOST = Verdict.DONE, Verdict.LOST
+
+
+def test_a_tracked_message_is_found_wherever_it_goes(q: Any) -> None:
+    sent = q.put({"to": "ann"}, tracked=True, delay=60)
+    found = q.get(sent.id)
+    assert (found.state, found.body, found.deliveries) == ("delayed", {"to": "ann"}, 0)
+    assert 59_000 < found.due_ms - found.now_ms <= 60_000
+    assert q.run_now(sent.id, "nobody") == [DONE, LOST]
+    message = q.claim(2)
+    found = q.get(sent.id)
+    assert (found.state, found.receipt, found.deliveries) == ("held", message.receipt, 1)
+    assert message.receipt.startswith(found.holder)
+    message.release()
+    assert q.get(sent.id).state == "ready"
+    q.claim().reject("no", "never")
+    found = q.get(sent.id)
+    assert (found.state, found.reason, found.detail) == ("dead", "no", "never")
+    assert q.redrive([found.letter]) == 1
+    assert q.get(sent.id).state == "ready"
+    q.claim().complete(5)
+    found = q.get(sent.id)
+    assert (found.state, found.result, found.body, found.tracked) == ("done", 5, None, True)
+
+
+def test_a_queue_tracks_all_or_single_ones(make: Any) -> None:
+    q = make(tracked=True)
+    sent = [q.put(1), q.put(2, tracked=False), *q.put_many([3, Item(4, tracked=False, id="4")])]
+    assert [q.get(each.id).tracked for each in sent] == [True, False, True, False]
+    assert q.ack_many(q.claim_many(4)) == [DONE] * 4
+    assert [q.get(each.id).state for each in sent] == ["done", "unknown", "done", "unknown"]
+    with pytest.raises(InvalidArgument, match="tracked must be True or False"):
+        q.put(1, tracked="yes")
+
+
+def test_acks_that_ride_along_leave_their_word(make: Any) -> None:
+    q = make(tracked=True)
+    ids = [each.id for each in q.put_many(range(5))]
+    for message in q.consume(timeout=0):
+        with message:
+            assert q.get(message.id).state == "held"
+    wait_until("all are acked", lambda: q.state().unacked == 0)
+    assert {q.get(each).state for each in ids} == {"done"}
+
+
+def test_of_one_that_is_not_tracked_is_said_what_can_be_known(q: Any) -> None:
+    sent = q.put(1)
+    assert q.get(sent.id).state == "ready"
+    message = q.claim()
+    assert q.get(sent.id).receipt == message.receipt
+    message.complete("ok")
+    assert (q.get(sent.id).state, q.get(sent.id).result) == ("done", "ok")
+    sent = q.put(2)
+    q.claim().ack()
+    found = q.get(sent.id)
+    assert (found.state, found.tracked) == ("unknown", False)
+    assert found.note.startswith("not tracked: ")
+    with pytest.raises(InvalidArgument):
+        q.get("")
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_cancelled_wherever_it_is(q: Any, tracked: bool) -> None:
+    ready, delayed = q.put(1, id="a", tracked=tracked), q.put(2, delay=60, tracked=tracked)
+    assert q.cancel(ready.id, delayed.id, "nobody") == [DONE, DONE, LOST]
+    assert q.claim() is None
+    gone = "cancelled" if tracked else "unknown"
+    assert [q.get(each.id).state for each in (ready, delayed)] == [gone, gone]
+    assert q.put(1, id="a", tracked=tracked).new, "its id is free again"
+    message = q.claim()
+    assert q.cancel("a") == [DONE]
+    assert q.get("a").cancelling
+    message.release()
+    assert q.claim() is None
+    assert q.get("a").state == gone
+    assert q.state().stats["cancelled"] == 3
+
+
+@pytest.mark.on_servers  # what lives in one process has no register
+def test_a_holder_is_named_by_host_and_pid(q: Any) -> None:
+    sent = q.put(1)
+    message = q.claim()
+    wait_until("the register knows this process", lambda: q.get(sent.id).pid)
+    found = q.get(sent.id)
+    assert (found.host, found.pid) == (socket.gethostname(), os.getpid())
+    message.ack()
+
+
+def test_a_queue_of_partitions_finds_it_in_any_of_them(make: Any) -> None:
+    q = make(partitions=3, tracked=True)
+    sent = [q.put(1), q.put(2, id="own"), q.put(3, id="keyed", key="k"), q.put(4, delay=60)]
+    assert [q.get(each.id).state for each in sent] == ["ready", "ready", "ready", "delayed"]
+    assert q.run_now(sent[3].id) == [DONE]
+    messages = q.claim_many(4, 2)
+    while len(messages) < 4:
+        messages += q.claim_many(4, 2)
+    assert q.cancel("keyed", "nobody") == [DONE, LOST]
+    assert q.get("keyed").cancelling
+    assert q.ack_many(messages) == [DONE] * 4
+    assert {q.get(each.id).state for each in sent} == {"done"}
+    assert q.get("nobody").state == "unknown"
+    q.delete(force=True)
