@@ -1,9 +1,9 @@
 -- find: where is one message? Writes nothing.
 --
--- A message is found by its id where the id leads to it: what is delayed, and what its record (see lib/tracking) says if
--- it is tracked, provided that it is there. Else its id is searched for among unacked, ready and dead messages: so many
--- of each, and so many bytes. A text search cannot know whether what it found is the id of a message or stands elsewhere
--- in it: the caller reads that. The first 10 that were found are answered.
+-- A message is found by its id where the id leads to it: what is delayed, and what its record (see lib/tracking) says
+-- if it is tracked, provided that it is there. Else its id is searched for among unacked, ready and dead messages: so
+-- many of each, and so many bytes. A text search cannot know whether what it found is the id of a message or stands
+-- elsewhere in it: the caller reads that. The first 10 that were found are answered.
 --
 -- KEYS
 --   unacked          zset    receipt -> deadline (bands)

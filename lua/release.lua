@@ -1,7 +1,8 @@
 -- release: give messages back unfinished: to ready now, at the front or the back, or to delayed for a while.
 --
 -- A counted release is a delivery that may have started; one that is not counted leaves the message as it was before
--- it was claimed. One that was cancelled while it was held is gone for good instead. Begins with a freeing command, so it works at full memory. Stops once `max_bytes` were moved.
+-- it was claimed. One that was cancelled while it was held is gone for good instead. Begins with a freeing command, so
+-- it works at full memory. Stops once `max_bytes` were moved.
 --
 -- KEYS
 --   unacked          zset    receipt -> deadline (bands)

@@ -64,14 +64,15 @@ function M.run(missing, ended)
   end
   if not is_sound then
     local guard = require("lib.guard")
-    return redis.error_reply(
-      guard.blame(fault, width, "zset", "hash", "zset", "hash", "stream", "list", "hash", "hash", "hash", "hash", "hash"))
+    local kinds = { "zset", "hash", "zset", "hash", "stream", "list", "hash", "hash", "hash", "hash", "hash" }
+    return redis.error_reply(guard.blame(fault, width, unpack(kinds)))
   end
 
   local call = {
     limit = limit, lease = lease, max_deliveries = max_deliveries, max_bytes = max_bytes, steps = steps, now = now,
     receipts = names, held = {}, scores = {}, out = { "" }, count = 0, bytes = 0, aside = 0, freed = false,
-    company = company, drain = 0, id = claim_id .. "." .. attempt, runs = {}, attempt = attempt, keep = keep, us = clock.us,
+    company = company, drain = 0, id = claim_id .. "." .. attempt, runs = {}, attempt = attempt, keep = keep,
+    us = clock.us,
   }
   local lost_acks = missing or ""
   for q = 1, missing and 0 or queues do

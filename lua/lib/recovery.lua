@@ -78,10 +78,10 @@ local function take_out(this, call, step, index, records, found, ended_alone)
         end
       elseif n > 1 then
         local apart = require("lib.apart")
-        apart.send(this, call, before, n, ends, step, bodies[i], is_lease and found[at + i],
-          many == 1)
+        apart.send(this, call, before, n, ends, step, bodies[i], is_lease and found[at + i], many == 1)
       else
-        while not this.cancels and to < many and deliveries[to + 1] == before and spared[to + 1] == n and expires[to + 1] == ends do
+        local last = this.cancels and i or many -- each is looked for by itself then
+        while to < last and deliveries[to + 1] == before and spared[to + 1] == n and expires[to + 1] == ends do
           to = to + 1
           this.largest = math.max(this.largest, #bodies[to])
         end
