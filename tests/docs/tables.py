@@ -202,6 +202,7 @@ _VERSUS = (
     ("full memory", "messages destroyed", "messages destroyed at maxmemory"),
     ("poison", "lost in silence", "kinds of bad message lost in silence"),
     ("restore", "seconds until", "1,000 expired tasks are back, under load"),
+    ("round trips", "prefork -c8", "round trips a task, eight processes"),
     ("no-op tasks/s", "prefork -c1", "tasks a second, one prefork process"),
 )
 
