@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,9 +16,10 @@ import pytest
 from celery import chain, chord, group
 from kombu import Connection, Consumer, Exchange, Producer, Queue
 
+from atomq import scripts
 from atomq.keys import QueueKeys
-from tests.contrib.rig import ON_ONE_KIND, Place
-from tests.servers import Cluster, wait_until
+from tests.contrib.rig import ON_ONE_KIND, POOLS, Place
+from tests.servers import Cluster, Server, wait_until
 
 pytestmark = [ON_ONE_KIND, pytest.mark.slow]
 # A slot without a node stops no other.
@@ -78,6 +82,11 @@ def drained(connection: Connection, there: Callable[[], bool], seconds: float = 
             continue
 
 
+def knows_look(node: Server) -> bool:
+    """Whether the script that looks is loaded there."""
+    return bool(node.client().script_exists(scripts.get("look").sha)[0])
+
+
 def test_messages_of_every_shard_come_over_one_connection_a_node(three: Cluster) -> None:
     queues = [a_queue(name_on(three, index)) for index in (0, 0, 1, 2)]
     got: list[Any] = []
@@ -99,6 +108,7 @@ def test_messages_of_every_shard_come_over_one_connection_a_node(three: Cluster)
             assert sorted(got) == sorted([q.name, n] for q in queues for n in range(3))
             lines = connection.transport.poller._intake.lines.every()
             assert len([line for line in lines if line.is_open]) == 3
+            drained(connection, lambda: all(map(knows_look, three.nodes)))  # and claims no more
             # What comes while it waits comes by a token, not by the look of each second.
             late = []
             for queue in queues * 3:
@@ -140,12 +150,55 @@ def test_an_exchange_has_one_key_which_shares_the_slot_of_its_queue(three: Clust
     assert keys == [f"_atomq.{{{name}}}.bindings".encode()]
 
 
+def test_a_user_of_one_queue_may_do_what_a_worker_does(three: Cluster) -> None:
+    name = name_on(three, 0)
+    command = [sys.executable, "-m", "atomq", "acl", "worker", name, "--celery", "--json", "--url"]
+    said = subprocess.run(
+        [*command, url_of(three)], capture_output=True, text=True, check=True, timeout=20
+    )
+    (found,) = json.loads(said.stdout)
+    user, rules = found["user"], found["rules"]
+    for node in three.nodes:
+        admin = node.client()
+        admin.execute_command("ACL", "SETUSER", user, *rules, ">secret")
+        for script in scripts.every():
+            admin.script_load(script.text)
+    url = url_of(three).replace("//", f"//{user}:secret@", 1)
+    got: list[Any] = []
+    fan = Queue("heard", Exchange("celery.pidbox", type="fanout"), auto_delete=True)
+    with Connection(url) as connection, Connection(url) as out:
+        queue = a_queue(name)
+
+        def take(body: Any, message: Any) -> None:
+            got.append(body)
+            message.ack()
+
+        with (
+            Consumer(connection, [queue], callbacks=[take]),
+            Consumer(connection.channel(), [fan], callbacks=[take], no_ack=True),
+        ):
+            Producer(out).publish("one", exchange=queue.exchange, routing_key=name, declare=[queue])
+            Producer(out).publish("all", exchange=fan.exchange, declare=[fan.exchange])
+            drained(connection, lambda: sorted(got) == ["all", "one"])
+    for node in three.nodes:
+        node.client().acl_deluser(user)
+
+
 # ── Celery ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_worker_does_all_that_it_does_on_one_server(at: ClusterPlace) -> None:
+@pytest.mark.parametrize(
+    "pool",
+    [
+        "prefork",
+        *(pytest.param(pool, marks=pytest.mark.long) for pool in POOLS if pool != "prefork"),
+    ],
+)
+def test_a_worker_does_all_that_it_does_on_one_server(at: ClusterPlace, pool: str) -> None:
     names = [name_on(at.cluster, index) for index in (0, 1, 2)]
-    worker = at.worker("prefork", 2, queues=",".join(["celery", *names])).ready()
+    worker = at.worker(
+        pool, 1 if pool == "solo" else 2, queues=",".join(["celery", *names])
+    ).ready()
     app, work, collected = at.reader, at.reader.tasks["work"], at.reader.tasks["collected"]
     ids = [at.send("work", queue=name) for name in names * 3]
     due = at.send("work", countdown=0.5)
@@ -198,6 +251,11 @@ def test_a_frozen_shard_keeps_its_queues_alone(at: ClusterPlace, three: Cluster,
             time.sleep(0.1)
         at.ledger.await_ends(ids, 5)
         assert at.app.control.ping(destination=[worker.name], timeout=2)
+        # What lies on other shards is listed; the one that stands still is not waited for.
+        later = at.send("work", queue=here, countdown=60)
+        inspect = at.app.control.inspect(destination=[worker.name], timeout=2)
+        assert [x["request"]["id"] for x in inspect.scheduled()[worker.name]] == [later]
+        at.app.control.revoke(later)
     finally:
         three.nodes[1].resume()
     late = [at.send("work", queue=there) for _ in range(3)]

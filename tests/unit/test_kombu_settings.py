@@ -96,3 +96,15 @@ def test_a_callable_password_is_called_at_every_connect() -> None:
 
 def test_hosts_are_quoted() -> None:
     assert of("atomq://[::1]:7").address.nodes[0][:2] == ("::1", 7)
+
+
+def test_a_cluster_is_a_list_of_nodes_of_one_user() -> None:
+    address = of("atomq-cluster://u:p@a:7000;atomq-cluster://b:7001").address
+    assert (address.kind, address.nodes) == ("cluster", (("a", 7000), ("b", 7001)))
+    assert (address.username, address.password, address.tls) == ("u", "p", None)
+    client = Connection("atomqs-cluster://:p@a;atomqs-cluster://b:7001/2")
+    for connection in (client, client.clone()):
+        address = Settings.of(connection).address
+        assert (address.nodes, address.db) == ((("a", 6379), ("b", 7001)), 2)
+        assert address.tls is not None
+        assert address.tls["ssl_cert_reqs"] == "required"

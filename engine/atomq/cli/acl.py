@@ -157,6 +157,8 @@ def _of_library(role: Role, queues: list[QueueKeys]) -> Iterator[str]:
         yield from (f"~{_literal(key)}" for key in keys.ready)
         yield f"~{_own(keys)}*"
     yield "resetchannels"
+    if queues[0].layout == "cluster":
+        yield from ("+cluster|slots", "+asking")  # which node serves what, also while a slot moves
     if role is Role.MONITOR:
         yield from ("+evalsha", *(f"+{name}" for name in reading_commands()))
         return
@@ -183,18 +185,33 @@ def _of_celery(
 ) -> Iterator[str]:
     """What Kombu adds: bindings, and Celery's own result backend."""
     if role in (Role.PRODUCER, Role.WORKER):
-        for keys in queues:
-            yield from _bindings(prefix, keys.name)
-        yield from ("+ping", "+exists", "+sadd", "+smembers")
+        if queues[0].layout == "cluster":
+            for keys in queues:
+                yield f"~_atomq.{{{_literal(prefix + keys.name)}}}.bindings"
+            yield from ("+zadd", "+zrangebyscore", "+zremrangebyscore")
+        else:
+            for keys in queues:
+                yield from _bindings(prefix, keys.name)
+            yield from ("+sadd", "+smembers")
+        yield from ("+ping", "+exists")
         if results is not None:
             yield f"~{_literal(results)}celery-task-meta-*"
             yield f"&{_literal(results)}celery-task-meta-*"
             yield from ("+get", "+mget", "+setex", "+multi", "+exec", "+subscribe", "+unsubscribe")
+            if queues[0].layout == "cluster":
+                yield from ("+eval", "+set", "+publish")
 
 
 def _of_celery_worker(session: Session, heard: str, *, control: bool, stock: bool) -> Iterator[str]:
     options = session.engine.options
     prefix = options.global_keyprefix
+    if session.engine.address.kind == "cluster":
+        yield from ("+client|tracking", "+client|caching", "+lpop", "+rpop", "+llen", "+zrem")
+        if control:
+            yield from ("+psubscribe", "+punsubscribe", "+publish")
+            topics = ("celery.pidbox", "celeryev/*", "celeryev/worker.*", "reply/*")
+            yield from (f"&{_literal(heard)}{topic}" for topic in topics)
+        return
     yield f"~{_literal(prefix)}_kombu.binding_deadlines"
     yield from ("+brpop", "+client|unblock", "+client|tracking", "+client|caching")
     yield from ("+srem", "+watch", "+multi", "+exec")

@@ -23,7 +23,7 @@ from atomq.contrib.kombu.claims import Claims, Outcome
 from atomq.contrib.kombu.looks import LOOK
 from atomq.contrib.kombu.rights import WAIT
 from atomq.errors import AtomqError, PermissionDenied
-from atomq.retrying import Elsewhere
+from atomq.retrying import Elsewhere, NotLoaded
 
 if TYPE_CHECKING:
     from atomq.contrib.kombu.broker import Broker
@@ -90,11 +90,14 @@ class ClaimedQueue(ShardQueue):
         buffer: HandOver,
         name: str,
         ask: Callable[[str, Call[Claimed], Callable[[Outcome], None]], None],
+        load: Callable[[Call[Any]], None],
     ) -> None:
+        """`ask` has the engine ask for a claim; `load` has it carry out what was not loaded."""
         super().__init__(transport.broker, name)
         self.waits_for = (self.keys.wake,)
         self.claims = Claims(transport, buffer, self._send, self._got_nothing, partial(ask, name))
         self.claims.hot.add(name)
+        self._load = load
         self.look_at = 0.0
         """When to look at it (monotonic)."""
         self._sent_over: NodeLine | None = None  # the line over which the claim is under way
@@ -195,6 +198,8 @@ class ClaimedQueue(ShardQueue):
         self._looks = False
         if line is not self.line:
             return
+        if isinstance(reply, NotLoaded):
+            self._load(look)
         try:
             has_found = isinstance(reply, Exception) or bool(look.parse(reply, False))
         except AtomqError as error:

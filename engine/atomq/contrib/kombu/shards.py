@@ -205,7 +205,9 @@ class Shards:
         if self._claimed.keys() == set(claimed) and self._pops.keys() == set(popped):
             return
         for name in set(claimed) - self._claimed.keys():
-            self._claimed[name] = ClaimedQueue(self._transport, self._buffer, name, self._ask)
+            self._claimed[name] = ClaimedQueue(
+                self._transport, self._buffer, name, self._ask, self._load
+            )
         for name in set(popped) - self._pops.keys():
             self._pops[name] = PoppedQueue(self._broker, self._popped, name)
         for name in self._claimed.keys() - set(claimed):
@@ -308,6 +310,15 @@ class Shards:
         """Have the engine ask for a claim, in a thread, for as long as it takes."""
         job = partial(self._ask_engine, call, then)
         self.lines.threads.do((f"claim of {name}", 0), f"ask {id(call)}", job)
+
+    def _load(self, call: Call[Any]) -> None:
+        """Have the engine carry out a call, in a thread, so that its script is loaded."""
+        place = self._slots.owner(call.queue.slot)
+        self.lines.threads.do(place, f"load {call.script.sha}", partial(self._run_quietly, call))
+
+    def _run_quietly(self, call: Call[Any]) -> None:
+        with contextlib.suppress(AtomqError):
+            self._broker.engine.run(call)
 
     def _ask_engine(self, call: Call[Claimed], then: Callable[[Outcome], None]) -> None:
         outcome: Outcome
