@@ -384,7 +384,7 @@ def test_a_slot_moves_under_load_and_nobody_notices(three: Cluster, make: Make, 
                 else:
                     moving.begin()
                     moving.keys(0.5)
-                    time.sleep(0.5)  # a reshard takes its time
+                    time.sleep(5 if LONG else 0.5)  # a reshard takes its time
                     moving.end()
                 known = len(got)
                 wait_until("the consumer to go on", lambda known=known: len(got) > known + 5, 5)
