@@ -12,6 +12,7 @@
 --   result           string  * item    also the channel its waiters listen on
 -- ARGV
 --   ttl_ms           int     ms that a result is kept
+--   sharded          int     1: its channel is a sharded one too
 --   receipt          text    * item    1 to 1000; those of tracked messages last, a blank and the id behind each
 --   value            text    * item    the result, JSON
 -- RETURNS
@@ -25,7 +26,7 @@ local receipts = require("lib.receipts")
 local results = require("lib.results")
 
 local unacked, records, stats, RESULT = KEYS[1], KEYS[2], KEYS[3], 6
-local ttl = args.int("ttl_ms", 1, limits.LONGEST_MS)
+local ttl, sharded = args.int("ttl_ms", 1, limits.LONGEST_MS), args.int("sharded", 0, 1)
 local items = args.items("receipt and value", 2, 1000)
 args.keys(RESULT - 1, items, items)
 guard.zset(unacked); guard.hash(records); guard.hash(stats)
@@ -52,7 +53,7 @@ for i = 1, #lost do
 end
 for i = 1, items do
   if not is_lost[i] then
-    results.tell(KEYS[RESULT + i - 1], ARGV[args.at + 2 * i], ttl)
+    results.tell(KEYS[RESULT + i - 1], ARGV[args.at + 2 * i], ttl, sharded)
   end
 end
 return lost

@@ -12,6 +12,7 @@
 --   result           string  * item    also the channel its waiters listen on
 -- ARGV
 --   ttl_ms           int     ms that a result is kept
+--   sharded          int     1: its channel is a sharded one too
 --   max_bytes        int     bytes
 --   keep             text    dead letters kept, `<letters> <ms>`, 0: no limit; "": neither is limited
 --   receipt          text    * item    1 to 1000
@@ -31,7 +32,8 @@ local record = require("lib.record")
 local results = require("lib.results")
 
 local unacked, records, letters, stats, RESULT = KEYS[1], KEYS[2], KEYS[3], KEYS[4], 7
-local ttl, max_bytes = args.int("ttl_ms", 1, limits.LONGEST_MS), args.int("max_bytes", 1, limits.MOST_BYTES)
+local ttl, sharded = args.int("ttl_ms", 1, limits.LONGEST_MS), args.int("sharded", 0, 1)
+local max_bytes = args.int("max_bytes", 1, limits.MOST_BYTES)
 local keep = args.text("keep", 32)
 local items = args.items("receipt, reason, detail and value", 4, 1000)
 args.keys(RESULT - 1, items, items)
@@ -58,7 +60,7 @@ for i = 1, items do
         us = us or tracking.now()
         notes = tracking.note(notes, body or held, "d", us, last)
       end
-      results.tell(KEYS[RESULT + i - 1], ARGV[at + 4], ttl)
+      results.tell(KEYS[RESULT + i - 1], ARGV[at + 4], ttl, sharded)
     end
   end
 end

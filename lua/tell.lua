@@ -7,6 +7,7 @@
 --   result           string  * item    also the channel its waiters listen on
 -- ARGV
 --   ttl_ms           int     ms that a result is kept
+--   sharded          int     1: its channel is a sharded one too
 --   value            text    * item    the result, JSON; 1 to 1000
 -- RETURNS
 --   how many were stored
@@ -16,7 +17,7 @@ local args = require("lib.args")
 local limits = require("lib.limits")
 local results = require("lib.results")
 
-local ttl = args.int("ttl_ms", 1, limits.LONGEST_MS)
+local ttl, sharded = args.int("ttl_ms", 1, limits.LONGEST_MS), args.int("sharded", 0, 1)
 local items = args.items("value", 1, 1000)
 args.keys(0, items, items)
 if args.fault then
@@ -26,7 +27,7 @@ end
 local stored = 0
 for i = 1, items do
   if redis.call("PEXPIRE", KEYS[i], ttl) == 0 then
-    results.tell(KEYS[i], ARGV[args.at + i], ttl)
+    results.tell(KEYS[i], ARGV[args.at + i], ttl, sharded)
     stored = stored + 1
   end
 end

@@ -258,7 +258,7 @@ class Stage:
 
     def rejected(self) -> list[tuple[str, str, str]]:
         """Receipt, reason and detail of what was made a dead letter."""
-        return [tuple(call.args[3:6]) for call in self.engine.called("reject")]
+        return [tuple(call.args[4:7]) for call in self.engine.called("reject")]
 
     def close(self) -> None:
         self.broker.keeper.close()

@@ -18,7 +18,7 @@ from atomq import arguments, fork, retrying, waiting, wires
 from atomq.address import Address
 from atomq.calls import GONE, Call, Claimed
 from atomq.client import NOT_AGAIN, EngineBase, OutageReport
-from atomq.conversation import PUSHED, Conversation
+from atomq.conversation import ENDED, HEARD, PUSHED, Conversation
 from atomq.durability import Durability
 from atomq.errors import AtomqError, InvalidArgument, NotDurable, ServerUnavailable
 from atomq.flows import Answer, Flow, Get, Listen, Rest, Sleep, Together, Wait, Withdraw
@@ -494,7 +494,10 @@ class _Listener:
                     self._talk = Conversation()
                     self._wire = wires.taken_async(connection, self._received, self._break)
             self._audience.setdefault(channel, set()).add(ear)
-            # Also where others listen already: the answer says that this is so.
+            # Also where others listen already: the answer says that this is so. A server or a user
+            # without SSUBSCRIBE hears what is said to all.
+            if self._engine.slots is not None:
+                self._wire.write(self._talk.subscribe("SSUBSCRIBE", [channel], None))
             self._wire.write(self._talk.subscribe("SUBSCRIBE", [channel], ear))
             async with asyncio.timeout(PROMPT):
                 await ear.subscribed
@@ -511,6 +514,8 @@ class _Listener:
         audience.discard(ear)
         if not audience and self._audience.pop(ear.channel, None) is not None and self._wire:
             self._wire.write(self._talk.subscribe("UNSUBSCRIBE", [ear.channel], None))
+            if self._engine.slots is not None:
+                self._wire.write(self._talk.subscribe("SUNSUBSCRIBE", [ear.channel], None))
 
     def close(self) -> None:
         """Close the connection; listeners learn that it broke."""
@@ -520,9 +525,12 @@ class _Listener:
         try:
             for purpose, reply in self._talk.feed(data):
                 if purpose is PUSHED:
-                    if reply[0] == b"message":
-                        for ear in tuple(self._audience.get(reply[1].decode(), ())):
+                    ears = self._audience.get(reply[1].decode(), ()) if len(reply) > 2 else ()
+                    for ear in tuple(ears):
+                        if reply[0] in HEARD:
                             ear.tell(reply[2])
+                        elif reply[0] == ENDED:
+                            ear.tell(server.ConnectionError("the slot of the channel has moved"))
                 elif purpose is not None:
                     purpose.confirm(reply)
         except server.RedisError as error:

@@ -21,7 +21,7 @@ from redis.connection import AbstractConnection
 from atomq import arguments, calls, fork, retrying, waiting, wires
 from atomq.address import Address
 from atomq.calls import GONE, IN_USE, Call, Claimed
-from atomq.conversation import PUSHED
+from atomq.conversation import ENDED, HEARD, PUSHED
 from atomq.durability import Durability
 from atomq.errors import (
     AtomqError,
@@ -638,9 +638,11 @@ class Waiter:
             deadline = time.monotonic() + seconds
             while seconds:
                 for purpose, reply in ear.talk:
-                    if purpose is PUSHED and reply[0] == b"message":
+                    if purpose is PUSHED and reply[0] in HEARD:
                         found: bytes = reply[2]
                         return found
+                    if purpose is PUSHED and reply[0] == ENDED:
+                        raise server.ConnectionError("the slot of the channel has moved")
                 if not ear.wire.readable(max(0.0, deadline - time.monotonic())):
                     break
                 ear.talk.feed(ear.wire.receive())
@@ -661,10 +663,13 @@ class Waiter:
         if self._ear is None or self._ear.names != [channel] or astray:
             self._hang_up()
             ear = self._ear = _line(self._engine._pool.fresh(channel), [channel])
-            ear.wire.send(ear.talk.subscribe("SUBSCRIBE", [channel], channel))
+            verbs = ("SUBSCRIBE",) if slots is None else ("SSUBSCRIBE", "SUBSCRIBE")
+            for verb in verbs:
+                ear.wire.send(ear.talk.subscribe(verb, [channel], verb))
             while ear.talk.under_way:
                 for purpose, reply in ear.talk.feed(ear.wire.receive()):
-                    if purpose == channel and isinstance(reply, Exception):
+                    # A server or a user without SSUBSCRIBE hears what is said to all.
+                    if purpose == "SUBSCRIBE" and isinstance(reply, Exception):
                         raise reply
         return self._ear
 

@@ -26,6 +26,12 @@ Word = str | bytes | int | float
 PUSHED: Final = object()
 """The purpose that comes with what the server sends unasked: messages, invalidations."""
 
+HEARD: Final = frozenset({b"message", b"smessage"})
+"""What a push begins with that is a message on a channel, of (S)SUBSCRIBE."""
+
+ENDED: Final = b"sunsubscribe"
+"""What one begins with that ends a subscription of SSUBSCRIBE: another node serves its slot now."""
+
 _NOTHING: Final = object()  # not False and not None, which are replies in RESP3
 _parse_error: Any = DefaultParser.parse_error
 
@@ -73,7 +79,7 @@ class Conversation(Iterator[tuple[Any, Any]]):
     def say(self, command: Sequence[Word] | bytes, purpose: Any) -> bytes:
         """The bytes to send for a command, which may be packed already; its reply is to come.
 
-        Not for (P)SUBSCRIBE and (P)UNSUBSCRIBE, which have `subscribe`. Raises redis-py's
+        Not for SUBSCRIBE, UNSUBSCRIBE and their like, which have `subscribe`. Raises redis-py's
         `DataError` for a word of another type, and then nothing is to come.
         """
         data = command if isinstance(command, bytes) else packed(command)
@@ -86,7 +92,7 @@ class Conversation(Iterator[tuple[Any, Any]]):
         return b"".join(commands)
 
     def subscribe(self, verb: str, names: Sequence[str], purpose: Any) -> bytes:
-        """The bytes to send for (P)SUBSCRIBE or (P)UNSUBSCRIBE of these names, at least one.
+        """The bytes to send for (P|S)SUBSCRIBE or (P|S)UNSUBSCRIBE of these names, at least one.
 
         The server confirms each name by a push, or refuses all of them by one error. The answer is
         the last of these pushes, or the error.

@@ -199,6 +199,11 @@ class QueueKeys:
         self.peek = (*held, *later, self.dead, *self.ready)
         self.hand_back = (*held, *later, self.stats, *self.tracked, *self.ready)
 
+    @property
+    def sharded(self) -> int:
+        """1: the channels of its results are sharded ones too."""
+        return int(self.layout == "cluster")
+
     def result(self, message_id: str) -> str:
         """The key, and the channel, of one message's result."""
         return self.result_prefix + message_id

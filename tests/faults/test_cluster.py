@@ -527,6 +527,67 @@ def test_many_short_consumers_leave_no_connection_and_no_polling(
         assert got[0][1] - began < 0.5
 
 
+def test_a_result_is_said_where_it_is_waited_for_and_to_all_nodes_if_it_is_nowhere(
+    three: Cluster, make: Make
+) -> None:
+    """By sharded pub/sub: a message on a plain channel travels to every node."""
+    engine, node, spare = make.engine(url_of(three)), three.nodes[1], three.spare
+    queue, admin = make.queue(name_on(three, 1), engine), three.nodes[1].client()
+    assert spare is not None
+
+    def waiting(sent: Any, answers: list[Any]) -> Any:
+        return running(lambda: answers.append((sent.wait(8), time.monotonic())))
+
+    def listens(at: Server, sent: Any) -> int:
+        channel = engine.keys(queue.name).result(sent.id)
+        return int(at.client().execute_command("PUBSUB", "SHARDNUMSUB", channel)[1])
+
+    answers: list[tuple[Any, float]] = []
+    sent = queue.put("x")
+    before = [commands(node, name) for name in ("publish", "spublish")]
+    with waiting(sent, answers), waiting(sent, answers):
+        wait_until(
+            "both to listen", lambda: listens(node, sent) >= (2 if make.kind == "sync" else 1)
+        )
+        queue.claim().complete("done")
+    assert [answer for answer, _ in answers] == ["done"] * 2
+    after = [commands(node, name) for name in ("publish", "spublish")]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [0, 1]
+
+    # A waiter of an older release, at any node.
+    sent = queue.put("x")
+    older = three.nodes[0].client().pubsub(ignore_subscribe_messages=True)
+    older.subscribe(channel := engine.keys(queue.name).result(sent.id))
+    older.get_message(timeout=1)
+    queue.claim().complete("done")
+    wait_until("it to hear", lambda: older.get_message(timeout=0.1), 2)
+
+    # A worker of an older release.
+    sent, stored = queue.put("x"), admin.get(channel)
+    channel = engine.keys(queue.name).result(sent.id)
+    answers.clear()
+    with waiting(sent, answers):
+        wait_until("it to listen", lambda: listens(node, sent))
+        queue.claim().ack()
+        admin.set(channel, stored)
+        told = time.monotonic()
+        three.nodes[0].client().publish(channel, stored)
+    assert answers[0][0] == "done"
+    assert answers[0][1] - told < 1
+
+    # The slot moves while it is waited for, and back.
+    sent = queue.put("x")
+    answers.clear()
+    with waiting(sent, answers):
+        wait_until("it to listen", lambda: listens(node, sent))
+        Moving(three, engine.keys(queue.name).slot, spare).at_once()
+        wait_until("it to listen there", lambda: listens(spare, sent), 2)
+        queue.claim().complete("done")
+        told = time.monotonic()
+    assert answers[0][1] - told < 1
+    Moving(three, engine.keys(queue.name).slot, node).at_once()
+
+
 # ── the truth in one sentence ─────────────────────────────────────────────────────────────────
 
 

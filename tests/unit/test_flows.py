@@ -450,7 +450,7 @@ def test_who_waits_for_what_died_is_told_before_anything_else() -> None:
         )
     )
     assert told(play.effect) == [Q.result("b")]
-    ttl_ms, value = play.effect.args
+    ttl_ms, _, value = play.effect.args
     assert (ttl_ms, json.loads(value)) == (5000, json.loads(calls.failed("b", "expired")))
     assert told(play.go(1)) == [R.result("a")]
     play.go(1)

@@ -9,7 +9,9 @@ from atomq import scripts
 from atomq.calls.base import Call, check_items
 from atomq.keys import QueueKeys
 
-_TELL = scripts.declared("tell", keys=("result * item",), argv=("ttl_ms", "value * item"))
+_TELL = scripts.declared(
+    "tell", keys=("result * item",), argv=("ttl_ms", "sharded", "value * item")
+)
 
 
 def tell(
@@ -21,7 +23,9 @@ def tell(
     """
     check_items("results", items)
     results = [keys.result(message_id) for message_id, _ in items]
-    return Call(_TELL, keys, results, [ttl_ms, *(v for _, v in items)], lambda reply, _: reply)
+    return Call(
+        _TELL, keys, results, [ttl_ms, keys.sharded, *(v for _, v in items)], lambda reply, _: reply
+    )
 
 
 def failed(message_id: str, reason: str, detail: str = "") -> str:

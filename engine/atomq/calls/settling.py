@@ -121,6 +121,7 @@ _REJECT = scripts.declared(
     keys=("unacked", "records", "dead", "stats", *_TRACKED, "result * item"),
     argv=(
         "ttl_ms",
+        "sharded",
         "max_bytes",
         "keep",
         *(f"{x} * item" for x in ("receipt", "reason", "detail", "value")),
@@ -149,7 +150,7 @@ def reject(
 ) -> Call[list[Verdict]]:
     """Move messages to dead letters, with the reason; one verdict each, AGAIN among them."""
     check_items("receipts", items)
-    args: list[Any] = [ttl_ms, max_bytes, keys.keep]
+    args: list[Any] = [ttl_ms, keys.sharded, max_bytes, keys.keep]
     for item in items:
         check_reason(item.reason)
         args += (item.receipt, item.reason, arguments.readable(item.detail, 4096), item.value)
@@ -183,7 +184,7 @@ def dead_letter(
 _COMPLETE = scripts.declared(
     "complete",
     keys=("unacked", "records", "stats", *_TRACKED, "result * item"),
-    argv=("ttl_ms", "receipt * item", "value * item"),
+    argv=("ttl_ms", "sharded", "receipt * item", "value * item"),
 )
 
 
@@ -198,5 +199,6 @@ def complete(
     parse = read_missing_of([word for word, _, _ in items])
     items = sorted(items, key=lambda item: is_tracked(item[0]))
     results = [keys.result(message_id) for _, message_id, _ in items]
-    args = [ttl_ms, *(x for receipt, _, value in items for x in (receipt, value))]
+    pairs = (x for receipt, _, value in items for x in (receipt, value))
+    args = [ttl_ms, keys.sharded, *pairs]
     return Call(_COMPLETE, keys, (*keys.complete, *results), args, parse)
