@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atomq.aio import AsyncEngine
-    from atomq.calls import Counts, Peeked, Process, QueueOverview, QueueState, Verdict
+    from atomq.calls import (
+        Counts,
+        MessageStatus,
+        Peeked,
+        Process,
+        Progress,
+        QueueOverview,
+        QueueState,
+        Verdict,
+    )
     from atomq.client import Engine
     from atomq.errors import (
         AtomqError,
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
         InvalidMessage,
         InvalidOptions,
         LeaseLost,
+        MessageCancelled,
         MessageFailed,
         NotDurable,
         PermissionDenied,
@@ -54,13 +64,13 @@ __version__: str
 # sync program never imports asyncio's side.
 _HOMES = {
     "atomq.aio": "AsyncEngine",
-    "atomq.calls": "Counts Peeked Process QueueOverview QueueState Verdict",
+    "atomq.calls": "Counts MessageStatus Peeked Process Progress QueueOverview QueueState Verdict",
     "atomq.client": "Engine",
     "atomq.errors": (
         "AtomqError DurabilityUnavailable EmbeddedServerError InvalidAddress InvalidArgument "
-        "InvalidMessage InvalidOptions LeaseLost MessageFailed NotDurable PermissionDenied "
-        "QueueInUse ResultTimeout ScriptFault ScriptsNotLoaded ServerError ServerFull ServerTooOld "
-        "ServerUnavailable WrongType"
+        "InvalidMessage InvalidOptions LeaseLost MessageCancelled MessageFailed NotDurable "
+        "PermissionDenied QueueInUse ResultTimeout ScriptFault ScriptsNotLoaded ServerError "
+        "ServerFull ServerTooOld ServerUnavailable WrongType"
     ),
     "atomq.message": "BYTES JSON Serializer",
     "atomq.options": "Options",
@@ -112,7 +122,9 @@ __all__ = [
     "Item",
     "LeaseLost",
     "Message",
+    "MessageCancelled",
     "MessageFailed",
+    "MessageStatus",
     "NotDurable",
     "Options",
     "Overview",
@@ -120,6 +132,7 @@ __all__ = [
     "Peeked",
     "PermissionDenied",
     "Process",
+    "Progress",
     "Queue",
     "QueueInUse",
     "QueueOverview",

@@ -147,6 +147,16 @@ class NotDurable(AtomqError):
         return type(self), (str(self), self.confirmed, self.asked), {"ids": self.ids}
 
 
+class MessageCancelled(AtomqError):
+    """The message was cancelled while it was worked on: see `Queue.cancel`.
+
+    A handler in a thread that finds `message.cancelled` raises it, to say that the work is not
+    done. In asyncio the handler's task is cancelled.
+
+    See docs/reference/errors.md#messagecancelled.
+    """
+
+
 class QueueInUse(AtomqError):
     """Consumers hold messages of the queue that was to be deleted. Nothing was changed.
 

@@ -37,6 +37,7 @@ RETRY = 0.3  # seconds until something is tried again that met a server that was
 PATIENCE = 1.0  # seconds that what was claimed may wait for its turn before it is given back
 DRAIN = 1.0  # seconds, at least, for which nothing is claimed, to come to hold nothing
 LEAVING = 2.0  # seconds, at most, for the nodes of a cluster to take what waits, at the end
+ASK = 1.0  # seconds between two renewals of what is tracked, which may be cancelled
 IDLE = 5.0  # seconds after which the thread ends when nothing is held
 
 
@@ -46,13 +47,17 @@ class Held(Protocol):
     receipt: str
     settled: bool
     lost: bool
+    cancelled: bool
 
 
 class _Lease:
-    __slots__ = ("begins", "claimed", "holder", "queue", "since", "started")
+    __slots__ = ("begins", "claimed", "holder", "queue", "since", "started", "tracked")
 
-    def __init__(self, queue: str, holder: weakref.ref[Any], since: float) -> None:
+    def __init__(
+        self, queue: str, holder: weakref.ref[Any], since: float, *, tracked: bool
+    ) -> None:
         self.queue = queue
+        self.tracked = tracked
         self.holder = holder
         self.since = since  # by `clock`, no later than it was claimed or last renewed
         self.claimed = since
@@ -210,7 +215,7 @@ class LeaseKeeper:
         self._thread: threading.Thread | None = None
         self._closed = self._acking = False
         self._backlogs: weakref.WeakSet[Waits] = weakref.WeakSet()
-        self._renew_at = self._retry_at = self._flush_at = self._look_at = inf
+        self._renew_at = self._retry_at = self._flush_at = self._look_at = self._ask_at = inf
         # The message that was alone when it came, and whether it must stay so.
         self._alone: tuple[str, str, bool] | None = None
         self._accompanied: list[tuple[str, str]] = []
@@ -236,7 +241,12 @@ class LeaseKeeper:
             if claim.alone or self._alone is not None:
                 self._note_alone(claim, strictly)
             for delivery, one in zip(claim.deliveries, holders, strict=True):
-                self._leases[one.receipt] = _Lease(delivery.queue, weakref.ref(one), since)
+                tracked = delivery.word is not delivery.receipt
+                lease = _Lease(delivery.queue, weakref.ref(one), since, tracked=tracked)
+                self._leases[one.receipt] = lease
+                if tracked and self._ask_at == inf:
+                    self._ask_at = time.monotonic() + ASK
+                    self._rouse()
             if self._renew_at == inf:
                 self._renew_at = time.monotonic() + self.renew_ms / 1000
                 self._rouse()
@@ -414,7 +424,7 @@ class LeaseKeeper:
         with self._wake:
             self._closed = True
             self._leases.clear()
-            self._renew_at = self._retry_at = self._flush_at = self._look_at = inf
+            self._renew_at = self._retry_at = self._flush_at = self._look_at = self._ask_at = inf
             self._wake.notify()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -471,8 +481,11 @@ class LeaseKeeper:
             with self._wake:
                 queues, self._unrenewed, self._retry_at = self._unrenewed, set(), inf
             self._extend({q: r for q, r in self._held().items() if q in queues})
+        if now >= self._ask_at:
+            self._ask()
         with self._wake:
             next_at = min(self._renew_at, self._retry_at, self._flush_at, self._look_at)
+            next_at = min(next_at, self._ask_at)
             idle = next_at == inf
             seconds = next_at - time.monotonic()
             if not self._closed and seconds > 0:
@@ -561,6 +574,18 @@ class LeaseKeeper:
         """Extend everything held; seconds until the next time."""
         return self._extend(self._held())
 
+    def _ask(self) -> None:
+        """Renew what is tracked, so as to hear soon whether it was cancelled."""
+        leases = self._leases
+        tracked = {
+            queue: some
+            for queue, receipts in self._held().items()
+            if (some := [r for r in receipts if (lease := leases.get(r)) and lease.tracked])
+        }
+        with self._wake:
+            self._ask_at = time.monotonic() + ASK if tracked else inf
+        self._extend(tracked)
+
     def _held(self) -> dict[str, list[str]]:
         """The receipts whose leases are to be renewed, by queue."""
         by_queue: dict[str, list[str]] = {}
@@ -616,7 +641,9 @@ class LeaseKeeper:
                     left.append(queue)
                     break  # the other queues may fare better
                 pairs = list(zip(batch, verdicts, strict=True))
-                self.lost([receipt for receipt, v in pairs if v is not Verdict.DONE])
+                kept = Verdict.DONE, Verdict.CANCELLED
+                self.lost([receipt for receipt, v in pairs if v not in kept])
+                self.cancelled([receipt for receipt, v in pairs if v is Verdict.CANCELLED])
                 for receipt in batch:
                     if renewed := self._leases.get(receipt):
                         renewed.since = asked
@@ -640,6 +667,20 @@ class LeaseKeeper:
         if (what, queue) in self._troubled:
             self._troubled.discard((what, queue))
             log.info("%s of %s are well again", what, queue)
+
+    def cancelled(self, receipts: Iterable[str]) -> None:
+        """The messages of these receipts were cancelled: say so to those that work on them, once.
+
+        They are held on to until that is over.
+        """
+        for receipt in receipts:
+            lease = self._leases.get(receipt)
+            holder: Any = lease.holder() if lease is not None else None
+            if lease is not None and holder is not None and not holder.cancelled:
+                holder.cancelled = True
+                log.warning("%r was cancelled", holder, extra=_extra(holder, lease.queue))
+                if (tell := getattr(holder, "_on_cancelled", None)) is not None:
+                    tell()
 
     def lost(self, receipts: Iterable[str]) -> None:
         """These receipts are not live: mark their messages, once."""

@@ -381,6 +381,7 @@ class Delivery:
 
     __slots__ = (
         "__weakref__",
+        "cancelled",
         "deliveries",
         "envelope",
         "lost",
@@ -397,7 +398,7 @@ class Delivery:
         self.deliveries = deliveries
         self.step = step
         self.envelope = Envelope(raw)
-        self.settled = self.lost = False
+        self.settled = self.lost = self.cancelled = False
         self.word = receipt
         """What acks it: its receipt, and if it is tracked a blank and the name of its record."""
         if raw[2:3] == b"x" and (found := _TRACKED.match(raw)):

@@ -97,11 +97,13 @@ class MessageBase(Generic[QueueT]):
         "__weakref__",
         "_body",
         "_delivery",
+        "_on_cancelled",
         "_process",
         "_queue",
         "_rides",
         "_span",
         "_then",
+        "cancelled",
         "lost",
         "receipt",
         "settled",
@@ -120,6 +122,10 @@ class MessageBase(Generic[QueueT]):
         """It was acked, released, rejected or completed, or is about to be."""
         self.lost = False
         """The lease could not be kept: the message may be with another consumer."""
+        self.cancelled = False
+        """It was cancelled, by an operator: nobody gets it when this work ends without an ack. Of
+        a tracked one that is heard within about a second, of others with the next renewal."""
+        self._on_cancelled: Callable[[], object] | None = None
         self.undecodable = False
         """A part of it was asked for and cannot be decoded."""
 

@@ -19,13 +19,13 @@ from atomq import calls, flows, tracing
 from atomq.arguments import Seconds
 from atomq.calls import Counts, MessageStatus, Part, Peeked, QueueState, Verdict
 from atomq.client import Engine, Waiter
-from atomq.errors import AtomqError, ServerUnavailable
+from atomq.errors import AtomqError, MessageCancelled, ServerUnavailable
 from atomq.flows import Flow, Pace, Stop
 from atomq.handlers import check_handler, check_result
 from atomq.message_base import MessageBase, messages_of, result_of, settling
 from atomq.queue_base import Item, QueueBase
 from atomq.receiver_base import Ending, ReceiverBase, is_stopped
-from atomq.workers import Threads
+from atomq.workers import Threads, call_in_thread
 
 log = logging.getLogger("atomq.queue")
 
@@ -72,7 +72,9 @@ class Message(MessageBase["Queue"]):
         Rarely needed: leases are renewed in the background. Raises `LeaseLost`.
         """
         verdicts = self._queue.engine.run(self._queue._extend((self.receipt,), seconds))
-        if verdicts[0] is not Verdict.DONE:
+        if verdicts[0] is Verdict.CANCELLED:
+            self._queue.keeper.cancelled((self.receipt,))
+        elif verdicts[0] is not Verdict.DONE:
             self._queue._settle(self, [Verdict.LOST])
 
     def _done(self, verb: str, flow: Flow[list[Verdict]]) -> Verdict:
@@ -355,7 +357,9 @@ class Queue(QueueBase[Engine]):
     def _handle(self, handler: Callable[[Message], Any], message: Message) -> None:
         try:
             with message:
-                check_result(handler(message))
+                check_result(call_in_thread(handler, message))
+        except MessageCancelled:
+            log.info("%s: its work ended, for it was cancelled", message, extra=message.log_extra)
         except Exception:
             log.exception(*message._failed(), extra=message.log_extra)
 

@@ -19,13 +19,13 @@ from atomq import calls, flows, tracing
 from atomq.aio import AsyncEngine, AsyncWaiter, to_the_end
 from atomq.arguments import Seconds
 from atomq.calls import Counts, MessageStatus, Part, Peeked, QueueState, Verdict
-from atomq.errors import AtomqError, ServerUnavailable
+from atomq.errors import AtomqError, MessageCancelled, ServerUnavailable
 from atomq.flows import Flow, Pace, Stop
 from atomq.handlers import check_handler, check_result
 from atomq.message_base import MessageBase, messages_of, result_of, settling
 from atomq.queue_base import Item, QueueBase
 from atomq.receiver_base import Ending, ReceiverBase, is_stopped
-from atomq.workers import Tasks
+from atomq.workers import Tasks, call_in_task
 
 log = logging.getLogger("atomq.queue")
 
@@ -74,7 +74,9 @@ class AsyncMessage(MessageBase["AsyncQueue"]):
         Rarely needed: leases are renewed in the background. Raises `LeaseLost`.
         """
         verdicts = await self._queue.engine.run(self._queue._extend((self.receipt,), seconds))
-        if verdicts[0] is not Verdict.DONE:
+        if verdicts[0] is Verdict.CANCELLED:
+            self._queue.keeper.cancelled((self.receipt,))
+        elif verdicts[0] is not Verdict.DONE:
             self._queue._settle(self, [Verdict.LOST])
 
     async def _done(self, verb: str, flow: Flow[list[Verdict]]) -> Verdict:
@@ -361,7 +363,9 @@ class AsyncQueue(QueueBase[AsyncEngine]):
     ) -> None:
         try:
             async with message:
-                check_result(await handler(message))
+                check_result(await call_in_task(handler, message))
+        except MessageCancelled:
+            log.info("%s: its work ended, for it was cancelled", message, extra=message.log_extra)
         except Exception:
             log.exception(*message._failed(), extra=message.log_extra)
 

@@ -269,6 +269,9 @@ class QueueBase(Generic[EngineT]):
         if not isinstance(error, Exception):
             message._then = "release", 0.0
             return self._release([message], front=True)  # asked to stop: not the message's fault
+        if message.cancelled:
+            message._then = "release", None
+            return self._release([message], front=True)  # where it is dropped
         message._then = "reject", None
         if message.undecodable:
             return self._reject([message], "undecodable", arguments.words(error))

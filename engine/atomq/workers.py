@@ -10,13 +10,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from atomq.aio import to_the_end
-from atomq.errors import AtomqError
+from atomq.errors import AtomqError, MessageCancelled
 from atomq.flows import Pace
 from atomq.message_base import MessageBase
 from atomq.receiver_base import Ending
@@ -24,6 +25,55 @@ from atomq.receiver_base import Ending
 log = logging.getLogger("atomq.queue")
 
 M = TypeVar("M", bound=MessageBase[Any])
+
+
+async def call_in_task(handler: Callable[[M], Awaitable[Any]], message: M) -> Any:
+    """What the handler returns; cancelled with its message, it raises `MessageCancelled`."""
+    with _Cancelling(message):
+        return await handler(message)
+
+
+def call_in_thread(handler: Callable[[M], Any], message: M) -> Any:
+    """What the handler returns. Raises `MessageCancelled` if it was cancelled before."""
+    if message.cancelled:
+        raise MessageCancelled(f"{message!r} was cancelled before it was begun")
+    return handler(message)
+
+
+class _Cancelling:
+    """A block of the task that works on a message: it is cancelled once the message is.
+
+    As `asyncio.timeout` does, it leaves alone a cancellation that comes from elsewhere.
+    """
+
+    def __init__(self, message: MessageBase[Any]) -> None:
+        self._message = message
+        self._over = self._asked = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        loop = asyncio.get_running_loop()
+        self._message._on_cancelled = partial(loop.call_soon_threadsafe, self._cancel)
+        if self._message.cancelled:
+            self._message._on_cancelled = None
+            raise MessageCancelled(f"{self._message!r} was cancelled before it was begun")
+
+    def _cancel(self) -> None:
+        if not self._over and not self._asked:
+            self._asked = True
+            self._task.cancel()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over, self._message._on_cancelled = True, None
+        if self._asked and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise MessageCancelled(f"{self._message!r} was cancelled") from error
 
 
 class Tasks(Generic[M]):

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import threading
+import time
 from typing import Any
 
 import pytest
 
-from atomq import InvalidArgument, Item, Verdict
-from tests.servers import wait_until
+from atomq import (
+    AsyncMessage,
+    AsyncQueue,
+    InvalidArgument,
+    Item,
+    MessageCancelled,
+    Verdict,
+)
+from tests.servers import Server, wait_until
 
 DONE, LOST = Verdict.DONE, Verdict.LOST
 
@@ -113,3 +123,71 @@ def test_a_queue_of_partitions_finds_it_in_any_of_them(make: Any) -> None:
     assert {q.get(each.id).state for each in sent} == {"done"}
     assert q.get("nobody").state == "unknown"
     q.delete(force=True)
+
+
+# ── cancelled while it is worked on ───────────────────────────────────────────────────────────
+
+
+@pytest.mark.on_servers
+def test_a_handler_hears_within_a_second_that_its_message_is_cancelled(q: Any) -> None:
+    heard = threading.Event()
+    sent = q.put("long", tracked=True, id="long")
+
+    def handler(message: Any) -> None:
+        assert q.cancel("long") == [DONE]
+        began = time.monotonic()
+        wait_until("the handler hears", lambda: message.cancelled, seconds=10)
+        assert time.monotonic() - began < 2.5, "a renewal a second"
+        heard.set()
+        raise MessageCancelled
+
+    assert q.work(handler, timeout=0.1) == 1
+    assert heard.is_set()
+    assert q.get(sent.id).state == "cancelled"
+    state = q.state()
+    assert (state.ready, state.unacked, state.delayed) == (0, 0, 0)
+
+
+@pytest.mark.on_servers
+def test_what_is_done_all_the_same_is_done(q: Any) -> None:
+    sent = q.put("long", tracked=True)
+    with q.claim() as message:
+        assert q.cancel(sent.id) == [DONE]
+        assert q.cancel(sent.id) == [DONE], "as often as you like"
+        message.extend()
+        assert message.cancelled
+    assert q.get(sent.id).state == "done"
+
+
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_a_task_of_asyncio_is_cancelled(server: Server, concurrency: int) -> None:
+    async def main() -> None:
+        async with AsyncQueue("q", server.url, tracked=True) as q:
+            ids = [sent.id for sent in await q.put_many(["hangs", "works"])]
+            began, ended = asyncio.Event(), []
+
+            async def handler(message: AsyncMessage) -> None:
+                if message.body == "hangs":
+                    began.set()
+                    try:
+                        await asyncio.sleep(60)
+                    except asyncio.CancelledError:
+                        ended.append(message.id)
+                        raise
+
+            stop = asyncio.Event()
+            work = asyncio.create_task(q.work(handler, concurrency=concurrency, stop=stop))
+            await began.wait()
+            assert await q.cancel(ids[0]) == [DONE]
+            for _ in range(500):
+                if [(await q.get(each)).state for each in ids] == ["cancelled", "done"]:
+                    break
+                await asyncio.sleep(0.02)
+            else:
+                raise AssertionError([await q.get(each) for each in ids])
+            assert ended == ids[:1]
+            stop.set()
+            assert await work == 2
+
+    asyncio.run(main())

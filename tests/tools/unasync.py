@@ -33,6 +33,7 @@ RULES = (
     (r"Awaitable\[(\w+)\]", r"\1"),
     (r"Awaitable, ", ""),
     (r"\bTasks\b", "Threads"),
+    (r"\bcall_in_task\b", "call_in_thread"),
     (r"\baclosing\(", "closing("),
     (r"\banext\(", "next("),
     (r"\bAsyncGenerator\b", "Generator"),
