@@ -40,11 +40,12 @@ HOSTS = {
 
 
 @pytest.fixture
-def stage(server: Server, tmp_path: Path) -> Iterator[Stage]:
+def stage(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     import celery.app  # noqa: F401 - it makes our schemes known, once a process: they must stay
     from kombu import transport
 
     aliases = dict(transport.TRANSPORT_ALIASES)
+    monkeypatch.chdir(tmp_path)  # where the commands of a page run, too
     made = Stage(server, tmp_path)
     yield made
     made.close()
