@@ -179,9 +179,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 # ── several processes at once (pytest -n) ────────────────────────────────────────────────────
 
-# Their tests share a worker of each pool, so one process runs all of such a file.
+# Their tests share a worker of each pool, or a browser, so one process runs all of such a file.
 TOGETHER = tuple(
-    f"tests/contrib/test_{name}.py" for name in ("eta", "faults", "leases", "poison", "worker")
+    f"tests/{name}.py"
+    for name in (
+        *(f"contrib/test_{each}" for each in ("eta", "faults", "leases", "poison", "worker")),
+        "web/test_browser",
+    )
 )
 
 

@@ -27,9 +27,10 @@ fetch() (
     -o Dir::Cache="$cache" -o Dir::Cache::archives="$cache/archives" -o Acquire::Retries=1 \
     -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 "$@" >>"$cache/log" 2>&1
 )
-# The shell with what it needs and is not installed; of the driver nothing but itself, for it asks for a whole desktop.
+# What the shell needs and is not installed; and, installed or not, its own files. The driver asks for a whole desktop.
 both() {
-  fetch "$@" install --download-only --no-install-recommends --yes $shell && fetch "$@" download chromium-driver
+  fetch "$@" install --download-only --no-install-recommends --yes $shell &&
+    fetch "$@" download $shell chromium-common chromium-driver
 }
 own=(-o Dir::State="$cache/state" -o Dir::State::status=/var/lib/dpkg/status)
 echo "tools: getting Chromium with apt into .tools/"
@@ -54,10 +55,9 @@ EOF
 }
 wrap $shell usr/lib/chromium/$shell
 wrap chromedriver usr/bin/chromedriver
-for program in $shell chromedriver; do
-  timeout 60 "$tools/bin/$program" --version >/dev/null 2>&1 || {
-    rm -f "$tools/bin/$shell" "$tools/bin/chromedriver"
-    give_up "Debian's $program does not run here"
-  }
-done
+if ! timeout 60 "$tools/bin/$shell" --no-sandbox --disable-gpu --dump-dom about:blank 2>/dev/null | grep -q '<html>' ||
+  ! timeout 60 "$tools/bin/chromedriver" --version >/dev/null 2>&1; then
+  rm -f "$tools/bin/$shell" "$tools/bin/chromedriver"
+  give_up "Debian's Chromium does not run here"
+fi
 exit 0

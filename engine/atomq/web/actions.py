@@ -258,6 +258,6 @@ ACTIONS = {
     "redrive": Action(_redrive, "Redrive", "dead", _OF_DEAD, _ask_redrive),
     "discard": Action(_discard, "Throw away", "dead", _OF_DEAD, _ask_discard),
     "purge": Action(_purge, "Throw away", "", ("parts",), _ask_purge),
-    "cancel": Action(_cancel, "Cancel messages", "delayed", ("names",), _ask_cancel),
+    "cancel": Action(_cancel, "Cancel", "delayed", ("names",), _ask_cancel),
     "release": Action(_release, "Release", "unacked", ("names",), _ask_release),
 }

@@ -179,11 +179,11 @@ class Links:
 
     @property
     def here(self) -> str:
-        """That of this page."""
-        return self.again()
+        """That of this page, with what it says was done."""
+        return self(self._path, **self._query)
 
     def again(self, **changes: Any) -> str:
-        """That of this page with another query."""
+        """That of this page with another query; what was done is not said again."""
         said: Mapping[str, Any] = {**self._query, "did": None, "n": None, "left": None, **changes}
         return self(self._path, **said)
 

@@ -6,7 +6,7 @@ function isInUse() {
   const live = document.getElementById('live');
   const at = document.activeElement;
   return document.hidden || live.querySelector('input[name=key]:checked') !== null ||
-    (live.contains(at) && at.matches('input, select'));
+    (live.contains(at) && at.matches('input:not([type=checkbox])'));
 }
 
 for (const name of ['htmx:before:request', 'htmx:before:swap']) {
