@@ -56,7 +56,7 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo "installing atomq into $(VENV)"
-	$(call pip,install --editable '.[cli$(comma)embedded$(comma)celery]')
+	$(call pip,install --editable '.[web$(comma)embedded$(comma)celery]')
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed
@@ -84,25 +84,28 @@ venv: $(VENV)/.installed ## make .venv with atomq, the embedded server and Celer
 	@:
 install: $(VENV)/.installed-dev ## the same with all that tests and lint need
 	@:
-tools: ## get Debian's Redis 7 and Lua tools into .tools/ (no root; skipped where apt is not to be had)
+tools: ## get Debian's Redis 7, Lua tools and Chromium into .tools/ (no root; skipped where apt is not to be had)
 	@tests/tools/debian.sh
+	@tests/tools/chromium.sh
 
 # ── use ─────────────────────────────────────────────────────────────────────────────────────────
 
 .PHONY: run
 run: venv ## watch it work: workers of the library, then a Celery app on stock Kombu and on atomq, are killed
 	@printf '\n%s\n\n' '1 of 2  the library: four workers at work, and one of them is killed (12 s)'
-	@$(BIN)/atomq demo
+	@rm -rf .cache/demo
+	@$(BIN)/atomq demo --dir .cache/demo
 	@printf '\n%s\n\n' '2 of 2  a Celery app on stock Kombu and on atomq: same load, same kill (25 s)'
 	@cd examples/killed_worker && ../../$(BIN)/python run.py
 	@printf '%-40s %s\n' '' '' \
-	  '$(BIN)/atomq demo --dir ./demo' 'keep the queues, and look into them' \
 	  '$(BIN)/atomq demo --help' 'what else there is' \
-	  'make test' 'prove it'
+	  'make test' 'prove it' \
+	  'and a page that shows the queues of 1:' ''
+	@echo "  $(BIN)/atomq web --writable --url 'embedded://$(CURDIR)/.cache/demo'"
 
 # ── proof ───────────────────────────────────────────────────────────────────────────────────────
 
-.PHONY: test test-fast test-long battle lint format conformance mutants bench bench-quick bench-core versus-stock docs
+.PHONY: test test-fast test-long battle lint format conformance mutants bench bench-quick bench-core versus-stock screenshots docs
 test: tools lint ## lint, and all tests, on every kind of server where it may differ
 	@export RERUNS=$(RERUNS); $(call tests,-r fEsR)
 
@@ -158,6 +161,9 @@ versus-stock: install ## Celery on stock Kombu and on atomq: losses, restarts, c
 	@mkdir -p docs
 	@$(BIN)/python -m tests.bench.versus --docs docs/versus-stock.md
 	@$(BIN)/python -m tests.docs.tables
+
+screenshots: tools install ## photograph the web page for the documentation
+	@$(BIN)/python -m tests.web.screenshots docs/web
 
 docs: install ## make the documentation's tables anew, and its site, strictly, in .site/html
 	@$(BIN)/python -m tests.docs.tables

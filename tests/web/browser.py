@@ -98,9 +98,9 @@ class Browser:
         """Run JavaScript in pages, or not."""
         self._cdp("Emulation.setScriptExecutionDisabled", {"value": not run})
 
-    def picture(self) -> bytes:
-        """The whole page as a PNG."""
-        taken = self._cdp("Page.captureScreenshot", {"captureBeyondViewport": True})
+    def picture(self, *, whole: bool = True) -> bytes:
+        """The page as a PNG, or as much of it as the window shows."""
+        taken = self._cdp("Page.captureScreenshot", {"captureBeyondViewport": whole})
         return base64.b64decode(taken["data"])
 
     def complaints(self) -> list[str]:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
-from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, re_path
@@ -55,6 +54,8 @@ def urls(
         if not may_look(request):
             if request.user.is_authenticated:
                 raise PermissionDenied
+            from django.contrib.auth.views import redirect_to_login  # needs apps that are ready
+
             return redirect_to_login(request.get_full_path())
         return async_to_sync(_answer)(app, _scope(request, path, may_act), request.body)
 
