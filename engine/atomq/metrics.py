@@ -17,17 +17,18 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
-from atomq import calls
+from atomq import calls, tracing
 from atomq.calls import QueueOverview
 from atomq.client import Engine
-from atomq.errors import AtomqError, InvalidArgument
+from atomq.errors import AtomqError, InvalidArgument, InvalidMessage
 from atomq.overview import Overview
 
 try:
-    from prometheus_client import CollectorRegistry, make_wsgi_app
+    from prometheus_client import CollectorRegistry, Histogram, make_wsgi_app
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
     from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import REGISTRY, Collector
@@ -218,6 +219,73 @@ def states(queue: QueueOverview) -> dict[str, int]:
         "delayed": queue.delayed - queue.due,
         "dead": queue.dead,
     }
+
+
+# ── what a consumer measures ──────────────────────────────────────────────────────────────────
+
+RUN = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+WAIT = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+"""Buckets, in seconds. An envelope says in whole seconds when it was put."""
+
+
+class WorkHistograms:
+    """How long messages waited, and how long the work on them took, in consumers of this process.
+
+    It hears of each `with` block of a message, which is what `work` has, sync and asyncio, from the
+    moment it is made, in all queues; `close` ends that. `atomq_message_run_seconds` has the queue
+    and how it ended, "done" or "failed" (the block raised). `atomq_message_wait_seconds` is the
+    time from its put to its first delivery, a delay included.
+
+    These are counted in each process: scrape the workers, or use prometheus-client's multiprocess
+    mode. Raises `InvalidArgument` if the registry has them already.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry = REGISTRY,
+        *,
+        run_buckets: Sequence[float] = RUN,
+        wait_buckets: Sequence[float] = WAIT,
+    ) -> None:
+        try:
+            self._run = Histogram(
+                "atomq_message_run_seconds",
+                "Time that the work on a message took.",
+                ["queue", "outcome"],
+                registry=registry,
+                buckets=run_buckets,
+            )
+            self._wait = Histogram(
+                "atomq_message_wait_seconds",
+                "Time from the put of a message to its first delivery.",
+                ["queue"],
+                registry=registry,
+                buckets=wait_buckets,
+            )
+        except ValueError as error:
+            raise InvalidArgument(f"these histograms cannot be made: {error}") from error
+        self._registry = registry
+        tracing.watch(self)
+
+    def close(self) -> None:
+        """Measure no more, and take the histograms out of the registry."""
+        tracing.watch_no_more(self)
+        for each in (self._run, self._wait):
+            with suppress(KeyError):
+                self._registry.unregister(each)
+
+    def began(self, message: Any) -> float:
+        """See `Watcher`."""
+        with suppress(InvalidMessage, TypeError, ValueError):
+            put = message._delivery.envelope.properties.get("timestamp")
+            if put is not None and message.deliveries == 1:
+                self._wait.labels(message._queue.name).observe(max(0.0, time.time() - float(put)))
+        return time.perf_counter()
+
+    def ended(self, message: Any, begun: float, error: BaseException | None) -> None:
+        """See `Watcher`."""
+        outcome = "done" if error is None else "failed"
+        self._run.labels(message._queue.name, outcome).observe(time.perf_counter() - begun)
 
 
 # ── over HTTP ─────────────────────────────────────────────────────────────────────────────────

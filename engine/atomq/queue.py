@@ -83,8 +83,7 @@ class Message(MessageBase["Queue"]):
 
     def __enter__(self) -> Self:
         self._queue.keeper.start(self.receipt)
-        if tracing.active is not None:
-            self._span = tracing.active.begin(self)
+        self._watched = tracing.begin(self) if tracing.watchers else ()
         return self
 
     def __exit__(
@@ -100,8 +99,8 @@ class Message(MessageBase["Queue"]):
         finally:
             if flow is not None:
                 self._queue.keeper.drop((self.receipt,))
-            if tracing.active is not None:
-                tracing.active.end(self, error)
+            if self._watched:
+                tracing.end(self, self._watched, error)
 
     def _end(self, error: BaseException | None, flow: Flow[list[Verdict]]) -> None:
         try:

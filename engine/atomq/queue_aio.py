@@ -85,8 +85,7 @@ class AsyncMessage(MessageBase["AsyncQueue"]):
 
     async def __aenter__(self) -> Self:
         self._queue.keeper.start(self.receipt)
-        if tracing.active is not None:
-            self._span = tracing.active.begin(self)
+        self._watched = tracing.begin(self) if tracing.watchers else ()
         return self
 
     async def __aexit__(
@@ -102,8 +101,8 @@ class AsyncMessage(MessageBase["AsyncQueue"]):
         finally:
             if flow is not None:
                 self._queue.keeper.drop((self.receipt,))
-            if tracing.active is not None:
-                tracing.active.end(self, error)
+            if self._watched:
+                tracing.end(self, self._watched, error)
 
     async def _end(self, error: BaseException | None, flow: Flow[list[Verdict]]) -> None:
         try:

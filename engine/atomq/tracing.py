@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from atomq.errors import InvalidMessage
 
@@ -23,6 +23,48 @@ _SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 
 active: Tracing | None = None
 """What makes spans; None: nothing does."""
+
+
+class Watcher(Protocol):
+    """What hears of the work on each message, in its `with` block. It raises nothing."""
+
+    def began(self, message: Any) -> Any:
+        """The work begins. What is answered comes back with `ended`."""
+        ...
+
+    def ended(self, message: Any, begun: Any, error: BaseException | None) -> None:
+        """The work ended, and the message is settled; `error` is what the block raised."""
+        ...
+
+
+watchers: tuple[Watcher, ...] = ()
+"""Those that there are; mostly none."""
+
+
+def watch(watcher: Watcher) -> None:
+    """Have it hear of the work from now on."""
+    global watchers  # noqa: PLW0603 # read for each message
+    watchers = (*watchers, watcher)
+
+
+def watch_no_more(watcher: Watcher) -> None:
+    """Have it hear of no more that begins; of what has begun it hears the end."""
+    global watchers  # noqa: PLW0603 # as above
+    watchers = tuple(each for each in watchers if each is not watcher)
+
+
+Watched = Sequence[tuple[Watcher, Any]]
+
+
+def begin(message: Any) -> Watched:
+    """Say that the work on a message begins; who heard of it."""
+    return [(watcher, watcher.began(message)) for watcher in watchers]
+
+
+def end(message: Any, watched: Watched, error: BaseException | None) -> None:
+    """Say that it ended, to all that heard of its beginning."""
+    for watcher, begun in reversed(watched):
+        watcher.ended(message, begun, error)
 
 
 class AtomqInstrumentor:
@@ -42,11 +84,16 @@ class AtomqInstrumentor:
         `put` to `ack`. Raises `ImportError` without OpenTelemetry's API.
         """
         global active  # noqa: PLW0603 # the switch
-        active = Tracing(tracer_provider, use_span_links=use_span_links)
+        made = Tracing(tracer_provider, use_span_links=use_span_links)
+        self.uninstrument()
+        active = made
+        watch(made)
 
     def uninstrument(self, **_: Any) -> None:
         """Make none any more."""
         global active  # noqa: PLW0603 # the switch
+        if active is not None:
+            watch_no_more(active)
         active = None
 
 
@@ -111,7 +158,7 @@ class Tracing:
             start_time=began_ns or None,
         ).end()
 
-    def begin(self, message: Any) -> tuple[Any, Any]:
+    def began(self, message: Any) -> tuple[Any, Any]:
         """Begin the span of the work on a message, and make it the current one."""
         where = message._queue
         parent, links = self._came_from([message])
@@ -124,13 +171,9 @@ class Tracing:
         )
         return span, self._context.attach(self._trace.set_span_in_context(span))
 
-    def end(self, message: Any, error: BaseException | None) -> None:
-        """End it, if it began."""
-        begun = getattr(message, "_span", None)
-        if begun is None:
-            return
+    def ended(self, message: Any, begun: Any, error: BaseException | None) -> None:  # noqa: ARG002
+        """End it."""
         span, token = begun
-        message._span = None
         if error is not None:
             self._fail(span, error)
         self._context.detach(token)

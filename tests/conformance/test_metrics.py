@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -21,8 +22,8 @@ from prometheus_client.openmetrics.exposition import generate_latest as open_met
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parsed_open
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
-from atomq import Engine, InvalidAddress, InvalidArgument, Queue
-from atomq.metrics import EVENTS, AtomqCollector, wsgi_app
+from atomq import AsyncQueue, Engine, InvalidAddress, InvalidArgument, Queue
+from atomq.metrics import EVENTS, AtomqCollector, WorkHistograms, wsgi_app
 from tests.conformance.test_overview import ONE, fleet
 from tests.conformance.test_register import of
 from tests.servers import Cluster, Server, wait_until
@@ -165,6 +166,54 @@ except ImportError as error:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert 'pip install "atomq[metrics]"' in done.stdout
+
+
+# ── what a consumer measures ──────────────────────────────────────────────────────────────────
+
+
+@ONE
+def test_work_is_measured_sync_and_asyncio(server: Server) -> None:
+    registry = CollectorRegistry()
+    measured = WorkHistograms(registry, run_buckets=(0.05, 1))
+
+    def found(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"atomq_message_{name}", {"queue": "mails", **labels})
+
+    def handle(message: Any) -> None:
+        if message.body == "bad":
+            raise ValueError
+
+    try:
+        with pytest.raises(InvalidArgument):
+            WorkHistograms(registry)
+        with Queue("mails", server.url, backoff=lambda _: 0) as queue:
+            queue.put_many(["fast", "bad"])
+            queue.work(handle, timeout=0.1)
+            assert found("run_seconds_count", outcome="done") == 1
+            failures = found("run_seconds_count", outcome="failed")
+            assert failures is not None
+            assert failures >= 2
+            assert found("wait_seconds_count") == 2  # not of a second delivery
+            queue.purge()
+            queue.put("slow")
+            fast = found("run_seconds_bucket", outcome="done", le="0.05")
+
+            async def main() -> None:
+                async with AsyncQueue("mails", server.url) as other:
+                    async for message in other.consume():
+                        async with message:
+                            await asyncio.sleep(0.06)
+                        break
+
+            asyncio.run(main())
+            assert found("run_seconds_bucket", outcome="done", le="0.05") == fast
+            assert found("run_seconds_count", outcome="done") == 2
+            measured.close()
+            queue.put("unseen")
+            queue.work(handle, timeout=0.1)
+            assert found("run_seconds_count", outcome="done") is None
+    finally:
+        measured.close()
 
 
 # ── what a scaler reads ───────────────────────────────────────────────────────────────────────
