@@ -131,6 +131,30 @@ def test_what_a_server_confirms(on: Atomq, server: Server) -> None:
     assert lines(done)["durability"]["found"] == "replicas=1 is confirmed"
 
 
+def follows(replica: Server) -> bool:
+    return bool(replica.client().info("replication")["master_link_status"] == "up")
+
+
+@ONE_KIND
+def test_a_replica_that_joined_after_the_scripts_were_loaded(on: Atomq, server: Server) -> None:
+    """SCRIPT LOAD is not replicated: users that may not load find none there after a failover."""
+
+    def said() -> list[tuple[str, str]]:
+        found = on("doctor", "--json").json("doctor")
+        return [(f["status"], f["found"]) for f in found if f["check"] == "scripts"]
+
+    on("scripts", "load")
+    with Server(server.kind) as replica:
+        replica.client().replicaof("127.0.0.1", str(server.port))
+        wait_until("it to follow", lambda: follows(replica))
+        _, (status, text) = said()
+        assert status == "warn"
+        assert text.startswith(f"the replica 127.0.0.1:{replica.port}: none of the")
+        assert on("scripts", "verify").code == 1
+        on("scripts", "load")
+        assert [status for status, _ in said()] == ["ok"]
+
+
 @ONE_KIND
 def test_what_lies_in_the_queues(on: Atomq, server: Server, engine: Engine) -> None:
     admin = server.client()

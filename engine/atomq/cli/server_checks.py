@@ -269,7 +269,7 @@ def _latency(_session: Session, place: Place) -> Findings:
         yield Finding("latency", "ok", found)
 
 
-def _scripts(_session: Session, place: Place) -> Findings:
+def _scripts(session: Session, place: Place) -> Findings:
     from atomq import scripts
 
     total = len(scripts.names())
@@ -304,6 +304,28 @@ def _scripts(_session: Session, place: Place) -> Findings:
             "ok",
             f"{known}; this user may not load them: atomq scripts load with every release",
         )
+    if missing == [] or not may:  # else workers like this user load what is missing
+        yield from _scripts_of_replicas(session, place, total)
+
+
+def _scripts_of_replicas(session: Session, place: Place, total: int) -> Findings:
+    """SCRIPT LOAD is not replicated: a replica that joined later has none when it is promoted."""
+    from atomq.cli.nodes import Unreached, replicas
+
+    for replica in replicas(session.engine, place):
+        if isinstance(replica, Unreached):
+            continue
+        try:
+            missing = [script.name for script in replica.node.missing()]
+        except PermissionDenied:
+            return
+        if missing:
+            yield Finding(
+                "scripts",
+                "warn",
+                f"the replica {replica.name}: {_known(missing, total)}",
+                "run atomq scripts load: as the primary it would stop users that may not load",
+            )
 
 
 def _known(missing: list[str], total: int) -> str:
