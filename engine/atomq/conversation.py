@@ -22,6 +22,8 @@ from redis import exceptions as server
 from redis.connection import DefaultParser
 
 Word = str | bytes | int | float
+Command = Sequence[Word] | bytes
+"""By its words, or packed already."""
 
 PUSHED: Final = object()
 """The purpose that comes with what the server sends unasked: messages, invalidations."""
@@ -76,8 +78,8 @@ class Conversation(Iterator[tuple[Any, Any]]):
 
     # ── what is said ──────────────────────────────────────────────────────────────────────────
 
-    def say(self, command: Sequence[Word] | bytes, purpose: Any) -> bytes:
-        """The bytes to send for a command, which may be packed already; its reply is to come.
+    def say(self, command: Command, purpose: Any) -> bytes:
+        """The bytes to send for a command; its reply is to come.
 
         Not for SUBSCRIBE, UNSUBSCRIBE and their like, which have `subscribe`. Raises redis-py's
         `DataError` for a word of another type, and then nothing is to come.

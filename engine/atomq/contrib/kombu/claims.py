@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from atomq.calls import Call, Claimed
 from atomq.contrib.kombu.consuming import MOST_CLAIMED
 from atomq.contrib.kombu.rights import CLAIM
+from atomq.conversation import Command
 from atomq.errors import PermissionDenied, ServerFull
 from atomq.flows import clock
 from atomq.keys import is_queue_key
@@ -37,11 +38,11 @@ class Claims:
         self,
         transport: Any,
         buffer: HandOver,
-        send: Callable[..., None],
+        send: Callable[[Any, Command], None],
         on_nothing: Callable[[Collection[str]], None],
         ask: Ask | None = None,
     ) -> None:
-        """`send(purpose, *command)` sends a command over the connection's socket.
+        """`send(purpose, command)` sends a command over the connection's socket.
 
         `on_nothing(queues)` hears of a claim from these that got nothing. `ask(call, then)` asks
         for a claim over a connection of the engine's, and calls `then` with what came of it; by
@@ -100,7 +101,7 @@ class Claims:
         self._under_way = (channel, call, acks)
         self._room = room
         self._sent_at = clock()
-        self._send(CLAIM, *call.command())
+        self._send(CLAIM, call.packed())
 
     def answered(self, reply: Any) -> None:
         """The server answered the claim, or refused it."""

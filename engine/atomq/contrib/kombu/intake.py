@@ -29,7 +29,7 @@ from atomq.contrib.kombu.popped import Popped
 from atomq.contrib.kombu.rights import CLAIM, LISTEN, WAIT
 from atomq.contrib.kombu.watch import LINGER, Watch
 from atomq.contrib.kombu.worker import stopping
-from atomq.conversation import PUSHED
+from atomq.conversation import PUSHED, Command
 from atomq.errors import AtomqError, PermissionDenied
 from atomq.keys import is_queue_key
 
@@ -159,8 +159,8 @@ class Intake:
             if self.can_read(0.1):
                 self.read()
 
-    def _send(self, purpose: Any, *command: Any) -> None:
-        """Send a command. `purpose`: CLAIM, WAIT, or a function of the answer or error."""
+    def _send(self, purpose: Any, command: Command) -> None:
+        """Send a command, packed or not. `purpose`: CLAIM, WAIT, or a function of the answer."""
         try:
             self.socket.connected().say(command, purpose)
         except GONE as error:
@@ -186,7 +186,7 @@ class Intake:
         # Over this connection, so that nothing it waits for is lost. Behind a wait it is sent at
         # the latest a second later. If it is refused the connection is made anew.
         if credentials := self.socket.new_credentials():
-            self._send(_ignore, "AUTH", *credentials)
+            self._send(_ignore, ("AUTH", *credentials))
         if now > self._until and (claims.is_under_way or self.blocked):
             self._overdue()
         if claims.is_under_way or now < claims.rests_until:
@@ -247,7 +247,7 @@ class Intake:
                 self.watch.arm([name for channel in able for name in channel.claimed_queues()])
             self.blocked = keys
             self._until = now + seconds + PATIENCE
-            self._send(WAIT, "BRPOP", *keys, round(seconds, 3))
+            self._send(WAIT, ("BRPOP", *keys, round(seconds, 3)))
 
     def _linger(self, able: tuple[Channel, ...]) -> None:
         """Leave the watch of queues from which no more can be taken here to others, after a while.

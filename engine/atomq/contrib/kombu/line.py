@@ -10,7 +10,7 @@ from redis import exceptions as server
 
 from atomq import wires
 from atomq.client import Engine
-from atomq.conversation import Conversation, Word
+from atomq.conversation import Command, Conversation
 from atomq.wires import MemoryWire, Wire
 
 
@@ -23,11 +23,11 @@ class Line:
         self._next: tuple[Any, Any] | Exception | None = None  # looked at, and not taken
         self.talk.feed(wire.read_before)
 
-    def say(self, command: Sequence[Word], purpose: Any) -> None:
+    def say(self, command: Command, purpose: Any) -> None:
         """Send a command. Its answer comes with `purpose`."""
         self.wire.send(self.talk.say(command, purpose))
 
-    def say_all(self, *said: tuple[Sequence[Word], Any]) -> None:
+    def say_all(self, *said: tuple[Command, Any]) -> None:
         """Send several commands at once, each with its purpose."""
         self.wire.send(b"".join([self.talk.say(command, purpose) for command, purpose in said]))
 
@@ -105,7 +105,7 @@ class Socket:
         """Seconds for which the line has been there."""
         return time.monotonic() - self._opened
 
-    def new_credentials(self) -> tuple[object, ...]:
+    def new_credentials(self) -> tuple[str, ...]:
         """What to send with AUTH, once the provider has another token; else nothing."""
         if self.line is None or self._era == self._engine.era:
             return ()

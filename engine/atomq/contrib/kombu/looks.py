@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from atomq import calls
 from atomq.calls import Call
+from atomq.conversation import Command
 from atomq.errors import AtomqError
 from atomq.looking import Looks
 
@@ -32,10 +33,10 @@ class Looker:
     def __init__(
         self,
         broker: Broker,
-        send: Callable[..., None],
+        send: Callable[[Any, Command], None],
         on_found: Callable[[Collection[str]], None],
     ) -> None:
-        """`send(purpose, *command)` sends a command; `purpose` is called with the answer.
+        """`send(purpose, command)` sends a command; `purpose` is called with the answer.
 
         `on_found(queues)` hears of queues in which there is something to claim.
         """
@@ -72,7 +73,7 @@ class Looker:
             queues = [self._broker.keys(name) for name in group]
             name = self._broker.ids.prefix if self._channels else ""
             look = calls.look(queues, name, renew_ms=self._broker.keeper.renew_ms)
-            self._send(partial(self._looked, look, group), *look.command())
+            self._send(partial(self._looked, look, group), look.packed())
         return names
 
     def _looked(self, look: Call[tuple[str, ...]], names: list[str], reply: Any) -> None:

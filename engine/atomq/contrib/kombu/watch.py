@@ -18,6 +18,7 @@ from redis import exceptions as server
 
 from atomq import calls
 from atomq.calls import Call
+from atomq.conversation import Command
 from atomq.flows import Flow, ask, clock
 
 if TYPE_CHECKING:
@@ -165,10 +166,10 @@ class Watch:
     def __init__(
         self,
         broker: Broker,
-        send: Callable[..., None],
+        send: Callable[[Any, Command], None],
         on_messages: Callable[[str], None],
     ) -> None:
-        """`send(purpose, *command)` sends a command; `purpose` is called with the answer.
+        """`send(purpose, command)` sends a command; `purpose` is called with the answer.
 
         `on_messages(queue)` hears of a queue in which there are messages, or may be.
         """
@@ -185,15 +186,16 @@ class Watch:
         script, which is the square of the queues. https://github.com/redis/redis/issues/11770
         """
         for queue, command in self.election.stand(queues):
-            self._send(partial(self._elected, queue), *command)
+            self._send(partial(self._elected, queue), command)
         if self._tracking is False:
             return
         for queue, lists in self.election.lists(queues):
             if self._tracking is None:
                 self._tracking = True
-                self._send(self._tracked, "CLIENT", "TRACKING", "ON", "OPTIN", "NOLOOP")
-            self._send(self._tracked, "CLIENT", "CACHING", "YES")  # of what the next command reads
-            self._send(partial(self._tracked, queue=queue), "EXISTS", *lists)
+                self._send(self._tracked, ("CLIENT", "TRACKING", "ON", "OPTIN", "NOLOOP"))
+            # Of what the next command reads.
+            self._send(self._tracked, ("CLIENT", "CACHING", "YES"))
+            self._send(partial(self._tracked, queue=queue), ("EXISTS", *lists))
 
     def resign(self, staying: Collection[str] = ()) -> list[Call[None]]:
         """Calls that leave the watch of all queues but `staying` to other consumers."""
@@ -201,7 +203,7 @@ class Watch:
 
     def send(self, call: Call[None]) -> None:
         """Send a call of `resign` over the socket."""
-        self._send(partial(self._resigned, call), *call.command())
+        self._send(partial(self._resigned, call), call.packed())
 
     def disconnected(self) -> None:
         """The connection is gone, and its tracking with it."""
