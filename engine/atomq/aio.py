@@ -97,15 +97,20 @@ class AsyncEngine(EngineBase):
         )
 
     @overload
-    async def run(self, work: Call[T], waiter: AsyncWaiter | None = None) -> T: ...
+    def run(self, work: Call[T], waiter: AsyncWaiter | None = None) -> Coroutine[Any, Any, T]: ...
     @overload
-    async def run(self, work: Flow[T], waiter: AsyncWaiter | None = None) -> T: ...
-    async def run(self, work: Call[T] | Flow[T], waiter: AsyncWaiter | None = None) -> T:
+    def run(self, work: Flow[T], waiter: AsyncWaiter | None = None) -> Coroutine[Any, Any, T]: ...
+    def run(
+        self, work: Call[T] | Flow[T], waiter: AsyncWaiter | None = None
+    ) -> Coroutine[Any, Any, T]:
         """Carry out one call, or a flow to its end. A flow that waits needs a `waiter`."""
         if isinstance(work, Call):
-            return await self._run_one(work)
+            return self._run_one(work)
         if not isinstance(work, GeneratorType):
             arguments.expect("what is run", work, False, "a call or a flow")
+        return self._run_flow(work, waiter)
+
+    async def _run_flow(self, work: Flow[T], waiter: AsyncWaiter | None) -> T:
         answer: Any = None
         trouble: BaseException | None = None
         while True:

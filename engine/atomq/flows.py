@@ -215,7 +215,9 @@ class Acks:
 
     def add(self, queue: str, receipt: str) -> None:
         """One more."""
-        waiting = self._of(queue)
+        waiting = self._receipts.get(queue)
+        if waiting is None:
+            waiting = self._of(queue)
         first = not waiting
         waiting.append(receipt)
         if first or len(waiting) == 1:
@@ -416,8 +418,10 @@ class Consumer:
         acks = [self.acks.take(name) for name in claims.names]
         self.asked = clock()
         try:
-            call = claims.call(claim_id, limit, company=self._company_at(limit), acks=acks)
-            claimed = yield from ask(self._as_said(call))
+            company = self._company.company() if limit else calls.HOLDS
+            call = claims.call(claim_id, limit, company=company, acks=acks)
+            call.brief = self._several
+            claimed = yield from ask(call)
         except BaseException as error:
             for name, receipts in zip(claims.names, acks, strict=True):
                 self.acks.put_back(name, receipts)
@@ -427,7 +431,8 @@ class Consumer:
             raise
         for name, receipts in zip(claims.names, acks, strict=True):
             if receipts:
-                missing = [receipt for queue, receipt in claimed.lost_acks if queue == name]
+                lost = claimed.lost_acks
+                missing = [receipt for queue, receipt in lost if queue == name] if lost else ()
                 self.acks.answered(name, receipts, missing)
         self._note(claims, claimed)
         return claimed

@@ -271,7 +271,7 @@ class LeaseKeeper:
         queue, receipt = claim.deliveries[0].queue, claim.deliveries[0].receipt
         if strictly:
             self._drains_until = 0.0
-        if self._holds():
+        if self._leases and self._holds():
             self._accompanied.append((queue, receipt))
         else:
             self._alone = (queue, receipt, strictly)
@@ -286,7 +286,7 @@ class LeaseKeeper:
 
     def company(self) -> int:
         """What a claim that is sent now says of what is held here: see `calls.claim`."""
-        if not self._holds():
+        if not (self._leases and self._holds()):
             self._drains_until = 0.0
             return calls.SOLE
         ready = time.monotonic() >= max(self._drains_until, self._rests_until)
@@ -317,8 +317,7 @@ class LeaseKeeper:
         return found
 
     def _holds(self) -> bool:
-        held = self._leases
-        return bool(held) and any(lease.counts() for lease in held.copy().values())
+        return any(lease.counts() for lease in self._leases.copy().values())
 
     def _goes_alone(self) -> bool:
         if self._alone is None or not self._alone[2]:

@@ -132,7 +132,10 @@ class Pool:
 
     def one(self, call: Call[Any]) -> Any:
         """Send one call; the reply, or the server's error. Raises where there is no answer."""
-        return self.over((call.packed(),))[0]
+        data = (call.packed(),)
+        if self._places is None:  # as by default
+            return self._over(data)[0]
+        return self.over(data)[0]
 
     def send(
         self,
@@ -275,10 +278,10 @@ class Pool:
     def _over(
         self,
         data: Sequence[bytes],
-        looked_at: bool,
-        patience: float,
-        within: float | None,
-        meanwhile: Callable[[], None] | None,
+        looked_at: bool = False,
+        patience: float = 0.0,
+        within: float | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> list[Any]:
         era = self._engine.era
         try:

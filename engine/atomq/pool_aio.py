@@ -119,7 +119,7 @@ class AsyncPool:
         It raises redis-py's exceptions, and `Unsent`, where there is no answer.
         """
         data = call.packed()
-        future = self._loop().create_future()
+        future = (self.loop or self._loop()).create_future()
         self._say((data,), future, large=call.large or len(data) > SMALL)
         return future
 
@@ -465,7 +465,7 @@ class _Line:
                     continue
                 if not asked.done():
                     asked.set_result(reply)
-                if leads_astray(reply):
+                if isinstance(reply, Exception) and leads_astray(reply):
                     led_astray = True
         except server.RedisError as error:
             self.broke(error)

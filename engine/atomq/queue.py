@@ -299,7 +299,7 @@ class Queue(QueueBase[Engine]):
         self, pace: Pace, timeout: Seconds | None, stop: Stop | None
     ) -> Generator[Message]:
         with self._receiver(pace.workers) as receiver:
-            while not is_stopped(stop) and (
+            while (stop is None or not is_stopped(stop)) and (
                 found := receiver.receive(pace.limit, timeout, patient=True, stop=stop)
             ):
                 backlog = receiver.backlog
@@ -307,7 +307,9 @@ class Queue(QueueBase[Engine]):
                 began, count, many = time.monotonic(), 0, len(found)
                 del found
                 try:
-                    while not is_stopped(stop) and (message := backlog.next()) is not None:
+                    while count < many and (stop is None or not is_stopped(stop)):
+                        if (message := backlog.next()) is None:
+                            break
                         count += 1
                         yield message._hand_over(rides=True)
                         del message

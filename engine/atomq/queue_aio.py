@@ -303,7 +303,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         self, pace: Pace, timeout: Seconds | None, stop: Stop | None
     ) -> AsyncGenerator[AsyncMessage]:
         async with await self._receiver(pace.workers) as receiver:
-            while not is_stopped(stop) and (
+            while (stop is None or not is_stopped(stop)) and (
                 found := await receiver.receive(pace.limit, timeout, patient=True, stop=stop)
             ):
                 backlog = receiver.backlog
@@ -311,7 +311,9 @@ class AsyncQueue(QueueBase[AsyncEngine]):
                 began, count, many = time.monotonic(), 0, len(found)
                 del found
                 try:
-                    while not is_stopped(stop) and (message := backlog.next()) is not None:
+                    while count < many and (stop is None or not is_stopped(stop)):
+                        if (message := backlog.next()) is None:
+                            break
                         count += 1
                         yield message._hand_over(rides=True)
                         del message

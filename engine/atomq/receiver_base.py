@@ -101,7 +101,8 @@ class ReceiverBase(Generic[QueueT, MessageT]):
     ) -> tuple[Flow[Any], list[MessageT]]:
         """The flow that receives, and the list where the messages are, whatever becomes of it."""
         calls.check_limit(limit)
-        is_stopped(stop)  # raises if it is no event
+        if stop is not None:
+            is_stopped(stop)  # raises if it is no event
         if self._process is not self._keeper.process:
             self._begin()  # in a forked child
         if self._waiter is None:

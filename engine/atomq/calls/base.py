@@ -96,11 +96,11 @@ class Call(Generic[T_co]):
         """The same as it is sent. Raises redis-py's `DataError` for a word of another type."""
         if type(self.keys) is not tuple:
             return packed(self.command())
-        words = packed(self.args)
-        count = 3 + len(self.keys) + len(self.args)
+        args, keys = self.args, self.keys
+        words = packed(args)
         return b"*%d\r\n%b%b" % (
-            count,
-            _packed_head(self.script.sha, self.keys),
+            3 + len(keys) + len(args),
+            _packed_head(self.script.sha, keys),
             words[words.index(b"\n") + 1 :],
         )
 
