@@ -1,4 +1,4 @@
--- progress: what the holder of a message says of its progress, for `find`, and for those that listen.
+-- progress: what the holder of a message says of its progress, for `find`.
 --
 -- A receipt that is not live changes nothing. Begins with a freeing command (it frees nothing), so it works at full
 -- memory.
@@ -7,7 +7,6 @@
 --   unacked          zset    receipt -> deadline (bands)
 --   track0           hash    id -> where a tracked message is (see lib/tracking); expires
 --   track1           hash
---   progress         any     the name of a channel
 -- ARGV
 --   tracked          text    the id as its records have it
 --   receipt          text
@@ -21,7 +20,7 @@ local guard = require("lib.guard")
 local limits = require("lib.limits")
 local tracking = require("lib.tracking")
 
-args.keys(4, 0, 0)
+args.keys(3, 0, 0)
 local tracked, receipt = args.text("tracked", limits.LARGEST), args.text("receipt", 256)
 local value = args.text("value", 65536)
 guard.zset(KEYS[1]); guard.hash(KEYS[2]); guard.hash(KEYS[3])
@@ -35,5 +34,4 @@ end
 local us = tracking.now()
 redis.call("HDEL", KEYS[2], "")
 tracking.write(2, { tracked, tracking.text("h", us, receipt .. "\n" .. value) }, us)
-redis.pcall("PUBLISH", KEYS[4], value) -- not every user may
 return 1

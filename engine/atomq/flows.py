@@ -32,6 +32,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 BEYOND_RETRIES = 9  # the highest attempt a claim can have
 AT_ONCE = 0.5  # seconds of work that are claimed at once
+FOLLOW = 0.5  # seconds between two looks at how far a holder is
 STILL = 0.02  # seconds between two looks whether it may claim again
 NEVER = float("inf")
 LASTS = 10  # times `wait_cap`: seconds after which the server ends a wait, for a client that died
@@ -1108,8 +1109,27 @@ def leave(keys: QueueKeys, consumer: str) -> Flow[int]:
             return moved
 
 
-def await_result(key: str, timeout: Seconds | None) -> Flow[bytes | None]:
+def follow(
+    keys: QueueKeys, message_id: str, on_progress: Callable[[calls.Progress], object]
+) -> Callable[[], Flow[None]]:
+    """A flow that looks how far the holder of a message is, and says so when it said something."""
+    last: list[calls.Progress | None] = [None]
+
+    def look() -> Flow[None]:
+        found = yield from ask(calls.find(keys, message_id, limit=0))
+        if found.progress is not None and found.progress != last[0]:
+            last[0] = found.progress
+            on_progress(found.progress)
+
+    return look
+
+
+def await_result(
+    key: str, timeout: Seconds | None, look: Callable[[], Flow[None]] | None = None
+) -> Flow[bytes | None]:
     """The result stored under `key`, or None after `timeout` seconds (None: wait for ever).
+
+    With `look`, that is run twice a second meanwhile.
 
     Listens before it looks, so nothing falls between, and looks again every 5 s. Whenever it heard
     nothing its connection may be another by now, so it listens anew before it relies on a look. A
@@ -1117,16 +1137,18 @@ def await_result(key: str, timeout: Seconds | None) -> Flow[bytes | None]:
     """
     deadline = deadline_of(timeout)
     found = yield from ask(Get(key))
-    seconds = 0.0
+    seconds, pause = 0.0, 5.0 if look is None else FOLLOW
     while found is None:
         left = 5.0 if deadline is None else min(5.0, deadline - time.monotonic())
         if left <= 0:
             return None
         found = yield from ask(Listen(key, min(seconds, left)))
-        seconds = 0.0 if seconds else 5.0
+        seconds = 0.0 if seconds and look is None else pause
         if found is None:
             try:
                 found = yield from ask(Get(key))
+                if found is None and look is not None:
+                    yield from look()
             except ServerUnavailable as error:
                 log.info("waiting for the server: %s", error)
                 seconds = 0.0

@@ -79,7 +79,6 @@ class QueueKeys:
         "slot",
         "stats",
         "steps",
-        "told_prefix",
         "touch",
         "track0",
         "track1",
@@ -126,7 +125,7 @@ class QueueKeys:
         self.probe, self.watch = own + "probe", own + "watch"
         self.looked, self.cancelled = own + "looked", own + "cancelled"  # the first is a channel
         self.result_prefix, self.put_prefix = own + "result.", own + "put."
-        self.producer_prefix, self.told_prefix = own + "producer.", own + "progress."
+        self.producer_prefix = own + "producer."
         self.tracked = self.track0, self.track1 = own + "track0", own + "track1"
 
         held, later = (self.unacked, self.records), (self.delayed, self.delayed_records)
@@ -211,10 +210,6 @@ class QueueKeys:
     def put(self, message_id: str) -> str:
         """The key of when a tracked message was put. It expires."""
         return self.put_prefix + message_id
-
-    def told(self, message_id: str) -> str:
-        """The channel on which the holder of a message says how far it is."""
-        return self.told_prefix + message_id
 
     def producer(self, producer: str) -> str:
         """The key of what is remembered of one producer's calls. It expires."""

@@ -6,13 +6,13 @@ It is made from `partitioned_aio.py` by `make format`: edit that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from atomq import flows, tracing
 from atomq.arguments import Seconds
-from atomq.calls import Counts, MessageStatus, Part, Peeked, QueueState, Verdict
+from atomq.calls import Counts, MessageStatus, Part, Peeked, Progress, QueueState, Verdict
 from atomq.client import Engine
 from atomq.errors import InvalidArgument
 from atomq.message_base import messages_of
@@ -118,14 +118,19 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
             Queue.give_back(queue, [given[i] for i in positions])
 
     def wait(
-        self, message_id: str, timeout: Seconds | None = None, *, key: str | None = None
+        self,
+        message_id: str,
+        timeout: Seconds | None = None,
+        *,
+        on_progress: Callable[[Progress], object] | None = None,
+        key: str | None = None,
     ) -> Any:
         """The result that a consumer stored, as soon as it is there: as in `Queue.wait`.
 
         `key` is that of the message, if it was put with a key and an id of its own.
         """
         queue = self.engine.run(self._with(message_id, key))
-        return queue.wait(message_id, timeout)
+        return queue.wait(message_id, timeout, on_progress=on_progress)
 
     # ── operate ───────────────────────────────────────────────────────────────────────────────
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 from atomq import calls, flows, tracing
 from atomq.aio import AsyncEngine, AsyncWaiter, to_the_end
 from atomq.arguments import Seconds
-from atomq.calls import Counts, MessageStatus, Part, Peeked, QueueState, Verdict
+from atomq.calls import Counts, MessageStatus, Part, Peeked, Progress, QueueState, Verdict
 from atomq.errors import AtomqError, MessageCancelled, ServerUnavailable
 from atomq.flows import Flow, Pace, Stop
 from atomq.handlers import check_handler, check_result
@@ -67,6 +67,20 @@ class AsyncMessage(MessageBase["AsyncQueue"]):
     async def complete(self, value: Any = None) -> Verdict:
         """Ack it and store its result, which must be JSON; its waiters get it."""
         return await self._done("complete", self._queue._complete(self, value))
+
+    async def progress(self, fraction: float | None = None, text: str = "") -> None:
+        """Say how far the work is, from 0 to 1 (None: not known), and what it is at.
+
+        `Queue.get` shows it, and `wait` tells it to its `on_progress`, until the message is settled
+        or with another consumer. It costs one call; say it a few times a second at most. Raises
+        `LeaseLost`.
+        """
+        queue = self._queue
+        held = await queue.engine.run(
+            calls.progress(queue.keys, self.id, self.receipt, fraction, text)
+        )
+        if not held:
+            queue._settle(self, [Verdict.LOST])
 
     async def extend(self, seconds: Seconds | None = None) -> None:
         """Hold it for so many seconds from now (default: one lease).
@@ -121,7 +135,12 @@ class AsyncSent(NamedTuple):
     new: bool = True
     """False if a message of this id had been put within the window: this one was not put again."""
 
-    async def wait(self, timeout: Seconds | None = None) -> Any:
+    async def wait(
+        self,
+        timeout: Seconds | None = None,
+        *,
+        on_progress: Callable[[Progress], object] | None = None,
+    ) -> Any:
         """The result that a consumer stored with `complete`, as soon as it is there. Does not poll.
 
         Raises `ResultTimeout` after `timeout` seconds (None: never), and `MessageFailed` if the
@@ -130,8 +149,11 @@ class AsyncSent(NamedTuple):
         of a message that no consumer claims, that is cancelled or purged, that a Celery worker
         dead-lettered, or whose consumer died before it could report: so give it a timeout.
         A server that was there and goes away is waited for.
+
+        `on_progress`, a plain function, is called with what the holder says of its progress: the
+        last of each half second.
         """
-        return await self.queue.wait(self.id, timeout)
+        return await self.queue.wait(self.id, timeout, on_progress=on_progress)
 
 
 class AsyncQueue(QueueBase[AsyncEngine]):
@@ -430,7 +452,13 @@ class AsyncQueue(QueueBase[AsyncEngine]):
 
     # ── results ───────────────────────────────────────────────────────────────────────────────
 
-    async def wait(self, message_id: str, timeout: Seconds | None = None) -> Any:
+    async def wait(
+        self,
+        message_id: str,
+        timeout: Seconds | None = None,
+        *,
+        on_progress: Callable[[Progress], object] | None = None,
+    ) -> Any:
         """The result that a consumer stored with `complete`, as soon as it is there. Does not poll.
 
         Raises `ResultTimeout` after `timeout` seconds (None: never), and `MessageFailed` if the
@@ -439,8 +467,11 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         of a message that no consumer claims, that is cancelled or purged, that a Celery worker
         dead-lettered, or whose consumer died before it could report: so give it a timeout.
         A server that was there and goes away is waited for.
+
+        `on_progress`, a plain function, is called with what the holder says of its progress: the
+        last of each half second.
         """
-        flow = flows.await_result(self._result_key(message_id), timeout)
+        flow = self._await_result(message_id, timeout, on_progress)
         waiter = self.engine.waiter()
         try:
             return result_of(message_id, await self.engine.run(flow, waiter), timeout)

@@ -17,12 +17,23 @@ from typing import Any, ClassVar, Generic, TypeVar
 from atomq import arguments, calls, flows, tracing
 from atomq.arguments import Seconds
 from atomq.body_schema import body_check
-from atomq.calls import Call, Counts, MessageStatus, Outgoing, Part, Peeked, Rejection, Verdict
+from atomq.calls import (
+    Call,
+    Counts,
+    MessageStatus,
+    Outgoing,
+    Part,
+    Peeked,
+    Progress,
+    Rejection,
+    Verdict,
+)
 from atomq.client import EngineBase
 from atomq.durability import Durability
 from atomq.errors import InvalidArgument, LeaseLost
 from atomq.flows import Flow, Pace
 from atomq.fork import once
+from atomq.handlers import check_handler
 from atomq.keys import QueueKeys
 from atomq.leases import LeaseKeeper, keeper
 from atomq.message import JSON, Serializer, Writer, check_priority, message_ids, strict_json
@@ -314,6 +325,18 @@ class QueueBase(Generic[EngineT]):
         return flows.give_back(self.keys, [(message.receipt, "") for message in messages])
 
     # ── what an operator does ─────────────────────────────────────────────────────────────────
+
+    def _await_result(
+        self,
+        message_id: str,
+        timeout: Seconds | None,
+        on_progress: Callable[[Progress], object] | None,
+    ) -> Flow[bytes | None]:
+        look = None
+        if on_progress is not None:
+            check_handler(on_progress, awaited=False)
+            look = flows.follow(self.keys, message_id, on_progress)
+        return flows.await_result(self._result_key(message_id), timeout, look)
 
     def _get(self, message_id: str) -> Flow[MessageStatus]:
         register = self.engine.register.keys

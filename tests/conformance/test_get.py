@@ -16,7 +16,9 @@ from atomq import (
     AsyncQueue,
     InvalidArgument,
     Item,
+    LeaseLost,
     MessageCancelled,
+    Progress,
     Verdict,
 )
 from tests.servers import Server, wait_until
@@ -191,3 +193,42 @@ def test_a_task_of_asyncio_is_cancelled(server: Server, concurrency: int) -> Non
             assert await work == 2
 
     asyncio.run(main())
+
+
+# ── progress ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_progress_is_shown_and_followed(q: Any) -> None:
+    sent = q.put("long", tracked=True)
+    heard: list[Progress] = []
+    told = threading.Event()
+
+    def hear(progress: Progress) -> None:
+        heard.append(progress)
+        told.set()
+
+    def work() -> None:
+        with q.claim(5) as message:
+            message.progress(0.4, "reading")
+            told.wait(5)
+            message.complete("ok")
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    assert sent.wait(10, on_progress=hear) == "ok"
+    worker.join(5)
+    assert [(each.fraction, each.text) for each in heard] == [(0.4, "reading")]
+    assert heard[0].at_ms
+
+
+def test_progress_of_what_is_not_held_is_refused(q: Any) -> None:
+    sent = q.put(1)
+    message = q.claim()
+    message.progress(None, "begun")
+    found = q.get(sent.id)
+    assert (found.progress.fraction, found.progress.text) == (None, "begun")
+    with pytest.raises(InvalidArgument, match="fraction must be a number from 0 to 1"):
+        message.progress(1.5)
+    message.ack()
+    with pytest.raises(LeaseLost):
+        message.progress(1)

@@ -233,7 +233,7 @@ def test_items(make: Any, name: str, picked: Pick) -> None:
 # ── verbs of a message ────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("verb", ["release", "reject", "complete", "extend"])
+@pytest.mark.parametrize("verb", ["release", "reject", "complete", "extend", "progress"])
 @given(data=st.data())
 @ours
 def test_verbs_of_a_message(make: Any, verb: str, data: st.DataObject) -> None:

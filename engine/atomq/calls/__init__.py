@@ -33,7 +33,6 @@ from atomq.calls.finding import (
     Progress,
     find,
     progress,
-    read_progress,
     revoke,
     run_now,
 )
@@ -117,7 +116,6 @@ __all__ = [
     "publish",
     "purge",
     "put_back",
-    "read_progress",
     "redrive",
     "register",
     "reject",

@@ -314,7 +314,7 @@ def run_now(keys: QueueKeys, ids: Sequence[str]) -> Call[list[Verdict]]:
 
 _PROGRESS = scripts.declared(
     "progress",
-    keys=("unacked", "track0", "track1", "progress"),
+    keys=("unacked", "track0", "track1"),
     argv=("tracked", "receipt", "value"),
 )
 
@@ -322,13 +322,13 @@ _PROGRESS = scripts.declared(
 def progress(
     keys: QueueKeys, message_id: str, receipt: str, fraction: float | None, text: str = ""
 ) -> Call[bool]:
-    """Note how far the holder of a message is; whether it holds it."""
+    """Note how far the holder of a message is, from 0 to 1; whether it holds it."""
+    if fraction is not None:
+        known = isinstance(fraction, int | float) and not isinstance(fraction, bool)
+        arguments.expect(
+            "fraction", fraction, known and 0 <= fraction <= 1, "a number from 0 to 1, or None"
+        )
+    arguments.expect("text", text, isinstance(text, str), "text")
     value = json.dumps([fraction, arguments.readable(text, 4096)])
     args = [tracked_name(message_id), receipt, value]
-    names = (*keys.progress, keys.told(message_id))
-    return Call(_PROGRESS, keys, names, args, lambda reply, _: bool(reply))
-
-
-def read_progress(value: bytes) -> Progress | None:
-    """What is heard on the channel of a message's progress; None: that is none."""
-    return _Said("h", "0", "", as_text(value)).progress
+    return Call(_PROGRESS, keys, keys.progress, args, lambda reply, _: bool(reply))
