@@ -127,6 +127,26 @@ def test_cancel_what_is_delayed(queue: Queue, page: Open) -> None:
     assert [each.name for each in queue.peek("delayed")] == ["d-1"]
 
 
+def test_cancel_what_is_ready_or_held(queue: Queue, page: Open) -> None:
+    for n in range(3):
+        queue.put(n, id=f"r-{n}", tracked=True)
+    (held,) = queue.claim_many(1)
+    client = page()
+    assert do(client, "cancel", part="ready", key="r-1") == "1 message cancelled."
+    assert queue.get("r-1").state == "cancelled"
+    asked = client.post("/do/cancel", data={"queue": "orders", "part": "unacked", "key": "x"})
+    assert "Their holders hear of it" in asked.text
+    assert do(client, "cancel", part="unacked", key=held.receipt) == "1 message cancelled."
+    assert queue.get("r-0").cancelling
+
+
+def test_run_now_what_is_delayed(queue: Queue, page: Open) -> None:
+    queue.put(1, id="d-1", delay=60)
+    told = do(page(), "run", part="delayed", key=["d-1", "d-2"])
+    assert told.startswith("1 message due now. 1 not")
+    assert queue.state().due == 1
+
+
 def test_release_what_is_held(queue: Queue, page: Open) -> None:
     queue.put(1)
     (held,) = queue.claim_many(1)
@@ -155,7 +175,7 @@ def test_pages_that_only_look_offer_nothing_and_do_nothing(dead: Queue, page: Op
 
 def test_nothing_is_done_by_a_link(dead: Queue, page: Open) -> None:
     client = page()
-    for action in ("pause", "resume", "redrive", "discard", "purge", "cancel", "release"):
+    for action in ("pause", "resume", "redrive", "discard", "purge", "cancel", "run", "release"):
         answer = client.get(f"/do/{action}?queue=orders&all=1&parts=dead&confirmed=1")
         assert answer.status_code == 405
     assert dead.state().dead == 4

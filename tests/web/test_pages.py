@@ -291,6 +291,37 @@ def test_a_ready_message_is_found_though_others_left_in_front(queue: Queue, page
     assert '"n": 7' in shown(client, link)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ("o-2", r"/ ready o-2 .* \"n\": 2"),
+        ("later", r"/ delayed later Due in \d+ min"),
+        ("due", r"/ held due Holder"),
+        ("o-0", r"/ dead o-0 Reason no_card"),
+        ("done", r"done State done .* Result \{ \"total\": 7 \}"),
+        ("nowhere", r"nowhere State unknown .* not tracked"),
+    ],
+)
+def test_where_is_this_id(busy: Queue, page: Open, wanted: str, said: str) -> None:
+    busy.put(1, id="done", priority=0, tracked=True)
+    for message in busy.claim_many(9):
+        if message.id == "done":
+            message.complete({"total": 7})
+        else:
+            message.release(front=True, counted=False)
+    html = shown(page(), "/message", queue="orders", id=wanted)
+    assert re.search(said, html), html
+
+
+def test_how_far_a_holder_is(queue: Queue, page: Open) -> None:
+    queue.put(1, id="long", tracked=True)
+    (held,) = queue.claim_many(1)
+    queue.engine.run(calls.progress(queue.keys, "long", held.receipt, 0.4, "resizing <b>"))
+    client = page()
+    for link in (*links_to_messages(client, "unacked"), "/message?queue=orders&id=long"):
+        assert re.search(r"Progress 40 % 40 % resizing <b>", shown(client, link))
+
+
 class Bomb:
     def __reduce__(self) -> Any:
         return exec, ("raise SystemExit('unpickled')",)

@@ -17,6 +17,7 @@ from starlette.responses import RedirectResponse, Response
 from atomq import calls, flows
 from atomq.calls import QueueOverview, Verdict
 from atomq.cli.dead import LAST, order
+from atomq.cli.messages import PARTS, row
 from atomq.cli.output import clean, plural
 from atomq.keys import QueueKeys
 from atomq.web.pages import known
@@ -25,7 +26,6 @@ from atomq.web.site import Links, Site
 log = logging.getLogger("atomq.web")
 
 LARGEST = 256 * 1024  # bytes of a form: 1,000 ids of 256 characters
-PARTS = ("ready", "delayed", "unacked", "dead")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Form:
     parts: Sequence[str]
     is_all: bool
     is_confirmed: bool
+    part: str
+    """In which part of the queue the single messages lie."""
     page: str
     """Where it was asked for: `queues`, `dead`, or else the page of the queue."""
 
@@ -49,8 +51,8 @@ class Form:
             said = parse_qs(body.decode(), max_num_fields=2 * calls.MOST)
         except ValueError:
             raise HTTPException(400, "This is no form of these pages.") from None
-        parts = said.get("parts", [])
-        if set(parts) - set(PARTS):
+        parts, part = said.get("parts", []), said.get("part", [""])[0]
+        if {*parts, part} - {*PARTS, ""}:
             raise HTTPException(400, f"A queue has the parts {', '.join(PARTS)}.")
         return cls(
             queue=said.get("queue", [""])[0],
@@ -59,12 +61,14 @@ class Form:
             parts=parts,
             is_all=bool(said.get("all")),
             is_confirmed=bool(said.get("confirmed")),
+            part=part,
             page=said.get("page", [""])[0],
         )
 
     def fields(self) -> list[tuple[str, str]]:
         """It as fields of a form that says yes."""
-        made = [("queue", self.queue), ("confirmed", "1"), ("page", self.page)]
+        made = [("queue", self.queue), ("confirmed", "1")]
+        made += [("part", self.part), ("page", self.page)]
         made += [("key", name) for name in self.names]
         made += [("parts", part) for part in self.parts]
         made += [("reason", self.reason)] if self.reason else []
@@ -113,7 +117,7 @@ def act(site: Site, request: Request, body: bytes) -> Response:
                 button=action.button,
                 fields=form.fields(),
                 queue=state.name,
-                part=action.part,
+                part=form.part or action.part,
             )
     keys = site.session.keys(state.name)
     done, left = action.run(site, keys, form)
@@ -134,7 +138,7 @@ def act(site: Site, request: Request, body: bytes) -> Response:
             "parts": list(form.parts),
         },
     )
-    where: dict[str, Any] = {"name": state.name, "part": action.part}
+    where: dict[str, Any] = {"name": state.name, "part": form.part or action.part}
     path = "/queue"
     if form.page in _PAGES:
         path, where = _PAGES[form.page], {}
@@ -185,7 +189,17 @@ def _purge(site: Site, keys: QueueKeys, form: Form) -> Done:
 
 
 def _cancel(site: Site, keys: QueueKeys, form: Form) -> Done:
-    return _count(site.session.engine.run(calls.cancel(keys, form.names)))
+    """Of what is held the receipts are chosen, and the ids are cancelled."""
+    engine, ids = site.session.engine, list(form.names)
+    if form.part == "unacked":
+        held = engine.run(calls.peek(keys, "unacked", ids=form.names))
+        ids = [found for each in held if (found := row(keys, "unacked", each)["id"])]
+    done, _ = _count(engine.run(flows.cancel(keys, ids))) if ids else (0, 0)
+    return done, len(form.names) - done
+
+
+def _run_now(site: Site, keys: QueueKeys, form: Form) -> Done:
+    return _count(site.session.engine.run(flows.run_now(keys, form.names)))
 
 
 def _release(site: Site, keys: QueueKeys, form: Form) -> Done:
@@ -226,8 +240,10 @@ def _ask_purge(form: Form, state: QueueOverview) -> str:
 
 
 def _ask_cancel(form: Form, state: QueueOverview) -> str:
-    what = form.what("delayed message")
-    return f"Cancel {what} of {state.name}? They are gone for good."
+    then = "They are gone for good."
+    if form.part == "unacked":
+        then = "Their holders hear of it within a second if they are tracked, else when they end."
+    return f"Cancel {form.what('message')} of {state.name}? {then}"
 
 
 def _ask_release(form: Form, state: QueueOverview) -> str:
@@ -259,5 +275,6 @@ ACTIONS = {
     "discard": Action(_discard, "Throw away", "dead", _OF_DEAD, _ask_discard),
     "purge": Action(_purge, "Throw away", "", ("parts",), _ask_purge),
     "cancel": Action(_cancel, "Cancel", "delayed", ("names",), _ask_cancel),
+    "run": Action(_run_now, "Run now", "delayed", ("names",)),
     "release": Action(_release, "Release", "unacked", ("names",), _ask_release),
 }

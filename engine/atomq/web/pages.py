@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from atomq import calls
+from atomq.calls import Peeked
 from atomq.cli import messages
 from atomq.cli.dead import dead_id
 from atomq.cli.messages import PARTS
@@ -25,7 +26,7 @@ from atomq.web.samples import HEIGHT, WIDTH, Sample, Seen
 from atomq.web.site import Site
 
 if TYPE_CHECKING:
-    from atomq.calls import Part, Peeked, QueueOverview
+    from atomq.calls import MessageStatus, Part, QueueOverview
     from atomq.overview import Overview
 
 Page = Callable[[Site, Request], Response]
@@ -45,7 +46,7 @@ DID = {
     "discard": "{} thrown away.",
     "purge": "{} thrown away.",
     "cancel": "{} cancelled.",
-    "run": "{} made ready to run.",
+    "run": "{} due now.",
     "release": "{} given back to ready.",
 }
 
@@ -102,7 +103,9 @@ def _did(request: Request) -> str:
     words = DID.get(request.query_params.get("did", ""), "")
     count, left = (_number(request, name) for name in ("n", "left"))
     said = words.format(f"{count:,} message{'' if count == 1 else 's'}")
-    rest = f" {left:,} not: no longer there, or not to be decoded." if words and left else ""
+    rest = (
+        f" {left:,} not: no longer there, or not to be found or decoded." if words and left else ""
+    )
     return said + rest
 
 
@@ -228,12 +231,21 @@ def _dead(site: Site, keys: QueueKeys, wanted: str, reason: str, before: str) ->
 
 
 def message(site: Site, request: Request) -> Response:
-    """A message whole: headers, body, where it is and why."""
+    """A message whole: headers, body, where it is and why. Or, by its id alone, where it is."""
     query = request.query_params
-    part = _part(query.get("part") or "ready")
-    state = known(site, query.get("queue", ""))
+    state = known(site, query.get("queue") or query.get("name", ""))
     keys = site.session.keys(state.name)
-    found = _found(site, keys, part, request)
+    wanted = query.get("id", "").strip()
+    status: MessageStatus | None = None
+    if wanted and not (query.get("key") or query.get("at")):
+        status = site.session.reader.run(calls.find(keys, wanted))
+        found = _as_peeked(status)
+        if found is None:
+            return _told(site, request, keys, status)
+        part = _PARTS_OF[status.state]
+    else:
+        part = _part(query.get("part") or "ready")
+        found = _found(site, keys, part, request)
     if found is None:
         raise HTTPException(
             404, f"It is no {part} message of {state.name!r} any more: it moved on, or is gone."
@@ -241,6 +253,8 @@ def message(site: Site, request: Request) -> Response:
     row = messages.row(keys, part, found, whole=True)
     if part == "unacked":
         messages.name_holders(site.session, [row])
+        if status is None and row["id"]:  # how far its holder is
+            status = site.session.reader.run(calls.find(keys, row["id"], limit=0))
     return site.page(
         request,
         "message.html",
@@ -248,9 +262,55 @@ def message(site: Site, request: Request) -> Response:
         now_ms=state.now_ms,
         part=part,
         row=row,
+        status=status,
         headers={name: _cut(_text(value)) for name, value in row["headers"].items()},
         body=_cut(_text(row["body"])),
         detail=_cut(_text(row.get("detail", ""))).text,
+        did=_did(request),
+    )
+
+
+_PARTS_OF: dict[str, Part] = {
+    "ready": "ready",
+    "delayed": "delayed",
+    "held": "unacked",
+    "dead": "dead",
+}
+
+
+def _as_peeked(status: MessageStatus) -> Peeked | None:
+    """A message that was found by its id, as one that is looked at; None: it lies nowhere."""
+    if status.raw is None or status.state not in _PARTS_OF:
+        return None
+    name = {"delayed": status.id, "held": status.receipt, "dead": status.letter}
+    time_ms = {
+        "delayed": status.due_ms,
+        "held": status.lease_ends_ms,
+        "dead": status.since_ms,
+    }
+    return Peeked(
+        name.get(status.state, ""),
+        time_ms.get(status.state),
+        status.deliveries or 0,
+        status.step or 1,
+        status.since_ms,
+        status.reason,
+        status.detail,
+        status.raw,
+    )
+
+
+def _told(site: Site, request: Request, keys: QueueKeys, status: MessageStatus) -> Response:
+    """What is known of a message that lies nowhere."""
+    return site.page(
+        request,
+        "status.html",
+        title=status.id,
+        now_ms=status.now_ms,
+        queue=keys.name,
+        status=status,
+        detail=_cut(_text(status.detail)),
+        result=_cut("" if status.result is None else _text(status.result)),
         did=_did(request),
     )
 

@@ -35,9 +35,9 @@ log = logging.getLogger("atomq.web")
 EVERY = 3  # seconds between two looks of an open page
 # What can be done with messages that are chosen, by the part they lie in: action, label, kind.
 BULK: dict[str, list[tuple[str, str, str]]] = {
-    "ready": [],
-    "delayed": [("cancel", "Cancel", "danger")],
-    "unacked": [("release", "Release", "")],
+    "ready": [("cancel", "Cancel", "danger")],
+    "delayed": [("run", "Run now", ""), ("cancel", "Cancel", "danger")],
+    "unacked": [("release", "Release", ""), ("cancel", "Cancel", "danger")],
     "dead": [("redrive", "Redrive", ""), ("discard", "Throw away", "danger")],
 }
 Writable = bool | Callable[[Request], bool]
