@@ -24,6 +24,7 @@ Hidden blocks may use `run(command)`, which answers the output, and `server`.
 from __future__ import annotations
 
 import configparser
+import gc
 import os
 import re
 import shlex
@@ -261,6 +262,8 @@ class Stage:
 
     def close(self) -> None:
         """End what was started here."""
+        self._names.clear()  # a message that a page held is renewed for no later page
+        gc.collect()
         sys.path.remove(str(self.directory))
         for module in [name for name in sys.modules if name.partition(".")[0] in self._modules]:
             del sys.modules[module]
