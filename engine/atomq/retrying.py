@@ -168,9 +168,8 @@ class _Patience:
         spent, retry = time.monotonic() - self._began, self._retry
         if not retry.attempts or self._lost > retry.attempts or spent >= retry.budget:
             tried = f"{self._tries} {'attempt' if self._tries == 1 else 'attempts'}"
-            error = ServerUnavailable(f"{trouble} ({what}, {tried} in {spent:.1f} s)")
-            error.unsent = not self._lost
-            raise error from trouble
+            text = f"{trouble} ({what}, {tried} in {spent:.1f} s)"
+            raise _unavailable(text, unsent=not self._lost) from trouble
         return Pause(min(retry.pause(self._tries), retry.budget - spent), spent, trouble, call)
 
 
@@ -485,6 +484,13 @@ def translated(error: Exception, call: Call[Any] | None = None) -> AtomqError:
     if isinstance(error, server.MovedError):
         return ServerError("this server is one node of a cluster: write redis+cluster://host:port")
     return _unforeseen(text, where)
+
+
+def _unavailable(text: str, *, unsent: bool) -> ServerUnavailable:
+    """Made here: an exception that the frame which raises it keeps keeps what is dropped."""
+    error = ServerUnavailable(text)
+    error.unsent = unsent
+    return error
 
 
 def unsent(error: Exception, call: Call[Any]) -> AtomqError:
