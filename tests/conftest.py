@@ -179,13 +179,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 # ── several processes at once (pytest -n) ────────────────────────────────────────────────────
 
-# Their tests share a worker of each pool, or a browser, so one process runs all of such a file.
+# Their tests share workers, a cluster or a browser, so one process runs all of such a file.
+SHARING = ("cluster", "eta", "faults", "leases", "poison", "worker")
 TOGETHER = tuple(
-    f"tests/{name}.py"
-    for name in (
-        *(f"contrib/test_{each}" for each in ("eta", "faults", "leases", "poison", "worker")),
-        "web/test_browser",
-    )
+    f"tests/{name}.py" for name in (*(f"contrib/test_{one}" for one in SHARING), "web/test_browser")
 )
 
 

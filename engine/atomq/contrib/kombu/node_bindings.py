@@ -77,7 +77,7 @@ class NodeBindings(Bindings):
         while time.monotonic() - began < lifetime_ms(0) / 1000:
             try:
                 key = self.key(exchange)
-                self._engine.command("ZADD", key, "GT", deadline, member, patient=True)
+                self._engine.command("ZADD", key, "GT", deadline, member)
                 self._engine.command("ZREMRANGEBYSCORE", key, "-inf", f"({_now_ms()}")
             except ServerUnavailable as error:
                 log.debug("binding %r: %s", exchange, error)

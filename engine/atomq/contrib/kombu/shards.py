@@ -45,7 +45,7 @@ EVERY = (0.75, 0.9)  # seconds between two times of what is done once a second
 LAPSE = 0.2  # seconds for which a claim keeps room from others: its node may stand still
 LATE = 0.3  # seconds of silence after which another node may serve what this one did
 PATIENCE = 5.0  # seconds of silence after which a line counts as dead
-DEAF = 2.0  # the same for the line that listens: another node will do
+DEAF = 1.0  # the same for the line that listens: another node will do
 ASK = 0.5  # seconds between two times that the nodes are asked which of them serves what
 REST = 0.2  # seconds before a claim is asked for again that no node answered
 OPENING, CLOSING = 1.0, 1.0  # seconds, at most, that are waited for nodes
@@ -250,13 +250,15 @@ class Shards:
                 self._mind_ear(line, silent, now)
             elif silent > LATE or not line.is_open:
                 self._ask_nodes(now)
+                if silent > LATE and line.place is not None:
+                    self._slots.doubt(line.place)
                 serves = line.place in self._slots.primaries
                 if silent > PATIENCE or (silent > LATE and not serves):
                     self.lines.broken(line, server.TimeoutError("no answer in time"))
 
     def _mind_ear(self, ear: NodeLine, silent: float, now: float) -> None:
-        if silent > DEAF:
-            node = ear.line.wire.node if ear.line is not None else None
+        node = ear.line.wire.node if ear.line is not None else None
+        if silent > DEAF or (silent > LATE and node in self._slots.doubted):
             if node is not None:
                 self._slots.doubt(node)
             self.lines.broken(ear, server.TimeoutError("no answer in time"))
