@@ -122,6 +122,19 @@ def test_while_the_server_is_away(own_server: Server) -> None:
             engine.overview()
 
 
+def test_in_memory() -> None:
+    with Queue("q", "memory://overview") as queue:
+        queue.put_many([1, 2])
+        held, bad = queue.claim_many(2)
+        bad.reject("boom")
+        queue.put(3, delay=60)
+        (found,) = queue.engine.overview().queues
+        assert (found.unacked, found.delayed, found.dead) == (1, 1, 1)
+        assert found.dead_by_reason == {"boom": 1}
+        assert 50 < (found.next_due_seconds or 0) <= 60
+        held.ack()
+
+
 # ── what it costs ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -147,9 +160,9 @@ _YARD = 'for _ = 1, 1000 do redis.call("LLEN", KEYS[1]) end'
 @ONE
 @pytest.mark.alone
 def test_what_it_costs_the_server(server: Server) -> None:
-    """200 queues, 20 of them with messages in every state, take a millisecond of an idle machine.
+    """200 queues, 20 of them with messages in every state, cost what 2,300 commands of a script do.
 
-    Measured in commands of a script, for a machine under load takes longer for everything.
+    So it is measured, for a machine under load takes longer for everything: 1.3 ms of an idle one.
     """
     db = server.client()
     with Engine(server.url) as engine:
