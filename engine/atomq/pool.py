@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as server
@@ -88,10 +89,14 @@ class _Places:
 class _Line:
     """One connection: what is sent over it, and the answers."""
 
-    __slots__ = ("since", "talk", "wire")
+    __slots__ = ("impatient", "since", "talk", "wire")
 
-    def __init__(self, wire: wires.Wire | wires.MemoryWire) -> None:
+    def __init__(
+        self, wire: wires.Wire | wires.MemoryWire, late_after: float | None = None
+    ) -> None:
         self.wire = wire
+        self.impatient = late_after is not None and wire.be_impatient(late_after)
+        """Whether an answer that is late ends a read: nobody has to look for it before."""
         self.talk = Conversation()
         self.talk.feed(wire.read_before)
         self.since = 0.0
@@ -116,6 +121,7 @@ class Pool:
     ) -> None:
         self._engine = engine
         self._late = late
+        self._late_after = min(LATE, engine.options.socket_timeout or LATE)
         self._place = place or ("", 0)
         address, outage = engine.address, engine.outage
         if place is not None:
@@ -254,7 +260,8 @@ class Pool:
             if rested < (self._engine.options.health_check_interval or 1e9) and not _hung_up(line):
                 return line
             line.wire.close()
-        return _Line(wires.taken(self.fresh(within=within)))
+        wire = wires.taken(self.fresh(within=within))
+        return _Line(wire, self._late_after if self._late is not None else None)
 
     def over(
         self,
@@ -289,7 +296,10 @@ class Pool:
         except SERVER_ERRORS as error:
             raise connecting(error) from error
         try:
-            if patience or within is not None or self._late is not None:
+            if line.impatient and not patience and within is None:
+                late = partial(self._waits, line, 0.0, None, late_by=self._late_after)
+                replies = _converse(line, data, None, meanwhile, late)
+            elif patience or within is not None or self._late is not None:
                 replies = _converse(line, data, self._waits(line, patience, within), meanwhile)
             else:
                 replies = _converse(line, data)
@@ -310,8 +320,13 @@ class Pool:
             self._idle.append(line)
         return replies
 
-    def _waits(self, line: _Line, patience: float, within: float | None) -> Callable[[], None]:
-        """Wait for an answer that may take its time, but not once another server is to be asked."""
+    def _waits(
+        self, line: _Line, patience: float, within: float | None, *, late_by: float = 0.0
+    ) -> Callable[[], None]:
+        """Wait for an answer that may take its time, but not once another server is to be asked.
+
+        `late_by`: the first has been waited for so long.
+        """
         wire, moves, late = line.wire, self._engine.moves, self._late if within is None else None
         every, longest = LOOK, patience
         if late is not None:
@@ -320,9 +335,10 @@ class Pool:
             every = longest = min(within, self._engine.options.socket_timeout or 1e9)
 
         def wait() -> None:
-            if wire.readable(every):
+            nonlocal late_by
+            if not late_by and wire.readable(every):
                 return
-            until = time.monotonic() + longest - every
+            until, late_by = time.monotonic() + longest - (late_by or every), 0.0
             while True:
                 if self._engine.moves != moves:
                     raise Replaced("another server has become the master")
@@ -347,10 +363,12 @@ def _converse(
     data: Sequence[bytes],
     wait: Callable[[], None] | None = None,
     meanwhile: Callable[[], None] | None = None,
+    late: Callable[[], Callable[[], None]] | None = None,
 ) -> list[Any]:
     """Send commands and wait for the replies: server errors are among them, not raised.
 
-    `meanwhile` is called once all is sent, and `wait` before each read.
+    `meanwhile` is called once all is sent, and `wait` before each read. Once an answer is late,
+    `late` says how to wait from then on.
     """
     talk, wire = line.talk, line.wire
     replies: list[Any] = []
@@ -360,7 +378,14 @@ def _converse(
     while True:
         if wait is not None:
             wait()
-        for asked, reply in talk.feed(wire.receive()):
+        try:
+            received = wire.receive()
+        except server.TimeoutError:
+            if wait is not None or late is None:
+                raise
+            wait = late()
+            continue
+        for asked, reply in talk.feed(received):
             if asked is data:
                 replies.append(reply)
                 if len(replies) == len(data):

@@ -78,7 +78,7 @@ class Wire:
         self._socket, untyped._sock = untyped._sock, None
         self._pending: Callable[[], int] = getattr(self._socket, "pending", _nothing)
         self._looks = _looking_at(self._socket)
-        _leave_time_to_kernel(self._socket)
+        self._kernel_has_time = _leave_time_to_kernel(self._socket)
         opened.add(self)
 
     def fileno(self) -> int:
@@ -117,6 +117,12 @@ class Wire:
             raise server.ConnectionError(_CLOSED)
         return received
 
+    def be_impatient(self, seconds: float) -> bool:
+        """Have `receive` raise after so many seconds already. False: that is not to be had here."""
+        if self._kernel_has_time:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
+        return self._kernel_has_time
+
     def close(self) -> None:
         """Close it. Never raises."""
         with contextlib.suppress(OSError):
@@ -145,19 +151,24 @@ def _nothing() -> int:
     return 0
 
 
-def _leave_time_to_kernel(sock: Any) -> None:
-    """Have the kernel end what takes longer than the socket's timeout.
+def _leave_time_to_kernel(sock: Any) -> bool:
+    """Have the kernel end what takes longer than the socket's timeout; whether it can.
 
     Python would poll before each read and each write: two system calls a trip, and the lock of the
     interpreter given away twice. Not where the socket is another one's (TLS, gevent).
     """
     seconds = sock.gettimeout()
     is_plain = getattr(type(sock), "recv", None) is _socket.socket.recv
-    if seconds and is_plain and sys.platform == "linux" and struct.calcsize("l") == 8:
-        timeval = struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1e6)))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+    can = is_plain and sys.platform == "linux" and struct.calcsize("l") == 8
+    if seconds and can:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(seconds))
         sock.settimeout(None)
+    return can
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1e6)))
 
 
 def _looking_at(sock: Any) -> Callable[[float], Any]:
@@ -202,6 +213,10 @@ class MemoryWire:
             return [_pushed(self._connection.read_response(push_request=True))]
         except server.ResponseError as error:
             return [error.with_traceback(None)]
+
+    def be_impatient(self, _seconds: float) -> bool:
+        """Not to be had here: False."""
+        return False
 
     def close(self) -> None:
         """Close it."""

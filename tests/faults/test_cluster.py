@@ -18,6 +18,7 @@ import pytest
 from atomq import AsyncEngine, AsyncQueue, AsyncReceiver, Engine, Queue, Receiver
 from atomq.errors import AtomqError, PermissionDenied, ServerError, ServerUnavailable
 from atomq.keys import QueueKeys
+from atomq.wires import Wire
 from tests.conformance.twin import Loop, Twin
 from tests.conftest import LONG
 from tests.servers import Cluster, Server, wait_until
@@ -586,6 +587,25 @@ def test_a_result_is_said_where_it_is_waited_for_and_to_all_nodes_if_it_is_nowhe
         told = time.monotonic()
     assert answers[0][1] - told < 1
     Moving(three, engine.keys(queue.name).slot, node).at_once()
+
+
+def test_an_answer_that_is_in_time_is_not_looked_for(
+    three: Cluster, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A put costs the same system calls as on one server: it is sent, and its answer is read."""
+    looks: list[float] = []
+    readable = Wire.readable
+
+    def counted(wire: Wire, seconds: float) -> bool:
+        looks.append(seconds)
+        return readable(wire, seconds)
+
+    queue = make.queue(name_on(three, 1), make.engine(url_of(three)))
+    queue.put("x")
+    monkeypatch.setattr(Wire, "readable", counted)
+    for _ in range(20):
+        queue.put("x")
+    assert not any(looks), "0: after a rest"
 
 
 # ── the truth in one sentence ─────────────────────────────────────────────────────────────────
