@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import subprocess
+import sys
 from typing import Any
 
 import httpx2
@@ -12,11 +13,11 @@ from a2wsgi import ASGIMiddleware
 
 from atomq import Queue
 from atomq.web import asgi_app
-from tests.web.conftest import OURS, text_of
+from tests.servers import ROOT, Server
+from tests.web.conftest import OURS
 
 pytestmark = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
 
-FORM = "application/x-www-form-urlencoded"
 LINKS = re.compile(r'(?:href|src|action|data-hx-get)="(/[^"]*)"')
 
 
@@ -43,78 +44,13 @@ def test_in_a_wsgi_application(orders: Queue) -> None:
     assert orders.state().paused
 
 
-@pytest.fixture
-def django(orders: Queue) -> Iterator[Any]:
-    """A client of a Django project that mounts the page, and its users."""
-    from django.conf import settings
-
-    if not settings.configured:
-        settings.configure(
-            SECRET_KEY="x",
-            ALLOWED_HOSTS=["*"],
-            INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes"],
-            MIDDLEWARE=["django.middleware.csrf.CsrfViewMiddleware"],
-            LOGIN_URL="/login/",
-        )
-    import django as framework
-
-    framework.setup()
-    from django.contrib.auth.models import AnonymousUser
-    from django.test import Client, override_settings
-    from django.urls import include, path
-
-    from atomq.web import django as ours
-
-    class User:
-        is_authenticated = is_active = True
-
-        def __init__(self, name: str) -> None:
-            self.is_staff, self.is_superuser = name in ("ann", "bob"), name == "ann"
-            self._name = name
-
-        def get_username(self) -> str:
-            return self._name
-
-    def with_user(next_one: Any) -> Any:
-        def run(request: Any) -> Any:
-            name = request.headers.get("x-user")
-            request.user = User(name) if name else AnonymousUser()
-            return next_one(request)
-
-        return run
-
-    class Urls:
-        urlpatterns = [path("admin/queues/", include(ours.urls(orders.engine)))]  # noqa: RUF012
-
-    middleware = [*settings.MIDDLEWARE, f"{__name__}._with_user"]
-    globals()["_with_user"] = with_user
-    with override_settings(ROOT_URLCONF=Urls, MIDDLEWARE=middleware):
-        yield Client(enforce_csrf_checks=True)
-
-
-def test_in_django_behind_its_login(django: Any, orders: Queue) -> None:
-    page = "/admin/queues/queue?name=orders"
-    sent_away = django.get(page)
-    assert (sent_away.status_code, sent_away["location"][:7]) == (302, "/login/")
-    assert django.get(page, headers={"x-user": "carl"}).status_code == 403
-    html = django.get(page, headers={"x-user": "bob"}).content.decode()
-    assert "o-1" in text_of(html)
-    assert "read-only" in html
-    assert all(link.startswith("/admin/queues/") for link in LINKS.findall(html))
-    style = re.search(r'href="([^"]+\.css[^"]*)"', html)
-    assert style
-    assert django.get(style[1], headers={"x-user": "bob"})["content-type"].startswith("text/css")
-
-
-def test_in_django_those_act_who_may(django: Any, orders: Queue) -> None:
-    fields = "queue=orders"
-    for user, site, code in (
-        ("bob", "same-origin", 403),
-        ("ann", "cross-site", 403),
-        ("ann", "same-origin", 303),
-    ):
-        headers = {"x-user": user, "sec-fetch-site": site}
-        answer = django.post("/admin/queues/do/pause", fields, headers=headers, content_type=FORM)
-        assert answer.status_code == code, (user, site)
-    assert answer["location"].startswith("/admin/queues/queue?name=orders")
+def test_in_django_behind_its_login(orders: Queue, server: Server) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.web.django_project", server.tcp_url],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
     assert orders.state().paused

@@ -33,6 +33,7 @@ _PAGES: dict[str, pages.Page] = {
     "/dead": pages.dead,
     "/workers": pages.workers,
     "/doctor": pages.doctor,
+    "/metrics": pages.metrics,
 }
 _KINDS = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml", "txt": "text/plain"}
 _FOR_EVER = {"cache-control": "public, max-age=31536000, immutable"}

@@ -406,3 +406,14 @@ def doctor(site: Site, request: Request) -> Response:
     if findings is not None and len(nodes) < 2:
         findings = [replace(finding, node="") for finding in findings]
     return site.page(request, "doctor.html", title="Doctor", findings=findings)
+
+
+def metrics(site: Site, request: Request) -> Response:
+    """What `atomq metrics` says, for Prometheus."""
+    try:
+        registry = site.registry
+        from prometheus_client.exposition import choose_encoder
+    except ImportError as error:
+        raise HTTPException(404, str(error)) from error
+    encode, kind = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(registry), headers={"content-type": kind})

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 import jinja2
@@ -29,6 +29,9 @@ from atomq.errors import (
 )
 from atomq.web.guard import MAY_WRITE, WHO
 from atomq.web.samples import Samples
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 log = logging.getLogger("atomq.web")
 
@@ -109,6 +112,17 @@ class Site:
             "size": size,
         }
         made.globals |= {"bulk": BULK, "holder": _holder}
+        return made
+
+    @cached_property
+    def registry(self) -> CollectorRegistry:
+        """What Prometheus reads. Raises `ImportError` without the extra `[metrics]`."""
+        from prometheus_client import CollectorRegistry
+
+        from atomq.metrics import AtomqCollector  # its words say what lacks
+
+        made = CollectorRegistry(auto_describe=False)
+        AtomqCollector(self.session.reader).register(made)
         return made
 
     # ── trouble ───────────────────────────────────────────────────────────────────────────────
