@@ -286,7 +286,13 @@ class AsyncEngine(EngineBase):
                     await self._probe_briefly(call, once, standing)
                     standing = self._pool.standing_of(call)
                     standing.verified = True
-                result: T = (await self._drive(retrying.calling((call,), once), standing))[0]
+                answer: Any
+                try:  # with what others have to send
+                    answer = [await self._pool.one(call)]
+                except SERVER_ERRORS as error:
+                    answer = error
+                calling = retrying.calling((call,), once)
+                result: T = (await self._drive(calling, standing, answer))[0]
             if call.noted:
                 await self._note(call)
             return result

@@ -7,7 +7,6 @@ is meant. On a cluster a partition whose node is in trouble costs the others not
 
 from __future__ import annotations
 
-import itertools
 import logging
 import random
 import time
@@ -34,6 +33,7 @@ from atomq.queue_base import EngineT, Item, QueueBase, check_key
 log = logging.getLogger("atomq.queue")
 
 T = TypeVar("T")
+TOGETHER = 64  # calls
 COPIES, NUMBERS = (1, 2), 12  # partitions whose copies of the record are sought, by these numbers
 
 
@@ -68,7 +68,8 @@ class PartitionedBase(QueueBase[EngineT]):
         self._on_shards = self.engine.address.kind == "cluster"
         self._map = PartitionMap(name, ())
         self._parts: list[Any] = []  # none: the record was not read yet
-        self._turn = itertools.count(random.randrange(MOST))
+        self._turn = random.randrange(self._count)
+        self._joined = self._under_way = 0  # free shares, since it is the turn of that one; at all
 
     # ── the record ────────────────────────────────────────────────────────────────────────────
 
@@ -172,7 +173,7 @@ class PartitionedBase(QueueBase[EngineT]):
                 fixed.setdefault(at, []).append(i)
         shares = [self._share(at, items, positions) for at, positions in fixed.items()]
         for some in flows.batches(free):
-            whole = self._share(next(self._turn) % self._count, items, some)
+            whole = self._share(self._next_turn(), items, some)
             first = 0
             for messages in flows.by_size(whole.messages, self.engine.options.max_bytes):
                 end = first + len(messages)
@@ -180,6 +181,13 @@ class PartitionedBase(QueueBase[EngineT]):
                 shares.append(_Share(whole.at, *part, list(messages), free=True))
                 first = end
         return shares
+
+    def _next_turn(self) -> int:
+        """One after another; what is put at the same time travels together, some at least."""
+        self._joined += 1
+        if not self._under_way or self._joined > TOGETHER:
+            self._turn, self._joined = (self._turn + 1) % self._count, 1
+        return self._turn
 
     def _named(self, item: Any, position: int) -> int | None:
         """The partition that an item names by its key or its id; None: none."""
@@ -210,6 +218,16 @@ class PartitionedBase(QueueBase[EngineT]):
         if not share.free or not self._on_shards:
             return share, (yield from self._parts[share.at]._put(share.messages, durability))
         yield from self._knock(share.at)
+        self._under_way += 1
+        try:
+            return (yield from self._put_anywhere(share, durability))
+        finally:
+            self._under_way -= 1
+
+    def _put_anywhere(
+        self, share: _Share, durability: Durability | None
+    ) -> Flow[tuple[_Share, list[bool]]]:
+        """Put it into the first partition that takes it, for as long as a call is tried again."""
         until = time.monotonic() + self.engine.retry.budget
         while True:
             trouble: AtomqError | None = None
