@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
@@ -19,8 +19,9 @@ _LAST = 18446744073709551615  # the highest second part of the id of a dead lett
 class Answers(Generic[T]):
     """By partition, what was answered, and by name which did not answer."""
 
-    def __init__(self, queue: str) -> None:
+    def __init__(self, queue: str, names: Sequence[str]) -> None:
         self.queue = queue
+        self.names = names
         self.found: dict[int, T] = {}
         self.missing: dict[str, ServerUnavailable] = {}
 
@@ -61,7 +62,7 @@ def state_of(answers: Answers[QueueState]) -> QueueState:
         inconsistent=sum(state.inconsistent for state in states),
         oldest=min((state.oldest for state in states if state.oldest), key=_put_at, default=b""),
         stats=dict(stats),
-        partitions=len(states) + len(answers.missing),
+        partitions=tuple(answers.names),
         unanswered=tuple(answers.missing),
     )
 

@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from atomq import arguments, calls, flows, merging
@@ -27,7 +28,7 @@ from atomq.errors import (
 from atomq.flows import Flow, Sleep, ask
 from atomq.keys import QueueKeys
 from atomq.message_base import MessageBase
-from atomq.partitions import MOST, PartitionMap, mark, name_of
+from atomq.partitions import COPY, MOST, PartitionMap, mark, name_of
 from atomq.queue_base import EngineT, Item, QueueBase, check_key
 
 log = logging.getLogger("atomq.queue")
@@ -120,7 +121,7 @@ class PartitionedBase(QueueBase[EngineT]):
     def _copy(self, chosen: PartitionMap) -> Flow[None]:
         """Write it down beside each partition too, for the time when the first is away."""
         for name in chosen.names[1:]:
-            copy = calls.partitions(self.engine.keys(name), chosen.record, copy=True)
+            copy = calls.partitions(self.engine.keys(name), chosen.copy, copy=True)
             try:
                 yield from self._ask(copy)
             except AtomqError as error:
@@ -131,7 +132,7 @@ class PartitionedBase(QueueBase[EngineT]):
         for name in names if self._on_shards else ():
             try:
                 if found := (yield from self._ask(calls.partitions(self.engine.keys(name)))):
-                    return found
+                    return found.removeprefix(COPY)
             except ServerUnavailable:
                 continue
         return ""
@@ -317,7 +318,7 @@ class PartitionedBase(QueueBase[EngineT]):
     def _over(self, flow_of: Callable[[Any], Flow[T]]) -> Flow[merging.Answers[T]]:
         """Ask all partitions, one after another; what does not answer is named."""
         parts = yield from self._loaded()
-        answers = merging.Answers[T](self.name)
+        answers = merging.Answers[T](self.name, self._map.names)
         for at, part in enumerate(parts):
             try:
                 if self._on_shards:  # a flow of several calls would be patient with each
@@ -346,13 +347,14 @@ class PartitionedBase(QueueBase[EngineT]):
 
     def _get(self, message_id: str) -> Flow[calls.MessageStatus]:
         home = yield from self._with(message_id, None)
+        at = self._parts.index(home)
         found: calls.MessageStatus = yield from home._get(message_id)
         if self._map.marked(message_id) is None:
-            for part in self._parts:
+            for i, part in enumerate(self._parts):
                 if found.state in ("unknown", "gone") and part is not home:
                     elsewhere = yield from part._get(message_id)
-                    found = found if elsewhere.state == "unknown" else elsewhere
-        return found
+                    at, found = (at, found) if elsewhere.state == "unknown" else (i, elsewhere)
+        return replace(found, letter=found.letter + mark(at)) if found.letter else found
 
     def _in_turn(
         self,

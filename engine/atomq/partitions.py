@@ -16,6 +16,7 @@ from atomq.errors import ServerError
 from atomq.keys import SLOTS, hash_slot
 
 MOST = 256
+COPY = "copy "
 _TRIES = 10_000  # names that are tried for one partition
 _MASK = (1 << 64) - 1
 _RECORD = re.compile(r"[0-9]{1,3}( [0-9]{1,9})*", re.ASCII)
@@ -30,6 +31,8 @@ class PartitionMap:
         self.names = (queue, *(name_of(queue, i, n) for i, n in enumerate(given, 1)))
         self.record = " ".join(map(str, (len(self.names), *given)))
         """As it is written down."""
+        self.copy = COPY + self.record
+        """As it is written down beside the other partitions."""
 
     @classmethod
     def read(cls, queue: str, record: str) -> PartitionMap:
@@ -38,6 +41,11 @@ class PartitionMap:
         if count != len(numbers) + 1 or count > MOST:
             raise ServerError(f"the record of the partitions of {queue!r} is damaged: {record!r}")
         return cls(queue, numbers)
+
+    @classmethod
+    def names_of(cls, queue: str, record: str) -> tuple[str, ...]:
+        """Those in the record of a queue; none if it has none, or only a copy of another's."""
+        return cls.read(queue, record).names if _RECORD.fullmatch(record) else ()
 
     @classmethod
     def spread(

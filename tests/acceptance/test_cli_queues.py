@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from atomq import calls, scripts
+from atomq import Queue, calls, scripts
 from atomq.calls import Outgoing, Rejection
 from atomq.client import Engine
 from atomq.message import Writer
@@ -327,3 +327,37 @@ def test_hand_back_gives_stock_workers_everything(
     rows = {row["queue"]: row for row in done.json("hand_back")}
     assert (rows["q"]["unacked"], rows["p"]["delayed"]) == (2, 2)
     assert (server.client().llen("q"), server.client().llen("p")) == (3, 2)
+
+
+# ── queues of several partitions ──────────────────────────────────────────────────────────────
+
+
+@pytest.mark.slow
+def test_a_queue_of_partitions_is_one_queue(on: Atomq, server: Server, engine: Engine) -> None:
+    orders = Queue("orders", engine, partitions=4)
+    publish(engine, "other", 1)
+    for i in range(8):
+        orders.put(i)
+    later = [orders.put("later", delay=60, id=f"{i}-later") for i in range(3)]
+    assert len({sent.queue.name for sent in later}) > 1, "or choose other ids"
+    for message in orders.claim_many(6):
+        message.reject("bad" if message.body else "worse")
+    found = {row["queue"]: row for row in on("queues", "--json").json("queues")}
+    assert found.keys() == {"orders", "other"}
+    row = found["orders"]
+    assert (row["ready"], row["delayed"], row["dead"]) == (2, 3, 6)
+    assert "4 partitions" in on("queues", "orders").out
+    assert len(json.loads(on("peek", "orders", "--json").out)) == 2
+    letters = json.loads(on("dead", "list", "orders", "--json").out)
+    assert len(letters) == 6
+    assert len({letter["queue"] for letter in letters}) > 1
+    one = letters[0]
+    assert on("dead", "redrive", one["queue"], one["dead_id"]).code == 0
+    assert "put 5 messages back" in on("dead", "redrive", "orders", "--all").out
+    assert "cancelled 3 messages" in on("delayed", "cancel", "orders", *(s.id for s in later)).out
+    assert on("pause", "orders").out == "orders: paused\n"
+    assert orders.claim() is None
+    assert on("resume", "orders").code == 0
+    assert "threw away 8 ready" in on("purge", "orders", "--all", "--settings", "--yes").out
+    assert orders.state().stats == {}
+    assert Queue("orders", engine).state().partitions == ()

@@ -12,6 +12,7 @@ from atomq.calls.overview import counters
 from atomq.durability import Durability
 from atomq.keys import QueueKeys, RegisterKeys
 from atomq.message import JSON, Envelope, Serializer
+from atomq.partitions import PartitionMap
 
 _INSPECT = scripts.declared("inspect", keys=(*QUEUE, "ready * step"), argv=())
 
@@ -40,8 +41,8 @@ class QueueState:
     """The next message out, if it is smaller than 64 KiB."""
     stats: dict[str, int]
     """How many messages were published, delivered, acked, … since the queue began."""
-    partitions: int = 0
-    """How many it is spread over; 0: it was never used with `partitions`."""
+    partitions: tuple[str, ...] = ()
+    """The names of those it is spread over; none: it was never used with `partitions`."""
     unanswered: tuple[str, ...] = ()
     """Partitions that did not answer, and are not counted."""
 
@@ -68,7 +69,7 @@ def inspect(keys: QueueKeys) -> Call[QueueState]:
             inconsistent=reply[9] + reply[10],
             oldest=reply[11],
             stats=counters(as_pairs(reply[13]))[0],
-            partitions=int(meta.get("partitions", "0").partition(" ")[0]),
+            partitions=PartitionMap.names_of(keys.name, meta.get("partitions", "")),
         )
 
     return Call(_INSPECT, keys, keys.inspect, (), parse)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ import typer
 from atomq.cli.help import group
 from atomq.cli.look import Limit
 from atomq.cli.output import Column, moment, number, plural
-from atomq.cli.queues import Names, One, Yes, discover, inspect_all
+from atomq.cli.queues import Names, One, Yes, discover, inspect_all, spread
 from atomq.cli.session import Exit, Session, Usage, command, exactly_one, names_from
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ def redrive(
     if ids:
         done, left = _redrive_named(session, keys, names_from(ids, what="ids"))
     else:
-        done, left = _redrive_many(session, keys, reason or "")
+        done, left = _redrive_many(session, spread(session, queue), reason or "")
     return session.report(queue, f"put {plural(done, 'message')} back to ready", done, left)
 
 
@@ -290,14 +291,18 @@ def _redrive_named(
     return done, left
 
 
-def _redrive_many(session: Session, keys: QueueKeys, reason: str) -> tuple[int, dict[str, str]]:
+def _redrive_many(
+    session: Session, parts: Sequence[QueueKeys], reason: str
+) -> tuple[int, dict[str, str]]:
     from atomq import calls, flows
 
-    total = session.reader.run(calls.inspect(keys)).dead
+    done, total = 0, sum(session.reader.run(calls.inspect(keys)).dead for keys in parts)
     with session.out.progress("putting back", None if reason else total) as report:
-        done = session.engine.run(flows.redrive_all(keys, reason=reason, report=report))
+        for keys in parts:
+            so_far = partial(_add, report, done)
+            done += session.engine.run(flows.redrive_all(keys, reason=reason, report=so_far))
     if reason and not done:
-        _dead_of(session, keys, reason, total)
+        _dead_of(session, parts, reason, total)
     if reason or done >= total:
         return done, {}
     return done, {plural(total - done, "dead letter"): "cannot be decoded, stay"}
@@ -320,26 +325,28 @@ def purge(
     from atomq import calls
 
     exactly_one(ids=bool(ids), all=all_ and reason is None, reason=reason is not None)
-    keys = session.keys(queue)
+    by_part: dict[QueueKeys, list[str]]
+    parts = [session.keys(queue)] if ids else spread(session, queue)
     if ids:
-        names = [dead_id(name) for name in names_from(ids, what="ids")]
-        what = plural(len(names), "dead letter")
+        by_part = {parts[0]: [dead_id(name) for name in names_from(ids, what="ids")]}
+        total = len(by_part[parts[0]])
     else:
-        total = session.reader.run(calls.inspect(keys)).dead
-        names = _dead_of(session, keys, reason, total) if reason else []
-        what = plural(len(names) if reason else total, "dead letter")
-    if not session.agreed(f"Throw away {what} of {queue}?", yes=yes):
+        total = sum(session.reader.run(calls.inspect(each)).dead for each in parts)
+        by_part = _dead_of(session, parts, reason, total) if reason else {}
+        total = sum(map(len, by_part.values())) if reason else total
+    if not session.agreed(f"Throw away {plural(total, 'dead letter')} of {queue}?", yes=yes):
         return Exit.NOT_ALL
     if all_:
-        done = session.engine.run(calls.purge(keys, dead=True)).dead
+        done = sum(session.engine.run(calls.purge(each, dead=True)).dead for each in parts)
         return session.report(queue, f"threw away {plural(done, 'dead letter')}", done, {})
     done = 0
-    with session.out.progress("throwing away", len(names)) as report:
-        for i in range(0, len(names), calls.MOST):
-            batch = names[i : i + calls.MOST]
-            done += session.engine.run(calls.purge(keys, dead_ids=batch)).dead
-            report(done)
-    left = {plural(len(names) - done, "dead letter"): "not there"} if done < len(names) else {}
+    with session.out.progress("throwing away", total) as report:
+        for keys, names in by_part.items():
+            for i in range(0, len(names), calls.MOST):
+                batch = names[i : i + calls.MOST]
+                done += session.engine.run(calls.purge(keys, dead_ids=batch)).dead
+                report(done)
+    left = {plural(total - done, "dead letter"): "not there"} if done < total else {}
     return session.report(queue, f"threw away {plural(done, 'dead letter')}", done, left)
 
 
@@ -353,16 +360,25 @@ def dead_id(text: str) -> str:
     return text
 
 
-def _dead_of(session: Session, keys: QueueKeys, reason: str, total: int) -> list[str]:
+def _dead_of(
+    session: Session, parts: Sequence[QueueKeys], reason: str, total: int
+) -> dict[QueueKeys, list[str]]:
     """The dead letters of this reason. Raises `Usage` if it is a typo."""
     from atomq.cli import messages
 
-    names, reasons = [], Counter[str]()
+    found: dict[QueueKeys, list[str]] = {}
+    reasons, seen = Counter[str](), 0
     with session.out.progress("reading", total) as report:
-        for seen, letter in enumerate(messages.peeked(session, keys, "dead", limit=total)):
-            report(seen)
-            reasons[letter.reason] += 1
-            if letter.reason == reason:
-                names.append(letter.name)
+        for keys in parts:
+            for letter in messages.peeked(session, keys, "dead", limit=total):
+                seen += 1
+                report(seen)
+                reasons[letter.reason] += 1
+                if letter.reason == reason:
+                    found.setdefault(keys, []).append(letter.name)
     _check_reason(reason, reasons)
-    return names
+    return found
+
+
+def _add(report: Callable[[int], None], before: int, count: int) -> None:
+    report(before + count)

@@ -9,7 +9,7 @@ import typer
 from atomq.cli.help import group
 from atomq.cli.look import Body, Limit, PartName, peek
 from atomq.cli.output import plural
-from atomq.cli.queues import One
+from atomq.cli.queues import One, spread
 from atomq.cli.session import Session, command, names_from
 
 app = group("What waits for its time: list it, cancel it.")
@@ -46,12 +46,14 @@ def cancel(session: Session, queue: One, ids: Ids) -> int:
     from atomq import calls, flows
     from atomq.calls import Verdict
 
-    keys = session.keys(queue)
+    parts = spread(session, queue)
     wanted = names_from(ids, what="ids")
     verdicts: list[Verdict] = []
     with session.out.progress("cancelling", len(wanted)) as report:
         for batch in flows.batches(wanted):
-            verdicts += session.engine.run(calls.cancel(keys, batch))
+            found = [session.engine.run(calls.cancel(keys, batch)) for keys in parts]
+            each = zip(*found, strict=True)  # the verdicts of all partitions
+            verdicts += [Verdict.DONE if Verdict.DONE in one else one[0] for one in each]
             report(len(verdicts))
     done = verdicts.count(Verdict.DONE)
     left = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from atomq.cli.output import number
-from atomq.cli.queues import Names, One, discover, inspect_all
+from atomq.cli.queues import Names, One, discover, inspect_all, spread, whole
 from atomq.cli.session import Session, Usage, command
 
 Limit = Annotated[int, typer.Option(metavar="N", min=1, help="How many at most.")]
@@ -57,12 +57,16 @@ def peek(
     if offset and part is PartName.DEAD:
         raise Usage("--offset is not for dead letters: see atomq dead list --after")
     name: Part = part.value
-    keys = session.keys(queue)
-    state = session.reader.run(calls.inspect(keys))
-    found = [
-        messages.row(keys, name, each, whole=body)
-        for each in messages.peeked(session, keys, name, limit=limit, offset=offset)
-    ]
+    parts = spread(session, queue)
+    states = [session.reader.run(calls.inspect(keys)) for keys in parts]
+    found: list[dict[str, Any]] = []
+    for keys, one in zip(parts, states, strict=True):
+        # One partition behind the other: what is passed over may be all of the first ones.
+        count = getattr(one, name)
+        some = messages.peeked(session, keys, name, limit=limit - len(found), offset=offset)
+        found += [messages.row(keys, name, each, whole=body) for each in some]
+        offset = max(0, offset - count)
+    state = whole(states)[0]
     if part is PartName.UNACKED:
         messages.name_holders(session, found)
     if session.as_json:

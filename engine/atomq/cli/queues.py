@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from atomq.calls import QueueState, Roster
+    from atomq.keys import QueueKeys
 
 _REDISCOVER_SECONDS = 10.0
 _TOGETHER = 50  # queues asked about in one round trip
@@ -98,6 +99,7 @@ def queues(
     if watch:
         return _watch(session, names, interval)
     states, failed = inspect_all(session, names or discover(session))
+    states = whole(states)
     if not names:
         states = without_vanished(session, states)
     if session.as_json:
@@ -176,7 +178,8 @@ def without_vanished(session: Session, states: Sequence[QueueState]) -> list[Que
     if not any(map(is_empty, states)):
         return list(states)
     consumed = {queue for process in roster(session).processes for queue in process.queues}
-    gone = [state.name for state in states if is_empty(state) and state.name not in consumed]
+    empty = [state for state in states if is_empty(state) and state.name not in consumed]
+    gone = [name for state in empty for name in (state.name, *state.partitions[1:])]
     with suppress(AtomqError):  # who may only look leaves that to others
         enter(session, gone, gone=True)
     return [state for state in states if state.name not in set(gone)]
@@ -215,21 +218,54 @@ def _cursor_and_keys(reply: Any) -> tuple[int, list[Any]]:
 
 
 def inspect_all(session: Session, names: Sequence[str]) -> tuple[list[QueueState], int]:
-    """The queues in numbers, and the exit code of what failed (each told on stderr)."""
+    """The queues in numbers, and the exit code of what failed (each told on stderr).
+
+    The partitions of a queue are queues here.
+    """
     from atomq import calls
     from atomq.cli.session import exit_of
 
     states: list[QueueState] = []
     failed = 0
-    for i in range(0, len(names), _TOGETHER):
-        asked = [calls.inspect(session.keys(name)) for name in names[i : i + _TOGETHER]]
-        for name, state in zip(names[i:], session.reader.run_all(asked), strict=False):
+    left, asked_for = list(dict.fromkeys(names)), set(names)
+    while left:
+        some, left = left[:_TOGETHER], left[_TOGETHER:]
+        asked = [calls.inspect(session.keys(name)) for name in some]
+        for name, state in zip(some, session.reader.run_all(asked), strict=True):
             if isinstance(state, AtomqError):
                 session.out.error(f"{name}: {state}")
                 failed = max(failed, exit_of(state))
-            else:
-                states.append(state)
+                continue
+            states.append(state)
+            left += [part for part in state.partitions if part not in asked_for]
+            asked_for.update(state.partitions)
     return states, failed
+
+
+def whole(states: Sequence[QueueState]) -> list[QueueState]:
+    """The same, with the partitions of a queue as one."""
+    from atomq import merging
+
+    by_name = {state.name: state for state in states}
+    parts = {name for state in states for name in state.partitions if name != state.name}
+    found = []
+    for state in states:
+        if state.name in parts:
+            continue
+        answers = merging.Answers["QueueState"](state.name, state.partitions)
+        answers.found = {
+            at: by_name[name] for at, name in enumerate(state.partitions) if name in by_name
+        }
+        found.append(merging.state_of(answers) if state.partitions else state)
+    return found
+
+
+def spread(session: Session, queue: str) -> list[QueueKeys]:
+    """The keys of a queue, and those of its other partitions."""
+    from atomq import calls
+
+    state = session.reader.run(calls.inspect(session.keys(queue)))
+    return [session.keys(name) for name in state.partitions or (queue,)]
 
 
 def row(state: QueueState) -> dict[str, Any]:
@@ -315,6 +351,8 @@ def _remark(state: QueueState) -> Any:
     remarks = []
     if state.paused:
         remarks.append(("paused", "yellow"))
+    if state.partitions:
+        remarks.append((f"{len(state.partitions)} partitions", "dim"))
     if state.inconsistent:
         remarks.append((f"{number(state.inconsistent)} damaged: see atomq doctor", "red"))
     return Text(" ").join(Text(text, style=style) for text, style in remarks)
@@ -359,6 +397,7 @@ def _looks(
             # Where looking takes long, look the less often.
             until = time.monotonic() + max(_REDISCOVER_SECONDS, 20 * (time.monotonic() - began))
         states, failed = inspect_all(session, found)
+        states = whole(states)
         if failed and not states:
             raise typer.Exit(failed)
         yield states, {s.name: _rates(before.get(s.name), s) for s in states}
@@ -411,11 +450,11 @@ def resume(session: Session, queues: Some) -> int:
 def _set_paused(session: Session, queues: list[str], *, paused: bool) -> int:
     from atomq import calls
 
-    all_keys = [session.keys(name) for name in queues]
+    all_keys = {name: spread(session, name) for name in queues}
     rows = []
-    for keys in all_keys:
-        was = session.engine.run(calls.pause(keys, paused=paused))
-        rows.append({"queue": keys.name, "paused": paused, "changed": was != paused})
+    for name, parts in all_keys.items():
+        was = [session.engine.run(calls.pause(keys, paused=paused)) for keys in parts]
+        rows.append({"queue": name, "paused": paused, "changed": any(w != paused for w in was)})
     if session.as_json:
         session.out.rows(rows)
     for each in rows if not session.as_json else ():
@@ -445,7 +484,7 @@ def purge(
     yes: Yes = False,
 ) -> int:
     """Throw away what a queue holds, in the parts named. It cannot be undone."""
-    from atomq import calls
+    from atomq import calls, merging
 
     parts = {"ready": ready, "delayed": delayed, "unacked": unacked, "dead": dead}
     if all_:
@@ -454,13 +493,19 @@ def purge(
         raise Usage(
             "say what to throw away: --ready, --delayed, --unacked, --dead, --settings or --all"
         )
-    keys = session.keys(queue)
-    state = session.reader.run(calls.inspect(keys))
+    keys = spread(session, queue)
+    found = [session.reader.run(calls.inspect(each)) for each in keys]
+    state = whole(found)[0]
     counts = {name: getattr(state, name) for name, wanted in parts.items() if wanted}
     what = ", ".join(f"{number(count)} {name}" for name, count in counts.items()) or "its settings"
     if not session.agreed(f"Throw away {what} of {queue}?", yes=yes):
         return Exit.NOT_ALL
-    done = session.engine.run(calls.purge(keys, settings=settings, **cast("dict[str, Any]", parts)))
+    done = calls.Counts()
+    for each in reversed(keys):  # which they are is among the settings of the first
+        one = session.engine.run(
+            calls.purge(each, settings=settings, **cast("dict[str, Any]", parts))
+        )
+        done = merging.counts([done, one])
     if session.as_json:
         session.out.rows([{"queue": queue, **done._asdict()}])
     else:
