@@ -245,7 +245,7 @@ def test_without_the_right_to_read_backwards_the_longest_dead_come_first(
 
 
 @pytest.mark.slow
-def test_a_page_of_100_000_dead_letters_costs_as_much_as_one_of_100(
+def test_a_page_of_100_000_dead_letters_is_two_calls_as_one_of_100_is(
     queue: Queue, server: Server, page: Open
 ) -> None:
     fill = """
@@ -260,10 +260,9 @@ def test_a_page_of_100_000_dead_letters_costs_as_much_as_one_of_100(
     for query in ({}, {"before": "50000-0"}, {"reason": "other"}):
         assert client.get("/queue", params={"name": "orders", "part": "dead", **query}).is_success
     stats = server.client().info("commandstats")
-    assert stats["cmdstat_xrevrange"]["calls"] == 3
+    assert stats["cmdstat_xrevrange"]["calls"] == 3  # with a COUNT: it reads no more
     assert stats["cmdstat_evalsha"]["calls"] == 3
-    spent = stats["cmdstat_xrevrange"]["usec"] + stats["cmdstat_evalsha"]["usec"]
-    assert spent < 20_000, stats
+    assert not {"cmdstat_xrange", "cmdstat_scan", "cmdstat_keys"} & stats.keys()
 
 
 # ── one message ───────────────────────────────────────────────────────────────────────────────
@@ -426,8 +425,9 @@ def test_metrics_for_prometheus(busy: Queue, page: Open) -> None:
 def test_without_its_library_there_are_no_metrics(
     server: Server, page: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "atomq.metrics", None)
-    assert page().get("/metrics").status_code == 404
+    monkeypatch.delitem(sys.modules, "atomq.metrics", raising=False)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    assert "pip install" in shown(page(), "/metrics", code=404)
 
 
 def test_on_a_cluster(cluster: Cluster) -> None:

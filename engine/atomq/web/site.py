@@ -117,12 +117,13 @@ class Site:
     @cached_property
     def registry(self) -> CollectorRegistry:
         """What Prometheus reads. Raises `ImportError` without the extra `[metrics]`."""
+        from atomq.metrics import AtomqCollector  # first, for its words of what lacks
+
+        collector = AtomqCollector(self.session.reader)
         from prometheus_client import CollectorRegistry
 
-        from atomq.metrics import AtomqCollector  # its words say what lacks
-
         made = CollectorRegistry(auto_describe=False)
-        AtomqCollector(self.session.reader).register(made)
+        collector.register(made)
         return made
 
     # ── trouble ───────────────────────────────────────────────────────────────────────────────
