@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from queue import Empty
 from typing import Any
 
@@ -40,6 +40,7 @@ from atomq import (
 from tests.lua.rig import greedy_claim
 from tests.proxy import Proxy
 from tests.servers import Server, full_memory, wait_until
+from tests.threads import running
 
 
 @pytest.fixture
@@ -58,13 +59,8 @@ def again_and_again(what: Callable[[], Any], seconds: float) -> Iterator[Counter
             what()
             done["times"] += 1
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    with running(run, stop=stop):
         yield done
-    finally:
-        stop.set()
-        thread.join()
 
 
 def killing(server: Server) -> Callable[[], Any]:
@@ -375,7 +371,7 @@ def test_a_claim_sent_ahead_whose_answer_was_lost_is_asked_for_again(
             assert message is not None
             return message.deliveries, await message.ack()
 
-    thread = threading.Thread(target=put_when_it_waits)
+    thread = threading.Thread(target=put_when_it_waits, daemon=True)
     thread.start()
     if kind_of_engine == "asyncio":
         deliveries, _ = asyncio.run(claim())
@@ -479,7 +475,7 @@ def test_threads_that_find_the_server_away_each_wait_for_their_budget(tmp_path: 
         took.append(time.monotonic() - began)
 
     queue = Queue("q", f"redis+socket://{tmp_path}/none", retry_budget=0.3)
-    threads = [threading.Thread(target=put) for _ in range(8)]
+    threads = [threading.Thread(target=put, daemon=True) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -501,17 +497,17 @@ def test_a_claim_that_is_refused_for_want_of_memory_ends_no_consumer(
     monkeypatch.setattr("atomq.calls.claiming._CLAIM", claim)
     queue, stop = Queue("q", server.url), threading.Event()
     got: list[Any] = []
-    worker = threading.Thread(
-        target=queue.work, args=(lambda m: got.append(m.body),), kwargs={"stop": stop}
-    )
+
+    def work() -> None:
+        queue.work(lambda m: got.append(m.body), stop=stop)
+
     queue.put(1)
-    with full_memory(db):
-        worker.start()
-        wait_until("a second try", lambda: caplog.text.count("the server is at maxmemory") > 1)
-        assert (got, queue.state().ready) == ([], 1)
-    wait_until("the message", lambda: got == [1])
-    stop.set()
-    worker.join()
+    with ExitStack() as stack:
+        with full_memory(db):
+            stack.enter_context(running(work, stop=stop))
+            wait_until("a second try", lambda: caplog.text.count("the server is at maxmemory") > 1)
+            assert (got, queue.state().ready) == ([], 1)
+        wait_until("the message", lambda: got == [1])
 
 
 @pytest.mark.slow
@@ -578,17 +574,12 @@ def test_consumers_of_a_server_that_is_away_say_so_once(
     def consume() -> None:
         queue.work(lambda _: both.wait(), prefetch=1, stop=stop)
 
-    threads = [threading.Thread(target=consume) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    both.wait()
-    server.restart(down=1.5)
-    wait_until("the server to be back", lambda: "is back after" in caplog.text)
-    assert held is not None
-    held.ack()
-    stop.set()
-    for thread in threads:
-        thread.join()
+    with running(consume, consume, stop=stop):
+        both.wait(20)
+        server.restart(down=1.5)
+        wait_until("the server to be back", lambda: "is back after" in caplog.text)
+        assert held is not None
+        held.ack()
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert ["waiting" in line for line in said] == [True, False]
     queue.engine.close()
@@ -626,7 +617,7 @@ def test_a_restart_under_consumers_costs_nothing(own_server: Server) -> None:
 
     held = queue.claim()
     assert held is not None
-    threads = [threading.Thread(target=consume) for _ in range(2)]
+    threads = [threading.Thread(target=consume, daemon=True) for _ in range(2)]
     threads.append(threading.Thread(target=lambda: asyncio.run(consume_async())))
     for thread in threads:
         thread.start()

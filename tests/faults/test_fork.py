@@ -104,7 +104,9 @@ def test_a_child_is_forked_while_other_threads_hold_every_lock(own_server: Serve
     thread = threading.Thread(target=hold, daemon=True)
     thread.start()
     held.wait()
-    waiting = threading.Thread(target=queue.put, args=("by a thread that waits for a lock",))
+    waiting = threading.Thread(
+        target=queue.put, args=("by a thread that waits for a lock",), daemon=True
+    )
     waiting.start()
 
     def child() -> None:

@@ -125,7 +125,7 @@ def test_living_holders_keep_theirs_over_an_outage_longer_than_a_lease(own_serve
                 verdicts = rig.engine.run(calls.extend(q.keys, held, lease_ms=lease))
                 lost.extend(v for v in verdicts if v is not Verdict.DONE)
 
-    holder = threading.Thread(target=renew)
+    holder = threading.Thread(target=renew, daemon=True)
     holder.start()
     taken: set[str] = set()
 
@@ -183,7 +183,7 @@ def test_a_server_killed_under_load_loses_nothing_it_confirmed(own_server: Serve
             for each, verdict in zip(got, verdicts, strict=True):
                 {Verdict.DONE: acked, Verdict.UNKNOWN: unsure}[verdict].add(name_of(each))
 
-    threads = [threading.Thread(target=run) for run in (produce, consume, consume)]
+    threads = [threading.Thread(target=run, daemon=True) for run in (produce, consume, consume)]
     for thread in threads:
         thread.start()
     rounds = 10 if LONG else 2

@@ -24,6 +24,7 @@ from atomq.address import Address
 from atomq.contrib.kombu.broker import broker_of
 from tests.proxy import Proxy
 from tests.servers import Server, wait_until
+from tests.threads import running
 
 # What is tested here goes on in the client.
 pytestmark = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
@@ -44,13 +45,10 @@ def rival(server: Server, **options: Any) -> Iterator[list[Any]]:
                 got.append(message)
                 message.ack()
 
-    thread = threading.Thread(target=take)
-    thread.start()
     try:
-        yield got
+        with running(take, stop=stop):
+            yield got
     finally:
-        stop.set()
-        thread.join()
         queue.engine.close()
 
 

@@ -15,6 +15,7 @@ import pytest
 from atomq import AsyncQueue, Queue
 from tests.faults.test_processes import fork
 from tests.servers import Server, wait_until
+from tests.threads import running
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork"),
@@ -93,7 +94,7 @@ def work_in_threads(url: str, ran: Ran, prefetch: int | None) -> None:
     def one() -> None:
         queue.work(slowly, prefetch=prefetch, timeout=4 * LEASE)
 
-    threads = [threading.Thread(target=one) for _ in range(8)]
+    threads = [threading.Thread(target=one, daemon=True) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -182,15 +183,7 @@ def test_a_process_that_is_never_idle_comes_to_hold_nothing_for_it(server: Serve
             queue.put(message.body + 2)
 
     queue.put_many([0, 1])
-    threads = [
-        threading.Thread(target=lambda: queue.work(handler, prefetch=1, stop=stop))
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    wait_until("both to be worked on", lambda: {"a", "b"} <= set(done), 10)
-    count = len(done)
-    wait_until("the others to go on", lambda: len(done) > count + 4, 5)
-    stop.set()
-    for thread in threads:
-        thread.join()
+    with running(*[lambda: queue.work(handler, prefetch=1, stop=stop)] * 2, stop=stop):
+        wait_until("both to be worked on", lambda: {"a", "b"} <= set(done), 10)
+        count = len(done)
+        wait_until("the others to go on", lambda: len(done) > count + 4, 5)

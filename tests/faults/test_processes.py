@@ -130,7 +130,7 @@ def test_a_child_forked_while_threads_are_at_work_is_not_stuck(server: Server) -
                 with message:
                     pass
 
-    threads = [threading.Thread(target=hammer) for _ in range(4)]
+    threads = [threading.Thread(target=hammer, daemon=True) for _ in range(4)]
     for thread in threads:
         thread.start()
 
@@ -217,8 +217,8 @@ def test_eight_threads_hammer_one_queue(server: Server) -> None:
             with message:
                 pass
 
-    threads = [threading.Thread(target=put, args=(250 * n,)) for n in range(4)]
-    threads += [threading.Thread(target=consume, args=(n % 2,)) for n in range(4)]
+    threads = [threading.Thread(target=put, args=(250 * n,), daemon=True) for n in range(4)]
+    threads += [threading.Thread(target=consume, args=(n % 2,), daemon=True) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -20,6 +20,7 @@ from kombu import Connection
 import atomq.celery
 from atomq import AsyncEngine, AsyncQueue, Engine, Queue, ServerUnavailable
 from tests.servers import Sentinel, Server, wait_until
+from tests.threads import running
 
 atomq.celery.register()
 NAMES = ("sync", "async", "kombu")
@@ -147,18 +148,13 @@ def test_a_consumer_that_waits_follows_to_the_new_master(sentinel: Sentinel) -> 
     queue = Queue("q", sentinel.url, master_name=sentinel.master_name)
     got: list[Any] = []
     stop = threading.Event()
-    worker = threading.Thread(
-        target=queue.work, args=(lambda m: got.append(m.body),), kwargs={"stop": stop}
-    )
-    worker.start()
-    queue.put("before")
-    wait_until("the first", lambda: got == ["before"])
-    planned_failover(sentinel)
-    wait_until("the switch", lambda: queue.engine.moves > 0)
-    queue.put("after")
-    wait_until("the second", lambda: got == ["before", "after"], 2)
-    stop.set()
-    worker.join()
+    with running(lambda: queue.work(lambda m: got.append(m.body), stop=stop), stop=stop):
+        queue.put("before")
+        wait_until("the first", lambda: got == ["before"])
+        planned_failover(sentinel)
+        wait_until("the switch", lambda: queue.engine.moves > 0)
+        queue.put("after")
+        wait_until("the second", lambda: got == ["before", "after"], 2)
     queue.engine.close()
 
 
@@ -186,7 +182,7 @@ def test_silent_sentinels_are_asked_for_all_threads_at_once(silent: str) -> None
                 Queue("q", engine).put("x")
             took.append(time.monotonic() - began)
 
-    threads = [threading.Thread(target=put) for _ in range(8)]
+    threads = [threading.Thread(target=put, daemon=True) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

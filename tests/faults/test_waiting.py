@@ -23,6 +23,7 @@ from atomq import AsyncEngine, AsyncMessage, AsyncQueue, AsyncReceiver, Engine, 
 from atomq.aio import MOST_HEARD, _Heard
 from atomq.keys import RegisterKeys
 from tests.servers import Server, wait_until
+from tests.threads import running
 
 CAP = 1.0  # seconds: how long anybody waits without asking
 ASKING = ("evalsha", "blpop", "client|unblock")
@@ -244,15 +245,8 @@ def stealing_tokens(server: Server) -> Iterator[list[Any]]:
             if token := client.blpop("_atomq.{q}.wake", 0.05):
                 stolen.append(token)
 
-    threads = [threading.Thread(target=steal) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    try:
+    with running(*[steal] * 8, stop=stop):
         yield stolen
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
 
 
 @pytest.mark.alone
@@ -270,7 +264,7 @@ def test_who_dies_between_token_and_claim_costs_a_second_at_most(server: Server)
 
     put: dict[int, float] = {}
     with stealing_tokens(server) as stolen:
-        thread = threading.Thread(target=consume)
+        thread = threading.Thread(target=consume, daemon=True)
         thread.start()
         for n in range(4):
             put[n] = time.monotonic()
