@@ -50,6 +50,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
             "look",
             "Show what is held: by whom, for how long, until when, and how often it was delivered.",
         ),
+        "get": (
+            "get",
+            "Say where one message is: ready, delayed, held, done, dead, cancelled.",
+        ),
         "workers": (
             "workers",
             "Show the processes that consume: where they run, what they consume and work on.",
@@ -77,6 +81,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
             "Throw away what a queue holds, in the parts named. It cannot be undone.",
         ),
         "put": ("put", "Put a message into a queue, or many from stdin."),
+        "cancel": ("get", "Cancel messages, be they delayed, ready or held."),
+        "run-now": ("get", "Let delayed messages fall due at once."),
         "delayed": ("delayed", "What waits for its time: list it, cancel it."),
         "dead": (
             "dead",

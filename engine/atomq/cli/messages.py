@@ -116,8 +116,16 @@ def row(keys: QueueKeys, part: Part, found: Peeked, *, whole: bool = False) -> d
             "died_ms": found.time_ms or 0,
         }
     if whole:
-        made |= {"headers": _headers(envelope), "body": _body(envelope)}
+        made |= contents(found.raw)
     return made
+
+
+def contents(raw: bytes) -> dict[str, Any]:
+    """Headers and body of a message, as far as they can be read."""
+    from atomq.message import Envelope
+
+    envelope = Envelope(raw)
+    return {"headers": _headers(envelope), "body": _body(envelope)}
 
 
 def name_holders(session: Session, rows: Sequence[dict[str, Any]]) -> None:
@@ -248,11 +256,12 @@ def show_whole(session: Session, part: Part, row: Mapping[str, Any], now_ms: int
             out.line(Text(f"{column.name:<12}", style="dim") + Text(clean(str(value))))
     for name in ("headers", "body"):
         if row.get(name) not in (None, {}, ""):
-            out.line(Text(f"{name:<12}", style="dim") + Text(_pretty(row[name])))
+            out.line(Text(f"{name:<12}", style="dim") + Text(pretty(row[name])))
     out.line("")
 
 
-def _pretty(value: Any) -> str:
+def pretty(value: Any) -> str:
+    """Any value in a line or some, cut where it is long."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = clean(text)
     if len(text) > _SHOWN:
