@@ -589,6 +589,34 @@ def test_a_result_is_said_where_it_is_waited_for_and_to_all_nodes_if_it_is_nowhe
     Moving(three, engine.keys(queue.name).slot, node).at_once()
 
 
+def test_many_waits_for_results_leave_no_connection_and_no_channel(
+    three: Cluster, make: Make
+) -> None:
+    engine, clients = make.engine(url_of(three)), [node.client() for node in three.nodes]
+    queues = [make.queue(name_on(three, index), engine) for index in range(3)]
+
+    def wait_for(queue: Any) -> None:
+        sent = queue.put("x")
+        with running(lambda: answers.append(sent.wait(5))):
+            queue.claim().complete("done")
+
+    def left() -> tuple[int, int]:
+        names = [client.execute_command("PUBSUB", "SHARDCHANNELS") for client in clients]
+        names += [client.pubsub_channels() for client in clients]
+        kinds = ("normal", "pubsub")
+        open_now = [client.client_list(_type=kind) for client in clients for kind in kinds]
+        return sum(map(len, names)), sum(map(len, open_now))
+
+    answers: list[Any] = []
+    for queue in queues:
+        wait_for(queue)
+    _, before = left()
+    for queue in queues * (333 if LONG else 30):
+        wait_for(queue)
+    assert set(answers) == {"done"}
+    wait_until("the connections to close", lambda: left() <= (0, before + 3))
+
+
 def test_an_answer_that_is_in_time_is_not_looked_for(
     three: Cluster, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
