@@ -31,7 +31,7 @@ def get(
     queue: One,
     message_id: Annotated[str, typer.Argument(metavar="ID", help="The message's id.")],
 ) -> int:
-    """Say where one message is: ready, delayed, held by which process, done, dead, cancelled.
+    """Say where one message is: ready, delayed, held, done, dead, cancelled.
 
     Of a message that was put with --tracked this is known for a day at least after it last moved.
     Others are searched for among 1,000 messages of each part. Exit code 1 if it is not found, or
