@@ -51,10 +51,11 @@ def get(
 
 
 def cancel(session: Session, queue: One, ids: Ids) -> int:
-    """Cancel messages, be they delayed, ready or held. Exit code 1 if some were not found.
+    """Cancel messages, be they delayed, ready or held.
 
     What is delayed or ready is gone for good. The holder of a held one hears of it when it renews
-    its lease; when it gives the message back, or dies, no other gets it.
+    its lease; when it gives the message back, or dies, no other gets it. Exit code 1 if some were
+    not found.
     """
     from atomq import flows
 
