@@ -63,7 +63,10 @@ def cancel(session: Session, queue: One, ids: Ids) -> int:
 
 
 def run_now(session: Session, queue: One, ids: Ids) -> int:
-    """Let delayed messages fall due at once. Exit code 1 if some are not delayed."""
+    """Let delayed messages fall due at once.
+
+    Exit code 1 if some are not delayed.
+    """
     from atomq import flows
 
     return _steer(session, queue, ids, flows.run_now, "due now:", "not delayed")
