@@ -30,7 +30,7 @@ class User:
 
 
 def with_user(respond: Any) -> Any:
-    """Middleware: who asks stands in a header here."""
+    """Middleware: a header names the user here."""
     from django.contrib.auth.models import AnonymousUser
 
     def run(request: Any) -> Any:

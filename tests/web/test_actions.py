@@ -157,7 +157,7 @@ def test_release_what_is_held(queue: Queue, page: Open) -> None:
         held.ack()
 
 
-# ── who may ───────────────────────────────────────────────────────────────────────────────────
+# ── rights ───────────────────────────────────────────────────────────────────────────────────
 
 
 def test_pages_that_only_look_offer_nothing_and_do_nothing(dead: Queue, page: Open) -> None:
@@ -198,7 +198,7 @@ def test_who_may_act_is_for_the_application_to_say(dead: Queue) -> None:
     def may_write(request: Request) -> bool:
         return request.headers["x-user"] == "ann"
 
-    app = asgi_app(dead.engine, writable=may_write, who=lambda r: r.headers["x-user"])
+    app = asgi_app(dead.engine, writable=may_write, user=lambda r: r.headers["x-user"])
     host = Starlette(routes=[Mount("/admin/queues", app)])
     client = TestClient(host, headers=OURS, follow_redirects=False)
     fields = {"queue": "orders"}
@@ -215,12 +215,13 @@ def test_who_may_act_is_for_the_application_to_say(dead: Queue) -> None:
 def test_what_is_done_is_logged_with_who_and_what(
     dead: Queue, page: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = page(who=lambda _: "ann")
+    client = page(user=lambda _: "ann")
     with caplog.at_level(logging.INFO, "atomq.web"):
         do(client, "redrive", reason="odd")
     (record,) = [each for each in caplog.records if each.name == "atomq.web"]
     assert record.message == "ann: redrive 'orders': 2 messages (reason odd)"
-    assert (record.who, record.action, record.queue, record.done) == ("ann", "redrive", "orders", 2)
+    done = (record.user, record.action, record.queue, record.done)
+    assert done == ("ann", "redrive", "orders", 2)
 
 
 # ── what is no request of ours ────────────────────────────────────────────────────────────────

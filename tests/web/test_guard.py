@@ -12,12 +12,12 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from atomq.web.guard import LOOPBACK, WHO, Guard
+from atomq.web.guard import LOOPBACK, USER, Guard
 
 
 def told(request: Request) -> Response:
-    who = request.scope.get(WHO, "-")
-    return PlainTextResponse(f"{who} {request.scope['root_path']} {request.scope['path']}")
+    user = request.scope.get(USER, "-")
+    return PlainTextResponse(f"{user} {request.scope['root_path']} {request.scope['path']}")
 
 
 def client(**settings: Any) -> TestClient:
@@ -93,7 +93,7 @@ def test_behind_a_proxy_that_changes_the_host_the_origin_may_be_one_of_ours() ->
 
 
 @pytest.mark.parametrize(
-    ("headers", "who"),
+    ("headers", "user"),
     [
         (basic("ann:s3cret:with colon"), "ann"),
         (basic("bob:ünïcode"), "bob"),
@@ -108,11 +108,11 @@ def test_behind_a_proxy_that_changes_the_host_the_origin_may_be_one_of_ours() ->
         ({}, None),
     ],
 )
-def test_a_name_needs_its_password(headers: dict[str, str], who: str | None) -> None:
+def test_a_name_needs_its_password(headers: dict[str, str], user: str | None) -> None:
     guarded = client(users={"ann": "s3cret:with colon", "bob": "ünïcode"})
     said = guarded.get("/", headers=headers)
-    if who:
-        assert said.text.startswith(f"{who} ")
+    if user:
+        assert said.text.startswith(f"{user} ")
     else:
         assert said.status_code == 401
         assert said.headers["www-authenticate"].startswith("Basic ")

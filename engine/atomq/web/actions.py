@@ -74,7 +74,7 @@ class Form:
         made += [("reason", self.reason)] if self.reason else []
         return made + ([("all", "1")] if self.is_all else [])
 
-    def told(self, done: int, left: int) -> str:
+    def summary(self, done: int, left: int) -> str:
         """What became of which messages, for the log."""
         which = [*self.names[:5]] + (["…"] if len(self.names) > 5 else [])
         which += self.parts if not self.names else ()
@@ -121,15 +121,15 @@ def act(site: Site, request: Request, body: bytes) -> Response:
             )
     keys = site.session.keys(state.name)
     done, left = action.run(site, keys, form)
-    who = site.name_of(request)
+    user = site.name_of(request)
     log.info(
         "%s: %s %r%s",
-        clean(who),
+        clean(user),
         name,
         state.name,
-        form.told(done, left) if action.takes else "",
+        form.summary(done, left) if action.takes else "",
         extra={
-            "who": who,
+            "user": user,
             "action": name,
             "queue": state.name,
             "done": done,

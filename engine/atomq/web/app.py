@@ -19,7 +19,7 @@ from atomq.client import Engine
 from atomq.errors import AtomqError
 from atomq.web import actions, pages
 from atomq.web.guard import Guard
-from atomq.web.site import Site, Who, Writable
+from atomq.web.site import Site, UserOf, Writable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,21 +44,21 @@ def asgi_app(
     server: str | Engine,
     *,
     writable: Writable = False,
-    who: Who | None = None,
+    user: UserOf | None = None,
     **options: Any,
 ) -> ASGIApp:
     """The page, to be mounted in an application that knows its users: it asks for no password.
 
     `server` is a URL, with `options` as an `Engine` takes them, or an `Engine`. `writable` is
-    whether it may change something, or a function that says so of a request; `who` is a function
+    whether it may change something, or a function that says so of a request; `user` is a function
     that names the user of a request, for the log. Raises `InvalidAddress` and `InvalidOptions`.
     """
-    return Guard(application(site_of(server, writable=writable, who=who, **options)))
+    return Guard(application(site_of(server, writable=writable, user=user, **options)))
 
 
 def site_of(server: str | Engine, **settings: Any) -> Site:
     """What the pages share. The settings are those of `Site`, and the others the engine's."""
-    own = {name: settings.pop(name) for name in ("writable", "who") if name in settings}
+    own = {name: settings.pop(name) for name in ("writable", "user") if name in settings}
     session = Session(
         server if isinstance(server, str) else server.address.safe_url, [], as_json=True
     )

@@ -18,7 +18,7 @@ from django.urls import URLPattern, re_path
 from django.views.decorators.csrf import csrf_exempt
 
 from atomq.web import asgi_app
-from atomq.web.guard import MAY_WRITE, WHO
+from atomq.web.guard import MAY_WRITE, USER
 
 if TYPE_CHECKING:
     from atomq.client import Engine
@@ -43,7 +43,7 @@ def urls(
     may_act: Allows = is_superuser,
     **options: Any,
 ) -> list[URLPattern]:
-    """URL patterns to `include`: the page, for those who `may_look`; `may_act` says who may act.
+    """URL patterns to `include`: the page for users that `may_look`, actions if they `may_act`.
 
     Others are sent to the login, or refused if they are logged in. `server` is a URL, with
     `options` as an `Engine` takes them, or an `Engine`. Raises `InvalidAddress`, `InvalidOptions`.
@@ -75,7 +75,7 @@ def _scope(request: HttpRequest, path: str, may_act: Allows) -> dict[str, Any]:
         "query_string": request.META.get("QUERY_STRING", "").encode("latin-1"),
         "headers": headers,
         "client": (request.META.get("REMOTE_ADDR", ""), 0),
-        WHO: request.user.get_username(),
+        USER: request.user.get_username(),
         MAY_WRITE: may_act(request),
     }
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("atomq.web")
 
-WHO = "atomq.who"
-"""Where a scope says who asks."""
+USER = "atomq.user"
+"""Where a scope names the user that asks."""
 MAY_WRITE = "atomq.writable"
 """Where a scope says whether this user may change something; else the site says it for all."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -101,14 +101,14 @@ class Guard:
                 "This name is not served here: --allow-host of atomq web adds one.\n", 403
             )
         if self._users is not None:
-            who = self._user(headers)
-            if who is None:
+            user = self._user(headers)
+            if user is None:
                 return PlainTextResponse(
                     "A name and its password are needed.\n",
                     401,
                     {"www-authenticate": 'Basic realm="atomq", charset="UTF-8"'},
                 )
-            scope[WHO] = who
+            scope[USER] = user
         if not self._is_ours(scope["method"], headers):
             log.warning("refused a request that another site sent: %s", scope["path"])
             return PlainTextResponse("Another site sent this: nothing was done.\n", 403)

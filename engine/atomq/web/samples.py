@@ -1,7 +1,7 @@
 """What the page remembers of queues: their last minutes, for rates and for a small curve each.
 
-It is noted when somebody looks, in this process only: a server that nobody looks at is not asked,
-and a page that is opened anew has no past.
+Each view of the page takes a sample, in this process only: while no page is open, the server is not
+asked, and a page that is opened anew has no past.
 """
 
 from __future__ import annotations

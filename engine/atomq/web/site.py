@@ -27,7 +27,7 @@ from atomq.errors import (
     ServerFull,
     ServerUnavailable,
 )
-from atomq.web.guard import MAY_WRITE, WHO
+from atomq.web.guard import MAY_WRITE, USER
 from atomq.web.samples import Samples
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ BULK: dict[str, list[tuple[str, str, str]]] = {
     "dead": [("redrive", "Redrive", ""), ("discard", "Throw away", "danger")],
 }
 Writable = bool | Callable[[Request], bool]
-Who = Callable[[Request], str]
+UserOf = Callable[[Request], str]
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Site:
 
     session: Session
     writable: Writable = False
-    who: Who | None = None
+    user: UserOf | None = None
     owns_engine: bool = True
     samples: Samples = field(default_factory=Samples)
 
@@ -65,10 +65,10 @@ class Site:
         return self.writable(request) if callable(self.writable) else self.writable
 
     def name_of(self, request: Request) -> str:
-        """Who asks, for the log."""
-        if self.who is not None:
-            return self.who(request)
-        if (known := request.scope.get(WHO)) is not None:
+        """The user that asks, for the log."""
+        if self.user is not None:
+            return self.user(request)
+        if (known := request.scope.get(USER)) is not None:
             return str(known)
         user = request.scope.get("user")  # of the application that this one is mounted in
         name = getattr(user, "display_name", "") or getattr(user, "username", "")

@@ -3,7 +3,7 @@
 The line is never blocked. So a queue is waited for by having the server tell that its tokens
 changed: `LPOP wake`, `CLIENT CACHING YES`, `LLEN wake`, in one go. A token says that there is
 something to claim; LLEN has the server report the next change, and says if that came before. All
-consumers that wait are told, and one of them gets the token. Once a second a look finds what no
+consumers that wait hear of it, and one of them gets the token. Once a second a look finds what no
 token tells of, as `looks.py` says.
 """
 
@@ -241,7 +241,7 @@ class PoppedQueue(ShardQueue):
         if self.is_asked or line is None or not line.is_open:
             return
         if self._step is None and now >= self._look_at:
-            self._armed = False  # it is looked at once a second, whatever was told
+            self._armed = False  # it is looked at once a second, whatever the server reports
         if self._step is not None:
             self.is_asked = True
             line.say((("RPOP", self.waits_for[self._step]), partial(self._got, line)))
