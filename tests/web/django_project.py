@@ -46,7 +46,9 @@ def main(url: str) -> None:
     settings.configure(
         SECRET_KEY="x",
         ALLOWED_HOSTS=["*"],
-        INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes"],
+        INSTALLED_APPS=[
+            f"django.contrib.{app}" for app in ("admin", "auth", "contenttypes", "messages")
+        ],
         MIDDLEWARE=[
             "django.middleware.csrf.CsrfViewMiddleware",
             f"{with_user.__module__}.with_user",
@@ -55,12 +57,16 @@ def main(url: str) -> None:
         LOGIN_URL="/login/",
     )
     django.setup()
+    from django.contrib import admin
     from django.test import Client
     from django.urls import include, path
 
     from atomq.web import django as ours
 
-    settings.ROOT_URLCONF.urlpatterns.append(path("admin/queues/", include(ours.urls(url))))
+    settings.ROOT_URLCONF.urlpatterns += [
+        path("admin/queues/", include(ours.urls(url))),
+        path("admin/", admin.site.urls),
+    ]
     client = Client(enforce_csrf_checks=True)
     page = "/admin/queues/queue?name=orders"
 
@@ -85,6 +91,34 @@ def main(url: str) -> None:
         )
         assert answer.status_code == code, (user, site, answer.content)
     assert answer["location"].startswith("/admin/queues/queue?name=orders")
+
+    where_one_logs_in(url)
+
+
+def where_one_logs_in(url: str) -> None:
+    """The project's login; the admin's where there is none; another one that is named."""
+    from django.contrib import admin
+    from django.http import HttpResponse
+    from django.test import Client
+    from django.test.utils import override_settings
+    from django.urls import include, path
+
+    from atomq.web import django as ours
+
+    page = path("admin/queues/", include(ours.urls(url)))
+    named = path("admin/queues/", include(ours.urls(url, login_url="/sso/")))
+    the_admin = path("admin/", admin.site.urls)
+    theirs = path("accounts/login/", HttpResponse)
+    for patterns, login in (
+        ([page, the_admin], "/admin/login/?next=/admin/queues/"),
+        ([page], "/accounts/login/?next=/admin/queues/"),
+        ([page, the_admin, theirs], "/accounts/login/?next=/admin/queues/"),
+        ([named, the_admin], "/sso/?next=/admin/queues/"),
+    ):
+        project = type("Urls", (), {"urlpatterns": patterns})
+        with override_settings(ROOT_URLCONF=project, LOGIN_URL="/accounts/login/"):
+            answer = Client().get("/admin/queues/")
+        assert (answer.status_code, answer["location"]) == (302, login)
 
 
 if __name__ == "__main__":
