@@ -60,7 +60,7 @@ class QueueOverview:
 
     @property
     def backlog(self) -> int:
-        """What a consumer could claim now: ready, due and expired. The number to scale on."""
+        """What a consumer could claim now: ready, due and expired."""
         return self.ready + self.due + self.expired
 
     @property

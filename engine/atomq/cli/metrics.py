@@ -37,6 +37,9 @@ def metrics(
 ) -> int:
     """Print the metrics of all queues for Prometheus, or serve them with --listen.
 
+    /backlog/QUEUE answers backlog, what a worker could claim now, and busy, the backlog and what is
+    held. Scale workers on busy: the backlog alone is 0 while the last message is worked on.
+
     What the register knows is read, and no key is searched for: 200 queues are two server calls.
     While the server is away, `atomq_up` is 0 and nothing else is there. Needs atomq[metrics].
     """

@@ -287,7 +287,7 @@ def _scripts(session: Session, place: Place) -> Findings:
         may = False
     if may:
         yield Finding(
-            "scripts", "ok", f"{known}; this user may load them, workers like it do so when needed"
+            "scripts", "ok", f"{known}; this user may load them, so workers load what is missing"
         )
     elif missing:
         yield Finding(
