@@ -147,12 +147,13 @@ def test_a_queue_is_not_deleted_under_a_consumer(make: Any) -> None:
     assert acked + deleted == 400
 
 
-def test_cancel_is_for_what_is_delayed(q: Any) -> None:
+def test_cancel_takes_out_what_is_delayed_or_ready(q: Any) -> None:
     q.put_many([Item(n, delay=60, id=f"m{n}") for n in range(3)])
     q.put("ready", id="r")
     done, lost = Verdict.DONE, Verdict.LOST
-    assert q.cancel("m0", "m2", "nobody", "r") == [done, done, lost, lost]
+    assert q.cancel("m0", "m2", "unknown", "r") == [done, done, lost, done]
     assert [p.name for p in q.peek("delayed")] == ["m1"]
+    assert q.claim() is None
     assert q.cancel() == []
 
 
