@@ -62,6 +62,7 @@ def _runs(page: str) -> list[Block]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # a page may start thirty programs, on a machine that is busy
 @ON_ONE_KIND
 @pytest.mark.parametrize("page", [page for page in HAND_MADE if _runs(page)])
 def test_a_page_runs_from_top_to_bottom(page: str, stage: Stage) -> None:

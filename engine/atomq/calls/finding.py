@@ -79,7 +79,7 @@ class MessageStatus:
     now_ms: int
     certain: bool = True
     """False: so says the record of a tracked message, and it was not looked for among all others.
-    A stock worker, or one of a release up to 14144c1, that took it since has left no word."""
+    A stock worker, or one of an older release, that took it since has left no word."""
     tracked: bool = False
     """There is a record of it, which lasts for one to two days after it last moved."""
     note: str = ""
