@@ -6,9 +6,9 @@
 --   alive            zset    process -> until when it counts as there
 -- ARGV
 --   after            text    the last name of the page before; "": from the first on
---   limit            int     names, and processes, at most: 1 to 1000
+--   limit            int     names at most: 1 to 1000
 -- RETURNS
---   now, ms; names; processes, each followed by its entry; how many processes are there
+--   now, ms; names; 1000 processes at most, each followed by its entry; how many processes are there
 -- ERRORS
 --   BADARG  WRONGTYPE
 local args = require("lib.args")
@@ -27,7 +27,7 @@ end
 local now, found = clock.now(), {}
 local from = after == "" and "-" or "(" .. after
 local names = redis.call("ZRANGE", queues, from, "+", "BYLEX", "LIMIT", 0, limit)
-local there = redis.call("ZRANGEBYSCORE", alive, "(" .. string.format("%.0f", now), "+inf", "LIMIT", 0, limit)
+local there = redis.call("ZRANGEBYSCORE", alive, "(" .. string.format("%.0f", now), "+inf", "LIMIT", 0, 1000)
 if #there > 0 then
   local entries = redis.call("HMGET", processes, unpack(there))
   for i = 1, #there do

@@ -20,7 +20,14 @@ from atomq import arguments, calls, fork
 from atomq.arguments import Seconds
 from atomq.calls import Call, Claimed, Claims, DeadLettered, Verdict
 from atomq.durability import Durability
-from atomq.errors import AtomqError, NotDurable, PermissionDenied, ServerFull, ServerUnavailable
+from atomq.errors import (
+    AtomqError,
+    NotDurable,
+    PermissionDenied,
+    ScriptsNotLoaded,
+    ServerFull,
+    ServerUnavailable,
+)
 from atomq.keys import QueueKeys, RegisterKeys
 from atomq.looking import Looked, Looks
 from atomq.message import JSON, Delivery, Ids, Producers, Serializer
@@ -1056,14 +1063,11 @@ def status(
         return found
     try:
         known = yield from ask(calls.roster(register, limit=1))
-    except PermissionDenied:  # nothing but the queue is this user's
+    except (PermissionDenied, ScriptsNotLoaded):  # nothing but the queue is this user's
         return found
-    for process in known.processes:
-        if process.name == found.process:
-            pid = process.entry.get("pid")
-            host = str(process.entry.get("host", ""))
-            return replace(found, host=host, pid=pid if isinstance(pid, int) else None)
-    return found
+    if (process := known.process_of(found.holder)) is None:
+        return found
+    return replace(found, host=process.host or "", pid=process.pid)
 
 
 def cancel(keys: QueueKeys, ids: Sequence[str]) -> Flow[list[Verdict]]:

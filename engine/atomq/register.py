@@ -197,7 +197,8 @@ class Register:
             new, self._new = self._new, {}
             gone, self._gone = self._gone, set()
             consumers = self._there()
-            is_due = time.monotonic() >= self._next
+            is_last = self._closing  # else what this turn says may be what the end takes back
+            is_due = is_last or time.monotonic() >= self._next
             if is_due:  # set before it is said: what comes meanwhile may bring it forward
                 self._next = time.monotonic() + EVERY
         if new or gone or (is_due and (consumers or self._listed)):
@@ -206,10 +207,10 @@ class Register:
                 self._engine.close()
         with self._wake:
             more = self._new or self._gone
-            if not (more or self._consumers or self._listed) or self._closing:
+            if (is_last and self._closing) or not (more or self._consumers or self._listed):
                 self._engine = self._thread = None
                 return False
-            if not more:
+            if not (more or self._closing):
                 self._wake.wait(max(0.0, min(self._next - time.monotonic(), IDLE)))
         return True
 

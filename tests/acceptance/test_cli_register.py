@@ -58,14 +58,17 @@ def test_a_queue_that_is_gone_is_forgotten(on: Atomq, server: Server) -> None:
 
 def test_workers_and_holders_are_named(on: Atomq, server: Server) -> None:
     with Queue("mails", server.url) as queue:
+        register = queue.engine.register.keys
+        other = calls.register(register, process="other", alive_ms=9_999, entry='{"pid": 1}')
+        queue.engine.run(other)
         sent = queue.put(1)
         message = queue.claim()
         assert message is not None
         wait_until(
             "this process is there",
-            lambda: queue.engine.run(calls.roster(queue.engine.register.keys)).processes,
+            lambda: len(queue.engine.run(calls.roster(register)).processes) == 2,
         )
-        (row,) = on("workers", "--json").json("workers")
+        row = next(r for r in on("workers", "--json").json("workers") if r["pid"] != 1)
         host = socket.gethostname()
         assert (row["host"], row["pid"]) == (host, os.getpid())
         assert (row["queues"], row["concurrency"]) == (["mails"], 1)
@@ -74,6 +77,9 @@ def test_workers_and_holders_are_named(on: Atomq, server: Server) -> None:
             (held,) = on(*command, "--json").json("unacked")
             assert (held["id"], held["host"], held["pid"]) == (sent.id, host, os.getpid())
             assert f"(pid {os.getpid()})" in on(*command).out
+        (held,) = on("get", "mails", sent.id, "--json").json("get")
+        assert (held["host"], held["pid"]) == (host, os.getpid())
+        assert f"(pid {os.getpid()})" in on("get", "mails", sent.id).out
         message.ack()
 
 

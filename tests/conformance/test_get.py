@@ -20,7 +20,9 @@ from atomq import (
     MessageCancelled,
     Progress,
     Verdict,
+    calls,
 )
+from tests.conformance.twin import run
 from tests.servers import Server, wait_until
 
 DONE, LOST = Verdict.DONE, Verdict.LOST
@@ -103,6 +105,12 @@ def test_cancelled_wherever_it_is(q: Any, tracked: bool) -> None:
 
 @pytest.mark.on_servers  # what lives in one process has no register
 def test_a_holder_is_named_by_host_and_pid(q: Any) -> None:
+    for other in ("A" * 12, "z" * 12):  # of a fleet it is not the first
+        entry = '{"host": "elsewhere", "pid": 1}'
+        other_says = calls.register(
+            q.engine.register.keys, process=other, alive_ms=50_000, entry=entry
+        )
+        run(q, other_says)
     sent = q.put(1)
     message = q.claim()
     wait_until("the register knows this process", lambda: q.get(sent.id).pid)

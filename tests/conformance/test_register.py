@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -148,6 +149,28 @@ def test_a_process_that_ends_takes_its_entry_out(server: Server) -> None:
     with Engine(server.url) as engine:
         assert roster(engine).processes == []
         assert roster(engine).queues == ["mails"]
+
+
+@ONE
+def test_a_process_that_ends_while_it_says_its_first_word_takes_that_back(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Queue("mails", server.url) as queue, Engine(server.url, sep="|") as engine:
+        register, said = queue.engine.register, threading.Event()
+        write = register._run
+
+        def slow(call: Any, *, leaving: bool) -> None:
+            write(call, leaving=leaving)
+            if not said.is_set():
+                said.set()
+                awaited(lambda: register._closing)
+
+        monkeypatch.setattr(register, "_run", slow)
+        assert queue.claim() is None
+        assert said.wait(5)
+        assert mine(engine) is not None
+        register.close()  # as at the end of the process
+        assert mine(engine) is None
 
 
 @ONE

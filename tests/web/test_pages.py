@@ -407,6 +407,15 @@ def test_the_workers_and_what_they_hold(busy: Queue, page: Open, engine: Engine)
     assert re.search(r"db<1> pid 7 atomq 9 \d.* 2 4 orders o-1 for 65 s", said), said
 
 
+def test_all_workers_are_shown(busy: Queue, page: Open, engine: Engine) -> None:
+    for process, host in (("p", "one"), ("q", "two")):
+        said = calls.register(
+            engine.register.keys, process=process, alive_ms=9999, entry=f'{{"host": "{host}"}}'
+        )
+        engine.run(said)
+    assert re.search(r"one .*two ", shown(page(), "/workers"))
+
+
 def test_the_doctor_looks_when_asked(busy: Queue, page: Open) -> None:
     client = page()
     assert "Check now" in shown(client, "/doctor")

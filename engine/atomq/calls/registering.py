@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from atomq import arguments, scripts
+from atomq import arguments, fork, scripts
 from atomq.calls.base import LONGEST_NAME, MOST, Call, as_text, check_names
 from atomq.keys import RegisterKeys
 
@@ -55,6 +55,18 @@ class Process:
     entry: dict[str, Any]
 
     @property
+    def host(self) -> str | None:
+        """Where it runs."""
+        host = self.entry.get("host")
+        return host if isinstance(host, str) else None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id there."""
+        pid = self.entry.get("pid")
+        return pid if isinstance(pid, int) else None
+
+    @property
     def where(self) -> str:
         """Its host and pid, in words."""
         return f"{self.entry.get('host', '?')} (pid {self.entry.get('pid', '?')})"
@@ -76,9 +88,14 @@ class Roster(NamedTuple):
     alive: int
     """How many processes there are."""
 
+    def process_of(self, consumer: str) -> Process | None:
+        """The process of a consumer, by its name: what the receipts of its messages begin with."""
+        name = consumer[: fork.NAME]
+        return next((process for process in self.processes if process.name == name), None)
+
 
 def roster(keys: RegisterKeys, *, after: str = "", limit: int = MOST) -> Call[Roster]:
-    """The names of queues behind `after`, and the processes that are there; changes nothing."""
+    """So many names of queues behind `after`, and the processes, all of them; changes nothing."""
 
     def parse(reply: Any, _repeated: bool) -> Roster:
         now, queues, flat, alive = reply

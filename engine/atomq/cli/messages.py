@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from atomq.cli.output import Column, clean, duration, moment, size
@@ -130,13 +131,14 @@ def contents(raw: bytes) -> dict[str, Any]:
 
 def name_holders(session: Session, rows: Sequence[dict[str, Any]]) -> None:
     """Say of what is held in which process, where that is in the register."""
-    from atomq import fork
     from atomq.cli.queues import roster
 
-    there = {each.name: each.entry for each in roster(session).processes} if rows else {}
+    if not rows:
+        return
+    process_of = cache(roster(session).process_of)
     for row in rows:
-        entry = there.get(row["holder"][: fork.NAME], {})
-        row["host"], row["pid"] = entry.get("host"), entry.get("pid")
+        process = process_of(row["holder"])
+        row["host"], row["pid"] = (process.host, process.pid) if process else (None, None)
 
 
 def _read(envelope: Envelope) -> dict[str, Any]:
