@@ -21,10 +21,16 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
-from atomq import calls, tracing
+from atomq import calls, flows, tracing
 from atomq.calls import QueueOverview
 from atomq.client import Engine
-from atomq.errors import AtomqError, InvalidArgument, InvalidMessage
+from atomq.errors import (
+    AtomqError,
+    InvalidArgument,
+    InvalidMessage,
+    PermissionDenied,
+    ScriptsNotLoaded,
+)
 from atomq.overview import Overview
 
 try:
@@ -298,7 +304,8 @@ def wsgi_app(collector: AtomqCollector) -> Callable[..., Iterable[bytes]]:
 
     `/backlog/<queue>` answers `{"queue": …, "backlog": …, "busy": …}`; `busy` are the backlog and
     what consumers hold, which is 0 when no worker is needed. While the server is away it answers
-    503, never a 0 on which a fleet would be scaled down.
+    503, and of a queue that is neither there nor in the register 404: never a 0 on which a fleet
+    would be scaled down.
     """
     registry = CollectorRegistry(auto_describe=False)
     collector.register(registry)
@@ -326,10 +333,21 @@ def _backlog(engine: Engine, name: str) -> tuple[str, dict[str, Any]]:
     try:
         call = calls.overview([engine.keys(name)])
         (queue,) = engine.run(call)
+        assert isinstance(queue, QueueOverview)
+        if queue.is_empty and not queue.paused and not _is_known(engine, name):
+            text = f"there is no queue {name!r}: its first message or consumer makes it known"
+            return "404 Not Found", {"error": text}
     except InvalidArgument as error:
         return "404 Not Found", {"error": str(error)}
     except AtomqError as error:
         return "503 Service Unavailable", {"error": str(error)}
-    assert isinstance(queue, QueueOverview)
     busy = queue.backlog + states(queue)["held"]
     return "200 OK", {"queue": name, "backlog": queue.backlog, "busy": busy}
+
+
+def _is_known(engine: Engine, name: str) -> bool:
+    """Whether the register has this queue; True where this user may not read it."""
+    try:
+        return name in engine.run(flows.whole_roster(engine.register.keys)).queues
+    except (PermissionDenied, ScriptsNotLoaded):
+        return True

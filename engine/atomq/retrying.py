@@ -32,7 +32,7 @@ from atomq.errors import (
     ServerUnavailable,
     WrongType,
 )
-from atomq.keys import Place
+from atomq.keys import Place, RegisterKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,7 +446,12 @@ _CODES: dict[str, type[AtomqError]] = {
 _NO_PERMISSION = ("ACL failure in script", "The user executing the script can't")
 
 
+_IN_THE_REGISTER = {"roster": "reading", "register": "writing", "probe": "trying the rights in"}
+
+
 def _named(call: Call[Any]) -> str:
+    if isinstance(call.queue, RegisterKeys):
+        return f"{_IN_THE_REGISTER[call.script.name]} the register"
     return f"{call.script.name} of {call.queue.name!r}"
 
 

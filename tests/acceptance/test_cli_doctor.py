@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -153,6 +155,16 @@ def test_a_replica_that_joined_after_the_scripts_were_loaded(on: Atomq, server: 
         assert on("scripts", "verify").code == 1
         on("scripts", "load")
         assert [status for status, _ in said()] == ["ok"]
+
+
+@ONE_KIND
+def test_it_counts_scripts_as_scripts_load_does(on: Atomq, server: Server) -> None:
+    (found,) = (
+        f["found"] for f in on("doctor", "--json").json("doctor") if f["check"] == "scripts"
+    )
+    missing, total = map(int, re.findall(r"^(\d+) of (\d+) scripts not loaded", found)[0])
+    report = json.loads(on("scripts", "load", "--json").out)["nodes"][0]
+    assert (missing, total - missing) == (len(report["loaded"]), len(report["present"]))
 
 
 @ONE_KIND

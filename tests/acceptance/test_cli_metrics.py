@@ -38,10 +38,12 @@ def test_while_the_server_is_away(atomq: Atomq, kind: str) -> None:
     assert "Traceback" not in done.err
 
 
-def test_served_until_it_is_told_to_end(server: Server) -> None:
+@pytest.mark.parametrize("start", [[], ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]])
+def test_served_until_it_is_told_to_end(server: Server, start: list[str]) -> None:
+    """Also where SIGINT is ignored, as in the background of a shell's script."""
     with Queue("mails", server.url) as queue:
         queue.put(1)
-    command = [sys.executable, "-m", "atomq.cli", "metrics", "--listen", "127.0.0.1:0"]
+    command = [*start, sys.executable, "-m", "atomq.cli", "metrics", "--listen", "127.0.0.1:0"]
     environment = {**os.environ, "ATOMQ_URL": server.url}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as serving:
         try:

@@ -22,7 +22,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as open_met
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parsed_open
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
-from atomq import AsyncQueue, Engine, InvalidAddress, InvalidArgument, Queue
+from atomq import AsyncQueue, Engine, InvalidAddress, InvalidArgument, Queue, calls
 from atomq.metrics import EVENTS, AtomqCollector, WorkHistograms, wsgi_app
 from tests.conformance.test_overview import ONE, fleet
 from tests.conformance.test_register import of
@@ -257,8 +257,14 @@ def test_backlog_as_json(own_server: Server) -> None:
         assert queue.claim() is not None
         answer = {"queue": "a b", "backlog": 1, "busy": 2}
         assert fetched(f"{at}/backlog/a%20b") == (200, answer)
-        nothing = {"queue": "never used", "backlog": 0, "busy": 0}
-        assert fetched(f"{at}/backlog/never%20used") == (200, nothing)
+        code, said = fetched(f"{at}/backlog/typo")
+        assert (code, "there is no queue 'typo'" in said["error"]) == (404, True)
+        nothing = {"queue": "consumed", "backlog": 0, "busy": 0}
+        engine.run(calls.register(engine.register.keys, ["consumed"]))
+        assert fetched(f"{at}/backlog/consumed") == (200, nothing)
+        Queue("emptied", engine).put(1)
+        Queue("emptied", engine).purge("ready")
+        assert fetched(f"{at}/backlog/emptied")[0] == 200
         assert fetched(f"{at}/backlog/_atomq.x")[0] == 404
         assert fetched(f"{at}/else")[0] == 404
         assert 'atomq_queue_backlog{queue="a b"} 1.0' in fetched(f"{at}/metrics")[1]
@@ -294,7 +300,7 @@ def test_from_zero_workers_and_back(server: Server) -> None:
 
     with collector.engine as engine, served(collector) as at:
         queue = Queue("mails", engine)
-        assert (number("backlog"), number("busy")) == (0, 0)  # no worker
+        assert fetched(f"{at}/backlog/mails")[0] == 404  # no message yet: KEDA changes nothing
         queue.put(60, delay=0.3)
         assert (number("backlog"), number("busy")) == (0, 0)  # not due: none is needed
         wait_until("it is due", lambda: number("backlog") == 1)

@@ -13,7 +13,7 @@ from atomq.calls import Call, Outgoing
 from atomq.conversation import packed
 from atomq.durability import Confirmed, Durability
 from atomq.flight import Flight
-from atomq.keys import QueueKeys
+from atomq.keys import QueueKeys, RegisterKeys
 from atomq.message import CallId
 from atomq.retrying import (
     Pause,
@@ -295,6 +295,16 @@ def test_a_wrong_certificate_is_not_waited_for() -> None:
     assert connecting(error) is error
     refused = connecting(server.ConnectionError("refused"))
     assert isinstance(refused, Unsent)
+
+
+def test_the_register_is_no_queue_in_words() -> None:
+    for call, doing in (
+        (calls.roster(RegisterKeys()), "reading"),
+        (calls.register(RegisterKeys(), ["q"]), "writing"),
+    ):
+        driver = Driver(call, retry=Retry(attempts=0))
+        with pytest.raises(errors.ServerUnavailable, match=rf"\({doing} the register, 1 attempt"):
+            driver.answer(server.ConnectionError("gone"))
 
 
 def test_the_budget_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:

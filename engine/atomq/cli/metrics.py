@@ -7,7 +7,7 @@ import socket
 import socketserver
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from wsgiref import simple_server
 
 import typer
@@ -88,6 +88,11 @@ class _Handler(simple_server.WSGIRequestHandler):
         """A scrape every few seconds is no news."""
 
 
+def _end(*_: object) -> NoReturn:
+    """End as by Ctrl-C, also where SIGINT is ignored: a shell's script starts `… &` so."""
+    raise KeyboardInterrupt
+
+
 def _serve(session: Session, collector: AtomqCollector, host: str, port: int) -> int:
     from atomq.metrics import wsgi_app
 
@@ -98,7 +103,7 @@ def _serve(session: Session, collector: AtomqCollector, host: str, port: int) ->
         server: Any = simple_server.make_server(host, port, app, kind, _Handler)
     except OSError as error:
         raise Usage(f"--listen {host}:{port}: {error.strerror or error}") from None
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _end)
     shown = f"[{host}]" if ":" in host else host or "0.0.0.0"  # noqa: S104 # only said
     with server:
         where = f"http://{shown}:{server.server_port}/metrics"

@@ -274,17 +274,17 @@ def _scripts(session: Session, place: Place) -> Findings:
 
     total = len(scripts.names())
     missing: list[str] | None = None
+    try:  # the one that every engine begins with; loading what is there changes nothing
+        place.node.load([scripts.get("probe")])
+        may = True
+    except ScriptsNotLoaded:
+        may = False
     try:
         missing = [script.name for script in place.node.missing()]
     except PermissionDenied:
         known = "which scripts are loaded cannot be seen (needs +script|exists)"
     else:
         known = _known(missing, total)
-    try:  # the one that every engine begins with; loading what is there changes nothing
-        place.node.load([scripts.get("probe")])
-        may = True
-    except ScriptsNotLoaded:
-        may = False
     if may:
         yield Finding(
             "scripts", "ok", f"{known}; this user may load them, so workers load what is missing"

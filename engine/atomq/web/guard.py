@@ -110,8 +110,9 @@ class Guard:
                 )
             scope[USER] = user
         if not self._is_ours(scope["method"], headers):
-            log.warning("refused a request that another site sent: %s", scope["path"])
-            return PlainTextResponse("Another site sent this: nothing was done.\n", 403)
+            log.warning("refused a request that none of its pages sent: %s", scope["path"])
+            by_browser = "sec-fetch-site" in headers or "origin" in headers
+            return PlainTextResponse(_OTHER_SITE if by_browser else _NO_BROWSER, 403)
         return None
 
     def _user(self, headers: Headers) -> str | None:
@@ -144,6 +145,13 @@ class Guard:
             return False
         is_same = origin.netloc.lower() == headers.get("host", "").lower()
         return is_same or (self._hosts is not None and origin.hostname in self._hosts)
+
+
+_OTHER_SITE = "Another site sent this: nothing was done.\n"
+_NO_BROWSER = (
+    "Nothing was done: the headers Sec-Fetch-Site and Origin, of which browsers send one, are both "
+    "missing. Scripts use the command line: see atomq --help.\n"
+)
 
 
 def _digest(word: str) -> bytes:
