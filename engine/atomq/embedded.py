@@ -21,6 +21,7 @@ import importlib.util
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -126,6 +127,16 @@ def status(directory: str | os.PathLike[str]) -> EmbeddedServer | None:
 def check(directory: str | os.PathLike[str]) -> None:
     """Raise `EmbeddedServerError` where a socket in `directory` might be another user's."""
     _Home(directory).trusted()
+
+
+def check_there(directory: str | os.PathLike[str]) -> None:
+    """Raise `EmbeddedServerError` where no server has run in `directory` yet."""
+    home = _Home(directory)
+    if not (home.trusted() and (home.path / "server.lock").exists()):
+        raise EmbeddedServerError(
+            f"there is no embedded server in {home.path}: the program that puts messages starts "
+            f"one, or atomq embedded start {shlex.quote(str(home.path))}"
+        )
 
 
 def find_binary() -> Path:

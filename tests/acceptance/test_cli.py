@@ -228,6 +228,30 @@ def test_a_terminal_is_asked_before_messages_are_thrown_away(
         assert server.client().llen("q") == left
 
 
+@pytest.mark.parametrize(
+    "looking",
+    ["queues", "peek q", "dead list q", "pause q", "doctor", "web", "metrics --listen x:1"],
+)
+def test_a_look_starts_no_embedded_server(
+    atomq: Atomq, kind: str, tmp_path: Path, looking: str
+) -> None:
+    done = atomq(*looking.split(), "--url", "embedded:mail-data")
+    place = tmp_path / "mail-data"
+    assert done.code == 3, done.err
+    assert f"there is no embedded server in {place}: " in done.err + done.out
+    assert f"atomq embedded start {place}" in done.err
+    assert not place.exists()
+
+
+def test_a_put_starts_an_embedded_server(atomq: Atomq, kind: str) -> None:
+    try:
+        assert atomq("put", "q", "1", url="embedded:mail-data").code == 0
+        (row,) = atomq("queues", "--json", url="embedded:mail-data").json("queues")
+        assert (row["queue"], row["ready"]) == ("q", 1)
+    finally:
+        assert atomq("embedded", "stop", "mail-data").code == 0
+
+
 def test_the_embedded_server_is_started_shown_and_stopped(
     atomq: Atomq, kind: str, tmp_path: Path
 ) -> None:

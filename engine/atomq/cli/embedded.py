@@ -28,7 +28,7 @@ def register(root: typer.Typer) -> None:
 
 @command(app, "start", server=False)
 def start(session: Session, directory: Directory) -> int:
-    """Start it, unless it runs. Not needed before using embedded:///DIR, which starts it too."""
+    """Start it, unless it runs. Programs that use embedded:///DIR, and atomq put, do so too."""
     from atomq import embedded
 
     server = embedded.start(directory)

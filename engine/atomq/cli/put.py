@@ -27,7 +27,7 @@ _AT_ONCE = 1000
 
 def register(root: typer.Typer) -> None:
     """Add the command to the command line."""
-    command(root, "put")(put)
+    command(root, "put", creates=True)(put)
 
 
 def put(

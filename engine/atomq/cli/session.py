@@ -112,8 +112,16 @@ class Session:
     """One run of one command."""
 
     def __init__(
-        self, url: str | None, settings: list[str], *, as_json: bool, wide: bool = False
+        self,
+        url: str | None,
+        settings: list[str],
+        *,
+        as_json: bool,
+        wide: bool = False,
+        creates: bool = False,
     ) -> None:
+        self.creates = creates
+        """Whether it may start an embedded server in a directory that has none yet."""
         self.url = url or os.environ.get("ATOMQ_URL") or DEFAULT_URL
         self.settings = settings
         self.out = Output(as_json=as_json, wide=wide)
@@ -143,10 +151,16 @@ class Session:
 
     @cached_property
     def engine(self) -> Engine:
-        """The engine on the server. Raises `InvalidAddress` and `InvalidOptions`."""
+        """The engine on the server.
+
+        Raises `InvalidAddress`, `InvalidOptions`, and `EmbeddedServerError` where there is none.
+        """
         from atomq.client import Engine
+        from atomq.embedded import check_there
 
         engine = Engine(self.url, **self.options)
+        if engine.address.directory is not None and not self.creates:
+            check_there(engine.address.directory)
         if "retry_budget" not in engine.options.given():  # a still terminal looks like a hang
             engine.retry = engine.retry.after(engine.retry.budget - PATIENCE)
         return engine
@@ -199,12 +213,18 @@ class Session:
 
 
 def command(
-    app: typer.Typer, name: str, *, server: bool = True, tables: bool = False, **settings: Any
+    app: typer.Typer,
+    name: str,
+    *,
+    server: bool = True,
+    tables: bool = False,
+    creates: bool = False,
+    **settings: Any,
 ) -> Callable[[Callable[Concatenate[Session, P], int | None]], Callable[..., Any]]:
     """Register a function of a `Session` as a command; it returns its exit code (None: 0).
 
     `server=False` is for what needs none: it takes neither --url nor --option. `tables`: what it
-    prints are tables, so it takes --wide.
+    prints are tables, so it takes --wide. `creates`: it may start an embedded server that is new.
     """
 
     def register(function: Callable[Concatenate[Session, P], int | None]) -> Callable[..., Any]:
@@ -229,6 +249,7 @@ def command(
                 [*root.settings, *(given.pop("engine_options", None) or ())],
                 as_json=given.pop("as_json") or root.as_json,
                 wide=given.pop("wide", False),
+                creates=creates,
             )
             raise typer.Exit(_carried_out(session, partial(function, session, **given)))
 

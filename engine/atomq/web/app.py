@@ -60,7 +60,10 @@ def site_of(server: str | Engine, **settings: Any) -> Site:
     """What the pages share. The settings are those of `Site`, and the others the engine's."""
     own = {name: settings.pop(name) for name in ("writable", "user") if name in settings}
     session = Session(
-        server if isinstance(server, str) else server.address.safe_url, [], as_json=True
+        server if isinstance(server, str) else server.address.safe_url,
+        [],
+        as_json=True,
+        creates=True,
     )
     if isinstance(server, Engine):
         session.engine = server
