@@ -303,9 +303,9 @@ def wsgi_app(collector: AtomqCollector) -> Callable[..., Iterable[bytes]]:
     """A WSGI app: `/metrics` for Prometheus, `/backlog/<queue>` as JSON for KEDA's metrics-api.
 
     `/backlog/<queue>` answers `{"queue": …, "backlog": …, "busy": …}`; `busy` are the backlog and
-    what consumers hold, which is 0 when no worker is needed. While the server is away it answers
-    503, and of a queue that is neither there nor in the register 404: never a 0 on which a fleet
-    would be scaled down.
+    what consumers hold, which is 0 when no worker is needed. All partitions of a queue are counted.
+    While the server is away, or a partition does not answer, it answers 503, and of a queue that is
+    neither there nor in the register 404: never a 0 on which a fleet would be scaled down.
     """
     registry = CollectorRegistry(auto_describe=False)
     collector.register(registry)
@@ -331,18 +331,24 @@ def wsgi_app(collector: AtomqCollector) -> Callable[..., Iterable[bytes]]:
 
 def _backlog(engine: Engine, name: str) -> tuple[str, dict[str, Any]]:
     try:
-        call = calls.overview([engine.keys(name)])
-        (queue,) = engine.run(call)
-        assert isinstance(queue, QueueOverview)
-        if queue.is_empty and not queue.paused and not _is_known(engine, name):
+        state = engine.run(calls.inspect(engine.keys(name)))
+        others = [calls.inspect(engine.keys(part)) for part in state.partitions if part != name]
+        states = [state, *engine.run_all(others)]
+        backlog = busy = 0
+        for each in states:
+            if isinstance(each, AtomqError):
+                raise each  # a sum without it is too small
+            backlog += each.ready + each.due + each.expired
+            busy += each.ready + each.due + each.unacked
+        there = state.stats or state.paused or state.partitions or busy or state.delayed
+        if not (there or state.dead or _is_known(engine, name)):
             text = f"there is no queue {name!r}: its first message or consumer makes it known"
             return "404 Not Found", {"error": text}
     except InvalidArgument as error:
         return "404 Not Found", {"error": str(error)}
     except AtomqError as error:
         return "503 Service Unavailable", {"error": str(error)}
-    busy = queue.backlog + states(queue)["held"]
-    return "200 OK", {"queue": name, "backlog": queue.backlog, "busy": busy}
+    return "200 OK", {"queue": name, "backlog": backlog, "busy": busy}
 
 
 def _is_known(engine: Engine, name: str) -> bool:

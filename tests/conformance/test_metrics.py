@@ -268,6 +268,12 @@ def test_backlog_as_json(own_server: Server) -> None:
         assert fetched(f"{at}/backlog/_atomq.x")[0] == 404
         assert fetched(f"{at}/else")[0] == 404
         assert 'atomq_queue_backlog{queue="a b"} 1.0' in fetched(f"{at}/metrics")[1]
+        with Queue("apart", engine, partitions=3) as apart:
+            apart.put_many(range(4))
+            held = apart.claim()
+            assert held is not None
+            answer = {"queue": "apart", "backlog": 3, "busy": 4}
+            assert fetched(f"{at}/backlog/apart") == (200, answer)
         own_server.stop()
         status, said = fetched(f"{at}/backlog/a%20b")
         assert (status, list(said)) == (503, ["error"])  # and no 0, on which a fleet would go
