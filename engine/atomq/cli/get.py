@@ -127,7 +127,7 @@ def _show(session: Session, row: dict[str, Any], now_ms: int) -> None:
 
     from atomq.cli.messages import pretty
 
-    told = {
+    fields = {
         "state": row["state"] + (", being cancelled" if row["cancelling"] else ""),
         "since": row["since_ms"] and moment(row["since_ms"], now_ms),
         "due": row["due_ms"] and moment(row["due_ms"], now_ms),
@@ -145,8 +145,8 @@ def _show(session: Session, row: dict[str, Any], now_ms: int) -> None:
     }
     if (progress := row["progress"]) is not None:
         share = "" if progress["fraction"] is None else f"{progress['fraction']:.0%} "
-        told["progress"] = f"{share}{progress['text']}"
+        fields["progress"] = f"{share}{progress['text']}"
     session.out.line(Text(clean(row["id"]), style="bold"))
-    for name, value in told.items():
+    for name, value in fields.items():
         if value not in (None, "", {}):
             session.out.line(Text(f"{name:<12}", style="dim") + Text(pretty(value)))

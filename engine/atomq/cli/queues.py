@@ -218,7 +218,7 @@ def _cursor_and_keys(reply: Any) -> tuple[int, list[Any]]:
 
 
 def inspect_all(session: Session, names: Sequence[str]) -> tuple[list[QueueState], int]:
-    """The queues in numbers, and the exit code of what failed (each told on stderr).
+    """The queues in numbers, and the exit code of what failed (each named on stderr).
 
     The partitions of a queue are queues here.
     """
@@ -561,12 +561,12 @@ def hand_back(
             rows.append({"queue": state.name, **done._asdict()})
     if session.as_json:
         session.out.rows(rows)
-    told_of = [row for row in rows if names or row["delayed"] or row["unacked"] or row["left"]]
-    for each in told_of if not session.as_json else ():
+    shown = [row for row in rows if names or row["delayed"] or row["unacked"] or row["left"]]
+    for each in shown if not session.as_json else ():
         session.out.line(
             f"{each['queue']}: handed back {number(each['delayed'])} delayed, "
             f"{number(each['unacked'])} unacked, {number(each['left'])} left"
         )
-    if not told_of:
+    if not shown:
         session.out.note("nothing was delayed or unacked")
     return failed or (Exit.NOT_ALL if any(each["left"] for each in rows) else Exit.OK)
