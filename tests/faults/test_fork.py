@@ -71,7 +71,7 @@ def locks() -> Iterator[tuple[Any, str, Any]]:
         for name in names:
             lock = getattr(owner, name, None)
             where = (getattr(owner, "__name__", ""), name)
-            if isinstance(lock, LOCKS) and where not in NOT_RENEWED:
+            if issubclass(type(lock), LOCKS) and where not in NOT_RENEWED:
                 yield owner, name, lock
 
 
@@ -162,7 +162,7 @@ def test_the_parent_goes_on_when_a_child_drops_what_it_inherited(
             def child() -> None:
                 theirs.clear()
                 for one in gc.get_objects():
-                    if isinstance(one, asyncio.StreamWriter):
+                    if issubclass(type(one), asyncio.StreamWriter):
                         one.close()
                 gc.collect()
                 with Queue("q", url) as sync:
