@@ -91,8 +91,8 @@ def blocks(page: str) -> Iterator[Block]:
         yield Block(page, number, kind, "\n".join(inside), hidden, title)
 
 
-def prose(page: str) -> str:
-    """A page without its blocks and inline code, line for line."""
+def prose(page: str, code: str = "") -> str:
+    """A page without its blocks, line for line, and with `code` for its inline code."""
     kept, end = [], ""
     for line in text_of(page).splitlines():
         if end:
@@ -105,7 +105,7 @@ def prose(page: str) -> str:
             end = "-->"
             kept.append("")
         else:
-            kept.append(re.sub(r"`[^`]*`", "", line))
+            kept.append(re.sub(r"`[^`]*`", code, line))
     return "\n".join(kept)
 
 

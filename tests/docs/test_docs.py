@@ -248,6 +248,36 @@ def test_nothing_unfit_is_written(page: str) -> None:
         assert not (found := _UNFIT.search(line)), f"{page}:{number}: {found and found[0]}"
 
 
+def test_the_words_of_the_glossary_are_used() -> None:
+    """The glossary also lists words that no page has, with what stands in their place."""
+    table = text_of("docs/glossary.md").partition("## Words that these pages avoid")[2]
+    cells = re.findall(r"^\| (.+?) \|", table, re.MULTILINE)
+    words = [word for cell in cells[1:] for word in cell.split(", ")]
+    assert len(words) > 8
+    avoided = re.compile(rf"\b(?:{'|'.join(words)})\b", re.IGNORECASE)
+    found = [
+        f"{page}:{number}: {match[0]}"
+        for page in PAGES
+        for number, line in enumerate(prose(page).splitlines(), 1)
+        if (match := avoided.search(line)) and not (page == "docs/glossary.md" and line in table)
+    ]
+    assert found == []
+
+
+_SENTENCE_ENDS = re.compile(r"(?<=[.!?:;])\s+(?=[A-Z`*\[(])")
+_MOST_WORDS = 36
+
+
+@pytest.mark.parametrize("page", [page for page in HAND_MADE if page != "CHANGELOG.md"])
+def test_no_sentence_is_too_long_to_read_once(page: str) -> None:
+    """Of paragraphs and lists; a table's cell is short by itself."""
+    text = re.sub(r"^(?: {4}|\||#).*$", "", prose(page, code="`x`"), flags=re.MULTILINE)
+    text = re.sub(r"`x`(?:[\s,]+`x`)+", "`x`", text)  # a list of names is read as one
+    for paragraph in re.split(r"\n\s*\n|\n(?=[-*] |\d+\. )", text):
+        for sentence in _SENTENCE_ENDS.split(" ".join(paragraph.split())):
+            assert len(sentence.split()) <= _MOST_WORDS, f"{page}: {sentence}"
+
+
 def test_the_readme_fits_a_terminal() -> None:
     hidden = re.compile(r"^<!--.*?-->\n", re.DOTALL | re.MULTILINE)
     shown = hidden.sub("", text_of("README.md"))

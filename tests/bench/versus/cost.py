@@ -93,7 +93,7 @@ def worker_cost(
     server = Group(
         "server CPU",
         "time of the server's main thread for a task, its publish included, which is two thirds of "
-        "ours: a script that checks, remembers its call and wakes somebody, beside a bare LPUSH",
+        "ours: a script that checks, remembers its call and wakes a consumer, beside a bare LPUSH",
     )
     client = Group(
         "worker CPU", "time of the worker's main process for a task, without its children"
