@@ -1,7 +1,7 @@
 """The sync engine: runs calls and flows against a server. `aio.py` is its asyncio twin.
 
 All knowledge is elsewhere: `calls` says what to send, `retrying.py` what to do about errors,
-`flows.py` what comes next, `pool.py` and `shards.py` over which connection.
+`flows/` what comes next, `pool.py` and `shards.py` over which connection.
 """
 
 from __future__ import annotations

@@ -796,7 +796,7 @@ def effect() -> Flow[str]:
 
 @pytest.mark.slow
 def test_mypy_knows_what_a_flow_is_answered(tmp_path: Path) -> None:
-    root = Path(flows.__file__).parents[2]
+    root = Path(flows.__file__).parents[3]
     file = tmp_path / "their_flows.py"
     file.write_text(FLOWS)
     found = subprocess.run(

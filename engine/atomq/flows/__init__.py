@@ -1,0 +1,71 @@
+"""Behaviour of several steps, without I/O: generators over calls.
+
+A flow asks, `answer = yield from ask(call)`: a `Call`, or one of the effects of `base.py`. Each
+declares the type of its answer, and mypy holds the flow to it. `Engine.run` and `AsyncEngine.run`
+drive the same flow.
+"""
+
+from __future__ import annotations
+
+from atomq.flows.acks import Acks, flush
+from atomq.flows.base import (
+    Answer,
+    Flow,
+    Get,
+    Listen,
+    Rest,
+    Sleep,
+    Together,
+    Wait,
+    Withdraw,
+    ask,
+)
+from atomq.flows.batching import batches, give_back, in_batches
+from atomq.flows.claiming import BEYOND_RETRIES, Company, Refused
+from atomq.flows.consumer import AHEAD, Consumer
+from atomq.flows.finding import cancel, run_now, status
+from atomq.flows.operating import hand_back_all, leave, redrive, redrive_all, whole_roster
+from atomq.flows.pace import Pace
+from atomq.flows.publishing import by_size, publish, publish_all
+from atomq.flows.results import await_result, follow
+from atomq.flows.times import Stop, clock, seconds_left
+
+__all__ = [
+    "AHEAD",
+    "BEYOND_RETRIES",
+    "Acks",
+    "Answer",
+    "Company",
+    "Consumer",
+    "Flow",
+    "Get",
+    "Listen",
+    "Pace",
+    "Refused",
+    "Rest",
+    "Sleep",
+    "Stop",
+    "Together",
+    "Wait",
+    "Withdraw",
+    "ask",
+    "await_result",
+    "batches",
+    "by_size",
+    "cancel",
+    "clock",
+    "flush",
+    "follow",
+    "give_back",
+    "hand_back_all",
+    "in_batches",
+    "leave",
+    "publish",
+    "publish_all",
+    "redrive",
+    "redrive_all",
+    "run_now",
+    "seconds_left",
+    "status",
+    "whole_roster",
+]

@@ -1,0 +1,316 @@
+"""One claim of a consumer: what it carries along, and what becomes of its answer."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from atomq import calls
+from atomq.calls import Call, Claimed, Claims, DeadLettered
+from atomq.errors import AtomqError, ServerUnavailable
+from atomq.flows.acks import Acks
+from atomq.flows.base import Flow, ask
+from atomq.flows.batching import batches, give_back
+from atomq.flows.times import clock
+from atomq.keys import QueueKeys
+from atomq.looking import Looks
+from atomq.message import Delivery, Ids
+from atomq.options import Options
+
+log = logging.getLogger("atomq.flows")
+
+T = TypeVar("T")
+BEYOND_RETRIES = 9  # the highest attempt a claim can have
+ASIDE = 0.4  # seconds for which queues are left aside whose node is in trouble
+
+
+class Company(Protocol):
+    """What the process of a consumer holds, as far as it decides what may be claimed beside it.
+
+    The server counts an end without a word against a message only if it was alone. Two such ends in
+    company, and the message goes alone: nothing is claimed beside it until it is settled.
+    """
+
+    def company(self) -> int:
+        """What a claim that is sent now has to say of it: see `calls.claim`."""
+        ...
+
+    def stands_still(self) -> bool:
+        """Whether nothing is to be claimed now."""
+        ...
+
+    def drain(self, seconds: float, /) -> None:
+        """The server asks it to claim nothing for so long, so as to come to hold nothing."""
+        ...
+
+    def accompanied(self) -> Sequence[Call[Any]]:
+        """To be said to the server: what was alone and is not any more. Each is told once."""
+        ...
+
+
+class _Nothing:
+    """Of a consumer that knows of no other, and counts on its messages being settled."""
+
+    def company(self) -> int:
+        return calls.SOLE
+
+    def stands_still(self) -> bool:
+        return False
+
+    def drain(self, _seconds: float, /) -> None:
+        return
+
+    def accompanied(self) -> Sequence[Call[Any]]:
+        return ()
+
+
+class Aside(NamedTuple):
+    """A group of queues that is not claimed from for a while."""
+
+    until: float
+    """Monotonic."""
+    error: ServerUnavailable
+
+
+Refused = Sequence[tuple[QueueKeys, Sequence[str]]]
+"""Receipts by queue that may not be held beside what is held: they go back."""
+ClaimedBy = Callable[[Claimed], Refused | None]
+
+
+class Claiming:
+    """Claims of one consumer on one or several queues, and what they leave to be done.
+
+    A consumer of several nodes claims from each on its own: one in trouble does not hold up others.
+    """
+
+    def __init__(
+        self,
+        queues: Sequence[QueueKeys],
+        options: Options,
+        acks: Acks | None = None,
+        company: Company | None = None,
+        *,
+        fair: bool = False,
+    ) -> None:
+        """`fair`: no queue goes before another; else those of a server go in this order."""
+        self.queues = list(queues)
+        self.options = options
+        self.acks = Acks() if acks is None else acks
+        self._company: Company = _Nothing() if company is None else company
+        self._ids = Ids()
+        self._served = False
+        # Queues whose next due time was told to this consumer only, and when that is.
+        self._minds: dict[str, float] = {}
+        self._looks = Looks(options.wait_cap, self.name)
+        self._unanswered: dict[str, tuple[Claims, str, int]] = {}  # by group
+        self._unreported: list[DeadLettered] = []  # of which waiting clients are to hear
+        self._first = random.randrange(len(self.queues)) if fair else 0
+        self.asked = 0.0
+        """When the last claim was sent for the first time, by `clock`: its leases are no older."""
+        self._settings: dict[str, Any] = {
+            "lease_ms": options.lease_ms,
+            "renew_ms": calls.renewal_ms(options.lease_ms),
+            "max_deliveries": options.max_deliveries,
+            "max_bytes": options.max_bytes,
+        }
+        # In a cluster each queue has a slot of its own, and a claim has one slot.
+        self._by_slot = any(queue.layout == "cluster" for queue in queues)
+        groups = [[q] for q in self.queues] if self._by_slot else [self.queues]
+        self._groups = [self._claims_on(group) for group in groups]
+        self._several = len(groups) > 1
+        self._takes_turns = fair and not self._several and len(queues) > 1
+        self._aside: dict[str, Aside] = {}  # groups whose node is in trouble, by the first queue
+
+    @property
+    def name(self) -> str:
+        """What its receipts begin with: the name of its process, and a number."""
+        return self._ids.prefix
+
+    def idle(self) -> float:
+        """How many seconds ago it asked for messages."""
+        return clock() - self.asked
+
+    def _claims_on(self, queues: Sequence[QueueKeys]) -> Claims:
+        return Claims(queues, **self._settings)
+
+    def _group(self, claims: Claims) -> str:
+        """What the claims of one group have in common."""
+        return claims.names[0] if self._several else ""
+
+    def claim(self, claims: Claims, limit: int) -> Flow[Claimed]:
+        """A claim on some of its queues, with the acks that wait for them."""
+        claim_id = self._ids.next()
+        acks = [self.acks.take(name) for name in claims.names]
+        self.asked = clock()
+        try:
+            company = self._company.company() if limit else calls.HOLDS
+            call = claims.call(claim_id, limit, company=company, acks=acks)
+            call.brief = self._several
+            claimed = yield from ask(call)
+        except BaseException as error:
+            for name, receipts in zip(claims.names, acks, strict=True):
+                self.acks.put_back(name, receipts)
+            refused = isinstance(error, AtomqError) and not isinstance(error, ServerUnavailable)
+            if limit and not refused:
+                self._unanswered[self._group(claims)] = (claims, claim_id, limit)
+            raise
+        for name, receipts in zip(claims.names, acks, strict=True):
+            if receipts:
+                lost = claimed.lost_acks
+                missing = [receipt for queue, receipt in lost if queue == name] if lost else ()
+                self.acks.answered(name, receipts, missing)
+        self._note(claims, claimed)
+        return claimed
+
+    def _company_at(self, limit: int) -> int:
+        return self._company.company() if limit else calls.HOLDS
+
+    def _note(self, claims: Claims, claimed: Claimed) -> None:
+        self._served = True
+        if claimed.dead_lettered:
+            self._unreported += claimed.dead_lettered
+        now = time.monotonic()
+        self._looks.claimed(claims.names, now)
+        if claimed.wait_ms is not None:
+            self._minds.update(dict.fromkeys(claims.names, now + claimed.wait_ms / 1000))
+        elif self._minds:
+            for name in claims.names:
+                self._minds.pop(name, None)
+
+    def _as_said(self, call: Call[T]) -> Call[T]:
+        """Of several groups none waits long for the server of another."""
+        call.brief = self._several
+        return call
+
+    def _give_back_unanswered(self, group: Claims) -> Flow[None]:
+        """Undo a claim that got no answer at all: what it may hold goes back, uncounted."""
+        unanswered = self._unanswered.get(self._group(group))
+        if unanswered is None:
+            return
+        claims, claim_id, limit = unanswered
+        call = claims.call(claim_id, limit, company=self._company_at(limit))
+        for _ in range(BEYOND_RETRIES):
+            call = call.again()
+        claimed = yield from ask(self._as_said(call))
+        del self._unanswered[self._group(group)]
+        self._unreported += claimed.dead_lettered
+        for queue in claims.queues:
+            held = [(d.receipt, "") for d in claimed.deliveries if d.queue == queue.name]
+            yield from give_back(queue, held)
+
+    def _tell(self) -> Flow[None]:
+        """Report what its claims made dead letters to clients that wait for results. Does not fail.
+
+        Reporting it twice changes nothing: what was interrupted, or found no server, is done the
+        next time.
+        """
+        if not self._unreported:
+            return
+        try:
+            for queue in self.queues:
+                died = [(b.id, b.reason) for b in self._unreported if b.queue == queue.name]
+                items = [(i, calls.failed(i, reason)) for i, reason in died if i]
+                for some in batches(items):
+                    yield from ask(calls.tell(queue, some, ttl_ms=self.options.result_ttl_ms))
+        except ServerUnavailable as error:
+            log.info("who waits for what died is told later: %s", error)
+            return
+        except AtomqError as error:
+            log.warning("who waits for what died is not told: %s", error)
+        self._unreported = []
+
+    def _claim_from(
+        self,
+        wanted: set[str] | None,
+        limit: int,
+        claimed_by: ClaimedBy,
+        claimed: Claimed | None,
+    ) -> Flow[tuple[list[Delivery], bool]]:
+        """One claim a group, on the queues wanted; the messages, and whether there are more.
+
+        `claimed` is what a claim of the first group got that was sent ahead.
+        """
+        got: list[Delivery] = []
+        more = False
+        trouble: AtomqError | None = None
+        for group in self._rotated():
+            claims = group if wanted is None else self._wanted_of(group, wanted)
+            if claims is None or (got and (len(got) >= limit or self._company.stands_still())):
+                continue
+            if claimed is None:
+                if self._aside and self._is_aside(claims):
+                    continue
+                try:
+                    if self._unanswered:
+                        yield from self._give_back_unanswered(claims)
+                    claimed = yield from self.claim(claims, limit - len(got))
+                except AtomqError as error:
+                    if self._several and isinstance(error, ServerUnavailable):
+                        trouble = self._set_aside(claims, error)
+                        continue
+                    if not got:
+                        raise
+                    log.warning("handing over what was claimed before this: %s", error)
+                    break
+                if self._aside:
+                    self._aside.pop(claims.names[0], None)
+            refused, beside = claimed_by(claimed), self._company.accompanied()
+            if refused or beside or claimed.drain_ms:
+                claimed = yield from self._set_apart(claimed, refused or (), beside)
+            got += claimed.deliveries
+            more = more or bool(claimed.more)
+            claimed = None
+        if len(self._aside) == len(self._groups):
+            raise trouble or next(iter(self._aside.values())).error
+        return got, more
+
+    def _set_apart(
+        self, claimed: Claimed, refused: Refused, beside: Sequence[Call[Any]]
+    ) -> Flow[Claimed]:
+        """What of a claim is handed over, once the server knows what is held beside what."""
+        if claimed.drain_ms:
+            self._company.drain(claimed.drain_ms / 1000)
+        try:
+            for call in beside:
+                yield from ask(call)
+            for queue, receipts in refused:
+                yield from give_back(queue, [(receipt, "") for receipt in receipts])
+        except AtomqError as error:
+            log.warning("what a process holds together is not known to the server: %s", error)
+        if not refused:
+            return claimed
+        gone = {receipt for _, receipts in refused for receipt in receipts}
+        kept = [delivery for delivery in claimed.deliveries if delivery.receipt not in gone]
+        return claimed._replace(deliveries=kept, more=())
+
+    def _rotated(self) -> Sequence[Claims]:
+        if self._takes_turns:  # the queue that stands first is served first
+            self._first = (self._first + 1) % len(self.queues)
+            return [self._claims_on(self.queues[self._first :] + self.queues[: self._first])]
+        if len(self._groups) == 1:
+            return self._groups
+        self._first = (self._first + 1) % len(self._groups)
+        return self._groups[self._first :] + self._groups[: self._first]
+
+    def _wanted_of(self, group: Claims, wanted: set[str]) -> Claims | None:
+        queues = [queue for queue in group.queues if queue.name in wanted]
+        if len(queues) == len(group.queues):
+            return group
+        return self._claims_on(queues) if queues else None
+
+    # ── what several groups do not let one of them hold up ────────────────────────────────────
+
+    def _set_aside(self, claims: Claims, error: ServerUnavailable) -> ServerUnavailable:
+        """Its node is in trouble: claim from it again in a while, from the others meanwhile."""
+        known = claims.names[0] in self._aside
+        until = time.monotonic() + ASIDE * random.uniform(0.8, 1)
+        self._aside[claims.names[0]] = Aside(until, error)
+        log.log(logging.DEBUG if known else logging.INFO, "the other queues go on: %s", error)
+        return error
+
+    def _is_aside(self, claims: Claims) -> bool:
+        aside = self._aside.get(claims.names[0])
+        return aside is not None and time.monotonic() < aside.until

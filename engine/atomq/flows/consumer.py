@@ -1,0 +1,292 @@
+"""A consumer claims, waits for what comes next, looks for what no token tells of, and leaves."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Sequence
+
+from atomq import calls
+from atomq.arguments import Seconds
+from atomq.calls import Claimed, Claims
+from atomq.errors import (
+    AtomqError,
+    ServerFull,
+    ServerUnavailable,
+)
+from atomq.flows.acks import Acks, flush
+from atomq.flows.base import Flow, Sleep, Wait, Withdraw, ask
+from atomq.flows.batching import give_back
+from atomq.flows.claiming import ClaimedBy, Claiming, Company
+from atomq.flows.times import Stop, clock, deadline_of, is_set, seconds_left
+from atomq.keys import QueueKeys
+from atomq.message import Delivery
+from atomq.options import Options
+
+log = logging.getLogger("atomq.flows")
+NEVER = float("inf")
+STILL = 0.02  # seconds between two looks whether it may claim again
+LASTS = 10  # times `wait_cap`: seconds after which the server ends a wait, for a client that died
+AHEAD = 4  # a consumer of more queues claims only from the one whose token came, so behind the wait
+
+
+class Consumer(Claiming):
+    """One consumer of one or several queues: claims, waits, and carries acks along.
+
+    It belongs to one thread or task. A forked child must make its own.
+    """
+
+    def __init__(
+        self,
+        queues: Sequence[QueueKeys],
+        options: Options,
+        acks: Acks | None = None,
+        company: Company | None = None,
+        *,
+        fair: bool = False,
+    ) -> None:
+        """`fair`: no queue goes before another; else those of a server go in this order."""
+        super().__init__(queues, options, acks, company, fair=fair)
+        self._by_wake = {queue.wake: queue for queue in queues}
+        self._wakes = tuple(self._by_wake)
+        self._waiting = False
+        self._found: set[str] | None = None  # when it looked; None: it did not
+        self._ahead: tuple[Claims, str, int] | None = None
+        # In a cluster what is said on a channel goes to every node: each consumer looks for itself.
+        self._by_channel = {} if self._by_slot else {queue.looked: queue.name for queue in queues}
+        self._channels = tuple(self._by_channel)
+
+    def receive(
+        self,
+        limit: int,
+        timeout: Seconds | None,
+        claimed_by: ClaimedBy = lambda _: None,
+        *,
+        patient: bool = False,
+        stop: Stop | None = None,
+    ) -> Flow[list[Delivery]]:
+        """Up to `limit` messages; waits for the first at most `timeout` seconds (None: for ever).
+
+        `claimed_by` is told of every claim before the messages are handed over, and answers which
+        of them are not to be. With `patient` a server that is full, or served before and is away
+        now, is waited for, like a message. Once `stop` is set nothing is waited for any more; that
+        is looked at between two waits, of a second at most.
+        """
+        deadline = deadline_of(timeout)
+        wanted: set[str] | None = None  # queues that have something; None: maybe all
+        claimed: Claimed | None = None  # what was sent ahead got
+        while True:
+            # What is nearly never to be done is asked for here: a flow that ends at once costs too.
+            is_held_up = self._ahead is not None or self._company.stands_still()
+            if is_held_up and not (yield from self._may_claim(deadline, stop, claimed)):
+                return []
+            try:
+                got, more = yield from self._claim_from(wanted, limit, claimed_by, claimed)
+                wanted = claimed = None
+            except (ServerUnavailable, ServerFull) as error:
+                if not patient or not self._is_waited_for(error, deadline):
+                    raise
+                if is_set(stop):
+                    return []
+                wanted = None
+                yield from ask(Sleep(random.uniform(0.2, 1.0)))
+                continue
+            if self._unreported:
+                yield from self._tell()
+            if got:
+                if self._waiting or self._minds:
+                    yield from self._hand_over()
+                return got
+            left = seconds_left(deadline, stop)
+            if left is not None and left <= 0:
+                fired = yield from self.stop_waiting()
+                if fired is None:
+                    yield from self._hand_over()
+                    return []
+                wanted = {fired.name}
+            elif not more:
+                wanted, claimed = yield from self._wait(deadline, stop, limit)
+
+    def _is_waited_for(self, error: ServerUnavailable | ServerFull, deadline: float | None) -> bool:
+        # A claim that found no memory took nothing: it is made again.
+        if deadline is not None and time.monotonic() >= deadline:
+            return False
+        known = isinstance(error, ServerUnavailable)  # the engine has said it
+        if known and not self._served:
+            return False
+        log.log(logging.DEBUG if known else logging.WARNING, "claiming again: %s", error)
+        return True
+
+    def _may_claim(
+        self, deadline: float | None, stop: Stop | None, claimed: Claimed | None
+    ) -> Flow[bool]:
+        """Wait while nothing is to be claimed beside what its process holds; False: in vain."""
+        if self._ahead is not None:  # the last time was interrupted
+            yield from self.stop_waiting()
+        while claimed is None and self._company.stands_still():
+            yield from self._hand_over()
+            left = seconds_left(deadline, stop)
+            if left is not None and left <= 0:
+                return False
+            yield from ask(Sleep(STILL if left is None else min(STILL, left)))
+        return True
+
+    def _wait(
+        self, deadline: float | None, stop: Stop | None, limit: int
+    ) -> Flow[tuple[set[str] | None, Claimed | None]]:
+        """Wait until there is something to claim, or for as long as may be waited.
+
+        The queues to claim from then (None: all), and what a claim got that was sent ahead.
+        Meanwhile this consumer or another one looks whether a token was lost: see `looking.py`.
+        """
+        self._found = None
+        now = time.monotonic()
+        ahead, cap = None, self.options.wait_cap
+        end = min([*self._minds.values(), NEVER if deadline is None else deadline])
+        # A lease counts from when its claim was sent: it may be a sixth of it older than it is.
+        most = max(cap, min(LASTS * cap, self.options.lease_ms / 6000)) * random.uniform(0.9, 1)
+        lasts = min(most, end - now)
+        if len(self._groups) == 1 and len(self.queues) <= AHEAD:
+            claims, claim_id = self._groups[0], self._ids.next()
+            self._ahead = (claims, claim_id, limit)
+            ahead = claims.call(claim_id, limit, company=self._company_at(limit))
+        self._waiting = True
+        self.asked = clock()
+        try:
+            while True:
+                seconds = max(0.0, min(end, self._looks.next()) - time.monotonic())
+                wakes = self._wakes if not self._aside else self._wakes_at_hand()
+                answer = yield from ask(Wait(wakes, seconds, ahead, lasts, self._channels))
+                if isinstance(answer, str | Claimed):
+                    break
+                now = time.monotonic()
+                for looked in answer or ():
+                    self._looks.heard(self._by_channel[looked.channel], looked.consumer, now)
+                time_is_up = answer is None or now >= min(end, self._looks.next())
+                is_over = (time_is_up and end <= self._looks.next()) or is_set(stop)
+                if is_over or (time_is_up and (yield from self._look(now))):
+                    answer = yield from self._waited(is_over=is_over)
+                    break
+        except ServerUnavailable as error:
+            log.info("a claim was sent and not answered: %s", error)
+            self._has_no_answer()
+            self._waiting = False
+            return None, None
+        self._ahead = None
+        if answer is not None:
+            self._waiting = False
+        if isinstance(answer, Claimed):
+            self._note(self._groups[0], answer)
+            return None, answer
+        return {self._by_wake[answer].name} if isinstance(answer, str) else self._found, None
+
+    def _waited(self, *, is_over: bool) -> Flow[str | Claimed | None]:
+        """There may be something to claim: end the wait, if its claim or a token is to be had."""
+        if self._ahead is None and not (is_over and self._minds):
+            return None
+        # What falls due the claim that follows gets. What it wakes another consumer with must not
+        # come back to a wait that is still out.
+        is_ahead = self._ahead is not None
+        answer = yield from ask(Withdraw())
+        self._waiting = False
+        return answer if is_ahead else None
+
+    def _has_no_answer(self) -> None:
+        """What was sent ahead may have been carried out."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            self._unanswered[self._group(ahead[0])] = ahead
+
+    def _look(self, now: float) -> Flow[bool]:
+        """Look at the queues whose time it is; whether to claim: what was `_found`."""
+        # None is due where a connection broke: then any token may be lost.
+        names = self._looks.due(now) or [queue.name for queue in self.queues]
+        found: set[str] = set()
+        self._found = None
+        try:
+            for claims in self._groups:
+                queues = [queue for queue in claims.queues if queue.name in names]
+                if self._aside and (aside := self._aside.get(claims.names[0])) is not None:
+                    if now >= aside.until:
+                        found.update(claims.names)
+                elif queues:
+                    renew_ms = self._settings["renew_ms"]
+                    look = calls.look(
+                        queues, self.name if self._channels else "", renew_ms=renew_ms
+                    )
+                    found.update((yield from ask(self._as_said(look))))
+        except AtomqError as error:
+            log.debug("all is claimed, as it could not be looked at: %s", error)
+            self._looks.claimed(names, now)
+            return True
+        self._looks.looked([name for name in names if name not in found], now)
+        self._found = found
+        return bool(found)
+
+    def _wakes_at_hand(self) -> tuple[str, ...]:
+        return tuple(wake for wake, queue in self._by_wake.items() if queue.name not in self._aside)
+
+    def _hand_over(self) -> Flow[None]:
+        """Stop waiting; what is due next is somebody else's to mind. Does not fail.
+
+        If it cannot be said to the server, others notice within a second.
+        """
+        if not (self._waiting or self._minds):
+            return
+        try:
+            yield from self.stop_waiting(handing_over=True)
+            for claims in self._groups if self._minds else ():
+                minded = [queue for queue in claims.queues if queue.name in self._minds]
+                if minded and claims.names[0] not in self._aside:
+                    yield from self.claim(self._claims_on(minded), 0)
+        except AtomqError as error:
+            log.info("a wake-up could not be passed on: %s", error)
+        self._minds.clear()
+
+    def stop_waiting(self, *, handing_over: bool = False) -> Flow[QueueKeys | None]:
+        """Take back the wait in the server; the queue whose token it had taken, if any.
+
+        With `handing_over` the token is passed on: this consumer goes to work now.
+        """
+        if not self._waiting:
+            return None
+        self._waiting = False
+        try:
+            answer = yield from ask(Withdraw())
+        except ServerUnavailable:
+            self._has_no_answer()
+            raise
+        self._ahead = None
+        if isinstance(answer, Claimed):
+            self._unreported += answer.dead_lettered
+            for queue in self.queues:
+                held = [(d.receipt, "") for d in answer.deliveries if d.queue == queue.name]
+                yield from give_back(queue, held)
+            yield from self._tell()
+            return None
+        fired = self._by_wake.get(answer) if answer is not None else None
+        if fired is not None and handing_over:
+            yield from self.claim(self._claims_on([fired]), 0)
+        return fired
+
+    @property
+    def has_to_leave(self) -> bool:
+        """Whether `close` has anything to say to the server."""
+        mine = self._waiting or self._ahead or self._unanswered or self._minds or self._unreported
+        return bool(mine) or any(
+            self.acks.waits(queue.name) or self.acks.under_way(queue.name) for queue in self.queues
+        )
+
+    def close(self) -> Flow[None]:
+        """Leave: pass on what was taken, send the acks that wait."""
+        yield from self._hand_over()
+        for claims in self._groups if self._unanswered else ():
+            yield from self._give_back_unanswered(claims)
+        yield from self._tell()
+        for queue in self.queues:
+            yield from flush(queue, self.acks)
+        for _ in range(100):  # 0.2 s: others may be sending some of ours right now
+            if not any(self.acks.under_way(queue.name) for queue in self.queues):
+                break
+            yield from ask(Sleep(0.002))

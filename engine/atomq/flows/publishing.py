@@ -1,0 +1,76 @@
+"""Publishing any number of messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from atomq import calls
+from atomq.calls import Call
+from atomq.durability import Durability
+from atomq.errors import (
+    NotDurable,
+)
+from atomq.flows.base import Flow, ask
+from atomq.keys import QueueKeys
+from atomq.message import Producers
+from atomq.options import Options
+
+
+def publish(
+    keys: QueueKeys,
+    messages: Sequence[calls.Outgoing],
+    producers: Producers,
+    options: Options,
+    durability: Durability | None = None,
+) -> Call[calls.Published]:
+    """One publish call under an id of its own, known for as long as the options say."""
+    return calls.publish(
+        keys,
+        messages,
+        call_id=producers.next(),
+        window_ms=options.call_window_ms,
+        dedup_window_ms=options.dedup_window_ms,
+        durability=durability,
+    )
+
+
+def publish_all(
+    keys: QueueKeys,
+    messages: Sequence[calls.Outgoing],
+    *,
+    producers: Producers,
+    options: Options,
+    durability: Durability | None = None,
+) -> Flow[list[bool]]:
+    """Publish any number of messages; which of them were put (False: the id was known).
+
+    Each call is atomic, the whole is not: calls hold at most 1,000 messages and about `max_bytes`.
+    It ends with the first that is not confirmed as `durability` says: `NotDurable`.
+    """
+    put: list[bool] = []
+    for batch in by_size(messages, options.max_bytes):
+        try:
+            done = yield from ask(publish(keys, batch, producers, options, durability))
+        except NotDurable as error:
+            error.ids = [message.id for message in messages[: len(put) + len(batch)]]
+            raise
+        new = [True] * len(batch)
+        for i in done.known:
+            new[i] = False
+        put += new
+    return put
+
+
+def by_size(messages: Sequence[calls.Outgoing], max_bytes: int) -> list[Sequence[calls.Outgoing]]:
+    """What goes in one call each."""
+    if len(messages) <= calls.MOST and sum([len(m.message) for m in messages]) <= max_bytes:
+        return [messages]
+    found: list[Sequence[calls.Outgoing]] = []
+    first, size = 0, 0
+    for i, message in enumerate(messages):
+        size += len(message.message)
+        if i > first and (size > max_bytes or i - first == calls.MOST):
+            found.append(messages[first:i])
+            first, size = i, len(message.message)
+    found.append(messages[first:])
+    return found
