@@ -40,12 +40,14 @@ if args.done() then
 end
 
 local now, bytes = clock.now(), 0
-local call, find = redis.call, string.find
+local call, find, match, concat = redis.call, string.find, string.match, table.concat
+-- What many queues need is text: a number that becomes an argument or a part of the answer costs half a command.
+local SOON, FIRST_STEP = string.format("%.0f", now + 1), string.format("%.0f", bands.SIZE - 1)
 
 -- When the message that goes out next was put, as its producer's clock has it.
 local function put_at(ready)
   if bytes >= max_bytes then
-    return -1
+    return "-1"
   end
   local message, from, at = call("LINDEX", ready, -1) or "", 1, nil
   bytes = bytes + #message
@@ -54,12 +56,12 @@ local function put_at(ready)
     local _, last = find(tail, '"timestamp":', from, true)
     at, from = last or at, (last or 0) + 1
   until not last
-  return at and tonumber((string.match(tail, "^ ?(%d+)", at + 1))) or -1
+  return at and match(tail, "^ ?(%d+)", at + 1) or "-1"
 end
 
 -- Is all of an index in the first step and before its time? Mostly it is.
 local function is_quiet(key, size)
-  return call("ZCOUNT", key, now + 1, bands.SIZE - 1) == size
+  return call("ZCOUNT", key, SOON, FIRST_STEP) == size
 end
 
 -- How many are past their time, in any of the first `steps` steps.
@@ -81,21 +83,21 @@ end
 local function read(at)
   local left = there(at + 3, at + width)
   local paused = call("HGET", KEYS[at + 1], "paused") == "1" and "1" or "0"
-  local stats = "\n" .. table.concat(call("HGETALL", KEYS[at + 2]), "\n")
+  local stats = concat(call("HGETALL", KEYS[at + 2]), "\n")
   if left == 0 then
-    return paused .. stats
+    return paused .. "\n" .. stats
   end
   local unacked, delayed, put = KEYS[at + 3], KEYS[at + 4], nil
-  local held, expired, later, overdue_later, letters, next_due = 0, 0, 0, 0, 0, -1
+  local held, expired, later, overdue_later, letters, next_due = 0, "0", 0, "0", 0, "-1"
   local out = { paused }
   for step = 1, steps do
     local key = KEYS[at + FIXED + step]
     local size = left > 0 and call("LLEN", key) or 0
-    out[1 + step] = size
     if size > 0 then
       left = left - 1
       put = put or put_at(key)
     end
+    out[1 + step] = size > 0 and size or "0"
     if step == 1 and left > 0 then -- mostly nothing is in another step, and these are met before that is looked up
       held, later, letters = call("ZCARD", unacked), call("ZCARD", delayed), call("XLEN", KEYS[at + 5])
       left = left - (held > 0 and 1 or 0) - (later > 0 and 1 or 0) - (letters > 0 and 1 or 0)
@@ -111,8 +113,8 @@ local function read(at)
   end
   local n = 1 + steps
   out[n + 1], out[n + 2], out[n + 3], out[n + 4] = held, expired, later, overdue_later
-  out[n + 5], out[n + 6], out[n + 7] = letters, next_due, put or -1
-  return table.concat(out, " ") .. stats
+  out[n + 5], out[n + 6], out[n + 7] = letters, next_due, put or "-1"
+  return concat(out, " ") .. "\n" .. stats
 end
 
 local answer = { now }
