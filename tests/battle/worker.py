@@ -1,4 +1,4 @@
-"""One worker process of the battle: `python -m tests.battle.worker URL LEDGER MODE LEASE`.
+"""One worker process of the battle: `python -m tests.battle.worker URL LEDGER MODE LEASE QUEUE…`.
 
 It writes to the ledger what it does, a line a step, in one write each: `start`, `end`, `failed` or
 `cancelled`, the message, the delivery, its process and the time. What a message asks for is in its
@@ -14,9 +14,10 @@ import random
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
-from atomq import AsyncQueue, Queue
+from atomq import AsyncEngine, AsyncQueue, Engine, Queue, Receiver
 from atomq.errors import ServerUnavailable
 
 MODES = ("sync", "threads", "async", "cancelled")
@@ -100,8 +101,44 @@ async def asynchronous(url: str, work: Work, lease: float, *, cancelled: bool) -
                 await asyncio.sleep(0.05)
 
 
+def several(url: str, names: list[str], work: Work, lease: float) -> None:
+    """One receiver of all these queues."""
+    made = options(lease)
+    backoff = made.pop("backoff")
+    engine = Engine(url, **made)
+    queues = [Queue(name, engine, backoff=backoff) for name in names]
+    while True:
+        try:
+            with Receiver(queues) as receiver:
+                while True:
+                    for message in receiver.receive(4, 5):
+                        with suppress(ValueError), message:
+                            work.handle(message)
+        except ServerUnavailable:
+            time.sleep(0.1)
+
+
+async def several_async(url: str, names: list[str], work: Work, lease: float) -> None:
+    """A consumer each of these queues, in one event loop."""
+    made = options(lease)
+    backoff = made.pop("backoff")
+    async with AsyncEngine(url, **made) as engine, asyncio.TaskGroup() as tasks:
+        for name in names:
+            queue = AsyncQueue(name, engine, backoff=backoff)
+            tasks.create_task(forever(queue, work))
+
+
+async def forever(queue: AsyncQueue, work: Work) -> None:
+    while True:
+        try:
+            await queue.work(work.handle_async, concurrency=2)
+        except ServerUnavailable:
+            await asyncio.sleep(0.05)
+
+
 def main() -> None:
     url, ledger, mode, lease = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4])
+    names = sys.argv[5:]
     work = Work(ledger, lease)
     parent = os.getppid()
 
@@ -111,7 +148,11 @@ def main() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-    if mode in ("sync", "threads"):
+    if names and mode == "sync":
+        several(url, names, work, lease)
+    elif names:
+        asyncio.run(several_async(url, names, work, lease))
+    elif mode in ("sync", "threads"):
         sync(url, work, lease, 4 if mode == "threads" else 1)
     else:
         asyncio.run(asynchronous(url, work, lease, cancelled=mode == "cancelled"))

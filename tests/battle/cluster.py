@@ -1,0 +1,317 @@
+"""One trial on a cluster: workers of the library and of Celery, producers, and mishaps at random.
+
+There is a queue of the library and one of Celery in the slots of each shard. Afterwards every
+message whose put was confirmed, by a replica too, must have been worked on to its end; and each
+start beyond the first must have a mishap that explains it. Moves of slots, planned failovers, nodes
+that join, cut connections and forgotten scripts explain none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from atomq import AsyncEngine, AsyncQueue, Engine, Queue
+from atomq.errors import AtomqError, DurabilityUnavailable, NotDurable, ServerUnavailable
+from atomq.keys import QueueKeys
+from tests.battle import celery_app
+from tests.battle.shards import Shards
+from tests.battle.trial import LEASE, Outcome
+from tests.battle.worker import options
+from tests.servers import ROOT, wait_until
+from tests.threads import running
+
+LIBRARY = ("sync", "async")
+POOLS = ("prefork", "threads", "gevent")
+CELERY_OPTIONS = {"lease": LEASE, "max_deliveries": 20, "durability": "replicas=1"}
+PAUSE = 0.05  # between two puts of a producer, on average
+AWAY = (ServerUnavailable, NotDurable, DurabilityUnavailable)
+
+
+@dataclass
+class Put:
+    """A message whose put was confirmed."""
+
+    queue: str
+    kind: str
+
+
+class ClusterTrial:
+    """A cluster of its own, workers, producers and mishaps."""
+
+    def __init__(
+        self,
+        kind: str,
+        directory: Path,
+        seed: int,
+        modes: tuple[str, ...] = (*LIBRARY, *LIBRARY, *POOLS),
+        calm: float = 1.0,
+    ) -> None:
+        self.outcome = Outcome()
+        self.chance = random.Random(seed)
+        self._calm = calm
+        self._directory = directory
+        self._ledger = directory / "ledger"
+        self._ledger.touch()
+        self._put: dict[str, Put] = {}
+        self._died: dict[int, float] = {}  # when, by process
+        self._frozen: list[tuple[int, float, float]] = []  # processes, from when to when
+        self._mode_of: dict[int, str] = {}
+        self._timeline: list[tuple[str, float]] = []
+        self._modes, self._workers = list(modes), list[subprocess.Popen[bytes]]()
+        self._stop = threading.Event()
+        self.names, self.celery_names = _spread("l"), _spread("c")
+        slots = [_slot(name) for name in self.names + self.celery_names]
+        self._slot_of = dict(zip(self.names + self.celery_names, slots, strict=True))
+        self._shards = Shards(kind, slots, self.chance)
+        self._lock = threading.Lock()
+
+    # ── workers, as a supervisor keeps them ───────────────────────────────────────────────────
+
+    def _url(self, scheme: str) -> str:
+        return ";".join(f"{scheme}://127.0.0.1:{port}" for port in self._shards.ports)
+
+    def _begun(self, mode: str) -> subprocess.Popen[bytes]:
+        environment = dict(os.environ, PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'engine'}")
+        command = [sys.executable, "-m"]
+        if mode in POOLS:
+            environment["BATTLE_LEDGER"] = str(self._ledger)
+            environment["BATTLE_BROKER"] = self._url("atomq-cluster")
+            environment["BATTLE_OPTIONS"] = json.dumps(CELERY_OPTIONS)
+            command += ["celery", "-A", "tests.battle.celery_app", "--skip-checks", "worker"]
+            command += ["-P", mode, "-c", "2", "-Q", ",".join(self.celery_names), "-l", "INFO"]
+            command += ["--without-mingle", "-n", f"{mode}{next(_numbers)}@battle"]
+        else:
+            command += ["tests.battle.worker", self._url("redis+cluster"), str(self._ledger)]
+            command += [mode, str(LEASE), *self.names]
+        with (self._directory / f"{mode}.log").open("ab") as log:
+            worker = subprocess.Popen(
+                command,
+                env=environment,
+                cwd=self._directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._mode_of[worker.pid] = mode
+        return worker
+
+    def _supervise(self) -> None:
+        for i, worker in enumerate(self._workers):
+            if worker.poll() is not None:
+                if worker.pid not in self._died:  # none of our mishaps
+                    self._died[worker.pid] = time.time()
+                    self.outcome.unexplained.append(
+                        f"a worker ({self._modes[i]}) ended by itself: {worker.returncode}"
+                    )
+                self.outcome.deaths += 1
+                self._workers[i] = self._begun(self._modes[i])
+
+    def kill_worker(self) -> None:
+        worker = self.chance.choice(self._workers)
+        self._died.setdefault(worker.pid, time.time())
+        _signal(worker, signal.SIGKILL)
+        worker.wait()
+
+    def freeze_worker(self) -> None:
+        """For longer than a lease."""
+        worker, began = self.chance.choice(self._workers), time.time()
+        _signal(worker, signal.SIGSTOP)
+        time.sleep(1.5 * LEASE)
+        _signal(worker, signal.SIGCONT)
+        self._frozen.append((worker.pid, began, time.time()))
+
+    # ── the producers ─────────────────────────────────────────────────────────────────────────
+
+    def _message(self, prefix: str, n: int) -> dict[str, Any]:
+        kinds = {"plain": 200, "short": 60, "longer than a lease": 3, "fails once": 8}
+        (kind,) = random.choices(list(kinds), list(kinds.values()))
+        return {"n": f"{prefix}{n}", "kind": kind}
+
+    def _delay(self) -> float:
+        return random.choice([0, 0, 0, random.uniform(0, 3)])
+
+    def _sync(self, engine: Engine, name: str) -> None:
+        queue = Queue(name, engine, durability="replicas=1")
+        for n in itertools.count():
+            body, delay = self._message(f"sync.{name}.", n), self._delay()
+            while not self._stop.wait(random.uniform(0, 2 * PAUSE)):
+                with suppress(*AWAY):  # the next try is under the same id
+                    queue.put(body, id=body["n"], delay=delay)
+                    self._put[body["n"]] = Put(name, body["kind"])
+                    break
+            else:
+                return
+
+    def _async(self) -> None:
+        async def produce(engine: AsyncEngine, name: str) -> None:
+            queue, n, again = AsyncQueue(name, engine, durability="replicas=1"), 0, None
+            while not self._stop.is_set():
+                body, delay = again or (self._message(f"async.{name}.", n), self._delay())
+                try:
+                    await queue.put(body, id=body["n"], delay=delay)
+                    self._put[body["n"]] = Put(name, body["kind"])
+                    again, n = None, n + 1
+                except AWAY:
+                    again = body, delay
+                await asyncio.sleep(random.uniform(0, 2 * PAUSE))
+
+        async def all_of_them() -> None:
+            engine = AsyncEngine(self._url("redis+cluster"), lease=LEASE, durability_timeout=1)
+            async with engine, asyncio.TaskGroup() as tasks:
+                for name in self.names:
+                    tasks.create_task(produce(engine, name))
+
+        asyncio.run(all_of_them())
+
+    def _celery(self, name: str) -> None:
+        url = self._url("atomq-cluster")
+        app = celery_app.make(url, **CELERY_OPTIONS, durability_timeout=1)
+        kinds = {0.0: 200, 0.05: 60, 1.5 * LEASE: 3}
+        n = 0
+        while not self._stop.wait(random.uniform(0, 2 * PAUSE)):
+            (seconds,) = random.choices(list(kinds), list(kinds.values()))
+            n += 1
+            body = f"celery.{name}.{n}"
+            # A task that was refused, or may have been taken, is not sent again nor counted.
+            with suppress(Exception):
+                task, more = app.tasks["battle"], {"countdown": d} if (d := self._delay()) else {}
+                task.apply_async((body, seconds), queue=name, retry=False, **more)
+                self._put[body] = Put(name, "celery")
+        app.close()
+
+    # ── from begin to end ─────────────────────────────────────────────────────────────────────
+
+    def run(self, seconds: float, say: Callable[[str], None] = lambda _: None) -> Outcome:
+        with self._shards:
+            try:
+                self._workers = [self._begun(mode) for mode in self._modes]
+                with Engine(self._url("redis+cluster"), lease=LEASE, durability_timeout=1) as engine:
+                    self._run(engine, seconds, say)
+            finally:
+                self._stop.set()
+                for worker in self._workers:
+                    _signal(worker, signal.SIGKILL)
+                    worker.wait()
+        return self.outcome
+
+    def _run(self, engine: Engine, seconds: float, say: Callable[[str], None]) -> None:
+        end = time.monotonic() + seconds
+        producers: list[Callable[[], object]] = [self._async]
+        producers += [lambda name=name: self._sync(engine, name) for name in self.names]
+        producers += [lambda name=name: self._celery(name) for name in self.celery_names]
+
+        def trouble_workers() -> None:
+            while time.monotonic() < end and not self._stop.wait(self._rest(1, 3)):
+                self._befall(self.chance.choice([self.kill_worker, self.freeze_worker]))
+
+        with running(*producers, trouble_workers, stop=self._stop, seconds=60):
+            while time.monotonic() < end:
+                mishap = self._befall(self.chance.choice(self._shards.mishaps()))
+                self._shards.await_whole()
+                left, done = end - time.monotonic(), sum(self.outcome.mishaps.values())
+                say(f"{left:4.0f} s left, {len(self._put)} put, {done} mishaps, last {mishap}")
+                self._supervise()
+                time.sleep(self._rest(0.1, 1))
+        self.outcome.put = len(self._put)
+        say("the rest is worked off")
+        try:
+            wait_until("the queues to be empty", lambda: self._is_empty(engine), 60)
+        except AssertionError as error:
+            self.outcome.unexplained.append(f"{error}: {self._states(engine)}")
+        self._judge(engine)
+
+    def _rest(self, least: float, most: float) -> float:
+        return self.chance.uniform(least, most) * self._calm
+
+    def _befall(self, mishap: Callable[[], None]) -> str:
+        name = mishap.__name__
+        self._timeline.append((name, time.time()))
+        mishap()
+        self.outcome.mishaps[name] += 1
+        return name
+
+    def _is_empty(self, engine: Engine) -> bool:
+        self._supervise()
+        try:
+            return not self._states(engine)
+        except AtomqError:
+            return False
+
+    def _states(self, engine: Engine) -> dict[str, Any]:
+        """Of the queues that are not empty."""
+        states = {name: Queue(name, engine).state() for name in self._slot_of}
+        return {name: at for name, at in states.items() if at.ready + at.delayed + at.unacked}
+
+    # ── the ledger ────────────────────────────────────────────────────────────────────────────
+
+    def _judge(self, engine: Engine) -> None:
+        out = self.outcome
+        events: dict[str, list[tuple[str, int, float]]] = {}
+        for line in self._ledger.read_text().splitlines():
+            what, n, _, pid, at = line.split()
+            events.setdefault(n, []).append((what, int(pid), float(at)))
+            out.starts += what == "start"
+        dead = [letter for name in self._slot_of for letter in Queue(name, engine).peek("dead")]
+        out.unexplained += [f"a dead letter: {letter.name} {letter.reason}" for letter in dead]
+        done = {n for n, seen in events.items() if any(what == "end" for what, _, _ in seen)}
+        out.lost = sorted(n for n in self._put if n not in done)
+        for n, seen in events.items():
+            starts = [i for i, (what, _, _) in enumerate(seen) if what == "start"]
+            for i, j in pairwise(starts):
+                why = self._why(n, seen[i:j], seen[j])
+                out.duplicates[why] += 1
+                if why == "unexplained":
+                    around = [m for m in self._timeline if abs(m[1] - seen[j][2]) < 6 * LEASE]
+                    modes = {pid: self._mode_of.get(pid) for _, pid, _ in seen}
+                    out.unexplained.append(f"{n}: {seen}; {modes}; {around}")
+
+    def _why(self, n: str, seen: list[tuple[str, int, float]], second: tuple[str, int, float]) -> str:
+        """Why a message was started again, by what its first start met."""
+        _, pid, began = seen[0]
+        _, other, again = second
+        if any(what == "failed" and by == pid for what, by, _ in seen):
+            return "it failed"
+        if self._died.get(pid, again + 1) <= again:
+            return "its process died"
+        for process, since, until in self._frozen:
+            if process in (pid, other) and since <= again and began <= until:
+                return "one of the two processes was frozen for longer than a lease"
+        slot = self._slot_of[n.split(".")[1]]
+        for upset in self._shards.upsets:
+            if slot in upset.slots and upset.began <= again and began - LEASE <= upset.ended:
+                return f"{upset.what}"
+        return "unexplained"
+
+
+_numbers = itertools.count(1)
+
+
+def _slot(name: str) -> int:
+    return QueueKeys(name, layout="cluster").slot
+
+
+def _spread(prefix: str) -> list[str]:
+    """A name for the slots of each of three shards."""
+    names = [f"{prefix}{n}" for n in range(64)]
+    return [next(name for name in names if _slot(name) * 3 // 16384 == i) for i in range(3)]
+
+
+def _signal(worker: subprocess.Popen[bytes], number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(worker.pid, number)

@@ -1,0 +1,260 @@
+"""A cluster of shards for a battle, and what befalls its nodes and slots.
+
+Each node has an AOF, so that a shard whose nodes all ended comes back with what it had answered.
+Each method is one mishap, and ends when the cluster is whole again.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
+
+import redis
+
+from tests.servers import Cluster, Server, wait_until
+
+NODE_TIMEOUT = 1.0  # seconds
+OPTIONS = {
+    "appendonly": "yes",
+    "appendfsync": "no",
+    "cluster-node-timeout": str(int(NODE_TIMEOUT * 1000)),
+    "cluster-require-full-coverage": "no",
+    "cluster-allow-replica-migration": "no",
+    "cluster-replica-validity-factor": "0",
+}
+
+
+@dataclass
+class Upset:
+    """A mishap that may cost a claim or an ack: from when to when, and the slots it concerned."""
+
+    what: str
+    began: float
+    ended: float
+    slots: frozenset[int]
+
+
+class Shards:
+    """Three primaries with a replica each. `slots` are those that move."""
+
+    def __init__(self, kind: str, slots: list[int], chance: random.Random) -> None:
+        self.kind = kind
+        self.chance = chance
+        self.upsets: list[Upset] = []
+        self._slots = slots
+        self._cluster = Cluster(kind, nodes=3, replicas=True, options=OPTIONS)
+        self._shards: list[list[Server]] = []
+        self._old: list[Server] = []
+
+    def __enter__(self) -> Self:
+        self._cluster.__enter__()
+        pairs = zip(self._cluster.nodes, self._cluster.replicas, strict=True)
+        self._shards = [list(pair) for pair in pairs]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for node in self._everyone():
+            with suppress(AssertionError, ProcessLookupError):
+                node.resume()
+        for node in (*self._everyone(), *self._old):
+            node.stop()
+        self._cluster.__exit__(*exc)
+
+    @property
+    def ports(self) -> list[int]:
+        """All seeds, those of nodes that have left too."""
+        return [node.port for node in self._cluster.everyone]
+
+    def mishaps(self) -> list[Any]:
+        found = [
+            *(self.freeze_primary, self.kill_primary, self.manual_failover, self.move_half_by_half),
+            *(self.join_replica, self.lose_shard, self.freeze_shard),
+            *(self.cut_connections, self.forget_scripts),
+        ]
+        return [*found, self.move_at_once] if self.kind == "valkey-9" else found
+
+    # ── nodes ─────────────────────────────────────────────────────────────────────────────────
+
+    def freeze_primary(self) -> None:
+        """For longer than the cluster waits, and than a lease."""
+        primary, replica = self._chosen()
+        with self._upset("its shard failed over", primary):
+            primary.pause()
+            try:
+                self._await_role(replica, "master")
+                time.sleep(self.chance.uniform(0.5, 3))
+            finally:
+                primary.resume()
+            self._await_role(primary, "slave")
+
+    def kill_primary(self) -> None:
+        primary, replica = self._chosen()
+        with self._upset("its shard failed over", primary):
+            primary.kill()
+            self._await_role(replica, "master")
+            time.sleep(self.chance.uniform(0, 2))
+            primary.start()
+            self._await_role(primary, "slave")
+
+    def manual_failover(self) -> None:
+        _, replica = self._chosen()
+        _do(replica, "CLUSTER FAILOVER")
+        self._await_role(replica, "master")
+
+    def join_replica(self) -> None:
+        """A new node, which knows no script, takes the place of both others, one by one."""
+        primary, replica = self._chosen()
+        new = Server(self.kind, options={"cluster-enabled": "yes", **OPTIONS})
+        new.start()
+        shard = next(one for one in self._shards if primary in one)
+        _do(primary, "CLUSTER MEET", "127.0.0.1", new.port)
+        name = self._cluster.id_of(primary)
+        wait_until("the new node to know it", lambda: name in _text(new, "CLUSTER NODES"))
+        wait_until("it to follow", lambda: _do(new, "CLUSTER REPLICATE", name))
+        wait_until("it to be level", lambda: _link(new) == "up")
+        gone = self._cluster.id_of(replica)
+        replica.kill()
+        self._old.append(replica)
+        shard[shard.index(replica)] = new
+        for node in self._everyone():
+            with suppress(redis.ResponseError):
+                _do(node, "CLUSTER FORGET", gone)
+        _do(new, "CLUSTER FAILOVER")
+        self._await_role(new, "master")
+
+    def lose_shard(self) -> None:
+        """All its nodes end, and come back with what they had."""
+        primary, replica = self._chosen()
+        with self._upset("its shard was lost for a while", primary):
+            replica.kill()
+            primary.kill()
+            time.sleep(self.chance.uniform(0, 4))
+            primary.start()
+            replica.start()
+
+    def freeze_shard(self) -> None:
+        """No replica can take over, and leases end meanwhile."""
+        both = self._chosen()
+        with self._upset("its shard stood still", both[0]):
+            for node in reversed(both):
+                node.pause()
+            time.sleep(self.chance.uniform(1, 5))
+            for node in both:
+                node.resume()
+
+    def cut_connections(self) -> None:
+        for node in self._chosen():
+            with suppress(redis.ConnectionError):
+                _do(node, "CLIENT KILL", "TYPE", "normal")
+
+    def forget_scripts(self) -> None:
+        for node in self._everyone():
+            _do(node, "SCRIPT FLUSH")
+
+    # ── slots ─────────────────────────────────────────────────────────────────────────────────
+
+    def _moving(self) -> tuple[int, Server, Server]:
+        slot = self.chance.choice(self._slots)
+        source = self._owner(slot)
+        others = [self._primary(shard) for shard in self._shards if source not in shard]
+        return slot, source, self.chance.choice(others)
+
+    def move_half_by_half(self) -> None:
+        """As redis-cli does it; for a while one half of the keys is here, one there."""
+        slot, source, target = self._moving()
+        _do(target, "CLUSTER SETSLOT", slot, "IMPORTING", self._cluster.id_of(source))
+        _do(source, "CLUSTER SETSLOT", slot, "MIGRATING", self._cluster.id_of(target))
+        half = False
+        while keys := _do(source, "CLUSTER GETKEYSINSLOT", slot, 10):
+            for key in keys:
+                _do(source, "MIGRATE", "127.0.0.1", target.port, key, 0, 5000, "REPLACE")
+                if not half:
+                    half = True
+                    time.sleep(self.chance.uniform(0.5, 5))
+        name = self._cluster.id_of(target)
+        for node in (target, source, *(self._primary(shard) for shard in self._shards)):
+            _do(node, "CLUSTER SETSLOT", slot, "NODE", name)
+
+    def move_at_once(self) -> None:
+        slot, source, target = self._moving()
+        name = self._cluster.id_of(target)
+        _do(source, "CLUSTER MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", name)
+        wait_until("the move", lambda: self._cluster.owns(target, slot))
+
+    # ── what is where ─────────────────────────────────────────────────────────────────────────
+
+    def _everyone(self) -> list[Server]:
+        return [node for shard in self._shards for node in shard]
+
+    def _primary(self, shard: list[Server]) -> Server:
+        return next(node for node in shard if _role(node) == "master")
+
+    def _chosen(self) -> tuple[Server, Server]:
+        """The primary and the replica of a shard."""
+        shard = self.chance.choice(self._shards)
+        primary = self._primary(shard)
+        return primary, next(node for node in shard if node is not primary)
+
+    def _owner(self, slot: int) -> Server:
+        owned = (node for node in self._everyone() if self._cluster.owns(node, slot))
+        return next(owned)
+
+    @contextmanager
+    def _upset(self, what: str, primary: Server) -> Iterator[None]:
+        slots = frozenset(slot for slot in self._slots if self._cluster.owns(primary, slot))
+        upset = Upset(what, time.time(), time.time() + 3600, slots)
+        self.upsets.append(upset)
+        try:
+            yield
+        finally:
+            upset.ended = time.time()
+
+    def _await_role(self, node: Server, role: str) -> None:
+        wait_until(f"{node!r} to be a {role}", lambda: _role(node) == role)
+
+    def await_whole(self) -> None:
+        """Wait until all nodes agree, and each replica follows its primary."""
+        for node in self._everyone():
+            wait_until(f"{node!r} to be well", partial(self._is_well, node))
+
+    def _is_well(self, node: Server) -> bool:
+        about = dict(line.split(":") for line in _text(node, "CLUSTER INFO").split() if ":" in line)
+        fails = int(about["cluster_slots_pfail"]) + int(about["cluster_slots_fail"])
+        whole = about["cluster_state"] == "ok" and not fails and not _doubts(node)
+        return whole and (_role(node) == "master" or _link(node) == "up")
+
+
+def _client(node: Server) -> redis.Redis:
+    return redis.Redis(unix_socket_path=node.socket, socket_timeout=6)
+
+
+def _do(node: Server, *words: Any) -> Any:
+    with _client(node) as client:
+        return client.execute_command(*words)
+
+
+def _text(node: Server, command: str) -> str:
+    found = _do(node, command)
+    if isinstance(found, dict):  # redis-py reads it
+        return "\n".join(f"{name}:{value}" for name, value in found.items())
+    return found.decode() if isinstance(found, bytes) else str(found)
+
+
+def _doubts(node: Server) -> bool:
+    """Whether it believes that another one is away."""
+    return "fail" in _text(node, "CLUSTER NODES").replace("nofailover", "")
+
+
+def _role(node: Server) -> str:
+    with _client(node) as client:
+        return str(client.info("replication")["role"])
+
+
+def _link(node: Server) -> str:
+    with _client(node) as client:
+        return str(client.info("replication").get("master_link_status"))
