@@ -3,7 +3,8 @@
 There is a queue of the library and one of Celery in the slots of each shard. Afterwards every
 message whose put was confirmed, by a replica too, must have been worked on to its end; and each
 start beyond the first must have a mishap that explains it. Moves of slots, planned failovers, nodes
-that join, cut connections and forgotten scripts explain none.
+that join, shards that stand still or end and come back, cut connections and forgotten scripts
+explain none.
 """
 
 from __future__ import annotations
@@ -295,7 +296,7 @@ class ClusterTrial:
         slot = self._slot_of[n.split(".")[1]]
         for upset in self._shards.upsets:
             if slot in upset.slots and upset.began <= again and began - LEASE <= upset.ended:
-                return f"{upset.what}"
+                return "its shard failed over, and the new primary had not heard of all"
         return "unexplained"
 
 

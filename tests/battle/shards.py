@@ -31,9 +31,8 @@ OPTIONS = {
 
 @dataclass
 class Upset:
-    """A mishap that may cost a claim or an ack: from when to when, and the slots it concerned."""
+    """A failover that may have undone a claim or an ack: from when to when, and of which slots."""
 
-    what: str
     began: float
     ended: float
     slots: frozenset[int]
@@ -83,7 +82,7 @@ class Shards:
     def freeze_primary(self) -> None:
         """For longer than the cluster waits, and than a lease."""
         primary, replica = self._chosen()
-        with self._upset("its shard failed over", primary):
+        with self._upset(primary):
             primary.pause()
             try:
                 self._await_role(replica, "master")
@@ -94,7 +93,7 @@ class Shards:
 
     def kill_primary(self) -> None:
         primary, replica = self._chosen()
-        with self._upset("its shard failed over", primary):
+        with self._upset(primary):
             primary.kill()
             self._await_role(replica, "master")
             time.sleep(self.chance.uniform(0, 2))
@@ -130,7 +129,7 @@ class Shards:
     def lose_shard(self) -> None:
         """All its nodes end, and come back with what they had."""
         primary, replica = self._chosen()
-        with self._upset("its shard was lost for a while", primary):
+        with self._upset(primary):
             replica.kill()
             primary.kill()
             time.sleep(self.chance.uniform(0, 4))
@@ -139,13 +138,16 @@ class Shards:
 
     def freeze_shard(self) -> None:
         """No replica can take over, and leases end meanwhile."""
-        both = self._chosen()
-        with self._upset("its shard stood still", both[0]):
-            for node in reversed(both):
-                node.pause()
+        primary, replica = self._chosen()
+        with self._upset(primary):
+            _do(replica, "CONFIG SET", "cluster-replica-no-failover", "yes")
+            replica.pause()
+            primary.pause()
             time.sleep(self.chance.uniform(1, 5))
-            for node in both:
-                node.resume()
+            primary.resume()
+            replica.resume()
+            self.await_whole()
+            _do(replica, "CONFIG SET", "cluster-replica-no-failover", "no")
 
     def cut_connections(self) -> None:
         for node in self._chosen():
@@ -205,14 +207,18 @@ class Shards:
         return next(owned)
 
     @contextmanager
-    def _upset(self, what: str, primary: Server) -> Iterator[None]:
+    def _upset(self, primary: Server) -> Iterator[None]:
+        """A mishap is an upset if another node is the primary afterwards, and was not asked to be.
+
+        What the old one answered and had not sent to the new one is undone: replication is
+        asynchronous, and a claim or an ack waits for no replica.
+        """
         slots = frozenset(slot for slot in self._slots if self._cluster.owns(primary, slot))
-        upset = Upset(what, time.time(), time.time() + 3600, slots)
-        self.upsets.append(upset)
-        try:
-            yield
-        finally:
-            upset.ended = time.time()
+        began = time.time()
+        yield
+        self.await_whole()
+        if _role(primary) != "master":
+            self.upsets.append(Upset(began, time.time(), slots))
 
     def _await_role(self, node: Server, role: str) -> None:
         wait_until(f"{node!r} to be a {role}", lambda: _role(node) == role)
