@@ -105,7 +105,7 @@ run: venv ## watch it work: workers of the library, then a Celery app on stock K
 
 # ── proof ───────────────────────────────────────────────────────────────────────────────────────
 
-.PHONY: test test-fast test-long battle lint format conformance mutants bench bench-quick bench-core versus-stock screenshots docs
+.PHONY: test test-fast test-long battle battle-cluster lint format conformance mutants bench bench-quick bench-core versus-stock screenshots docs
 test: tools lint ## lint, and all tests, on every kind of server where it may differ
 	@export RERUNS=$(RERUNS); $(call tests,-r fEsR)
 
@@ -127,6 +127,9 @@ test-long: tools install $(VENV)/.installed-tools ## all tests at full length (h
 
 battle: tools install ## mishaps at random against a ledger outside the server; writes docs/reliability.md (15 minutes)
 	@$(BIN)/python -m tests.battle --docs docs/reliability.md
+
+battle-cluster: tools install ## the same on a cluster of six, library and Celery; writes docs/reliability.md (12 minutes)
+	@$(BIN)/python -m tests.battle --cluster valkey-9 --seconds 660 --docs docs/reliability.md
 
 lint: install ## ruff, mypy, the floors, and the Lua scripts
 	@$(BIN)/python tests/tools/unasync.py --check

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tests.battle.cluster import ClusterTrial
 from tests.battle.trial import Outcome, Trial
 from tests.servers import KINDS, NotAvailable, Server, find_binary
 
@@ -27,6 +28,7 @@ COLUMNS = (
     "unexplained",
 )
 BEGIN, END = "<!-- battle -->", "<!-- end -->"
+BEGIN_CLUSTER, END_CLUSTER = "<!-- battle on a cluster -->", "<!-- end on a cluster -->"
 
 
 def table(rows: list[tuple[str, float, Outcome]]) -> str:
@@ -52,13 +54,47 @@ def table(rows: list[tuple[str, float, Outcome]]) -> str:
     return "\n".join(lines)
 
 
+def cluster_table(kind: str, seconds: float, out: Outcome) -> str:
+    columns = ("server", "time", "put", "started", "mishaps", "lost", "started again")
+    counts = [out.put, out.starts, sum(out.mishaps.values()), len(out.lost)]
+    counts += [sum(out.duplicates.values()), len(out.unexplained)]
+    lines = ["| " + " | ".join((*columns, "unexplained")) + " |", "|---" * 8 + "|"]
+    lines.append(f"| {kind} | {seconds:.0f} s | " + " | ".join(f"{n:,}" for n in counts) + " |")
+    for title, found in (("Mishaps:", out.mishaps), ("Started again, because:", out.duplicates)):
+        lines += ["", title, ""]
+        lines += [f"- {words.replace('_', ' ')}: {n:,}" for words, n in found.most_common()]
+    return "\n".join(lines)
+
+
+def written(page: Path, begin: str, end: str, text: str) -> None:
+    head, _, rest = page.read_text().partition(begin)
+    _, _, tail = rest.partition(end)
+    page.write_text(f"{head}{begin}\n{text}\n{end}{tail}")
+
+
+def on_a_cluster(kind: str, seconds: float, seed: int, docs: Path | None) -> bool:
+    """Whether all went well."""
+    with tempfile.TemporaryDirectory() as directory:
+        trial = ClusterTrial(kind, Path(directory), seed)
+        out = trial.run(seconds, lambda words: print(f"{kind}: {words}", flush=True))
+    print(f"{kind}, seed {seed}:", json.dumps(out.__dict__, default=str))
+    text = cluster_table(kind, seconds, out)
+    print(text)
+    if docs:
+        written(docs, BEGIN_CLUSTER, END_CLUSTER, text)
+    return not (out.lost or out.unexplained)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.battle", description=__doc__)
     parser.add_argument("--seconds", type=float, default=200)
     parser.add_argument("--servers", default=",".join(KINDS))
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--docs", type=Path, help="the page whose table is written anew")
+    parser.add_argument("--cluster", metavar="KIND", help="on a cluster of this kind of server")
     given = parser.parse_args()
+    if given.cluster:
+        return not on_a_cluster(given.cluster, given.seconds, given.seed, given.docs)
     rows = []
     for kind in given.servers.split(","):
         try:
@@ -74,10 +110,7 @@ def main() -> int:
     text = table(rows)
     print(text)
     if given.docs:
-        page = given.docs.read_text()
-        head, _, rest = page.partition(BEGIN)
-        _, _, tail = rest.partition(END)
-        given.docs.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}")
+        written(given.docs, BEGIN, END, text)
     return any(out.lost or out.innocent or out.unexplained for _, _, out in rows)
 
 

@@ -32,7 +32,6 @@ from atomq.keys import QueueKeys
 from tests.battle import celery_app
 from tests.battle.shards import Shards
 from tests.battle.trial import LEASE, Outcome
-from tests.battle.worker import options
 from tests.servers import ROOT, wait_until
 from tests.threads import running
 
@@ -202,7 +201,9 @@ class ClusterTrial:
         with self._shards:
             try:
                 self._workers = [self._begun(mode) for mode in self._modes]
-                with Engine(self._url("redis+cluster"), lease=LEASE, durability_timeout=1) as engine:
+                with Engine(
+                    self._url("redis+cluster"), lease=LEASE, durability_timeout=1
+                ) as engine:
                     self._run(engine, seconds, say)
             finally:
                 self._stop.set()
@@ -282,7 +283,9 @@ class ClusterTrial:
                     modes = {pid: self._mode_of.get(pid) for _, pid, _ in seen}
                     out.unexplained.append(f"{n}: {seen}; {modes}; {around}")
 
-    def _why(self, n: str, seen: list[tuple[str, int, float]], second: tuple[str, int, float]) -> str:
+    def _why(
+        self, n: str, seen: list[tuple[str, int, float]], second: tuple[str, int, float]
+    ) -> str:
         """Why a message was started again, by what its first start met."""
         _, pid, began = seen[0]
         _, other, again = second
