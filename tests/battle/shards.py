@@ -66,8 +66,8 @@ class Shards:
 
     @property
     def ports(self) -> list[int]:
-        """All seeds, those of nodes that have left too."""
-        return [node.port for node in self._cluster.everyone]
+        """Of the nodes that are there now: the first ones may all have left."""
+        return [node.port for node in self._everyone()]
 
     def mishaps(self) -> list[Any]:
         found = [
