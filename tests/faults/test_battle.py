@@ -9,6 +9,7 @@ import pytest
 
 from tests.battle.cluster import LIBRARY, ClusterTrial
 from tests.battle.trial import Trial
+from tests.conftest import LONG
 from tests.servers import Server
 
 SECONDS = 12.0
@@ -29,6 +30,7 @@ def test_nothing_is_lost_and_each_second_start_has_a_cause(
     assert out.put > 100
 
 
+@pytest.mark.skipif(not LONG, reason="set ATOMQ_LONG=1: workers of Celery on six nodes")
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 150)
 @pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
