@@ -77,6 +77,9 @@ def test_the_bare_install_is_light_and_works(built: Path, tmp_path: Path) -> Non
         lines = archive.read(metadata).decode().splitlines()
     needed = [line for line in lines if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert [line.split()[1] for line in needed] == ["redis[hiredis]<9,>=6.4"]
+    of_celery = [line.split()[1] for line in lines if line.endswith("extra == 'celery'")]
+    # The transport to which a rollback leads imports packaging, and requires it of nobody.
+    assert sorted(of_celery) == ["celery<6,>=5.7;", "kombu>=5.7;", "packaging;"]
     code = (
         "import sys\n"
         "for name in 'typer rich click pydantic jsonschema attr attrs referencing rpds'.split():\n"

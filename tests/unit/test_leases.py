@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -90,3 +92,30 @@ def test_what_waits_is_looked_at_when_its_time_comes_and_not_all_the_time(
     keeper.watch(waits, patience=0.0)
     assert waits.over.wait(20)
     assert waits.looks < 10
+
+
+SUSPENDED = """
+import time
+asleep, real = 0, time.clock_gettime
+time.clock_gettime = lambda which: real(which) + asleep * (which == time.CLOCK_BOOTTIME)
+
+from atomq import leases
+from atomq.calls import Claimed
+from atomq.client import Engine
+from atomq.message import Delivery
+
+message = Delivery("q", "c-1.0.1", 1, 1, b"{}")
+keeper = leases.keeper(Engine("redis://127.0.0.1:1", lease=60))
+keeper.hold(Claimed(0, None, (), (), [message]), [message])
+print(keeper.lapsed(message.receipt))
+asleep = 61  # no other clock of the process goes on
+print(keeper.lapsed(message.receipt))
+"""
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this system has no such clock")
+def test_a_lease_grows_old_while_the_machine_is_suspended() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", SUSPENDED], capture_output=True, text=True, timeout=30
+    )
+    assert said.stdout.split() == ["False", "True"], said.stderr
