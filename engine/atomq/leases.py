@@ -304,7 +304,8 @@ class LeaseKeeper:
 
     def stands_still(self) -> bool:
         """Whether nothing is to be claimed now: one message is alone, or is to be."""
-        if not self._leases:
+        # Asked at every turn of an event loop: mostly nothing is alone, and nothing drains.
+        if not self._leases or (self._alone is None and not self._drains_until):
             return False
         return self._goes_alone() or (time.monotonic() < self._drains_until and self._holds())
 

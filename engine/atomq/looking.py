@@ -40,30 +40,37 @@ class Looks:
         self._cap = cap
         self._name = name
         self._at: dict[str, float] = {}
+        self._next: float | None = None  # the least of them, where it was reckoned
 
     def claimed(self, queues: Iterable[str], now: float) -> None:
         """It claimed these at `now`, and so has looked; only those that it knows are looked at."""
         for queue in queues:
             if self._at.get(queue, now) <= now:
                 self._at[queue] = now + self._cap * random.uniform(*INSTEAD)
+                self._next = None
 
     def looked(self, queues: Iterable[str], now: float) -> None:
         """It looked at these at `now`, and found nothing to do."""
         at = now + self._cap * random.uniform(*AGAIN)
         self._at.update(dict.fromkeys(queues, at))
+        self._next = None
 
     def heard(self, queue: str, consumer: str, now: float) -> None:
         """It heard at `now` that this consumer has looked."""
         if consumer != self._name and queue in self._at:
             self._at[queue] = now + self._cap * random.uniform(*INSTEAD)
+            self._next = None
 
     def forget(self, queue: str) -> None:
         """Look at it no more."""
         self._at.pop(queue, None)
+        self._next = None
 
     def next(self) -> float:
         """When to look; inf: it knows no queue."""
-        return min(self._at.values(), default=float("inf"))
+        if self._next is None:
+            self._next = min(self._at.values(), default=float("inf"))
+        return self._next
 
     def due(self, now: float) -> list[str]:
         """Which to look at now."""

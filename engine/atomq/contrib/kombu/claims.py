@@ -65,18 +65,14 @@ class Claims:
         """When to do again what is done once a second (monotonic)."""
         self.rests_until = 0.0
         """Until when nothing is tried: the user was refused a right that it had."""
-        self._under_way: tuple[Channel, Call[Claimed], Taken] | None = None
+        self.under_way: tuple[Channel, Call[Claimed], Taken] | None = None
+        """The claim that waits for its answer, for which channel, and the acks that ride along."""
         self._sent_at = 0.0  # when the claim was sent for the first time
         self._room = 0  # for how many messages
 
-    @property
-    def is_under_way(self) -> bool:
-        """Whether a claim waits for its answer."""
-        return self._under_way is not None
-
     def reserved(self, channel: Channel, seconds: float) -> int:
         """The room of a channel that a claim asked for which was sent within so many seconds."""
-        if self._under_way is None or self._under_way[0] is not channel:
+        if self.under_way is None or self.under_way[0] is not channel:
             return 0
         return self._room if clock() - self._sent_at < seconds else 0
 
@@ -98,28 +94,28 @@ class Claims:
             channel.pace()
         self.hot.difference_update(queues)
         self.has_found = False
-        self._under_way = (channel, call, acks)
+        self.under_way = (channel, call, acks)
         self._room = room
         self._sent_at = clock()
         self._send(CLAIM, call.packed())
 
     def answered(self, reply: Any) -> None:
         """The server answered the claim, or refused it."""
-        assert self._under_way is not None
-        channel, call, acks = self._under_way
+        assert self.under_way is not None
+        channel, call, acks = self.under_way
         if isinstance(reply, Exception):
             # The engine knows what to do about scripts that are not loaded, and passing trouble.
             self._ask(call, self.resolved)
             return
-        self._under_way = None
+        self.under_way = None
         self._claimed(channel, call.parse(reply, call.repeated), acks)
 
     def resolved(self, outcome: Outcome) -> None:
         """What came of the claim when the engine asked. Raises what is none of its business."""
-        if self._under_way is None:
+        if self.under_way is None:
             return  # the connection was closed meanwhile
-        channel, call, acks = self._under_way
-        self._under_way = None
+        channel, call, acks = self.under_way
+        self.under_way = None
         if not isinstance(outcome, BaseException):
             self._claimed(channel, outcome, acks)
             return
@@ -142,43 +138,43 @@ class Claims:
 
     def take_back(self) -> None:
         """The claim was surely not carried out: it is sent anew."""
-        assert self._under_way is not None
-        _, _, acks = self._under_way
-        self._under_way = None
+        assert self.under_way is not None
+        _, _, acks = self.under_way
+        self.under_way = None
         self._put_back(acks)
         self.found(acks)
 
     def ask_by_engine(self) -> None:
         """No answer comes over the connection any more: have the engine ask for it."""
-        assert self._under_way is not None
-        channel, call, acks = self._under_way
-        self._under_way = channel, call.again(), acks
-        self._ask(self._under_way[1], self.resolved)
+        assert self.under_way is not None
+        channel, call, acks = self.under_way
+        self.under_way = channel, call.again(), acks
+        self._ask(self.under_way[1], self.resolved)
 
     def ask_again(self) -> bool:
         """Get the answer that a broken connection took along; whether it has messages.
 
         The engine asks, over a connection of its own. Raises what the engine raises.
         """
-        assert self._under_way is not None
-        channel, call, acks = self._under_way
-        self._under_way = channel, call.again(), acks
-        claimed = self._broker.engine.run(self._under_way[1])
-        self._under_way = None
+        assert self.under_way is not None
+        channel, call, acks = self.under_way
+        self.under_way = channel, call.again(), acks
+        claimed = self._broker.engine.run(self.under_way[1])
+        self.under_way = None
         self._claimed(channel, claimed, acks)
         return bool(claimed.deliveries)
 
     def give_up(self) -> None:
         """The connection is lost: the broker asks for the answer when the next one is made."""
-        if self._under_way is not None:
-            _, call, acks = self._under_way
+        if self.under_way is not None:
+            _, call, acks = self.under_way
             self._put_back(acks)
             self._broker.unanswered.append(call)
-            self._under_way = None
+            self.under_way = None
 
     def forget(self) -> None:
         """The connection is closed: no answer comes any more."""
-        self._under_way = None
+        self.under_way = None
 
     def pass_on(self, token: str) -> None:
         """Wake another consumer by a token for a queue that is not consumed here any more."""

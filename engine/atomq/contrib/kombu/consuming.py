@@ -225,7 +225,7 @@ class Consuming(Publishing):
         """Send back what is not due yet."""
         headers = payload["headers"]
         eta = headers.get("eta") if isinstance(headers, dict) else None
-        due_ms = eta_ms(eta)
+        due_ms = eta_ms(eta) if eta is not None else None
         if due_ms is None:
             return False
         if self.settings.delay_in_server == "never":

@@ -49,7 +49,7 @@ class Demand:
         if self._broker.keeper.stands_still():
             return found
         for channel in self._claimers:
-            taken = self._buffer.count(channel) if self._buffer else 0
+            taken = self._buffer.count(channel) if self._buffer.waiting else 0
             if reserved is not None:
                 taken += reserved(channel)
             room = channel.room(taken, least=least)

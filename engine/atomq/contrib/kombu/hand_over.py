@@ -34,21 +34,22 @@ class HandOver:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._waiting: deque[Waiting] = deque()
+        self.waiting: deque[Waiting] = deque()
+        """To be read only; the event loop asks at every turn whether it is empty."""
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self.waiting)
 
     def __iter__(self) -> Iterator[Waiting]:
-        return iter(self._waiting)
+        return iter(self.waiting)
 
     def add(self, channel: Channel, deliveries: Sequence[Delivery], now_ms: int) -> None:
         """These were claimed for a channel."""
-        self._waiting += [Waiting(channel, delivery, now_ms) for delivery in deliveries]
+        self.waiting += [Waiting(channel, delivery, now_ms) for delivery in deliveries]
 
     def count(self, channel: Channel) -> int:
         """How many wait for this channel."""
-        return sum(1 for one in self._waiting if one.channel is channel)
+        return sum(1 for one in self.waiting if one.channel is channel)
 
     def next(self) -> Waiting | None:
         """The oldest one; None: it was let go meanwhile, or this process stood still.
@@ -57,31 +58,31 @@ class HandOver:
         given back.
         """
         try:
-            oldest = self._waiting.popleft()
+            oldest = self.waiting.popleft()
         except IndexError:
             return None
         keeper = self._broker.keeper
         if keeper.lapsed(oldest.delivery.receipt):
-            self._waiting.appendleft(oldest)
+            self.waiting.appendleft(oldest)
             self.give_back(lambda one: keeper.lapsed(one.delivery.receipt))
             return None
         return oldest
 
     def give_back(self, which: Callable[[Waiting], bool] = lambda _: True) -> None:
         """Give back those for which `which` is true. Raises our exceptions."""
-        given = [one for one in self._waiting if which(one)]
+        given = [one for one in self.waiting if which(one)]
         if not given:
             return
-        self._waiting = deque(one for one in self._waiting if not which(one))
+        self.waiting = deque(one for one in self.waiting if not which(one))
         for queue, receipts in _by_queue(given).items():
             self._broker.give_back(self._broker.keys(queue), receipts)
 
     def let_go(self) -> None:
         """The worker stops: give back what waits here. Never raises."""
         given = []
-        while self._waiting:
+        while self.waiting:
             try:
-                given.append(self._waiting.popleft())
+                given.append(self.waiting.popleft())
             except IndexError:  # its own thread has just taken it
                 break
         try:
@@ -92,7 +93,7 @@ class HandOver:
 
     def clear(self) -> None:
         """The connection is lost: nothing is given back, what is held stays held."""
-        self._waiting.clear()
+        self.waiting.clear()
 
 
 def _by_queue(given: Sequence[Waiting]) -> dict[str, list[str]]:

@@ -72,6 +72,8 @@ class Intake:
         self.unable_since = float("inf")
         """Since when it watches queues from which it can take nothing (monotonic)."""
         self.chores = Chores(transport)
+        # The thread works on a task from here to there, and hears nothing meanwhile.
+        self.begin_task, self.end_task = self.watch.election.begin, self.watch.election.end
 
     # ── what the poller says and asks ─────────────────────────────────────────────────────────
 
@@ -120,14 +122,6 @@ class Intake:
         self.has_read = True
         return True
 
-    def begin_task(self) -> None:
-        """The thread works on a task now, and hears nothing until that is done."""
-        self.watch.election.begin()
-
-    def end_task(self) -> None:
-        """The task is done."""
-        self.watch.election.end()
-
     def close(self) -> None:
         """Give back what was not handed over, pass a wake-up on, and hang up."""
         if self.socket.line is None:
@@ -155,7 +149,7 @@ class Intake:
 
     def _settle_claim(self) -> None:
         deadline = time.monotonic() + PATIENCE
-        while self.claims.is_under_way and time.monotonic() < deadline:
+        while self.claims.under_way and time.monotonic() < deadline:
             if self.can_read(0.1):
                 self.read()
 
@@ -181,18 +175,14 @@ class Intake:
         """Send what there is to send: a claim if there is room and work, else the wait for work."""
         now, self.has_read = time.monotonic(), False
         claims = self.claims
-        if self.socket.has_moved:
-            self._broken(server.ConnectionError("there is another master"))
-        # Over this connection, so that nothing it waits for is lost. Behind a wait it is sent at
-        # the latest a second later. If it is refused the connection is made anew.
-        if credentials := self.socket.new_credentials():
-            self._send(_ignore, ("AUTH", *credentials))
-        if now > self._until and (claims.is_under_way or self.blocked):
+        if self.socket.is_outdated:
+            self._renew_socket()
+        if now > self._until and (claims.under_way or self.blocked):
             self._overdue()
-        if claims.is_under_way or now < claims.rests_until:
+        if claims.under_way or now < claims.rests_until:
             return
         is_time, is_due = now >= claims.chores_at, now >= claims.due_at
-        may_look = now >= self.looker.times.next() and not self.blocked
+        may_look = not self.blocked and now >= self.looker.times.next()
         rooms = self.demand.rooms(least=is_time or is_due or may_look or claims.has_found)
         if rooms and stopping():
             rooms = {}
@@ -209,7 +199,22 @@ class Intake:
             if queues:
                 self._send_claim(channel, queues, room)
                 return
-        self._block(tuple(rooms))
+        channels = tuple(rooms)
+        # The event loop asks at every turn: mostly nothing has changed.
+        if (
+            channels != self._able
+            or now >= self.unable_since + LINGER
+            or self.demand.keys(channels) != self.blocked
+        ):
+            self._block(channels)
+
+    def _renew_socket(self) -> None:
+        if self.socket.has_moved:
+            self._broken(server.ConnectionError("there is another master"))
+        # Over this connection, so that nothing it waits for is lost. Behind a wait it is sent at
+        # the latest a second later. If it is refused the connection is made anew.
+        if credentials := self.socket.new_credentials():
+            self._send(_ignore, ("AUTH", *credentials))
 
     def _do_chores(self, now: float) -> None:
         self.claims.chores_at = now + random.uniform(*CAP)
@@ -421,7 +426,7 @@ class Intake:
         unless it broke under a claim that got something: that may have been too large for it.
         """
         quick = self.socket.lasted() < QUICK
-        if (quick and not self.claims.is_under_way) or not self._reopened(quick=quick):
+        if (quick and not self.claims.under_way) or not self._reopened(quick=quick):
             self.give_up()
             raise error
         log.info("the connection was lost and made again: %s", error)
@@ -439,7 +444,7 @@ class Intake:
                 line.subscribe("PSUBSCRIBE", patterns, LISTEN)
             if looks := self.looker.channels(self.demand.claimed()):
                 line.subscribe("SUBSCRIBE", looks, _ignore)
-            if self.claims.is_under_way and not self.claims.ask_again() and quick:
+            if self.claims.under_way and not self.claims.ask_again() and quick:
                 return False
         except (*GONE, AtomqError) as error:
             log.debug("and could not be made again: %s", error)

@@ -97,6 +97,13 @@ class Socket:
         self.line = None
 
     @property
+    def is_outdated(self) -> bool:
+        """Whether another server became the master, or the credentials may be others by now."""
+        return self.line is not None and (
+            self._era != self._engine.era or self._moves != self._engine.moves
+        )
+
+    @property
     def has_moved(self) -> bool:
         """Whether another server became the master since the line was made."""
         return self.line is not None and self._moves != self._engine.moves

@@ -142,13 +142,13 @@ class Poller:
         """
         until = time.monotonic() + TURN
         try:
-            while self._buffer and not stopping():
+            while self._buffer.waiting and not stopping():
                 self.deliver_one()
                 if self._waker is not None and time.monotonic() > until:
                     break
         finally:  # a callback may raise, and the loop go on
             if self._waker is not None:
-                self._waker.set(bool(self._buffer) and not stopping())
+                self._waker.set(bool(self._buffer.waiting) and not stopping())
 
     def receive(self, timeout: float | None) -> bool:
         """Hand over one message or broadcast; False if none came within `timeout` seconds.

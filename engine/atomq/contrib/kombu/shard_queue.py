@@ -106,14 +106,14 @@ class ClaimedQueue(ShardQueue):
     @property
     def is_sent(self) -> bool:
         """Whether a claim is under way over its line."""
-        return self._sent_over is not None and self.claims.is_under_way
+        return self._sent_over is not None and self.claims.under_way is not None
 
     def can_ask(self, now: float) -> bool:
         """Whether anything can be said of it."""
         return (
             self.line is not None
             and self.line.is_open
-            and not self.claims.is_under_way
+            and not self.claims.under_way
             and now >= self.claims.rests_until
         )
 
@@ -131,7 +131,7 @@ class ClaimedQueue(ShardQueue):
         if line is self.line:
             self._looks = False
             self.claims.found([self.name])
-        if line is self._sent_over and self.claims.is_under_way:
+        if line is self._sent_over and self.claims.under_way:
             self._sent_over = None
             self.claims.ask_by_engine()
 

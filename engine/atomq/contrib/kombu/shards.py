@@ -211,7 +211,7 @@ class Shards:
         for name in set(popped) - self._pops.keys():
             self._pops[name] = PoppedQueue(self._broker, self._popped, name)
         for name in self._claimed.keys() - set(claimed):
-            if not self._claimed[name].claims.is_under_way:  # its answer belongs to a closed one
+            if not self._claimed[name].claims.under_way:  # its answer belongs to a closed one
                 del self._claimed[name]
         for name in self._pops.keys() - set(popped):
             if not self._pops[name].is_asked:

@@ -15,7 +15,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 from kombu.utils import functional
@@ -348,6 +348,7 @@ def fault(task: Any) -> str:
     return ""
 
 
+@cache  # as Kombu keeps it
 def _is_green() -> bool:
     return bool(detect_environment() != "default")
 
