@@ -29,12 +29,13 @@ class Demand:
         self._buffer = buffer
         self._popped = popped
         self._claimers: list[Channel] | None = None
-        self._waits: dict[tuple[Channel, ...], tuple[str, ...]] = {}
+        self.waits: dict[tuple[Channel, ...], tuple[str, ...]] = {}
+        """What `keys` answered since consumers changed."""
 
     def regroup(self) -> None:
         """Consumers have changed."""
         self._claimers = None
-        self._waits.clear()
+        self.waits.clear()
 
     def rooms(
         self, *, least: bool = False, reserved: Callable[[Channel], int] | None = None
@@ -46,8 +47,6 @@ class Demand:
         if self._claimers is None:
             self._claimers = [ch for ch in self._transport.channels if ch.claimed_queues()]
         found: dict[Channel, int] = {}
-        if self._broker.keeper.stands_still():
-            return found
         for channel in self._claimers:
             taken = self._buffer.count(channel) if self._buffer.waiting else 0
             if reserved is not None:
@@ -55,11 +54,11 @@ class Demand:
             room = channel.room(taken, least=least)
             if room and not channel.closed:
                 found[channel] = room
-        return found
+        return {} if found and self._broker.keeper.stands_still() else found
 
     def keys(self, able: tuple[Channel, ...]) -> Sequence[str]:
         """What to wait on: tokens of what `able` claims from, and the lists that are popped."""
-        found = self._waits.get(able)
+        found = self.waits.get(able)
         if found is None:
             wanted = [
                 self._broker.keys(name).wake
@@ -69,7 +68,7 @@ class Demand:
             for channel in self._transport.channels:
                 for name in channel.popped_queues():
                     wanted += self._popped.lists(name)
-            found = self._waits[able] = tuple(dict.fromkeys(wanted))
+            found = self.waits[able] = tuple(dict.fromkeys(wanted))
         return found
 
     def source(self, key: str) -> Source | None:

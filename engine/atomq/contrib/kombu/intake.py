@@ -204,7 +204,7 @@ class Intake:
         if (
             channels != self._able
             or now >= self.unable_since + LINGER
-            or self.demand.keys(channels) != self.blocked
+            or self.demand.waits.get(channels) != self.blocked
         ):
             self._block(channels)
 

@@ -53,6 +53,8 @@ class Poller:
         self._buffer = HandOver(self._broker)
         kind = Shards if self._broker.on_cluster else Intake
         self._intake: Any = kind(transport, self._buffer)
+        self.pump: Callable[[], None] = self._intake.pump
+        """Send what there is to send: a claim if there is room and work, else the wait for work."""
         _pollers.add(self)
 
     # ── what channels report: see `consuming.Receiver` ────────────────────────────────────────
@@ -109,10 +111,6 @@ class Poller:
     def close(self) -> None:
         """Give back what was not handed over, pass a wake-up on, and hang up."""
         self._intake.close()
-
-    def pump(self) -> None:
-        """Send what there is to send: a claim if there is room and work, else the wait for work."""
-        self._intake.pump()
 
     def on_readable(self) -> None:
         """Take in what came, hand over what can be, and send what comes next."""

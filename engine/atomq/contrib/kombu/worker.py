@@ -22,13 +22,20 @@ from kombu.utils import functional
 from kombu.utils.compat import detect_environment
 
 CLOSE, TERMINATE = 0x2, 0x3  # states of a worker that stops, as celery.bootsteps counts them
+SOLO = "celery.concurrency.solo"  # imported where it was asked for
 BEGINS_IN = 0.01  # seconds in which a thread or greenlet that was started has begun its task
 
 
 def stopping() -> bool:
     """Whether the worker stops, and begins nothing any more."""
     state = sys.modules.get("celery.worker.state")
-    return state is not None and (_told(state.should_stop) or _told(state.should_terminate))
+    if state is None:
+        return False
+    # This is asked for each message, so not by `_told`.
+    stop, terminate = state.should_stop, state.should_terminate
+    return (stop is not None and stop is not False) or (
+        terminate is not None and terminate is not False
+    )
 
 
 def terminating() -> bool:
@@ -93,7 +100,7 @@ def controller() -> Any:
 def runs_in_delivery(*, in_loop: bool) -> bool:
     """Whether a message is worked on while it is handed over: solo pools, programs that drain."""
     if in_loop:
-        return "celery.concurrency.solo" in sys.modules  # imported where it was asked for
+        return SOLO in sys.modules
     return not _is_green()
 
 
@@ -251,7 +258,9 @@ def ask_before_work() -> None:
 def _asked(on_accepted: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(on_accepted)
     def asked(request: Any, pid: int, *args: Any, **kwargs: Any) -> Any:
-        if _begins_here(pid) and _given_up(request):
+        # It begins when this is said, in a thread or greenlet; a greenlet's number is its own.
+        begins_here = _is_green() or (pid == os.getpid() and SOLO not in sys.modules)
+        if begins_here and _given_up(request):
             raise sys.modules["greenlet"].GreenletExit if _is_green() else CancelledError
         return on_accepted(request, pid, *args, **kwargs)
 
@@ -282,13 +291,6 @@ def _given_up(request: Any) -> bool:
     sys.modules["celery.worker.state"].task_ready(request)
     request.reject(requeue=True)
     return True
-
-
-def _begins_here(pid: int) -> bool:
-    """Whether a task that is accepted begins when that was said, in a thread or greenlet."""
-    if _is_green():  # the number is the greenlet's
-        return True
-    return pid == os.getpid() and not runs_in_delivery(in_loop=True)
 
 
 def _failed_outside(task_id: str = "", **_: Any) -> None:
