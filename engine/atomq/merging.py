@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from atomq.calls import MAX_BYTES, Counts, Part, Peeked, QueueState
 from atomq.errors import InvalidMessage, ServerUnavailable
 from atomq.message import Envelope
-from atomq.partitions import mark
+from atomq.partitions import letter_mark
 
 T = TypeVar("T")
 _LAST = 18446744073709551615  # the highest second part of the id of a dead letter
@@ -104,7 +104,7 @@ def peeked(part: Part, found: Mapping[int, list[Peeked]], limit: int, offset: in
     shown = [each for each in ranked if end is None or each[0] <= end][offset : offset + limit]
     if part != "dead":
         return [message for _, message in shown]
-    return [replace(message, name=message.name + mark(rank[2])) for rank, message in shown]
+    return [replace(message, name=message.name + letter_mark(rank[2])) for rank, message in shown]
 
 
 def _rank(part: Part, at: int, position: int, message: Peeked) -> tuple[int, int, int]:

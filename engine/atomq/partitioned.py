@@ -26,8 +26,10 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
 
     On a cluster they lie evenly on its shards, so it holds more than one server can and is worked
     on by all of them. Each is an ordinary queue; the first has the name of the whole. How many
-    there are is written down when the queue is first used, and `InvalidArgument` is raised where it
-    is used with another number; to change it, delete the queue.
+    there are is written down when the queue is first used. Used with a higher number, it has so
+    many from then on; processes with the number of before go on, and consume from the new ones
+    within some seconds. `InvalidArgument` is raised where it is used with a lower one that it never
+    had: to lower it, delete the queue.
 
     A message that names nothing goes to one partition after another, and while a shard is away to
     the others. Those of one `key` stay together: they are handed out in their order, as far as a
@@ -43,7 +45,7 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
 
     def partitions(self) -> list[Queue]:
         """The partitions, as queues of their own: to look at one, or for a receiver."""
-        return list(self.engine.run(self._loaded()))
+        return list(self.engine.run(self._current()))
 
     # ── publish ───────────────────────────────────────────────────────────────────────────────
 
@@ -99,7 +101,9 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
     # ── consume, settle ───────────────────────────────────────────────────────────────────────
 
     def _receiver(self, workers: int = 1) -> Receiver:
-        return Receiver(self.partitions(), workers, fair=True)
+        receiver = Receiver(self.engine.run(self._loaded()), workers, fair=True)
+        receiver.grown = self._grown
+        return receiver
 
     def ack_many(self, messages: Sequence[Message]) -> list[Verdict]:
         """Ack messages, in one call a partition; a verdict for each, LOST among them."""

@@ -28,13 +28,14 @@ from atomq.errors import (
 from atomq.flows import Flow, Sleep, ask
 from atomq.keys import QueueKeys
 from atomq.message_base import MessageBase
-from atomq.partitions import COPY, MOST, PartitionMap, mark, name_of
+from atomq.partitions import COPY, MOST, PartitionMap, letter_mark, name_of
 from atomq.queue_base import EngineT, Item, QueueBase, check_key
 
 log = logging.getLogger("atomq.queue")
 
 T = TypeVar("T")
 TOGETHER = 64  # calls
+READ_AGAIN = 4.0  # seconds after which a consumer looks whether there are more partitions
 COPIES, NUMBERS = (1, 2), 12  # partitions whose copies of the record are sought, by these numbers
 
 
@@ -69,54 +70,117 @@ class PartitionedBase(QueueBase[EngineT]):
         self._on_shards = self.engine.address.kind == "cluster"
         self._map = PartitionMap(name, ())
         self._parts: list[Any] = []  # none: the record was not read yet
+        self._read_at = 0.0  # when the record was read last (monotonic)
         self._turn = random.randrange(self._count)
         self._joined = self._under_way = 0  # free shares, since it is the turn of that one; at all
 
     # ── the record ────────────────────────────────────────────────────────────────────────────
 
     def _loaded(self) -> Flow[list[Any]]:
-        """The partitions, as they were written down by the first that used the queue."""
+        """The partitions, as they are written down; the first that uses the queue does that."""
         if not self._parts:
-            found = PartitionMap.read(self.name, (yield from self._recorded()))
-            count = len(found.names)
-            if count != self._count:
-                raise InvalidArgument(
-                    f"the queue {self.name!r} has {count} partitions, not {self._count}: their "
-                    "number stays as it is until the queue is deleted"
-                )
-            self._map = found
-            self._parts = [self._partition(at, name) for at, name in enumerate(found.names)]
+            self._learn((yield from self._recorded()))
         return self._parts
 
-    def _partition(self, at: int, name: str) -> Any:
+    def _current(self, *names: str) -> Flow[list[Any]]:
+        """The same as the record says now; with names of messages, if one is of none known."""
+        if self._parts and not (names and all(map(self._map.knows, names))):
+            yield from self._read_again()
+        return (yield from self._loaded())
+
+    def _read_again(self) -> Flow[None]:
+        """Learn whether another process has raised their number. What fails changes nothing."""
+        self._read_at = time.monotonic()
+        try:
+            found = yield from self._ask(calls.partitions(self.keys))
+        except AtomqError as error:
+            log.debug("the partitions of %r stay as they were known: %s", self.name, error)
+            return
+        if found and found != self._map.record:
+            self._learn(PartitionMap.read(self.name, found))
+
+    def _grown(self, names: list[str]) -> Flow[list[Any] | None]:
+        """The partitions, for a consumer that knows these, if they are others by now."""
+        if time.monotonic() - self._read_at > READ_AGAIN:
+            yield from self._read_again()
+        parts = self._parts
+        return parts if parts and [part.name for part in parts] != names else None
+
+    def _learn(self, found: PartitionMap) -> None:
+        known = {part.name: part for part in self._parts}
+        self._read_at = time.monotonic()
+        self._parts = [
+            known.get(name) or self._partition(name, found.mark(at))
+            for at, name in enumerate(found.names)
+        ]
+        self._map, self._turn = found, self._turn % len(self._parts)
+
+    def _partition(self, name: str, mark: str) -> Any:
         part = self._partition_type(
             name, self.engine, serializer=self.serializer, backoff=self.backoff
         )
-        part._writer, part._durability, part._id_suffix = self._writer, self._durability, mark(at)
+        part._writer, part._durability, part._id_suffix = self._writer, self._durability, mark
         part._tracked = self._tracked
         return part
 
-    def _recorded(self) -> Flow[str]:
+    def _recorded(self) -> Flow[PartitionMap]:
+        """What is written down, in which there are as many as this queue was said to have."""
         try:
-            found = yield from self._ask(calls.partitions(self.keys))
+            record = yield from self._ask(calls.partitions(self.keys))
         except ServerUnavailable as error:
-            if found := (yield from self._copied()):
+            if record := (yield from self._copied()):
                 log.info("the partitions of %r are read from a copy: %s", self.name, error)
-                return found
-            found = yield from ask(calls.partitions(self.keys))
-        if found:
-            return found
-        slots, prefix = self.engine.slots, self.engine.options.global_keyprefix
-        if slots is None:
-            chosen = PartitionMap.spread(self.name, self._count, prefix=prefix)
-        else:
-            chosen = PartitionMap.spread(
-                self.name, self._count, prefix=prefix, shards=slots.primaries, shard_of=slots.owner
+                return self._checked(PartitionMap.read(self.name, record))
+            record = yield from ask(calls.partitions(self.keys))
+        while True:
+            chosen, raised = self._chosen(record)
+            if chosen.record == record:
+                return chosen
+            if raised:
+                yield from self._pause_alike(raised)
+            record, before = (
+                (yield from ask(calls.partitions(self.keys, chosen.record, record))),
+                record,
             )
-        found = yield from ask(calls.partitions(self.keys, chosen.record))
-        if found == chosen.record and self._on_shards:
-            yield from self._copy(chosen)
+            if record == chosen.record:
+                if before:
+                    log.info("%r has %d partitions now: %s", self.name, len(chosen.names), record)
+                if self._on_shards:
+                    yield from self._copy(chosen)
+
+    def _chosen(self, record: str) -> tuple[PartitionMap, Sequence[str]]:
+        """What the record is to be, and which partitions an older one gets besides.
+
+        Raises `InvalidArgument` if there are more than this queue was said to have, ever.
+        """
+        slots = self.engine.slots
+        how: dict[str, Any] = {"prefix": self.engine.options.global_keyprefix}
+        if slots is not None:
+            how |= {"shards": slots.primaries, "shard_of": slots.owner}
+        if not record:
+            return PartitionMap.spread(self.name, self._count, **how), ()
+        found = PartitionMap.read(self.name, record)
+        count = len(found.names)
+        if count < self._count:
+            chosen = found.raised(self._count, **how)
+            return chosen, chosen.names[count:]
+        return self._checked(found), ()
+
+    def _checked(self, found: PartitionMap) -> PartitionMap:
+        """One that is in use. Raises `InvalidArgument` if it never had as few as are said."""
+        count = len(found.names)
+        if count > self._count and self._count not in found.counts:
+            raise InvalidArgument(
+                f"the queue {self.name!r} has {count} partitions, not {self._count}: their number "
+                "can be raised, and is not lowered until the queue is deleted"
+            )
         return found
+
+    def _pause_alike(self, names: Sequence[str]) -> Flow[None]:
+        """Partitions that are about to come are paused if the queue is."""
+        if (yield from ask(calls.inspect(self.keys))).paused:
+            for name in names:
+                yield from ask(calls.pause(self.engine.keys(name)))
 
     def _copy(self, chosen: PartitionMap) -> Flow[None]:
         """Write it down beside each partition too, for the time when the first is away."""
@@ -187,7 +251,7 @@ class PartitionedBase(QueueBase[EngineT]):
         """One after another; what is put at the same time travels together, some at least."""
         self._joined += 1
         if not self._under_way or self._joined > TOGETHER:
-            self._turn, self._joined = (self._turn + 1) % self._count, 1
+            self._turn, self._joined = (self._turn + 1) % len(self._parts), 1
         return self._turn
 
     def _named(self, item: Any, position: int) -> int | None:
@@ -277,7 +341,7 @@ class PartitionedBase(QueueBase[EngineT]):
 
     def _at_hand(self, at: int) -> list[int]:
         """All partitions, beginning with this one; those whose node is in doubt come last."""
-        order = [*range(at, self._count), *range(at)]
+        order = [*range(at, len(self._parts)), *range(at)]
         return sorted(order, key=self._is_doubted)
 
     def _is_doubted(self, at: int) -> bool:
@@ -309,7 +373,7 @@ class PartitionedBase(QueueBase[EngineT]):
         """The partition that has the message of this id, put with this key."""
         arguments.text("message_id", message_id, calls.LONGEST_NAME)
         check_key(key)
-        parts = yield from self._loaded()
+        parts = yield from self._current(message_id)
         found = self._map.of_id(message_id) if key is None else self._map.of_key(key)
         return parts[found]
 
@@ -317,7 +381,7 @@ class PartitionedBase(QueueBase[EngineT]):
 
     def _over(self, flow_of: Callable[[Any], Flow[T]]) -> Flow[merging.Answers[T]]:
         """Ask all partitions, one after another; what does not answer is named."""
-        parts = yield from self._loaded()
+        parts = yield from self._current()
         answers = merging.Answers[T](self.name, self._map.names)
         for at, part in enumerate(parts):
             try:
@@ -337,11 +401,11 @@ class PartitionedBase(QueueBase[EngineT]):
         arguments.whole("offset", offset, 0, calls.MOST - limit)
         if not isinstance(after, str):
             raise InvalidArgument(f"after must be text, got {arguments.shown(after)}")
-        parts = yield from self._loaded()
+        parts = yield from self._current()
         found: dict[int, list[Peeked]] = {}
         most = limit if part == "dead" else limit + offset
         for at, one in enumerate(parts):
-            behind = merging.behind(after, at, self._map.marked(after)) if after else ""
+            behind = merging.behind(after, at, self._map.of_letter(after)) if after else ""
             found[at] = yield from self._ask(one._peek(part, most, 0, behind))
         return merging.peeked(part, found, limit, 0 if part == "dead" else offset)
 
@@ -354,7 +418,7 @@ class PartitionedBase(QueueBase[EngineT]):
                 if found.state in ("unknown", "gone") and part is not home:
                     elsewhere = yield from part._get(message_id)
                     at, found = (at, found) if elsewhere.state == "unknown" else (i, elsewhere)
-        return replace(found, letter=found.letter + mark(at)) if found.letter else found
+        return replace(found, letter=found.letter + letter_mark(at)) if found.letter else found
 
     def _in_turn(
         self,
@@ -362,9 +426,11 @@ class PartitionedBase(QueueBase[EngineT]):
         verb: Callable[[QueueKeys, Sequence[str]], Flow[list[Verdict]]],
     ) -> Flow[list[Verdict]]:
         verdicts = [Verdict.LOST] * len(ids)
-        parts = yield from self._loaded()
+        for each in ids:
+            arguments.text("an id", each, calls.LONGEST_NAME)
+        parts = yield from self._current(*ids)
         left = list(range(len(ids)))
-        homes = [self._map.of_id(arguments.text("an id", i, calls.LONGEST_NAME)) for i in ids]
+        homes = [self._map.of_id(each) for each in ids]
         for turn in range(len(parts)):
             # First where it should be; one that was put with a key may be in any of them.
             some: dict[int, list[int]] = {}
@@ -387,10 +453,10 @@ class PartitionedBase(QueueBase[EngineT]):
             answers = yield from self._over(lambda part: part._redrive(None, reason))
             return sum(answers.all("put back"))
         calls.check_names("ids", ids, least=0)
-        parts = yield from self._loaded()
+        parts = yield from self._current(*ids)
         by_part: dict[int, list[str]] = {}
         for name in ids:
-            by_part.setdefault(self._map.marked(name) or 0, []).append(name.partition("#")[0])
+            by_part.setdefault(self._map.of_letter(name) or 0, []).append(name.partition("#")[0])
         total = 0
         for at, names in by_part.items():
             total += yield from parts[at]._redrive(names, reason)
@@ -414,7 +480,7 @@ class PartitionedBase(QueueBase[EngineT]):
                     f"{state.unacked} messages of {self.name!r} are unacked: stop its consumers, "
                     "or delete(force=True) and their acks will find nothing"
                 )
-        parts = yield from self._loaded()
+        parts = yield from self._current()
         found: list[Counts] = []
         for part in reversed(parts):  # the record goes last
             found += [(yield from ask(part._delete(force)))]

@@ -2,15 +2,20 @@
 
 Partition 0 has the name of the queue. The others are called `<queue>#<position>.<number>`, where
 the number is the first one whose slot is on the shard that has the fewest of them: names alone
-would lie unevenly. So the numbers are written down, once, in the record of the queue.
+would lie unevenly. So the numbers are written down in the record of the queue.
+
+Their count can be raised, never lowered. Keys and ids stay where they were: they are spread over as
+many as there were at first. So processes that know of different counts agree about each of them,
+and nothing moves.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from hashlib import blake2b
+from itertools import pairwise
 
 from atomq.errors import ServerError
 from atomq.keys import SLOTS, hash_slot
@@ -19,17 +24,26 @@ MOST = 256
 COPY = "copy "
 _TRIES = 10_000  # names that are tried for one partition
 _MASK = (1 << 64) - 1
-_RECORD = re.compile(r"[0-9]{1,3}( [0-9]{1,9})*", re.ASCII)
-_MARK = re.compile(r"#([0-9]{1,3})\Z", re.ASCII)
+_RECORD = re.compile(r"[0-9]{1,3}(/[0-9]{1,3})*( [0-9]{1,9})*", re.ASCII)
+_MARK = re.compile(r"#(\+?)([0-9]{1,3})\Z", re.ASCII)
 
 
 class PartitionMap:
-    """The partitions of a queue. `numbers` belong to all but the first."""
+    """The partitions of a queue. `numbers` belong to all but the first.
 
-    def __init__(self, queue: str, numbers: Iterable[int]) -> None:
+    `before` are the counts it had before it was raised, the last one first.
+    """
+
+    def __init__(self, queue: str, numbers: Iterable[int], before: Iterable[int] = ()) -> None:
         given = list(numbers)
+        self.queue = queue
+        self.numbers = given
         self.names = (queue, *(name_of(queue, i, n) for i, n in enumerate(given, 1)))
-        self.record = " ".join(map(str, (len(self.names), *given)))
+        self.counts = (len(self.names), *before)
+        """How many there are, and were."""
+        self.keyed = self.counts[-1]
+        """Over how many of them keys and ids are spread: the first ones."""
+        self.record = " ".join(("/".join(map(str, self.counts)), *map(str, given)))
         """As it is written down."""
         self.copy = COPY + self.record
         """As it is written down beside the other partitions."""
@@ -37,10 +51,12 @@ class PartitionMap:
     @classmethod
     def read(cls, queue: str, record: str) -> PartitionMap:
         """The one that was written down. Raises `ServerError` if that is none."""
-        count, *numbers = map(int, record.split()) if _RECORD.fullmatch(record) else (0,)
-        if count != len(numbers) + 1 or count > MOST:
+        head, *rest = record.split() if _RECORD.fullmatch(record) else ("0",)
+        count, *before = map(int, head.split("/"))
+        falls = all(a > b for a, b in pairwise((count, *before, 0)))
+        if count != len(rest) + 1 or count > MOST or not falls:
             raise ServerError(f"the record of the partitions of {queue!r} is damaged: {record!r}")
-        return cls(queue, numbers)
+        return cls(queue, map(int, rest), before)
 
     @classmethod
     def names_of(cls, queue: str, record: str) -> tuple[str, ...]:
@@ -61,6 +77,30 @@ class PartitionMap:
 
         Without any shard, evenly over the slots: so they may move to a cluster one day.
         """
+        known, one = [queue], cls(queue, ())
+        return cls(queue, one._numbers(known, count, prefix, shards, shard_of))
+
+    def raised(
+        self,
+        count: int,
+        *,
+        prefix: str = "",
+        shards: Iterable[Hashable] = (),
+        shard_of: Callable[[int], Hashable] | None = None,
+    ) -> PartitionMap:
+        """These, and so many more that there are `count`, where the fewest are."""
+        more = self._numbers(list(self.names), count, prefix, shards, shard_of)
+        return PartitionMap(self.queue, [*self.numbers, *more], self.counts)
+
+    def _numbers(
+        self,
+        known: Sequence[str],
+        count: int,
+        prefix: str,
+        shards: Iterable[Hashable],
+        shard_of: Callable[[int], Hashable] | None,
+    ) -> list[int]:
+        """The numbers of those to come, behind those that are known."""
         if shard_of is None:
             shards, shard_of = range(count), lambda slot: slot * count // SLOTS
         load = Counter[Hashable](dict.fromkeys(shards, 0))
@@ -75,27 +115,50 @@ class PartitionMap:
             load[shard] += 1
             return True
 
-        take(queue, MOST)
+        for name in known:
+            take(name, MOST)
         numbers = []
-        for i in range(1, count):
+        for i in range(len(known), count):
             fewest = min(load.values(), default=0)
-            fitting = (n for n in range(_TRIES) if take(name_of(queue, i, n), fewest))
+            fitting = (n for n in range(_TRIES) if take(name_of(self.queue, i, n), fewest))
             numbers.append(next(fitting, 0))
-        return cls(queue, numbers)
+        return numbers
 
     def of_key(self, key: str) -> int:
         """Where all messages of this key go."""
-        return jump(key, len(self.names))
+        return jump(key, self.keyed)
 
     def of_id(self, message_id: str) -> int:
         """Where the message of this id is: as the id says, else as for a key."""
         marked = self.marked(message_id)
-        return jump(message_id, len(self.names)) if marked is None else marked
+        return jump(message_id, self.keyed) if marked is None else marked
 
-    def marked(self, name: str) -> int | None:
-        """The partition that an id, or the name of a dead letter, ends with; None: it has none."""
+    def mark(self, position: int) -> str:
+        """What the ids end with that are made for messages in this partition.
+
+        An id of the user's own may look like one of the first kind, and did so before there were
+        more: it must lead to where it led.
+        """
+        return f"#{position}" if position < self.keyed else f"#+{position}"
+
+    def marked(self, message_id: str) -> int | None:
+        """The partition that an id ends with; None: with none that is known."""
+        found = _MARK.search(message_id)
+        if found is None:
+            return None
+        at = int(found[2])
+        is_known = self.keyed <= at < len(self.names) if found[1] else at < self.keyed
+        return at if is_known else None
+
+    def knows(self, name: str) -> bool:
+        """False: a process that knows of more partitions made this id or dead letter's name."""
         found = _MARK.search(name)
-        return int(found[1]) if found and int(found[1]) < len(self.names) else None
+        return found is None or int(found[2]) < len(self.names)
+
+    def of_letter(self, name: str) -> int | None:
+        """The partition that the name of a dead letter ends with; None: with none that is known."""
+        found = _MARK.search(name)
+        return int(found[2]) if found and int(found[2]) < len(self.names) else None
 
 
 def name_of(queue: str, position: int, number: int) -> str:
@@ -103,8 +166,8 @@ def name_of(queue: str, position: int, number: int) -> str:
     return f"{queue}#{position}.{number}"
 
 
-def mark(position: int) -> str:
-    """What the ids of messages in this partition end with."""
+def letter_mark(position: int) -> str:
+    """What the names of dead letters in this partition end with."""
     return f"#{position}"
 
 

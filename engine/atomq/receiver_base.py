@@ -7,7 +7,7 @@ import logging
 import random
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Generic
 
@@ -24,6 +24,8 @@ from atomq.queue_base import QueueBase
 from atomq.register import Consuming
 
 log = logging.getLogger("atomq.queue")
+
+TAKE_IN = 4.0  # seconds for which is waited at most before it is asked for more partitions
 
 
 class Ending:
@@ -49,6 +51,17 @@ def is_stopped(stop: Stop | None) -> bool:
         raise InvalidArgument(f"stop must be an event, with is_set(), got {shown}") from None
 
 
+class _Ends:
+    """A stop that is set at a time (monotonic) too."""
+
+    def __init__(self, stop: Stop | None, at: float) -> None:
+        self._stop = stop
+        self._at = at
+
+    def is_set(self) -> bool:
+        return time.monotonic() >= self._at or flows.is_set(self._stop)
+
+
 class ReceiverBase(Generic[QueueT, MessageT]):
     """One consumer of one or several queues of one engine, and what it waits on.
 
@@ -58,6 +71,8 @@ class ReceiverBase(Generic[QueueT, MessageT]):
     _message_type: type[MessageT]
 
     def __init__(self, queues: Sequence[QueueT], workers: int = 1, *, fair: bool = False) -> None:
+        self.grown: Callable[[list[str]], Flow[list[QueueT] | None]] | None = None
+        """Of a queue whose partitions these are: the queues, if they are others by now."""
         known = isinstance(queues, Sequence)  # to go over a queue would be to consume it
         if not known or not all(isinstance(queue, QueueBase) for queue in queues):
             raise InvalidArgument(
@@ -122,7 +137,7 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         claimed = partial(self._claimed, messages)
         began, left, again = time.monotonic(), timeout, False
         while True:
-            yield from self._consumer.receive(limit, left, claimed, patient=patient, stop=stop)
+            yield from self._receive_for(limit, left, claimed, messages, patient, stop)
             if not messages or not self._keeper.lapsed(messages[0].receipt):
                 return
             # This process stood still for longer than a lease: others may have these by now.
@@ -140,6 +155,34 @@ class ReceiverBase(Generic[QueueT, MessageT]):
                 wait = random.uniform(0.2, 1.0)
                 yield from flows.ask(flows.Sleep(wait if left is None else min(wait, left)))
             again = True
+
+    def _receive_for(
+        self,
+        limit: int,
+        timeout: Seconds | None,
+        claimed: Callable[[Claimed], Refused],
+        messages: list[MessageT],
+        patient: bool,
+        stop: Stop | None,
+    ) -> Flow[None]:
+        """Receive. Meanwhile partitions that were added are taken in."""
+        if self.grown is None:
+            yield from self._consumer.receive(limit, timeout, claimed, patient=patient, stop=stop)
+            return
+        deadline = flows.deadline_of(timeout)
+        while True:
+            found = yield from self.grown(list(self._by_name))
+            if found is not None:
+                yield from self._consumer.close()
+                self._by_name = {queue.name: queue for queue in found}
+                self._begin()
+                self._engine.register.consume(self._consuming)
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ends = _Ends(stop, time.monotonic() + TAKE_IN)
+            yield from self._consumer.receive(limit, left, claimed, patient=patient, stop=ends)
+            left = flows.seconds_left(deadline, stop)
+            if messages or (left is not None and left <= 0):
+                return
 
     def _claimed(self, messages: list[MessageT], claim: Claimed) -> Refused:
         """Hold what a claim got: it is among the messages then, or is to be given back."""

@@ -175,17 +175,125 @@ def _died(letter: Any) -> tuple[int, int, int]:
     return int(ms), int(number), int(at)
 
 
-def test_their_number_is_written_down(q: Any, make: Any) -> None:
+def test_their_number_is_written_down_and_not_lowered(q: Any, make: Any) -> None:
     q.put(1)
     names = [each.name for each in q.partitions()]
     assert [each.name for each in make(partitions=5).partitions()] == names
-    other = make(partitions=6)
+    other = make(partitions=4)
     for use in (other.state, lambda: other.put(1), other.claim, lambda: next(iter(other))):
-        with pytest.raises(InvalidArgument, match="has 5 partitions, not 6"):
+        with pytest.raises(InvalidArgument, match=r"has 5 partitions, not 4: .* not lowered"):
             use()
     q.purge()
     q.delete()
-    assert len(other.partitions()) == 6
+    assert len(other.partitions()) == 4
+
+
+# ── more partitions while the queue is in use ─────────────────────────────────────────────────
+
+
+def test_a_consumer_that_runs_takes_in_partitions_that_are_added(
+    q: Any, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits, knows of five, and hears nothing from the process that makes them nine."""
+    monkeypatch.setattr("atomq.partitioned_base.READ_AGAIN", 0.1)
+    monkeypatch.setattr("atomq.receiver_base.TAKE_IN", 0.2)
+    seen: dict[int, str] = {}
+    stop = threading.Event()
+
+    def work() -> None:
+        for message in q.consume(stop=stop):
+            with message:
+                seen[message.body] = _name(message)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        q.put(-1)
+        wait_until("the first", lambda: len(seen) == 1)
+        more = make(partitions=9)
+        names = [more.put(i).queue.name for i in range(18)]
+        assert len(set(names)) == 9
+        wait_until("all of them", lambda: len(seen) == 19)
+        assert [seen[i] for i in range(18)] == names
+    finally:
+        stop.set()
+        thread.join(10)
+    assert not thread.is_alive()
+    assert len(q.state().partitions) == 9
+
+
+def test_publishers_of_both_numbers_agree_where_keys_and_ids_go(q: Any, make: Any) -> None:
+    """So nothing that waits, is held or is delayed is passed by what is put later."""
+    ids = [f"id{i}" for i in range(12)] + [f"id#{i}" for i in range(9)]
+    before = {key: q.put("x", key=key, delay=60).queue.name for key in "abcdefghijkl"}
+    put = {each: q.put("x", id=each).queue.name for each in ids}
+    held = q.claim(1)
+    more = make(partitions=9)
+    assert {key: more.put("y", key=key).queue.name for key in before} == before
+    assert not any(more.put("y", id=each).new for each in ids)
+    assert {key: q.put("z", key=key).queue.name for key in before} == before
+    again = make(partitions=5)  # a process of before that begins anew
+    assert len(again.partitions()) == 9
+    assert {each: again.put("z", id=each).queue.name for each in ids} == put
+    assert held.ack() is Verdict.DONE
+    state = again.state()
+    assert (state.delayed, state.ready) == (12, len(ids) - 1 + 24)
+    with pytest.raises(InvalidArgument, match="has 9 partitions, not 8"):
+        make(partitions=8).state()
+
+
+def test_an_id_of_a_new_partition_leads_a_process_to_it_that_knows_of_fewer(
+    q: Any, make: Any
+) -> None:
+    q.put("old")
+    more = make(partitions=9)
+    old = {part.name for part in q.partitions()[:5]}
+    fewer = [make(partitions=5) for _ in range(3)]
+    for each in fewer:
+        each.put("known")
+    sent = [more.put("later", delay=60) for _ in range(9)]
+    new = [each for each in sent if each.queue.name not in old]
+    assert len(new) == 4
+    assert fewer[0].cancel(new[0].id) == [Verdict.DONE]
+    assert fewer[1].get(new[1].id).state == "delayed"
+    assert fewer[1].run_now(*(each.id for each in new[1:])) == [Verdict.DONE] * 3
+    while message := more.claim():
+        message.reject("bad")
+    letters = [each for each in more.peek("dead") if each.id == new[2].id]
+    assert fewer[2].redrive([letters[0].name]) == 1
+    assert more.claim(1).complete(7) is Verdict.DONE
+    assert fewer[2].wait(new[2].id, 1) == 7
+
+
+def test_partitions_of_a_paused_queue_are_paused_too(q: Any, make: Any) -> None:
+    q.put(1)
+    q.pause()
+    more = make(partitions=7)
+    for i in range(7):
+        more.put(i)
+    assert more.claim_many(10) == []
+    assert all(each.state().paused for each in more.partitions())
+    q.resume()
+    bodies = [message.body for _ in range(8) for message in more.claim_many(1)]
+    assert sorted(bodies) == [0, 1, 1, 2, 3, 4, 5, 6]
+
+
+def test_it_is_raised_by_several_at_once(make: Any) -> None:
+    """One of them writes the record, and the others read it."""
+    first = make(partitions=2)
+    first.put("x")
+    makers = [make(partitions=7) for _ in range(4)]
+    threads = [threading.Thread(target=each.put, args=("x",), daemon=True) for each in makers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    names = {tuple(part.name for part in each.partitions()) for each in (first, *makers)}
+    assert len(names) == 1
+    assert len(next(iter(names))) == 7
+    assert first.state().ready == 5
+    assert first.delete() == Counts(ready=5)
+    assert len(make(partitions=3).partitions()) == 3
 
 
 def test_what_was_put_before_it_had_any_is_in_the_first(make: Any) -> None:

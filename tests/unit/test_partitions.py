@@ -46,7 +46,9 @@ def test_slots_that_no_node_serves_are_left_alone() -> None:
     assert PartitionMap.spread("q", 2, shards=[], shard_of=lambda _: None).names[1] == "q#1.0"
 
 
-@pytest.mark.parametrize("record", ["", "x", "3 1", "2 1 1", "0", "999 1", "2  1", "2 -1"])
+@pytest.mark.parametrize(
+    "record", ["", "x", "3 1", "2 1 1", "0", "999 1", "2  1", "2 -1", "2/3 1", "2/0 1", "2/ 1"]
+)
 def test_a_damaged_record_is_said_to_be(record: str) -> None:
     with pytest.raises(ServerError, match="damaged"):
         PartitionMap.read("q", record)
@@ -75,6 +77,29 @@ def test_an_id_says_its_partition() -> None:
     assert found.marked("abc-1#3") is None  # there is none
     assert found.of_id("abc-1#3") == jump("abc-1#3", 3)
     assert found.marked("17") is None
+
+
+@pytest.mark.parametrize("shards", [range(3), ()])
+def test_more_partitions_come_where_the_fewest_are_and_move_no_key(shards: range) -> None:
+    where = {"shards": shards, "shard_of": shard_of} if shards else {}
+    first = PartitionMap.spread("q", 5, **where)  # type: ignore[arg-type]
+    more = first.raised(9, **where)  # type: ignore[arg-type]
+    assert more.names[:5] == first.names
+    if shards:
+        slots = [hash_slot("{" + name + "}") for name in more.names]
+        assert sorted(Counter(map(shard_of, slots)).values()) == [3, 3, 3]
+    again = PartitionMap.read("q", more.record)
+    assert (again.names, again.counts, again.keyed) == (more.names, (9, 5), 5)
+    assert PartitionMap.names_of("q", more.record) == more.names
+    assert again.raised(12).counts == (12, 9, 5)
+    keys = [f"key{i}" for i in range(100)] + [f"key#{i}" for i in range(100)]
+    assert [more.of_key(key) for key in keys] == [first.of_key(key) for key in keys]
+    assert [more.of_id(key) for key in keys] == [first.of_id(key) for key in keys]
+    marks = [first.mark(at) for at in range(5)]
+    assert [more.marked("x" + more.mark(at)) for at in range(9)] == [*range(9)]
+    assert [more.mark(at) for at in range(5)] == marks
+    assert not first.knows("x" + more.mark(8))
+    assert more.knows("x" + more.mark(8))
 
 
 @pytest.mark.parametrize("count", [0, -1, MOST + 1, "3", 2.5, True])
