@@ -28,7 +28,7 @@ from atomq.flows.operating import hand_back_all, leave, redrive, redrive_all, wh
 from atomq.flows.pace import Pace
 from atomq.flows.publishing import by_size, publish, publish_all
 from atomq.flows.results import await_result, follow
-from atomq.flows.times import Stop, clock, seconds_left
+from atomq.flows.times import Stop, clock, deadline_of, is_set, seconds_left
 
 __all__ = [
     "AHEAD",
@@ -54,11 +54,13 @@ __all__ = [
     "by_size",
     "cancel",
     "clock",
+    "deadline_of",
     "flush",
     "follow",
     "give_back",
     "hand_back_all",
     "in_batches",
+    "is_set",
     "leave",
     "publish",
     "publish_all",
