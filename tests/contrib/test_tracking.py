@@ -48,6 +48,29 @@ def test_a_wait_costs_what_changed_and_not_what_is_consumed(server: Server, coun
             assert (commands() - before) / many < 60
 
 
+def test_what_waiting_costs_the_server_grows_no_faster_than_its_queues(server: Server) -> None:
+    """Once a second a worker that waits claims from all of its queues."""
+    db = server.client()
+
+    def spent_us(count: int) -> int:
+        got: list[Any] = []
+        with Connection(server.url.replace("redis+socket", "atomq+socket")) as connection:
+            queues = [Queue(f"{count}.{i}", routing_key=f"{count}.{i}") for i in range(count)]
+            callbacks = [lambda body, m: got.append(body) or m.ack()]
+            with Consumer(connection, queues, callbacks=callbacks):
+                for _ in range(2):  # it has waited, and tracks what it reads
+                    connection.Producer().publish("x", routing_key=f"{count}.1")
+                    wait_until("the message", lambda: drain(connection, 0.1) or got)
+                    got.clear()
+                db.config_resetstat()
+                drain(connection, 1.2)
+                stats: Any = db.info("commandstats")
+                return int(sum(each["usec"] for name, each in stats.items() if "eval" in name))
+
+    few, many = spent_us(10), spent_us(100)
+    assert many < 25 * few, "ten times the queues; the square would be a hundred"
+
+
 @pytest.mark.parametrize("count", [5, 40])
 def test_claims_are_not_tracked(server: Server, count: int) -> None:
     """Redis up to 7.0 remembers all keys of a script for each that it reads: the square."""

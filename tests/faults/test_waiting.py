@@ -22,6 +22,7 @@ import pytest
 from atomq import AsyncEngine, AsyncMessage, AsyncQueue, AsyncReceiver, Engine, Queue, Receiver
 from atomq.aio import MOST_HEARD, _Heard
 from atomq.keys import RegisterKeys
+from tests.proxy import Proxy
 from tests.servers import Server, wait_until
 from tests.threads import running
 
@@ -358,6 +359,32 @@ def test_an_expired_lease_is_offered_within_a_second(server: Server) -> None:
         assert again is not None
         assert again.deliveries == 2
         assert queue.state().now_ms - held.time_ms < 1050
+
+
+@pytest.mark.alone
+def test_a_thousand_expired_leases_are_back_within_a_second_two_milliseconds_away(
+    server: Server,
+) -> None:
+    many = 1000
+    with Engine(server.url, lease=0.6) as engine:
+        dead = Queue("q", engine)
+        dead.put_many(range(many))
+        held = [m.receipt for m in dead.claim_many(many)]
+        assert len(held) == many
+        dead.keeper.drop(held)
+        expiry = max(each.time_ms or 0 for each in dead.peek("unacked", limit=many))
+        with Proxy(server.socket) as far, Engine(far.url) as other:
+            far.delay(2)
+            queue = Queue("q", other)
+            while queue.state().now_ms < expiry:
+                time.sleep(0.005)
+            start, got = time.monotonic(), []
+            for message in queue.consume(timeout=0.5):
+                got.append(message.body)
+                if len(got) == many:
+                    took = time.monotonic() - start
+            assert sorted(got) == list(range(many))
+            assert took < 1.0
 
 
 def test_what_a_working_consumer_does_not_hear_stays_with_the_server(server: Server) -> None:

@@ -245,6 +245,20 @@ def test_a_worker_told_to_stop_gives_back_what_it_will_not_begin(
     assert stage.acks() == ["a", "c"]
 
 
+def test_all_that_waits_is_given_back_in_one_call(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KILL may follow TERM at any moment."""
+    a, *others = stage.claim(*"abcdefgh")
+    worker_holds(monkeypatch, begun=[a], waits=others, running=[a])
+    monkeypatch.setattr(worker, "begin_no_more", lambda: None)
+    says(monkeypatch, "stopping")
+    stage.channel.qos.give_back_unbegun()
+    (call,) = stage.engine.called("release")
+    assert [receipt for receipt, *_ in stage.released()] == list("bcdefgh")
+    a.ack()
+
+
 def test_nothing_held_is_nothing_to_ask_celery_for(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
