@@ -35,7 +35,7 @@ from atomq.flows import Answer, Flow, Get, Listen, Sleep, Together, Wait, Withdr
 from atomq.keys import Layout, Place, QueueKeys
 from atomq.message import Producers
 from atomq.options import Options
-from atomq.outage import PATIENCE, Standing, outage_of
+from atomq.outage import PATIENCE, Outage, Standing, outage_of, outage_of_slot
 from atomq.overview import Overview, overview
 from atomq.pool import Pool
 from atomq.register import AGAIN, NOTED, REFUSED, register_of
@@ -174,18 +174,25 @@ class OutageReport:
         self._pool = lines
         self._standing = standing
         self._troubled = {standing}
+        self._moving: set[Outage] = set()
 
     def pauses(self, pause: Pause) -> None:
-        """It waits for a server."""
-        if pause.call is not None:
+        """It waits for a server, or for a slot that moves: then its node is well."""
+        outage = self._standing.outage
+        if isinstance(pause.trouble, server.TryAgainError) and pause.call is not None:
+            outage = outage_of_slot(pause.call.queue.slot)
+            self._moving.add(outage)
+        elif pause.call is not None:
             self._standing = self._pool.standing_of(pause.call)
             self._troubled.add(self._standing)
+            outage = self._standing.outage
         if pause.spent + pause.seconds > PATIENCE:
-            self._standing.outage.away(pause.trouble)
+            outage.away(pause.trouble, pause.spent)
 
     def gave_up(self, error: Exception) -> None:
         """It waits no longer."""
-        self._standing.gave_up(error)
+        if not isinstance(error.__cause__, server.TryAgainError):
+            self._standing.gave_up(error)
 
     def ended(self, results: list[Any]) -> None:
         """There are results; of a batch some may be missing."""
@@ -194,8 +201,8 @@ class OutageReport:
                 self._troubled.discard(self._standing)
                 self.gave_up(result)
                 break
-        for standing in self._troubled:
-            standing.outage.back()
+        for outage in (*self._moving, *(standing.outage for standing in self._troubled)):
+            outage.back()
 
 
 class Engine(EngineBase):

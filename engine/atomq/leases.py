@@ -310,11 +310,18 @@ class LeaseKeeper:
         return self._goes_alone() or (time.monotonic() < self._drains_until and self._holds())
 
     def accompanied(self) -> list[Call[Any]]:
-        """To be said to the server: what was alone and is not any more."""
+        """To be said to the server: what was alone and is not any more.
+
+        Of a cluster nothing: its node may be away, so a thread of that node says it.
+        """
         found: list[Call[Any]] = []
         while self._accompanied:
             queue, receipt = self._accompanied.pop()
-            found.append(self._extending(queue, [receipt], beside=True))
+            call = self._extending(queue, [receipt], beside=True)
+            if self._engine.slots is None:
+                found.append(call)
+            else:
+                self._settle_later(queue, (), partial(_beside, call), within=0.0)
         return found
 
     def _holds(self) -> bool:
@@ -384,11 +391,15 @@ class LeaseKeeper:
         return slots.owner(self._engine.keys(queue).slot) in slots.doubted
 
     def _settle_later(
-        self, queue: str | None, receipts: Sequence[str], flow: Callable[[], Flow[Any]]
+        self,
+        queue: str | None,
+        receipts: Sequence[str],
+        flow: Callable[[], Flow[Any]],
+        within: float = RETRY,
     ) -> None:
         with self._wake:
             self._later.append(_Later(queue, receipts, flow))
-            self._flush_at = min(self._flush_at, time.monotonic() + RETRY)
+            self._flush_at = min(self._flush_at, time.monotonic() + within)
             self._rouse()
 
     def abandoned(self) -> list[tuple[QueueKeys, list[str]]]:
@@ -691,6 +702,15 @@ class LeaseKeeper:
                 holder.lost = True
                 text = "lost the lease of %r: another consumer has the message"
                 log.warning(text, holder, extra=_extra(holder, lease.queue))
+
+
+def _beside(call: Call[Any]) -> Flow[None]:
+    try:
+        yield from flows.ask(call)
+    except ServerUnavailable:
+        raise
+    except AtomqError as error:
+        log.info("a message counts as alone and is not: %s", error)
 
 
 def _work(lease: _Lease, now: float) -> Work:

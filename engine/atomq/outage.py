@@ -21,36 +21,37 @@ PATIENCE = 1.0  # seconds of trying again that are not worth a line
 
 
 class Outage:
-    """What was said about one server. `name` is its address, without a password."""
+    """What was said about one server, or one slot of it: "the server", and its address."""
 
     def __init__(self, name: str) -> None:
+        """`name` has no password."""
         self.name = name
         self._since: float | None = None
         self._said = 0.0
         self._saying = threading.Lock()  # never waited for: what is being said need not be said
         fork.renew(self)
 
-    def away(self, error: Exception) -> None:
-        """The server cannot be reached, or cannot serve now."""
+    def away(self, error: Exception, seconds: float = 0.0) -> None:
+        """It cannot be reached, or cannot serve now; it was missed so many seconds ago."""
         now = time.monotonic()
         if self._since is not None and now - self._said < EVERY:
             return
         if self._saying.acquire(blocking=False):
             try:
                 if self._since is None or now - self._said >= EVERY:
-                    self._since, self._said = self._since or now, now
-                    log.warning("waiting for the server %s: %s", self.name, str(error))
+                    self._since, self._said = self._since or now - seconds, now
+                    log.warning("waiting for %s: %s", self.name, str(error))
             finally:
                 self._saying.release()
 
     def back(self) -> None:
-        """The server has answered."""
+        """It has answered."""
         if self._since is not None and self._saying.acquire(blocking=False):
             try:
                 since, self._since = self._since, None
                 if since is not None:
                     seconds = time.monotonic() - since
-                    log.warning("the server %s is back after %.1f s", self.name, seconds)
+                    log.warning("%s is back after %.1f s", self.name, seconds)
             finally:
                 self._saying.release()
 
@@ -82,7 +83,7 @@ class Standing:
 class Unreported(Outage):
     """One of which nothing is logged: what meets it is nothing that a user waits for."""
 
-    def away(self, _error: Exception) -> None:
+    def away(self, _error: Exception, _seconds: float = 0.0) -> None:
         """The server cannot be reached, which others report."""
 
     def back(self) -> None:
@@ -92,6 +93,15 @@ class Unreported(Outage):
 _outages: WeakValueDictionary[str, Outage] = WeakValueDictionary()
 
 
-def outage_of(name: str) -> Outage:
+def outage_of(address: str) -> Outage:
     """The one of this server; shared by all that hold it."""
+    return _outage_of(f"the server {address}")
+
+
+def outage_of_slot(slot: int) -> Outage:
+    """The one of a slot of a cluster that moves, key by key, while its node is well."""
+    return _outage_of(f"slot {slot}, which moves")
+
+
+def _outage_of(name: str) -> Outage:
     return _outages.setdefault(name, Outage(name))

@@ -314,6 +314,33 @@ def test_leases_on_a_frozen_node_cost_none_on_another(three: Cluster, make: Make
         message.ack()
 
 
+def test_what_is_held_alone_on_a_frozen_node_keeps_no_consumer_waiting(
+    three: Cluster, make: Make
+) -> None:
+    """That it is alone no more is said by a thread of its node, when it answers again."""
+    engine = make.engine(url_of(three))
+    frozen, well = (make.queue(name_on(three, index), engine) for index in (0, 1))
+    unacked, held = three.nodes[0].client(), []
+
+    def is_alone() -> bool:
+        scores = [score for _, score in unacked.zrange(frozen.keys.unacked, 0, -1, withscores=True)]
+        return [score % 1 for score in scores] == [0.5]
+
+    with make.receiver([frozen, well]) as receiver:
+        frozen.put("first")
+        held += receiver.receive(1, 5)
+        assert is_alone()
+        well.put("second")
+        with in_trouble(three.nodes[0], "frozen"):
+            began = time.monotonic()
+            held += receiver.receive(1, 5)
+            assert time.monotonic() - began < 2
+        assert [message.body for message in held] == ["first", "second"]
+        wait_until("it to be alone no more", lambda: not is_alone(), 5)
+        for message in held:
+            message.ack()
+
+
 # ── slots that move ───────────────────────────────────────────────────────────────────────────
 
 
@@ -395,6 +422,46 @@ def test_a_slot_moves_under_load_and_nobody_notices(three: Cluster, make: Make, 
     assert not others.errors
     assert others.gap() < 1
     assert got == list(range(sent)), "none lost, none twice, in their order"
+
+
+def test_a_slot_that_moves_is_no_server_that_is_away(
+    three: Cluster, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said once that it moves, if that takes more than a second, and once that it is over."""
+    seldom(make, "moves", ("moves", "asyncio"))
+    engine = make.engine(url_of(three))
+    names = [name_on(three, 1), name_on(three, 1)]
+    queues = [make.queue(name, engine) for name in names]
+    for queue in queues:
+        queue.put("first")
+    got, stop = list[str](), threading.Event()
+
+    def consume() -> None:
+        while not stop.is_set():
+            for message in receiver.receive(4, 1):
+                with message:
+                    got.append(message.body)
+
+    assert three.spare is not None
+    slot = engine.keys(names[0]).slot
+    home = three.owner(slot)
+    with make.receiver(queues) as receiver, running(consume, stop=stop):
+        wait_until("both", lambda: len(got) == 2)
+        queues[0].put("delayed", delay=60)
+        moving = Moving(three, slot, three.spare)
+        moving.begin()
+        moving.keys(0.5)
+        with running(lambda: queues[0].put("last")):
+            time.sleep(1.5)
+            queues[1].put("other")
+            wait_until("the other", lambda: "other" in got)
+            moving.end()
+        wait_until("the last", lambda: "last" in got)
+        Moving(three, slot, home).at_once()
+    words = ("waiting for ", "is back after ")
+    said = [m for r in caplog.records if any(word in (m := r.getMessage()) for word in words)]
+    assert [m.partition(",")[0] for m in said] == [f"waiting for slot {slot}", f"slot {slot}"]
+    assert 1 <= float(said[1].split()[-2]) < 5, "since it was missed"
 
 
 def test_a_slot_that_had_no_node_is_used_as_soon_as_one_serves_it(

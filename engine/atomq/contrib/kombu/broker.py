@@ -12,7 +12,6 @@ import logging
 import weakref
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from atomq import calls, flows, fork
@@ -29,7 +28,6 @@ from atomq.errors import AtomqError, ServerUnavailable
 from atomq.keys import QueueKeys
 from atomq.leases import LeaseKeeper, keeper
 from atomq.message import Delivery, Ids
-from atomq.node_threads import NodeThreads
 
 log = logging.getLogger("atomq.kombu")
 
@@ -51,7 +49,6 @@ class Broker:
         self.attendance = Attendance(self.engine, lambda: self.ids.prefix)
         self.unconfirmed = Unconfirmed(self.engine.options.call_window_ms / 1000)
         self._introduced = False
-        self._threads = NodeThreads()
 
         fork.renew(self)
 
@@ -59,7 +56,6 @@ class Broker:
         """In a child process: what was claimed without an answer is the parent's to give back."""
         self.unanswered = []
         self._introduced = False
-        self._threads = NodeThreads()
 
     def introduce(self) -> None:
         """Have the register know which worker of Celery's this process is, if it is one."""
@@ -110,18 +106,11 @@ class Broker:
         if claimed.drain_ms:
             self.keeper.drain(claimed.drain_ms / 1000)
         for call in self.keeper.accompanied():
-            if self.on_cluster:  # its node may be away
-                place = self.engine.slots.owner(call.queue.slot) if self.engine.slots else None
-                self._threads.do(place, f"beside {id(call)}", partial(self._accompany, call))
-            else:
-                self._accompany(call)
+            try:
+                self.engine.run(call)
+            except AtomqError as error:
+                log.info("a message counts as alone and is not: %s", error)
         return found
-
-    def _accompany(self, call: Call[Any]) -> None:
-        try:
-            self.engine.run(call)
-        except AtomqError as error:
-            log.info("a message counts as alone and is not: %s", error)
 
     # ── giving back ───────────────────────────────────────────────────────────────────────────
 
