@@ -100,7 +100,7 @@ def outage_of(address: str) -> Outage:
 
 def outage_of_slot(slot: int) -> Outage:
     """The one of a slot of a cluster that moves, key by key, while its node is well."""
-    return _outage_of(f"slot {slot}, which moves")
+    return _outage_of(f"slot {slot}")
 
 
 def _outage_of(name: str) -> Outage:

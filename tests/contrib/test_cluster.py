@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -16,7 +18,7 @@ import pytest
 from celery import chain, chord, group
 from kombu import Connection, Consumer, Exchange, Producer, Queue
 
-from atomq import scripts
+from atomq import calls, scripts
 from atomq.keys import QueueKeys
 from tests.contrib.rig import ON_ONE_KIND, POOLS, Place, Worker
 from tests.servers import Cluster, Server, wait_until
@@ -69,6 +71,15 @@ def at(three: Cluster, tmp_path: Path) -> Iterator[ClusterPlace]:
 
 def a_queue(name: str) -> Queue:
     return Queue(name, Exchange(name), routing_key=name)
+
+
+@contextmanager
+def frozen(node: Server) -> Iterator[None]:
+    node.pause()
+    try:
+        yield
+    finally:
+        node.resume()
 
 
 def drained(connection: Connection, there: Callable[[], bool], seconds: float = 5.0) -> None:
@@ -145,6 +156,9 @@ def test_an_exchange_has_one_key_which_shares_the_slot_of_its_queue(three: Clust
         other(channel).declare()
         assert sorted(row[2] for row in channel.broker.bindings.read(name)) == [name, "passing"]
         other(channel).unbind_from(Exchange(name), routing_key="p")
+        bindings = channel.broker.bindings
+        three.nodes[2].client().zadd(bindings.key(name), {"p\x06\x16\x06\x16old": 1})  # long ago
+        assert channel.sweep_bindings() == 1
         assert [row[2] for row in channel.broker.bindings.read(name)] == [name]
     keys = three.nodes[2].client().keys(f"*{name}*bindings")
     assert keys == [f"_atomq.{{{name}}}.bindings".encode()]
@@ -182,6 +196,135 @@ def test_a_user_of_one_queue_may_do_what_a_worker_does(three: Cluster) -> None:
             drained(connection, lambda: sorted(got) == ["all", "one"])
     for node in three.nodes:
         node.client().acl_deluser(user)
+
+
+def put(producer: Producer, queue: Queue, body: Any, **more: Any) -> None:
+    producer.publish(body, exchange=queue.exchange, routing_key=queue.name, declare=[queue], **more)
+
+
+class OneByOne:
+    """A consumer of queues that takes one message at a time, and a producer beside it."""
+
+    def __init__(self, cluster: Cluster, *queues: Queue) -> None:
+        self.got: list[tuple[Any, Any]] = []
+        self._out, self.connection = Connection(url_of(cluster)), Connection(url_of(cluster))
+        self.producer = Producer(self._out)
+        channel = self.connection.channel()
+        channel.basic_qos(0, 1, False)
+        self._consumer = Consumer(channel, queues, callbacks=[lambda *one: self.got.append(one)])
+
+    def __enter__(self) -> Self:
+        self._consumer.consume()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+        self._out.close()
+
+    def drain(self, seconds: float) -> float:
+        """Hand over what comes for so long; the longest time that one turn took."""
+        until, longest = time.monotonic() + seconds, 0.0
+        while (began := time.monotonic()) < until:
+            with suppress(TimeoutError):
+                self.connection.drain_events(timeout=0.02)
+            longest = max(longest, time.monotonic() - began)
+        return longest
+
+    def take(self) -> tuple[Any, float]:
+        """The body of the next message, which is acked, and for how long it was waited for."""
+        began = time.monotonic()
+        drained(self.connection, lambda: self.got)
+        body, message = self.got.pop()
+        message.ack()
+        return body, time.monotonic() - began
+
+
+def test_what_fell_due_while_there_was_no_room_comes_as_soon_as_there_is(three: Cluster) -> None:
+    full, due = a_queue(name_on(three, 0)), a_queue(name_on(three, 1))
+    with OneByOne(three, full, due) as at:
+        put(at.producer, full, "full")
+        drained(at.connection, lambda: at.got)
+        eta = datetime.now(UTC) + timedelta(seconds=0.3)
+        put(at.producer, due, "due", headers={"eta": eta.isoformat()})
+        at.drain(1.3)  # looks are made meanwhile, and there is no room for what they find
+        assert at.take()[0] == "full"
+        body, waited = at.take()
+        assert body == "due"
+        assert waited < 0.4
+
+
+def test_a_claim_that_a_frozen_node_does_not_answer_keeps_room_from_no_other(
+    three: Cluster,
+) -> None:
+    """Nor does anything that is to be said to that node hold the connection up."""
+    well, stuck = a_queue(name_on(three, 0)), a_queue(name_on(three, 1))
+    with OneByOne(three, well, stuck) as at:
+        for queue in (well, stuck):
+            put(at.producer, queue, queue.name)
+        assert {at.take()[0], at.take()[0]} == {well.name, stuck.name}
+        with frozen(three.nodes[1]):
+            claims = at.connection.transport.poller._intake._claimed[stuck.name]
+            claims.claims.found([stuck.name])
+            at.drain(0.05)
+            assert claims.is_sent
+            put(at.producer, well, "well")
+            body, waited = at.take()
+            assert (body, at.drain(1.0) < 0.5) == ("well", True)
+            assert waited < 0.8
+        put(at.producer, stuck, "stuck")
+        assert at.take()[0] == "stuck"
+
+
+def test_a_line_that_breaks_costs_no_message_of_another_node(three: Cluster) -> None:
+    """Celery drops all that it has reserved when its connection is lost, so it does not hear."""
+    cut, held = a_queue(name_on(three, 0)), a_queue(name_on(three, 1))
+    with OneByOne(three, cut, held) as at:
+        put(at.producer, cut, "first")
+        assert at.take()[0] == "first"
+        put(at.producer, held, "held")
+        drained(at.connection, lambda: at.got)
+        three.nodes[0].client().execute_command("CLIENT KILL TYPE normal SKIPME yes")
+        at.drain(0.3)
+        assert not at.connection.transport.lost
+        assert at.take()[0] == "held"
+        put(at.producer, cut, "second")
+        assert at.take()[0] == "second"
+        channel = at.connection.default_channel
+        assert channel.broker.engine.run(calls.inspect(channel.broker.keys(held.name))).unacked == 0
+
+
+def test_declaring_and_replies_need_no_shard_but_their_own(three: Cluster) -> None:
+    """A binding whose shard stands still is made good when it is back."""
+    name, other = name_on(three, 0), name_on(three, 1)
+    reply = "{}.reply.celery.pidbox"
+    oid = next(
+        oid
+        for oid in map(str, range(1000))
+        if QueueKeys(reply.format(oid), layout="cluster").slot * 3 // 16384 == 1
+    )
+    with OneByOne(three, a_queue(name)) as at:
+        put(at.producer, a_queue(name), "before")
+        assert at.take()[0] == "before"
+        with frozen(three.nodes[1]):
+            began = time.monotonic()
+            Queue(name, Exchange(other), routing_key=name)(at.producer.channel).declare()
+            exchange = Exchange("reply.celery.pidbox", type="direct")
+            replies = Queue(reply.format(oid), exchange, routing_key=oid, auto_delete=True)
+            heard: list[Any] = []
+            waits = Consumer(
+                at.connection,
+                [replies],
+                callbacks=[lambda body, _: heard.append(body)],
+                no_ack=True,
+            )
+            with waits:
+                at.producer.publish("pong", exchange=exchange, routing_key=oid)
+                drained(at.connection, lambda: heard)
+            at.producer.publish("during", routing_key=name)
+            assert at.take()[0] == "during"
+            assert time.monotonic() - began < 4
+        bindings = at.producer.channel.broker.bindings
+        wait_until("the binding", lambda: [row[2] for row in bindings.read(other)] == [name])
 
 
 # ── Celery ───────────────────────────────────────────────────────────────────────────────────────

@@ -460,7 +460,7 @@ def test_a_slot_that_moves_is_no_server_that_is_away(
         Moving(three, slot, home).at_once()
     words = ("waiting for ", "is back after ")
     said = [m for r in caplog.records if any(word in (m := r.getMessage()) for word in words)]
-    assert [m.partition(",")[0] for m in said] == [f"waiting for slot {slot}", f"slot {slot}"]
+    assert [m[: m.find(str(slot))] for m in said] == ["waiting for slot ", "slot "]
     assert 1 <= float(said[1].split()[-2]) < 5, "since it was missed"
 
 
@@ -593,6 +593,18 @@ def test_many_short_consumers_leave_no_connection_and_no_polling(
         began = time.monotonic()
         wait_until("the message", lambda: got)
         assert got[0][1] - began < 0.5
+
+
+def test_a_wait_is_ended_at_the_node_where_it_is(three: Cluster, make: Make) -> None:
+    """Elsewhere a client that has the same number waits for something else."""
+    engine, counted = make.engine(url_of(three)), "client|unblock"
+    queue = make.queue(name_on(three, 1), engine)
+    before = [commands(node, counted) for node in three.nodes]
+    assert list(queue.consume(timeout=0.1)) == []
+    after = [commands(node, counted) for node in three.nodes]
+    ended = [now - then for now, then in zip(after, before, strict=True)]
+    assert ended[1]
+    assert not ended[0] + ended[2]
 
 
 def test_a_result_is_said_where_it_is_waited_for_and_to_all_nodes_if_it_is_nowhere(

@@ -353,6 +353,31 @@ def test_an_idle_connection_that_breaks_at_once_is_lost(stage: Stage) -> None:
     assert len(stage.engine.lines) == 1
 
 
+@pytest.mark.parametrize("lasted", [0.0, 2.0])
+def test_a_connection_that_breaks_while_its_wait_is_withdrawn_is_lost_or_replaced(
+    stage: Stage, clock: list[float], monkeypatch: pytest.MonkeyPatch, lasted: float
+) -> None:
+    stage.consume("q")
+    stage.claim()
+    stage.poller.pump()
+    stage.give(None)  # of the watcher's election
+    clock[0], line = lasted, stage.line
+    assert stage.poller._intake.blocked
+
+    def cut(_: float) -> bool:
+        raise CUT
+
+    monkeypatch.setattr(line, "readable", cut)
+    if lasted:
+        stage.poller._intake.withdraw()
+    else:
+        with pytest.raises(server.ConnectionError, match="cut"):
+            stage.poller._intake.withdraw()
+    assert line.closed
+    assert not stage.poller._intake.blocked
+    assert stage.transport.lost == (not lasted)
+
+
 def test_a_server_that_does_not_answer_in_time_is_left(stage: Stage, clock: list[float]) -> None:
     stage.consume()
     stage.poller.pump()

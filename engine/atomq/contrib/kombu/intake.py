@@ -303,6 +303,8 @@ class Intake:
         is_asked = False
         while self.blocked and (line := self.socket.line) is not None:
             if not (is_asked or line.talk.expects is not WAIT or self.can_read(0)):
+                if self.socket.line is not line:
+                    continue  # it broke, and so did the wait
                 is_asked = True
                 try:
                     self._broker.engine.command("CLIENT UNBLOCK", line.wire.hello.get(b"id"))
