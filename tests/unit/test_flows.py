@@ -268,7 +268,35 @@ def test_in_a_cluster_a_queue_in_trouble_holds_up_no_other() -> None:
 
 def test_in_a_cluster_that_is_gone_as_a_whole_a_consumer_is_told() -> None:
     queues = [QueueKeys(name, layout="cluster") for name in "ab"]
-    play = Play(consumer(*queues).receive(3, None))
+    play = Play(consumer(*queues, retry_attempts=0).receive(3, None))
+    play.go(ServerUnavailable("gone"))
+    with pytest.raises(ServerUnavailable):
+        play.go(ServerUnavailable("gone"))
+
+
+def test_in_a_cluster_that_is_away_as_a_whole_claims_have_the_budget_of_any_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A machine that stood still for a second is all nodes at once."""
+    now = [100.0]
+    monkeypatch.setattr("atomq.flows.consumer.clock", lambda: now[0])
+    one = consumer(*(QueueKeys(name, layout="cluster") for name in "ab"), retry_budget=3)
+    play = Play(one.receive(3, 0))
+    play.go(ServerUnavailable("gone"))
+    assert isinstance(play.go(ServerUnavailable("gone")), flows.Sleep)
+    one._aside.clear()
+    assert play.go(None).repeated, "what it may hold is given back first"
+    play.go(claimed())
+    play.go(claimed(delivery()))
+    play.go(ServerUnavailable("gone"))
+    assert len(play.result) == 1
+    play = Play(one.receive(3, 0))
+    for now[0] in (102.0, 104.9):
+        while not isinstance(play.effect, flows.Sleep):
+            play.go(ServerUnavailable("gone"))
+        one._aside.clear()
+        play.go(None)
+    now[0] = 105.1
     play.go(ServerUnavailable("gone"))
     with pytest.raises(ServerUnavailable):
         play.go(ServerUnavailable("gone"))

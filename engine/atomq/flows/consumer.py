@@ -76,6 +76,7 @@ class Consumer(Claiming):
         deadline = deadline_of(timeout)
         wanted: set[str] | None = None  # queues that have something; None: maybe all
         claimed: Claimed | None = None  # what was sent ahead got
+        failing: float | None = None  # since when no claim was answered
         while True:
             # What is nearly never to be done is asked for here: a flow that ends at once costs too.
             is_held_up = self._ahead is not None or self._company.stands_still()
@@ -83,9 +84,11 @@ class Consumer(Claiming):
                 return []
             try:
                 got, more = yield from self._claim_from(wanted, limit, claimed_by, claimed)
-                wanted = claimed = None
+                wanted = claimed = failing = None
             except (ServerUnavailable, ServerFull) as error:
-                if not patient or not self._is_waited_for(error, deadline):
+                failing = clock() if failing is None else failing
+                waited = patient and self._is_waited_for(error, deadline)
+                if not waited and not self._is_tried_again(error, clock() - failing):
                     raise
                 if is_set(stop):
                     return []
@@ -107,6 +110,15 @@ class Consumer(Claiming):
                 wanted = {fired.name}
             elif not more:
                 wanted, claimed = yield from self._wait(deadline, stop, limit)
+
+    def _is_tried_again(self, error: ServerUnavailable | ServerFull, seconds: float) -> bool:
+        """Whether no node serves any of its queues, and the budget that other calls have is left.
+
+        Of several groups each is claimed from briefly and once.
+        """
+        options, is_away = self.options, isinstance(error, ServerUnavailable)
+        may = self._several and is_away and options.retry_attempts > 0
+        return may and seconds < options.retry_budget
 
     def _is_waited_for(self, error: ServerUnavailable | ServerFull, deadline: float | None) -> bool:
         # A claim that found no memory took nothing: it is made again.
