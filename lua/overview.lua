@@ -15,10 +15,10 @@
 --   steps            int     priority steps, 1 to 10
 --   max_bytes        int     bytes of ready messages that are looked at, to learn how old the oldest is
 -- RETURNS
---   now, ms; a text for each queue: 1 if it is paused or 0, then, unless it holds nothing: ready, one number a step;
+--   now, ms; a text for each queue: names and values of stats, a line each. Unless it holds nothing and is not paused,
+--   there is a line of numbers before: 1 if it is paused or 0; then, unless it holds nothing, ready, one number a step;
 --   unacked; of these past their deadline; delayed; of these due; dead; next due ms or -1; when the next ready message
---   was put, s, or -1 where that is not known; a line end, and names and values of stats, a line each. Or "!" and why
---   it cannot be read
+--   was put, s, or -1 where that is not known. Or "!" and why it cannot be read
 -- ERRORS
 --   BADARG  WRONGTYPE
 local args = require("lib.args")
@@ -42,6 +42,15 @@ end
 local now, bytes = clock.now(), 0
 local call, find, match, concat = redis.call, string.find, string.match, table.concat
 -- What many queues need is text: a number that becomes an argument or a part of the answer costs half a command.
+local words = {}
+local function word(number)
+  local text = words[number]
+  if not text then
+    text = string.format("%.0f", number)
+    words[number] = text
+  end
+  return text
+end
 local SOON, FIRST_STEP = string.format("%.0f", now + 1), string.format("%.0f", bands.SIZE - 1)
 
 -- When the message that goes out next was put, as its producer's clock has it.
@@ -49,14 +58,14 @@ local function put_at(ready)
   if bytes >= max_bytes then
     return "-1"
   end
-  local message, from, at = call("LINDEX", ready, -1) or "", 1, nil
+  local message, at = call("LINDEX", ready, "-1") or "", nil
   bytes = bytes + #message
-  local tail = string.sub(message, -TAIL)
+  local from = #message > TAIL and #message - TAIL or 1
   repeat -- the last one is that of the properties
-    local _, last = find(tail, '"timestamp":', from, true)
+    local _, last = find(message, '"timestamp":', from, true)
     at, from = last or at, (last or 0) + 1
   until not last
-  return at and match(tail, "^ ?(%d+)", at + 1) or "-1"
+  return at and match(message, "^ ?(%d+)", at + 1) or "-1"
 end
 
 -- Is all of an index in the first step and before its time? Mostly it is.
@@ -85,10 +94,10 @@ local function read(at)
   local paused = call("HGET", KEYS[at + 1], "paused") == "1" and "1" or "0"
   local stats = concat(call("HGETALL", KEYS[at + 2]), "\n")
   if left == 0 then
-    return paused .. "\n" .. stats
+    return paused == "1" and "1\n" .. stats or stats
   end
   local unacked, delayed, put = KEYS[at + 3], KEYS[at + 4], nil
-  local held, expired, later, overdue_later, letters, next_due = 0, "0", 0, "0", 0, "-1"
+  local held, expired, later, overdue_later, letters, next_due = 0, 0, 0, 0, 0, "-1"
   local out = { paused }
   for step = 1, steps do
     local key = KEYS[at + FIXED + step]
@@ -97,7 +106,7 @@ local function read(at)
       left = left - 1
       put = put or put_at(key)
     end
-    out[1 + step] = size > 0 and size or "0"
+    out[1 + step] = word(size)
     if step == 1 and left > 0 then -- mostly nothing is in another step, and these are met before that is looked up
       held, later, letters = call("ZCARD", unacked), call("ZCARD", delayed), call("XLEN", KEYS[at + 5])
       left = left - (held > 0 and 1 or 0) - (later > 0 and 1 or 0) - (letters > 0 and 1 or 0)
@@ -107,13 +116,13 @@ local function read(at)
     expired = overdue(unacked, 20)
   end
   if later > 0 and is_quiet(delayed, later) then
-    next_due = call("ZRANGE", delayed, 0, 0, "WITHSCORES")[2]
+    next_due = call("ZRANGE", delayed, "0", "0", "WITHSCORES")[2]
   elseif later > 0 then
     overdue_later, next_due = overdue(delayed, 10), due.earliest(delayed, 10)
   end
   local n = 1 + steps
-  out[n + 1], out[n + 2], out[n + 3], out[n + 4] = held, expired, later, overdue_later
-  out[n + 5], out[n + 6], out[n + 7] = letters, next_due, put or "-1"
+  out[n + 1], out[n + 2], out[n + 3], out[n + 4] = word(held), word(expired), word(later), word(overdue_later)
+  out[n + 5], out[n + 6], out[n + 7] = word(letters), next_due, put or "-1"
   return concat(out, " ") .. "\n" .. stats
 end
 

@@ -138,6 +138,20 @@ def test_a_key_of_another_type_costs_no_other_queue_its_numbers(rig: Rig) -> Non
     rig.db.delete(bad.keys.stats)
 
 
+@pytest.mark.parametrize("layout", ["stock"], indirect=True)
+def test_the_answer_for_an_idle_queue_is_its_counters(rig: Rig) -> None:
+    """Most queues are idle in a fleet: the server makes one text for each, of what it has read."""
+    idle, stopped = rig.queue("idle"), rig.queue("stopped")
+    for q in (idle, stopped):
+        q.db.hset(q.keys.stats, "published", 3)
+    paused(stopped)
+    call = calls.overview([idle.keys, stopped.keys])
+    _, *texts = rig.db.execute_command(
+        "EVAL", call.script.text, len(call.keys), *call.keys, *call.args
+    )
+    assert texts == [b"published\n3", b"1\npublished\n3"]
+
+
 # ── how old ───────────────────────────────────────────────────────────────────────────────────
 
 

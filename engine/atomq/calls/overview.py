@@ -113,7 +113,8 @@ def overview(
 def _read(keys: QueueKeys, now_ms: int, text: bytes) -> QueueOverview | AtomqError:
     if text[:1] == b"!":
         return WrongType(as_text(text[1:]))
-    head, *flat = text.split(b"\n")
+    flat = text.split(b"\n")
+    head = flat.pop(0) if text[:1].isdigit() else b"0"
     paused, *numbers = map(int, head.split())
     steps = len(keys.steps)
     if not numbers:
