@@ -80,7 +80,13 @@ class EngineBase:
         """Those of all that publish by this engine."""
         self._keys: dict[str, QueueKeys] = {}
         kind, prefix = address.kind, self.options.global_keyprefix
-        self.register = register_of(address, prefix, lambda: Engine(address), off=kind == "memory")
+        self.register = register_of(
+            address,
+            prefix,
+            lambda: Engine(address),
+            off=kind == "memory",
+            limits=self.options.limits,
+        )
         """What this process writes into the register of queues and processes."""
         fork.renew(self)
 

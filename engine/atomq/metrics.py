@@ -57,6 +57,10 @@ EVENTS = (
     "handed_back",
 )
 """What the server counts of a queue, see `QueueState.stats`."""
+LIMITS = frozenset(
+    {"max_deliveries", "lease_seconds", "max_lease_seconds", "dead_max", "dead_ttl_seconds"}
+)
+"""What a consumer says that it holds messages to, see `Options.limits`."""
 PATIENCE = 2.0  # seconds for which a scrape tries to reach the server, unless the options say
 
 
@@ -157,6 +161,11 @@ class _Families:
         self.consumers = gauge(
             "atomq_queue_consumers", "Processes that consume the queue.", labels=queue
         )
+        self.limits = gauge(
+            "atomq_queue_limit",
+            "What the queue's consumers hold its messages to, as each says of itself; the lowest.",
+            labels=["queue", "limit"],
+        )
         self.events = counter(
             "atomq_queue_events",
             "What happened to messages, counted by the server since the queue began.",
@@ -180,6 +189,15 @@ class _Families:
         consumers = Counter(name for process in found.processes for name in process.queues)
         for queue in found.queues:
             self._of_queue(queue, consumers[queue.name])
+        read = {queue.name for queue in found.queues}
+        limits: dict[tuple[str, str], float] = {}
+        for process in found.processes:
+            for name in read.intersection(process.queues):
+                for limit in LIMITS & process.limits.keys():
+                    at, value = (name, limit), process.limits[limit]
+                    limits[at] = min(limits.get(at, value), value)
+        for at, value in sorted(limits.items()):
+            self.limits.add_metric(at, value)
         workers, slots, holds = Counter[Any](), Counter[Any](), Counter[Any]()
         for process in found.processes:
             entry = process.entry

@@ -145,6 +145,18 @@ class Options:
         return f"{self.dead_max or 0} {_ms(self.dead_ttl) if self.dead_ttl is not None else 0}"
 
     @once
+    def limits(self) -> dict[str, float]:
+        """What a consumer of these options holds messages to, times in seconds; no None."""
+        found = {
+            "max_deliveries": self.max_deliveries,
+            "lease_seconds": self.lease_ms / 1000,
+            "max_lease_seconds": self.max_lease,
+            "dead_max": self.dead_max,
+            "dead_ttl_seconds": self.dead_ttl,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    @once
     def max_lease_ms(self) -> int | None:
         """`max_lease` in milliseconds, or None."""
         return None if self.max_lease is None else _ms(self.max_lease)

@@ -18,6 +18,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib import metadata
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from atomq import calls, fork
@@ -83,8 +84,16 @@ class Consuming:
 class Register:
     """That of one server and `global_keyprefix`, as this process writes it. For any thread."""
 
-    def __init__(self, keys: RegisterKeys, make_engine: Callable[[], Any], *, off: bool) -> None:
+    def __init__(
+        self,
+        keys: RegisterKeys,
+        make_engine: Callable[[], Any],
+        *,
+        off: bool,
+        limits: Mapping[str, float],
+    ) -> None:
         self.keys = keys
+        self._limits = limits
         self._make_engine = make_engine
         self._off = off
         self._begin()
@@ -283,6 +292,7 @@ class Register:
             "started_ms": self._started_ms,
             "version": metadata.version("atomq"),
             "queue_count": len(queues),
+            "limits": self._limits,
             "concurrency": self.concurrency() or sum(one.concurrency for one in consumers),
             "holds": holds,
             "clock_ms": int(time.time() * 1000),
@@ -317,13 +327,21 @@ _making = fork.Lock()
 
 
 def register_of(
-    address: Any, prefix: str, make_engine: Callable[[], Any], *, off: bool = False
+    address: Any,
+    prefix: str,
+    make_engine: Callable[[], Any],
+    *,
+    off: bool = False,
+    limits: Mapping[str, float] = MappingProxyType({}),
 ) -> Register:
-    """The one of a server; the same for equal addresses. `off`: it has no other processes."""
+    """The one of a server; the same for equal addresses. `off`: it has no other processes.
+
+    `limits` are those that its consumers go by: see `Options.limits`.
+    """
     with _making:
         found = _by_address.get(address)
         if found is None:
-            found = Register(RegisterKeys(prefix), make_engine, off=off)
+            found = Register(RegisterKeys(prefix), make_engine, off=off, limits=limits)
             _by_address[address] = found
         return found
 

@@ -102,10 +102,42 @@ def test_no_label_is_an_id_and_odd_names_are_read_back(server: Server) -> None:
             assert queue.claim() is not None
         samples = scrape(AtomqCollector(engine))
         labels = {label for _, labels in samples for label, _ in labels}
-        assert labels - {"kind", "version"} == {"queue", "state", "priority", "event", "reason"}
+        assert labels - {"kind", "version", "limit"} == {
+            "queue",
+            "state",
+            "priority",
+            "event",
+            "reason",
+        }
         assert value(samples, "atomq_queue_backlog", queue="two\nlines") == 1
         assert value(samples, "atomq_queue_dead_total", queue='a "b"\\n', reason='odd "reason"\\')
         assert "an-id-of-mine" not in str(samples)
+
+
+@ONE
+def test_limits_are_the_lowest_that_its_consumers_name(server: Server) -> None:
+    limited = Queue("q", server.url, lease=30, max_deliveries=5, dead_max=1000, dead_ttl=3600)
+    with limited:
+        limited.claim_many(1)
+        engine, other = limited.engine, "another process of its own"
+        wait_until("it is in the register", lambda: engine.overview().processes)
+        said: Any = {"max_deliveries": 3, "lease_seconds": 60, "dead_max": None, "of a": 1}
+        for process, limits in ((other, said), ("an older one", None), ("odd", ["lease"])):
+            entry = json.dumps({"queues": ["q", "unread"], "limits": limits})
+            engine.run(
+                calls.register(
+                    engine.register.keys, ["q"], process=process, alive_ms=60_000, entry=entry
+                )
+            )
+        samples = scrape(AtomqCollector(engine))
+    limits = {labels: count for (name, labels), count in samples.items() if "_limit" in name}
+    assert {dict(labels)["queue"] for labels in limits} == {"q"}
+    assert {dict(labels)["limit"]: count for labels, count in limits.items()} == {
+        "max_deliveries": 3,
+        "lease_seconds": 30,
+        "dead_max": 1000,
+        "dead_ttl_seconds": 3600,
+    }
 
 
 @ONE

@@ -77,6 +77,16 @@ class Process:
         found = self.entry.get("queues")
         return [str(name) for name in found] if isinstance(found, list) else []
 
+    @property
+    def limits(self) -> dict[str, float]:
+        """What it holds messages to: `max_deliveries`, `lease_seconds` and the like, as it says."""
+        found = self.entry.get("limits")
+        return {
+            str(name): value
+            for name, value in (found.items() if isinstance(found, dict) else ())
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+
 
 class Roster(NamedTuple):
     """A page of the register."""
