@@ -138,7 +138,7 @@ def tls_options(directory: Path, *names: str) -> tuple[dict[str, str], int]:
     issued = authority.issue_cert(*names)
     issued.private_key_pem.write_to_path(str(directory / "server.key"))
     issued.cert_chain_pems[0].write_to_path(str(directory / "server.crt"))
-    port = _free_port()
+    port = free_port()
     options = {
         "tls-port": str(port),
         "tls-cert-file": str(directory / "server.crt"),
@@ -170,7 +170,7 @@ def _stop_all() -> None:
         server.stop()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Return a port free now, with port + 10,000 free too: a cluster node's bus listens there.
 
     Both lie below the ports that systems give to outgoing connections: whoever connects while a
@@ -293,7 +293,7 @@ class Server:
         """Start and wait until it answers. The port stays the same for the life of the object."""
         assert not self.alive, "already started"
         for _ in range(5):  # somebody may take the free port between finding and binding it
-            self.port = self.port or _free_port()
+            self.port = self.port or free_port()
             if self._launch():
                 break
             self.port = 0

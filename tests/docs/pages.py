@@ -17,17 +17,20 @@ A python block that begins with a comment `# tasks.py`, or `# shop/tasks.py`, is
 file, too. In an output `…` stands for any text, and alone on a line for any number of lines;
 blanks are all alike. A command must end with 0, unless `$ echo $?` follows; one with `&` at its end
 runs as long as its page. A page says localhost:6379 and /var/lib/atomq: here these are the test's
-server and directory.
+server and directory. Servers that a page starts itself have the ports 6380, 6381 and 7001 to 7006,
+which stand for free ones; `redis-server` is Redis 7 if it is here, `valkey-server` the newest kind.
 Hidden blocks may use `run(command)`, which answers the output, and `server`.
 """
 
 from __future__ import annotations
 
 import configparser
+import contextlib
 import gc
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,10 +40,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from atomq import embedded
-from tests.servers import ROOT, Server
+from tests.servers import ROOT, NotAvailable, Server, find_binary, free_port
 
 PAGES = (
     "README.md",
@@ -53,6 +57,7 @@ PAGES = (
 RUN = ("python", "console", "acl", "yaml", "ini")
 _ADDRESS = "localhost:6379"
 _DIRECTORY = "/var/lib/atomq"
+_PORT = re.compile(r"\b(?:638[01]|700[1-6])\b")
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,7 @@ class Stage:
         self.server = server
         self.directory = directory
         self._here = {_ADDRESS: f"127.0.0.1:{server.port}", _DIRECTORY: str(directory / "atomq")}
+        self._ports: dict[str, str] = {}
         self._names: dict[str, Any] = {
             "__name__": "docs",
             "run": self.run,
@@ -130,8 +136,13 @@ class Stage:
     def _make_environment(self) -> dict[str, str]:
         programs = self.directory / "bin"
         programs.mkdir()
-        for name, module in (("atomq", "atomq.cli"), ("celery", "celery"), ("python", "")):
-            call = f"{sys.executable} -m {module}" if module else sys.executable
+        calls = {
+            "atomq": f"{sys.executable} -m atomq.cli",
+            "celery": f"{sys.executable} -m celery",
+            "django-admin": f"{sys.executable} -m django",
+            "python": sys.executable,
+        }
+        for name, call in (*calls.items(), *_programs_of_servers()):
             (programs / name).write_text(f'#!/bin/sh\nexec {call} "$@"\n')
             (programs / name).chmod(0o755)
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ATOMQ_")}
@@ -148,13 +159,24 @@ class Stage:
         """A text of the page, with the addresses of this stage."""
         for theirs, ours in self._here.items():
             text = text.replace(theirs, ours)
-        return text
+        return _PORT.sub(lambda match: self._port(match[0]), text)
+
+    def _port(self, theirs: str) -> str:
+        if theirs not in self._ports:
+            self._ports[theirs] = str(free_port())
+        return self._ports[theirs]
 
     def there(self, text: str) -> str:
         """An output, with the addresses of the page."""
-        for theirs, ours in self._here.items():
+        for theirs, ours in (*self._here.items(), *self._ports.items()):
             text = text.replace(ours, theirs)
         return text
+
+    def needs(self, program: str, page: str) -> None:
+        """Skip the test if a command of the page is not to be had here."""
+        commands = "\n".join(block.text for block in blocks(page) if block.kind == "console")
+        if program in commands and not shutil.which(program, path=self._environment["PATH"]):
+            pytest.skip(f"there is no {program} here")
 
     def play(self, block: Block) -> None:
         """Run one block. Raises AssertionError, or what its code raises."""
@@ -274,6 +296,20 @@ class Stage:
         for place in self.directory.iterdir():
             if place.is_dir() and embedded.status(place):
                 embedded.stop(place)
+
+
+def _programs_of_servers() -> Iterator[tuple[str, Path]]:
+    """The programs that a reader has from a package of Redis or Valkey, as far as they are here."""
+    for name, kinds in (
+        ("redis-server", ("redis-7", "redis-6.2", "valkey-9")),
+        ("valkey-server", ("valkey-9", "redis-7")),
+    ):
+        for kind in kinds:
+            with contextlib.suppress(NotAvailable):
+                yield name, find_binary(kind)
+                break
+    with contextlib.suppress(NotAvailable):
+        yield "redis-cli", find_binary("redis-6.2").with_name("redis-cli")
 
 
 def _command(part: str) -> tuple[str, str]:

@@ -61,6 +61,7 @@ for name in "${missing[@]}"; do
     "Redis 7")
       ln -sf redis-check-rdb "$tools/debian/usr/bin/redis-server" # what its package would do
       wrap redis-server "$libraries \"\$r/bin/redis-server\" \"\$@\""
+      wrap redis-cli "$libraries \"\$r/bin/redis-cli\" \"\$@\""
       ;;
     luac5.1) wrap luac5.1 "$libraries \"\$r/bin/luac5.1\" \"\$@\"" ;;
     luacheck) wrap luacheck "$libraries \"\$r/bin/lua5.1\" \"\$r/bin/luacheck\" \"\$@\"" ;;
