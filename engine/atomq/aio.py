@@ -14,15 +14,16 @@ from typing import Any, Self, TypeVar, overload
 from redis import exceptions as server
 from redis.asyncio.connection import AbstractConnection
 
-from atomq import arguments, fork, retrying, waiting, wires
+from atomq import arguments, flows, fork, retrying, waiting, wires
 from atomq.address import Address
-from atomq.calls import GONE, Call, Claimed
+from atomq.calls import GONE, Call, Claimed, Outgoing, Published
 from atomq.client import NOT_AGAIN, EngineBase, OutageReport
 from atomq.conversation import ENDED, HEARD, PUSHED, Conversation
 from atomq.durability import Durability
 from atomq.errors import AtomqError, InvalidArgument, NotDurable, ServerUnavailable
 from atomq.flows import Answer, Flow, Get, Listen, Rest, Sleep, Together, Wait, Withdraw
-from atomq.keys import Place, hash_slot
+from atomq.gathering import TOGETHER, Gathering
+from atomq.keys import Place, QueueKeys, hash_slot
 from atomq.options import Options
 from atomq.outage import Standing
 from atomq.overview import Overview, overview
@@ -92,6 +93,7 @@ class AsyncEngine(EngineBase):
     def _begin(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listeners: dict[Place | None, _Listener] = {}
+        self._gatherings: dict[str, Gathering] = {}
         self._pool: AsyncPool | AsyncShards = (
             AsyncShards(self) if self.address.kind == "cluster" else AsyncPool(self)
         )
@@ -128,6 +130,31 @@ class AsyncEngine(EngineBase):
                     answer = await self._perform(effect, waiter)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - raised again there
                 trouble = error
+
+    async def publish(self, keys: QueueKeys, message: Outgoing) -> bool:
+        """Put one message; False if its id was known, so that it was not put again.
+
+        What several tasks put at the same moment travels together: see `Gathering`.
+        """
+        self._enter_loop()
+        gathering = self._gatherings.get(keys.name)
+        if gathering is None:
+            gathering = self._gatherings[keys.name] = Gathering(partial(self._publish, keys))
+        if gathering.under_way and message.is_plain and len(message.message) <= TOGETHER:
+            await gathering.put(message)
+            return True
+        gathering.under_way += 1
+        try:
+            call = flows.publish(keys, [message], self.producers, self.options)
+            done = await self._run_one(call)
+        finally:
+            gathering.under_way -= 1
+        return not done.known
+
+    def _publish(
+        self, keys: QueueKeys, messages: Sequence[Outgoing]
+    ) -> Coroutine[Any, Any, Published]:
+        return self._run_one(flows.publish(keys, messages, self.producers, self.options))
 
     async def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """Carry out many calls in one round trip; an `AtomqError` stands for what failed."""

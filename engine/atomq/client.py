@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from redis import exceptions as server
 from redis.connection import AbstractConnection
 
-from atomq import arguments, calls, fork, retrying, waiting, wires
+from atomq import arguments, calls, flows, fork, retrying, waiting, wires
 from atomq.address import Address
-from atomq.calls import GONE, IN_USE, Call, Claimed
+from atomq.calls import GONE, IN_USE, Call, Claimed, Outgoing
 from atomq.conversation import ENDED, HEARD, PUSHED
 from atomq.durability import Durability
 from atomq.errors import (
@@ -257,6 +257,11 @@ class Engine(EngineBase):
                     answer = self._perform(effect, waiter)
             except BaseException as error:  # noqa: BLE001 - the flow's to note; raised again there
                 trouble = error
+
+    def publish(self, keys: QueueKeys, message: Outgoing) -> bool:
+        """Put one message; False if its id was known, so that it was not put again."""
+        call = flows.publish(keys, [message], self.producers, self.options)
+        return not self._run_one(call).known
 
     def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """Carry out many calls in one round trip.

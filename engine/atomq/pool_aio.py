@@ -299,7 +299,7 @@ class AsyncPool:
         if line in self._occupied:
             self._occupied.remove(line)
             self._lines.append(line)
-        if self.is_wanted:
+        if self._wanting or self._wanting_large:
             self.serve()
 
     def left(self, line: _Line, *, answers: bool) -> None:
@@ -473,7 +473,7 @@ class _Line:
         if led_astray:
             self._pool.broke()
             self.leave()
-        if not self.under_way:
+        if not (self._talk.under_way or self._unsent):
             self._rest()
         elif self._pool.is_wanted:
             self._pool.serve()

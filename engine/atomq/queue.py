@@ -237,8 +237,7 @@ class Queue(QueueBase[Engine]):
         if confirmed_by is not None:
             put = self.engine.run(self._put([message], confirmed_by))
             return Sent(message.id, self, put[0])
-        done = self.engine.run(self._put_one(message))
-        return Sent(message.id, self, not done.known)
+        return Sent(message.id, self, self.engine.publish(self.keys, message))
 
     def put_many(self, items: Iterable[Any], *, durability: str | None = None) -> list[Sent]:
         """Put many messages; each a body, or an `Item` with settings of its own.

@@ -241,8 +241,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         if confirmed_by is not None:
             put = await self.engine.run(self._put([message], confirmed_by))
             return AsyncSent(message.id, self, put[0])
-        done = await self.engine.run(self._put_one(message))
-        return AsyncSent(message.id, self, not done.known)
+        return AsyncSent(message.id, self, await self.engine.publish(self.keys, message))
 
     async def put_many(
         self, items: Iterable[Any], *, durability: str | None = None

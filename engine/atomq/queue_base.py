@@ -183,9 +183,6 @@ class QueueBase(Generic[EngineT]):
                 raise type(error)(f"message {len(found)}: {error}") from error
         return found
 
-    def _put_one(self, message: Outgoing) -> Call[calls.Published]:
-        return flows.publish(self.keys, [message], self.engine.producers, self.engine.options)
-
     def _put(self, messages: list[Outgoing], durability: Durability | None) -> Flow[list[bool]]:
         return flows.publish_all(
             self.keys,

@@ -240,6 +240,8 @@ class AsyncWire:
         reader, parsed = untyped._reader, untyped._parser._reader
         self._writer = untyped._writer  # it closes its transport when it is collected
         self._transport: asyncio.Transport = self._writer.transport
+        self.write: Callable[[bytes], None] = self._transport.write
+        """Send it, as soon as the system takes it."""
         self._loop = asyncio.get_running_loop()
         self._protocol = _Protocol(self)
         # To redis-py a connection without them is closed: it leaves the transport alone.
@@ -257,10 +259,6 @@ class AsyncWire:
         """The socket's number; -1: it is closed."""
         sock = self._transport.get_extra_info("socket")
         return int(sock.fileno()) if sock is not None else -1
-
-    def write(self, data: bytes) -> None:
-        """Send it, as soon as the system takes it."""
-        self._transport.write(data)
 
     async def flushed(self) -> None:
         """Wait for as long as too much that was written lies in this process."""

@@ -134,7 +134,7 @@ def test_idle_consumers_ask_little(
 @pytest.mark.parametrize(
     ("work", "fill", "calls"),
     [
-        pytest.param(put, 0, 37, id="put"),
+        pytest.param(put, 0, 36, id="put"),
         pytest.param(claim_and_ack, 1, 125, id="claim, ack"),
         pytest.param(consume, 1, 91, id="consume(prefetch=1)"),
     ],

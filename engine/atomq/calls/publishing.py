@@ -61,8 +61,13 @@ class Outgoing(NamedTuple):
     tracked: bool = False
     """The scripts write down where it is; so its envelope says: see `message.tracked`."""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is ready at once in the first step, whatever its id."""
+        return self[2:] == _PLAIN
 
-_PLAIN = Outgoing("", "")[2:]  # ready at once in the first step, whatever its id
+
+_PLAIN = Outgoing("", "")[2:]
 _PLAIN_TRACKED = Outgoing("", "", tracked=True)[2:]
 
 
