@@ -63,6 +63,7 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed
 	@echo "installing what tests and lint need into $(VENV)"
 	$(call pip,install --upgrade 'pip>=25.1')
 	$(call pip,install --editable '.[all]' --group dev)
+	$(call pip,install --no-deps --group diagrams)
 	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-suites: $(VENV)/.installed-dev

@@ -3,17 +3,20 @@
 A page stands where GitHub shows it, and links to what lies beside it there: ../lua/README.md, a
 schema. The site holds pages alone. So they are laid out in .site/pages, links that lead out
 of docs/ lead to where their file lies here, and what only the tests read (hidden blocks, marks of
-tables) is left out.
+tables) is left out. The script that draws the diagrams lies beside the pages: the theme would
+have every reader's browser fetch it from elsewhere.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import PurePosixPath
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path, PurePosixPath
 
 from tests.docs.commands import reference
 from tests.servers import ROOT
@@ -31,6 +34,9 @@ OUTSIDE = {
     "examples/celery_app/README.md": "examples/celery_app.md",
     "examples/killed_worker/README.md": "examples/killed_worker.md",
 }
+# Mermaid's own dist/mermaid.min.js, release 11.16.0, by its SHA-256: `diagrams` in pyproject.toml.
+DIAGRAMS = "assets/mermaid.min.js"
+DIAGRAMS_ARE = "74d7c46dabca328c2294733910a8aa1ed0c37451776e8d5295da38a2b758fb9b"
 _LINK = re.compile(r"(\]\()(?!\w+:|#)([^)#\s]+)")
 _HIDDEN = re.compile(r"^<!--.*?-->\n", re.DOTALL | re.MULTILINE)
 _COMMANDS = "<!-- made: commands -->"
@@ -58,8 +64,20 @@ def laid_out(file: str, text: str) -> tuple[str, set[str]]:
     return "".join(map(outside_of_code, _FENCES.split(text))), linked
 
 
+def diagrams() -> Path:
+    """The script that draws diagrams, as `make install` brings it."""
+    try:
+        found = [file for file in files("mermaidx") or () if file.match("assets/mermaid.js")]
+    except PackageNotFoundError:
+        sys.exit("the site: no script that draws diagrams: `make install` brings it")
+    script = Path(str(found[0].locate()))
+    if hashlib.sha256(script.read_bytes()).hexdigest() != DIAGRAMS_ARE:
+        sys.exit(f"the site: {script} is not the release of Mermaid that tests/docs/site.py names")
+    return script
+
+
 def lay_out() -> None:
-    """Write all pages, and what they link to."""
+    """Write all pages, what they link to, and the script that draws diagrams."""
     shutil.rmtree(PAGES, ignore_errors=True)
     found = [str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*") if path.is_file()]
     waiting = {*found, *OUTSIDE}
@@ -77,6 +95,7 @@ def lay_out() -> None:
             waiting |= linked - seen
         else:
             shutil.copy(ROOT / file, there)
+    shutil.copy(diagrams(), PAGES / DIAGRAMS)
 
 
 def main() -> int:

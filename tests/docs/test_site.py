@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,14 @@ from atomq import errors
 from tests.docs import site
 from tests.docs.pages import PAGES, text_of
 from tests.servers import ROOT
+from tests.web.browser import Browser, needed, opened
+
+# Scripts that the theme fetches from elsewhere: where there is no `mermaid`, which each page has by
+# assets/diagrams.js; and in a browser older than 2020.
+SPARED = {
+    "https://unpkg.com/mermaid@11/dist/mermaid.min.js",
+    "https://unpkg.com/resize-observer-polyfill",
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +34,13 @@ def html() -> Path:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return site.HTML
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """No name leads anywhere from it."""
+    with opened(*needed()) as browser:
+        yield browser
 
 
 @pytest.mark.slow
@@ -36,9 +54,73 @@ def test_the_site_is_built_without_a_warning_and_fetches_nothing(html: Path) -> 
         tags = re.findall(r"<(?:script|img|iframe)\b[^>]*|<link\b[^>]*stylesheet[^>]*", text)
         outside = [tag for tag in tags if re.search(r'(?:src|href)="?(?:https?:)?//', tag)]
         assert not outside, f"{page.name}: {outside}"
+        assert "assets/diagrams.js" in text, page.name
         assert "<!-- python" not in text, f"{page.name}: a hidden block is shown to nobody"
+    for script in html.rglob("*.js"):
+        text = script.read_text(encoding="utf-8")
+        fetched = set(
+            re.findall(
+                r"""["'`](https?://(?:unpkg|[\w.-]*cdn)[^"'`]*|https?://[^"'`\s]+\.m?js)["'`]""",
+                text,
+            )
+        )
+        assert fetched <= SPARED, script.name
     assert "atomq scripts load" in (html / "reference" / "cli.html").read_text()
     assert "max_deliveries" in (html / "reference" / "api.html").read_text()
+
+
+@pytest.mark.slow
+def test_every_diagram_is_drawn_from_the_disk_without_a_network(
+    html: Path, browser: Browser
+) -> None:
+    """On a page for each kind of diagram, as the reader has it; those of the others on the last."""
+    browser.scripts(True)
+    for name, width in (("internals", 1280), ("concepts/leases", 390)):
+        page = html / f"{name}.html"
+        browser.size(width)
+        browser.dark(width < 600)
+        browser.driver.get(page.as_uri())
+        texts = _diagrams(page)
+        assert texts
+        drawn = "return document.querySelectorAll('div.mermaid').length"
+        browser.until(lambda: browser.js(drawn) == len(texts), f"{name}: {len(texts)} diagrams")  # noqa: B023
+        kinds = [svg.get("aria-roledescription") for svg in browser.nodes("svg")]
+        assert len([kind for kind in kinds if kind not in (None, "error")]) == len(texts), name
+        page_width, window_width = browser.widths()
+        assert page_width == window_width, name
+    for page in sorted(html.rglob("*.html")):
+        for number, text in enumerate(_diagrams(page)):
+            svg = browser.js(
+                f"return mermaid.render('d{number}', {json.dumps(text)}).then(it => it.svg)"
+            )
+            assert "<svg" in svg, page.name
+            assert 'aria-roledescription="error"' not in svg, page.name
+    # What cannot be fetched is a complaint. The theme's index of words is read from a server only.
+    assert not [words for words in browser.complaints() if "search_index.js" not in words]
+
+
+def _diagrams(page: Path) -> list[str]:
+    """The texts that are to be drawn."""
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(r'<pre class="mermaid"><code>(.*?)</code></pre>', text, re.DOTALL)
+    return [unescape(each) for each in found]
+
+
+@pytest.mark.slow
+def test_no_page_scrolls_sideways(html: Path, browser: Browser) -> None:
+    """Code and tables scroll in their blocks, where no script runs too."""
+    browser.scripts(False)
+    for page in sorted(html.rglob("*.html")):
+        browser.driver.get(page.as_uri())
+        for wide in (1280, 390):
+            browser.size(wide)
+            assert browser.widths() == (wide, wide), page.relative_to(html)
+
+
+@pytest.mark.parametrize("page", sorted({*PAGES, *site.OUTSIDE}))
+def test_code_behind_a_list_is_code_in_the_site_too(page: str) -> None:
+    """GitHub shows an indented block behind a list as code, MkDocs as a part of the list."""
+    assert not re.search(r"^[-*] .*(?:\n +\S.*)*\n\n    [^\s\d*-]", text_of(page), re.MULTILINE)
 
 
 def test_a_link_that_leads_out_of_docs_leads_to_where_its_file_lies() -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import uvicorn
 
 from tests.servers import ROOT
@@ -30,6 +31,16 @@ def programs() -> list[Path] | None:
         shutil.which(name) or shutil.which(name, path=ROOT / ".tools/bin") for name in PROGRAMS
     ]
     return None if None in found else [Path(each) for each in found if each]
+
+
+def needed() -> list[Path]:
+    """The browser and its driver; where they cannot be had the test is skipped, in CI it fails."""
+    if there := programs():
+        return there
+    words = "no Chromium and no chromedriver: `make tools` gets them where apt can be had"
+    if os.environ.get("CI"):
+        pytest.fail(words)
+    pytest.skip(words)
 
 
 class Browser:
@@ -98,6 +109,19 @@ class Browser:
         """Run JavaScript in pages, or not."""
         self._cdp("Emulation.setScriptExecutionDisabled", {"value": not run})
 
+    def widths(self) -> tuple[int, int]:
+        """How wide the page is, and the window; the page scrolls sideways if it is wider."""
+        seen = self._cdp("Page.getLayoutMetrics", {})
+        return seen["cssContentSize"]["width"], seen["cssLayoutViewport"]["clientWidth"]
+
+    def nodes(self, name: str) -> list[dict[str, str]]:
+        """The attributes of all elements of this name, those in closed shadow roots too."""
+        self._cdp("DOM.enable", {})
+        self._cdp("DOM.getDocument", {"depth": 0})
+        every = self._cdp("DOM.getFlattenedDocument", {"depth": -1, "pierce": True})["nodes"]
+        pairs = (iter(node["attributes"]) for node in every if node["nodeName"] == name)
+        return [dict(zip(each, each, strict=True)) for each in pairs]
+
     def picture(self, *, whole: bool = True) -> bytes:
         """The page as a PNG, or as much of it as the window shows."""
         taken = self._cdp("Page.captureScreenshot", {"captureBeyondViewport": whole})
@@ -121,6 +145,8 @@ def opened(browser: Path, driver: Path) -> Iterator[Browser]:
     options.binary_location = str(browser)
     for argument in ("--headless", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
         options.add_argument(argument)
+    # No name leads anywhere: a page that fetches something from elsewhere complains.
+    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")
     window = Chrome(options=options, service=Service(str(driver)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +10,7 @@ from atomq import Item, Queue, calls
 from atomq.client import Engine
 from atomq.web import asgi_app, site
 from tests.servers import Server
-from tests.web.browser import Browser, opened, programs, served
+from tests.web.browser import Browser, needed, opened, served
 
 pytestmark = [
     pytest.mark.slow,
@@ -25,13 +24,7 @@ EVERY = ("/", "/queue?name=orders&part=ready", "/queue?name=orders&part=delayed"
 
 @pytest.fixture(scope="module")
 def window() -> Iterator[Browser]:
-    there = programs()
-    if there is None:
-        words = "no Chromium and no chromedriver: `make tools` gets them where apt can be had"
-        if os.environ.get("CI"):
-            pytest.fail(words)
-        pytest.skip(words)
-    with opened(*there) as browser:
+    with opened(*needed()) as browser:
         yield browser
 
 
