@@ -41,7 +41,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import yaml
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from atomq import embedded
 from tests.servers import ROOT, NotAvailable, Server, find_binary, free_port
@@ -152,6 +155,7 @@ class Stage:
             "PYTHONPATH": f"{self.directory}:{ROOT / 'engine'}:{ROOT}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
+            "TERM": "dumb",
             "ATOMQ_URL": self.here("redis://localhost:6379/0"),
         }
 
@@ -293,6 +297,12 @@ class Stage:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        for port in self._ports.values():  # a server that went into the background
+            with (
+                contextlib.suppress(redis.RedisError),
+                redis.Redis(port=int(port), retry=Retry(NoBackoff(), 0)) as client,
+            ):
+                client.shutdown(nosave=True)
         for place in self.directory.iterdir():
             if place.is_dir() and embedded.status(place):
                 embedded.stop(place)
@@ -313,9 +323,9 @@ def _programs_of_servers() -> Iterator[tuple[str, Path]]:
 
 
 def _command(part: str) -> tuple[str, str]:
-    """A command, which goes on in the next line after a backslash; and the output below it."""
+    """A command, which goes on after a backslash or to the end of its loop; the output below it."""
     lines = part.split("\n")
-    n = 1
+    n = lines.index("done") + 1 if re.match(r"for .* do$", lines[0]) else 1
     while lines[n - 1].endswith("\\") and n < len(lines):
         n += 1
     return "\n".join(lines[:n]), "\n".join(lines[n:])
