@@ -6,10 +6,8 @@ import ast
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -219,17 +217,6 @@ def test_tables_are_those_of_the_code() -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_versions_agree() -> None:
-    """The package's, and the newest in the changelog."""
-    project = tomllib.loads(text_of("pyproject.toml"))["project"]
-    heads = re.findall(r"^## (.+)$", text_of("CHANGELOG.md"), re.MULTILINE)
-    versions = [match for head in heads if (match := re.match(r"\d+\.\d+\.\d+\S*", head))]
-    assert versions[0][0] == project["version"], heads
-    assert len(versions) + heads.count("Unreleased") == len(heads), heads
-    assert heads.index("Unreleased") == 0 if "Unreleased" in heads else True
-    assert metadata.version("atomq") == project["version"], "make install"
 
 
 # ── it is fit to print ────────────────────────────────────────────────────────────────────────
