@@ -605,9 +605,15 @@ class Sentinel:
         )
         return client
 
-    def fail_over(self) -> Server:
-        """Kill the master, wait until the replica is master, and return it."""
-        self.master.kill()
+    def fail_over(self, *, frozen: bool = False) -> Server:
+        """Kill the master, wait until the replica is master, and return it.
+
+        `frozen`: have it stand still; it is the caller's to resume.
+        """
+        if frozen:
+            self.master.pause()
+        else:
+            self.master.kill()
         wait_until("the fail-over", lambda: self.master_port() == self.replica.port)
         wait_until(
             "the replica to be master",

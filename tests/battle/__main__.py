@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -74,15 +75,19 @@ def written(page: Path, begin: str, end: str, text: str) -> None:
 
 def on_a_cluster(kind: str, seconds: float, seed: int, docs: Path | None) -> bool:
     """Whether all went well."""
-    with tempfile.TemporaryDirectory() as directory:
-        trial = ClusterTrial(kind, Path(directory), seed)
-        out = trial.run(seconds, lambda words: print(f"{kind}: {words}", flush=True))
+    directory = Path(tempfile.mkdtemp(prefix="atomq-battle-"))
+    trial = ClusterTrial(kind, directory, seed)
+    out = trial.run(seconds, lambda words: print(f"{kind}: {words}", flush=True))
     print(f"{kind}, seed {seed}:", json.dumps(out.__dict__, default=str))
     text = cluster_table(kind, seconds, out)
     print(text)
     if docs:
         written(docs, BEGIN_CLUSTER, END_CLUSTER, text)
-    return not (out.lost or out.unexplained)
+    if out.lost or out.unexplained:
+        print("the logs of all are in", directory)
+        return False
+    shutil.rmtree(directory)
+    return True
 
 
 def main() -> int:

@@ -39,6 +39,8 @@ LIBRARY = ("sync", "async")
 POOLS = ("prefork", "threads", "gevent")
 CELERY_OPTIONS = {"lease": LEASE, "max_deliveries": 20, "durability": "replicas=1"}
 PAUSE = 0.05  # between two puts of a producer, on average
+UPSET = "its shard failed over, and the new primary had not heard of all"
+UNASKED = "the same, and no mishap had asked for it"
 AWAY = (ServerUnavailable, NotDurable, DurabilityUnavailable)
 
 
@@ -60,7 +62,9 @@ class ClusterTrial:
         seed: int,
         modes: tuple[str, ...] = (*LIBRARY, *LIBRARY, *POOLS),
         calm: float = 1.0,
+        event: str | None = None,
     ) -> None:
+        """`event` is the one mishap of the cluster that befalls it; by default any of them does."""
         self.outcome = Outcome()
         self.chance = random.Random(seed)
         self._calm = calm
@@ -74,10 +78,13 @@ class ClusterTrial:
         self._timeline: list[tuple[str, float]] = []
         self._modes, self._workers = list(modes), list[subprocess.Popen[bytes]]()
         self._stop = threading.Event()
-        self.names, self.celery_names = _spread("l"), _spread("c")
+        self.names = _spread("l") if {*LIBRARY} & {*modes} else []
+        self.celery_names = _spread("c") if {*POOLS} & {*modes} else []
         slots = [_slot(name) for name in self.names + self.celery_names]
         self._slot_of = dict(zip(self.names + self.celery_names, slots, strict=True))
         self._shards = Shards(kind, slots, self.chance)
+        mishaps = self._shards.mishaps()
+        self._mishaps = [m for m in mishaps if event in (None, m.__name__)]
         self._lock = threading.Lock()
 
     # ── workers, as a supervisor keeps them ───────────────────────────────────────────────────
@@ -224,7 +231,7 @@ class ClusterTrial:
 
         with running(*producers, trouble_workers, stop=self._stop, seconds=60):
             while time.monotonic() < end:
-                mishap = self._befall(self.chance.choice(self._shards.mishaps()))
+                mishap = self._befall(self.chance.choice(self._mishaps))
                 self._shards.await_whole()
                 left, done = end - time.monotonic(), sum(self.outcome.mishaps.values())
                 say(f"{left:4.0f} s left, {len(self._put)} put, {done} mishaps, last {mishap}")
@@ -264,6 +271,7 @@ class ClusterTrial:
 
     def _judge(self, engine: Engine) -> None:
         out = self.outcome
+        failovers = self._shards.judge()
         events: dict[str, list[tuple[str, int, float]]] = {}
         for line in self._ledger.read_text().splitlines():
             what, n, _, pid, at = line.split()
@@ -282,6 +290,9 @@ class ClusterTrial:
                     around = [m for m in self._timeline if abs(m[1] - seen[j][2]) < 6 * LEASE]
                     modes = {pid: self._mode_of.get(pid) for _, pid, _ in seen}
                     out.unexplained.append(f"{n}: {seen}; {modes}; {around}")
+        if out.lost or out.unexplained:
+            self._shards.keep_logs(self._directory)
+            (self._directory / "failovers").write_text("\n".join(failovers))
 
     def _why(
         self, n: str, seen: list[tuple[str, int, float]], second: tuple[str, int, float]
@@ -299,7 +310,7 @@ class ClusterTrial:
         slot = self._slot_of[n.split(".")[1]]
         for upset in self._shards.upsets:
             if slot in upset.slots and upset.began <= again and began - LEASE <= upset.ended:
-                return "its shard failed over, and the new primary had not heard of all"
+                return UPSET if upset.is_mishap else UNASKED
         return "unexplained"
 
 

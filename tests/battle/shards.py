@@ -7,11 +7,13 @@ Each method is one mishap, and ends when the cluster is whole again.
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 import redis
@@ -36,6 +38,39 @@ class Upset:
     began: float
     ended: float
     slots: frozenset[int]
+    is_mishap: bool = True
+    """Else the nodes took one for dead by themselves: the machine may have been too busy."""
+
+
+class Watch:
+    """A thread that notes when a node becomes a primary, and of which slots."""
+
+    def __init__(self, shards: Shards) -> None:
+        self._shards = shards
+        self._roles: dict[Server, str] = {}
+        self.seen: list[tuple[float, Server, frozenset[int]]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.1):
+            for node in self._shards.nodes():
+                with suppress(redis.RedisError, OSError, AssertionError):
+                    self._look_at(node)
+
+    def _look_at(self, node: Server) -> None:
+        role, now = _role(node, within=0.5), time.time()
+        if role == "master" and self._roles.get(node) == "slave":
+            self.seen.append((now, node, self._shards.slots_of(node)))
+        self._roles[node] = role
 
 
 class Shards:
@@ -49,14 +84,18 @@ class Shards:
         self._cluster = Cluster(kind, nodes=3, replicas=True, options=OPTIONS)
         self._shards: list[list[Server]] = []
         self._old: list[Server] = []
+        self._asked: list[tuple[float, Server]] = []  # when which one was to become a primary
+        self._watch = Watch(self)
 
     def __enter__(self) -> Self:
         self._cluster.__enter__()
         pairs = zip(self._cluster.nodes, self._cluster.replicas, strict=True)
         self._shards = [list(pair) for pair in pairs]
+        self._watch.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._watch.__exit__()
         for node in self._everyone():
             with suppress(AssertionError, ProcessLookupError):
                 node.resume()
@@ -102,6 +141,10 @@ class Shards:
 
     def manual_failover(self) -> None:
         _, replica = self._chosen()
+        self._fail_over_to(replica)
+
+    def _fail_over_to(self, replica: Server) -> None:
+        self._asked.append((time.time(), replica))
         _do(replica, "CLUSTER FAILOVER")
         self._await_role(replica, "master")
 
@@ -123,8 +166,7 @@ class Shards:
         for node in self._everyone():
             with suppress(redis.ResponseError):
                 _do(node, "CLUSTER FORGET", gone)
-        _do(new, "CLUSTER FAILOVER")
-        self._await_role(new, "master")
+        self._fail_over_to(new)
 
     def lose_shard(self) -> None:
         """All its nodes end, and come back with what they had."""
@@ -190,6 +232,31 @@ class Shards:
 
     # ── what is where ─────────────────────────────────────────────────────────────────────────
 
+    def nodes(self) -> list[Server]:
+        """Those that are there now."""
+        return self._everyone()
+
+    def slots_of(self, node: Server) -> frozenset[int]:
+        """Of those that move, the ones that a node serves."""
+        return frozenset(slot for slot in self._slots if self._cluster.owns(node, slot))
+
+    def judge(self) -> list[str]:
+        """Count the failovers too that were nobody's mishap; all that there were, in words."""
+        told = []
+        for at, node, slots in self._watch.seen:
+            is_asked = any(n is node and at - 30 < when < at for when, n in self._asked)
+            is_mishap = any(u.began <= at <= u.ended for u in self.upsets if u.slots & slots)
+            told.append(f"{at:.3f} {node.port} {sorted(slots)} {is_asked} {is_mishap}")
+            if not (is_asked or is_mishap):
+                # The old one may answer until it has heard of the new one.
+                self.upsets.append(Upset(at - 1, at + 1, slots, is_mishap=False))
+        return told
+
+    def keep_logs(self, directory: Path) -> None:
+        """Copy what the nodes have logged."""
+        for node in (*self._everyone(), *self._old):
+            (directory / f"node-{node.port}.log").write_text(node.log)
+
     def _everyone(self) -> list[Server]:
         return [node for shard in self._shards for node in shard]
 
@@ -213,7 +280,7 @@ class Shards:
         What the old one answered and had not sent to the new one is undone: replication is
         asynchronous, and a claim or an ack waits for no replica.
         """
-        slots = frozenset(slot for slot in self._slots if self._cluster.owns(primary, slot))
+        slots = self.slots_of(primary)
         began = time.time()
         yield
         self.await_whole()
@@ -235,8 +302,8 @@ class Shards:
         return whole and (_role(node) == "master" or _link(node) == "up")
 
 
-def _client(node: Server) -> redis.Redis:
-    return redis.Redis(unix_socket_path=node.socket, socket_timeout=6)
+def _client(node: Server, within: float = 6.0) -> redis.Redis:
+    return redis.Redis(unix_socket_path=node.socket, socket_timeout=within)
 
 
 def _do(node: Server, *words: Any) -> Any:
@@ -256,8 +323,8 @@ def _doubts(node: Server) -> bool:
     return "fail" in _text(node, "CLUSTER NODES").replace("nofailover", "")
 
 
-def _role(node: Server) -> str:
-    with _client(node) as client:
+def _role(node: Server, within: float = 6.0) -> str:
+    with _client(node, within) as client:
         return str(client.info("replication")["role"])
 
 

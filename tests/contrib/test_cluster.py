@@ -518,6 +518,33 @@ def test_a_primary_that_ends_under_load_loses_nothing(
             at.close()
 
 
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_a_shard_that_is_lost_for_good_costs_no_other(kind: str, tmp_path: Path, pool: str) -> None:
+    """Nor does it where a worker begins after that."""
+    with Cluster(kind, nodes=3, options=PARTIAL) as cluster:
+        at = ClusterPlace(cluster, tmp_path)
+        try:
+            names = [name_on(cluster, index) for index in (0, 1, 2)]
+            well = [names[0], names[2]]
+            worker = at.worker(pool, 2, queues=",".join(names), backend=None).ready()
+            at.ledger.await_ends([at.send("work", queue=name) for name in names], 20)
+            cluster.nodes[1].kill()
+            late = at.worker(pool, 2, queues=",".join(names), backend=None).ready()
+            with Sender(at, well, 20) as sender:
+                time.sleep(10)
+            sent = [one for ids in sender.sent.values() for one in ids]
+            at.ledger.await_ends(sent, 10)
+            assert sender.refused == 0
+            assert set(at.ledger.starts().values()) == {1}
+            assert max(gap(at, sender.sent[name]) for name in well) < 1.0
+            assert worker.alive
+            assert late.alive
+        finally:
+            at.close()
+
+
 def move_half_by_half(cluster: Cluster, slot: int, seconds: float) -> None:
     """Move a slot as redis-cli does, with one half of it here and one there for so long."""
     source = cluster.owner(slot)

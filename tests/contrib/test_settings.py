@@ -23,6 +23,7 @@ from kombu.transport import redis as kombu_redis
 from atomq.contrib.kombu.settings import Settings, UnknownOption
 from atomq.contrib.kombu.transport import Transport
 from atomq.errors import InvalidArgument, InvalidOptions
+from tests.conftest import LONG
 from tests.contrib.rig import ON_ONE_KIND, Place, ours, place, taken_over
 from tests.servers import ROOT, Sentinel, Server, tls_options
 
@@ -394,22 +395,25 @@ def test_a_password_with_odd_characters(at: Place) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 @ON_ONE_KIND
-def test_a_sentinel_fails_over(sentinel: Sentinel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("frozen", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_a_sentinel_fails_over(sentinel: Sentinel, tmp_path: Path, frozen: bool) -> None:
     url = sentinel.url.replace("sentinel://", "atomq-sentinel://")
     options = {"broker_transport_options": {"master_name": sentinel.master_name, "lease": 5}}
     with place(sentinel.replica, tmp_path) as at:
-        both = ("prefork", "gevent")
+        pools = ("prefork", "gevent", *(["threads"] if LONG else []))
         workers = [
-            at.worker(pool, 1, queues=pool, broker=url, backend=None, **options) for pool in both
+            at.worker(pool, 1, queues=pool, broker=url, backend=None, **options) for pool in pools
         ]
         app = at.make_app(url, **options)
         for worker in workers:
             worker.ready()
-        at.ledger.await_starts([at.send("work", queue=pool, app=app) for pool in both])
-        sentinel.fail_over()
-        ids = [at.send("work", queue=pool, app=app) for pool in both]
+        at.ledger.await_starts([at.send("work", queue=pool, app=app) for pool in pools])
+        sentinel.fail_over(frozen=frozen)
+        ids = [at.send("work", queue=pool, app=app) for pool in pools]
         at.ledger.await_starts(ids, 20)
         assert all(worker.alive for worker in workers)
+        if frozen:
+            sentinel.master.resume()
 
 
 @pytest.fixture

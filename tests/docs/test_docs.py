@@ -189,6 +189,46 @@ def test_each_promise_names_its_tests() -> None:
     assert all("::test_" in tests for _, tests in rows)
 
 
+def test_each_trap_names_its_tests() -> None:
+    traps = text_of("docs/reliability.md").partition("### Traps")[2]
+    rows = re.findall(r"^\| (\d+) \| [^|]+ \| ([^|]+) \|$", traps, re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, 13))
+    assert all("::test_" in tests for _, tests in rows)
+
+
+@cache
+def _long(file: str) -> set[str]:
+    """The tests of a file that are long, or are for some of what they try."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    some = r"" if "pytest.mark.long,\n]" in text else r"mark\.long|\bLONG\b|seldom\("
+    return {node.name for node in nodes if re.search(some, ast.unparse(node))}
+
+
+def test_each_client_meets_each_trouble_in_a_test() -> None:
+    part = (
+        text_of("docs/reliability.md")
+        .partition("## Each client in each trouble")[2]
+        .partition("###")[0]
+    )
+    tests = dict(re.findall(r"^\| (\w) \| `(tests/[^`]+::test_\w+)` \|$", part, re.MULTILINE))
+    rows = [line.strip("| ").split(" | ") for line in part.splitlines() if line.startswith("| ")]
+    cells = [row for row in rows if row[0] in ("one server", "Sentinel", "cluster")]
+    clients = next(row for row in rows if row[0] == "where")[2:]
+    assert len(clients) == 6
+    assert [row[0] for row in cells].count("cluster") == 7
+    named = set()
+    for where, trouble, *found in cells:
+        assert len(found) == len(clients), trouble
+        for client, letters in zip(clients, found, strict=True):
+            assert letters, (where, trouble, client)
+            for letter in letters.split():
+                named.add(letter[0])
+                file, _, test = tests[letter[0]].partition("::")
+                assert letter[1:] == "" or test in _long(file), (where, trouble, letter)
+    assert named == set(tests)
+
+
 def test_the_engine_s_page_names_every_script_and_every_field() -> None:
     page = text_of("lua/README.md")
     lua = "\n".join(path.read_text() for path in (ROOT / "lua").rglob("*.lua"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.battle.cluster import LIBRARY, ClusterTrial
+from tests.battle.cluster import LIBRARY, POOLS, ClusterTrial
 from tests.battle.trial import Trial
 from tests.conftest import LONG
 from tests.servers import Server
@@ -42,3 +42,27 @@ def test_nor_on_a_cluster(kind: str, tmp_path: Path) -> None:
     assert out.lost == []
     assert out.unexplained == []
     assert out.put > 30
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+@pytest.mark.parametrize("client", [*LIBRARY, *POOLS])
+@pytest.mark.parametrize(
+    "event",
+    [
+        *("freeze_shard", "lose_shard", "freeze_primary", "kill_primary", "manual_failover"),
+        *("move_half_by_half", "move_at_once", "join_replica"),
+    ],
+)
+def test_what_befalls_a_cluster_costs_no_client_a_message(
+    kind: str, tmp_path: Path, client: str, event: str
+) -> None:
+    """Each by itself; its workers are killed and frozen meanwhile too."""
+    seed = random.randrange(1 << 30)
+    out = ClusterTrial(kind, tmp_path, seed, (client,) * 2, calm=0.5, event=event).run(SECONDS)
+    print(f"seed {seed}: {out}")
+    assert out.mishaps[event]
+    assert out.lost == []
+    assert out.unexplained == []

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from atomq import AsyncEngine, AsyncQueue, AsyncReceiver, Engine, Queue, Receiver
+from atomq.cli import checks
+from atomq.cli.session import Session
 from atomq.errors import AtomqError, PermissionDenied, ServerError, ServerUnavailable
 from atomq.keys import QueueKeys
 from atomq.wires import Wire
@@ -312,6 +314,19 @@ def test_leases_on_a_frozen_node_cost_none_on_another(three: Cluster, make: Make
     assert [message.lost for message in held] == [False] * 5
     for message in held:
         message.ack()
+
+
+def test_doctor_names_a_node_that_is_away_and_checks_the_others(three: Cluster, make: Make) -> None:
+    seldom(make, "in its process", ("in its process", "asyncio"))
+    session = Session(url_of(three), ["retry_budget=0.3", "socket_timeout=0.3"], as_json=True)
+    with in_trouble(three.nodes[0], "frozen"):
+        found = list(checks.everything(session, None))
+    session.close()
+    names = [f"127.0.0.1:{node.port}" for node in three.nodes]
+    (away,) = [each for each in found if each.status == "fail"]
+    assert (away.check, away.node) == ("connection", names[0])
+    assert {each.node for each in found if each.check == "scripts"} == {*names[1:]}
+    assert found[-1].found == "skipped: a node is away"
 
 
 def test_what_is_held_alone_on_a_frozen_node_keeps_no_consumer_waiting(

@@ -512,8 +512,9 @@ def test_a_claim_that_is_refused_for_want_of_memory_ends_no_consumer(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+@pytest.mark.parametrize("how", ["away", pytest.param("a replica", marks=pytest.mark.long)])
 def test_a_restart_is_no_error_for_producers(
-    own_server: Server, caplog: pytest.LogCaptureFixture
+    own_server: Server, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     """The library's, sync and async, and Kombu's; and it is said once that the server is away."""
     server, stop = own_server, threading.Event()
@@ -546,7 +547,12 @@ def test_a_restart_is_no_error_for_producers(
             pool.submit(kombu),
         ]
         wait_until("all to put", lambda: len(put) == 4)
-        server.restart(down=2.0)
+        if how == "away":
+            server.restart(down=2.0)
+        else:
+            server.client().execute_command("REPLICAOF 127.0.0.1 1")
+            time.sleep(2.0)
+            server.client().execute_command("REPLICAOF NO ONE")
         before = put.copy()
         wait_until("all to put again", lambda: all(put[name] > before[name] for name in before))
         stop.set()

@@ -131,15 +131,18 @@ def test_the_old_master_of_a_planned_failover_is_left_at_once(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
-def test_a_failover_is_no_error_for_producers(sentinel: Sentinel) -> None:
+@pytest.mark.parametrize("frozen", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_a_failover_is_no_error_for_producers(sentinel: Sentinel, frozen: bool) -> None:
     producers = Producers(sentinel.url, sentinel.master_name)
     with producers.run():
-        sentinel.fail_over()
+        sentinel.fail_over(frozen=frozen)
         there = len(producers.put)
         wait_until(
             "all to put again",
             lambda: {name for name, *_ in producers.put[there:]} == set(NAMES),
         )
+    if frozen:
+        sentinel.master.resume()
 
 
 @pytest.mark.slow

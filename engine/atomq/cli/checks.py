@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from atomq.cli.findings import Checks, Finding, Findings, part_of
+from atomq.cli.findings import Checks, Finding, Findings, advice_for, part_of
 from atomq.cli.output import duration, number, plural, size
 from atomq.cli.rights_checks import durability, rights
 from atomq.cli.server_checks import ON_A_SERVER
@@ -26,21 +26,40 @@ from atomq.errors import (
 if TYPE_CHECKING:
     from atomq.calls import QueueState
     from atomq.cli.session import Session
+    from atomq.client import Node
     from atomq.contrib.fleet import Worker
 
 
 def everything(session: Session, names: Sequence[str] | None) -> Findings:
-    """All checks, on every server that runs scripts. Raises what no check can do without."""
-    from atomq.cli import nodes
+    """All checks, on every server that runs scripts. Raises what no check can do without.
 
-    places = nodes.places(session.engine)
-    for place in places:
-        for name, check, needs in ON_A_SERVER:
-            for finding in _safely(name, check, needs, session, place):
-                yield replace(finding, node=place.name)
+    A node of a cluster that does not answer is a finding, and the others are checked.
+    """
+    away = False
+    for node in session.engine.nodes():
+        try:
+            yield from _on_a_server(session, node)
+        except ServerUnavailable as error:
+            if session.engine.address.kind != "cluster":
+                raise
+            away = True
+            yield Finding("connection", "fail", str(error), advice_for(error), node=node.name)
+    if away:
+        text, advice = "skipped: a node is away", "check them when all nodes answer"
+        yield Finding("queues", "skip", text, advice)
+        return
     found = yield from _queues_to_check(session, names)
     for name, check, needs in _ON_QUEUES:
         yield from _safely(name, check, needs, session, found)
+
+
+def _on_a_server(session: Session, node: Node) -> Findings:
+    from atomq.cli import nodes
+
+    place = nodes.place_of(session.engine, node)
+    for name, check, needs in ON_A_SERVER:
+        for finding in _safely(name, check, needs, session, place):
+            yield replace(finding, node=place.name)
 
 
 def _safely(name: str, check: Callable[..., Findings], needs: str, *args: Any) -> Findings:

@@ -38,14 +38,16 @@ class Place:
 
 def places(engine: Engine) -> list[Place]:
     """The servers that run scripts: one, or the primaries of a cluster."""
-    found = []
-    for node in engine.nodes():
-        hello = words(node.command("HELLO"))
-        server, version = _version(hello)
-        name = node.name if engine.address.kind == "cluster" else _where(engine)
-        replica = hello.get("role") in ("replica", "slave")
-        found.append(Place(name, node, server, version, replica, hello.get("mode") == "cluster"))
-    return found
+    return [place_of(engine, node) for node in engine.nodes()]
+
+
+def place_of(engine: Engine, node: Node) -> Place:
+    """One of them."""
+    hello = words(node.command("HELLO"))
+    server, version = _version(hello)
+    name = node.name if engine.address.kind == "cluster" else _where(engine)
+    replica = hello.get("role") in ("replica", "slave")
+    return Place(name, node, server, version, replica, hello.get("mode") == "cluster")
 
 
 def replicas(engine: Engine, primary: Place) -> Iterator[Place | Unreached]:

@@ -1,0 +1,102 @@
+"""The command line on a cluster of which one shard is in trouble: what is told, and how soon."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from atomq import Engine, Queue
+from tests.acceptance.conftest import Atomq
+from tests.faults.test_cluster import PARTIAL, Moving, in_trouble, name_on, url_of
+from tests.servers import Cluster, Server, wait_until
+
+pytestmark = [
+    pytest.mark.parametrize("kind", ["valkey-9"], indirect=True),
+    pytest.mark.slow,
+    pytest.mark.long,
+]
+
+
+@pytest.fixture(scope="module")
+def three(kind: str) -> Iterator[Cluster]:
+    """Three primaries. A fourth serves no slots."""
+    with Cluster(kind, nodes=3, spare=True, options=PARTIAL) as cluster:
+        yield cluster
+
+
+@contextmanager
+def half_moved(cluster: Cluster, slot: int) -> Iterator[None]:
+    assert cluster.spare is not None
+    moving = Moving(cluster, slot, cluster.spare)
+    moving.begin()
+    moving.keys(0.5)
+    yield
+    moving.end()
+
+
+@pytest.mark.parametrize("how", ["frozen", "half moved", "dead"])
+def test_a_shard_in_trouble_is_named_and_the_others_are_shown(
+    three: Cluster, atomq: Atomq, how: str
+) -> None:
+    """`dead` is also what lost for good is, until the next time the node is started."""
+    url, well, troubled = url_of(three), name_on(three, 0), name_on(three, 1)
+    with Engine(url) as engine:
+        for name in (well, troubled):
+            Queue(name, engine).put("x")
+        Queue(troubled, engine).put("later", delay=60)
+        slot = engine.keys(troubled).slot
+    node = three.owner(slot)
+    with half_moved(three, slot) if how == "half moved" else in_trouble(node, how):
+        began = time.monotonic()
+        done = atomq("queues", "--json", well, troubled, url=url)
+        assert time.monotonic() - began < 15
+        assert [row["queue"] for row in done.json("queues")] == [well]
+        assert done.code == 3
+        reason = "rehashing of slot" if how == "half moved" else f"127.0.0.1:{node.port}"
+        assert f"{troubled}: " in done.err
+        assert reason in done.err
+        assert atomq("put", well, '"y"', url=url).code == 0
+        if how != "half moved":
+            said = atomq("doctor", "--json", url=url)
+            assert said.code == 1
+            rows = {(row["check"], row.get("node")): row for row in said.json("doctor")}
+            assert rows["connection", f"127.0.0.1:{node.port}"]["status"] == "fail"
+            others = {f"127.0.0.1:{other.port}" for other in three.nodes if other is not node}
+            assert {where for check, where in rows if check == "scripts"} >= others
+    wait_until("it to take messages", lambda: atomq("put", troubled, '"y"', url=url).code == 0)
+
+
+def test_a_slot_that_moved_is_found(three: Cluster, atomq: Atomq) -> None:
+    assert three.spare is not None
+    url, name = url_of(three), name_on(three, 2)
+    assert atomq("put", name, '"x"', url=url).code == 0
+    with Engine(url) as engine:
+        Moving(three, engine.keys(name).slot, three.spare).at_once()
+    (row,) = atomq("queues", "--json", name, url=url).json("queues")
+    assert row["ready"] == 1
+
+
+@pytest.mark.parametrize("how", ["dead", "frozen", "manual"])
+def test_a_command_waits_for_a_failover(kind: str, atomq: Atomq, how: str) -> None:
+    """Within the patience it is given."""
+    with Cluster(kind, nodes=3, replicas=True, options=PARTIAL) as cluster:
+        url, name = url_of(cluster, *cluster.everyone), name_on(cluster, 0)
+        patient = ("--option", "retry_budget=15")
+        assert atomq("put", name, '"x"', url=url).code == 0
+        _fail_over(cluster.nodes[0], cluster.replicas[0], how)
+        assert atomq("put", *patient, name, '"x"', url=url).code == 0
+        if how == "frozen":
+            cluster.nodes[0].resume()
+
+
+def _fail_over(primary: Server, replica: Server, how: str) -> None:
+    primary.client().execute_command("WAIT", 1, 1000)
+    if how == "manual":
+        replica.client().execute_command("CLUSTER FAILOVER")
+    elif how == "frozen":
+        primary.pause()
+    else:
+        primary.kill()
