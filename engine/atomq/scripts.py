@@ -215,11 +215,10 @@ class _Bundle:
             raise ValueError(f"lua/{file} requires itself: {' > '.join([*self._open, module])}")
         if module in self._early or module in into:
             return
-        source = (lua_dir() / file).read_text(encoding="utf-8").splitlines()
-        kept = [(line, file, n) for n, line in enumerate(source, 1) if not _is_comment(line)]
+        kept = list(_lines_of(file))
         self._open.append(module)
         for line, _, _ in kept:
-            if found := _REQUIRE.match(line):
+            if found := _required(line):
                 indent, alias, wanted = found.groups()
                 if alias != (name := _name(wanted)):
                     raise ValueError(f"{wanted} is required as {alias}: its name is {name}")
@@ -238,17 +237,18 @@ class _Bundle:
         """Whether a module is numbers only: they are written where they are used."""
         name = _name(module)
         if name not in self._constants:
-            source = (lua_dir() / f"{module.replace('.', '/')}.lua").read_text(encoding="utf-8")
-            lines = [line for line in source.splitlines() if not _is_comment(line)]
-            found = [_CONSTANT.match(line) for line in lines[1:-1]]
+            lines = _lines_of(f"{module.replace('.', '/')}.lua")[1:-1]
+            found = [_CONSTANT.match(line) for line, _, _ in lines]
             values = {each[1]: each[2] for each in found if each}
-            self._constants[name] = values if len(values) == len(lines) - 2 else {}
+            self._constants[name] = values if len(values) == len(lines) else {}
         return bool(self._constants[name])
 
     def _written(self, text: str, file: str) -> str:
         """The line with the numbers of those modules in it."""
         for module, values in self._constants.items():
-            for name in re.findall(rf"\b{module}\.(\w+)", text) if values else ():
+            if not values or f"{module}." not in text:
+                continue
+            for name in re.findall(rf"\b{module}\.(\w+)", text):
                 if name not in values:
                     raise ValueError(f"lua/{file}: {module} has no {name}")
                 text = re.sub(rf"\b{module}\.{name}\b", values[name], text)
@@ -285,7 +285,7 @@ class _Bundle:
     def _linked(self, lines: Sequence[_Line], *, inside: bool = False) -> list[_Line]:
         found: list[_Line] = []
         for text, file, number in lines:
-            if wanted := _REQUIRE.match(text):
+            if wanted := _required(text):
                 indent, name, module = wanted.groups()
                 if module in self._early or self._constants.get(name):
                     continue
@@ -299,8 +299,7 @@ class _Bundle:
         mentioned = {
             (_stem(file) if module == "M" else module, name)
             for text, file, _ in self._lines
-            if "." in text
-            for module, name in _MEMBER.findall(_FUNCTION.sub("", text))
+            for module, name in _members(text)
         }
         kept, idle = [], False
         for line in self._lines:
@@ -314,6 +313,27 @@ class _Bundle:
         shorter = len(kept) < len(self._lines)
         self._lines = kept
         return shorter
+
+
+# One module is in many scripts, and every process bundles all of them: what a file or a line holds
+# is found once.
+
+
+@cache
+def _lines_of(file: str) -> tuple[_Line, ...]:
+    """The lines of a file that are more than a comment."""
+    source = (lua_dir() / file).read_text(encoding="utf-8").splitlines()
+    return tuple((line, file, n) for n, line in enumerate(source, 1) if not _is_comment(line))
+
+
+@cache
+def _members(text: str) -> tuple[tuple[str, str], ...]:
+    """What a line mentions of modules and tables, but for the function that it begins."""
+    return tuple(_MEMBER.findall(_FUNCTION.sub("", text))) if "." in text else ()
+
+
+def _required(line: str) -> re.Match[str] | None:
+    return _REQUIRE.match(line) if "require" in line else None
 
 
 def _is_comment(line: str) -> bool:

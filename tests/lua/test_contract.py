@@ -177,6 +177,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of lua/ that scripts are read from."""
     shutil.copytree(LUA, tmp_path / "lua")
     monkeypatch.setattr(scripts, "lua_dir", lambda: tmp_path / "lua")
+    monkeypatch.setattr(scripts, "_lines_of", scripts._lines_of.__wrapped__)
     return tmp_path / "lua"
 
 

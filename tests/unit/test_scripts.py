@@ -25,6 +25,7 @@ def lua(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # Without their memory: that of the real scripts stays as it is.
     monkeypatch.setattr(scripts, "get", scripts.get.__wrapped__)
     monkeypatch.setattr(scripts, "names", scripts.names.__wrapped__)
+    monkeypatch.setattr(scripts, "_lines_of", scripts._lines_of.__wrapped__)
     return tmp_path
 
 
