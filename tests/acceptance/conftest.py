@@ -1,4 +1,8 @@
-"""The command line as users run it: a process of its own, its exit code, stdout and stderr."""
+"""The command line as users run it: a process of its own, its exit code, stdout and stderr.
+
+The process is forked from one that has loaded the package already: see `forked.py`. Python starts
+anew in tests marked `starts_anew`.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from typing import Any
 import pytest
 
 from atomq.client import Engine
+from tests.acceptance.forked import Forks
 from tests.schemas import validator
 from tests.servers import Server
 
@@ -37,9 +42,23 @@ class Done:
 Atomq = Callable[..., Done]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "starts_anew: each command in a Python that starts anew")
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """The process that forks for the commands."""
+    forks = Forks()
+    yield forks
+    forks.close()
+
+
 @pytest.fixture
-def atomq(tmp_path: Path) -> Atomq:
+def atomq(request: pytest.FixtureRequest, tmp_path: Path) -> Atomq:
     """Run `atomq` with these arguments, in an empty directory."""
+    anew = request.node.get_closest_marker("starts_anew") is not None
+    forks: Forks | None = None if anew else request.getfixturevalue("forks")
 
     def run(*arguments: str, url: str | None = None, stdin: str = "") -> Done:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ATOMQ_")}
@@ -47,6 +66,10 @@ def atomq(tmp_path: Path) -> Atomq:
             environment["ATOMQ_URL"] = url
         path = [str(Path(p).resolve()) for p in os.environ.get("PYTHONPATH", "").split(":") if p]
         environment["PYTHONPATH"] = ":".join(path)
+        if forks is not None:
+            found = Done(*forks.run(arguments, stdin, tmp_path, environment, 60))
+            assert "Traceback" not in found.err, found.err
+            return found
         done = subprocess.run(
             [sys.executable, "-m", "atomq.cli", *arguments],
             input=stdin,
@@ -83,8 +106,11 @@ def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def broken(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], None]:
     """Have every Python process that is started run this code before anything else."""
+    assert request.node.get_closest_marker("starts_anew"), "a fork would not run it"
 
     def written(code: str) -> None:
         folder = tmp_path / "broken"

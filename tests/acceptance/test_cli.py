@@ -21,7 +21,10 @@ from atomq.client import Engine
 from tests.acceptance.conftest import Atomq
 from tests.servers import Server, full_memory, wait_until
 
-pytestmark = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+pytestmark = [
+    pytest.mark.parametrize("kind", ["valkey-9"], indirect=True),
+    pytest.mark.starts_anew,
+]
 
 
 def test_help_lists_the_commands_and_the_exit_codes(atomq: Atomq, kind: str) -> None:

@@ -16,7 +16,10 @@ from atomq.cli.app import COMMANDS, app
 from tests.acceptance.conftest import Atomq
 from tests.servers import Server
 
-pytestmark = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+pytestmark = [
+    pytest.mark.parametrize("kind", ["valkey-9"], indirect=True),
+    pytest.mark.starts_anew,
+]
 
 
 def commands(command: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:

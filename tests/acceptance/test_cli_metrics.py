@@ -67,6 +67,7 @@ def test_where_nothing_can_listen(atomq: Atomq, server: Server) -> None:
         assert (done.code, "--listen" in done.err) == (2, True), place
 
 
+@pytest.mark.starts_anew
 def test_without_its_library_it_names_the_extra(
     atomq: Atomq, broken: Callable[[str], None], kind: str
 ) -> None:

@@ -18,6 +18,7 @@ from tests.servers import Server
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.starts_anew,
     pytest.mark.usefixtures("scratch"),
     pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc"),
 ]
