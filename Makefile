@@ -113,13 +113,13 @@ test: tools lint ## lint, and all tests, on every kind of server where it may di
 test-fast: install ## the tests that take no more than a few seconds
 	@$(call tests,-m 'not slow and not long')
 
-# What measures time or cost (marked `alone`) has a run of its own. PYTEST may choose tests of one run
-# only: that the other finds none (pytest ends with 5) is no failure.
+# What measures time or cost (marked `alone`) has a run of its own, of two tests at a time at most.
+# PYTEST may choose tests of one run only: that the other finds none (pytest ends with 5) is no failure.
 define tests
 pytest() { $(BIN)/python -m pytest "$$@" $(1) $(PYTEST); }; \
 pytest --only beside -n $(JOBS); beside=$$?; \
 case $$beside in 0|1|5) ;; *) exit $$beside;; esac; \
-pytest --only alone; alone=$$?; \
+pytest --only alone -n $(if $(filter 0,$(JOBS)),0,2); alone=$$?; \
 case $$beside,$$alone in 0,0|0,5|5,0) ;; *) exit 1;; esac
 endef
 

@@ -9,8 +9,8 @@ Not every test runs on every kind: see `_kinds`. ATOMQ_TEST_SERVERS=valkey-9,red
 chooses the kinds, and then all tests run on each of these; so they do with ATOMQ_LONG=1.
 
 `make test` is two runs: several processes for what may run side by side (`--only beside`; each has
-servers of its own), then one for the tests marked `alone` (`--only alone`). Plain pytest runs both
-kinds of test in one process.
+servers of its own), then those marked `alone` (`--only alone`): two processes, clusters in trouble
+in one of them and all others in the other. Plain pytest runs both kinds of test in one process.
 """
 
 from __future__ import annotations
@@ -129,9 +129,9 @@ def _is_more_of_the_same(config: pytest.Config, test: pytest.Item) -> bool:
 @pytest.hookimpl(trylast=True)  # after pytest has put tests of one kind together
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not _all_chosen(config):
-        more = [item for item in items if _is_more_of_the_same(config, item)]
-        config.hook.pytest_deselected(items=more)
-        items[:] = [item for item in items if item not in set(more)]
+        more = {item for item in items if _is_more_of_the_same(config, item)}
+        config.hook.pytest_deselected(items=list(more))
+        items[:] = [item for item in items if item not in more]
     if not LONG:
         for item in items:
             if item.get_closest_marker("long"):
@@ -191,11 +191,18 @@ def _length(item: pytest.Item) -> tuple[float, bool]:
     return (-float(limit.args[0]) if limit else 0.0, item.get_closest_marker("slow") is None)
 
 
+# These wait for most of their time, for elections and for nodes that stand still. Of the others,
+# what is to come within milliseconds takes little time and comes last, when these are over.
+CLUSTERS = ("tests/faults/test_cluster.py", "tests/faults/test_partitions.py")
+
+
 class _Scheduling(LoadScopeScheduling):  # type: ignore[misc] # xdist publishes no types
     """Whoever is free takes the next test, or the next file of those in `TOGETHER`."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
+        if self.config.getoption("--only") == "alone":
+            return "clusters" if file in CLUSTERS else "others"
         return file if file in TOGETHER else nodeid
 
 
