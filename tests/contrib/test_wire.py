@@ -978,7 +978,7 @@ def worker_of(two: Place, side: str, **more: Any) -> Any:
 @pytest.mark.alone
 def test_an_idle_worker_hears_at_once_of_what_a_stock_producer_puts(two: Place) -> None:
     """One that is alone, one of two, and one beside another that is busy and full."""
-    stock, rounds = app_of(two, "stock"), 20 if LONG else 10
+    stock, rounds = app_of(two, "stock"), 20 if LONG else 6
     one_each: dict[str, Any] = {"worker_prefetch_multiplier": 1}
 
     def start() -> list[Any]:
@@ -989,7 +989,7 @@ def test_an_idle_worker_hears_at_once_of_what_a_stock_producer_puts(two: Place) 
         for _ in range(rounds):
             for pool in POOLS:
                 sent[two.send("work", app=stock, queue=pool)] = (pool, time.time())
-                time.sleep(random.uniform(0.05, 0.15))  # what comes is not to be foreseen
+                time.sleep(random.uniform(0.02, 0.12))  # what comes is not to be foreseen
         two.ledger.await_ends(list(sent))
         late: dict[str, list[int]] = {pool: [] for pool in POOLS}
         for one, (pool, at) in sent.items():

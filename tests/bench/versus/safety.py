@@ -71,7 +71,7 @@ def sigkill(side: Side, quick: bool) -> list[Fact]:
     """Workers (solo, acks_late) are killed with SIGKILL while they work on a busy queue, again and
     again. Lost: never started, and nowhere in the server.
     """
-    kills, at_once = (10, 5) if quick else (40, 5)
+    kills, at_once = (5, 5) if quick else (40, 5)
     rng, sent = random.Random(7), []
     settings = transport(3)
     for _ in range(kills // at_once):
