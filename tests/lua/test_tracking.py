@@ -372,11 +372,18 @@ def test_each_move_costs_at_most_two_commands_more(q: Queue) -> None:
         assert not q.unacked
         return cost
 
+    def least(kind: str, *, tracked: bool, many: int) -> dict[str, float]:
+        """Of three times: now and then a claim also looks for what time has brought."""
+        found = []
+        for turn in "abc":
+            q.db.delete(*q.keys.tracked)
+            found.append(moves(f"{kind}{many}{turn}", tracked=tracked, many=many))
+        return {verb: min(each[verb] for each in found) for verb in found[0]}
+
     moves("warm", tracked=False, many=1)
     for many in 1, 10:
-        plain = moves(f"plain{many}", tracked=False, many=many)
-        q.db.delete(*q.keys.tracked)
-        tracked = moves(f"tracked{many}", tracked=True, many=many)
+        plain = least("plain", tracked=False, many=many)
+        tracked = least("tracked", tracked=True, many=many)
         more = {verb: tracked[verb] - plain[verb] for verb in plain}
         assert more["put"] <= 2 * many, more  # one for the time, one each
         assert more["claim"] <= 2, more
