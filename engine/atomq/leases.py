@@ -196,6 +196,8 @@ class LeaseKeeper:
         self._engine.retry = type(engine.retry)(attempts=0, budget=self.renew_ms / 1000)
         self._begin()
         self.register = engine.register
+        self.on_cancelled: Callable[[Any], object] | None = None
+        """Hears of each holder whose message was cancelled, from the thread of the leases."""
         engine.at_close.append(self.close)
         _keepers.add(self)
         fork.renew(self)
@@ -692,6 +694,8 @@ class LeaseKeeper:
                 log.warning("%r was cancelled", holder, extra=_extra(holder, lease.queue))
                 if (tell := getattr(holder, "_on_cancelled", None)) is not None:
                     tell()
+                if self.on_cancelled is not None:
+                    self.on_cancelled(holder)
 
     def lost(self, receipts: Iterable[str]) -> None:
         """These receipts are not live: mark their messages, once."""

@@ -90,6 +90,7 @@ CELERY: dict[str, tuple[str, str]] = {
     ),
     "polling_interval": ("Accepted. Nothing is polled here.", ""),
 }
+STEERING = "tests/contrib/test_steering.py"
 OURS: dict[str, tuple[str, str]] = {
     "lease": ("", f"{LEASES}::test_tasks_three_times_as_long_as_the_lease_run_once"),
     "max_lease": (
@@ -102,6 +103,14 @@ OURS: dict[str, tuple[str, str]] = {
     "delay_in_server": (
         "Where an `eta` waits: [`auto`, `always` or `never`](#eta-and-countdown) in the server.",
         "tests/contrib/test_eta.py::test_delay_in_server",
+    ),
+    "tracked": (
+        "True, or names of queues: [tracked](#where-is-my-task) is what is published to them.",
+        f"{STEERING}::test_the_transport_option_and_the_message_say_what_is_tracked",
+    ),
+    "terminate_cancelled": (
+        "Whether a running task ends that was cancelled: True (by SIGTERM), or a signal's name.",
+        f"{STEERING}::test_tasks_are_found_and_cancelled_wherever_they_are",
     ),
     "dedup_window": (
         "",

@@ -48,6 +48,9 @@ class Broker:
         self.bindings: Bindings = (NodeBindings if self.on_cluster else Bindings)(self.engine)
         self.attendance = Attendance(self.engine, lambda: self.ids.prefix)
         self.unconfirmed = Unconfirmed(self.engine.options.call_window_ms / 1000)
+        self.terminate_cancelled = ""
+        """The signal that ends a running task that was cancelled, see `Settings`."""
+        self.keeper.on_cancelled = self._cancelled
         self._introduced = False
 
         fork.renew(self)
@@ -111,6 +114,15 @@ class Broker:
             except AtomqError as error:
                 log.info("a message counts as alone and is not: %s", error)
         return found
+
+    def _cancelled(self, delivery: Delivery) -> None:
+        """A task that this worker holds was cancelled: have Celery revoke it, here alone."""
+        try:
+            name = delivery.envelope.headers.get("id")
+        except AtomqError:
+            return
+        if isinstance(name, str):
+            worker.revoke(name, self.terminate_cancelled)
 
     # ── giving back ───────────────────────────────────────────────────────────────────────────
 

@@ -7,13 +7,14 @@ from typing import Any
 from kombu.exceptions import BatchPublishError
 from kombu.utils.json import dumps
 
-from atomq import calls
+from atomq import arguments, calls
 from atomq.calls import Outgoing
 from atomq.contrib.kombu.broker import eta_ms
 from atomq.contrib.kombu.declaring import Declaring, is_reply_queue
 from atomq.durability import Durability
 from atomq.errors import AtomqError, NotDurable, ServerUnavailable
 from atomq.keys import QueueKeys
+from atomq.message import tracked as mark_tracked
 
 REPLY_TTL_MS = 60_000  # of a reply that was not fetched: its client may be dead
 CONSUMER_ALIVE_MS = 60_000  # a consumer was seen within: renewals come every 20 s at least
@@ -29,11 +30,15 @@ class Publishing(Declaring):
     def basic_publish(
         self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any
     ) -> Any:
-        """Publish a message. Its argument `durability` is for us, and stays here."""
+        """Publish a message. Its arguments `durability` and `tracked` are for us, and stay here."""
         durability = self._durability
         if "durability" in message["properties"]:
             properties = dict(message["properties"])
             durability = self.broker.engine.durability(properties.pop("durability"))
+            message = {**message, "properties": properties}
+        if "tracked" in message["properties"]:
+            properties = dict(message["properties"])
+            kwargs["tracked"] = bool(arguments.flag("tracked", properties.pop("tracked")))
             message = {**message, "properties": properties}
         if durability is not None:
             kwargs["durability"] = durability
@@ -45,7 +50,7 @@ class Publishing(Declaring):
         if is_reply_queue(queue):
             self._put_reply(keys, message)
             return
-        outgoing = self._outgoing(keys, message)
+        outgoing = self._outgoing(keys, message, kwargs.get("tracked"))
         if batch is not None:
             batch.add(keys, outgoing, durability)
             return
@@ -65,17 +70,25 @@ class Publishing(Declaring):
             raise
         self._touch(queue, keys)
 
-    def _outgoing(self, keys: QueueKeys, message: dict[str, Any]) -> Outgoing:
+    def _outgoing(self, keys: QueueKeys, message: dict[str, Any], tracked: Any = None) -> Outgoing:
         headers = message.get("headers") or {}
         due_ms = None
         if headers.get("eta") is not None and self.settings.delay_in_server != "never":
             due_ms = eta_ms(headers["eta"])
+        text, name = dumps(message), headers.get("id") or message["properties"]["delivery_tag"]
+        if tracked is None:
+            tracked = self.settings.tracked
+            tracked = tracked if isinstance(tracked, bool) else keys.name in tracked
+        if tracked:
+            name = message["properties"].get("message_id") or name
+            text = mark_tracked(text, str(name))
         return Outgoing(
-            dumps(message),
-            str(headers.get("id") or message["properties"]["delivery_tag"]),
+            text,
+            str(name),
             step=keys.step_of(self._get_message_priority(message)),
             at_ms=due_ms or 0,
             alive_ms=CONSUMER_ALIVE_MS if due_ms and self.settings.delay_in_server == "auto" else 0,
+            tracked=tracked,
         )
 
     def _window(self) -> dict[str, int]:

@@ -30,6 +30,8 @@ class Message(virtual.Message):
     def __init__(self, payload: dict[str, Any], channel: Any = None, **kwargs: Any) -> None:
         self.delivery: Delivery | None = payload.pop("atomq.delivery", None)
         self.undecodable: BaseException | None = None
+        self.revoked = False
+        """Whether a Celery worker ends its task by its own revoke: see `worker.note_revoked`."""
         self.failure = ""
         """What its task failed of, where a Celery worker notes it: see `worker.note_failures`."""
         try:
@@ -92,6 +94,8 @@ class QoS(virtual.QoS):
             elif message.undecodable is not None:
                 # Celery acks what it could not decode; nothing is dropped in silence here.
                 self._dead(delivery, "undecodable", message.undecodable)
+            elif delivery.cancelled and message.revoked:
+                self.release(delivery, counted=False)  # which drops what was cancelled
             else:
                 delivery.settled = True
                 broker = self.channel.broker

@@ -7,6 +7,7 @@ clear error when the connection is made; an unknown name is a warning with the n
 from __future__ import annotations
 
 import re
+import signal
 import ssl
 import string
 import warnings
@@ -31,6 +32,8 @@ _OURS: dict[str, tuple[type, ...]] = {
     "sentinel_fanout_compat": (bool,),
     "queue_order_strategy": (str, type),
     "delay_in_server": (str,),
+    "tracked": (bool, list, tuple, set, frozenset),
+    "terminate_cancelled": (bool, str),
     "polling_interval": (int, float),
     "body_encoding": (str,),
     "deadletter_queue": (str,),
@@ -38,6 +41,7 @@ _OURS: dict[str, tuple[type, ...]] = {
     "unacked_index_key": (str,),
 }
 _WORDS = {bool: "True or False", str: "text", int: "a number", float: "a number", type: "a class"}
+_WORDS |= dict.fromkeys((list, tuple, set, frozenset), "names of queues")
 # Known, and without a meaning here: what they tuned does not exist, or Kombu reads them itself.
 _IGNORED = frozenset(
     {
@@ -80,6 +84,10 @@ class Settings:
     fanout_patterns: bool = True
     queue_order_strategy: Any = "round_robin"
     delay_in_server: str = "auto"
+    tracked: bool | frozenset[str] = False
+    """Whether all messages that are published are tracked, or to which queues."""
+    terminate_cancelled: bool | str = False
+    """Whether a task that is cancelled while it runs is ended, or by which signal."""
     polling_interval: float | None = None
     body_encoding: str | None = "base64"
     deadletter_queue: str | None = None
@@ -109,10 +117,13 @@ class Settings:
             raise InvalidOptions(faults)
         prefix = ours.pop("fanout_prefix", True)
         template = ("/{db}." if prefix else "") if isinstance(prefix, bool) else prefix
+        if not isinstance(tracked := ours.pop("tracked", False), bool):
+            tracked = frozenset(tracked)
         legacy = ours.pop("sentinel_fanout_compat", False) and scheme in _SENTINEL
         return cls(
             address=address,
             fanout_prefix=template.format(db=address.db),
+            tracked=tracked,
             legacy_fanout_prefix=template if legacy and "{db}" in template else None,
             **ours,
         )
@@ -195,6 +206,12 @@ def _allowed(name: str, value: Any) -> str:
         return " or ".join(dict.fromkeys(_WORDS[kind] for kind in kinds))
     if name == "fanout_prefix" and isinstance(value, str) and not _is_template(value):
         return "text in which braces stand only as {db}"
+    if name == "tracked" and not isinstance(value, bool):
+        names: Any = value
+        is_right = all(isinstance(each, str) for each in names)
+        return "" if is_right else "True, False or names of queues"
+    if name == "terminate_cancelled" and isinstance(value, str):
+        return "" if value in signal.Signals.__members__ else "True, False or a signal as SIGTERM"
     if name == "delay_in_server" and value not in ("auto", "always", "never"):
         return "auto, always or never"
     if name == "queue_order_strategy":

@@ -56,6 +56,8 @@ class Transport(virtual.Transport):
     def __init__(self, client: Any, **kwargs: Any) -> None:
         self.settings = Settings.of(client)
         self.broker = broker_of(self.settings.address)
+        if ends := self.settings.terminate_cancelled:
+            self.broker.terminate_cancelled = "SIGTERM" if ends is True else ends
         self.lost = False
         self.fanout_queues: dict[str, tuple[str, str]] = {}
         """Exchange and routing key of the queues bound to fanout exchanges."""
@@ -93,6 +95,7 @@ class Transport(virtual.Transport):
             self._introduce()
             control.install()
             worker.note_failures()
+            worker.note_revoked()
             worker.ask_before_work()
             worker.when_stopping(let_go)
             worker.let_greenlets_run()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import gc
+import logging
 import os
 import sys
 import time
@@ -16,10 +17,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from functools import cache, wraps
+from types import SimpleNamespace
 from typing import Any
 
 from kombu.utils import functional
 from kombu.utils.compat import detect_environment
+
+log = logging.getLogger("atomq.kombu")
 
 CLOSE, TERMINATE = 0x2, 0x3  # states of a worker that stops, as celery.bootsteps counts them
 SOLO = "celery.concurrency.solo"  # imported where it was asked for
@@ -240,6 +244,54 @@ def _noted(on_failure: Callable[..., Any], wrapper: Any) -> Callable[..., Any]:
     return noted
 
 
+def note_revoked() -> None:
+    """Have a message note that its task ends by Celery's revoke, which acks it as any other end."""
+    from celery.worker.request import Request
+
+    if not hasattr(Request._announce_revoked, _MARK):
+        Request._announce_revoked = _noted_revoked(Request._announce_revoked)
+
+
+def _noted_revoked(announce: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(announce)
+    def noted(request: Any, *args: Any, **kwargs: Any) -> Any:
+        if hasattr(request.message, "revoked"):  # a message of ours
+            request.message.revoked = True
+        return announce(request, *args, **kwargs)
+
+    setattr(noted, _MARK, True)
+    return noted
+
+
+def revoke(task_id: str, signal: str) -> None:
+    """Have the worker of this process revoke a task that it holds, as its remote control does.
+
+    One that has not begun does not begin. One that runs is ended by this signal, "": it goes on.
+    For any thread: the worker's own does it, where it has an event loop. Never raises.
+    """
+    if (found := controller()) is None:  # a program that consumes by itself
+        return
+    hub = getattr(found, "hub", None)
+    if hub is not None:
+        hub.call_soon(_revoke, found, task_id, signal)
+    else:
+        _revoke(found, task_id, signal)
+
+
+def _revoke(found: Any, task_id: str, signal: str) -> None:
+    stock = sys.modules["celery.concurrency.base"].BasePool.terminate_job
+    ends = getattr(found.pool.terminate_job, "__func__", None)
+    if signal and ends is stock:  # as threads and solo have it
+        log.warning("task %s was cancelled, and goes on if it runs: no pool ends threads", task_id)
+        signal = ""
+    ask = {"terminate": True, "signal": signal} if signal else {}
+    state = SimpleNamespace(app=found.app, hostname=found.hostname, consumer=found.consumer)
+    try:
+        sys.modules["celery.worker.control"].revoke(state, [task_id], **ask)
+    except Exception:  # that of a result backend, or of what listens for revoked tasks
+        log.exception("task %s was cancelled, and could not be revoked", task_id)
+
+
 def ask_before_work() -> None:
     """Have no task begin whose lease may have ended while it was reserved.
 
@@ -285,6 +337,9 @@ def _asked_for_a_child(process_task: Callable[..., Any]) -> Callable[..., Any]:
 
 def _given_up(request: Any) -> bool:
     """Whether a task is not to be begun. Celery's books are put right."""
+    if getattr(getattr(request.message, "delivery", None), "cancelled", False):
+        request._announce_revoked("revoked", False, None, False)
+        return True
     given_up = getattr(request.message, "given_up", None)  # of a message of ours
     if given_up is None or not given_up():
         return False
