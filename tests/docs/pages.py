@@ -14,11 +14,14 @@ whose title begins with "Terminal 1" runs as long as its page, and what stands b
 has said by then.
 
 A python block that begins with a comment `# tasks.py`, or `# shop/tasks.py`, is written to that
-file, too. In an output `…` stands for any text, and alone on a line for any number of lines;
-blanks are all alike. A command must end with 0, unless `$ echo $?` follows; one with `&` at its end
-runs as long as its page. A page says localhost:6379 and /var/lib/atomq: here these are the test's
-server and directory. Servers that a page starts itself have the ports 6380, 6381 and 7001 to 7006,
-which stand for free ones; `redis-server` is Redis 7 if it is here, `valkey-server` the newest kind.
+file, too. One whose title is a file is written there and not executed, or added to that file if the
+title goes on `, at its end`.
+
+In an output `…` stands for any text, and alone on a line for any number of lines; blanks are all
+alike. A command must end with 0, unless `$ echo $?` follows; one with `&` at its end runs as long
+as its page. A page says localhost:6379 and /var/lib/atomq: here these are the test's server and
+directory. Servers that a page starts itself have the ports 6380, 6381, 7001 to 7006 and 8000, which
+stand for free ones; `redis-server` is Redis 7 if it is here, `valkey-server` the newest kind.
 Hidden blocks may use `run(command)`, which answers the output, and `server`.
 """
 
@@ -35,7 +38,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +63,7 @@ PAGES = (
 RUN = ("python", "console", "acl", "yaml", "ini")
 _ADDRESS = "localhost:6379"
 _DIRECTORY = "/var/lib/atomq"
-_PORT = re.compile(r"\b(?:638[01]|700[1-6])\b")
+_PORT = re.compile(r"\b(?:638[01]|700[1-6]|8000)\b")
 
 
 @dataclass(frozen=True)
@@ -176,11 +179,12 @@ class Stage:
             text = text.replace(ours, theirs)
         return text
 
-    def needs(self, program: str, page: str) -> None:
-        """Skip the test if a command of the page is not to be had here."""
+    def needs(self, programs: Iterable[str], page: str) -> None:
+        """Skip the test if a command of the page is one of these and not to be had here."""
         commands = "\n".join(block.text for block in blocks(page) if block.kind == "console")
-        if program in commands and not shutil.which(program, path=self._environment["PATH"]):
-            pytest.skip(f"there is no {program} here")
+        for program in programs:
+            if program in commands and not shutil.which(program, path=self._environment["PATH"]):
+                pytest.skip(f"there is no {program} here")
 
     def play(self, block: Block) -> None:
         """Run one block. Raises AssertionError, or what its code raises."""
@@ -190,6 +194,10 @@ class Stage:
 
     def _play_python(self, block: Block) -> None:
         code = self.here(block.text)
+        if target := re.fullmatch(r"([\w/]+\.py)(, at its end)?", block.title):
+            with (self.directory / target[1]).open("a" if target[2] else "w") as written:
+                written.write(code + "\n")
+            return
         if file := re.match(r"# ([\w/]+\.py)\n", code):
             (self.directory / file[1]).parent.mkdir(parents=True, exist_ok=True)
             (self.directory / file[1]).write_text(code)

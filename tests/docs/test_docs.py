@@ -64,7 +64,7 @@ def _runs(page: str) -> list[Block]:
 @ON_ONE_KIND
 @pytest.mark.parametrize("page", [page for page in HAND_MADE if _runs(page)])
 def test_a_page_runs_from_top_to_bottom(page: str, stage: Stage) -> None:
-    stage.needs("redis-cli", page)
+    stage.needs(("redis-cli", "curl"), page)
     for block in _runs(page):
         stage.play(block)
     stage.end()
