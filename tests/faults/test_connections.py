@@ -817,7 +817,8 @@ def test_a_message_too_large_for_every_connection_ends_in_dead_letters(
             message.ack()
 
     end = time.monotonic() + 30
-    while not db.xlen(queue.keys.dead):
+    # On a busy machine its lease may be over before the next claim: it then comes first once more.
+    while not (db.xlen(queue.keys.dead) and got):
         assert time.monotonic() < end
         try:
             claim() if consumer == "library" else drain()
