@@ -376,12 +376,18 @@ class Fleet(Place):
         self.muster()
 
     def muster(self) -> None:
-        """Start those that are not there, and wait until all are ready."""
+        """Start those that are not there, and wait until all are ready and listen to orders."""
         new = [pool for pool in POOLS if pool not in self.of or not self.of[pool].alive]
         for pool in new:
             self.of[pool] = self.worker(pool, 1 if pool == "solo" else 2, queues=pool, **self.conf)
         for pool in new:
             self.of[pool].ready()
+        # A green worker says that it is ready, and then a greenlet of its own begins to listen:
+        # what is asked of all before that, it does not hear.
+        names = {self.of[pool].name for pool in new}
+        inspect = self.app.control.inspect(list(names), timeout=0.5, limit=len(names))
+        if new:
+            wait_until("the workers to listen", lambda: set(inspect.ping() or ()) == names, 30)
 
     def each(self, name: str, *args: Any, **options: Any) -> dict[str, str]:
         """Send one task to each pool; its id, by pool."""
