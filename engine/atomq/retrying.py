@@ -516,7 +516,7 @@ def _unforeseen(text: str, where: str) -> AtomqError:
     if "SELECT is not allowed" in text or "DB index is out of range" in text:
         return ServerError(
             f"the server has no such database ({text}); a cluster has number 0 alone, or as many "
-            "as Valkey 9's cluster-databases says"
+            "as Valkey 9's cluster-databases says: elsewhere global_keyprefix keeps queues apart"
         )
     if "cluster support disabled" in text:
         return ServerError("this server is no cluster: write redis:// instead of redis+cluster://")

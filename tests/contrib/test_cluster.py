@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -250,7 +250,7 @@ def test_what_fell_due_while_there_was_no_room_comes_as_soon_as_there_is(three: 
         assert at.take()[0] == "full"
         body, waited = at.take()
         assert body == "due"
-        assert waited < 0.4
+        assert waited < 0.7, "before the next look"
 
 
 def test_a_claim_that_a_frozen_node_does_not_answer_keeps_room_from_no_other(
@@ -269,8 +269,8 @@ def test_a_claim_that_a_frozen_node_does_not_answer_keeps_room_from_no_other(
             assert claims.is_sent
             put(at.producer, well, "well")
             body, waited = at.take()
-            assert (body, at.drain(1.0) < 0.5) == ("well", True)
-            assert waited < 0.8
+            assert (body, at.drain(1.0) < 1) == ("well", True)
+            assert waited < 2
         put(at.producer, stuck, "stuck")
         assert at.take()[0] == "stuck"
 
@@ -325,6 +325,44 @@ def test_declaring_and_replies_need_no_shard_but_their_own(three: Cluster) -> No
             assert time.monotonic() - began < 4
         bindings = at.producer.channel.broker.bindings
         wait_until("the binding", lambda: [row[2] for row in bindings.read(other)] == [name])
+
+
+@contextmanager
+def applications(cluster: Cluster, by: str) -> Iterator[list[tuple[str, Connection, Producer]]]:
+    """Two, of databases or prefixes of their own, each with a connection to consume."""
+    with ExitStack() as stack:
+        found = []
+        for number, name in enumerate("ab"):
+            url = url_of(cluster) + (f"/{number}" if by == "database" else "")
+            options = {"global_keyprefix": f"{name}."} if by == "prefix" else {}
+            out, connection = (
+                stack.enter_context(Connection(url, transport_options=options)) for _ in range(2)
+            )
+            found.append((name, connection, Producer(out)))
+        yield found
+
+
+def test_two_applications_of_one_cluster_keep_apart(kind: str) -> None:
+    """By `/1`, where the cluster has databases, or by a prefix: queues, bindings and broadcasts."""
+    fan, queue = Exchange("events", type="fanout"), a_queue("q")
+    with Cluster(kind, options={"cluster-databases": "2"}) as cluster:
+        for by in ("database", "prefix"):
+            got: dict[str, list[Any]] = {"a": [], "b": []}
+            with applications(cluster, by) as both, ExitStack() as stack:
+                for name, connection, _ in both:
+                    take = [lambda body, _, name=name, got=got: got[name].append(body)]
+                    heard = Queue("heard", fan, auto_delete=True)
+                    stack.enter_context(
+                        Consumer(connection, [queue, heard], callbacks=take, no_ack=True)
+                    )
+                for name, _, producer in both:
+                    put(producer, queue, f"one {name}")
+                    producer.publish(f"all {name}", exchange=fan, declare=[fan])
+                for name, connection, _ in both:
+                    drained(connection, lambda name=name, got=got: len(got[name]) >= 2)
+                    with suppress(TimeoutError):  # what leaked would come now
+                        connection.drain_events(timeout=0.1)
+                    assert sorted(got[name]) == [f"all {name}", f"one {name}"]
 
 
 # ── Celery ───────────────────────────────────────────────────────────────────────────────────────
