@@ -242,7 +242,7 @@ class AsyncEngine(EngineBase):
     def forked(self) -> None:
         """Begin anew in a child process."""
         super().forked()
-        fork.leak(self._loop, self._listeners, self._pool)
+        fork.leak(self._loop, self._listeners, self._gatherings, self._pool)
         self._begin()
 
     async def __aenter__(self) -> Self:

@@ -1,6 +1,7 @@
-"""One caller asks, the others share its answer: for what takes time and is the same for all.
+"""What several callers share: what is made once, and an answer that takes time.
 
-A lock around it would make them ask one after another, each waiting for the turns of all before.
+Of that one caller asks, and the others share what it is answered. A lock around it would make them
+ask one after another, each waiting for the turns of all before.
 """
 
 from __future__ import annotations
@@ -14,7 +15,29 @@ from typing import Any, Generic, TypeVar
 from atomq import fork
 from atomq.errors import ServerUnavailable
 
+K = TypeVar("K")
 T = TypeVar("T")
+
+
+class OneEach(Generic[K, T]):
+    """One for each key, made when it is first asked for; equal keys share it."""
+
+    def __init__(self, make: Callable[[K], T]) -> None:
+        self._make = make
+        self._made: dict[K, T] = {}
+        self._lock = fork.Lock()
+
+    def __call__(self, key: K) -> T:
+        """The one for this key."""
+        with self._lock:
+            found = self._made.get(key)
+            if found is None:
+                found = self._made[key] = self._make(key)
+            return found
+
+    def made(self) -> list[T]:
+        """All that were asked for so far."""
+        return list(self._made.values())
 
 
 class Shared(Generic[T]):

@@ -29,6 +29,7 @@ from atomq import (
     Queue,
     ServerTooOld,
     ServerUnavailable,
+    flows,
 )
 from atomq.calls import Call, Published
 from atomq.keys import QueueKeys
@@ -146,7 +147,7 @@ def test_a_repeated_put_is_confirmed_for_the_first(replicated: Replicated, how: 
                 with pytest.raises(NotDurable):
                     again.put("x", id="one")
             else:
-                call = Queue("q", engine)._put_one(Queue("q", engine)._plain("x"))
+                call = call_of_put(Queue("q", engine))
                 engine.run(call)
                 call.durability = durability
                 other._pool.close()
@@ -536,7 +537,7 @@ def test_in_a_cluster_each_node_confirms_what_it_has(cluster_of_six: Cluster) ->
         queues = [Queue(name, engine, durability="replicas=1") for name in names]
         for queue in queues:
             queue.put("first")
-        some = [calls_of_put(queue) for queue in queues]
+        some = [call_of_put(queue) for queue in queues]
         with paused(cluster_of_six.replicas[2]):
             found = engine.run_all(some)
             with pytest.raises(DurabilityUnavailable):
@@ -546,7 +547,8 @@ def test_in_a_cluster_each_node_confirms_what_it_has(cluster_of_six: Cluster) ->
         assert [queue.state().ready for queue in queues] == [2, 3, 2]
 
 
-def calls_of_put(queue: Queue) -> Call[Published]:
-    call = queue._put_one(queue._plain("x"))
+def call_of_put(queue: Queue) -> Call[Published]:
+    engine = queue.engine
+    call = flows.publish(queue.keys, [queue._plain("x")], engine.producers, engine.options)
     call.durability = queue._durability
     return call

@@ -15,11 +15,11 @@ from typing import Any
 
 from celery.backends import redis as stock
 
-from atomq import fork
 from atomq.address import Address
 from atomq.client import Engine
 from atomq.contrib.cluster_client import Client, Ear
 from atomq.errors import AtomqError, ServerUnavailable
+from atomq.shared import OneEach
 
 AGAIN = 5.0  # seconds between two times that what was announced, and not heard, is read
 READ = 100  # results read each time
@@ -157,14 +157,5 @@ def part_claimed(client: Client, reply: Any, keys: list[Any], args: list[Any]) -
     return [count, more, size, claimed]
 
 
-_engines: dict[Address, Engine] = {}
-_lock = fork.Lock()
-
-
-def engine_of(address: Address) -> Engine:
-    """The engine of an address; the same for equal ones."""
-    with _lock:
-        found = _engines.get(address)
-        if found is None:
-            found = _engines[address] = Engine(address)
-        return found
+engine_of: OneEach[Address, Engine] = OneEach(Engine)
+"""The engine of an address; the same for equal ones."""

@@ -28,6 +28,7 @@ from atomq.errors import AtomqError, ServerUnavailable
 from atomq.keys import QueueKeys
 from atomq.leases import LeaseKeeper, keeper
 from atomq.message import Delivery, Ids
+from atomq.shared import OneEach
 
 log = logging.getLogger("atomq.kombu")
 
@@ -188,22 +189,13 @@ class Broker:
         return count
 
 
-_brokers: dict[Address, Broker] = {}
-_lock = fork.Lock()
-
-
-def broker_of(address: Address) -> Broker:
-    """The broker of an address; the same for equal addresses."""
-    with _lock:
-        found = _brokers.get(address)
-        if found is None:
-            found = _brokers[address] = Broker(address)
-        return found
+broker_of: OneEach[Address, Broker] = OneEach(Broker)
+"""The broker of an address; the same for equal addresses."""
 
 
 @atexit.register
 def _at_exit() -> None:
-    for broker in list(_brokers.values()):
+    for broker in broker_of.made():
         try:
             broker.keeper.close()
         except AtomqError:  # pragma: no cover - the server is gone; leases end by themselves
