@@ -146,7 +146,8 @@ def opened(browser: Path, driver: Path) -> Iterator[Browser]:
     for argument in ("--headless", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
         options.add_argument(argument)
     # No name leads anywhere: a page that fetches something from elsewhere complains.
-    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+    here = "EXCLUDE 127.0.0.1, EXCLUDE localhost"
+    options.add_argument(f"--host-resolver-rules=MAP * ~NOTFOUND, {here}")
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")
     window = Chrome(options=options, service=Service(str(driver)))
