@@ -306,6 +306,32 @@ def test_no_sentence_is_too_long_to_read_once(page: str) -> None:
             assert len(sentence.split()) <= _MOST_WORDS, f"{page}: {sentence}"
 
 
+# Words in the headings of docs/troubleshooting.md that are of others: Celery, servers, Python.
+_OF_OTHERS = {
+    "eta", "countdown", "acks_late", "delay()", "ReadOnlyError", "UNBLOCKED", "put", "wait",
+    "InconsistencyError: Probably the key ('_kombu.binding.celery') has been removed",
+    "OOM command not allowed", "NOSCRIPT", "NOPERM", "…reply.celery.pidbox",
+    "certificate verify failed", "Reject(requeue=True)", "KeyError: 'No such transport: atomq'",
+    "atomq queues", "fixture 'atomq_queue' not found",
+}  # fmt: skip
+
+
+def test_what_troubleshooting_quotes_is_said_by_this_build() -> None:
+    """Messages, reasons and errors that head an entry; and each entry has a cause and a cure."""
+    files = [*(ROOT / "engine").rglob("*.py"), *(ROOT / "lua").rglob("*.lua")]
+    source = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    source = re.sub(r'"\s*f?"|\{[^{}]*\}', "", source)  # what is joined, and what is filled in
+    entries = re.split(r"^### ", text_of("docs/troubleshooting.md"), flags=re.MULTILINE)[1:]
+    assert len(entries) >= 25
+    for entry in entries:
+        heading = entry.partition("\n")[0]
+        for quoted in {*re.findall(r"`([^`]+)`", heading)} - _OF_OTHERS:
+            for part in filter(None, re.split(r"\s*…\s*|\s\(|\?\)|atomq: ", quoted)):
+                assert part in source, f"{heading}: {part}"
+        assert re.search(r"^\*\*Why", entry, re.MULTILINE), heading
+        assert re.search(r"^\*\*(Do\.|Why, and do)", entry, re.MULTILINE), heading
+
+
 def test_the_readme_fits_a_terminal() -> None:
     hidden = re.compile(r"^<!--.*?-->\n", re.DOTALL | re.MULTILINE)
     shown = hidden.sub("", text_of("README.md"))
