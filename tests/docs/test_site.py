@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import subprocess
@@ -27,12 +28,21 @@ SPARED = {
 
 
 @pytest.fixture(scope="module")
-def html() -> Path:
+def html(testrun_uid: str) -> Path:
+    """The site, built by the first process of this run that needs it; others wait for it."""
     pytest.importorskip("mkdocs")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.docs.site"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    site.HTML.parent.mkdir(exist_ok=True)
+    with (site.HTML.parent / "built-by").open("a+", encoding="utf-8") as run:
+        fcntl.flock(run, fcntl.LOCK_EX)
+        run.seek(0)
+        if run.read() != testrun_uid:
+            done = subprocess.run(
+                [sys.executable, "-m", "tests.docs.site"], cwd=ROOT, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            run.truncate(0)
+            run.write(testrun_uid)
+            run.flush()
     return site.HTML
 
 
