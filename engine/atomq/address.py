@@ -1,4 +1,4 @@
-"""A server's URL, understood: what to connect to and as whom. `connect.py` opens the connections.
+"""A server's URL, understood: what to connect to, and as which user. `connect.py` opens them.
 
     redis:// rediss:// valkey:// valkeys:// atomq:// atomqs://    user:password@host:6379/db
     redis+socket:// valkey+socket:// atomq+socket:// unix:// socket://    /path?virtual_host=db

@@ -575,7 +575,7 @@ class _Listener:
             self._break(error)
 
     def _break(self, error: Exception) -> None:
-        """Tell all that listen. The next who does opens a new connection."""
+        """Tell all that listen. The next one that does opens a new connection."""
         wire, self._wire = self._wire, None
         audience, self._audience = self._audience, {}
         if wire is not None:
@@ -639,7 +639,7 @@ class AsyncWaiter:
         return None
 
     async def close(self) -> None:
-        """Close the connections. A token read by nobody is lost; others notice within 1.2 s."""
+        """Close the connections. A token that was not read is lost; others notice within 1.2 s."""
         await self._drive(self._waiting.close())
         self._hang_up()
 

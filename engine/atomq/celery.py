@@ -6,7 +6,7 @@
     atomq.celery.take_over()               # or: redis:// URLs run on it, unchanged
 
 Where atomq is installed `import celery` registers the schemes by itself; the import is needed by
-those who use Kombu alone. With ATOMQ_TAKE_OVER=1 in the environment it takes over, too.
+programs that use Kombu alone. With ATOMQ_TAKE_OVER=1 in the environment it takes over, too.
 """
 
 from __future__ import annotations

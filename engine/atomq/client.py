@@ -692,7 +692,7 @@ class Waiter:
         return self._ear
 
     def close(self) -> None:
-        """Close the connections. A token read by nobody is lost; others notice within 1.2 s."""
+        """Close the connections. A token that was not read is lost; others notice within 1.2 s."""
         self._drive(self._waiting.close())
         self._hang_up()
 

@@ -267,7 +267,7 @@ class Share:
     def __init__(self, place: Place) -> None:
         self.place = place
         self._data: list[bytes] = []
-        self._at: list[int] = []  # -1: a reply that nobody wants
+        self._at: list[int] = []  # -1: a reply that no caller wants
         self._behind = Behind()
         self._durable: dict[int, Call[Any]] = {}
 

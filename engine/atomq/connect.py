@@ -4,7 +4,7 @@
 fresh connection that is not connected yet. Each node of a cluster has an address of its own.
 
 All of them speak RESP3, never decode, and never retry: when to try again is the engine's to decide.
-redis-py's health check is off too, because its PING fails for users who may run little else than
+redis-py's health check is off too, because its PING fails for users that may run little else than
 EVALSHA; the engine replaces a connection that idled longer than `health_check_interval`.
 """
 
@@ -223,7 +223,7 @@ def _unintroduced(callee: Callable[..., object]) -> dict[str, Any]:
 class _Hello:
     """redis-py's handshake, then the client's name by HELLO.
 
-    Any user may run HELLO; CLIENT SETNAME, which redis-py would use, is refused to a user who may
+    Any user may run HELLO; CLIENT SETNAME, which redis-py would use, is refused to a user that may
     run little else than EVALSHA.
     """
 

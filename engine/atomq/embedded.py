@@ -200,7 +200,7 @@ class _Home:
             raise EmbeddedServerError(f"{self.path} cannot be used: {error.strerror}") from error
         if found.st_uid != os.geteuid():
             raise EmbeddedServerError(
-                f"{self.path} belongs to another user (uid {found.st_uid}), who can put another "
+                f"{self.path} belongs to another user (uid {found.st_uid}), that can put another "
                 "server there: run as that user, or name a directory of your own"
             )
         if stat.S_ISDIR(found.st_mode) and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

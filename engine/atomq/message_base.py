@@ -123,7 +123,7 @@ class MessageBase(Generic[QueueT]):
         self.lost = False
         """The lease could not be kept: the message may be with another consumer."""
         self.cancelled = False
-        """It was cancelled, by an operator: nobody gets it when this work ends without an ack. Of
+        """It was cancelled, by an operator: if this work ends without an ack, it is over. Of
         a tracked one that is heard within about a second, of others with the next renewal."""
         self._on_cancelled: Callable[[], object] | None = None
         self.undecodable = False

@@ -68,7 +68,7 @@ class AtomqCollector(Collector):
     """What a registry of prometheus-client asks for the metrics of all queues of a server.
 
     `engine` is an engine or a server's URL; options are those of an engine made of it. With
-    `queues` only these are read, and no workers: for a user who may read no others. Any thread may
+    `queues` only these are read, and no workers: for a user that may read no others. Any thread may
     scrape. While the server cannot be reached there is `atomq_up 0` and nothing else. Raises
     `InvalidAddress` and `InvalidOptions`; a scrape raises nothing.
     """

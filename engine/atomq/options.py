@@ -364,7 +364,7 @@ _FALSE = ("false", "no", "off", "0")
 def _typed(text: str, spec: Mapping[str, Any]) -> Any:
     kinds = _types(spec)
     if "string" in kinds:
-        return text  # "none" may be somebody's password
+        return text  # "none" may be a password
     word = text.strip().lower()
     if word in ("none", "null") and ("null" in kinds or None in spec.get("enum", ())):
         return None

@@ -56,7 +56,7 @@ class AsyncPartitionedQueue(PartitionedBase[AsyncEngine], AsyncQueue):
         delay: Seconds = 0,
         at: datetime | float | None = None,
         priority: int = 0,
-        id: str | None = None,  # noqa: A002 - the word everybody uses for it
+        id: str | None = None,  # noqa: A002 - the usual word for it
         headers: Mapping[str, Any] | None = None,
         ttl: Seconds | None = None,
         durability: str | None = None,

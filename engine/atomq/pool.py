@@ -96,7 +96,7 @@ class _Line:
     ) -> None:
         self.wire = wire
         self.impatient = late_after is not None and wire.be_impatient(late_after)
-        """Whether an answer that is late ends a read: nobody has to look for it before."""
+        """Whether an answer that is late ends a read: no thread has to look for it before."""
         self.talk = Conversation()
         self.talk.feed(wire.read_before)
         self.since = 0.0

@@ -43,7 +43,7 @@ class Asked(Protocol):
     """What an answer is for, as a future is."""
 
     def done(self) -> bool:
-        """Whether there is an answer, or nobody waits for it any more."""
+        """Whether there is an answer, or no task waits for it any more."""
         ...
 
     def set_result(self, reply: Any, /) -> None:

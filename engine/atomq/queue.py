@@ -201,7 +201,7 @@ class Queue(QueueBase[Engine]):
         delay: Seconds = 0,
         at: datetime | float | None = None,
         priority: int = 0,
-        id: str | None = None,  # noqa: A002 - the word everybody uses for it
+        id: str | None = None,  # noqa: A002 - the usual word for it
         headers: Mapping[str, Any] | None = None,
         ttl: Seconds | None = None,
         tracked: bool | None = None,
@@ -496,7 +496,7 @@ class Queue(QueueBase[Engine]):
         What is delayed or ready is thrown away, and its id may be put again. Of ready ones that are
         not tracked only those are found that are among 1,000 of each end of a list, else they are
         LOST. The holder of a held one hears of it with its next renewal, within about a second if
-        the message is tracked; when it gives it back, or dies, nobody gets it again.
+        the message is tracked; when it gives it back, or dies, no consumer gets it again.
         """
         return self.engine.run(flows.cancel(self.keys, ids))
 

@@ -372,7 +372,7 @@ def _check_loaded(call: Call[Any], reply: Any) -> None:
     if isinstance(reply, server.NoPermissionError):
         raise ScriptsNotLoaded(
             f"the server does not know the script {call.script.name} ({call.script.sha}) and this "
-            "user may not load it: run `atomq scripts load --url ...` as a user who may"
+            "user may not load it: run `atomq scripts load --url ...` as a user that may"
         ) from reply
     goes_again = isinstance(reply, NoAnswer | Elsewhere)
     if isinstance(reply, Exception) and not (goes_again or _passes(reply)):

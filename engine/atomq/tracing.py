@@ -57,7 +57,7 @@ Watched = Sequence[tuple[Watcher, Any]]
 
 
 def begin(message: Any) -> Watched:
-    """Say that the work on a message begins; who heard of it."""
+    """Say that the work on a message begins; the listeners that heard of it."""
     return [(watcher, watcher.began(message)) for watcher in watchers]
 
 
@@ -138,7 +138,7 @@ class Tracing:
     # ── consumers ─────────────────────────────────────────────────────────────────────────────
 
     def received(self, where: Any, messages: Sequence[Any], began_ns: int = 0) -> None:
-        """These were handed to who asked for them at `began_ns`, by `time_ns` (0: now).
+        """These were handed to the caller that asked for them at `began_ns`, by `time_ns` (0: now).
 
         A message that a consumer fetched ahead has this span once it is handed over, not before.
         """

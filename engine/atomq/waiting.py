@@ -267,7 +267,7 @@ class Waiting:
             elif purpose is PUSHED and reply[0] == b"message":
                 self._heard.append(Looked(reply[1].decode(), reply[2].decode()))
             elif purpose is LISTEN and isinstance(reply, Exception):
-                log.debug("not heard is who looked: %s", reply)
+                log.debug("not heard is which consumer looked: %s", reply)
 
     def _answered(self, line: Line) -> Actions[None]:
         """Take the answers that are under way on a line, on which no wait is any more."""

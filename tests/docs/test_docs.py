@@ -292,6 +292,27 @@ def test_the_words_of_the_glossary_are_used() -> None:
     assert found == []
 
 
+# In sentences of the engine too: its docstrings are the reference, its messages are read by users.
+_PEOPLE = re.compile(r"(?i)\b(?:who|whom|whoever|(?:some|any|every|no)body|someone|told)\b")
+
+
+def test_the_engine_and_its_scripts_name_the_one_that_is_meant() -> None:
+    """Docstrings, messages and comments; a name in the code may be any word."""
+    found = []
+    for file in (ROOT / "engine").rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        if not _PEOPLE.search(text):
+            continue
+        nodes = ast.walk(ast.parse(text))
+        said = [each.value for each in nodes if isinstance(each, ast.Constant)]
+        said += re.findall(r"(?m)(?:^|\s)#.*$", text)
+        found += [(file.name, each) for each in said if _PEOPLE.search(str(each))]
+    for file in (ROOT / "lua").rglob("*.lua"):
+        comments = re.findall(r"--.*$", file.read_text(encoding="utf-8"), re.MULTILINE)
+        found += [(file.name, each) for each in comments if _PEOPLE.search(each)]
+    assert found == []
+
+
 _SENTENCE_ENDS = re.compile(r"(?<=[.!?:;])\s+(?=[A-Z`*\[(])")
 _MOST_WORDS = 36
 

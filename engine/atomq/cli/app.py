@@ -48,7 +48,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "unacked": (
             "look",
-            "Show what is held: by whom, for how long, until when, and how often it was delivered.",
+            "Show what is held: where, for how long, until when, and how often it was delivered.",
         ),
         "get": (
             "get",

@@ -67,7 +67,7 @@ def _safely(name: str, check: Callable[..., Findings], needs: str, *args: Any) -
         yield from check(*args)
     except PermissionDenied:
         yield Finding(
-            name, "skip", f"skipped: needs {needs}", f"grant {needs} to the user who checks"
+            name, "skip", f"skipped: needs {needs}", f"grant {needs} to the user that checks"
         )
     except ServerUnavailable:
         raise

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 app = group(
     "The server behind embedded:///DIR: a real Valkey or Redis on a unix socket, started by "
-    "the first who needs it, shared by all who name its directory, running until it is stopped."
+    "the first process that needs it, shared by all that name its directory, running until it "
+    "is stopped."
 )
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Its directory.")]

@@ -89,7 +89,7 @@ def tell_of_rest(session: Session, queue: str, part: str, shown: int, total: int
 
 
 def unacked(session: Session, names: Names = None, *, limit: Limit = 100) -> int:
-    """Show what is held: by whom, for how long, until when, and how often it was delivered.
+    """Show what is held: where, for how long, until when, and how often it was delivered.
 
     A lease in the past has expired: the next claim hands the message out again. The holder is named
     by its host and pid, or, where the register does not know it any more, by the front of its

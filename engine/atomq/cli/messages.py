@@ -1,4 +1,4 @@
-"""Messages as rows: what can be read of an envelope, whoever wrote it, without ever failing."""
+"""Messages as rows: what can be read of an envelope, of any producer, without ever failing."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def metrics(
         typer.Option(
             metavar="HOST:PORT",
             help="Serve /metrics, and /backlog/QUEUE as JSON, until Ctrl-C. All can read them "
-            "who reach that address: there is no password.",
+            "that reach that address: there is no password.",
         ),
     ] = None,
 ) -> int:

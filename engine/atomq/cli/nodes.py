@@ -1,4 +1,4 @@
-"""The servers behind an address: whom to load scripts on, whom to check, and what they are."""
+"""The servers behind an address: which to load scripts on, which to check, and what they are."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How commands print: tables and lines on stdout, progress and errors on stderr, or JSON.
 
-What comes from a server is somebody else's text: it is never read as markup, and what is not
+What comes from a server is another program's text: it is never read as markup, and what is not
 printable in it is shown escaped, so that no message can steer a terminal.
 """
 
@@ -106,7 +106,7 @@ class Output:
         self.errors.print(line, soft_wrap=True)
 
     def confirm(self, question: str) -> bool | None:
-        """Ask on the terminal; None where nobody can be asked."""
+        """Ask on the terminal; None where no user can be asked."""
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             return None
         import typer

@@ -69,7 +69,7 @@ def put(
     ttl: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME", help="To dead letters if nobody took it in so long: 90, 10m, 2h."
+            metavar="TIME", help="To dead letters if no consumer took it in so long: 90, 10m, 2h."
         ),
     ] = None,
     durability: Annotated[

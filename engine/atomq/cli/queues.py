@@ -180,7 +180,7 @@ def without_vanished(session: Session, states: Sequence[QueueState]) -> list[Que
     consumed = {queue for process in roster(session).processes for queue in process.queues}
     empty = [state for state in states if is_empty(state) and state.name not in consumed]
     gone = [name for state in empty for name in (state.name, *state.partitions[1:])]
-    with suppress(AtomqError):  # who may only look leaves that to others
+    with suppress(AtomqError):  # a user that may only look leaves that to others
         enter(session, gone, gone=True)
     return [state for state in states if state.name not in set(gone)]
 
@@ -437,7 +437,7 @@ def _view(session: Session, states: list[QueueState], rates: dict[str, Any]) -> 
 def pause(session: Session, queues: Some) -> int:
     """Stop handing out messages of these queues, until `atomq resume`.
 
-    They go on taking messages, and who holds one may finish it.
+    They go on taking messages, and the holder of one may finish it.
     """
     return _set_paused(session, queues, paused=True)
 

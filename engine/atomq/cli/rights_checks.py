@@ -40,7 +40,7 @@ def rights(session: Session, names: Sequence[str]) -> Findings:
         for name, words in engine.run(calls.probe(keys)).items():
             if isinstance(translated(ResponseError(words)), PermissionDenied):
                 refused[name] = words
-            else:  # NOREPLICAS, MISCONF, READONLY: nobody may
+            else:  # NOREPLICAS, MISCONF, READONLY: no user may
                 trouble = words
     except ScriptsNotLoaded:
         yield Finding(
@@ -108,7 +108,7 @@ def _celery(session: Session, keys: QueueKeys) -> Finding | None:
     bindings, topic = f"{prefix}_kombu.binding.celery", f"{prefix}/{address.db}.celery"
     tried: list[tuple[str, tuple[Any, ...], str]] = [
         ("PING", (), "workers do not connect"),
-        ("EXISTS", (keys.ready[0],), "nobody can ask whether a queue is there"),
+        ("EXISTS", (keys.ready[0],), "no user can ask whether a queue is there"),
         ("SMEMBERS", (bindings,), "nothing is routed by exchanges"),
         ("SREM", (bindings, ""), "workers end when they unbind a queue"),
         ("PUBLISH", (f"{topic}.pidbox", ""), "no remote control, no events"),

@@ -31,7 +31,7 @@ Replicas = Annotated[
     bool,
     typer.Option(
         help="Replicas too: SCRIPT LOAD is not replicated, and a replica may be the next primary. "
-        "One that cannot be reached from here is told of and passed over."
+        "One that cannot be reached from here is reported and passed over."
     ),
 ]
 

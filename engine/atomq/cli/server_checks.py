@@ -294,7 +294,7 @@ def _scripts(session: Session, place: Place) -> Findings:
             "scripts",
             "fail",
             f"{known}, and this user may not load them",
-            "run atomq scripts load as one who may",
+            "run atomq scripts load as a user that may",
         )
     elif missing is None:
         yield Finding("scripts", "skip", f"{known}", "see atomq scripts verify, as another user")

@@ -176,7 +176,7 @@ class Session:
 
     @property
     def reader(self) -> Engine:
-        """The engine for what only looks: works for a user who may not write."""
+        """The engine for what only looks: works for a user that may not write."""
         self.engine.verified = True
         return self.engine
 
@@ -185,12 +185,12 @@ class Session:
         return self.engine.keys(queue)
 
     def agreed(self, question: str, *, yes: bool) -> bool:
-        """Whether to go on with what cannot be undone. Raises `Usage` where nobody can be asked."""
+        """Whether to go on with what cannot be undone. Raises `Usage` if no user can be asked."""
         if yes:
             return True
         answer = self.out.confirm(question)
         if answer is None:
-            raise Usage("this throws messages away: add --yes where nobody can be asked")
+            raise Usage("this throws messages away: add --yes where no user can be asked")
         if not answer:
             self.out.note("nothing was done")
         return answer

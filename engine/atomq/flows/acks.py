@@ -16,7 +16,7 @@ class Acks:
     """Acks that may wait a moment, to ride along with the next claim. Any thread may add.
 
     What is taken is not forgotten until its call was answered: `put_back` if it was not. `waiting`
-    is told when the first one comes to wait for a queue, `lost` of those that came too late.
+    is called when the first one comes to wait for a queue, `lost` of those that came too late.
 
     There is no lock: Python may run the finalizer of an abandoned consumer at any moment, which
     takes and adds in the midst of what its thread does here. Each step is one operation on a deque,
@@ -78,7 +78,7 @@ class Acks:
             pass  # a forked child ends what its parent began
 
     def put_back(self, queue: str, receipts: Sequence[str]) -> None:
-        """These were taken and not answered for: nobody knows whether they were carried out."""
+        """These were taken and not answered for: it is not known whether they were carried out."""
         if receipts:
             self.send_again(queue, receipts)
             self._arrived(queue)

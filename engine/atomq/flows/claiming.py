@@ -47,7 +47,7 @@ class Company(Protocol):
         ...
 
     def accompanied(self) -> Sequence[Call[Any]]:
-        """To be said to the server: what was alone and is not any more. Each is told once."""
+        """To be said to the server: what was alone and is not any more. Each is said once."""
         ...
 
 
@@ -102,7 +102,7 @@ class Claiming:
         self._company: Company = _Nothing() if company is None else company
         self._ids = Ids()
         self._served = False
-        # Queues whose next due time was told to this consumer only, and when that is.
+        # Queues whose next due time was named to this consumer only, and when that is.
         self._minds: dict[str, float] = {}
         self._looks = Looks(options.wait_cap, self.name)
         self._unanswered: dict[str, tuple[Claims, str, int]] = {}  # by group
@@ -216,10 +216,10 @@ class Claiming:
                 for some in batches(items):
                     yield from ask(calls.tell(queue, some, ttl_ms=self.options.result_ttl_ms))
         except ServerUnavailable as error:
-            log.info("who waits for what died is told later: %s", error)
+            log.info("waits for the result of what died end later: %s", error)
             return
         except AtomqError as error:
-            log.warning("who waits for what died is not told: %s", error)
+            log.warning("waits for the result of what died do not end: %s", error)
         self._unreported = []
 
     def _claim_from(

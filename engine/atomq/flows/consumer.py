@@ -68,7 +68,7 @@ class Consumer(Claiming):
     ) -> Flow[list[Delivery]]:
         """Up to `limit` messages; waits for the first at most `timeout` seconds (None: for ever).
 
-        `claimed_by` is told of every claim before the messages are handed over, and answers which
+        `claimed_by` is called for every claim before messages are handed over, and answers which
         of them are not to be. With `patient` a server that is full, or served before and is away
         now, is waited for, like a message. Once `stop` is set nothing is waited for any more; that
         is looked at between two waits, of a second at most.
@@ -240,7 +240,7 @@ class Consumer(Claiming):
         return tuple(wake for wake, queue in self._by_wake.items() if queue.name not in self._aside)
 
     def _hand_over(self) -> Flow[None]:
-        """Stop waiting; what is due next is somebody else's to mind. Does not fail.
+        """Stop waiting; what is due next is another consumer's to mind. Does not fail.
 
         If it cannot be said to the server, others notice within a second.
         """

@@ -1,5 +1,5 @@
 """What the page can do. Each is a POST, is asked about once more where it destroys or moves much,
-and is logged: what was done to which queue, to which messages, and by whom.
+and is logged: what was done to which queue, to which messages, and by which user.
 """
 
 from __future__ import annotations

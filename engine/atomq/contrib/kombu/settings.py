@@ -264,7 +264,7 @@ def _mend_after_failover(client: Any) -> None:
 
 
 def _where(client: Any, scheme: str) -> tuple[str, dict[str, Any]]:
-    """The URL of the server, and the options that say as whom to connect, and to which database."""
+    """The URL of the server, and the options that name the user and the database."""
     hostname = client.hostname or "localhost"
     said: dict[str, Any] = {
         "username": client.userid or None,

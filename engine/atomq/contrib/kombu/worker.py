@@ -1,7 +1,7 @@
 """What a Celery worker in this process is doing with the messages it was given.
 
-Celery is asked where it was imported, and never imported here: all this must hold for those who use
-Kombu alone.
+Celery is asked where it was imported, and never imported here: all this must hold for programs
+that use Kombu alone.
 """
 
 from __future__ import annotations
