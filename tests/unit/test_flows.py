@@ -524,7 +524,7 @@ def test_who_may_not_tell_goes_on_without(caplog: pytest.LogCaptureFixture) -> N
     play.go(died())
     play.go(PermissionDenied("no"))
     assert play.over
-    assert "not told: no" in caplog.text
+    assert "not reported to its waits: no" in caplog.text
     assert Play(who.close()).over
 
 

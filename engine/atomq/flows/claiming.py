@@ -216,10 +216,10 @@ class Claiming:
                 for some in batches(items):
                     yield from ask(calls.tell(queue, some, ttl_ms=self.options.result_ttl_ms))
         except ServerUnavailable as error:
-            log.info("waits for the result of what died end later: %s", error)
+            log.info("what died is reported to its waits later: %s", error)
             return
         except AtomqError as error:
-            log.warning("waits for the result of what died do not end: %s", error)
+            log.warning("what died is not reported to its waits: %s", error)
         self._unreported = []
 
     def _claim_from(
