@@ -179,6 +179,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 # ── several processes at once (pytest -n) ────────────────────────────────────────────────────
 
+# A worker in each pool that has to start its task within 0.1 s: after all others, when the clusters
+# of the other process are over.
+LAST = ("tests/contrib/test_eta.py", "tests/contrib/test_wire.py")
 # Their tests share workers, a cluster or a browser, so one process runs all of such a file.
 SHARING = ("cluster", "eta", "faults", "leases", "poison", "worker")
 TOGETHER = tuple(
@@ -186,13 +189,18 @@ TOGETHER = tuple(
 )
 
 
-def _length(item: pytest.Item) -> tuple[float, bool]:
+def _length(item: pytest.Item) -> tuple[bool, float, bool]:
     limit = item.get_closest_marker("timeout")
-    return (-float(limit.args[0]) if limit else 0.0, item.get_closest_marker("slow") is None)
+    alone = item.get_closest_marker("alone") is not None
+    return (
+        alone and item.nodeid.partition("::")[0] in LAST,
+        -float(limit.args[0]) if limit else 0.0,
+        item.get_closest_marker("slow") is None,
+    )
 
 
-# These wait for most of their time, for elections and for nodes that stand still. Of the others,
-# what is to come within milliseconds takes little time and comes last, when these are over.
+# Of the tests marked `alone` these wait for most of their time, for elections and for nodes that
+# stand still; so they run beside the others.
 CLUSTERS = ("tests/faults/test_cluster.py", "tests/faults/test_partitions.py")
 
 
