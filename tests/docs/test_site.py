@@ -117,14 +117,14 @@ def _diagrams(page: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_no_page_scrolls_sideways(html: Path, browser: Browser) -> None:
+@pytest.mark.parametrize("wide", [390, pytest.param(1280, marks=pytest.mark.long)])
+def test_no_page_scrolls_sideways(wide: int, html: Path, browser: Browser) -> None:
     """Code and tables scroll in their blocks, where no script runs too."""
     browser.scripts(False)
+    browser.size(wide)
     for page in sorted(html.rglob("*.html")):
         browser.driver.get(page.as_uri())
-        for wide in (1280, 390):
-            browser.size(wide)
-            assert browser.widths() == (wide, wide), page.relative_to(html)
+        assert browser.widths() == (wide, wide), page.relative_to(html)
 
 
 @pytest.mark.parametrize("page", sorted({*PAGES, *site.OUTSIDE}))
