@@ -615,7 +615,7 @@ class AsyncWaiter:
         actions = self._waiting.wait(keys, seconds, ahead, lasts=lasts, channels=channels)
         return await self._drive(actions)
 
-    async def withdraw(self) -> str | Claimed | None:
+    async def withdraw(self) -> list[str] | Claimed:
         """See `flows.Withdraw`."""
         return await self._drive(self._waiting.withdraw())
 
@@ -672,8 +672,8 @@ class AsyncWaiter:
                 line.wire.write(data)
             case waiting.Hear(lines, seconds):
                 return await _hear(lines, seconds)
-            case waiting.Unblock(client_id, line):
-                await self._engine._pool.unblock(client_id, line.wire.node)
+            case waiting.Unblock(client_ids, node):
+                await self._engine._pool.unblock(client_ids, node)
             case waiting.Open(names):
                 found = await self._engine._pool.blocking(names)
                 return [Line(_Heard(connection), some) for connection, some in found]

@@ -645,7 +645,7 @@ class Waiter:
         actions = self._waiting.wait(keys, seconds, ahead, lasts=lasts, channels=channels)
         return self._drive(actions)
 
-    def withdraw(self) -> str | Claimed | None:
+    def withdraw(self) -> list[str] | Claimed:
         """See `flows.Withdraw`."""
         return self._drive(self._waiting.withdraw())
 
@@ -729,8 +729,8 @@ class Waiter:
                     raise
             case waiting.Hear(lines, seconds):
                 return _hear(lines, seconds)
-            case waiting.Unblock(client_id, line):
-                self._engine._pool.unblock(client_id, line.wire.node)
+            case waiting.Unblock(client_ids, node):
+                self._engine._pool.unblock(client_ids, node)
             case waiting.Open(names):
                 return [_line(*found) for found in self._engine._pool.blocking(names)]
             case waiting.Close(lines):

@@ -215,9 +215,10 @@ class Pool:
         """Connections to wait for these lists, each with those that are waited for on it."""
         return [(self.fresh(), list(keys))]
 
-    def unblock(self, client_id: int, _node: tuple[str, int] | None) -> None:
+    def unblock(self, client_ids: Sequence[int], _node: tuple[str, int] | None) -> None:
         """CLIENT UNBLOCK."""
-        self.command(("CLIENT UNBLOCK", client_id))
+        for client_id in client_ids:
+            self.command(("CLIENT UNBLOCK", client_id))
 
     def nodes(self) -> list[tuple[str, Pool]]:
         """Each server that runs scripts, with its name."""

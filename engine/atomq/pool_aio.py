@@ -381,9 +381,10 @@ class AsyncPool:
             raise
         self._handshake = HANDSHAKE
 
-    async def unblock(self, client_id: int, _node: tuple[str, int] | None) -> None:
+    async def unblock(self, client_ids: Sequence[int], _node: tuple[str, int] | None) -> None:
         """CLIENT UNBLOCK."""
-        await self.command(("CLIENT UNBLOCK", client_id))
+        for client_id in client_ids:
+            await self.command(("CLIENT UNBLOCK", client_id))
 
     async def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
         """The same, with what is waited for on it."""

@@ -244,17 +244,18 @@ class Shards(Nodes[Pool]):
             raise trouble
         return found
 
-    def unblock(self, client_id: int, place: Place | None) -> None:
-        """CLIENT UNBLOCK, to the node of the connection."""
+    def unblock(self, client_ids: Sequence[int], place: Place | None) -> None:
+        """CLIENT UNBLOCK, to the node of these connections, in one round trip."""
         assert place is not None
-        data = packed(("CLIENT", "UNBLOCK", client_id))
+        data = [packed(("CLIENT", "UNBLOCK", client_id)) for client_id in client_ids]
         try:
-            reply = self.pool(place).over((data,), looked_at=True, within=BRIEF)[0]
+            replies = self.pool(place).over(data, looked_at=True, within=BRIEF)
         except SERVER_ERRORS:
             self.map.doubt(place)
             raise
-        if isinstance(reply, Exception):
-            raise reply
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
 
     def nodes(self) -> list[tuple[str, Pool]]:
         """The primaries."""

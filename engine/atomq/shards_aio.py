@@ -206,16 +206,19 @@ class AsyncShards(Nodes[AsyncPool]):
             raise trouble
         return found
 
-    async def unblock(self, client_id: int, place: Place | None) -> None:
-        """CLIENT UNBLOCK, to the node of the connection."""
+    async def unblock(self, client_ids: Sequence[int], place: Place | None) -> None:
+        """CLIENT UNBLOCK, to the node of these connections, in one round trip."""
         assert place is not None
+        data = [packed(("CLIENT", "UNBLOCK", client_id)) for client_id in client_ids]
         try:
             async with asyncio.timeout(BRIEF):
-                await self.pool(place).command(("CLIENT UNBLOCK", client_id))
-        except SERVER_ERRORS as error:
-            if not isinstance(error, server.ResponseError):
-                self.map.doubt(place)
+                replies = await self.pool(place).over(data, large=True, looked_at=True)
+        except SERVER_ERRORS:
+            self.map.doubt(place)
             raise
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
 
     async def close(self) -> None:
         """Close what is not in use, to all nodes."""

@@ -26,6 +26,7 @@ from atomq.calls import Call, Claimed
 from atomq.conversation import PUSHED, Conversation
 from atomq.errors import AtomqError, ServerUnavailable
 from atomq.flows import Answer
+from atomq.keys import Place
 from atomq.looking import Looked
 from atomq.retrying import SERVER_ERRORS
 
@@ -52,6 +53,8 @@ class Line:
     talk: Conversation = field(default_factory=Conversation)
     waits: bool = False
     """Whether a BLPOP is under way."""
+    token: Any = None
+    """What the last one was answered, until it is taken."""
 
     @property
     def client_id(self) -> int | None:
@@ -88,10 +91,10 @@ class Hear:
 
 @dataclass(slots=True)
 class Unblock:
-    """Say CLIENT UNBLOCK over another connection. Raises redis-py's exceptions."""
+    """Say CLIENT UNBLOCK for lines of one node over another connection; redis-py's exceptions."""
 
-    client_id: int
-    line: Line
+    client_ids: Sequence[int]
+    node: Place | None
 
 
 @dataclass(slots=True)
@@ -127,8 +130,7 @@ class Waiting:
         self._left_out: Sequence[str] = ()  # for which no connection was to be had
         self._era = engine.era
         self._ahead: Call[Claimed] | None = None
-        self._token: Any = None  # what the last wait was answered
-        self._claimed: Any = None  # and the claim behind it
+        self._claimed: Any = None  # what the claim behind the last wait was answered
         self._heard: list[Looked] = []
 
     # ── what is waited for ────────────────────────────────────────────────────────────────────
@@ -172,7 +174,7 @@ class Waiting:
             yield from self.close()
             yield Rest(min(seconds, 0.05))  # the claim that follows meets the same trouble
             return None
-        self._ahead, self._token, self._claimed = ahead, None, None
+        self._ahead, self._claimed = ahead, None
         try:
             # The server's own end of the wait is for a client that is there no more: a message must
             # not be handed to a client that died a minute ago.
@@ -197,14 +199,16 @@ class Waiting:
         slots = self._engine.slots
         return slots is not None and any(map(slots.is_sound, self._left_out))
 
-    def withdraw(self) -> Actions[str | Claimed | None]:
-        """End the wait; the list whose token it had taken after all, or None.
+    def withdraw(self) -> Actions[list[str] | Claimed]:
+        """End the wait; the lists whose tokens it had taken after all, one a line at most.
 
         With a claim behind it: its result. Raises `ServerUnavailable` if that is not to be had.
         """
         if self._ahead is not None:
-            return (yield from self._end())
-        taken = None
+            answer = yield from self._end()
+            return [answer] if isinstance(answer, str) else answer or []
+        taken: list[str] = []
+        waits: list[Line] = []
         try:
             self._check_era()
             slots = self._engine.slots
@@ -212,8 +216,9 @@ class Waiting:
                 if slots is not None and line.wire.node in slots.doubted:
                     yield Close((line,))  # nothing is heard of it; the others go on
                 elif line.waits:
-                    yield from self._ended(line)
-                    taken = self._taken() or taken
+                    waits.append(line)
+            yield from self._ended(waits)
+            taken = [name for line in waits if (name := self._taken(line)) is not None]
         except (*SERVER_ERRORS, AtomqError):
             yield from self.close()
         return taken
@@ -229,11 +234,15 @@ class Waiting:
         if not self.lines or self._era != self._engine.era or self._leads_astray():
             raise server.ConnectionError("what was sent was sent over a connection of before")
 
-    def _unblock(self, line: Line) -> Actions[None]:
-        if line.client_id is None:
-            raise server.ConnectionError("the server did not say which connection this is")
+    def _unblock(self, lines: Sequence[Line]) -> Actions[None]:
+        by_node: dict[Place | None, list[int]] = {}
+        for line in lines:
+            if line.client_id is None:
+                raise server.ConnectionError("the server did not say which connection this is")
+            by_node.setdefault(line.wire.node, []).append(line.client_id)
         try:
-            yield Unblock(line.client_id, line)
+            for node, client_ids in by_node.items():
+                yield Unblock(client_ids, node)
         except server.NoPermissionError:
             self._engine.may_unblock = False
             raise
@@ -249,7 +258,7 @@ class Waiting:
         data = line.talk.say(("BLPOP", *line.names, f"{seconds:.3f}"), WAIT)
         if ahead is not None:
             data += line.talk.say(ahead.packed(), CLAIM)
-        line.waits = True
+        line.waits, line.token = True, None
         yield Send(line, data)
 
     def _listen(self, line: Line, channels: Sequence[str]) -> Actions[None]:
@@ -261,7 +270,7 @@ class Waiting:
         """Take what has come on a line."""
         for purpose, reply in line.talk:
             if purpose is WAIT:
-                line.waits, self._token = False, reply
+                line.waits, line.token = False, reply
             elif purpose is CLAIM:
                 self._claimed = reply
             elif purpose is PUSHED and reply[0] == b"message":
@@ -276,13 +285,15 @@ class Waiting:
             yield Hear((line,), None)
             self._take(line)
 
-    def _ended(self, line: Line) -> Actions[None]:
-        """End the wait on a line, if it is under way, and take the answers."""
-        if line.waits and (yield Hear((line,), 0)) is not None:
-            self._take(line)
-        if line.waits:
-            yield from self._unblock(line)
-        yield from self._answered(line)
+    def _ended(self, lines: Sequence[Line]) -> Actions[None]:
+        """End the waits on these lines, where they are under way, and take the answers."""
+        for line in lines:
+            if line.waits and (yield Hear((line,), 0)) is not None:
+                self._take(line)
+        if wait := [line for line in lines if line.waits]:
+            yield from self._unblock(wait)
+        for line in lines:
+            yield from self._answered(line)
 
     def _looks(self) -> Sequence[Looked]:
         heard, self._heard = self._heard, []
@@ -301,10 +312,10 @@ class Waiting:
         if line.waits and not self._inline:
             return self._looks()
         yield from self._answered(line)
-        return self._taken()
+        return self._taken(line)
 
-    def _taken(self) -> str | None:
-        token, self._token = self._token, None
+    def _taken(self, line: Line) -> str | None:
+        token, line.token = line.token, None
         if isinstance(token, Exception):
             raise token
         return token[0].decode() if token else None
@@ -318,7 +329,7 @@ class Waiting:
             return False
         if engine.may_unblock is None:
             try:
-                yield from self._unblock(line)
+                yield from self._unblock((line,))
                 engine.may_unblock = True
             except server.ResponseError:
                 engine.may_unblock = False
@@ -347,11 +358,11 @@ class Waiting:
         assert ahead is not None
         try:
             self._check_era()
-            yield from self._ended(self.lines[0])
+            yield from self._ended(self.lines)
         except (*SERVER_ERRORS, AtomqError) as error:
             raise (yield from self._given_up(error, 0.0)) from error
         self._ahead = None
-        token, claimed = self._token, self._claimed
+        token, claimed = self.lines[0].token, self._claimed
         if isinstance(token, server.NoPermissionError):
             self._warn(token)
             yield Rest(0.5)

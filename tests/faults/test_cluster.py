@@ -273,6 +273,39 @@ def test_a_consumer_of_several_queues_serves_those_that_are_well(
     assert len({body for body, _ in got[5:]}) == len(got) - 5, "none is handed out twice"
 
 
+def test_a_message_waits_for_no_consumer_that_works_on_another_queue(
+    three: Cluster, make: Make
+) -> None:
+    """A consumer that goes to work waits on no line any more, and passes on what came there."""
+    engine = make.engine(url_of(three))
+    queues = [make.queue(name_on(three, index), engine) for index in (0, 0, 1, 2)]
+    got: list[tuple[str, float]] = []
+    clients = [node.client() for node in three.nodes[:3]]
+
+    def waiting() -> int:
+        return sum(client.info("clients")["blocked_clients"] for client in clients)
+
+    def receive(receiver: Any) -> None:
+        (message,) = receiver.receive(1, 5)
+        got.append((message.body, time.monotonic()))
+        wait_until("the other one", lambda: len(got) == 2, 5)
+        message.ack()
+
+    late = []
+    with make.receiver(queues) as one, make.receiver(queues) as other:
+        for first, second in itertools.pairwise([*queues, queues[0]]):
+            got.clear()
+            with running(lambda: receive(one)), running(lambda: receive(other)):
+                wait_until("both to wait", lambda: waiting() == 2 * len(queues))
+                first.put("x")
+                wait_until("one to work", lambda: len(got) == 1)
+                put = time.monotonic()
+                second.put("y")
+                wait_until("the other one", lambda: len(got) == 2, 5)
+            late.append(got[1][1] - put)
+    assert sum(late) < 1.2, "the look that finds a lost token comes within 1.2 s, each time"
+
+
 def test_results_of_a_node_that_is_well_come_at_once(three: Cluster, make: Make) -> None:
     """Each is listened for at the node of its queue."""
     engine = make.engine(url_of(three))

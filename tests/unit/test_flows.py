@@ -120,7 +120,7 @@ def test_after_a_wait_without_a_token_all_are_looked_at_and_one_is_claimed() -> 
     call = play.go(("r",))
     assert call.keys == R.claim
     assert isinstance(play.go(claimed(delivery(queue="r"))), Withdraw)
-    play.go(None)
+    play.go([])
     assert play.over
 
 
@@ -167,10 +167,25 @@ def test_a_token_that_came_too_late_is_passed_on() -> None:
     play.go(None)
     play.go(("q",))
     play.go(claimed(delivery()))
-    call = play.go(Q.wake)
+    call = play.go([Q.wake])
     assert limit_of(call) == 0, "it claims nothing and wakes another consumer"
     play.go(claimed())
     assert play.result
+
+
+def test_in_a_cluster_each_token_that_came_too_late_is_passed_on() -> None:
+    queues = [QueueKeys(name, layout="cluster") for name in "abc"]
+    play = Play(consumer(*queues).receive(1, None))
+    for _ in queues:
+        play.go(claimed())
+    assert isinstance(play.effect, Wait)
+    play.go(queues[0].wake)
+    assert isinstance(play.go(claimed(delivery(queue="a"))), Withdraw)
+    for queue in queues[1:]:  # waited for on two other lines
+        call = play.go([q.wake for q in queues[1:]] if queue is queues[1] else claimed())
+        assert (call.queue, limit_of(call)) == (queue, 0)
+    play.go(claimed())
+    assert len(play.result) == 1
 
 
 def test_a_token_that_cannot_be_passed_on_costs_no_message() -> None:
@@ -179,7 +194,7 @@ def test_a_token_that_cannot_be_passed_on_costs_no_message() -> None:
     play.go(None)
     play.go(("q",))
     play.go(claimed(delivery()))
-    play.go(Q.wake)
+    play.go([Q.wake])
     play.go(ServerUnavailable("gone"))
     assert len(play.result) == 1
 
@@ -214,7 +229,7 @@ def test_the_timeout_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (play.effect.keys, play.effect.seconds) == ((Q.wake,), 0.5)
     now[0] += 0.5
     assert isinstance(play.go(None), Withdraw)
-    call = play.go(Q.wake)
+    call = play.go([Q.wake])
     assert limit_of(call) == 5, "a token that came after all is heeded"
     play.go(claimed())
     assert play.result == []
@@ -253,7 +268,8 @@ def test_in_a_cluster_a_queue_in_trouble_holds_up_no_other() -> None:
     assert isinstance(wait, flows.Wait)
     assert wait.keys == (other.queue.wake,), "the other one is not waited for"
     assert play.go(other.queue.wake).queue == other.queue
-    play.go(claimed(delivery()))
+    assert isinstance(play.go(claimed(delivery())), Withdraw)
+    play.go([])
     assert len(play.result) == 1
     one._aside[first.queue.name] = one._aside[first.queue.name]._replace(until=0)
     play = Play(one.receive(3, 0))

@@ -47,8 +47,8 @@ class Wait(Effect[Answer]):
 
 
 @dataclass(frozen=True, slots=True)
-class Withdraw(Effect["str | Claimed | None"]):
-    """End the wait in the server. Answer: the list whose token it took after all, or None.
+class Withdraw(Effect["list[str] | Claimed"]):
+    """End the wait in the server. Answer: the lists whose tokens it took after all.
 
     Or the result of the claim that was sent behind it; and `ServerUnavailable`, as with `Wait`.
     """

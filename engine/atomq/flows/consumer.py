@@ -104,10 +104,10 @@ class Consumer(Claiming):
             left = seconds_left(deadline, stop)
             if left is not None and left <= 0:
                 fired = yield from self.stop_waiting()
-                if fired is None:
+                if not fired:
                     yield from self._hand_over()
                     return []
-                wanted = {fired.name}
+                wanted = {queue.name for queue in fired}
             elif not more:
                 wanted, claimed = yield from self._wait(deadline, stop, limit)
 
@@ -187,7 +187,7 @@ class Consumer(Claiming):
             return None, None
         self._ahead = None
         if answer is not None:
-            self._waiting = False
+            self._waiting = self._several  # for the others it is still waited, each on its line
         if isinstance(answer, Claimed):
             self._note(self._groups[0], answer)
             return None, answer
@@ -202,7 +202,9 @@ class Consumer(Claiming):
         is_ahead = self._ahead is not None
         answer = yield from ask(Withdraw())
         self._waiting = False
-        return answer if is_ahead else None
+        if isinstance(answer, Claimed):
+            return answer
+        return answer[0] if is_ahead and answer else None
 
     def _has_no_answer(self) -> None:
         """What was sent ahead may have been carried out."""
@@ -256,13 +258,13 @@ class Consumer(Claiming):
             log.info("a wake-up could not be passed on: %s", error)
         self._minds.clear()
 
-    def stop_waiting(self, *, handing_over: bool = False) -> Flow[QueueKeys | None]:
-        """Take back the wait in the server; the queue whose token it had taken, if any.
+    def stop_waiting(self, *, handing_over: bool = False) -> Flow[list[QueueKeys]]:
+        """Take back the wait in the server; the queues whose tokens it had taken.
 
-        With `handing_over` the token is passed on: this consumer goes to work now.
+        With `handing_over` the tokens are passed on: this consumer goes to work now.
         """
         if not self._waiting:
-            return None
+            return []
         self._waiting = False
         try:
             answer = yield from ask(Withdraw())
@@ -276,10 +278,10 @@ class Consumer(Claiming):
                 held = [(d.receipt, "") for d in answer.deliveries if d.queue == queue.name]
                 yield from give_back(queue, held)
             yield from self._tell()
-            return None
-        fired = self._by_wake.get(answer) if answer is not None else None
-        if fired is not None and handing_over:
-            yield from self.claim(self._claims_on([fired]), 0)
+            return []
+        fired = [self._by_wake[name] for name in answer]
+        for queue in fired if handing_over else ():
+            yield from self.claim(self._claims_on([queue]), 0)
         return fired
 
     @property
