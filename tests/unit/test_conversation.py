@@ -176,6 +176,16 @@ def test_what_was_packed_before_is_said_as_it_is() -> None:
     assert talk.broken() == [1, 2]
 
 
+def test_several_that_are_packed_travel_together_and_each_is_answered() -> None:
+    talk = Conversation()
+    talk.say(("A",), 1)
+    assert talk.say_packed([b"*1\r\n$1\r\nB\r\n", b"*1\r\n$1\r\nC\r\n"], 2) == (
+        b"*1\r\n$1\r\nB\r\n*1\r\n$1\r\nC\r\n"
+    )
+    assert talk.under_way == 3
+    assert list(talk.feed(b":1\r\n:2\r\n:3\r\n")) == [(1, 1), (2, 2), (2, 3)]
+
+
 @pytest.mark.parametrize(
     ("heard", "trouble"),
     [
