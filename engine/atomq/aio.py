@@ -12,72 +12,32 @@ from types import GeneratorType
 from typing import Any, Self, TypeVar, overload
 
 from redis import exceptions as server
-from redis.asyncio.connection import AbstractConnection
 
-from atomq import arguments, flows, fork, retrying, waiting, wires
+from atomq import arguments, flows, fork, retrying
 from atomq.address import Address
-from atomq.calls import GONE, Call, Claimed, Outgoing, Published
-from atomq.client import NOT_AGAIN, EngineBase, OutageReport
-from atomq.conversation import ENDED, HEARD, PUSHED, Conversation
+from atomq.calls import GONE, Call, Outgoing, Published
+from atomq.cancellation import Unhurried, cancelling, to_the_end
+from atomq.client import NOT_AGAIN, Engine
 from atomq.durability import Durability
+from atomq.engine_base import EngineBase
 from atomq.errors import AtomqError, InvalidArgument, NotDurable, ServerUnavailable
-from atomq.flows import Answer, Flow, Get, Listen, Rest, Sleep, Together, Wait, Withdraw
+from atomq.flows import Flow, Get, Listen, Rest, Sleep, Together, Wait, Withdraw
 from atomq.gathering import TOGETHER, Gathering
 from atomq.keys import Place, QueueKeys, hash_slot
+from atomq.listening_aio import Listener
 from atomq.options import Options
 from atomq.outage import Standing
+from atomq.outage_report import OutageReport
 from atomq.overview import Overview, overview
 from atomq.pool_aio import AsyncPool
 from atomq.retrying import BRIEF, SERVER_ERRORS, Ask, Pause, Retry, Send, bare, translated, unsent
 from atomq.shards_aio import AsyncShards
-from atomq.shared import cancelling
-from atomq.waiting import Actions, Line, Waiting
+from atomq.waiter_aio import AsyncWaiter
 
 log = logging.getLogger("atomq.client")
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-PROMPT = 5.0  # seconds: an answer that is on its way does not take longer
-MOST_HEARD = 64  # pieces that came and were not taken; then no more is read
-
-
-# ── cancellation ──────────────────────────────────────────────────────────────────────────────
-
-
-class _Unhurried(asyncio.Task[T]):
-    """A task that goes on for `PROMPT` seconds after it was cancelled.
-
-    To the task that awaits it `cancel` says that it did nothing, so that task is cancelled once
-    this one has ended, however often it is cancelled meanwhile.
-    """
-
-    _end: asyncio.TimerHandle | None = None
-
-    def cancel(self, msg: Any | None = None) -> bool:
-        if self._end is None and not self.done():
-            end = self._end = self.get_loop().call_later(PROMPT, super().cancel, msg)
-            self.add_done_callback(lambda _: end.cancel())
-        return False
-
-
-async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    """Await `work` to its end, though cancelled meanwhile; the cancellation is raised afterwards.
-
-    This is for what gives back messages, or the server's attention: interrupted, it would leave
-    them to the end of their leases. anyio (Starlette, FastAPI) cancels again at every await of a
-    cleanup, and `asyncio.run` cancels all tasks when the first one ends. If the server does not
-    answer, it is given up `PROMPT` seconds after the first cancellation.
-    """
-    if isinstance(asyncio.current_task(), _Unhurried | None):
-        return await work
-    inner = _Unhurried(work, loop=asyncio.get_running_loop())
-    if cancelling():
-        inner.cancel()
-    try:
-        return await inner
-    finally:
-        del inner  # which keeps what it raised, and that this frame, and what is dropped
 
 
 class AsyncEngine(EngineBase):
@@ -90,9 +50,14 @@ class AsyncEngine(EngineBase):
         super().__init__(address, options, **more)
         self._begin()
 
+    @staticmethod
+    def for_thread(address: Address) -> Engine:
+        """A sync engine for the same server, for a thread of this process."""
+        return Engine(address)
+
     def _begin(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._listeners: dict[Place | None, _Listener] = {}
+        self._listeners: dict[Place | None, Listener] = {}
         self._gatherings: dict[str, Gathering] = {}
         self._pool: AsyncPool | AsyncShards = (
             AsyncShards(self) if self.address.kind == "cluster" else AsyncPool(self)
@@ -192,7 +157,7 @@ class AsyncEngine(EngineBase):
         try:
             return await say(rest.flow())
         except asyncio.CancelledError:
-            if not isinstance(asyncio.current_task(), _Unhurried):
+            if not isinstance(asyncio.current_task(), Unhurried):
                 try:
                     await to_the_end(say(rest.flow()))
                 except AtomqError as error:
@@ -211,12 +176,12 @@ class AsyncEngine(EngineBase):
         except SERVER_ERRORS as error:
             raise translated(error) from bare(error)
 
-    def listener(self, channel: str) -> _Listener:
+    def listener(self, channel: str) -> Listener:
         """What listens to a channel; of a cluster, at the node that serves the key called so."""
         place = None if self.slots is None else self.slots.owner(hash_slot(channel))
         found = self._listeners.get(place)
         if found is None:
-            found = self._listeners[place] = _Listener(self)
+            found = self._listeners[place] = Listener(self)
         return found
 
     def waiter(self) -> AsyncWaiter:
@@ -462,296 +427,3 @@ def _verified(standing: Standing, done: asyncio.Future[Any]) -> None:
     standing.verifying = None
     if not done.cancelled():
         done.exception()  # seen, should all that asked be gone
-
-
-# ── listening ─────────────────────────────────────────────────────────────────────────────────
-
-
-class _Ear:
-    """One task's place in the audience of a channel."""
-
-    def __init__(self, channel: str, listener: _Listener) -> None:
-        self.channel = channel
-        self.listener = listener
-        self.subscribed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._heard: asyncio.Queue[bytes | Exception] = asyncio.Queue()
-
-    async def next(self, seconds: float) -> bytes | None:
-        """The next message, or None after `seconds`; raises what broke the connection."""
-        try:
-            async with asyncio.timeout(seconds):
-                heard = await self._heard.get()
-        except TimeoutError:
-            return None
-        if isinstance(heard, Exception):
-            raise heard
-        return heard
-
-    def tell(self, what: bytes | Exception) -> None:
-        """A message came, or the connection broke."""
-        if isinstance(what, Exception):
-            self.confirm(what)
-            what = server.ConnectionError(str(what))  # of its own: each task raises it
-        self._heard.put_nowait(what)
-
-    def confirm(self, answer: Any) -> None:
-        """The server has subscribed us, or an error says that it has not."""
-        if self.subscribed.done():
-            return
-        if isinstance(answer, Exception):
-            self.subscribed.set_exception(answer)
-            self.subscribed.exception()  # the task that listens may have been cancelled
-        else:
-            self.subscribed.set_result(None)
-
-
-class _Listener:
-    """One subscription connection for all tasks of an engine that wait for results.
-
-    Of a cluster there is one to each node: trouble of one node is not heard at another.
-    """
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._audience: dict[str, set[_Ear]] = {}
-        self._wire: wires.AsyncWire | wires.AsyncMemoryWire | None = None
-        self._talk = Conversation()
-        self._era = engine.era
-        self._opening = asyncio.Lock()
-
-    async def listen(self, channel: str) -> _Ear:
-        """Listen from now on: once this returns, no message on the channel is missed."""
-        ear = _Ear(channel, self)
-        try:
-            async with self._opening:
-                if self._era != self._engine.era:
-                    self._break(server.ConnectionError("there is another master, or token"))
-                if self._wire is None:
-                    self._era = self._engine.era
-                    connection = await self._engine._pool.fresh(channel)
-                    self._talk = Conversation()
-                    self._wire = wires.taken_async(connection, self._received, self._break)
-            self._audience.setdefault(channel, set()).add(ear)
-            # Also where others listen already: the answer says that this is so. A server or a user
-            # without SSUBSCRIBE hears what is said to all.
-            if self._engine.slots is not None:
-                self._wire.write(self._talk.subscribe("SSUBSCRIBE", [channel], None))
-            self._wire.write(self._talk.subscribe("SUBSCRIBE", [channel], ear))
-            async with asyncio.timeout(PROMPT):
-                await ear.subscribed
-        except BaseException as error:
-            if isinstance(error, SERVER_ERRORS) and not isinstance(error, server.ResponseError):
-                self._break(error)
-            self.leave(ear)
-            raise
-        return ear
-
-    def leave(self, ear: _Ear) -> None:
-        """Listen no more."""
-        audience = self._audience.get(ear.channel, set())
-        audience.discard(ear)
-        if not audience and self._audience.pop(ear.channel, None) is not None and self._wire:
-            self._wire.write(self._talk.subscribe("UNSUBSCRIBE", [ear.channel], None))
-            if self._engine.slots is not None:
-                self._wire.write(self._talk.subscribe("SUNSUBSCRIBE", [ear.channel], None))
-
-    def close(self) -> None:
-        """Close the connection; listeners learn that it broke."""
-        self._break(server.ConnectionError("the engine was closed"))
-
-    def _received(self, data: Any) -> None:
-        try:
-            for purpose, reply in self._talk.feed(data):
-                if purpose is PUSHED:
-                    ears = self._audience.get(reply[1].decode(), ()) if len(reply) > 2 else ()
-                    for ear in tuple(ears):
-                        if reply[0] in HEARD:
-                            ear.tell(reply[2])
-                        elif reply[0] == ENDED:
-                            ear.tell(server.ConnectionError("the slot of the channel has moved"))
-                elif purpose is not None:
-                    purpose.confirm(reply)
-        except server.RedisError as error:
-            self._break(error)
-
-    def _break(self, error: Exception) -> None:
-        """Tell all that listen. The next one that does opens a new connection."""
-        wire, self._wire = self._wire, None
-        audience, self._audience = self._audience, {}
-        if wire is not None:
-            wire.close()
-        for ears in audience.values():
-            for ear in ears:
-                ear.tell(error)
-
-
-# ── waiting ───────────────────────────────────────────────────────────────────────────────────
-
-
-class AsyncWaiter:
-    """The asyncio twin of `Waiter`. It belongs to one task at a time."""
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._waiting = Waiting(engine, listens=engine.address.kind != "memory")
-        self._era = engine.era
-        self._ear: _Ear | None = None
-
-    @property
-    def connected(self) -> bool:
-        """Whether there is anything to close."""
-        return bool(self._waiting.lines) or self._ear is not None
-
-    async def wait(
-        self,
-        keys: tuple[str, ...],
-        seconds: float,
-        ahead: Call[Claimed] | None = None,
-        *,
-        lasts: float = 0.0,
-        channels: Sequence[str] = (),
-    ) -> Answer:
-        """See `flows.Wait`."""
-        actions = self._waiting.wait(keys, seconds, ahead, lasts=lasts, channels=channels)
-        return await self._drive(actions)
-
-    async def withdraw(self) -> list[str] | Claimed:
-        """See `flows.Withdraw`."""
-        return await self._drive(self._waiting.withdraw())
-
-    async def listen(self, channel: str, seconds: float) -> bytes | None:
-        """The next message on a channel, or None after `seconds`; 0 only subscribes."""
-        try:
-            if self._era != self._engine.era:
-                self._hang_up()
-                self._era = self._engine.era
-            listener, ear = self._engine.listener(channel), self._ear
-            if ear is None or ear.channel != channel or ear.listener is not listener:
-                self._hang_up()
-                ear = self._ear = await listener.listen(channel)
-            if seconds:
-                return await ear.next(seconds)
-        except server.NoPermissionError as error:
-            raise translated(error) from error
-        except SERVER_ERRORS:
-            self._hang_up()
-            await asyncio.sleep(min(seconds, 0.05))
-        return None
-
-    async def close(self) -> None:
-        """Close the connections. A token that was not read is lost; others notice within 1.2 s."""
-        await self._drive(self._waiting.close())
-        self._hang_up()
-
-    def _hang_up(self) -> None:
-        ear, self._ear = self._ear, None
-        if ear is not None:
-            ear.listener.leave(ear)
-
-    # ── driving ───────────────────────────────────────────────────────────────────────────────
-
-    async def _drive(self, actions: Actions[T]) -> T:
-        answer: Any = None
-        trouble: BaseException | None = None
-        while True:
-            try:
-                action = actions.send(answer) if trouble is None else actions.throw(trouble)
-            except StopIteration as stop:
-                value: T = stop.value
-                return value
-            finally:
-                trouble = None
-            try:
-                answer = await self._perform(action)
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - raised there
-                trouble = error
-
-    async def _perform(self, action: waiting.Action) -> Any:
-        match action:
-            case waiting.Send(line, data):
-                line.wire.write(data)
-            case waiting.Hear(lines, seconds):
-                return await _hear(lines, seconds)
-            case waiting.Unblock(client_ids, node):
-                await self._engine._pool.unblock(client_ids, node)
-            case waiting.Open(names):
-                found = await self._engine._pool.blocking(names)
-                return [Line(_Heard(connection), some) for connection, some in found]
-            case waiting.Close(lines):
-                for line in lines:
-                    line.wire.close()
-            case waiting.Rest(seconds):
-                await asyncio.sleep(seconds)
-        return None
-
-
-class _Heard:
-    """A wire, and what came over it and was not taken yet: not more than `MOST_HEARD` pieces.
-
-    A consumer that works for hours hears all the while of the looks of others. What it does not
-    take stays with the server, which closes the connection of one that takes nothing for too long.
-    """
-
-    def __init__(self, connection: AbstractConnection) -> None:
-        self._came: list[Any] = []
-        self._error: Exception | None = None
-        self.awaited: asyncio.Future[None] | None = None
-        self._wire = wires.taken_async(connection, self._received, self._lost)
-        self.hello, self.node = self._wire.hello, self._wire.node
-        self.write, self.close = self._wire.write, self._wire.close
-
-    @property
-    def has_come(self) -> bool:
-        """Whether something came, or it broke."""
-        return bool(self._came) or self._error is not None
-
-    def take(self) -> list[Any]:
-        """What came. Raises what broke it, once all that came before was taken."""
-        came, self._came = self._came, []
-        if len(came) >= MOST_HEARD:
-            self._wire.read(True)
-        if not came and self._error is not None:
-            raise self._error
-        return came
-
-    def _received(self, data: Any) -> None:
-        self._came.append(data)
-        if len(self._came) == MOST_HEARD:
-            self._wire.read(False)
-        self._wake()
-
-    def _lost(self, error: Exception) -> None:
-        self._error = error
-        self._wake()
-
-    def _wake(self) -> None:
-        if self.awaited is not None and not self.awaited.done():
-            self.awaited.set_result(None)
-
-
-async def _hear(lines: Sequence[Line], seconds: float | None) -> Line | None:
-    if not any(line.wire.has_come for line in lines) and seconds != 0:
-        loop = asyncio.get_running_loop()
-        awaited = loop.create_future()
-        for line in lines:
-            line.wire.awaited = awaited
-        timer = loop.call_later(PROMPT if seconds is None else seconds, _give_up, awaited)
-        try:
-            await awaited
-        finally:
-            timer.cancel()
-            for line in lines:
-                line.wire.awaited = None
-    for line in lines:
-        if line.wire.has_come:
-            for data in line.wire.take():
-                line.talk.feed(data)
-            return line
-    if seconds is None:
-        raise server.TimeoutError("Timeout reading from socket")
-    return None
-
-
-def _give_up(awaited: asyncio.Future[None]) -> None:
-    if not awaited.done():
-        awaited.set_result(None)

@@ -23,7 +23,7 @@ from atomq.retrying import Elsewhere, NoAnswer, NotLoaded, Unsent
 
 if TYPE_CHECKING:
     from atomq.calls import Call
-    from atomq.client import EngineBase
+    from atomq.engine_base import EngineBase
 
 EVERY = 0.25  # seconds, at least, between two times that the nodes are asked
 WITHIN = 0.3  # seconds for a node to answer the first time, its handshake too; then twice as many

@@ -22,7 +22,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from atomq import calls, flows, fork
 from atomq.calls import Call, Claimed, Verdict, renewal_ms
-from atomq.client import Engine, EngineBase
+from atomq.client import Engine
+from atomq.engine_base import EngineBase
 from atomq.errors import AtomqError, InvalidMessage, ServerUnavailable
 from atomq.flows import Acks, Flow, clock
 from atomq.keys import Place, QueueKeys

@@ -27,7 +27,7 @@ from atomq.retrying import SERVER_ERRORS, Replaced, connecting, leads_astray
 
 if TYPE_CHECKING:
     from atomq.calls import Call
-    from atomq.client import EngineBase
+    from atomq.engine_base import EngineBase
 
 FRESH = 0.5  # seconds for which a connection that was used is not looked at before it is used again
 LOOK = 0.25  # seconds between two looks, during a WAIT, whether there is another master

@@ -20,17 +20,17 @@ from redis import exceptions as server
 from redis.asyncio.connection import AbstractConnection
 
 from atomq import connect, wires
+from atomq.cancellation import cancelling
 from atomq.conversation import PUSHED, Conversation, packed
 from atomq.flight import Flight
 from atomq.keys import Place
 from atomq.outage import Standing, outage_of
 from atomq.pool import FRESH, HANDSHAKE, LATE, LONGER, check_version
 from atomq.retrying import SERVER_ERRORS, Replaced, Unsent, connecting, leads_astray
-from atomq.shared import cancelling
 
 if TYPE_CHECKING:
     from atomq.calls import Call
-    from atomq.client import EngineBase
+    from atomq.engine_base import EngineBase
 
 T = TypeVar("T")
 

@@ -18,13 +18,14 @@ from typing import Any, NamedTuple, Self
 from atomq import calls, flows, tracing
 from atomq.arguments import Seconds
 from atomq.calls import Counts, MessageStatus, Part, Peeked, Progress, QueueState, Verdict
-from atomq.client import Engine, Waiter
+from atomq.client import Engine
 from atomq.errors import AtomqError, MessageCancelled, ServerUnavailable
 from atomq.flows import Flow, Pace, Stop
 from atomq.handlers import check_handler, check_result
 from atomq.message_base import MessageBase, messages_of, result_of, settling
 from atomq.queue_base import Item, QueueBase
 from atomq.receiver_base import Ending, ReceiverBase, is_stopped
+from atomq.waiter import Waiter
 from atomq.workers import Threads, call_in_thread
 
 log = logging.getLogger("atomq.queue")

@@ -16,15 +16,17 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from atomq import calls, flows, tracing
-from atomq.aio import AsyncEngine, AsyncWaiter, to_the_end
+from atomq.aio import AsyncEngine
 from atomq.arguments import Seconds
 from atomq.calls import Counts, MessageStatus, Part, Peeked, Progress, QueueState, Verdict
+from atomq.cancellation import to_the_end
 from atomq.errors import AtomqError, MessageCancelled, ServerUnavailable
 from atomq.flows import Flow, Pace, Stop
 from atomq.handlers import check_handler, check_result
 from atomq.message_base import MessageBase, messages_of, result_of, settling
 from atomq.queue_base import Item, QueueBase
 from atomq.receiver_base import Ending, ReceiverBase, is_stopped
+from atomq.waiter_aio import AsyncWaiter
 from atomq.workers import Tasks, call_in_task
 
 log = logging.getLogger("atomq.queue")

@@ -28,8 +28,8 @@ from atomq.calls import (
     Rejection,
     Verdict,
 )
-from atomq.client import EngineBase
 from atomq.durability import Durability
+from atomq.engine_base import EngineBase
 from atomq.errors import InvalidArgument, LeaseLost
 from atomq.flows import Flow, Pace
 from atomq.fork import once

@@ -26,7 +26,7 @@ from atomq.shared import Shared
 
 if TYPE_CHECKING:
     from atomq.calls import Call
-    from atomq.client import EngineBase
+    from atomq.engine_base import EngineBase
 
 
 class Shards(Nodes[Pool]):

@@ -20,7 +20,7 @@ from atomq.shared import AsyncShared
 
 if TYPE_CHECKING:
     from atomq.calls import Call
-    from atomq.client import EngineBase
+    from atomq.engine_base import EngineBase
 
 
 class AsyncShards(Nodes[AsyncPool]):

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from atomq import fork
+from atomq.cancellation import cancelling
 from atomq.errors import ServerUnavailable
 
 K = TypeVar("K")
@@ -79,18 +80,6 @@ class Shared(Generic[T]):
         finally:
             self._asked = None
             del mine
-
-
-def cancelling() -> int:
-    """How often this task was cancelled.
-
-    A `CancelledError` that comes while this is 0 is of another task that it awaits: `asyncio.run`
-    cancels all there are, also those that redis-py makes (by `asyncio.wait_for`, before Python
-    3.12). A frame that has its task as a local keeps what the task was cancelled in, which keeps
-    the frame, and what is dropped.
-    """
-    task = asyncio.current_task()
-    return task.cancelling() if task is not None else 0
 
 
 class AsyncShared(Generic[T]):

@@ -31,7 +31,7 @@ from atomq.looking import Looked
 from atomq.retrying import SERVER_ERRORS
 
 if TYPE_CHECKING:
-    from atomq.client import EngineBase
+    from atomq.engine_base import EngineBase
 
 log = logging.getLogger("atomq.client")
 

@@ -16,7 +16,7 @@ from threading import Thread
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from atomq.aio import to_the_end
+from atomq.cancellation import to_the_end
 from atomq.errors import AtomqError, MessageCancelled
 from atomq.flows import Pace
 from atomq.message_base import MessageBase

@@ -18,7 +18,7 @@ from typing import Any
 import anyio
 import pytest
 
-from atomq import AsyncEngine, AsyncMessage, AsyncQueue, AsyncReceiver, Queue, aio
+from atomq import AsyncEngine, AsyncMessage, AsyncQueue, AsyncReceiver, Queue, cancellation
 from atomq.shared import AsyncShared
 from tests.servers import Server, wait_until
 
@@ -219,7 +219,7 @@ def test_a_verb_that_the_end_of_the_loop_cancels_leaves_nothing_unacked(
 def test_a_server_that_does_not_answer_holds_up_a_cancelled_task_for_a_while_only(
     own_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aio, "PROMPT", 0.3)
+    monkeypatch.setattr(cancellation, "PROMPT", 0.3)
 
     async def main() -> None:
         async with AsyncEngine(own_server.url) as engine:
@@ -299,7 +299,7 @@ def test_what_the_end_of_the_loop_ended_is_asked_again_by_what_goes_on(kind: str
         async def give_back() -> None:
             got.append(await shared(ask))
 
-        giving = asyncio.create_task(aio.to_the_end(give_back()))
+        giving = asyncio.create_task(cancellation.to_the_end(give_back()))
         await asking.wait()
         assert not giving.done()
 

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from atomq import AsyncEngine, AsyncMessage, AsyncQueue, AsyncReceiver, Engine, Queue, Receiver
-from atomq.aio import MOST_HEARD, _Heard
 from atomq.keys import RegisterKeys
+from atomq.waiter_aio import MOST_HEARD, _Heard
 from tests.proxy import Proxy
 from tests.servers import Server, wait_until
 from tests.threads import running

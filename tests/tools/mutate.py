@@ -57,7 +57,7 @@ FILES = [
     *("lua/*.lua", "lua/lib/*.lua"),
     *(f"engine/atomq/{n}.py" for n in ("conversation", "waiting", "retrying")),
     *("engine/atomq/flows/*.py", "engine/atomq/aio.py"),
-    *(f"engine/atomq/{n}.py" for n in ("client", "leases")),
+    *(f"engine/atomq/{n}.py" for n in ("client", "engine_base", "waiter", "waiter_aio", "leases")),
     *(f"engine/atomq/contrib/kombu/{n}.py" for n in ("line", "hand_over", "poller", "qos")),
     *(f"engine/atomq/contrib/kombu/{n}.py" for n in ("publishing", "declaring", "consuming")),
     *(f"engine/atomq/contrib/kombu/{n}.py" for n in ("channel", "unconfirmed")),

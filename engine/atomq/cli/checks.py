@@ -26,8 +26,8 @@ from atomq.errors import (
 if TYPE_CHECKING:
     from atomq.calls import QueueState
     from atomq.cli.session import Session
-    from atomq.client import Node
     from atomq.contrib.fleet import Worker
+    from atomq.node import Node
 
 
 def everything(session: Session, names: Sequence[str] | None) -> Findings:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from atomq.errors import AtomqError, PermissionDenied, ServerError
 
 if TYPE_CHECKING:
-    from atomq.client import Engine, Node
+    from atomq.client import Engine
+    from atomq.node import Node
 
 _PATIENCE = 2.0  # seconds to connect to a replica: its address may lead nowhere from here
 

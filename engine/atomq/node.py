@@ -1,0 +1,56 @@
+"""One server that runs scripts: which it knows, and loading them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from redis import exceptions as server
+
+from atomq import arguments
+from atomq.errors import AtomqError, ScriptsNotLoaded
+from atomq.pool import Pool
+from atomq.retrying import SERVER_ERRORS, translated
+from atomq.scripts import Script, every
+
+
+class Node:
+    """One server that runs scripts, to be preloaded."""
+
+    def __init__(self, name: str, pool: Pool) -> None:
+        self.name = name
+        self._pool = pool
+
+    def command(self, *args: Any) -> Any:
+        """Any command on this node. See `Engine.command`."""
+        arguments.command(args)
+        try:
+            return self._pool.command(args)
+        except SERVER_ERRORS as error:
+            raise translated(error) from error
+
+    def load(self, scripts: Sequence[Script] | None = None) -> list[Script]:
+        """SCRIPT LOAD all scripts (or these). Raises `ScriptsNotLoaded` if this user may not."""
+        scripts = every() if scripts is None else scripts
+        for script in scripts:
+            try:
+                said = self._pool.command(("SCRIPT LOAD", script.text))
+            except server.NoPermissionError as error:
+                raise ScriptsNotLoaded(
+                    f"this user may not load scripts on {self.name}: needs +script|load ({error})"
+                ) from error
+            except SERVER_ERRORS as error:
+                raise translated(error) from error
+            sha = said.decode() if isinstance(said, bytes) else said
+            if sha != script.sha:
+                raise AtomqError(f"{self.name} named {script.name} {sha}, not {script.sha}")
+        return list(scripts)
+
+    def missing(self) -> list[Script]:
+        """The scripts this node does not know."""
+        scripts = every()
+        try:
+            known = self._pool.command(("SCRIPT EXISTS", *(s.sha for s in scripts)))
+        except SERVER_ERRORS as error:
+            raise translated(error) from error
+        return [script for script, present in zip(scripts, known, strict=True) if not present]

@@ -1,0 +1,49 @@
+"""What an engine reports of the servers that are in trouble while it carries out a call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis import exceptions as server
+
+from atomq.errors import ServerUnavailable
+from atomq.outage import PATIENCE, Outage, Standing, outage_of_slot
+from atomq.retrying import Pause
+
+
+class OutageReport:
+    """What a driver reports of the servers that are in trouble while it runs a call."""
+
+    def __init__(self, lines: Any, standing: Standing) -> None:
+        self._pool = lines
+        self._standing = standing
+        self._troubled = {standing}
+        self._moving: set[Outage] = set()
+
+    def pauses(self, pause: Pause) -> None:
+        """It waits for a server, or for a slot that moves: then its node is well."""
+        outage = self._standing.outage
+        if isinstance(pause.trouble, server.TryAgainError) and pause.call is not None:
+            outage = outage_of_slot(pause.call.queue.slot)
+            self._moving.add(outage)
+        elif pause.call is not None:
+            self._standing = self._pool.standing_of(pause.call)
+            self._troubled.add(self._standing)
+            outage = self._standing.outage
+        if pause.spent + pause.seconds > PATIENCE:
+            outage.away(pause.trouble, pause.spent)
+
+    def gave_up(self, error: Exception) -> None:
+        """It waits no longer."""
+        if not isinstance(error.__cause__, server.TryAgainError):
+            self._standing.gave_up(error)
+
+    def ended(self, results: list[Any]) -> None:
+        """There are results; of a batch some may be missing."""
+        for result in results:
+            if isinstance(result, ServerUnavailable):
+                self._troubled.discard(self._standing)
+                self.gave_up(result)
+                break
+        for outage in (*self._moving, *(standing.outage for standing in self._troubled)):
+            outage.back()

@@ -1,0 +1,193 @@
+"""What a consumer of a task waits on: the asyncio twin of `waiter.py`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from redis import exceptions as server
+from redis.asyncio.connection import AbstractConnection
+
+from atomq import waiting, wires
+from atomq.calls import Call, Claimed
+from atomq.cancellation import PROMPT
+from atomq.flows import Answer
+from atomq.listening_aio import Ear
+from atomq.retrying import SERVER_ERRORS, translated
+from atomq.waiting import Actions, Line, Waiting
+
+if TYPE_CHECKING:
+    from atomq.aio import AsyncEngine
+
+T = TypeVar("T")
+MOST_HEARD = 64  # pieces that came and were not taken; then no more is read
+
+
+class AsyncWaiter:
+    """The asyncio twin of `Waiter`. It belongs to one task at a time."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._waiting = Waiting(engine, listens=engine.address.kind != "memory")
+        self._era = engine.era
+        self._ear: Ear | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is anything to close."""
+        return bool(self._waiting.lines) or self._ear is not None
+
+    async def wait(
+        self,
+        keys: tuple[str, ...],
+        seconds: float,
+        ahead: Call[Claimed] | None = None,
+        *,
+        lasts: float = 0.0,
+        channels: Sequence[str] = (),
+    ) -> Answer:
+        """See `flows.Wait`."""
+        actions = self._waiting.wait(keys, seconds, ahead, lasts=lasts, channels=channels)
+        return await self._drive(actions)
+
+    async def withdraw(self) -> list[str] | Claimed:
+        """See `flows.Withdraw`."""
+        return await self._drive(self._waiting.withdraw())
+
+    async def listen(self, channel: str, seconds: float) -> bytes | None:
+        """The next message on a channel, or None after `seconds`; 0 only subscribes."""
+        try:
+            if self._era != self._engine.era:
+                self._hang_up()
+                self._era = self._engine.era
+            listener, ear = self._engine.listener(channel), self._ear
+            if ear is None or ear.channel != channel or ear.listener is not listener:
+                self._hang_up()
+                ear = self._ear = await listener.listen(channel)
+            if seconds:
+                return await ear.next(seconds)
+        except server.NoPermissionError as error:
+            raise translated(error) from error
+        except SERVER_ERRORS:
+            self._hang_up()
+            await asyncio.sleep(min(seconds, 0.05))
+        return None
+
+    async def close(self) -> None:
+        """Close the connections. A token that was not read is lost; others notice within 1.2 s."""
+        await self._drive(self._waiting.close())
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        ear, self._ear = self._ear, None
+        if ear is not None:
+            ear.listener.leave(ear)
+
+    # ── driving ───────────────────────────────────────────────────────────────────────────────
+
+    async def _drive(self, actions: Actions[T]) -> T:
+        answer: Any = None
+        trouble: BaseException | None = None
+        while True:
+            try:
+                action = actions.send(answer) if trouble is None else actions.throw(trouble)
+            except StopIteration as stop:
+                value: T = stop.value
+                return value
+            finally:
+                trouble = None
+            try:
+                answer = await self._perform(action)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - raised there
+                trouble = error
+
+    async def _perform(self, action: waiting.Action) -> Any:
+        match action:
+            case waiting.Send(line, data):
+                line.wire.write(data)
+            case waiting.Hear(lines, seconds):
+                return await _hear(lines, seconds)
+            case waiting.Unblock(client_ids, node):
+                await self._engine._pool.unblock(client_ids, node)
+            case waiting.Open(names):
+                found = await self._engine._pool.blocking(names)
+                return [Line(_Heard(connection), some) for connection, some in found]
+            case waiting.Close(lines):
+                for line in lines:
+                    line.wire.close()
+            case waiting.Rest(seconds):
+                await asyncio.sleep(seconds)
+        return None
+
+
+class _Heard:
+    """A wire, and what came over it and was not taken yet: not more than `MOST_HEARD` pieces.
+
+    A consumer that works for hours hears all the while of the looks of others. What it does not
+    take stays with the server, which closes the connection of one that takes nothing for too long.
+    """
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self._came: list[Any] = []
+        self._error: Exception | None = None
+        self.awaited: asyncio.Future[None] | None = None
+        self._wire = wires.taken_async(connection, self._received, self._lost)
+        self.hello, self.node = self._wire.hello, self._wire.node
+        self.write, self.close = self._wire.write, self._wire.close
+
+    @property
+    def has_come(self) -> bool:
+        """Whether something came, or it broke."""
+        return bool(self._came) or self._error is not None
+
+    def take(self) -> list[Any]:
+        """What came. Raises what broke it, once all that came before was taken."""
+        came, self._came = self._came, []
+        if len(came) >= MOST_HEARD:
+            self._wire.read(True)
+        if not came and self._error is not None:
+            raise self._error
+        return came
+
+    def _received(self, data: Any) -> None:
+        self._came.append(data)
+        if len(self._came) == MOST_HEARD:
+            self._wire.read(False)
+        self._wake()
+
+    def _lost(self, error: Exception) -> None:
+        self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self.awaited is not None and not self.awaited.done():
+            self.awaited.set_result(None)
+
+
+async def _hear(lines: Sequence[Line], seconds: float | None) -> Line | None:
+    if not any(line.wire.has_come for line in lines) and seconds != 0:
+        loop = asyncio.get_running_loop()
+        awaited = loop.create_future()
+        for line in lines:
+            line.wire.awaited = awaited
+        timer = loop.call_later(PROMPT if seconds is None else seconds, _give_up, awaited)
+        try:
+            await awaited
+        finally:
+            timer.cancel()
+            for line in lines:
+                line.wire.awaited = None
+    for line in lines:
+        if line.wire.has_come:
+            for data in line.wire.take():
+                line.talk.feed(data)
+            return line
+    if seconds is None:
+        raise server.TimeoutError("Timeout reading from socket")
+    return None
+
+
+def _give_up(awaited: asyncio.Future[None]) -> None:
+    if not awaited.done():
+        awaited.set_result(None)
