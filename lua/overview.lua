@@ -15,10 +15,11 @@
 --   steps            int     priority steps, 1 to 10
 --   max_bytes        int     bytes of ready messages that are looked at, to learn how old the oldest is
 -- RETURNS
---   now, ms; a text for each queue: names and values of stats, a line each. Unless it holds nothing and is not paused,
---   there is a line of numbers before: 1 if it is paused or 0; then, unless it holds nothing, ready, one number a step;
---   unacked; of these past their deadline; delayed; of these due; dead; next due ms or -1; when the next ready message
---   was put, s, or -1 where that is not known. Or "!" and why it cannot be read
+--   now, ms; a text for each queue: names and values of stats, a line each, and of `partitions` the record, if it has
+--   one. Unless it holds nothing and is not paused, there is a line of numbers before: 1 if it is paused or 0; then,
+--   unless it holds nothing, ready, one number a step; unacked; of these past their deadline; delayed; of these due;
+--   dead; next due ms or -1; when the next ready message was put, s, or -1 where that is not known. Or "!" and why it
+--   cannot be read
 -- ERRORS
 --   BADARG  WRONGTYPE
 local args = require("lib.args")
@@ -88,11 +89,21 @@ local function there(from, to)
   return type(many) == "number" and many or 1000
 end
 
+-- What is set of a queue: is it paused, and its partitions. A monitor of older rules may not run HMGET.
+local function set_of(meta)
+  local set = redis.pcall("HMGET", meta, "paused", "partitions")
+  return set.err and { call("HGET", meta, "paused"), call("HGET", meta, "partitions") } or set
+end
+
 -- Read the queue whose keys begin behind `at`. Once all keys are met that are there, no other is looked for.
 local function read(at)
   local left = there(at + 3, at + width)
-  local paused = call("HGET", KEYS[at + 1], "paused") == "1" and "1" or "0"
-  local stats = concat(call("HGETALL", KEYS[at + 2]), "\n")
+  local meta, stats = set_of(KEYS[at + 1]), call("HGETALL", KEYS[at + 2])
+  local paused = meta[1] == "1" and "1" or "0"
+  if meta[2] then
+    stats[#stats + 1], stats[#stats + 2] = "partitions", meta[2]
+  end
+  stats = concat(stats, "\n")
   if left == 0 then
     return paused == "1" and "1\n" .. stats or stats
   end

@@ -127,7 +127,9 @@ class AsyncEngine(EngineBase):
             return []
         self._enter_loop()
         standing = self._pool.standing_of(calls[0])
-        retry = self.retry if standing.verified else await self._verify(calls[0])
+        # One node that is verified will do: the first call may be for one that is away.
+        is_known = any(self._pool.standing_of(call).verified for call in calls)
+        retry = self.retry if is_known else await self._verify(calls[0])
         for call in calls:
             if call.durability is not None:
                 retry = await self._verify_durable(call, call.durability, retry)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
-from atomq.calls import MAX_BYTES, Counts, Part, Peeked, QueueState
+from atomq.calls import MAX_BYTES, Counts, Part, Peeked, QueueOverview, QueueState
 from atomq.errors import InvalidMessage, ServerUnavailable
 from atomq.message import Envelope
 from atomq.partitions import letter_mark
@@ -64,6 +64,37 @@ def state_of(answers: Answers[QueueState]) -> QueueState:
         stats=dict(stats),
         partitions=tuple(answers.names),
         unanswered=tuple(answers.missing),
+    )
+
+
+def overview_of(
+    queue: str, names: Sequence[str], answers: Mapping[str, QueueOverview]
+) -> QueueOverview:
+    """The whole queue in numbers, as one of many, of the partitions that answered: one at least."""
+    parts = tuple(answers[name] for name in names if name in answers)
+    ready, stats, reasons = Counter[int](), Counter[str](), Counter[str]()
+    for part in parts:
+        ready.update(part.ready_by_priority)
+        stats.update(part.stats)
+        reasons.update(part.dead_by_reason)
+    return replace(
+        parts[0],
+        name=queue,
+        now_ms=max(part.now_ms for part in parts),
+        ready_by_priority={priority: ready[priority] for priority in parts[0].ready_by_priority},
+        unacked=sum(part.unacked for part in parts),
+        expired=sum(part.expired for part in parts),
+        delayed=sum(part.delayed for part in parts),
+        due=sum(part.due for part in parts),
+        dead=sum(part.dead for part in parts),
+        next_due_ms=_first(part.next_due_ms for part in parts),
+        put_s=_first(part.put_s for part in parts),
+        paused=any(part.paused for part in parts),
+        stats=dict(stats),
+        dead_by_reason=dict(reasons),
+        partitions=tuple(names),
+        unanswered=tuple(name for name in names if name not in answers),
+        by_partition=parts,
     )
 
 

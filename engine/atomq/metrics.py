@@ -186,13 +186,13 @@ class _Families:
 
     def fill(self, found: Overview) -> None:
         self.unreadable.add_metric([], len(found.unreadable))
-        consumers = Counter(name for process in found.processes for name in process.queues)
+        consumers = Counter(name for p in found.processes for name in found.consumed(p))
         for queue in found.queues:
             self._of_queue(queue, consumers[queue.name])
         read = {queue.name for queue in found.queues}
         limits: dict[tuple[str, str], float] = {}
         for process in found.processes:
-            for name in read.intersection(process.queues):
+            for name in read.intersection(found.consumed(process)):
                 for limit in LIMITS & process.limits.keys():
                     at, value = (name, limit), process.limits[limit]
                     limits[at] = min(limits.get(at, value), value)
@@ -223,6 +223,8 @@ class _Families:
             self.next_due.add_metric([name], queue.next_due_seconds)
         self.paused.add_metric([name], float(queue.paused))
         self.consumers.add_metric([name], consumers)
+        if queue.unanswered:  # a counter that falls for a while would look as if it began anew
+            return
         for event in EVENTS:
             self.events.add_metric([name, event], queue.stats.get(event, 0))
         for reason, count in queue.dead_by_reason.items():

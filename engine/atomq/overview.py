@@ -4,18 +4,22 @@ Nothing is searched for: the register names the queues (1,000 a call), and `lua/
 up to 200 of them in one call: about a millisecond of the server if most of them are idle, 5 if each
 has messages in every state. 200 queues are two server calls. In a cluster each queue is a call of
 its own, and those of a page go to all nodes at once.
+
+The register has the partitions of a queue among its names. They are one row here, and those that it
+does not have are read in one more call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
-from atomq import arguments, calls
+from atomq import arguments, calls, merging
 from atomq.calls import Call, Process, QueueOverview
 from atomq.errors import AtomqError, InvalidArgument
 from atomq.flows import Flow, Together, ask
 from atomq.keys import QueueKeys, RegisterKeys
+from atomq.partitions import queue_of
 
 AT_ONCE = 200  # queues that one script reads
 
@@ -25,9 +29,12 @@ class Overview:
     """What `Engine.overview` answers."""
 
     queues: list[QueueOverview] = field(default_factory=list)
-    """In the order of their names, as bytes."""
+    """In the order of their names, as bytes. The partitions of a queue are one row."""
     unreadable: dict[str, AtomqError] = field(default_factory=dict)
-    """The queues that could not be read, and why: a key of another type, a node that is away."""
+    """The queues that could not be read, and why: a key of another type, a node that is away.
+
+    So are the partitions that could not: the row of their queue is `unanswered` by them.
+    """
     processes: list[Process] = field(default_factory=list)
     """Those that consume, 1,000 at most."""
     alive: int = 0
@@ -35,9 +42,17 @@ class Overview:
     next: str = ""
     """The `after` of the next page; "": this was the last one."""
 
+    wholes: dict[str, str] = field(default_factory=dict)
+    """The queue of each partition that is in no row of its own."""
+
     def consumers_of(self, queue: str) -> list[Process]:
         """The processes that consume a queue. Each names its first 100 queues."""
-        return [process for process in self.processes if queue in process.queues]
+        names = {queue, *(name for name, whole in self.wholes.items() if whole == queue)}
+        return [process for process in self.processes if not names.isdisjoint(process.queues)]
+
+    def consumed(self, process: Process) -> set[str]:
+        """The queues that a process names, each once: partitions by the name of their queue."""
+        return {self.wholes.get(name, name) for name in process.queues}
 
 
 def overview(
@@ -48,34 +63,52 @@ def overview(
     limit: int | None,
 ) -> Flow[Overview]:
     """See `Engine.overview`."""
-    found = Overview()
+    found, read = Overview(), _Read(keys_of)
     if limit is not None:
         arguments.whole("limit", limit, 1, calls.MOST)
     if names is not None:
-        yield from _read(keys_of, list(names), found)
+        yield from read.these(names)
+        yield from _fold(read, found, set(names), "")
+        found.queues.sort(key=lambda row: names.index(row.name))
         return found
+    first = after
     while True:
         most = limit or calls.MOST
         page = yield from ask(calls.roster(register, after=after, limit=most))
         found.processes, found.alive = page.processes, page.alive
-        yield from _read(keys_of, page.queues, found)
-        if len(page.queues) < most:
+        yield from read.these(page.queues)
+        is_last = len(page.queues) < most
+        if is_last or limit is not None:
+            yield from _fold(read, found, set(), first)
+            found.next = "" if is_last else page.queues[-1]
             return found
         after = page.queues[-1]
-        if limit is not None:
-            found.next = after
-            return found
 
 
-def _read(keys_of: Callable[[str], QueueKeys], names: Sequence[str], found: Overview) -> Flow[None]:
-    queues: list[QueueKeys] = []
-    for name in names:
-        try:
-            queues.append(keys_of(name))
-        except InvalidArgument as error:  # it is the name of a queue in another layout
-            found.unreadable[name] = error
-    for i in range(0, len(queues), AT_ONCE):
-        page = queues[i : i + AT_ONCE]
+class _Read:
+    """What was read of queues, by their names."""
+
+    def __init__(self, keys_of: Callable[[str], QueueKeys]) -> None:
+        self._keys_of = keys_of
+        self.found: dict[str, QueueOverview] = {}
+        self.unreadable: dict[str, AtomqError] = {}
+
+    def these(self, names: Iterable[str]) -> Flow[None]:
+        """Read these, but those that were. Raises what came of it if none of them can be."""
+        queues: list[QueueKeys] = []
+        for name in dict.fromkeys(names):
+            if name in self.found or name in self.unreadable:
+                continue
+            try:
+                queues.append(self._keys_of(name))
+            except InvalidArgument as error:  # it is the name of a queue in another layout
+                self.unreadable[name] = error
+        for i in range(0, len(queues), AT_ONCE):
+            yield from self._page(queues[i : i + AT_ONCE])
+        if queues and not self.found:
+            raise next(iter(self.unreadable.values()))
+
+    def _page(self, page: Sequence[QueueKeys]) -> Flow[None]:
         groups = [[queue] for queue in page] if page[0].layout == "cluster" else [page]
         asked: list[Call[list[QueueOverview | AtomqError]]] = list(map(calls.overview, groups))
         answers = yield from ask(Together(asked))
@@ -83,12 +116,44 @@ def _read(keys_of: Callable[[str], QueueKeys], names: Sequence[str], found: Over
             if isinstance(answer, AtomqError):
                 if len(group) > 1:  # it is the server that is in trouble
                     raise answer
-                found.unreadable[group[0].name] = answer
+                self.unreadable[group[0].name] = answer
                 continue
             for queue, each in zip(group, answer, strict=True):
                 if isinstance(each, AtomqError):
-                    found.unreadable[queue.name] = each
+                    self.unreadable[queue.name] = each
                 else:
-                    found.queues.append(each)
-    if queues and not found.queues:
-        raise next(iter(found.unreadable.values()))
+                    self.found[queue.name] = each
+
+
+def _fold(read: _Read, found: Overview, named: Collection[str], after: str) -> Flow[None]:
+    """Make rows of what was read. Partitions have one of their own only if they were `named`.
+
+    A queue whose name was not read may have been on a page before, if the name is not behind
+    `after`; else it is not in the register.
+    """
+    listed = {*read.found, *read.unreadable}
+    roots = {queue_of(name) for name in listed} - listed - {""} if not named else set[str]()
+    yield from read.these(sorted(roots))
+    spread: dict[str, tuple[str, ...]] = {}
+    for name, row in read.found.items():
+        if row.partitions and not (named and row.partitions[0] != name):
+            queue = row.partitions[0]
+            spread[queue] = max(spread.get(queue, ()), row.partitions, key=len)
+    yield from read.these(name for names in spread.values() for name in names)
+    found.wholes = {
+        name: queue for queue, names in spread.items() for name in names[1:] if name not in named
+    }
+    rows = {
+        name: replace(row, partitions=())
+        for name, row in read.found.items()
+        if name in listed and name not in found.wholes and name not in spread
+    }
+    for queue, names in spread.items():
+        if queue in listed or _key(queue) > _key(after):
+            rows[queue] = merging.overview_of(queue, names, read.found)
+    found.queues = [rows[name] for name in sorted(rows, key=_key)]
+    found.unreadable = read.unreadable
+
+
+def _key(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")

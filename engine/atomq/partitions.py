@@ -26,6 +26,7 @@ _TRIES = 10_000  # names that are tried for one partition
 _MASK = (1 << 64) - 1
 _RECORD = re.compile(r"[0-9]{1,3}(/[0-9]{1,3})*( [0-9]{1,9})*", re.ASCII)
 _MARK = re.compile(r"#(\+?)([0-9]{1,3})\Z", re.ASCII)
+_NAME = re.compile(r"(.+)#[0-9]{1,3}\.[0-9]{1,9}", re.ASCII | re.DOTALL)
 
 
 class PartitionMap:
@@ -164,6 +165,15 @@ class PartitionMap:
 def name_of(queue: str, position: int, number: int) -> str:
     """What a partition is called that is not the first."""
     return f"{queue}#{position}.{number}"
+
+
+def queue_of(name: str) -> str:
+    """The queue that this would be a partition of, by its name; "": it looks like none of any.
+
+    Whether it is one is in the record of that queue.
+    """
+    found = _NAME.fullmatch(name)
+    return found[1] if found else ""
 
 
 def letter_mark(position: int) -> str:

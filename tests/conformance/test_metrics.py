@@ -90,6 +90,29 @@ def test_a_scrape_as_prometheus_reads_it(server: Server) -> None:
 
 
 @ONE
+def test_a_queue_of_partitions_is_one_queue(server: Server) -> None:
+    with Engine(server.url) as engine:
+        orders: Any = Queue("orders", engine, partitions=3)
+        orders.put_many([1, 2])
+        for n in range(3):
+            orders.put(n)
+        with orders.claim_many(5)[0] as message:
+            names = [part.name for part in orders.partitions()]
+            engine.run(calls.register(engine.register.keys, names))
+            wait_until("this process is there", lambda: engine.overview().processes)
+            samples = scrape(AtomqCollector(engine))
+            assert message is not None
+        queues = {dict(labels).get("queue") for _, labels in samples} - {None}
+        assert queues == {"orders"}
+        assert value(samples, "atomq_queue_events_total", queue="orders", event="published") == 5
+        assert value(samples, "atomq_queue_consumers", queue="orders") == 1
+        server.client().set(engine.keys(names[1]).dead, "text")
+        samples = scrape(AtomqCollector(engine))
+        assert value(samples, "atomq_unreadable_queues") == 1
+        assert not [name for name, _ in samples if "events" in name]
+
+
+@ONE
 def test_no_label_is_an_id_and_odd_names_are_read_back(server: Server) -> None:
     with Engine(server.url) as engine:
         for name in ('a "b"\\n', "ünï{c}", "two\nlines"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 
 from atomq import AsyncEngine, Engine, Queue, ServerUnavailable, WrongType, calls
 from atomq.overview import Overview
-from tests.conformance.test_register import of
+from tests.conformance.test_register import of, roster
 from tests.servers import Cluster, Server, wait_until
 
 ONE = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
@@ -176,3 +177,90 @@ def test_what_it_costs_the_server(server: Server) -> None:
             took = db.info("commandstats")["cmdstat_evalsha"]["usec"]
             ratios.append(stats["cmdstat_evalsha"]["usec"] / took)
         assert min(ratios) < 4, ratios
+
+
+# ── queues over several partitions ────────────────────────────────────────────────────────────
+
+
+def spread(engine: Engine) -> Any:
+    """A queue over four partitions, each with a dead letter, a ready and a delayed message."""
+    orders: Any = Queue("orders", engine, partitions=4)
+    for n in range(4):
+        orders.put(n)
+    for _ in range(4):
+        orders.claim(timeout=2).reject("odd")
+    for n in range(4):
+        orders.put(n)
+    for _ in range(4):
+        orders.put("later", delay=60)
+    return orders
+
+
+def registered(engine: Engine, names: list[str]) -> None:
+    known = set(names)
+    wait_until("they are in the register", lambda: known <= set(roster(engine).queues))
+
+
+@ONE
+def test_a_queue_of_partitions_is_one_row(server: Server) -> None:
+    of_partitions(server.url)
+
+
+@ONE
+def test_a_queue_of_partitions_is_one_row_of_a_cluster(cluster: Cluster) -> None:
+    of_partitions(of(cluster))
+
+
+def of_partitions(url: str) -> None:
+    with Engine(url) as engine:
+        orders = spread(engine)
+        names = [part.name for part in orders.partitions()]
+        for other in ("orders!", "orders-of-others", "orders#1.x", "other#1.0"):
+            Queue(other, engine).put(1)
+        registered(engine, [*names, "orders!", "orders-of-others", "orders#1.x", "other#1.0"])
+        consumer: Any = {"process": "one", "alive_ms": 9000, "entry": json.dumps({"queues": names})}
+        engine.run(calls.register(engine.register.keys, names, **consumer))
+        found = engine.overview()
+        assert [each.name for each in found.queues] == [
+            "orders",
+            "orders!",
+            "orders#1.x",
+            "orders-of-others",
+            "other#1.0",
+        ]
+        row = found.queues[0]
+        assert (row.ready, row.delayed, row.dead, row.unacked) == (4, 4, 4, 0)
+        assert row.stats["published"] == 12
+        assert row.dead_by_reason == {"odd": 4}
+        assert row.put_s == min(each.put_s or 0 for each in row.by_partition)
+        assert row.partitions == tuple(names)
+        assert [each.name for each in row.by_partition] == names
+        assert (row.unanswered, found.unreadable) == ((), {})
+        assert [each.name for each in found.consumers_of("orders")].count("one") == 1
+        assert "one" not in [each.name for each in found.consumers_of("other#1.0")]
+
+        paged, after = [], ""
+        while True:  # its partitions are behind the end of a page, and on pages of their own
+            page = engine.overview(limit=2, after=after)
+            paged += [each.name for each in page.queues]
+            if not (after := page.next):
+                break
+        assert paged == [each.name for each in found.queues]
+        some = engine.overview([names[2], "orders"])
+        assert [(each.name, each.ready) for each in some.queues] == [(names[2], 1), ("orders", 4)]
+        assert some.queues[0].partitions == ()
+
+
+@ONE
+def test_a_row_names_the_partition_that_cannot_be_read(server: Server) -> None:
+    with Engine(server.url) as engine:
+        orders = spread(engine)
+        names = [part.name for part in orders.partitions()]
+        registered(engine, names)
+        keys = engine.keys(names[1])
+        server.client().delete(keys.dead)
+        server.client().set(keys.dead, "text")
+        found = engine.overview()
+        assert [(each.name, each.ready) for each in found.queues] == [("orders", 3)]
+        assert found.queues[0].unanswered == (names[1],)
+        assert set(found.unreadable) == {names[1]}

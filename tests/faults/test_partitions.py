@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from atomq import AsyncQueue, Queue
+from atomq import AsyncQueue, Engine, Queue, calls
 from atomq.errors import ServerUnavailable
 from tests.conformance.twin import Loop, Twin
 from tests.conftest import LONG
@@ -160,12 +160,22 @@ def test_a_process_begins_while_the_first_partition_is_away(make: Make, three: C
     """A copy of the record says where the others are."""
     queue = make()
     names = [part.name for part in queue.partitions()]
+    for part in queue.partitions():
+        part.put(1, delay=60)
+    with Engine(f"redis+cluster://127.0.0.1:{three.nodes[0].port}") as other:
+        other.run(calls.register(other.register.keys, names))
     dead = node_of(three, queue.partitions()[0])
     dead.kill()
     try:
         first = (three.nodes.index(dead) + 1) % 3
         late = make(first=first, retry_budget=1)
         assert [part.name for part in late.partitions()] == names
+        url = f"redis+cluster://127.0.0.1:{three.nodes[first].port}"
+        with Engine(url, retry_budget=1) as other:
+            seen = other.overview()
+        assert [row.name for row in seen.queues] == ["q"]
+        assert "q" in seen.queues[0].unanswered
+        assert seen.queues[0].partitions == tuple(names)
         put, slowest = put_for(late, 0.5)
         assert put
         assert slowest < 1.5

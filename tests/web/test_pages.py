@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from html import unescape
 from typing import Any
 
 import pytest
@@ -441,6 +442,45 @@ def test_without_its_library_there_are_no_metrics(
     monkeypatch.delitem(sys.modules, "atomq.metrics", raising=False)
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     assert "pip install" in shown(page(), "/metrics", code=404)
+
+
+def test_a_queue_of_partitions_is_one_queue(engine: Engine, page: Open) -> None:
+    orders: Any = Queue("orders", engine, partitions=3)
+    parts = orders.partitions()
+    parts[1].put_many([Item(n, id=f"o-{n}") for n in range(3)])
+    parts[2].put(1, id="elsewhere", delay=60)
+    parts[2].put(1, id="dies")
+    parts[2].claim_many(1)[0].reject("odd")
+    known(engine, *(part.name for part in parts))
+    client = page()
+    said = shown(client, "/")
+    assert re.search(r"orders 3 partitions 3 3 0 0 1 0 1 ", said), said
+    assert "#" not in said.partition("Queue Backlog")[2]
+    said = shown(client, "/queue", name="orders")
+    assert re.search(rf"Partition .* {parts[1].name} 3 0 0 0 ", said), said
+    assert f"Messages of {parts[1].name}: Id" in said
+    assert "o-0" in said
+    link = re.search(r'href="(/message[^"]*o-1[^"]*)"', client.get("/queue?name=orders").text)
+    assert link, said
+    assert "o-1" in shown(client, unescape(link[1]))
+    said = shown(client, "/queue", name=parts[2].name, part="delayed")
+    assert f"Queues / orders {parts[2].name}" in said, said
+    assert "elsewhere" in said
+    assert parts[2].name in shown(client, "/message", name="orders", id="elsewhere")
+    assert re.search(r"orders 1 odd 1 ", shown(client, "/dead"))
+
+    def act(action: str, **form: Any) -> None:
+        assert client.post(f"/do/{action}", data={"confirmed": 1, **form}).status_code == 303
+
+    act("pause", queue="orders")
+    assert all(part.state().paused for part in parts)
+    act("resume", queue="orders")
+    act("redrive", queue="orders", all=1)
+    assert orders.state().ready == 4
+    act("cancel", queue=parts[1].name, part="ready", key="o-1")
+    assert orders.state().ready == 3
+    act("purge", queue="orders", parts="ready")
+    assert orders.state().ready == 0
 
 
 def test_on_a_cluster(cluster: Cluster) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 from atomq import scripts
 from atomq.calls.base import MAX_BYTES, Call, as_pairs, as_text, check_items
-from atomq.errors import AtomqError, WrongType
+from atomq.errors import AtomqError, ServerError, WrongType
 from atomq.keys import QueueKeys
+from atomq.partitions import COPY, PartitionMap, queue_of
 
 _DEAD = "dead:"  # in the counters: how many died of what follows
 
@@ -52,6 +53,15 @@ class QueueOverview:
     """How many messages were published, delivered, acked, … since the queue began."""
     dead_by_reason: dict[str, int]
     """How many died since the queue began, by their reason; "other", where there were many."""
+    partitions: tuple[str, ...] = ()
+    """The names of those it is spread over; none: it was never used with `partitions`.
+
+    On a cluster a partition knows those too, of the queue that it belongs to.
+    """
+    unanswered: tuple[str, ...] = ()
+    """The partitions that could not be read, and are not counted in."""
+    by_partition: tuple[QueueOverview, ...] = ()
+    """The others, each by itself, in their order."""
 
     @property
     def ready(self) -> int:
@@ -120,10 +130,17 @@ def _read(keys: QueueKeys, now_ms: int, text: bytes) -> QueueOverview | AtomqErr
     if not numbers:
         numbers = [0] * (steps + 5) + [-1, -1]
     unacked, expired, delayed, due, dead, next_due, put = numbers[steps:]
+    pairs = as_pairs(flat[: len(flat) // 2 * 2])
+    record = pairs.pop("partitions", "")
     try:
-        stats, reasons = counters(as_pairs(flat[: len(flat) // 2 * 2]))
+        stats, reasons = counters(pairs)
     except ValueError:
         return WrongType(f"{keys.stats} holds what is no count")
+    try:
+        whole = queue_of(keys.name) if record.startswith(COPY) else keys.name
+        partitions = PartitionMap.names_of(whole, record.removeprefix(COPY))
+    except ServerError as error:
+        return error
     return QueueOverview(
         name=keys.name,
         now_ms=now_ms,
@@ -138,4 +155,5 @@ def _read(keys: QueueKeys, now_ms: int, text: bytes) -> QueueOverview | AtomqErr
         paused=bool(paused),
         stats=stats,
         dead_by_reason=reasons,
+        partitions=partitions if keys.name in partitions else (),
     )

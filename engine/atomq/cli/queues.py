@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from atomq.cli.output import Column, duration, moment, number, plural, table
+from atomq.cli.output import Column, clean, duration, moment, number, plural, table
 from atomq.cli.session import Exit, Session, Usage, command
-from atomq.errors import AtomqError
+from atomq.errors import AtomqError, ServerUnavailable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -253,9 +253,11 @@ def whole(states: Sequence[QueueState]) -> list[QueueState]:
         if state.name in parts:
             continue
         answers = merging.Answers["QueueState"](state.name, state.partitions)
-        answers.found = {
-            at: by_name[name] for at, name in enumerate(state.partitions) if name in by_name
-        }
+        for at, name in enumerate(state.partitions):
+            if name in by_name:
+                answers.found[at] = by_name[name]
+            else:
+                answers.missing[name] = ServerUnavailable("it did not answer")
         found.append(merging.state_of(answers) if state.partitions else state)
     return found
 
@@ -285,6 +287,8 @@ def row(state: QueueState) -> dict[str, Any]:
         "paused": state.paused,
         "inconsistent": state.inconsistent,
         "stats": state.stats,
+        "partitions": list(state.partitions),
+        "unanswered": list(state.unanswered),
     }
 
 
@@ -353,6 +357,8 @@ def _remark(state: QueueState) -> Any:
         remarks.append(("paused", "yellow"))
     if state.partitions:
         remarks.append((f"{len(state.partitions)} partitions", "dim"))
+    if state.unanswered:
+        remarks.append((clean(f"without {', '.join(state.unanswered)}"), "red"))
     if state.inconsistent:
         remarks.append((f"{number(state.inconsistent)} damaged: see atomq doctor", "red"))
     return Text(" ").join(Text(text, style=style) for text, style in remarks)
@@ -421,8 +427,6 @@ def _rates(before: QueueState | None, now: QueueState) -> tuple[float, float]:
 def _view(session: Session, states: list[QueueState], rates: dict[str, Any]) -> Any:
     from rich.console import Group
     from rich.text import Text
-
-    from atomq.cli.output import clean
 
     clock = time.strftime("%H:%M:%S")
     head = Text(f"{clean(str(session.engine.address))}  {clock}  Ctrl-C ends", style="dim")

@@ -20,7 +20,7 @@ from atomq.cli.dead import LAST, order
 from atomq.cli.messages import PARTS, row
 from atomq.cli.output import clean, plural
 from atomq.keys import QueueKeys
-from atomq.web.pages import known
+from atomq.web.pages import known, spread
 from atomq.web.site import Links, Site
 
 log = logging.getLogger("atomq.web")
@@ -119,8 +119,10 @@ def act(site: Site, request: Request, body: bytes) -> Response:
                 queue=state.name,
                 part=form.part or action.part,
             )
-    keys = site.session.keys(state.name)
-    done, left = action.run(site, keys, form)
+    # Single messages are named by the partition that they lie in.
+    parts = [site.session.keys(state.name)] if form.names else spread(site, state)
+    found = [action.run(site, keys, form) for keys in parts]
+    done, left = (sum(each) for each in zip(*found, strict=True))
     user = site.name_of(request)
     log.info(
         "%s: %s %r%s",

@@ -22,6 +22,7 @@ from atomq.cli.output import clean
 from atomq.cli.workers import row as worker_row
 from atomq.errors import AtomqError, PermissionDenied
 from atomq.keys import QueueKeys
+from atomq.partitions import queue_of
 from atomq.web.samples import HEIGHT, WIDTH, Sample, Seen
 from atomq.web.site import Site
 
@@ -118,11 +119,16 @@ def _number(request: Request, name: str) -> int:
 
 
 def queue(site: Site, request: Request) -> Response:
-    """A queue: its numbers, and the messages of one of its parts."""
+    """A queue: its numbers, and the messages of one of its parts.
+
+    Of a queue over several partitions it lists those of the first partition that has any there; the
+    others have pages of their own.
+    """
     query = request.query_params
     part = _part(query.get("part") or "ready")
     state = known(site, query.get("name", ""))
-    listed = _listed(site, site.session.keys(state.name), part, request)
+    home = next((each for each in state.by_partition if getattr(each, part)), state)
+    listed = _listed(site, site.session.keys(home.name), part, request)
     if part == "unacked":
         messages.name_holders(site.session, listed.rows)
     return site.page(
@@ -131,10 +137,12 @@ def queue(site: Site, request: Request) -> Response:
         title=state.name,
         now_ms=state.now_ms,
         queue=_shown(site, [state])[0],
+        whole=_whole_of(site, state.name),
+        home=home.name,
         part=part,
         parts_named=_NAMED,
         listed=listed,
-        total=getattr(state, part),
+        total=getattr(home, part),
         id=query.get("id", ""),
         reason=query.get("reason", ""),
         before=query.get("before", ""),
@@ -151,10 +159,8 @@ def _part(name: str) -> Part:
 
 def known(site: Site, name: str) -> QueueOverview:
     """A queue in numbers. Raises `HTTPException` (404) if there is none of this name."""
-    keys = site.session.keys(name)
-    found = site.session.reader.run(calls.overview([keys]))[0]
-    if isinstance(found, AtomqError):
-        raise found
+    site.session.keys(name)  # which says what no queue may be called
+    found = _overview(site, names=[name]).queues[0]
     if found.is_empty and not found.paused:
         names = site.session.reader.run(calls.roster(site.session.engine.register.keys)).queues
         if name not in names:
@@ -162,6 +168,23 @@ def known(site: Site, name: str) -> QueueOverview:
             maybe = f" Did you mean {near[0]!r}?" if near else ""
             raise HTTPException(404, f"There is no queue {name!r}.{maybe}")
     return found
+
+
+def spread(site: Site, state: QueueOverview) -> list[QueueKeys]:
+    """The keys of a queue, or else of its partitions."""
+    return [site.session.keys(name) for name in state.partitions or (state.name,)]
+
+
+def _whole_of(site: Site, name: str) -> str:
+    """The queue that this is a partition of; "": it is none."""
+    queue = queue_of(name)
+    if queue:
+        try:
+            state = site.session.reader.run(calls.inspect(site.session.keys(queue)))
+        except AtomqError:  # it is a link that is left out
+            return ""
+        queue = queue if name in state.partitions else ""
+    return queue
 
 
 @dataclass(frozen=True)
@@ -238,7 +261,11 @@ def message(site: Site, request: Request) -> Response:
     wanted = query.get("id", "").strip()
     status: MessageStatus | None = None
     if wanted and not (query.get("key") or query.get("at")):
-        status = site.session.reader.run(calls.find(keys, wanted))
+        for keys in spread(site, state):
+            status = site.session.reader.run(calls.find(keys, wanted))
+            if status.state not in ("unknown", "gone"):
+                break
+        assert status is not None
         found = _as_peeked(status)
         if found is None:
             return _told(site, request, keys, status)
