@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +35,9 @@ class Far:
         self.era = 0
         self.waited = ""  # until the server's own timer would end it
         self.refuses: str | None = None  # what it says to BLPOP
+        self.listens = False
+        self.may_listen = True
+        self.refuses_claims = b""
 
     def hear(self, data: bytes) -> None:
         self.reader.feed(data)
@@ -47,10 +50,13 @@ class Far:
             name, *words = self.said.pop(0)
             if name == b"SUBSCRIBE":
                 assert self.waited == "", "before anything is waited for"
-                self.out += b">3\r\n$9\r\nsubscribe\r\n$6\r\nlooked\r\n:1\r\n"
+                self.listens = self.may_listen
+                yes, no = b">3\r\n$9\r\nsubscribe\r\n$6\r\nlooked\r\n:1\r\n", b"-NOPERM no\r\n"
+                self.out += yes if self.may_listen else no
             elif name == b"EVALSHA":
                 self.claims.append(words[0].decode())
-                self.out += b"*1\r\n$%d\r\n%s\r\n" % (len(words[0]), words[0])
+                result = b"*1\r\n$%d\r\n%s\r\n" % (len(words[0]), words[0])
+                self.out += self.refuses_claims or result
             elif self.refuses:
                 self.out += f"-{self.refuses}\r\n".encode()
             else:
@@ -84,6 +90,9 @@ class Stage:
         self.hello: dict[bytes, int] = {b"id": 7}
         self.unblocking: Exception | None = None
         self.unblocked = 0
+        self.may_listen = True
+        self.refuses_claims = b""
+        self.heard: list[float | None] = []  # for how many seconds
 
     def run(self, actions: Actions[Any]) -> Any:
         answer, trouble = None, None
@@ -103,6 +112,7 @@ class Stage:
             case waiting.Open():
                 self.far = Far()
                 self.far.era = self.engine.era
+                self.far.may_listen, self.far.refuses_claims = self.may_listen, self.refuses_claims
                 self.opened.append(self.far)
                 return [Line(SimpleNamespace(hello=self.hello, node=None), action.names)]
             case waiting.Send(_, data):
@@ -114,6 +124,7 @@ class Stage:
                 if move == "cut later":
                     raise server.ConnectionError("cut")
             case waiting.Hear(lines, seconds):
+                self.heard.append(seconds)
                 return self.hear(lines[0], seconds)
             case waiting.Rest(seconds):
                 self.rested += seconds
@@ -332,3 +343,196 @@ def test_a_wait_goes_on_over_no_connection_of_before() -> None:
     with pytest.raises(ServerUnavailable):
         stage.run(stage.waiting.wait((KEY,), 0.5, ahead))
     assert stage.closed
+
+
+# ── what is sent, and what is left out ────────────────────────────────────────────────────────
+
+
+def test_a_wait_that_has_ended_already_is_not_ended_by_force() -> None:
+    stage = Stage(iter(()))
+    assert stage.run(stage.waiting.wait((KEY,), 0.5)) is None
+    stage.far.end_wait(token=True)
+    assert stage.run(stage.waiting.withdraw()) == [KEY]
+    assert stage.unblocked == 0
+    assert stage.heard[-1] == 0, "it only looks, for nothing may be there"
+
+
+def test_a_wait_lasts_as_long_as_it_is_said() -> None:
+    stage = Stage(iter(()))
+    stage.run(stage.waiting.wait((KEY,), 0.5))
+    assert stage.far.waited == "0.000", "the next one goes on with it"
+    stage = Stage(iter(()))
+    stage.run(stage.waiting.wait((KEY,), 0.5, claim("c")))
+    assert stage.far.waited == "0.600", "a little longer than it is waited for here"
+    stage = Stage(iter(["end"]))
+    stage.run(Waiting(stage.engine, inline=True).wait((KEY,), 0.0))
+    assert stage.far.waited == "0.010", "0 would be for ever, and nothing else runs meanwhile"
+
+
+@pytest.mark.parametrize("how", [{"inline": True}, {"listens": False}])
+def test_what_can_hear_of_nothing_else_does_not_listen(how: dict[str, bool]) -> None:
+    stage = Stage(iter(["end"]))
+    stage.run(Waiting(stage.engine, **how).wait((KEY,), 0.1, channels=("looked",)))
+    assert not stage.far.listens
+
+
+def test_what_is_pushed_and_is_no_message_is_passed_over() -> None:
+    stage = Stage(iter(()))
+    assert stage.run(stage.waiting.wait((KEY,), 0.5)) is None
+    stage.far.out += b">2\r\n$10\r\ninvalidate\r\n_\r\n"
+    assert stage.run(stage.waiting.wait((KEY,), 0.5)) == []
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_without_the_right_to_listen_it_waits_all_the_same(
+    refused: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    stage = Stage(iter(()))
+    stage.may_listen = not refused
+    wait = partial(stage.waiting.wait, (KEY,), 0.5, channels=("looked",))
+    assert stage.run(wait()) == []
+    assert [record.getMessage() for record in caplog.records] == (
+        ["not heard is which consumer looked: no"] if refused else []
+    )
+    stage.far.end_wait(token=True)
+    assert stage.run(wait()) == KEY
+
+
+@pytest.mark.parametrize("token", [True, False])
+def test_a_claim_that_was_refused_behind_a_wait_leaves_its_token(token: bool) -> None:
+    """The claim that follows meets the same trouble, and says so."""
+    stage = Stage(iter(()))
+    stage.refuses_claims = b"-OOM command not allowed\r\n"
+    assert stage.run(stage.waiting.wait((KEY,), 0.5, claim("c"))) is None
+    stage.far.end_wait(token=token)
+    assert stage.run(stage.waiting.withdraw()) == ([KEY] if token else [])
+    assert stage.waiting.lines, "the connection is as good as before"
+
+
+def test_what_a_claim_sent_ahead_was_answered_was_asked_for_once() -> None:
+    """Its result is that of a first attempt: what a repeated call means is no matter here."""
+    stage = Stage(iter(()))
+    ahead = claim("c")
+    ahead.parse = lambda _, repeated: f"repeated: {repeated}"
+    assert stage.run(stage.waiting.wait((KEY,), 0.5, ahead)) is None
+    stage.far.end_wait(token=True)
+    assert stage.run(stage.waiting.wait((KEY,), 0.5, ahead)) == "repeated: False"
+
+
+# ── after trouble ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("seconds", [0.5, 0.02])
+def test_a_connection_that_breaks_is_not_made_anew_at_once(seconds: float) -> None:
+    stage = Stage(iter(["cut"]))
+    assert stage.run(stage.waiting.wait((KEY,), seconds)) is None
+    assert stage.rested == min(seconds, 0.05)
+
+
+@pytest.mark.parametrize("when", ["it is sent", "it waits", "it goes on", "it is withdrawn"])
+def test_after_a_claim_that_got_no_answer_it_rests_a_moment_or_leaves(when: str) -> None:
+    stage = Stage(iter(()))
+    stage.engine.may_unblock = True
+    ahead = claim("c")
+    wait = partial(stage.waiting.wait, (KEY,), 0.5, ahead)
+    stage.moves = iter({"it is sent": ["cut"], "it waits": ["", "cut"]}.get(when, []))
+    if when in ("it goes on", "it is withdrawn"):
+        assert stage.run(wait()) is None
+        stage.moves = iter(["cut"])
+    with pytest.raises(ServerUnavailable):
+        stage.run(stage.waiting.withdraw() if when == "it is withdrawn" else wait())
+    assert stage.rested == (0 if when == "it is withdrawn" else 0.05)
+    assert stage.waiting.lines == []
+
+
+def test_without_the_right_to_end_a_wait_any_more_no_claim_stands_behind_the_next() -> None:
+    stage = Stage(iter(()))
+    ahead = claim("c")
+    assert stage.run(stage.waiting.wait((KEY,), 0.5, ahead)) is None
+    stage.unblocking = server.NoPermissionError("no")
+    with pytest.raises(ServerUnavailable):
+        stage.run(stage.waiting.withdraw())
+    assert stage.run(stage.waiting.wait((KEY,), 0.5, ahead)) is None
+    assert stage.far.blocked
+    assert stage.far.said == []
+
+
+# ── on several nodes ──────────────────────────────────────────────────────────────────────────
+
+
+class Nodes(Stage):
+    """A cluster: each list has a line of its own, to the node that serves it."""
+
+    def __init__(self, **serving: str) -> None:
+        super().__init__(iter(()))
+        self.serving = serving
+        self.away: set[str] = set()  # nodes that no connection leads to
+        self.engine.slots = SimpleNamespace(
+            serves=lambda node, name: self.serving[name] == node,
+            is_sound=lambda name: self.serving[name] not in self.away,
+            doubted=(),
+        )
+        self.engine.may_unblock = True
+        self.opens: list[Sequence[str]] = []
+
+    def perform(self, action: waiting.Action) -> Any:
+        match action:
+            case waiting.Open(names):
+                self.opens.append(names)
+                return [
+                    Line(SimpleNamespace(hello=self.hello, node=node, far=Far()), [name])
+                    for name in names
+                    if (node := self.serving[name]) not in self.away
+                ]
+            case waiting.Send(line, data):
+                line.wire.far.said.append(data)
+            case waiting.Hear(_, seconds):
+                self.heard.append(seconds)
+            case _:
+                return super().perform(action)
+        return None
+
+
+def test_a_wait_looks_at_the_map_of_a_cluster_meanwhile() -> None:
+    stage = Nodes(a="one")
+    for seconds, looks in [(0.9, [0.4, 0.4, 0.1]), (0.4, [0.4]), (0.1, [0.1])]:
+        stage.heard.clear()
+        assert stage.run(stage.waiting.wait(("a",), seconds, claim(f"c{seconds}"))) is None
+        assert stage.heard == pytest.approx(looks)
+        stage.run(stage.waiting.close())
+        stage.waiting._ahead = None
+
+
+def test_a_queue_that_another_node_serves_now_is_waited_for_there() -> None:
+    stage = Nodes(a="one", b="one")
+    for _ in range(2):
+        assert stage.run(stage.waiting.wait(("a", "b"), 0.1)) is None
+    assert len(stage.opens) == 1
+    stage.serving["b"] = "two"
+    assert stage.run(stage.waiting.wait(("a", "b"), 0.1)) is None
+    assert [line.wire.node for line in stage.waiting.lines] == ["one", "two"]
+    stage.serving["a"] = "two"
+    assert stage.run(stage.waiting.withdraw()) == []
+    assert stage.waiting.lines == [], "what the other node knows nothing of is not ended there"
+
+
+def test_a_claim_stands_behind_the_wait_of_one_line_only() -> None:
+    stage = Nodes(a="one", b="two")
+    assert stage.run(stage.waiting.wait(("a", "b"), 0.1, claim("c"))) is None
+    for line in stage.waiting.lines:
+        assert b"".join(line.wire.far.said) == packed(("BLPOP", *line.names, "0.000"))
+
+
+def test_a_queue_whose_node_was_away_is_waited_for_once_it_is_there() -> None:
+    stage = Nodes(a="one", b="two")
+    stage.away = {"two"}
+    for _ in range(2):
+        assert stage.run(stage.waiting.wait(("a", "b"), 0.1)) is None
+    assert [line.names for line in stage.waiting.lines] == [["a"]]
+    assert len(stage.opens) == 1, "not as long as it is away"
+    stage.away = set()
+    assert stage.run(stage.waiting.wait(("a", "b"), 0.1)) is None
+    assert [line.names for line in stage.waiting.lines] == [["a"], ["b"]]
+    assert stage.run(stage.waiting.wait(("a", "b"), 0.1)) is None
+    assert len(stage.opens) == 2
