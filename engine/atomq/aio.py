@@ -21,7 +21,7 @@ from atomq.client import NOT_AGAIN, Engine
 from atomq.durability import Durability
 from atomq.engine_base import EngineBase
 from atomq.errors import AtomqError, InvalidArgument, NotDurable, ServerUnavailable
-from atomq.flows import Flow, Get, Listen, Rest, Sleep, Together, Wait, Withdraw
+from atomq.flows import Filled, Flow, Get, Listen, Rest, Sleep, Together, Wait, Withdraw
 from atomq.gathering import TOGETHER, Gathering
 from atomq.keys import Place, QueueKeys, hash_slot
 from atomq.listening_aio import Listener
@@ -397,6 +397,8 @@ class AsyncEngine(EngineBase):
     async def _perform(self, effect: Any, waiter: AsyncWaiter | None) -> Any:
         if isinstance(effect, Get):
             return await self._get(effect.key)
+        if isinstance(effect, Filled):
+            return await self._filled(effect.keys)
         if isinstance(effect, Together):
             return await self.run_all(effect.calls)
         if isinstance(effect, Sleep):
@@ -423,6 +425,14 @@ class AsyncEngine(EngineBase):
             return await self._pool.get(key)
         except SERVER_ERRORS as error:
             raise translated(error) from bare(error)
+
+    async def _filled(self, keys: Sequence[str]) -> list[str]:
+        try:
+            lengths = await self._pool.lengths(keys)
+        except SERVER_ERRORS:
+            return []
+        answered = zip(keys, lengths, strict=True)
+        return [key for key, length in answered if isinstance(length, int) and length > 0]
 
 
 def _verified(standing: Standing, done: asyncio.Future[Any]) -> None:

@@ -23,7 +23,7 @@ from atomq.calls import GONE, Call, Outgoing
 from atomq.durability import Durability
 from atomq.engine_base import EngineBase
 from atomq.errors import AtomqError, InvalidArgument, NotDurable, ServerUnavailable
-from atomq.flows import Flow, Get, Listen, Sleep, Together, Wait, Withdraw
+from atomq.flows import Filled, Flow, Get, Listen, Sleep, Together, Wait, Withdraw
 from atomq.keys import Place, QueueKeys
 from atomq.node import Node
 from atomq.options import Options
@@ -385,6 +385,8 @@ class Engine(EngineBase):
     def _perform(self, effect: Any, waiter: Waiter | None) -> Any:
         if isinstance(effect, Get):
             return self.command("GET", effect.key)
+        if isinstance(effect, Filled):
+            return self._filled(effect.keys)
         if isinstance(effect, Together):
             return self.run_all(effect.calls)
         if isinstance(effect, Sleep):
@@ -405,3 +407,11 @@ class Engine(EngineBase):
         if isinstance(effect, Listen):
             return waiter.listen(effect.channel, effect.seconds)
         raise InvalidArgument(f"{effect!r} is no effect")
+
+    def _filled(self, keys: Sequence[str]) -> list[str]:
+        try:
+            lengths = self._pool.lengths(keys)
+        except SERVER_ERRORS:
+            return []
+        answered = zip(keys, lengths, strict=True)
+        return [key for key, length in answered if isinstance(length, int) and length > 0]

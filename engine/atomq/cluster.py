@@ -244,6 +244,15 @@ class Nodes(Generic[P]):
             self.knock(place)
         return server.ConnectionError("{}:{} gave no answer a moment ago".format(*place))
 
+    def lengths_of(self, keys: Sequence[str]) -> list[Share]:
+        """What asks for the length of each list, of nodes that are not in doubt."""
+        shares: dict[Place, Share] = {}
+        for at, key in enumerate(keys):
+            place = self.map.owner(hash_slot(key))
+            if place is not None and place not in self.map.doubted:
+                shares.setdefault(place, Share(place)).say_packed(packed(("LLEN", key)), at)
+        return list(shares.values())
+
     def knock(self, place: Place) -> None:
         """Begin to find out whether this node answers again, or another one serves its slots.
 

@@ -23,7 +23,7 @@ from atomq.errors import ServerTooOld
 from atomq.flight import Flight
 from atomq.keys import Place
 from atomq.outage import Standing, outage_of
-from atomq.retrying import SERVER_ERRORS, Replaced, connecting, leads_astray
+from atomq.retrying import BRIEF, SERVER_ERRORS, Replaced, connecting, leads_astray
 
 if TYPE_CHECKING:
     from atomq.calls import Call
@@ -176,6 +176,10 @@ class Pool:
     def commands(self, many: Sequence[Sequence[Any]]) -> list[Any]:
         """Several commands, in one go. What came instead of a reply stands for it."""
         return self.over([packed(args) for args in many], looked_at=True)
+
+    def lengths(self, keys: Sequence[str]) -> list[Any]:
+        """LLEN of each list, in one go, soon or not at all."""
+        return self.over([packed(("LLEN", key)) for key in keys], looked_at=True, within=BRIEF)
 
     def fresh(
         self, _channel: str | None = None, *, within: float | None = None

@@ -26,7 +26,7 @@ from atomq.flight import Flight
 from atomq.keys import Place
 from atomq.outage import Standing, outage_of
 from atomq.pool import FRESH, HANDSHAKE, LATE, LONGER, check_version
-from atomq.retrying import SERVER_ERRORS, Replaced, Unsent, connecting, leads_astray
+from atomq.retrying import BRIEF, SERVER_ERRORS, Replaced, Unsent, connecting, leads_astray
 
 if TYPE_CHECKING:
     from atomq.calls import Call
@@ -180,6 +180,12 @@ class AsyncPool:
     async def get(self, key: str) -> Any:
         """GET."""
         return await self.command(("GET", key), large=False)
+
+    async def lengths(self, keys: Sequence[str]) -> list[Any]:
+        """LLEN of each list, in one go, soon or not at all."""
+        data = [packed(("LLEN", key)) for key in keys]
+        async with asyncio.timeout(BRIEF):
+            return await self.over(data, large=False, looked_at=True)
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         if self.loop is None:

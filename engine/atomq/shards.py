@@ -208,6 +208,12 @@ class Shards(Nodes[Pool]):
         self._send(list(shares.values()), replies, None)
         return replies
 
+    def lengths(self, keys: Sequence[str]) -> list[Any]:
+        """LLEN of each list, soon or not at all; None, or an error, where it is not known."""
+        replies: list[Any] = [None] * len(keys)
+        self._send(self.lengths_of(keys), replies, BRIEF)
+        return replies
+
     # ── connections of the caller's own ───────────────────────────────────────────────────────
 
     def fresh(self, channel: str | None = None) -> AbstractConnection:

@@ -180,6 +180,15 @@ class AsyncShards(Nodes[AsyncPool]):
             raise reply
         return reply
 
+    async def lengths(self, keys: Sequence[str]) -> list[Any]:
+        """LLEN of each list, soon or not at all; None, or an error, where it is not known."""
+        replies: list[Any] = [None] * len(keys)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BRIEF):
+                shares = self.lengths_of(keys)
+                await asyncio.gather(*[self._send(each, replies, large=False) for each in shares])
+        return replies
+
     # ── connections of the caller's own ───────────────────────────────────────────────────────
 
     async def fresh(self, channel: str | None = None) -> AbstractConnection:

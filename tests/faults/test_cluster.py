@@ -643,6 +643,48 @@ def test_many_short_consumers_leave_no_connection_and_no_polling(
         assert got[0][1] - began < 0.5
 
 
+def test_a_consumer_of_many_queues_claims_where_a_token_tells(three: Cluster, make: Make) -> None:
+    """A message costs no claim of the other queues; one that is always busy sees them all."""
+    engine, producer = make.engine(url_of(three)), make.engine(url_of(three))
+    names = [name_on(three, n % 3) for n in range(20)]
+    receiver = make.receiver([make.queue(name, engine) for name in names])
+    queues = [make.queue(name, producer) for name in names]
+    got: list[tuple[str, float]] = []
+    stop = threading.Event()
+
+    def calls() -> int:
+        return sum(commands(node, "evalsha") for node in three.nodes)
+
+    def consume() -> None:
+        while not stop.is_set():
+            for message in receiver.receive(1, 2, stop=stop):
+                got.append((message.body, time.monotonic()))
+                message.ack()
+
+    with running(consume, stop=stop):
+        for queue in queues[:3]:
+            queue.put("warm")
+        wait_until("all to be claimed from", lambda: len(got) == 3)
+        before, began = calls(), time.monotonic()
+        for queue in queues:
+            count = len(got)
+            queue.put("x")
+            wait_until("the message", lambda count=count: len(got) > count)
+        looks = (time.monotonic() - began + 1) / 0.8  # at each queue
+        # A put, a claim, the ack, which asks for more.
+        assert calls() - before <= (3 + looks) * len(queues)
+
+        queues[0].put_many(["busy"] * 2000)
+        wait_until("it to be busy", lambda: got[-1][0] == "busy")
+        queues[7].put("other")
+        at = time.monotonic()
+        wait_until("the other one", lambda: any(body == "other" for body, _ in got), 2)
+        wait_until("it to go on with the first", lambda: got[-1][0] == "busy")
+        assert next(when for body, when in got if body == "other") - at < 0.5
+    receiver.close()
+    queues[0].purge()
+
+
 def test_a_wait_is_ended_at_the_node_where_it_is(three: Cluster, make: Make) -> None:
     """Elsewhere a client that has the same number waits for something else."""
     engine, counted = make.engine(url_of(three)), "client|unblock"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from atomq import calls, flows
 from atomq.calls import Call, Claimed, DeadLettered, Outgoing, Redriven, Verdict
 from atomq.errors import InvalidArgument, PermissionDenied, ServerUnavailable
-from atomq.flows import Acks, Consumer, Flow, Get, Listen, Pace, Sleep, Wait, Withdraw
+from atomq.flows import Acks, Consumer, Filled, Flow, Get, Listen, Pace, Sleep, Wait, Withdraw
 from atomq.keys import QueueKeys
 from atomq.looking import Looked
 from atomq.message import Delivery, Producers
@@ -324,6 +325,171 @@ def test_in_a_cluster_the_earliest_due_time_counts() -> None:
     play.go(claimed(wait_ms=0))
     play.go(claimed(wait_ms=500))
     assert play.effect.seconds == 0
+
+
+ABC = [QueueKeys(name, layout="cluster") for name in "abc"]
+
+
+def begun(one: Consumer, **more: Sequence[str]) -> None:
+    """Its first claims, of all queues; the answer to each is a message, and what there is more."""
+    play = Play(one.receive(len(one.queues), None))
+    while not play.over:
+        name = play.effect.queue.name
+        play.go(claimed(delivery(queue=name), more=more.get(name, ())))
+
+
+def test_in_a_cluster_one_that_has_claimed_from_all_claims_where_a_token_tells() -> None:
+    one = consumer(*ABC)
+    begun(one)
+    play = Play(one.receive(1, None))
+    assert isinstance(play.effect, Wait), "nothing is claimed"
+    assert play.go(ABC[1].wake).queue.name == "b"
+    assert isinstance(play.go(claimed(delivery(queue="b"))), Withdraw)
+    assert limit_of(play.go([ABC[2].wake])) == 0
+    play.go(claimed(more=["c"]))
+    assert len(play.result) == 1
+    play = Play(one.receive(1, None))
+    assert (play.effect.queue.name, limit_of(play.effect)) == ("c", 1), "its token was had"
+    play.go(claimed(delivery(queue="c")))
+    assert len(play.result) == 1
+
+
+def test_in_a_cluster_an_ack_goes_with_a_claim_of_its_queue_alone() -> None:
+    acks = Acks()
+    one = consumer(*ABC, acks=acks)
+    begun(one)
+    acks.add("b", "b-1.0.1")
+    acks.add("of another consumer", "x-1.0.1")
+    play = Play(one.receive(1, None))
+    assert play.effect.queue.name == "b"
+    assert play.effect.args[-2:] == [1, "b-1.0.1"]
+    assert isinstance(play.go(claimed()), Wait)
+
+
+def test_in_a_cluster_queues_that_have_more_take_turns() -> None:
+    one = consumer(*ABC)
+    begun(one, a=["a"], c=["c"])
+    names = []
+    for _ in range(4):
+        play = Play(one.receive(1, None))
+        names.append(play.effect.queue.name)
+        play.go(claimed(delivery(), more=[names[-1]]))
+        assert play.over
+    assert names in (["a", "c", "a", "c"], ["c", "a", "c", "a"])
+
+
+@pytest.mark.parametrize("always", ["more", "an ack"])
+def test_in_a_cluster_one_that_never_waits_sees_tokens_of_the_others(
+    always: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, acks = [100.0], Acks()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    one = consumer(*ABC, acks=acks)
+    begun(one, a=["a"])
+
+    def receive() -> Play:
+        if always == "an ack":
+            acks.add("a", "a-1.0.1")
+        return Play(one.receive(1, None))
+
+    for _ in range(3):
+        play = receive()
+        assert play.effect.queue.name == "a"
+        play.go(claimed(delivery(), more=["a"] if always == "more" else ()))
+    now[0] += 0.051
+    play = receive()
+    assert play.effect == Filled(tuple(queue.wake for queue in ABC))
+    assert play.go([ABC[2].wake]).queue.name == "a"
+    play.go(claimed(more=["a"]))
+    assert play.effect.queue.name == "c", "before another turn of the first"
+    play.go(claimed(delivery(queue="c")))
+    assert len(play.result) == 1
+
+
+def test_in_a_cluster_one_that_never_waits_looks_once_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    one = consumer(*ABC)
+    begun(one, a=["a"])
+    looked = []
+    for _ in range(30):
+        now[0] += 0.1
+        play = Play(one.receive(1, None))
+        play.go([])
+        while play.effect.script.name == "look":
+            looked.append((play.effect.queue.name, now[0]))
+            play.go(())
+        assert play.effect.queue.name == "a"
+        play.go(claimed(delivery(), more=["a"]))
+        assert play.over
+    for name in "bc":
+        at = [when for other, when in looked if other == name]
+        assert [round(b - a, 1) for a, b in itertools.pairwise(at)] == [0.9, 0.9]
+
+
+def test_in_a_cluster_what_was_interrupted_has_its_turn_again() -> None:
+    one = consumer(*ABC)
+    play = Play(one.receive(1, None))
+    first = play.effect
+    with pytest.raises(KeyboardInterrupt):
+        play.go(KeyboardInterrupt())
+    play = Play(one.receive(3, None))
+    for _ in ABC[1:]:
+        assert play.effect.queue != first.queue
+        play.go(claimed(delivery()))
+    assert play.effect.queue == first.queue
+    assert play.effect.repeated, "what it may hold is given back first"
+
+
+def test_in_a_cluster_a_node_that_is_back_is_tried_by_one_that_never_waits() -> None:
+    one = consumer(*ABC[:2])
+    play = Play(one.receive(1, None))
+    away = play.effect.queue
+    play.go(ServerUnavailable("that node is gone"))
+    there = play.effect.queue
+    play.go(claimed(delivery(), more=[there.name]))
+    play = Play(one.receive(1, None))
+    assert play.effect.queue == there
+    play.go(claimed(delivery(), more=[there.name]))
+    one._aside[away.name] = one._aside[away.name]._replace(until=0)
+    play = Play(one.receive(2, None))
+    assert play.effect.queue == there
+    play.go(claimed(delivery(), more=[there.name]))
+    assert play.effect.queue == away
+
+
+def test_when_the_next_one_is_due_it_is_claimed_also_after_looks_that_found_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    play = Play(consumer(*MANY).receive(5, None))
+    wait = play.go(claimed(wait_ms=1500))
+    now[0] += wait.seconds
+    assert play.go(None).script.name == "look"
+    assert isinstance(play.go(()), Wait)
+    now[0] = 101.5
+    call = play.go(None)
+    if isinstance(call, Withdraw):
+        call = play.go([])
+    assert call.script.name == "claim"
+    assert len(call.keys) == sum(len(each.claim) for each in MANY)
+
+
+def test_in_a_cluster_what_is_due_next_is_claimed_from_its_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    play = Play(consumer(*ABC).receive(5, None))
+    while not isinstance(play.effect, Wait):
+        play.go(claimed(wait_ms=100 if play.effect.queue.name == "b" else None))
+    now[0] += 0.1
+    assert isinstance(play.go(None), Withdraw)
+    assert play.go([]).queue.name == "b"
+    assert isinstance(play.go(claimed()), Wait)
 
 
 # ── a server that goes away ───────────────────────────────────────────────────────────────────

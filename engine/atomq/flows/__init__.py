@@ -10,6 +10,7 @@ from __future__ import annotations
 from atomq.flows.acks import Acks, flush
 from atomq.flows.base import (
     Answer,
+    Filled,
     Flow,
     Get,
     Listen,
@@ -37,6 +38,7 @@ __all__ = [
     "Answer",
     "Company",
     "Consumer",
+    "Filled",
     "Flow",
     "Get",
     "Listen",

@@ -55,6 +55,16 @@ class Withdraw(Effect["list[str] | Claimed"]):
 
 
 @dataclass(frozen=True, slots=True)
+class Filled(Effect[list[str]]):
+    """Look which of these lists have something in them. It waits for none, and takes nothing.
+
+    Answer: their names, as far as their nodes answer soon; those in doubt are not asked.
+    """
+
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Listen(Effect["bytes | None"]):
     """Block until a message arrives on this channel, at most `seconds`; 0: only begin to listen.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from atomq import calls
@@ -120,7 +120,10 @@ class Claiming:
         self._by_slot = any(queue.layout == "cluster" for queue in queues)
         groups = [[q] for q in self.queues] if self._by_slot else [self.queues]
         self._groups = [self._claims_on(group) for group in groups]
+        self._by_name = {name: claims for claims in self._groups for name in claims.names}
         self._several = len(groups) > 1
+        # Of several groups: the queues to claim from before anything is waited for, in this order.
+        self._turns: dict[str, None] = {}
         self._takes_turns = fair and not self._several and len(queues) > 1
         self._aside: dict[str, Aside] = {}  # groups whose node is in trouble, by the first queue
 
@@ -174,6 +177,8 @@ class Claiming:
             self._unreported += claimed.dead_lettered
         now = time.monotonic()
         self._looks.claimed(claims.names, now)
+        if self._several and not claimed.more:
+            self._turns.pop(claims.names[0], None)
         if claimed.wait_ms is not None:
             self._minds.update(dict.fromkeys(claims.names, now + claimed.wait_ms / 1000))
         elif self._minds:
@@ -224,25 +229,29 @@ class Claiming:
 
     def _claim_from(
         self,
-        wanted: set[str] | None,
+        wanted: Collection[str] | None,
         limit: int,
         claimed_by: ClaimedBy,
         claimed: Claimed | None,
     ) -> Flow[tuple[list[Delivery], bool]]:
         """One claim a group, on the queues wanted; the messages, and whether there are more.
 
+        Of several groups those wanted come behind those whose turn it is. One that has more gets
+        its next turn when all others had theirs.
+
         `claimed` is what a claim of the first group got that was sent ahead.
         """
         got: list[Delivery] = []
         more = False
         trouble: AtomqError | None = None
-        for group in self._rotated():
-            claims = group if wanted is None else self._wanted_of(group, wanted)
+        for group in self._rotated(wanted):
+            claims = group if wanted is None or self._several else self._wanted_of(group, wanted)
             if claims is None or (got and (len(got) >= limit or self._company.stands_still())):
                 continue
             if claimed is None:
-                if self._aside and self._is_aside(claims):
+                if self._aside and self._stays_aside(claims):
                     continue
+                self._come_last(claims)
                 try:
                     if self._unanswered:
                         yield from self._give_back_unanswered(claims)
@@ -259,16 +268,16 @@ class Claiming:
                     self._aside.pop(claims.names[0], None)
             refused, beside = claimed_by(claimed), self._company.accompanied()
             if refused or beside or claimed.drain_ms:
-                claimed = yield from self._set_apart(claimed, refused or (), beside)
+                claimed = yield from self._set_apart(claims, claimed, refused or (), beside)
             got += claimed.deliveries
             more = more or bool(claimed.more)
             claimed = None
         if len(self._aside) == len(self._groups):
             raise trouble or next(iter(self._aside.values())).error
-        return got, more
+        return got, bool(self._turns) if self._several else more
 
     def _set_apart(
-        self, claimed: Claimed, refused: Refused, beside: Sequence[Call[Any]]
+        self, claims: Claims, claimed: Claimed, refused: Refused, beside: Sequence[Call[Any]]
     ) -> Flow[Claimed]:
         """What of a claim is handed over, once the server knows what is held beside what."""
         if claimed.drain_ms:
@@ -282,20 +291,26 @@ class Claiming:
             log.warning("what a process holds together is not known to the server: %s", error)
         if not refused:
             return claimed
+        self._turns.pop(claims.names[0], None)
         gone = {receipt for _, receipts in refused for receipt in receipts}
         kept = [delivery for delivery in claimed.deliveries if delivery.receipt not in gone]
         return claimed._replace(deliveries=kept, more=())
 
-    def _rotated(self) -> Sequence[Claims]:
+    def _rotated(self, wanted: Collection[str] | None) -> Sequence[Claims]:
+        if self._several:
+            if wanted is None:  # each time another one is the first
+                names = list(self._by_name)
+                self._first = (self._first + 1) % len(names)
+                wanted = names[self._first :] + names[: self._first]
+            for name in wanted:
+                self._turns.setdefault(name)
+            return [self._by_name[name] for name in self._turns]
         if self._takes_turns:  # the queue that stands first is served first
             self._first = (self._first + 1) % len(self.queues)
             return [self._claims_on(self.queues[self._first :] + self.queues[: self._first])]
-        if len(self._groups) == 1:
-            return self._groups
-        self._first = (self._first + 1) % len(self._groups)
-        return self._groups[self._first :] + self._groups[: self._first]
+        return self._groups
 
-    def _wanted_of(self, group: Claims, wanted: set[str]) -> Claims | None:
+    def _wanted_of(self, group: Claims, wanted: Collection[str]) -> Claims | None:
         queues = [queue for queue in group.queues if queue.name in wanted]
         if len(queues) == len(group.queues):
             return group
@@ -303,14 +318,24 @@ class Claiming:
 
     # ── what several groups do not let one of them hold up ────────────────────────────────────
 
+    def _come_last(self, claims: Claims) -> None:
+        """It has its next turn when all others had theirs: until its claim finds no more."""
+        if self._several:
+            self._turns.pop(claims.names[0], None)
+            self._turns[claims.names[0]] = None
+
     def _set_aside(self, claims: Claims, error: ServerUnavailable) -> ServerUnavailable:
         """Its node is in trouble: claim from it again in a while, from the others meanwhile."""
+        self._turns.pop(claims.names[0], None)
         known = claims.names[0] in self._aside
         until = time.monotonic() + ASIDE * random.uniform(0.8, 1)
         self._aside[claims.names[0]] = Aside(until, error)
         log.log(logging.DEBUG if known else logging.INFO, "the other queues go on: %s", error)
         return error
 
-    def _is_aside(self, claims: Claims) -> bool:
+    def _stays_aside(self, claims: Claims) -> bool:
         aside = self._aside.get(claims.names[0])
-        return aside is not None and time.monotonic() < aside.until
+        stays = aside is not None and time.monotonic() < aside.until
+        if stays:
+            self._turns.pop(claims.names[0], None)
+        return stays

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from atomq import calls
 from atomq.arguments import Seconds
@@ -16,7 +16,7 @@ from atomq.errors import (
     ServerUnavailable,
 )
 from atomq.flows.acks import Acks, flush
-from atomq.flows.base import Flow, Sleep, Wait, Withdraw, ask
+from atomq.flows.base import Filled, Flow, Sleep, Wait, Withdraw, ask
 from atomq.flows.batching import give_back
 from atomq.flows.claiming import ClaimedBy, Claiming, Company
 from atomq.flows.times import Stop, clock, deadline_of, is_set, seconds_left
@@ -28,6 +28,7 @@ log = logging.getLogger("atomq.flows")
 NEVER = float("inf")
 STILL = 0.02  # seconds between two looks whether it may claim again
 LASTS = 10  # times `wait_cap`: seconds after which the server ends a wait, for a client that died
+GLANCE = 0.05  # seconds after which one that has no need to wait looks for tokens of other queues
 AHEAD = 4  # a consumer of more queues claims only from the one whose token came, so behind the wait
 
 
@@ -51,7 +52,11 @@ class Consumer(Claiming):
         self._by_wake = {queue.wake: queue for queue in queues}
         self._wakes = tuple(self._by_wake)
         self._waiting = False
-        self._found: set[str] | None = None  # when it looked; None: it did not
+        # What to claim from if there was more; None: all. Of several groups, beside those in turn.
+        self._next: Collection[str] | None = () if self._several else None
+        self._has_waited = False  # since it was last asked for messages
+        self._seen = NEVER  # when it last saw all tokens; NEVER: it has claimed from none yet
+        self._found: set[str] | None = None  # when it looked; None: nothing, or it did not
         self._ahead: tuple[Claims, str, int] | None = None
         # In a cluster what is said on a channel goes to every node: each consumer looks for itself.
         self._by_channel = {} if self._by_slot else {queue.looked: queue.name for queue in queues}
@@ -74,7 +79,8 @@ class Consumer(Claiming):
         is looked at between two waits, of a second at most.
         """
         deadline = deadline_of(timeout)
-        wanted: set[str] | None = None  # queues that have something; None: maybe all
+        # Queues that have something; None: maybe all.
+        wanted = (yield from self._beside_turns(deadline, stop)) if self._several else None
         claimed: Claimed | None = None  # what was sent ahead got
         failing: float | None = None  # since when no claim was answered
         while True:
@@ -84,11 +90,10 @@ class Consumer(Claiming):
                 return []
             try:
                 got, more = yield from self._claim_from(wanted, limit, claimed_by, claimed)
-                wanted = claimed = failing = None
+                wanted, claimed, failing = self._next, None, None
             except (ServerUnavailable, ServerFull) as error:
                 failing = clock() if failing is None else failing
-                waited = patient and self._is_waited_for(error, deadline)
-                if not waited and not self._is_tried_again(error, clock() - failing):
+                if not self._is_borne(error, patient, deadline, clock() - failing):
                     raise
                 if is_set(stop):
                     return []
@@ -110,6 +115,16 @@ class Consumer(Claiming):
                 wanted = {queue.name for queue in fired}
             elif not more:
                 wanted, claimed = yield from self._wait(deadline, stop, limit)
+
+    def _is_borne(
+        self,
+        error: ServerUnavailable | ServerFull,
+        patient: bool,
+        deadline: float | None,
+        seconds: float,
+    ) -> bool:
+        waited = patient and self._is_waited_for(error, deadline)
+        return waited or self._is_tried_again(error, seconds)
 
     def _is_tried_again(self, error: ServerUnavailable | ServerFull, seconds: float) -> bool:
         """Whether no node serves any of its queues, and the budget that other calls have is left.
@@ -144,6 +159,35 @@ class Consumer(Claiming):
             yield from ask(Sleep(STILL if left is None else min(STILL, left)))
         return True
 
+    def _beside_turns(
+        self, deadline: float | None, stop: Stop | None
+    ) -> Flow[Collection[str] | None]:
+        """Of several groups: the queues to claim from now, beside those in turn; None: all.
+
+        Where there is work there is a token, which ends a wait at once. So none is claimed from but
+        where a token, the answer to a claim or a look says so, or where an ack is to go. One that
+        does not come to wait, as there is always work in some queue, looks for tokens of the
+        others, and for what no token tells of when it is time.
+        """
+        was_busy = not self._has_waited
+        self._has_waited = False
+        now, left = time.monotonic(), seconds_left(deadline, stop)
+        is_nowhere = len(self._aside) == len(self._groups)
+        if self._seen == NEVER or is_nowhere or (left is not None and left <= 0):
+            self._seen = now
+            return None
+        wanted = [name for name in self.acks.queues() if name in self._by_name]
+        if not self._turns and not (was_busy and wanted):
+            return wanted
+        if now >= self._seen + GLANCE:
+            self._seen = now
+            found = yield from ask(Filled(self._wakes_at_hand()))
+            wanted += [self._by_wake[wake].name for wake in found]
+        wanted += [name for name, aside in self._aside.items() if now >= aside.until]
+        if now >= self._looks.next() and (yield from self._look(now)):
+            return None if self._found is None else [*wanted, *self._found]
+        return wanted
+
     def _wait(
         self, deadline: float | None, stop: Stop | None, limit: int
     ) -> Flow[tuple[set[str] | None, Claimed | None]]:
@@ -163,7 +207,7 @@ class Consumer(Claiming):
             claims, claim_id = self._groups[0], self._ids.next()
             self._ahead = (claims, claim_id, limit)
             ahead = claims.call(claim_id, limit, company=self._company_at(limit))
-        self._waiting = True
+        self._waiting = self._has_waited = True
         self.asked = clock()
         try:
             while True:
@@ -185,13 +229,18 @@ class Consumer(Claiming):
             self._has_no_answer()
             self._waiting = False
             return None, None
-        self._ahead = None
+        self._ahead, self._seen = None, time.monotonic()
         if answer is not None:
             self._waiting = self._several  # for the others it is still waited, each on its line
         if isinstance(answer, Claimed):
             self._note(self._groups[0], answer)
             return None, answer
-        return {self._by_wake[answer].name} if isinstance(answer, str) else self._found, None
+        if isinstance(answer, str):
+            return {self._by_wake[answer].name}, None
+        left = seconds_left(deadline, stop)
+        if self._several and self._found is None and (left is None or left > 0):
+            self._found = {name for name, at in self._minds.items() if at <= self._seen} or None
+        return self._found, None
 
     def _waited(self, *, is_over: bool) -> Flow[str | Claimed | None]:
         """There may be something to claim: end the wait, if its claim or a token is to be had."""
@@ -235,7 +284,7 @@ class Consumer(Claiming):
             self._looks.claimed(names, now)
             return True
         self._looks.looked([name for name in names if name not in found], now)
-        self._found = found
+        self._found = found or None
         return bool(found)
 
     def _wakes_at_hand(self) -> tuple[str, ...]:
@@ -281,6 +330,7 @@ class Consumer(Claiming):
             return []
         fired = [self._by_wake[name] for name in answer]
         for queue in fired if handing_over else ():
+            self._come_last(self._claims_on([queue]))
             yield from self.claim(self._claims_on([queue]), 0)
         return fired
 
