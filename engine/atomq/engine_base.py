@@ -12,7 +12,7 @@ from atomq.address import Address
 from atomq.calls import GONE, IN_USE, Call
 from atomq.durability import Durability
 from atomq.errors import AtomqError, InvalidArgument, PermissionDenied
-from atomq.keys import Layout, QueueKeys
+from atomq.keys import Layout, Place, QueueKeys
 from atomq.message import Producers
 from atomq.options import Options
 from atomq.outage import outage_of
@@ -117,6 +117,12 @@ class EngineBase:
     def follow(self, slots: SlotMap) -> None:
         """Share another engine's map of the cluster."""
         self.slots = self._pool.map = slots
+
+    def place(self, queue: str | None) -> Place | None:
+        """The node of a cluster that serves a queue; None: not known, or there is no cluster."""
+        if self.slots is None or queue is None:
+            return None
+        return self.slots.owner(self.keys(queue).slot)
 
     def _to_note(self, call: Call[Any]) -> Call[int] | None:
         """What to write into the register after this call, and now; None: nothing.

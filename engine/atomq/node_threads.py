@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 from atomq import fork
 from atomq.keys import Place
@@ -16,6 +17,17 @@ from atomq.keys import Place
 log = logging.getLogger("atomq.leases")
 
 IDLE = 5.0  # seconds after which a thread ends that has nothing to do
+
+
+T = TypeVar("T")
+
+
+def by_place(items: Iterable[T], place: Callable[[T], Place | None]) -> dict[Place | None, list[T]]:
+    """What belongs to each node, in the order it came."""
+    found: dict[Place | None, list[T]] = {}
+    for item in items:
+        found.setdefault(place(item), []).append(item)
+    return found
 
 
 class NodeThreads:

@@ -13,12 +13,12 @@ from typing import Any, Generic
 
 from atomq import arguments, calls, flows
 from atomq.arguments import Seconds
+from atomq.backlog import Backlog, Backlogs, by_queue
 from atomq.calls import Claimed
 from atomq.client import Engine
 from atomq.errors import InvalidArgument
 from atomq.flows import Consumer, Flow, Refused, Stop
-from atomq.keys import QueueKeys
-from atomq.leases import Backlog, LeaseKeeper
+from atomq.leases import LeaseKeeper
 from atomq.message_base import MessageT, QueueT, settling
 from atomq.queue_base import QueueBase
 from atomq.register import Consuming
@@ -101,7 +101,9 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         self._process = self._keeper.process
         keys = [queue.keys for queue in self._by_name.values()]
         keeper = self._keeper
-        self._consumer = Consumer(keys, self._engine.options, keeper.acks, keeper, fair=self._fair)
+        self._consumer = Consumer(
+            keys, self._engine.options, keeper.acks, keeper.alone, fair=self._fair
+        )
         self.backlog: Backlog | Backlogs = (
             Backlog(keeper, keys[0]) if len(keys) == 1 else Backlogs(keeper, keys)
         )
@@ -141,7 +143,7 @@ class ReceiverBase(Generic[QueueT, MessageT]):
             if not messages or not self._keeper.lapsed(messages[0].receipt):
                 return
             # This process stood still for longer than a lease: others may have these by now.
-            for queue, held in _by_queue(messages):
+            for queue, held in by_queue(messages):
                 with settling(held):
                     queue._settled(held, (yield from queue._give_back(held)))
             messages.clear()
@@ -193,58 +195,18 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         if self._keeper.hold(claim, got, self._consumer.asked):
             messages += got
             return ()
-        return [(queue.keys, [m.receipt for m in held]) for queue, held in _by_queue(got)]
+        return [(queue.keys, [m.receipt for m in held]) for queue, held in by_queue(got)]
 
     def _unstarted(self, messages: Iterable[MessageT]) -> list[tuple[Any, list[MessageT]]]:
         """By queue, what this process has to give back: a forked child has none of its parent's."""
         process = self._keeper.process
-        return _by_queue(m for m in messages if m._process is process and not (m.lost or m.settled))
+        return by_queue(m for m in messages if m._process is process and not (m.lost or m.settled))
 
     def _leave(self) -> Any:
         """The waiter, which is to be closed, once; None: there is nothing to leave."""
         waiter, self._waiter = self._waiter, None
         # In a forked child the connections are the parent's.
         return waiter if self._process is self._keeper.process else None
-
-
-class Backlogs:
-    """The backlogs of several queues, one behind the other."""
-
-    def __init__(self, keeper: LeaseKeeper, queues: Sequence[QueueKeys]) -> None:
-        self._by_name = {queue.name: Backlog(keeper, queue) for queue in queues}
-        self._filled: list[Backlog] = []
-        self._at = 0
-
-    def fill(self, messages: Iterable[Any], since: float) -> None:
-        """These wait to be begun. See `Backlog`, here and below."""
-        self._filled, self._at = [], 0
-        for queue, held in _by_queue(messages):
-            self._filled.append(self._by_name[queue.name])
-            self._filled[-1].fill(held, since)
-
-    def next(self) -> Any:
-        """The next one to begin with; None: there is none that this process surely holds."""
-        while self._at < len(self._filled):
-            message = self._filled[self._at].next()
-            if message is not None:
-                return message
-            self._at += 1
-        return None
-
-    def take(self) -> list[Any]:
-        """All that waits, and what the keeper is about to give back."""
-        return [message for backlog in self._filled for message in backlog.take()]
-
-
-def _by_queue(messages: Iterable[MessageT]) -> list[tuple[Any, list[MessageT]]]:
-    found: dict[str, list[MessageT]] = {}
-    for message in messages:
-        name = message._queue.name
-        if name in found:
-            found[name].append(message)
-        else:
-            found[name] = [message]
-    return [(held[0]._queue, held) for held in found.values()]
 
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()

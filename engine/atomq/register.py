@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import socket
-import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from atomq import calls, fork
+from atomq.background import Background
 from atomq.calls import Call
 from atomq.errors import AtomqError, PermissionDenied
 from atomq.keys import QueueKeys, RegisterKeys
@@ -96,6 +96,7 @@ class Register:
         self._limits = limits
         self._make_engine = make_engine
         self._off = off
+        self._thread = Background(self._turn, "atomq-register", "writes the register", log, 1.0)
         self._begin()
         _registers.add(self)
         fork.renew(self)
@@ -106,14 +107,14 @@ class Register:
         self.concurrency: Callable[[], int | None] = lambda: None
         """How much the process does at once, where its consumers do not know it."""
         self._started_ms = int(time.time() * 1000)
-        self._wake = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._thread.forked()
+        self._wake = self._thread.wake
         self._engine: Any = None
         self._consumers: weakref.WeakSet[Consuming] = weakref.WeakSet()
         self._new: dict[str, QueueKeys] = {}
         self._gone: set[str] = set()
         self._next = self._not_before = 0.0
-        self._listed = self._closing = self._refused = False
+        self._listed = self._refused = False
 
     def forked(self) -> None:
         """In a child process: it has not said anything yet."""
@@ -131,7 +132,7 @@ class Register:
             else:
                 self._gone.discard(queue.name)
                 self._new[queue.name] = queue
-            self._rouse()
+            self._thread.rouse()
 
     def consume(self, consumer: Consuming) -> None:
         """This consumer asks for messages: it is there, while it does or its holder works."""
@@ -143,7 +144,7 @@ class Register:
             self._consumers.add(consumer)
             if self._is_news(consumer):
                 self._next = min(self._next, self._not_before)
-            self._rouse()
+            self._thread.rouse()
 
     def change(self, consumer: Consuming, queues: Sequence[QueueKeys]) -> None:
         """From now on this consumer consumes these queues, if any."""
@@ -156,8 +157,8 @@ class Register:
             else:
                 self._consumers.discard(consumer)
             self._next = min(self._next, self._not_before)
-            if queues or self._thread is not None:
-                self._rouse()
+            if queues or self._thread.runs:
+                self._thread.rouse()
 
     def _is_news(self, consumer: Consuming) -> bool:
         now = time.monotonic()
@@ -171,34 +172,20 @@ class Register:
     def left_by(self, holder: Holder) -> None:
         """What this holder held for consumes no more; done when this returns, within a second."""
         self.leave([one for one in list(self._consumers) if one.holder is holder])
-        thread = self._thread
-        if thread is not None and not self._consumers and thread is not threading.current_thread():
-            thread.join(CLOSING)
+        if not self._consumers:
+            self._thread.join(CLOSING)
 
     def close(self) -> None:
         """The process ends: what is to be said is said now."""
         with self._wake:
-            self._closing, self._next, thread = True, 0.0, self._thread
+            self._next = 0.0
             for one in list(self._consumers):
                 one.listed = False
             self._consumers.clear()
-            self._wake.notify()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(CLOSING)
+            self._thread.close()
+        self._thread.join(CLOSING)
 
     # ── the thread ────────────────────────────────────────────────────────────────────────────
-
-    def _rouse(self) -> None:
-        self._closing = False
-        if self._thread is None:
-            # It holds the register weakly between two turns: what is not used any more may go.
-            run = weakref.WeakMethod(self._turn)
-            self._thread = threading.Thread(
-                target=_loop, args=(run,), name="atomq-register", daemon=True
-            )
-            self._thread.start()
-        else:
-            self._wake.notify()
 
     def _turn(self) -> bool:
         """Say what is due, then wait for the next thing; False once nothing is left to be said."""
@@ -206,7 +193,8 @@ class Register:
             new, self._new = self._new, {}
             gone, self._gone = self._gone, set()
             consumers = self._there()
-            is_last = self._closing  # else what this turn says may be what the end takes back
+            # If it is not the last turn, what it says may be what the end takes back.
+            is_last = self._thread.closing
             is_due = is_last or time.monotonic() >= self._next
             if is_due:  # set before it is said: what comes meanwhile may bring it forward
                 self._next = time.monotonic() + EVERY
@@ -216,10 +204,11 @@ class Register:
                 self._engine.close()
         with self._wake:
             more = self._new or self._gone
-            if (is_last and self._closing) or not (more or self._consumers or self._listed):
-                self._engine = self._thread = None
+            if (is_last and self._thread.closing) or not (more or self._consumers or self._listed):
+                self._engine = None
+                self._thread.ended()
                 return False
-            if not (more or self._closing):
+            if not (more or self._thread.closing):
                 self._wake.wait(max(0.0, min(self._next - time.monotonic(), IDLE)))
         return True
 
@@ -244,7 +233,7 @@ class Register:
         entry = self._entry(consumers, sorted(consumed)) if consumers else ""
         try:
             for some in _batches(sorted(gone)):
-                self._run(calls.register(self.keys, some, gone=True), leaving=self._closing)
+                self._run(calls.register(self.keys, some, gone=True), leaving=self._thread.closing)
             process = fork.process() if consumers or self._listed else ""
             for some in list(_batches(sorted(names))) or [()]:
                 self._run(
@@ -255,7 +244,7 @@ class Register:
                         alive_ms=KEPT_MS if consumers else 0,
                         entry=entry,
                     ),
-                    leaving=self._closing or not consumers,
+                    leaving=self._thread.closing or not consumers,
                 )
             self._not_before = 0.0
             self._listed, self._refused, noted = bool(consumers), False, NOTED
@@ -308,17 +297,6 @@ class Register:
 
 def _batches(names: Sequence[str]) -> Iterable[Sequence[str]]:
     return (names[i : i + calls.MOST] for i in range(0, len(names), calls.MOST))
-
-
-def _loop(run: weakref.WeakMethod[Callable[[], bool]]) -> None:
-    while (turn := run()) is not None:
-        try:
-            if not turn():
-                return
-        except Exception:
-            log.exception("the thread that writes the register goes on")
-            time.sleep(1.0)
-        del turn
 
 
 _registers: weakref.WeakSet[Register] = weakref.WeakSet()

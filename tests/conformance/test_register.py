@@ -163,7 +163,7 @@ def test_a_process_that_ends_while_it_says_its_first_word_takes_that_back(
             write(call, leaving=leaving)
             if not said.is_set():
                 said.set()
-                awaited(lambda: register._closing)
+                awaited(lambda: register._thread.closing)
 
         monkeypatch.setattr(register, "_run", slow)
         assert queue.claim() is None

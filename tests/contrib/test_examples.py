@@ -92,8 +92,8 @@ def test_a_kill_on_both_sides(tmp_path: Path) -> None:
 
 
 WITHOUT_RENEWAL = """
-from atomq.leases import LeaseKeeper
-LeaseKeeper._renew = lambda self: 3600.0
+from atomq.renewal import Renewal
+Renewal.renew = lambda self: 3600.0
 """
 
 

@@ -364,13 +364,14 @@ def test_whatever_goes_wrong_in_a_renewal_others_follow(
 ) -> None:
     queue = Queue("q", server.url, lease=LEASE)
     queue.put("x")
-    renew, tried = queue.keeper._renew, []
+    renewal = queue.keeper._renewal
+    renew, tried = renewal.renew, []
 
     def broken_once() -> float:
         tried.append(1)
         return renew() if len(tried) > 1 else 1 / 0
 
-    monkeypatch.setattr(queue.keeper, "_renew", broken_once)
+    monkeypatch.setattr(renewal, "renew", broken_once)
     message = queue.claim()
     assert message is not None
     wait_until("the next renewal", lambda: len(tried) > 2, 3)

@@ -50,7 +50,7 @@ def reap(*pids: int) -> None:
 def test_a_forked_child_is_a_consumer_of_its_own(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("atomq.leases.PATIENCE", 60)
+    monkeypatch.setattr("atomq.backlog.PATIENCE", 60)
     queue = Queue("q", server.url)
     queue.put_many(range(-3, 6))
     messages = queue.consume(prefetch=3)

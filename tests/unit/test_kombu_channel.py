@@ -73,7 +73,7 @@ def test_with_never_the_worker_holds_it_and_is_no_company(monkeypatch: pytest.Mo
     assert len(stage.claim("a", message=raw(eta=at(60_000)))) == 1
     begins = stage.broker.keeper._leases["a"].begins - time.monotonic()
     assert begins == pytest.approx(60, abs=1)
-    assert stage.broker.keeper.company() == calls.SOLE
+    assert stage.broker.keeper.alone.company() == calls.SOLE
     stage.close()
 
 
@@ -218,7 +218,7 @@ def test_what_is_fetched_and_no_message_is_a_dead_letter(stage: Stage) -> None:
 def test_nothing_is_fetched_while_a_message_is_to_be_alone(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage.broker.keeper, "stands_still", lambda: True)
+    monkeypatch.setattr(stage.broker.keeper.alone, "stands_still", lambda: True)
     assert stage.channel.basic_get("q") is None
     assert stage.engine.called("claim") == []
 

@@ -141,8 +141,8 @@ def test_what_cannot_be_settled_ends_no_worker(stage: Stage, trouble: Exception)
     message.requeue()
     away = isinstance(trouble, ServerUnavailable)
     assert stage.broker.keeper.holds("a") is away
-    assert len(stage.broker.keeper._later) == away
-    stage.broker.keeper._later.clear()
+    assert len(stage.broker.keeper._settling.later) == away
+    stage.broker.keeper._settling.later.clear()
 
 
 def test_a_delay_is_that_of_the_message_by_its_id(stage: Stage) -> None:

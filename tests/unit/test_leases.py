@@ -11,11 +11,12 @@ from collections.abc import Iterator
 import pytest
 
 from atomq import leases
+from atomq.backlog import Backlog
 from atomq.calls import Call, Claimed, Verdict
 from atomq.client import Engine
 from atomq.flows import Flow, clock
 from atomq.keys import QueueKeys
-from atomq.leases import Backlog, LeaseKeeper
+from atomq.leases import LeaseKeeper
 from atomq.message import Delivery
 
 
@@ -42,10 +43,10 @@ def test_max_lease_counts_once_from_the_begin_of_the_work(
     keeper.start(message.receipt)
     now[0] += 9
     keeper.start(message.receipt)
-    keeper._held()
+    keeper._renewal.held()
     assert keeper.holds(message.receipt)
     now[0] += 2
-    keeper._held()
+    keeper._renewal.held()
     assert not keeper.holds(message.receipt)
 
 

@@ -91,7 +91,7 @@ class Broker:
             lease_ms=options.lease_ms,
             max_deliveries=options.max_deliveries,
             max_bytes=options.max_bytes,
-            company=self.keeper.company() if limit else calls.HOLDS,
+            company=self.keeper.alone.company() if limit else calls.HOLDS,
             acks=[acks[name] for name in queues] if acks is not None else None,
         )
 
@@ -108,8 +108,8 @@ class Broker:
                 self.give_back(self.keys(queue), receipts)
             found = []
         if claimed.drain_ms:
-            self.keeper.drain(claimed.drain_ms / 1000)
-        for call in self.keeper.accompanied():
+            self.keeper.alone.drain(claimed.drain_ms / 1000)
+        for call in self.keeper.alone.accompanied():
             try:
                 self.engine.run(call)
             except AtomqError as error:

@@ -253,7 +253,7 @@ class Consuming(Publishing):
             self.qos.release(delivery, delay_ms=200 * delivery.charged)
 
     def _get(self, queue: str, timeout: Any = None) -> dict[str, Any]:
-        if self.broker.keeper.stands_still():
+        if self.broker.keeper.alone.stands_still():
             raise Empty
         found = self.broker.hold(self.broker.engine.run(self.broker.claim([queue], 1)))
         if not found:

@@ -54,7 +54,7 @@ class Demand:
             room = channel.room(taken, least=least)
             if room and not channel.closed:
                 found[channel] = room
-        return {} if found and self._broker.keeper.stands_still() else found
+        return {} if found and self._broker.keeper.alone.stands_still() else found
 
     def keys(self, able: tuple[Channel, ...]) -> Sequence[str]:
         """What to wait on: tokens of what `able` claims from, and the lists that are popped."""

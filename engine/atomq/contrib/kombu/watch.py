@@ -36,7 +36,7 @@ class Election:
     """Which queues this connection watches. It makes commands; the connection sends them.
 
     It belongs to one thread, but for what the keeper of leases calls while a task runs in that:
-    see `leases.Waits`.
+    see `backlog.Waits`.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -138,23 +138,23 @@ class Election:
 
     @property
     def queue(self) -> QueueKeys:
-        """See `leases.Waits`."""
+        """See `backlog.Waits`."""
         return self._broker.keys(next(iter(self._stood)))
 
     def waits_until(self) -> float:
-        """See `leases.Waits`."""
+        """See `backlog.Waits`."""
         busy, was_busy, self._was_busy = self._busy, self._was_busy, False
         if busy is not None:
             return busy + LINGER if self._mine else inf
         return clock() + LINGER if was_busy else inf
 
     def withdraw(self) -> list[str]:
-        """See `leases.Waits`."""
+        """See `backlog.Waits`."""
         self._left_at = clock()
         return list(self._mine) if self._busy is not None else []
 
     def give_back(self) -> Flow[None]:
-        """See `leases.Waits`. What could not be said in time is over by itself."""
+        """See `backlog.Waits`. What could not be said in time is over by itself."""
         for call in self.resign():
             if clock() - self._left_at < WATCH_MS / 1000:
                 yield from ask(call)

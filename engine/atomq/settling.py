@@ -1,0 +1,188 @@
+"""What a process has still to settle: acks that wait for a claim, and what met an outage."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from math import inf
+from typing import Any, NamedTuple
+
+from atomq import flows
+from atomq.background import Background
+from atomq.client import Engine
+from atomq.errors import AtomqError, ServerUnavailable
+from atomq.flows import Acks, Flow
+from atomq.node_threads import NodeThreads, by_place
+from atomq.troubles import Troubles
+
+log = logging.getLogger("atomq.leases")
+
+ACK_DELAY = 0.005  # seconds an ack waits for a claim to ride along with
+RETRY = 0.3  # seconds until something is tried again that met a server that was gone
+
+
+class Later(NamedTuple):
+    """What is still to be settled, by a flow."""
+
+    queue: str | None
+    receipts: Sequence[str]
+    flow: Callable[[], Flow[Any]]
+
+
+class Settling:
+    """What waits to be sent, by the thread of the leases. It belongs to their keeper.
+
+    Of a cluster each node has a thread of its own. `drop` is called with the receipts of what is
+    settled, which are not held any more.
+    """
+
+    def __init__(
+        self, engine: Engine, thread: Background, drop: Callable[[Iterable[str]], None]
+    ) -> None:
+        self._engine = engine
+        self._thread = thread
+        self._drop = drop
+        self.acks = Acks(waiting=self._send_soon, lost=_too_late)
+        """Those that may ride along with a claim."""
+
+    def begin(self, nodes: NodeThreads) -> None:
+        """Begin with nothing; also in a forked child."""
+        self._nodes = nodes
+        self.later: deque[Later] = deque()
+        self._acking = False
+        self._troubles = Troubles("acks")
+        self.due = inf
+        """When the thread is to send (monotonic)."""
+
+    def _send_soon(self) -> None:
+        # While acks come all the time the thread looks by itself every few milliseconds: rousing it
+        # costs the thread that works more than the ack does.
+        self._acking = True
+        if self.due != inf:
+            return
+        with self._thread.wake:
+            if self.due == inf:
+                self.due = time.monotonic() + ACK_DELAY
+                self._thread.rouse()
+
+    def settle(
+        self, queue: str | None, receipts: Sequence[str], flow: Callable[[], Flow[Any]]
+    ) -> bool:
+        """Settle what is held of a queue by a flow; whether that was done now.
+
+        If the server is gone it is done by the thread, as soon as the server is back.
+        """
+        if self._is_in_doubt(queue):
+            self.settle_later(queue, receipts, flow)
+            return False
+        try:
+            self._engine.run(flow())
+        except ServerUnavailable as error:
+            log.info("%d messages are settled later: %s", len(receipts), error)
+            self.settle_later(queue, receipts, flow)
+            return False
+        self._drop(receipts)
+        return True
+
+    def _is_in_doubt(self, queue: str | None) -> bool:
+        """Whether the node of a queue gave no answer: of a cluster, no caller waits for it."""
+        slots, place = self._engine.slots, self._engine.place(queue)
+        return slots is not None and place in slots.doubted
+
+    def settle_later(
+        self,
+        queue: str | None,
+        receipts: Sequence[str],
+        flow: Callable[[], Flow[Any]],
+        within: float = RETRY,
+    ) -> None:
+        """Have the thread do it, in so many seconds."""
+        with self._thread.wake:
+            self.later.append(Later(queue, receipts, flow))
+            self.due = min(self.due, time.monotonic() + within)
+            self._thread.rouse()
+
+    def settle_now(self, later: Later, now: float) -> None:
+        """Do it with the turn that began `now`: what says so is the thread itself."""
+        with self._thread.wake:
+            self.later.append(later)
+            self.due = now
+
+    def send(self, wait: float) -> None:
+        """Send it now, if there is any. What cannot be sent is kept."""
+        if self.acks.queues() or self.later:
+            self.flush(wait)
+
+    def turn(self, now: float) -> None:
+        """Send what is due."""
+        with self._thread.wake:
+            self.due = now + ACK_DELAY if self._acking else inf
+            self._acking = False
+        oldest = self.acks.since()
+        if oldest + ACK_DELAY > now and not self.later:
+            # A claim may take them along before their time is up.
+            with self._thread.wake:
+                self.due = min(self.due, max(oldest + ACK_DELAY, now + 0.001))
+        elif not self.flush():
+            with self._thread.wake:
+                self.due = now + RETRY
+
+    def flush(self, wait: float = 0.0) -> bool:
+        """Send what waits to be sent; whether all was. `wait`: seconds, for the nodes of a cluster.
+
+        What a node does not take is tried again by the thread, some time later.
+        """
+        if self._engine.slots is None:
+            return self._send_some(self.acks.queues(), list(self.later))
+        place = self._engine.place
+        acks, later = (
+            by_place(self.acks.queues(), place),
+            by_place(self.later, lambda each: place(each.queue)),
+        )
+        under_way = []
+        for node in {**acks, **later}:
+            some = partial(self._send_to_node, acks.get(node, []), later.get(node, []))
+            under_way.append(self._nodes.do(node, "acks", some))
+        until = time.monotonic() + wait
+        for done in under_way if wait else ():
+            if done is not None:
+                done.wait(max(0.0, until - time.monotonic()))
+        return None not in under_way
+
+    def _send_to_node(self, names: Sequence[str], later: Sequence[Later]) -> None:
+        if not self._send_some(names, later):
+            with self._thread.wake:
+                self.due = min(self.due, time.monotonic() + RETRY)
+                if not self._thread.closing:
+                    self._thread.rouse()
+
+    def _send_some(self, names: Sequence[str], later: Sequence[Later]) -> bool:
+        sent = True
+        for name in names:
+            try:
+                self._engine.run(flows.flush(self._engine.keys(name), self.acks))
+                self._troubles.over(name)
+            except AtomqError as error:  # which may be the trouble of this one queue
+                self._troubles.met(error, name, "acks of %s are kept, to be sent: %s", name)
+                sent = False
+        for each in later:
+            try:
+                self._engine.run(each.flow())
+            except ServerUnavailable:
+                return False
+            except AtomqError as error:
+                log.warning("%d messages were not settled: %s", len(each.receipts), error)
+            with self._thread.wake, contextlib.suppress(ValueError):  # at exit two threads do this
+                self.later.remove(each)
+            self._drop(each.receipts)
+        return sent
+
+
+def _too_late(queue: str, receipts: Sequence[str]) -> None:
+    text = "a message of %r went to another consumer: %s was acked too late"
+    for receipt in receipts:
+        log.warning(text, queue, receipt.partition(" ")[0], extra={"queue": queue})
