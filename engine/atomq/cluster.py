@@ -244,6 +244,16 @@ class Nodes(Generic[P]):
             self.knock(place)
         return server.ConnectionError("{}:{} gave no answer a moment ago".format(*place))
 
+    @staticmethod
+    def unblocking(lines: Sequence[tuple[Place | None, int]]) -> list[Share]:
+        """What ends the waits of these connections: the node and the number of each."""
+        shares: dict[Place, Share] = {}
+        for at, (place, client_id) in enumerate(lines):
+            assert place is not None
+            data = packed(("CLIENT", "UNBLOCK", client_id))
+            shares.setdefault(place, Share(place)).say_packed(data, at)
+        return list(shares.values())
+
     def lengths_of(self, keys: Sequence[str]) -> list[Share]:
         """What asks for the length of each list, of nodes that are not in doubt."""
         shares: dict[Place, Share] = {}
@@ -323,6 +333,15 @@ class Share:
         for at in self._at:
             if at >= 0:
                 replies[at] = NoAnswer(error)
+
+
+def check_all(replies: Sequence[Any]) -> None:
+    """Raise what came instead of a reply."""
+    for reply in replies:
+        if isinstance(reply, NoAnswer):
+            raise reply.error
+        if isinstance(reply, Exception):
+            raise reply
 
 
 def no_answers(replies: list[Any]) -> list[Any]:

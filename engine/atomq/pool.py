@@ -219,9 +219,9 @@ class Pool:
         """Connections to wait for these lists, each with those that are waited for on it."""
         return [(self.fresh(), list(keys))]
 
-    def unblock(self, client_ids: Sequence[int], _node: tuple[str, int] | None) -> None:
-        """CLIENT UNBLOCK."""
-        for client_id in client_ids:
+    def unblock(self, lines: Sequence[tuple[Place | None, int]]) -> None:
+        """CLIENT UNBLOCK of each connection: its node, and its number."""
+        for _, client_id in lines:
             self.command(("CLIENT UNBLOCK", client_id))
 
     def nodes(self) -> list[tuple[str, Pool]]:

@@ -387,9 +387,9 @@ class AsyncPool:
             raise
         self._handshake = HANDSHAKE
 
-    async def unblock(self, client_ids: Sequence[int], _node: tuple[str, int] | None) -> None:
-        """CLIENT UNBLOCK."""
-        for client_id in client_ids:
+    async def unblock(self, lines: Sequence[tuple[Place | None, int]]) -> None:
+        """CLIENT UNBLOCK of each connection: its node, and its number."""
+        for _, client_id in lines:
             await self.command(("CLIENT UNBLOCK", client_id))
 
     async def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:

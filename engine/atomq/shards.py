@@ -16,7 +16,17 @@ from redis import exceptions as server
 from redis.connection import AbstractConnection
 
 from atomq import connect, wires
-from atomq.cluster import ANYWHERE, NEAR, Nodes, Share, key_of, named, no_answers, unserved
+from atomq.cluster import (
+    ANYWHERE,
+    NEAR,
+    Nodes,
+    Share,
+    check_all,
+    key_of,
+    named,
+    no_answers,
+    unserved,
+)
 from atomq.conversation import packed
 from atomq.keys import Place, hash_slot
 from atomq.node_threads import NodeThreads
@@ -250,18 +260,11 @@ class Shards(Nodes[Pool]):
             raise trouble
         return found
 
-    def unblock(self, client_ids: Sequence[int], place: Place | None) -> None:
-        """CLIENT UNBLOCK, to the node of these connections, in one round trip."""
-        assert place is not None
-        data = [packed(("CLIENT", "UNBLOCK", client_id)) for client_id in client_ids]
-        try:
-            replies = self.pool(place).over(data, looked_at=True, within=BRIEF)
-        except SERVER_ERRORS:
-            self.map.doubt(place)
-            raise
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
+    def unblock(self, lines: Sequence[tuple[Place | None, int]]) -> None:
+        """CLIENT UNBLOCK of each connection, its node and its number, to all nodes at once."""
+        replies: list[Any] = [None] * len(lines)
+        self._send(self.unblocking(lines), replies, BRIEF)
+        check_all(replies)
 
     def nodes(self) -> list[tuple[str, Pool]]:
         """The primaries."""

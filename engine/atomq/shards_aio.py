@@ -11,7 +11,7 @@ from redis import exceptions as server
 from redis.asyncio.connection import AbstractConnection
 
 from atomq import connect
-from atomq.cluster import Nodes, Share, key_of, named, no_answers, unserved
+from atomq.cluster import Nodes, Share, check_all, key_of, named, no_answers, unserved
 from atomq.conversation import packed
 from atomq.keys import Place, hash_slot
 from atomq.pool_aio import SMALL, AsyncPool, connected, heeded
@@ -183,11 +183,23 @@ class AsyncShards(Nodes[AsyncPool]):
     async def lengths(self, keys: Sequence[str]) -> list[Any]:
         """LLEN of each list, soon or not at all; None, or an error, where it is not known."""
         replies: list[Any] = [None] * len(keys)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(BRIEF):
-                shares = self.lengths_of(keys)
-                await asyncio.gather(*[self._send(each, replies, large=False) for each in shares])
+        await self._send_briefly(self.lengths_of(keys), replies, large=False)
         return replies
+
+    async def _send_briefly(
+        self, shares: Sequence[Share], replies: list[Any], *, large: bool
+    ) -> None:
+        """To all nodes at once. One that does not answer soon is in doubt."""
+
+        async def send(share: Share) -> None:
+            try:
+                async with asyncio.timeout(BRIEF):
+                    await self._send(share, replies, large=large)
+            except TimeoutError as error:
+                self.map.doubt(share.place)
+                share.failed(named(error, share.place), replies)
+
+        await asyncio.gather(*map(send, shares))
 
     # ── connections of the caller's own ───────────────────────────────────────────────────────
 
@@ -215,19 +227,11 @@ class AsyncShards(Nodes[AsyncPool]):
             raise trouble
         return found
 
-    async def unblock(self, client_ids: Sequence[int], place: Place | None) -> None:
-        """CLIENT UNBLOCK, to the node of these connections, in one round trip."""
-        assert place is not None
-        data = [packed(("CLIENT", "UNBLOCK", client_id)) for client_id in client_ids]
-        try:
-            async with asyncio.timeout(BRIEF):
-                replies = await self.pool(place).over(data, large=True, looked_at=True)
-        except SERVER_ERRORS:
-            self.map.doubt(place)
-            raise
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
+    async def unblock(self, lines: Sequence[tuple[Place | None, int]]) -> None:
+        """CLIENT UNBLOCK of each connection. See `Shards`."""
+        replies: list[Any] = [None] * len(lines)
+        await self._send_briefly(self.unblocking(lines), replies, large=True)
+        check_all(replies)
 
     async def close(self) -> None:
         """Close what is not in use, to all nodes."""

@@ -137,8 +137,8 @@ class Waiter:
                     raise
             case waiting.Hear(lines, seconds):
                 return _hear(lines, seconds)
-            case waiting.Unblock(client_ids, node):
-                self._engine._pool.unblock(client_ids, node)
+            case waiting.Unblock(blocked):
+                self._engine._pool.unblock(blocked)
             case waiting.Open(names):
                 return [_line(*found) for found in self._engine._pool.blocking(names)]
             case waiting.Close(lines):

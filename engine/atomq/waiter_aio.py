@@ -108,8 +108,8 @@ class AsyncWaiter:
                 line.wire.write(data)
             case waiting.Hear(lines, seconds):
                 return await _hear(lines, seconds)
-            case waiting.Unblock(client_ids, node):
-                await self._engine._pool.unblock(client_ids, node)
+            case waiting.Unblock(blocked):
+                await self._engine._pool.unblock(blocked)
             case waiting.Open(names):
                 found = await self._engine._pool.blocking(names)
                 return [Line(_Heard(connection), some) for connection, some in found]

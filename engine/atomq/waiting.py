@@ -91,10 +91,13 @@ class Hear:
 
 @dataclass(slots=True)
 class Unblock:
-    """Say CLIENT UNBLOCK for lines of one node over another connection; redis-py's exceptions."""
+    """Say CLIENT UNBLOCK for these lines over other connections, to all nodes at once.
 
-    client_ids: Sequence[int]
-    node: Place | None
+    It raises redis-py's exceptions.
+    """
+
+    lines: Sequence[tuple[Place | None, int]]
+    """The node and the number of each connection."""
 
 
 @dataclass(slots=True)
@@ -235,14 +238,13 @@ class Waiting:
             raise server.ConnectionError("what was sent was sent over a connection of before")
 
     def _unblock(self, lines: Sequence[Line]) -> Actions[None]:
-        by_node: dict[Place | None, list[int]] = {}
+        found: list[tuple[Place | None, int]] = []
         for line in lines:
             if line.client_id is None:
                 raise server.ConnectionError("the server did not say which connection this is")
-            by_node.setdefault(line.wire.node, []).append(line.client_id)
+            found.append((line.wire.node, line.client_id))
         try:
-            for node, client_ids in by_node.items():
-                yield Unblock(client_ids, node)
+            yield Unblock(found)
         except server.NoPermissionError:
             self._engine.may_unblock = False
             raise

@@ -323,6 +323,20 @@ def test_the_server_ends_a_wait_of_a_client_that_is_there_no_more() -> None:
     assert stage.unblocked == 1, "only to find out whether it may"
 
 
+def test_waits_at_several_nodes_are_ended_at_once() -> None:
+    slots = SimpleNamespace(serves=lambda *_: True, doubted=())
+    waits = Waiting(SimpleNamespace(may_unblock=None, era=0, slots=slots))  # type: ignore[arg-type]
+    numbers = (7, 8, 9)
+    for number in numbers:
+        wire = SimpleNamespace(hello={b"id": number}, node=("a node", number % 2))
+        waits.lines.append(Line(wire, [KEY], waits=True))
+    actions = waits.withdraw()
+    action = next(actions)
+    while isinstance(action, waiting.Hear):
+        action = actions.send(None)
+    assert action == waiting.Unblock([(("a node", number % 2), number) for number in numbers])
+
+
 @pytest.mark.parametrize("ahead", [None, claim("c")])
 def test_what_is_heard_meanwhile_is_the_answer_and_the_wait_goes_on(ahead: Any) -> None:
     stage = Stage(iter(()))
