@@ -39,6 +39,10 @@ KEYLESS = frozenset(
 ANYWHERE = frozenset({"PING", "PUBLISH", "TIME"})  # what any node does alike
 NEAR = 0.4  # seconds in which one has to do that; then another one is asked
 
+# By the nodes of a URL: those that the last answer named. An engine that is made when the nodes of
+# its URL have left begins with what others of its process know; so does one of a forked child.
+_heard_of: dict[tuple[Place, ...], tuple[Place, ...]] = {}
+
 _REFUSALS = (server.AuthenticationError, server.ResponseError)
 
 
@@ -125,7 +129,7 @@ class SlotMap:
         """The nodes, in the order in which to ask them."""
         known = list(self.nodes)
         random.shuffle(known)
-        every = dict.fromkeys((*known, *self._seeds))
+        every = dict.fromkeys((*known, *self._seeds, *_heard_of.get(self._seeds, ())))
         return sorted(every, key=self.doubted.__contains__)
 
     def learn(self, place: Place, reply: Any, *, more: bool = False) -> None:
@@ -145,6 +149,7 @@ class SlotMap:
                 for slot in range(int(first), int(last) + 1):
                     owners[slot] = owners[slot] or owner
         self.primaries, self.nodes, self._owners = tuple(primaries), tuple(nodes), owners
+        _heard_of[self._seeds] = self.nodes
 
     def failed(self, place: Place, error: Exception, before: Exception | None) -> Exception:
         """A node did not tell. What to raise if no other does: that it refuses us says most."""

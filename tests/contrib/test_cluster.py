@@ -583,6 +583,30 @@ def test_a_shard_that_is_lost_for_good_costs_no_other(kind: str, tmp_path: Path,
             at.close()
 
 
+@pytest.mark.long
+def test_a_worker_goes_on_when_the_node_of_its_url_has_left(kind: str, tmp_path: Path) -> None:
+    """Its result backend too, which connects later."""
+    with Cluster(kind, nodes=2, spare=True, options=PARTIAL) as cluster:
+        assert cluster.spare is not None
+        url = f"atomq-cluster://127.0.0.1:{cluster.spare.port}"
+        at = Place(cluster.nodes[0], tmp_path, url, backend=url)
+        at.engine_url = f"redis+cluster://127.0.0.1:{cluster.nodes[0].port}"
+        try:
+            worker = at.worker("threads", 2).ready()
+            first = at.send("work")
+            gone = cluster.id_of(cluster.spare)
+            cluster.spare.stop()
+            for node in cluster.nodes:
+                node.client().execute_command("CLUSTER FORGET", gone)
+                for sort in ("normal", "pubsub"):
+                    node.client().execute_command("CLIENT KILL", "TYPE", sort, "SKIPME", "yes")
+            for one in (first, at.send("work"), at.send("work")):
+                assert at.outcome(one)["status"] == "SUCCESS"
+            assert worker.alive
+        finally:
+            at.close()
+
+
 def move_half_by_half(cluster: Cluster, slot: int, seconds: float) -> None:
     """Move a slot as redis-cli does, with one half of it here and one there for so long."""
     source = cluster.owner(slot)
