@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,47 +17,27 @@ import pytest
 
 from atomq import calls, flows
 from atomq.calls import Call, Claimed, DeadLettered, Outgoing, Redriven, Verdict
-from atomq.errors import InvalidArgument, PermissionDenied, ServerUnavailable
-from atomq.flows import Acks, Consumer, Filled, Flow, Get, Listen, Pace, Sleep, Wait, Withdraw
+from atomq.errors import InvalidArgument, NotDurable, PermissionDenied, ServerUnavailable
+from atomq.flows import (
+    Acks,
+    Consumer,
+    Filled,
+    Flow,
+    Get,
+    Listen,
+    Pace,
+    Rest,
+    Sleep,
+    Wait,
+    Withdraw,
+)
 from atomq.keys import QueueKeys
 from atomq.looking import Looked
-from atomq.message import Delivery, Producers
+from atomq.message import Producers
 from atomq.options import Options
+from tests.played import Play, claimed, delivery
 
 Q, R = QueueKeys("q"), QueueKeys("r")
-
-
-class Play:
-    """A flow, one effect at a time."""
-
-    def __init__(self, flow: Flow[Any]) -> None:
-        self.flow = flow
-        self.result: Any = None
-        self.over = False
-        self.effect: Any = None
-        self.go(None)
-
-    def go(self, answer: Any) -> Any:
-        """Answer the effect; the next one."""
-        try:
-            raises = isinstance(answer, BaseException)
-            self.effect = self.flow.throw(answer) if raises else self.flow.send(answer)
-        except StopIteration as stop:
-            self.result, self.over, self.effect = stop.value, True, None
-        return self.effect
-
-
-def delivery(body: object = "x", queue: str = "q") -> Delivery:
-    return Delivery(queue, f"c-1.0.{body}", 1, 1, b"{}")
-
-
-def claimed(
-    *deliveries: Delivery,
-    wait_ms: int | None = None,
-    more: Sequence[str] = (),
-    lost: Sequence[tuple[str, str]] = (),
-) -> Claimed:
-    return Claimed(0, wait_ms, tuple(more), tuple(lost), list(deliveries))
 
 
 def consumer(*queues: QueueKeys, acks: Acks | None = None, **options: Any) -> Consumer:
@@ -813,6 +794,56 @@ def test_who_leaves_waits_for_acks_that_others_are_sending() -> None:
     assert play.over
 
 
+def test_acks_that_are_said_again_are_overdue() -> None:
+    acks = Acks()
+    acks.add("q", "r1")
+    assert 0 < acks.since() <= time.monotonic()
+    acks.put_back("q", acks.take("q"))
+    assert acks.since() == 0
+    acks = Acks()
+    acks._of("q").append("r1")  # which another thread adds right now
+    assert acks.since() == 0
+
+
+@pytest.mark.parametrize("meanwhile", ["one more", "all taken"])
+def test_acks_that_two_threads_add_or_take_at_once_are_said_to_wait(meanwhile: str) -> None:
+    class Shared(deque[str]):
+        def append(self, receipt: str) -> None:
+            if meanwhile == "one more":
+                super().append("of another thread")
+            else:
+                self.clear()
+            super().append(receipt)
+
+    waiting: list[int] = []
+    acks = Acks(waiting=lambda: waiting.append(1))
+    acks._receipts["q"] = Shared([] if meanwhile == "one more" else ["r1"])
+    acks.add("q", "r2")
+    assert waiting
+
+
+# ── a flow that is taken up again ─────────────────────────────────────────────────────────────
+
+
+def test_what_was_interrupted_goes_on_where_it_was_and_says_its_call_again() -> None:
+    def work() -> Flow[int]:
+        first = yield from flows.ask(calls.ack(Q, ["r1"]))
+        second = yield from flows.ask(calls.ack(Q, ["r2"]))
+        return len(first) + len(second)
+
+    rest = Rest(work())
+    play = Play(rest.flow())
+    assert (play.effect.args, play.effect.repeated) == (["r1"], False)
+    play.go([Verdict.DONE])
+    assert (play.effect.args, play.effect.repeated) == (["r2"], False)
+    play.flow.close()
+    for _ in range(2):
+        play = Play(rest.flow())
+        assert (play.effect.args, play.effect.repeated) == (["r2"], True)
+    play.go([Verdict.DONE])
+    assert (play.over, play.result) == (True, 2)
+
+
 # ── batches ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -850,6 +881,32 @@ def test_messages_travel_by_number_and_by_size() -> None:
         count += 1
         play.go(calls.Published(1))
     assert count == 3
+
+
+def test_a_call_is_filled_to_the_byte_and_no_message_is_too_large_for_one() -> None:
+    def by_size(*sizes: int) -> list[list[int]]:
+        messages = [Outgoing("x" * size, "i") for size in sizes]
+        return [[len(m.message) for m in each] for each in flows.by_size(messages, 10)]
+
+    assert by_size(5, 5, 5, 5, 1) == [[5, 5], [5, 5], [1]]
+    assert by_size(5, 6, 5) == [[5], [6], [5]]
+    assert by_size(30, 1, 30, 1) == [[30], [1], [30], [1]]
+    assert by_size(4, 6) == [[4, 6]]
+    assert by_size(30) == [[30]]
+
+
+def test_what_was_put_without_being_confirmed_is_named_with_what_was_put_before() -> None:
+    messages = [Outgoing("x" * 6, f"i{n}") for n in range(3)]
+    options = Options.of(max_bytes=1000)
+    play = Play(
+        flows.publish_all(
+            Q, [Outgoing("x" * 600, m.id) for m in messages], producers=Producers(), options=options
+        )
+    )
+    play.go(calls.Published(1))
+    with pytest.raises(NotDurable) as error:
+        play.go(NotDurable("not confirmed", 0, 1))
+    assert error.value.ids == ["i0", "i1"]
 
 
 def test_redrive_goes_on_until_it_has_seen_them_all_and_not_those_that_die_meanwhile() -> None:
@@ -943,6 +1000,54 @@ def test_a_server_that_goes_away_is_waited_for_until_the_time_is_up(
         Play(flows.await_result("k", 2)).go(ServerUnavailable("never there"))
 
 
+def test_a_server_that_is_away_is_asked_twice_a_second_or_less_often_than_twenty_times() -> None:
+    play, pauses = Play(flows.await_result("k", None)), set()
+    play.go(None)
+    for _ in range(40):
+        play.go(None)
+        assert isinstance(play.go(ServerUnavailable("gone")), Sleep)
+        pauses.add(play.effect.seconds)
+        play.go(None)
+    assert min(pauses) >= 0.05
+    assert max(pauses) <= 0.5
+    assert len(pauses) > 20
+
+
+def test_less_than_a_second_is_listened_to_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    play = Play(flows.await_result("k", 0.25))
+    for answer in (None, None):
+        play.go(answer)
+    assert play.go(None) == Listen("k", 0.25)
+
+
+def test_how_far_the_holder_is_is_said_twice_a_second_when_it_changed() -> None:
+    heard: list[calls.Progress] = []
+    play = Play(flows.await_result("k", None, flows.follow(Q, "m", heard.append)))
+    play.go(None)
+    assert play.effect == Listen("k", 0)
+    half, done = calls.Progress(0.5, "half"), calls.Progress(1.0, "done")
+    for progress in (None, half, half, done):
+        assert play.go(None) == Get("k")
+        assert play.go(None).script.name == "find"
+        assert play.effect.args[3] == 0, "only by its record"
+        assert play.go(calls.MessageStatus("m", "held", 1, progress=progress)) == Listen("k", 0.5)
+    assert heard == [half, done]
+    play.go(None)
+    assert play.go(b"1") is None, "with the result nothing is looked for"
+    assert play.result == b"1"
+
+
+# ── times ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_no_time_is_left_once_it_is_to_stop() -> None:
+    stop = threading.Event()
+    assert flows.seconds_left(None, stop) is None
+    stop.set()
+    assert flows.seconds_left(None, stop) == 0
+
+
 # ── pace ──────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -972,6 +1077,37 @@ def test_one_long_message_is_forgotten_by_and_by() -> None:
     for _ in range(9):
         pace.took(0.001 * pace.limit, pace.limit)
     assert pace.limit == 64
+
+
+def test_what_several_workers_worked_counts_and_not_when_more_was_asked_for() -> None:
+    for workers in (2, 4):
+        pace = Pace(64, workers)
+        for _ in range(8):
+            for _ in range(workers):
+                pace.worked(0.1)
+            pace.took(3600, 1)
+        assert pace.limit == 5 * workers, "half a second of all of them"
+
+
+def test_with_no_worker_free_one_message_is_claimed_at_least() -> None:
+    pace = Pace(64, 2)
+    pace.free = 0
+    assert pace.limit == 1
+    pace.worked(3600)
+    pace.took(0, 0)
+    assert pace.limit == 1
+
+
+def test_work_that_takes_no_time_at_all_has_a_pace() -> None:
+    pace = Pace(64)
+    pace.took(0.0, 1)
+    assert pace.limit == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1001, "7", True])
+def test_a_pace_is_of_one_worker_at_least(workers: Any) -> None:
+    with pytest.raises(InvalidArgument):
+        Pace(5, workers)
 
 
 @pytest.mark.parametrize("most", [0, 1001, "7", True])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 import pytest
 
 from atomq.calls import Outgoing
 from atomq.errors import AtomqError, ServerFull, ServerUnavailable
 from atomq.gathering import TOGETHER, Gathering
+
+T = TypeVar("T")
 
 
 class Server:
@@ -27,6 +30,11 @@ class Server:
 
 def plain(name: str, size: int = 10) -> Outgoing:
     return Outgoing("x" * size, name)
+
+
+def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """What never comes is not waited for for ever."""
+    return asyncio.run(asyncio.wait_for(main(), 10))
 
 
 async def turns(many: int = 3) -> None:
@@ -51,7 +59,7 @@ def test_what_is_put_in_one_turn_is_one_call_and_the_next_waits_for_no_answer() 
         await asyncio.gather(*first)
         assert gathering.under_way == 0
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_a_call_holds_as_much_as_may_share_a_connection() -> None:
@@ -63,7 +71,7 @@ def test_a_call_holds_as_much_as_may_share_a_connection() -> None:
         await turns()
         return server.calls
 
-    assert asyncio.run(main()) == [["a", "b"], ["c", "d"], ["e"]]
+    assert run(main) == [["a", "b"], ["c", "d"], ["e"]]
 
 
 def test_one_that_is_cancelled_withdraws_only_its_own() -> None:
@@ -82,7 +90,7 @@ def test_one_that_is_cancelled_withdraws_only_its_own() -> None:
         await turns()
         assert server.calls == [["a", "c"]]
 
-    asyncio.run(main())
+    run(main)
 
 
 @pytest.mark.parametrize("error", [ServerFull("full"), ServerUnavailable("gone")], ids=repr)
@@ -99,7 +107,7 @@ def test_each_has_an_error_of_its_own(error: AtomqError) -> None:
         assert len({id(one) for one in found}) == 3
         assert {one.__cause__ for one in found if isinstance(one, Exception)} == {error.__cause__}
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_where_the_call_is_cancelled_so_are_its_callers() -> None:
@@ -114,4 +122,4 @@ def test_where_the_call_is_cancelled_so_are_its_callers() -> None:
         found = await asyncio.gather(*puts, return_exceptions=True)
         assert [type(one) for one in found] == [asyncio.CancelledError] * 2
 
-    asyncio.run(main())
+    run(main)

@@ -41,9 +41,9 @@ class Wait(Effect[Answer]):
 
     keys: tuple[str, ...]
     seconds: float
-    ahead: Call[Claimed] | None = None
-    lasts: float = 0.0
-    channels: tuple[str, ...] = ()
+    ahead: Call[Claimed] | None
+    lasts: float
+    channels: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,10 +90,10 @@ class Claiming:
         self,
         queues: Sequence[QueueKeys],
         options: Options,
-        acks: Acks | None = None,
-        company: Company | None = None,
+        acks: Acks | None,
+        company: Company | None,
         *,
-        fair: bool = False,
+        fair: bool,
     ) -> None:
         """`fair`: no queue goes before another; else those of a server go in this order."""
         self.queues = list(queues)

@@ -352,5 +352,5 @@ class Consumer(Claiming):
             yield from flush(queue, self.acks)
         for _ in range(100):  # 0.2 s: others may be sending some of ours right now
             if not any(self.acks.under_way(queue.name) for queue in self.queues):
-                break
+                return
             yield from ask(Sleep(0.002))

@@ -41,7 +41,9 @@ def cancel(keys: QueueKeys, ids: Sequence[str]) -> Flow[list[Verdict]]:
     """
     verdicts = yield from in_batches(ids, lambda some: calls.cancel(keys, some))
     for i, message_id in enumerate(ids):
-        for _ in range(3 if verdicts[i] is not Verdict.DONE else 0):
+        if verdicts[i] is Verdict.DONE:
+            continue
+        for _ in range(3):
             found = yield from ask(calls.find(keys, message_id))
             if found.state == "held":
                 if found.cancelling:
@@ -52,7 +54,7 @@ def cancel(keys: QueueKeys, ids: Sequence[str]) -> Flow[list[Verdict]]:
                 done = yield from ask(calls.revoke(keys, message_id, message=found.raw or b""))
             elif found.state == "delayed":
                 again = yield from ask(calls.cancel(keys, [message_id]))
-                done = again[0] is Verdict.DONE
+                done = again == [Verdict.DONE]
             else:
                 break
             if done:

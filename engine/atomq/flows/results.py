@@ -24,12 +24,13 @@ def follow(
     keys: QueueKeys, message_id: str, on_progress: Callable[[calls.Progress], object]
 ) -> Callable[[], Flow[None]]:
     """A flow that looks how far the holder of a message is, and says so when it said something."""
-    last: list[calls.Progress | None] = [None]
+    last: calls.Progress | None = None
 
     def look() -> Flow[None]:
+        nonlocal last
         found = yield from ask(calls.find(keys, message_id, limit=0))
-        if found.progress is not None and found.progress != last[0]:
-            last[0] = found.progress
+        if found.progress is not None and found.progress != last:
+            last = found.progress
             on_progress(found.progress)
 
     return look
@@ -50,7 +51,7 @@ def await_result(
     found = yield from ask(Get(key))
     seconds, pause = 0.0, 5.0 if look is None else FOLLOW
     while found is None:
-        left = 5.0 if deadline is None else min(5.0, deadline - time.monotonic())
+        left = pause if deadline is None else deadline - time.monotonic()
         if left <= 0:
             return None
         found = yield from ask(Listen(key, min(seconds, left)))

@@ -1,0 +1,43 @@
+"""Flows played by hand: a test answers each effect, and sees the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from atomq.calls import Claimed
+from atomq.flows import Flow
+from atomq.message import Delivery
+
+
+class Play:
+    """A flow, one effect at a time."""
+
+    def __init__(self, flow: Flow[Any]) -> None:
+        self.flow = flow
+        self.result: Any = None
+        self.over = False
+        self.effect: Any = None
+        self.go(None)
+
+    def go(self, answer: Any) -> Any:
+        """Answer the effect; the next one."""
+        try:
+            raises = isinstance(answer, BaseException)
+            self.effect = self.flow.throw(answer) if raises else self.flow.send(answer)
+        except StopIteration as stop:
+            self.result, self.over, self.effect = stop.value, True, None
+        return self.effect
+
+
+def delivery(body: object = "x", queue: str = "q") -> Delivery:
+    return Delivery(queue, f"c-1.0.{body}", 1, 1, b"{}")
+
+
+def claimed(
+    *deliveries: Delivery,
+    wait_ms: int | None = None,
+    more: Sequence[str] = (),
+    lost: Sequence[tuple[str, str]] = (),
+) -> Claimed:
+    return Claimed(0, wait_ms, tuple(more), tuple(lost), list(deliveries))

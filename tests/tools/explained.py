@@ -1,0 +1,107 @@
+"""Mutants that survive and need no test: by file, why, and the line as it reads then.
+
+They are not run. An entry whose line is changed finds no mutant any more, and goes with it.
+"""
+
+from __future__ import annotations
+
+import re
+
+ALWAYS = {
+    "a parameter may be given by its place too": r"^(\*,|.*def .*\*, .*)\n  \+ .*/,",
+    "what is not equally long cannot be there; it is said louder": r"strict=False",
+    "only mypy reads it": r"TypeVar\(",
+    "with slots or without, it does the same": r"^@dataclass",
+}
+"""Of any file: why, and a pattern of the line before and after."""
+
+ONE_LINE = "where a claim stands behind a wait, or it listens, there is one line: first and last"
+ONE_SLOT = "a group of several is one queue, as what waits on one line is in one slot"
+INSTANT = "they differ at one instant of a clock that counts nanoseconds"
+FITS = "if len(messages) <= calls.MOST and sum([len(m.message) for m in messages]) <= max_bytes:"
+FOR_EVER = "it runs for ever, and the tests with it"
+
+EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
+    "engine/atomq/gathering.py": {
+        "a byte more or less": tuple(
+            f"TOGETHER = {bytes_}  # bytes of messages in one call, which is small then: "
+            "it shares a connection"
+            for bytes_ in (12287, 12289)
+        ),
+    },
+    "engine/atomq/waiting.py": {
+        ONE_LINE: (
+            "yield from self._listen(self.lines[ -1], channels)",
+            "yield from self._block(self.lines[ -1], max(seconds, lasts) + LATE, ahead)",
+            "engine, line = self._engine, self.lines[ -1]",
+            "line = self.lines[ -1]",
+            "token, claimed = self.lines[ -1].token, self._claimed",
+        ),
+        ONE_SLOT: ("slots.serves(line.wire.node, line.names[ -1]) for line in self.lines",),
+        "it lasts as long as it is waited for, at least": ("lasts: float = -1.0,",),
+        FOR_EVER: ("GLANCE = -0.6  # seconds between two looks at the map of a cluster",),
+    },
+    "engine/atomq/flows/publishing.py": {
+        "what fits into one call the loop puts into one too": (
+            FITS.replace("<= calls.MOST", "< calls.MOST"),
+            FITS.replace("<= max_bytes", "< max_bytes"),
+        ),
+    },
+    "engine/atomq/flows/claiming.py": {
+        "any queue may be the first of one that takes turns": (
+            "self._first = random.randrange(len(self.queues)) if fair else 1",
+            "self._first = random.randrange(len(self.queues)) if fair else -1",
+            "self._first = (self._first - 1) % len(self.queues)",
+            "self._first = (self._first - 1) % len(self._groups)",
+        ),
+        "long ago is long ago": ("self.asked = 1.0", "self.asked = -1.0"),
+        "to turn one of one is to do nothing": (
+            "self._takes_turns = fair and not self._several and len(queues) > 0",
+            "self._takes_turns = fair and not self._several and len(queues) >= 1",
+            "if len(self._groups) == 0:",
+        ),
+        ONE_SLOT: (
+            'return claims.names[ -1] if self._several else ""',
+            "self._aside.pop(claims.names[ -1], None)",
+            "known = claims.names[ -1] in self._aside",
+            "self._aside[claims.names[ -1]] = Aside(until, error)",
+            "aside = self._aside.get(claims.names[ -1])",
+        ),
+        INSTANT: ("return aside is not None and time.monotonic() <= aside.until",),
+    },
+    "engine/atomq/flows/consumer.py": {
+        "a claim is sent ahead where there is one group only": (
+            "claims, claim_id = self._groups[ -1], self._ids.next()",
+            "self._note(self._groups[ -1], answer)",
+            "self._unanswered[self._group(ahead[ 1])] = ahead",
+            "self._unanswered[self._group(ahead[ -1])] = ahead",
+            "return answer[ -1] if is_ahead and answer else None",
+        ),
+        ONE_SLOT: (
+            "if self._aside and (aside := self._aside.get(claims.names[ -1])) is not None:",
+            "if minded and claims.names[ -1] not in self._aside:",
+        ),
+        "198 ms or 202 ms": (
+            "for _ in range( 101):  # 0.2 s: others may be sending some of ours right now",
+            "for _ in range( 99):  # 0.2 s: others may be sending some of ours right now",
+        ),
+        INSTANT: (
+            "return may and seconds <= options.retry_budget",
+            "is_over = (time_is_up and end < self._looks.next()) or is_set(stop)",
+            "if deadline is not None and time.monotonic() > deadline:",
+            "time_is_up = answer is None or now > min(end, self._looks.next())",
+            "if now > aside.until:",
+        ),
+        FOR_EVER: ("if not not fired:", "if  fired:"),
+    },
+}
+
+
+def why(name: str, what: str) -> str | None:
+    """Why a mutant of this file, described as it is printed, needs no test; None: it does."""
+    change = what.partition("\n  - ")[2]
+    changed = change.partition("\n  + ")[2]
+    for reason, lines in EXPLAINED.get(name, {}).items():
+        if changed in lines:
+            return reason
+    return next((reason for reason, like in ALWAYS.items() if re.search(like, change)), None)

@@ -1,0 +1,265 @@
+"""A consumer that waits and leaves, played by hand: what it asks of the server, and what not."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from atomq.calls import Call, DeadLettered, Verdict
+from atomq.errors import ServerFull, ServerUnavailable
+from atomq.flows import AHEAD, Acks, Consumer, Sleep, Wait, Withdraw
+from atomq.keys import QueueKeys
+from atomq.options import Options
+from tests.played import Play, claimed, delivery
+
+Q, R = QueueKeys("q"), QueueKeys("r")
+A, B = (QueueKeys(name, layout="cluster") for name in "ab")
+MANY = [QueueKeys(f"q{n}") for n in range(AHEAD + 1)]  # so no claim is sent ahead
+
+
+def consumer(*queues: QueueKeys, acks: Acks | None = None, **options: Any) -> Consumer:
+    return Consumer(queues or [Q], Options.of(options), acks)
+
+
+def limit_of(call: Call[Any]) -> int:
+    assert call.script.name == "claim"
+    limit: int = call.args[2]
+    return limit
+
+
+# ── a server that is away, or full ────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [(ServerFull("full"), logging.WARNING), (ServerUnavailable("gone"), logging.DEBUG)],
+)
+def test_a_patient_one_asks_again_after_a_second_at_most_and_says_what_is_not_said_yet(
+    error: Exception, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "atomq.flows")
+    one = consumer()
+    one._served = True
+    play = Play(one.receive(1, None, patient=True))
+    pauses = []
+    for _ in range(40):
+        while not isinstance(play.go(error), Sleep):
+            pass
+        pauses.append(play.effect.seconds)
+        play.go(None)
+    assert min(pauses) >= 0.2
+    assert max(pauses) <= 1
+    assert len(set(pauses)) > 20
+    assert {record.levelno for record in caplog.records} == {level}
+
+
+def test_one_that_is_not_said_to_be_patient_is_not() -> None:
+    one = consumer()
+    one._served = True
+    with pytest.raises(ServerFull):
+        Play(one.receive(1, None)).go(ServerFull("full"))
+
+
+def test_one_attempt_more_is_enough_to_wait_for_a_cluster_that_is_away() -> None:
+    play = Play(consumer(A, B, retry_attempts=1).receive(1, 0))
+    play.go(ServerUnavailable("gone"))
+    assert isinstance(play.go(ServerUnavailable("gone")), Sleep)
+
+
+# ── the wait ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("lease", "cap", "lasts"), [(12, 1, 2), (6, 1, 1), (3, 1, 1), (3600, 1, 10), (3600, 0.5, 5)]
+)
+def test_a_wait_lasts_no_longer_than_a_sixth_of_a_lease(
+    lease: float, cap: float, lasts: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As much older than it is counted is the lease of what its claim gets."""
+    for uniform, part in ((max, 1.0), (min, 0.9)):
+        monkeypatch.setattr(random, "uniform", uniform)
+        play = Play(consumer(lease=lease, wait_cap=cap).receive(1, None))
+        assert play.go(claimed()).lasts == pytest.approx(lasts * part, rel=1e-6)
+
+
+def test_a_wait_lasts_no_longer_than_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    play = Play(consumer().receive(1, 0.5))
+    assert play.go(claimed()).lasts == 0.5
+
+
+@pytest.mark.parametrize(("queues", "ahead"), [(1, True), (4, True), (5, False)])
+def test_of_more_than_four_queues_only_the_one_whose_token_came_is_claimed(
+    queues: int, ahead: bool
+) -> None:
+    play = Play(consumer(*(QueueKeys(f"q{n}") for n in range(queues))).receive(1, None))
+    assert (play.go(claimed()).ahead is not None) == ahead
+
+
+def test_a_token_that_the_withdrawal_brings_has_its_queue_claimed() -> None:
+    """The claim that stood behind the wait was refused."""
+    play = Play(consumer(Q, R).receive(1, None))
+    play.go(claimed())
+    play.go(None)
+    assert isinstance(play.go(("q",)), Withdraw)
+    assert play.go([R.wake]).keys == R.claim
+
+
+def test_without_a_token_what_was_found_is_claimed_and_nothing_is_withdrawn_twice() -> None:
+    play = Play(consumer(Q, R).receive(1, None))
+    play.go(claimed())
+    play.go(None)
+    assert isinstance(play.go(("r",)), Withdraw)
+    assert play.go([]).keys == R.claim
+    play.go(claimed(delivery(queue="r")))
+    assert play.over
+    assert len(play.result) == 1
+
+
+def test_a_wait_whose_claim_got_no_answer_is_not_withdrawn() -> None:
+    one = consumer()
+    play = Play(one.receive(1, None))
+    assert isinstance(play.go(claimed()), Wait)
+    assert play.go(ServerUnavailable("gone")).repeated
+    play.go(claimed())
+    play.go(claimed(delivery()))
+    assert play.over
+    assert len(play.result) == 1
+
+
+def test_a_wait_is_withdrawn_once() -> None:
+    one = consumer()
+    play = Play(one.receive(1, None))
+    play.go(claimed())
+    play.flow.close()
+    play = Play(one.stop_waiting())
+    assert isinstance(play.effect, Withdraw)
+    play.go([Q.wake])
+    assert play.result == [Q]
+    assert Play(one.stop_waiting()).result == []
+
+
+def test_while_it_minds_no_time_the_last_look_takes_nothing_back_first() -> None:
+    """A claim costs a trip, and so does a withdrawal: it is asked for once, when it goes."""
+    stop = threading.Event()
+    play = Play(consumer(*MANY).receive(1, None, stop=stop))
+    play.go(claimed())
+    stop.set()
+    assert limit_of(play.go(None)) == 1
+    assert isinstance(play.go(claimed()), Withdraw)
+    play.go([])
+    assert (play.over, play.result) == (True, [])
+
+
+def test_while_it_minds_a_time_a_look_that_finds_something_takes_nothing_back() -> None:
+    play = Play(consumer(*MANY).receive(1, None))
+    play.go(claimed(wait_ms=5000))
+    assert play.go(None).script.name == "look"
+    assert limit_of(play.go(("q1",))) == 1
+
+
+# ── a node in trouble ─────────────────────────────────────────────────────────────────────────
+
+
+def half_away(now: list[float], monkeypatch: pytest.MonkeyPatch) -> tuple[Consumer, Play, str, str]:
+    """It waits for the queue of one node; the names of this one and of the other."""
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    one = consumer(A, B)
+    play = Play(one.receive(1, None))
+    sick = play.effect.queue.name
+    well = play.go(ServerUnavailable("gone")).queue.name
+    assert isinstance(play.go(claimed()), Wait)
+    return one, play, well, sick
+
+
+def test_what_is_left_aside_is_not_looked_at_until_its_time_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    one, play, well, sick = half_away(now, monkeypatch)
+    one._looks.forget(sick)
+    now[0] += 0.2
+    look = play.go(None)
+    assert (look.script.name, look.queue.name) == ("look", well)
+    assert isinstance(play.go(()), Wait), "and nothing is claimed"
+    one._looks.claimed([sick], now[0] - 1)
+    now[0] += 0.3
+    play.go(None)
+    while play.effect.script.name == "look":
+        play.go(())
+    assert play.effect.queue.name == sick, "what it may hold is asked for again"
+
+
+def test_what_is_left_aside_is_not_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, play, well, sick = half_away([100.0], monkeypatch)
+    one._minds.update({sick: 101.0, well: 101.0})
+    play.flow.close()
+    play = Play(one._hand_over())
+    assert isinstance(play.effect, Withdraw)
+    call = play.go([])
+    assert (call.queue.name, limit_of(call)) == (well, 0)
+    play.go(claimed())
+    assert play.over
+
+
+# ── leaving ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_one_that_found_nothing_has_nothing_to_say_when_it_leaves() -> None:
+    one = consumer()
+    play = Play(one.receive(1, 0))
+    play.go(claimed())
+    assert play.over
+    assert not one.has_to_leave
+    assert Play(one.close()).over
+
+
+@pytest.mark.parametrize("what", ["waits", "ahead", "unanswered", "minds", "died", "acks", "sends"])
+def test_what_it_has_to_say_when_it_leaves(what: str) -> None:
+    acks = Acks()
+    one = consumer(acks=acks)
+    match what:
+        case "waits":
+            one._waiting = True
+        case "ahead":
+            one._ahead = (one._groups[0], "c-1", 1)
+        case "unanswered":
+            one._unanswered[""] = (one._groups[0], "c-1", 1)
+        case "minds":
+            one._minds["q"] = 0.0
+        case "died":
+            one._unreported.append(DeadLettered("q", "expired", "", b"{}"))
+        case "acks" | "sends":
+            acks.add("q", "r1")
+            if what == "sends":
+                acks.take("q")
+    assert one.has_to_leave
+
+
+def test_it_sends_the_acks_that_wait_and_then_is_gone_at_once() -> None:
+    acks = Acks()
+    one = consumer(acks=acks)
+    acks.add("q", "r1")
+    play = Play(one.close())
+    assert (play.effect.script.name, play.effect.args) == ("ack", ["r1"])
+    play.go([Verdict.DONE])
+    assert play.over
+
+
+def test_for_acks_that_others_are_sending_it_waits_for_a_fraction_of_a_second() -> None:
+    acks = Acks()
+    one = consumer(acks=acks)
+    acks.add("q", "r1")
+    acks.take("q")
+    play = Play(one.close())
+    slept = 0.0
+    while not play.over:
+        assert 0 < play.effect.seconds < 0.05
+        slept += play.effect.seconds
+        play.go(None)
+    assert 0.1 < slept < 0.5
