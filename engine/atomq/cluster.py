@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from redis import exceptions as server
@@ -19,7 +19,7 @@ from atomq.conversation import packed
 from atomq.flight import Behind
 from atomq.keys import SLOTS, Place, hash_slot
 from atomq.outage import Standing
-from atomq.retrying import Elsewhere, NoAnswer, NotLoaded, Unsent
+from atomq.retrying import SERVER_ERRORS, Elsewhere, NoAnswer, NotLoaded, Unsent, connecting
 
 if TYPE_CHECKING:
     from atomq.calls import Call
@@ -193,6 +193,7 @@ class _HasStanding(Protocol):
 
 
 P = TypeVar("P", bound=_HasStanding)
+C = TypeVar("C")
 
 
 class Nodes(Generic[P]):
@@ -223,6 +224,47 @@ class Nodes(Generic[P]):
         here = {*self.map.nodes, *self.map.primaries}
         left = [place for place in list(self._pools) if here and place not in here]
         return [pool for place in left if (pool := self._pools.pop(place, None)) is not None]
+
+    def asking(self, slot: int | None) -> Generator[Place, Any, None]:
+        """Ask the nodes for the map, until one knows the owner of the slot. See `drive`.
+
+        Yields a node, and is sent what it says to CLUSTER SLOTS. Raises what the last one said if
+        none answered, and there is no map.
+        """
+        answered, trouble = False, None
+        for place in self.map.to_ask():
+            try:
+                reply = yield place
+            except SERVER_ERRORS as error:
+                trouble = self.map.failed(place, error, trouble)
+                continue
+            self.map.learn(place, reply, more=answered)
+            answered = True
+            if self.map.owner(slot) is not None:
+                break
+        self.map.asked(time.monotonic(), answered=answered)
+        if trouble is not None and not (answered or self.map.primaries):
+            raise connecting(trouble) from trouble
+
+    def opening(self, keys: Sequence[str]) -> Generator[str, C, list[tuple[C, list[str]]]]:
+        """One connection a list: BLPOP takes keys of one slot. See `drive`.
+
+        Yields a list, and is sent a connection to its node. Those that cannot be had are left out:
+        of several, those to a node in doubt are not tried. Raises if none can be had.
+        """
+        found: list[tuple[C, list[str]]] = []
+        trouble: Exception | None = None
+        for key in keys:
+            try:
+                if len(keys) > 1:
+                    self.map.check(key)
+                connection = yield key
+                found.append((connection, [key]))
+            except SERVER_ERRORS as error:
+                trouble = error
+        if trouble is not None and not found:
+            raise trouble
+        return found
 
     def standing_of(self, call: Call[Any]) -> Standing:
         """What is known of the node that serves a call; while none is known, of the cluster."""

@@ -123,7 +123,12 @@ class AsyncPool:
         self._say((data,), future, large=call.large or len(data) > SMALL)
         return future
 
-    async def send(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> list[Any]:
+    async def send(
+        self,
+        calls: Sequence[Call[Any]],
+        loads: Sequence[Call[Any]] = (),
+        _within: float | None = None,
+    ) -> list[Any]:
         """The same for several calls in one go: replies and server errors in their order.
 
         Before them, those of SCRIPT LOAD of the scripts of `loads`.

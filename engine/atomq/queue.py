@@ -118,7 +118,7 @@ class Message(MessageBase["Queue"]):
     def _end(self, error: BaseException | None, flow: Flow[list[Verdict]]) -> None:
         try:
             with tracing.settling(self._queue, "ack" if not self._then else self._then[0], (self,)):
-                verdicts = self._queue.engine.run(flow)
+                verdicts = self._queue.engine.run_flow(flow)
             self._left(verdicts)
         except AtomqError as trouble:
             self._stuck(error, trouble)
@@ -236,7 +236,7 @@ class Queue(QueueBase[Engine]):
             message = self._outgoing(item)
         confirmed_by = self._confirmed_by(durability)
         if confirmed_by is not None:
-            put = self.engine.run(self._put([message], confirmed_by))
+            put = self.engine.run_flow(self._put([message], confirmed_by))
             return Sent(message.id, self, put[0])
         return Sent(message.id, self, self.engine.publish(self.keys, message))
 
@@ -251,7 +251,7 @@ class Queue(QueueBase[Engine]):
         messages = self._all_outgoing(items)
         if not messages:
             return []
-        put = self.engine.run(self._put(messages, self._confirmed_by(durability)))
+        put = self.engine.run_flow(self._put(messages, self._confirmed_by(durability)))
         return [Sent(m.id, self, new) for m, new in zip(messages, put, strict=True)]
 
     def _put_traced(
@@ -262,7 +262,7 @@ class Queue(QueueBase[Engine]):
         with tracing.active.sending(self, count) as sent:
             one = count is None
             messages = [self._outgoing(items[0])] if one else self._all_outgoing(items)
-            put = self.engine.run(self._put(messages, self._confirmed_by(durability)))
+            put = self.engine.run_flow(self._put(messages, self._confirmed_by(durability)))
             if one:
                 sent(messages[0].id)
         return [Sent(m.id, self, new) for m, new in zip(messages, put, strict=True)]
@@ -408,7 +408,7 @@ class Queue(QueueBase[Engine]):
                         del message
                 busy = workers.all_are_free()
         try:
-            self.engine.run(self._flush())
+            self.engine.run_flow(self._flush())
         except ServerUnavailable as error:
             log.info("acks are sent as soon as the server is back: %s", error)
         if workers.ending.error is not None:
@@ -433,7 +433,7 @@ class Queue(QueueBase[Engine]):
 
         def say(flow: Flow[list[Verdict]]) -> list[Verdict]:
             with settling(messages):
-                verdicts = self.engine.run(flow)
+                verdicts = self.engine.run_flow(flow)
             return self._settled(messages, verdicts)
 
         return self.engine.settle(flow, say)
@@ -462,7 +462,7 @@ class Queue(QueueBase[Engine]):
         flow = self._await_result(message_id, timeout, on_progress)
         waiter = self.engine.waiter()
         try:
-            return result_of(message_id, self.engine.run(flow, waiter), timeout)
+            return result_of(message_id, self.engine.run_flow(flow, waiter), timeout)
         finally:
             waiter.close()
 
@@ -557,7 +557,7 @@ class Receiver(ReceiverBase[Queue, Message]):
         """
         flow, messages = self._receive(limit, timeout, patient, stop)
         try:
-            self._engine.run(flow, self._waiter)
+            self._engine.run_flow(flow, self._waiter)
         except Exception:
             self.return_unstarted(messages)
             raise
@@ -586,7 +586,7 @@ class Receiver(ReceiverBase[Queue, Message]):
 
     def _say_goodbye(self, waiter: Waiter | None) -> None:
         try:
-            self._engine.run(self._consumer.close(), waiter)
+            self._engine.run_flow(self._consumer.close(), waiter)
         except AtomqError as error:
             log.warning("left without a word to the server: %s", error)
 

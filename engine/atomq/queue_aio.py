@@ -123,7 +123,7 @@ class AsyncMessage(MessageBase["AsyncQueue"]):
     async def _end(self, error: BaseException | None, flow: Flow[list[Verdict]]) -> None:
         try:
             with tracing.settling(self._queue, "ack" if not self._then else self._then[0], (self,)):
-                verdicts = await self._queue.engine.run(flow)
+                verdicts = await self._queue.engine.run_flow(flow)
             self._left(verdicts)
         except AtomqError as trouble:
             self._stuck(error, trouble)
@@ -241,7 +241,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
             message = self._outgoing(item)
         confirmed_by = self._confirmed_by(durability)
         if confirmed_by is not None:
-            put = await self.engine.run(self._put([message], confirmed_by))
+            put = await self.engine.run_flow(self._put([message], confirmed_by))
             return AsyncSent(message.id, self, put[0])
         return AsyncSent(message.id, self, await self.engine.publish(self.keys, message))
 
@@ -258,7 +258,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         messages = self._all_outgoing(items)
         if not messages:
             return []
-        put = await self.engine.run(self._put(messages, self._confirmed_by(durability)))
+        put = await self.engine.run_flow(self._put(messages, self._confirmed_by(durability)))
         return [AsyncSent(m.id, self, new) for m, new in zip(messages, put, strict=True)]
 
     async def _put_traced(
@@ -269,7 +269,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         with tracing.active.sending(self, count) as sent:
             one = count is None
             messages = [self._outgoing(items[0])] if one else self._all_outgoing(items)
-            put = await self.engine.run(self._put(messages, self._confirmed_by(durability)))
+            put = await self.engine.run_flow(self._put(messages, self._confirmed_by(durability)))
             if one:
                 sent(messages[0].id)
         return [AsyncSent(m.id, self, new) for m, new in zip(messages, put, strict=True)]
@@ -419,7 +419,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
                         del message
                 busy = await workers.all_are_free()
         try:
-            await self.engine.run(self._flush())
+            await self.engine.run_flow(self._flush())
         except ServerUnavailable as error:
             log.info("acks are sent as soon as the server is back: %s", error)
         if workers.ending.error is not None:
@@ -446,7 +446,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
 
         async def say(flow: Flow[list[Verdict]]) -> list[Verdict]:
             with settling(messages):
-                verdicts = await self.engine.run(flow)
+                verdicts = await self.engine.run_flow(flow)
             return self._settled(messages, verdicts)
 
         return await self.engine.settle(flow, say)
@@ -475,7 +475,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         flow = self._await_result(message_id, timeout, on_progress)
         waiter = self.engine.waiter()
         try:
-            return result_of(message_id, await self.engine.run(flow, waiter), timeout)
+            return result_of(message_id, await self.engine.run_flow(flow, waiter), timeout)
         finally:
             await to_the_end(waiter.close())
 
@@ -570,7 +570,7 @@ class AsyncReceiver(ReceiverBase[AsyncQueue, AsyncMessage]):
         """
         flow, messages = self._receive(limit, timeout, patient, stop)
         try:
-            await self._engine.run(flow, self._waiter)
+            await self._engine.run_flow(flow, self._waiter)
         except Exception:
             await self.return_unstarted(messages)
             raise
@@ -599,7 +599,7 @@ class AsyncReceiver(ReceiverBase[AsyncQueue, AsyncMessage]):
 
     async def _say_goodbye(self, waiter: AsyncWaiter | None) -> None:
         try:
-            await self._engine.run(self._consumer.close(), waiter)
+            await self._engine.run_flow(self._consumer.close(), waiter)
         except AtomqError as error:
             log.warning("left without a word to the server: %s", error)
 

@@ -46,6 +46,8 @@ class Send:
 
     calls: Sequence[Call[Any]]
     loads: Sequence[Call[Any]] = ()
+    within: float | None = None
+    """Seconds that a thread waits for the answer; a task that waits has a time limit of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,21 +220,23 @@ def _lost(error: Exception) -> bool:
     return not (isinstance(error, Unsent) or _passes(error))
 
 
-def calling(calls: Sequence[Call[Any]], retry: Retry, *, single: bool = True) -> Actions:
+def calling(
+    calls: Sequence[Call[Any]], retry: Retry, *, single: bool = True, within: float | None = None
+) -> Actions:
     """Carry out calls. Answers their results; with `single`, the first error is raised instead.
 
     Raises `ServerUnavailable` once `retry` is used up. Without `single`, an error of one call takes
     the place of its result and the others go on.
     """
-    return _carried_out(_Batch(calls, single=single), _Patience(retry))
+    return _carried_out(_Batch(calls, single=single), _Patience(retry), within)
 
 
-def _carried_out(batch: _Batch, patience: _Patience) -> Actions:
+def _carried_out(batch: _Batch, patience: _Patience, within: float | None) -> Actions:
     while batch.left:
         trouble: Exception | None
         lost = False
         try:
-            trouble, lost = batch.answered((yield Send(batch.unanswered(), batch.loads)))
+            trouble, lost = batch.answered((yield Send(batch.unanswered(), batch.loads, within)))
         except _REFUSED as error:
             raise translated(error) from error
         except _AWAY as error:
@@ -379,7 +383,13 @@ def _check_loaded(call: Call[Any], reply: Any) -> None:
         raise translated(reply, call) from reply
 
 
-def probing(call: Call[Any], retry: Retry, durability: Durability | None = None) -> Actions:
+def probing(
+    call: Call[Any],
+    retry: Retry,
+    durability: Durability | None = None,
+    *,
+    within: float | None = None,
+) -> Actions:
     """Find out whether this user may run what the scripts run. Raises `PermissionDenied` if not.
 
     And, with a `durability`, whether the server confirms what is written. Raises
@@ -388,7 +398,7 @@ def probing(call: Call[Any], retry: Retry, durability: Durability | None = None)
     patience = _Patience(retry)
     asked = probe(call.queue, durability.to_verify() if durability is not None else None)
     while True:
-        results = yield from _carried_out(_Batch([asked], single=True), patience)
+        results = yield from _carried_out(_Batch([asked], single=True), patience, within)
         refused: dict[str, str] = results[0]
         passing = [words for words in refused.values() if _passes(words.removeprefix("-"))]
         if not passing:

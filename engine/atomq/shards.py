@@ -13,74 +13,29 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as server
-from redis.connection import AbstractConnection
 
 from atomq import connect, wires
-from atomq.cluster import (
-    ANYWHERE,
-    NEAR,
-    Nodes,
-    Share,
-    check_all,
-    key_of,
-    named,
-    no_answers,
-    unserved,
-)
+from atomq.cluster import ANYWHERE, NEAR, Share, check_all, key_of, named, no_answers
 from atomq.conversation import packed
 from atomq.keys import Place, hash_slot
 from atomq.node_threads import NodeThreads
 from atomq.pool import Pool
-from atomq.retrying import BRIEF, SERVER_ERRORS, WAYS, Elsewhere, NoAnswer, connecting
-from atomq.shared import Shared
+from atomq.reach import Reach
+from atomq.retrying import BRIEF, SERVER_ERRORS, WAYS, Elsewhere, NoAnswer
 
 if TYPE_CHECKING:
     from atomq.calls import Call
     from atomq.engine_base import EngineBase
 
 
-class Shards(Nodes[Pool]):
+class Shards(Reach):
     """What `Pool` is for one server. See there for what is not said here."""
 
     def __init__(self, engine: EngineBase) -> None:
         super().__init__(engine, lambda place: Pool(engine, place, self._late))
-        self._asking = Shared[None]()
         self._knocking = NodeThreads()
 
     # ── which node ────────────────────────────────────────────────────────────────────────────
-
-    def _place(self, slot: int | None) -> Place:
-        """The node that serves a slot; None: some node that lives."""
-        place = self.map.owner(slot)
-        if place is None or place in self.map.doubted:
-            if self.map.is_due(time.monotonic()):
-                self._asking(lambda: self._ask(slot))
-            place = self.map.owner(slot)
-        if place is None:
-            raise unserved(slot)
-        return place
-
-    def _ask(self, slot: int | None) -> None:
-        """Ask the nodes for the map, until one knows the owner of the slot.
-
-        Raises what the last one said if none answered, and there is no map.
-        """
-        answered, trouble = False, None
-        for place in self.map.to_ask():
-            try:
-                reply = self._slots(place, self.map.within)
-            except SERVER_ERRORS as error:
-                trouble = self.map.failed(place, error, trouble)
-                continue
-            self.map.learn(place, reply, more=answered)
-            answered = True
-            if self.map.owner(slot) is not None:
-                break
-        self.map.asked(time.monotonic(), answered=answered)
-        for pool in self.gone():
-            pool.close()
-        if trouble is not None and not (answered or self.map.primaries):
-            raise connecting(trouble) from trouble
 
     def _slots(self, place: Place, within: float) -> Any:
         connection = connect.connector(self._engine.address.of_node(*place))()
@@ -105,26 +60,7 @@ class Shards(Nodes[Pool]):
         """See `Nodes`: a thread of its own does it."""
         self._knocking.do(place, "knock", partial(self._knock, place))
 
-    def _knock(self, place: Place) -> None:
-        with contextlib.suppress(*SERVER_ERRORS):
-            if self.map.is_due(time.monotonic()):
-                self._asking(lambda: self._ask(None))
-            self._slots(place, BRIEF)
-            self.map.doubted.discard(place)
-
     # ── what is said ──────────────────────────────────────────────────────────────────────────
-
-    def one(self, call: Call[Any]) -> Any:
-        """Send one call."""
-        place = self._place(call.queue.slot)
-        try:
-            reply = self.pool(place).one(call)
-        except SERVER_ERRORS as error:
-            self.map.doubt(place)
-            raise named(error, place) from error
-        if isinstance(reply, Exception) or self.map.doubted:
-            reply = self.map.judged(place, reply)
-        return reply
 
     def send(
         self,
@@ -225,40 +161,6 @@ class Shards(Nodes[Pool]):
         return replies
 
     # ── connections of the caller's own ───────────────────────────────────────────────────────
-
-    def fresh(self, channel: str | None = None) -> AbstractConnection:
-        """A connection to the node that serves the key called like a channel; None: to some node.
-
-        In a cluster a message to a channel reaches all nodes.
-        """
-        return self.fresh_at(self._place(None if channel is None else hash_slot(channel)))
-
-    def fresh_at(self, place: Place) -> AbstractConnection:
-        """A connection to this node."""
-        try:
-            return self.pool(place).fresh()
-        except SERVER_ERRORS as error:
-            self.map.doubt(place)
-            raise named(error, place) from error
-
-    def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
-        """One connection a list: BLPOP takes keys of one slot.
-
-        Those that cannot be had are left out: of several, those to a node in doubt are not tried.
-        Raises if none can be had.
-        """
-        found: list[tuple[AbstractConnection, list[str]]] = []
-        trouble: Exception | None = None
-        for key in keys:
-            try:
-                if len(keys) > 1:
-                    self.map.check(key)
-                found.append((self.fresh(key), [key]))
-            except SERVER_ERRORS as error:
-                trouble = error
-        if trouble is not None and not found:
-            raise trouble
-        return found
 
     def unblock(self, lines: Sequence[tuple[Place | None, int]]) -> None:
         """CLIENT UNBLOCK of each connection, its node and its number, to all nodes at once."""

@@ -4,69 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as server
-from redis.asyncio.connection import AbstractConnection
 
 from atomq import connect
-from atomq.cluster import Nodes, Share, check_all, key_of, named, no_answers, unserved
+from atomq.cluster import Share, check_all, key_of, named, no_answers
 from atomq.conversation import packed
 from atomq.keys import Place, hash_slot
 from atomq.pool_aio import SMALL, AsyncPool, connected, heeded
-from atomq.retrying import BRIEF, SERVER_ERRORS, WAYS, Elsewhere, NoAnswer, connecting
-from atomq.shared import AsyncShared
+from atomq.reach_aio import AsyncReach
+from atomq.retrying import BRIEF, SERVER_ERRORS, WAYS, Elsewhere, NoAnswer
 
 if TYPE_CHECKING:
     from atomq.calls import Call
     from atomq.engine_base import EngineBase
 
 
-class AsyncShards(Nodes[AsyncPool]):
+class AsyncShards(AsyncReach):
     """What `AsyncPool` is for one server. See there for what is not said here."""
 
     def __init__(self, engine: EngineBase) -> None:
         super().__init__(engine, lambda place: AsyncPool(engine, place, self._late))
-        self._asking = AsyncShared[None]()
         self._looking: asyncio.Task[None] | None = None
         self._knocking: dict[Place, asyncio.Task[None]] = {}
 
     # ── which node ────────────────────────────────────────────────────────────────────────────
-
-    def _known(self, slot: int | None) -> Place | None:
-        """The node that serves a slot, unless that is in doubt; None for `slot`: any node."""
-        place = self.map.owner(slot)
-        return None if place in self.map.doubted else place
-
-    async def _place(self, slot: int | None) -> Place:
-        place = self._known(slot)
-        if place is None:
-            if self.map.is_due(asyncio.get_running_loop().time()):
-                await self._asking(lambda: self._ask(slot))
-            place = self.map.owner(slot)
-        if place is None:
-            raise unserved(slot)
-        return place
-
-    async def _ask(self, slot: int | None) -> None:
-        """Ask the nodes for the map. See `Shards`."""
-        answered, trouble = False, None
-        for place in self.map.to_ask():
-            try:
-                reply = await self._slots(place, self.map.within)
-            except SERVER_ERRORS as error:
-                trouble = self.map.failed(place, error, trouble)
-                continue
-            self.map.learn(place, reply, more=answered)
-            answered = True
-            if self.map.owner(slot) is not None:
-                break
-        self.map.asked(asyncio.get_running_loop().time(), answered=answered)
-        for pool in self.gone():
-            await pool.close()
-        if trouble is not None and not (answered or self.map.primaries):
-            raise connecting(trouble) from trouble
 
     async def _slots(self, place: Place, within: float) -> Any:
         connection = connect.async_connector(self._engine.address.of_node(*place))()
@@ -85,7 +50,7 @@ class AsyncShards(Nodes[AsyncPool]):
             self._looking = asyncio.ensure_future(self._look(pool, place))
 
     async def _look(self, pool: AsyncPool, place: Place) -> None:
-        if self.map.is_due(asyncio.get_running_loop().time()):
+        if self.map.is_due(time.monotonic()):
             with contextlib.suppress(*SERVER_ERRORS):
                 await self._asking(lambda: self._ask(None))
         if place not in self.map.primaries:
@@ -98,29 +63,14 @@ class AsyncShards(Nodes[AsyncPool]):
         if known is None or known.done():
             self._knocking[place] = asyncio.ensure_future(self._knock(place))
 
-    async def _knock(self, place: Place) -> None:
-        with contextlib.suppress(*SERVER_ERRORS):
-            if self.map.is_due(asyncio.get_running_loop().time()):
-                await self._asking(lambda: self._ask(None))
-            await self._slots(place, BRIEF)
-            self.map.doubted.discard(place)
-
     # ── what is said ──────────────────────────────────────────────────────────────────────────
 
-    async def one(self, call: Call[Any]) -> Any:
-        """Send one call."""
-        slot = call.queue.slot
-        place = self._known(slot) or await self._place(slot)
-        try:
-            reply = await self.pool(place).one(call)
-        except SERVER_ERRORS as error:
-            self.map.doubt(place)
-            raise named(error, place) from error
-        if isinstance(reply, Exception) or self.map.doubted:
-            reply = self.map.judged(place, reply)
-        return reply
-
-    async def send(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()) -> list[Any]:
+    async def send(
+        self,
+        calls: Sequence[Call[Any]],
+        loads: Sequence[Call[Any]] = (),
+        _within: float | None = None,
+    ) -> list[Any]:
         """Send several, to all nodes at once. `NoAnswer` stands for what a node did not answer."""
         replies: list[Any] = [None] * (len(loads) + len(calls))
         shares: dict[Place, Share] = {}
@@ -202,30 +152,6 @@ class AsyncShards(Nodes[AsyncPool]):
         await asyncio.gather(*map(send, shares))
 
     # ── connections of the caller's own ───────────────────────────────────────────────────────
-
-    async def fresh(self, channel: str | None = None) -> AbstractConnection:
-        """A connection to the node of the key called like a channel; None: to some node."""
-        place = await self._place(None if channel is None else hash_slot(channel))
-        try:
-            return await self.pool(place).fresh()
-        except SERVER_ERRORS as error:
-            self.map.doubt(place)
-            raise named(error, place) from error
-
-    async def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
-        """One connection a list. See `Shards`."""
-        found: list[tuple[AbstractConnection, list[str]]] = []
-        trouble: Exception | None = None
-        for key in keys:
-            try:
-                if len(keys) > 1:
-                    self.map.check(key)
-                found.append((await self.fresh(key), [key]))
-            except SERVER_ERRORS as error:
-                trouble = error
-        if trouble is not None and not found:
-            raise trouble
-        return found
 
     async def unblock(self, lines: Sequence[tuple[Place | None, int]]) -> None:
         """CLIENT UNBLOCK of each connection. See `Shards`."""

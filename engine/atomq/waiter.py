@@ -5,7 +5,7 @@ from __future__ import annotations
 import selectors
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as server
 from redis.connection import AbstractConnection
@@ -13,14 +13,13 @@ from redis.connection import AbstractConnection
 from atomq import waiting, wires
 from atomq.calls import Call, Claimed
 from atomq.conversation import ENDED, HEARD, PUSHED
+from atomq.drive import drive
 from atomq.flows import Answer
 from atomq.retrying import SERVER_ERRORS, translated
-from atomq.waiting import Actions, Line, Waiting
+from atomq.waiting import Line, Waiting
 
 if TYPE_CHECKING:
     from atomq.engine_base import EngineBase
-
-T = TypeVar("T")
 
 
 class Waiter:
@@ -50,12 +49,12 @@ class Waiter:
         channels: Sequence[str] = (),
     ) -> Answer:
         """See `flows.Wait`."""
-        actions = self._waiting.wait(keys, seconds, ahead, lasts=lasts, channels=channels)
-        return self._drive(actions)
+        rules = self._waiting.wait(keys, seconds, ahead, lasts=lasts, channels=channels)
+        return drive(rules, self._perform)
 
     def withdraw(self) -> list[str] | Claimed:
         """See `flows.Withdraw`."""
-        return self._drive(self._waiting.withdraw())
+        return drive(self._waiting.withdraw(), self._perform)
 
     def listen(self, channel: str, seconds: float) -> bytes | None:
         """The next message on a channel, or None after `seconds`; 0 only subscribes."""
@@ -101,7 +100,7 @@ class Waiter:
 
     def close(self) -> None:
         """Close the connections. A token that was not read is lost; others notice within 1.2 s."""
-        self._drive(self._waiting.close())
+        drive(self._waiting.close(), self._perform)
         self._hang_up()
 
     def _hang_up(self) -> None:
@@ -110,22 +109,6 @@ class Waiter:
             ear.wire.close()
 
     # ── driving ───────────────────────────────────────────────────────────────────────────────
-
-    def _drive(self, actions: Actions[T]) -> T:
-        answer: Any = None
-        trouble: BaseException | None = None
-        while True:
-            try:
-                action = actions.send(answer) if trouble is None else actions.throw(trouble)
-            except StopIteration as stop:
-                value: T = stop.value
-                return value
-            finally:
-                trouble = None
-            try:
-                answer = self._perform(action)
-            except BaseException as error:  # noqa: BLE001 - raised again there
-                trouble = error
 
     def _perform(self, action: waiting.Action) -> Any:
         match action:

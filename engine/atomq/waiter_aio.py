@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as server
 from redis.asyncio.connection import AbstractConnection
@@ -12,15 +12,14 @@ from redis.asyncio.connection import AbstractConnection
 from atomq import waiting, wires
 from atomq.calls import Call, Claimed
 from atomq.cancellation import PROMPT
+from atomq.drive_aio import drive
 from atomq.flows import Answer
 from atomq.listening_aio import Ear
 from atomq.retrying import SERVER_ERRORS, translated
-from atomq.waiting import Actions, Line, Waiting
+from atomq.waiting import Line, Waiting
 
 if TYPE_CHECKING:
     from atomq.aio import AsyncEngine
-
-T = TypeVar("T")
 MOST_HEARD = 64  # pieces that came and were not taken; then no more is read
 
 
@@ -48,12 +47,12 @@ class AsyncWaiter:
         channels: Sequence[str] = (),
     ) -> Answer:
         """See `flows.Wait`."""
-        actions = self._waiting.wait(keys, seconds, ahead, lasts=lasts, channels=channels)
-        return await self._drive(actions)
+        rules = self._waiting.wait(keys, seconds, ahead, lasts=lasts, channels=channels)
+        return await drive(rules, self._perform)
 
     async def withdraw(self) -> list[str] | Claimed:
         """See `flows.Withdraw`."""
-        return await self._drive(self._waiting.withdraw())
+        return await drive(self._waiting.withdraw(), self._perform)
 
     async def listen(self, channel: str, seconds: float) -> bytes | None:
         """The next message on a channel, or None after `seconds`; 0 only subscribes."""
@@ -76,7 +75,7 @@ class AsyncWaiter:
 
     async def close(self) -> None:
         """Close the connections. A token that was not read is lost; others notice within 1.2 s."""
-        await self._drive(self._waiting.close())
+        await drive(self._waiting.close(), self._perform)
         self._hang_up()
 
     def _hang_up(self) -> None:
@@ -85,22 +84,6 @@ class AsyncWaiter:
             ear.listener.leave(ear)
 
     # ── driving ───────────────────────────────────────────────────────────────────────────────
-
-    async def _drive(self, actions: Actions[T]) -> T:
-        answer: Any = None
-        trouble: BaseException | None = None
-        while True:
-            try:
-                action = actions.send(answer) if trouble is None else actions.throw(trouble)
-            except StopIteration as stop:
-                value: T = stop.value
-                return value
-            finally:
-                trouble = None
-            try:
-                answer = await self._perform(action)
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - raised there
-                trouble = error
 
     async def _perform(self, action: waiting.Action) -> Any:
         match action:

@@ -1,6 +1,6 @@
 """Make `queue.py` from `queue_aio.py`: the same without `async` and `await`, and with other names.
 
-And `partitioned.py` from `partitioned_aio.py`. `make format` runs this, `make lint` runs it with
+And all others of `MADE` likewise. `make format` runs this, `make lint` runs it with
 `--check`. A rule that changes nothing in either is an error, so none outlives what it was for.
 """
 
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 ENGINE = Path(__file__).parents[2] / "engine" / "atomq"
-PAIRS = {"queue_aio.py": "queue.py", "partitioned_aio.py": "partitioned.py"}
+MADE = ("drive", "partitioned", "queue", "reach", "runner")
 
 # In this order, over each text: code, docstrings and comments alike.
 RULES = (
@@ -30,8 +30,14 @@ RULES = (
     (r"`concurrency` tasks call it", "`concurrency` threads call it"),
     (r"for a plain function or a generator", "for a coroutine function or a generator"),
     (r"awaited=True", "awaited=False"),
+    (r"Coroutine\[Any, Any, (\w+)\]", r"\1"),
     (r"Awaitable\[(\w+)\]", r"\1"),
-    (r"Awaitable, ", ""),
+    (r"(Awaitable|Coroutine), ", ""),
+    (r"redis\.asyncio\.", "redis."),
+    (r"(?m)^import asyncio\n", ""),
+    (r"\basyncio\.sleep\(", "time.sleep("),
+    (r"\(Exception, asyncio\.CancelledError\)", "BaseException"),
+    (r"\n +(self\._enter_loop\(\)|_enter_loop: Any)(?=\n)", ""),
     (r"\bTasks\b", "Threads"),
     (r"\bcall_in_task\b", "call_in_thread"),
     (r"\baclosing\(", "closing("),
@@ -66,7 +72,7 @@ def made(name: str, text: str) -> tuple[str, set[str]]:
 def main() -> None:
     """Write the files; with `--check`, say which are stale."""
     idle = {pattern for pattern, _ in RULES}
-    for source, name in PAIRS.items():
+    for name, source in ((f"{made}.py", f"{made}_aio.py") for made in MADE):
         text, idle_here = made(str(ENGINE / name), (ENGINE / source).read_text())
         idle &= idle_here
         if "--check" not in sys.argv:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from atomq import aio, client, partitioned, partitioned_aio, queue, queue_aio
+from atomq import aio, client, partitioned, partitioned_aio, queue, queue_aio, runner, runner_aio
 
 TWINS = [
     (queue.Queue, queue_aio.AsyncQueue),
@@ -16,6 +19,7 @@ TWINS = [
     (queue.Message, queue_aio.AsyncMessage),
     (queue.Receiver, queue_aio.AsyncReceiver),
     (queue.Sent, queue_aio.AsyncSent),
+    (runner.Runner, runner_aio.AsyncRunner),
     (client.Engine, aio.AsyncEngine),
 ]
 # What only one of the two has, and why.
@@ -62,9 +66,48 @@ def test_each_method_is_documented_once(sync: type, twin: type) -> None:
             assert other is None or inspect.getdoc(other), f"{twin.__name__}.{name}"
 
 
-@pytest.mark.parametrize("twin", [twin for _, twin in TWINS[:5]], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("twin", [twin for _, twin in TWINS], ids=lambda kind: kind.__name__)
 def test_help_says_all_of_asyncio_too(twin: type) -> None:
     """Not only where else to look."""
     assert len(inspect.getdoc(twin) or "") > 40
     for name, method in public(twin).items():
         assert "See `" not in (inspect.getdoc(method) or "").partition("\n")[0], name
+
+
+ENGINE = Path(aio.__file__).parent
+UNASYNC = Path(__file__).parents[1] / "tools" / "unasync.py"
+
+
+class _Sync(ast.NodeTransformer):
+    """Without `async` and `await`, as `tests/tools/unasync.py` does it."""
+
+    def visit_Await(self, node: ast.Await) -> ast.AST:
+        found: ast.AST = self.visit(node.value)
+        return found
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Name(node.id.replace("Async", ""), node.ctx)
+
+
+def statements(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Of each function: its name, what it does, how many statements that is."""
+    for node in ast.walk(_Sync().visit(ast.parse(path.read_text()))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            count = sum(isinstance(one, ast.stmt) for one in ast.walk(ast.Module(body, [])))
+            text = re.sub(r"\bAsync(With|For)\b", r"\1", ast.dump(ast.Module(body, [])))
+            yield node.name, text, count
+
+
+def test_nothing_is_written_twice_for_threads_and_for_tasks() -> None:
+    """Of two files that do the same one is made from the other, or a third says it for both."""
+    says = re.search(r"^MADE = (.*)$", UNASYNC.read_text(), re.MULTILINE)
+    assert says is not None
+    made = [f"{name}.py" for name in ast.literal_eval(says[1])]
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted(ENGINE.rglob("*.py")):
+        if path.name not in made or path.parent != ENGINE:
+            for name, text, count in statements(path):
+                if count > 3:
+                    found.setdefault(text, {})[str(path.relative_to(ENGINE))] = name
+    assert [by_file for by_file in found.values() if len(by_file) > 1] == []
