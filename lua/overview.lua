@@ -1,8 +1,9 @@
 -- overview: many queues in numbers, in one call that is cheap enough for a page or a scrape. Writes nothing.
 --
--- What is empty costs one command for all of it: an idle queue three commands, one with messages in every state eleven.
--- Of a queue with a key of another type the fault is answered; the others are answered as ever. Of the bodies of
--- messages it looks at `max_bytes` and one more message, so that queues with large ones cost no more.
+-- An idle queue costs two commands, and a part of one that finds several idle queues which stand together; one with
+-- messages in every state costs eleven. Of a queue with a key of another type the fault is answered; the others are
+-- answered as ever. Of the bodies of messages it looks at `max_bytes` and one more message, so that queues with large
+-- ones cost no more.
 --
 -- KEYS
 --   meta             hash    * queue
@@ -13,6 +14,7 @@
 --   ready            list    * queue * step
 -- ARGV
 --   steps            int     priority steps, 1 to 10
+--   spread           text    a 1 for each queue that may have partitions, a 0 for each other
 --   max_bytes        int     bytes of ready messages that are looked at, to learn how old the oldest is
 -- RETURNS
 --   now, ms; a text for each queue: names and values of stats, a line each, and of `partitions` the record, if it has
@@ -29,9 +31,12 @@ local due = require("lib.due")
 local guard = require("lib.guard")
 local limits = require("lib.limits")
 
-local FIXED, TAIL = 5, 512 -- bytes: the properties stand at the end of a message
-local steps, max_bytes = args.int("steps", 1, 10), args.int("max_bytes", 1, limits.MOST_BYTES)
-local width = FIXED + steps
+local TAIL = 512 -- bytes: the properties stand at the end of a message
+local MOST = 8 -- queues in which one command looks for messages
+local steps, spread = args.int("steps", 1, 10), args.text("spread", 1000)
+local max_bytes = args.int("max_bytes", 1, limits.MOST_BYTES)
+local HASHES, HELD = 2, 3 + steps -- keys of one queue: those of all queues that are hashes come first
+local KEYS, width = KEYS, HASHES + HELD
 local queues = #KEYS / width
 if queues % 1 ~= 0 or queues < 1 or queues > 1000 then
   args.refuse("KEYS", #KEYS, "a multiple of " .. width .. ", of 1000 queues at most")
@@ -41,7 +46,7 @@ if args.done() then
 end
 
 local now, bytes = clock.now(), 0
-local call, find, match, concat = redis.call, string.find, string.match, table.concat
+local call, find, match, byte, concat = redis.call, string.find, string.match, string.byte, table.concat
 -- What many queues need is text: a number that becomes an argument or a part of the answer costs half a command.
 local words = {}
 local function word(number)
@@ -83,35 +88,47 @@ local function overdue(key, most)
   return many
 end
 
--- How many of these keys there are; more than there can be, where the user may not run that.
-local function there(from, to)
-  local many = redis.pcall("EXISTS", unpack(KEYS, from, to))
-  return type(many) == "number" and many or 1000
+-- How many keys with messages these queues have; more than there can be, where the user may not run that.
+local function there(first, last)
+  local before = HASHES * queues
+  local many = redis.pcall("EXISTS", unpack(KEYS, before + (first - 1) * HELD + 1, before + last * HELD))
+  return type(many) == "number" and many or 1000 * (last - first + 1)
 end
 
--- What is set of a queue: is it paused, and its partitions. A monitor of older rules may not run HMGET.
-local function set_of(meta)
-  local set = redis.pcall("HMGET", meta, "paused", "partitions")
-  return set.err and { call("HGET", meta, "paused"), call("HGET", meta, "partitions") } or set
+-- How many each of these queues has, of `many` that they have together: what one half has is asked, the rest is known.
+local present = {}
+local function split(first, last, many)
+  if first == last or many == 0 then
+    for q = first, last do
+      present[q] = many
+    end
+  else
+    local middle = math.floor((first + last) / 2)
+    local before = there(first, middle)
+    split(first, middle, before)
+    split(middle + 1, last, many - before)
+  end
 end
 
--- Read the queue whose keys begin behind `at`. Once all keys are met that are there, no other is looked for.
-local function read(at)
-  local left = there(at + 3, at + width)
-  local meta, stats = set_of(KEYS[at + 1]), call("HGETALL", KEYS[at + 2])
-  local paused = meta[1] == "1" and "1" or "0"
-  if meta[2] then
-    stats[#stats + 1], stats[#stats + 2] = "partitions", meta[2]
+-- Read one queue. Once all keys are met that are there, no other is looked for.
+local function read(q)
+  local left = present[q]
+  local meta, stats = KEYS[HASHES * q - 1], call("HGETALL", KEYS[HASHES * q])
+  local paused = call("HGET", meta, "paused") == "1" and "1" or "0"
+  local record = byte(spread, q) == 49 and call("HGET", meta, "partitions")
+  if record then
+    stats[#stats + 1], stats[#stats + 2] = "partitions", record
   end
   stats = concat(stats, "\n")
   if left == 0 then
     return paused == "1" and "1\n" .. stats or stats
   end
-  local unacked, delayed, put = KEYS[at + 3], KEYS[at + 4], nil
+  local at = HASHES * queues + (q - 1) * HELD
+  local unacked, delayed, put = KEYS[at + 1], KEYS[at + 2], nil
   local held, expired, later, overdue_later, letters, next_due = 0, 0, 0, 0, 0, "-1"
   local out = { paused }
   for step = 1, steps do
-    local key = KEYS[at + FIXED + step]
+    local key = KEYS[at + 3 + step]
     local size = left > 0 and call("LLEN", key) or 0
     if size > 0 then
       left = left - 1
@@ -119,7 +136,7 @@ local function read(at)
     end
     out[1 + step] = word(size)
     if step == 1 and left > 0 then -- mostly nothing is in another step, and these are met before that is looked up
-      held, later, letters = call("ZCARD", unacked), call("ZCARD", delayed), call("XLEN", KEYS[at + 5])
+      held, later, letters = call("ZCARD", unacked), call("ZCARD", delayed), call("XLEN", KEYS[at + 3])
       left = left - (held > 0 and 1 or 0) - (later > 0 and 1 or 0) - (letters > 0 and 1 or 0)
     end
   end
@@ -137,23 +154,38 @@ local function read(at)
   return concat(out, " ") .. "\n" .. stats
 end
 
-local answer = { now }
-for q = 1, queues do
-  local at = (q - 1) * width
-  local is_sound, found = pcall(read, at)
+-- One command looks at one queue, and at twice as many each time that it finds nothing.
+local from, at_once = 1, 1
+while from <= queues do
+  local last = math.min(from + at_once - 1, queues)
+  local many = there(from, last)
+  split(from, last, many)
+  from, at_once = last + 1, many == 0 and math.min(2 * at_once, MOST) or 1
+end
+
+local answer, next_queue = { now }, 1
+local function read_on()
+  while next_queue <= queues do
+    answer[next_queue + 1] = read(next_queue)
+    next_queue = next_queue + 1
+  end
+end
+
+while next_queue <= queues do
+  local is_sound, failure = pcall(read_on)
   if not is_sound then
+    local q, at = next_queue, HASHES * queues + (next_queue - 1) * HELD
     guard.fault = false
-    guard.hash(KEYS[at + 1]); guard.hash(KEYS[at + 2])
-    guard.zset(KEYS[at + 3]); guard.zset(KEYS[at + 4]); guard.stream(KEYS[at + 5])
-    for i = at + FIXED + 1, at + width do
-      guard.list(KEYS[i])
+    guard.hash(KEYS[HASHES * q - 1]); guard.hash(KEYS[HASHES * q])
+    guard.zset(KEYS[at + 1]); guard.zset(KEYS[at + 2]); guard.stream(KEYS[at + 3])
+    for step = 1, steps do
+      guard.list(KEYS[at + 3 + step])
     end
-    local fault = guard.fault or tostring(type(found) == "table" and found.err or found)
+    local fault = guard.fault or tostring(type(failure) == "table" and failure.err or failure)
     if queues == 1 then
       return redis.error_reply(fault)
     end
-    found = "!" .. fault
+    answer[q + 1], next_queue = "!" .. fault, q + 1
   end
-  answer[q + 1] = found
 end
 return answer

@@ -18,9 +18,11 @@ from wsgiref import simple_server
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as open_metrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parsed_open
 from prometheus_client.parser import text_string_to_metric_families as parsed
+from prometheus_client.registry import Collector
 
 from atomq import AsyncQueue, Engine, InvalidAddress, InvalidArgument, Queue, calls
 from atomq.metrics import EVENTS, AtomqCollector, WorkHistograms, wsgi_app
@@ -31,10 +33,21 @@ from tests.servers import Cluster, Server, wait_until
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
+class _Read(Collector):
+    """Metrics as they were read."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        return self._metrics
+
+
 def scrape(collector: AtomqCollector, **labels: str) -> Samples:
     """The samples as both parsers of prometheus-client read them, of these labels alone."""
     registry = CollectorRegistry()
-    collector.register(registry)
+    read = list(collector.collect())  # once: a worker may come between two scrapes
+    registry.register(_Read(read))
     texts = [
         (generate_latest(registry).decode(), parsed),
         (open_metrics(registry).decode(), parsed_open),

@@ -151,7 +151,8 @@ def test_what_it_asks_of_the_server(server: Server, count: int, most: int) -> No
         assert sent.pop("cmdstat_evalsha") == most
         assert not [name for name in sent if "scan" in name or "keys" in name]
         inside = sum(n for name, n in sent.items() if "config" not in name and "info" not in name)
-        assert inside <= 3 * count + 9 * 20 + 20
+        # Two for each, of which eight idle ones share a third; nine more of one with messages.
+        assert inside <= 2 * count + count / 8 + 10 * 20 + 25
 
 
 # 1,000 commands of a script: what the machine takes for them says how fast it is just now.
@@ -161,10 +162,10 @@ _YARD = 'for _ = 1, 1000 do redis.call("LLEN", KEYS[1]) end'
 @ONE
 @pytest.mark.alone
 def test_what_it_costs_the_server(server: Server) -> None:
-    """200 queues, 20 of them with messages in every state, cost what 2,140 commands of a script do.
+    """200 queues, 20 of them with messages in every state, cost what 2,000 commands of a script do.
 
-    So it is measured, for a machine under load takes longer for everything: 1.1 ms where a command
-    takes 0.5 µs.
+    So it is measured, for a machine under load takes longer for everything: a millisecond where a
+    command takes 0.5 µs. The test above counts the commands, which no load moves.
     """
     db = server.client()
     with Engine(server.url) as engine:

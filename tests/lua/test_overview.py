@@ -152,6 +152,21 @@ def test_the_answer_for_an_idle_queue_is_its_counters(rig: Rig) -> None:
     assert texts == [b"published\n3", b"1\npublished\n3"]
 
 
+@pytest.mark.parametrize("layout", ["stock"], indirect=True)
+def test_idle_queues_are_found_together_wherever_the_others_stand(rig: Rig) -> None:
+    """One command looks at several: a busy queue is not taken for idle, wherever it stands."""
+    queues = [rig.queue(f"q{i:02}") for i in range(24)]
+    fills: list[Callable[[Queue], None]] = [ready, low, held, delayed, died]
+    for i, at in enumerate((0, 1, 4, 11, 17, 22, 23)):
+        fills[i % len(fills)](queues[at])
+        found = rig.engine.run(calls.overview([q.keys for q in queues]))
+        backwards = rig.engine.run(calls.overview([q.keys for q in reversed(queues)]))
+        for q, one_of_many, other in zip(queues, found, reversed(backwards), strict=True):
+            alone = vars(one(q)) | {"now_ms": 0}
+            assert vars(one_of_many) | {"now_ms": 0} == alone
+            assert vars(other) | {"now_ms": 0} == alone
+
+
 # ── how old ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -232,7 +247,7 @@ def test_reasons_without_end_are_counted_together(q: Queue) -> None:
 
 def commands(rig: Rig, queues: list[QueueKeys]) -> int:
     """Commands that the script runs inside, but for TIME."""
-    call = calls.overview(queues)
+    call = calls.overview(queues, whole={queue.name for queue in queues})
     rig.engine.run(call)
     rig.db.config_resetstat()
     rig.engine.run(call)

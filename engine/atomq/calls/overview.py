@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ _OVERVIEW = scripts.declared(
         *(f"{name} * queue" for name in ("meta", "stats", "unacked", "delayed", "dead")),
         "ready * queue * step",
     ),
-    argv=("steps", "max_bytes"),
+    argv=("steps", "spread", "max_bytes"),
 )
 
 
@@ -54,7 +54,7 @@ class QueueOverview:
     dead_by_reason: dict[str, int]
     """How many died since the queue began, by their reason; "other", where there were many."""
     partitions: tuple[str, ...] = ()
-    """The names of those it is spread over; none: it was never used with `partitions`.
+    """The names of those it is spread over; none: the register has none of them.
 
     On a cluster a partition knows those too, of the queue that it belongs to.
     """
@@ -101,22 +101,24 @@ def counters(pairs: Mapping[str, str]) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def overview(
-    queues: Sequence[QueueKeys], *, max_bytes: int = MAX_BYTES
+    queues: Sequence[QueueKeys], *, whole: Container[str] = (), max_bytes: int = MAX_BYTES
 ) -> Call[list[QueueOverview | AtomqError]]:
     """These queues (1,000 at most) in numbers; changes nothing.
 
     A `WrongType` stands in the place of a queue that cannot be read; alone, it is raised. Of ready
     messages the script reads `max_bytes` and one more, for their age. In a cluster all queues must
-    live in one slot.
+    live in one slot. Of those whose names are in `whole` no partitions are asked for.
     """
     check_items("queues", queues)
-    keys = [key for queue in queues for key in queue.overview]
+    keys = [key for queue in queues for key in queue.overview[:2]]  # the hashes of all
+    keys += [key for queue in queues for key in queue.overview[2:]]
 
     def parse(reply: Any, _repeated: bool) -> list[QueueOverview | AtomqError]:
         now, *texts = reply
         return [_read(queue, now, text) for queue, text in zip(queues, texts, strict=True)]
 
-    args = [len(queues[0].steps), max_bytes]
+    spread = "".join("0" if queue.name in whole else "1" for queue in queues)
+    args = [len(queues[0].steps), spread, max_bytes]
     return Call(_OVERVIEW, queues[0], keys, args, parse, large=True)
 
 
