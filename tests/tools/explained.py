@@ -10,7 +10,7 @@ import re
 ALWAYS = {
     "a parameter may be given by its place too": r"^(\*,|.*def .*\*, .*)\n  \+ .*/,",
     "what is not equally long cannot be there; it is said louder": r"strict=False",
-    "only mypy reads it": r"TypeVar\(",
+    "only mypy reads it": r"TypeVar\(|^if TYPE_CHECKING:",
     "with slots or without, it does the same": r"^@dataclass",
 }
 """Of any file: why, and a pattern of the line before and after."""
@@ -93,6 +93,14 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "if now > aside.until:",
         ),
         FOR_EVER: ("if not not fired:", "if  fired:"),
+    },
+    "engine/atomq/contrib/kombu/line.py": {
+        "it is set with the line, and read while there is one": (
+            "self._opened = 1.0",
+            "self._opened = -1.0",
+            "self._moves = self._era = 1",
+            "self._moves = self._era = -1",
+        ),
     },
 }
 
