@@ -19,6 +19,7 @@ from celery import chain, chord, group
 from kombu import Connection, Consumer, Exchange, Producer, Queue
 
 from atomq import calls, scripts
+from atomq.errors import ServerUnavailable
 from atomq.keys import QueueKeys
 from tests.contrib.rig import ON_ONE_KIND, POOLS, Place, Worker
 from tests.servers import Cluster, Server, wait_until
@@ -291,6 +292,80 @@ def test_a_line_that_breaks_costs_no_message_of_another_node(three: Cluster) -> 
         assert at.take()[0] == "second"
         channel = at.connection.default_channel
         assert channel.broker.engine.run(calls.inspect(channel.broker.keys(held.name))).unacked == 0
+
+
+def key_on(connection: Connection, name: str, index: int) -> str:
+    """A partition key whose partition is on the node with this index, of three."""
+    broker = connection.default_channel.broker
+    found: Any = broker.spread.get(name)
+    homes = {key: found.keys_at(found._map.of_key(key)) for key in map(str, range(100))}
+    return next(key for key, keys in homes.items() if keys.slot * 3 // 16384 == index)
+
+
+def answers(connection: Connection, name: str) -> bool:
+    """Whether all shards of a queue do."""
+    with suppress(ServerUnavailable):
+        return connection.default_channel._size(name) >= 0
+    return False
+
+
+@pytest.mark.parametrize("how", ["freeze", pytest.param("kill", marks=pytest.mark.long)])
+def test_a_queue_of_partitions_goes_on_while_a_shard_is_away(
+    three: Cluster, kind: str, how: str
+) -> None:
+    """What has no key is published elsewhere, and what lies elsewhere is consumed."""
+    with ExitStack() as stack:
+        cluster = (
+            three
+            if how == "freeze"
+            else stack.enter_context(Cluster(kind, nodes=3, options=PARTIAL))
+        )
+        name = name_on(cluster, 0)
+        options = {"partitions": {name: 6}, "retry_budget": 1.0}
+        out, connection = (
+            stack.enter_context(Connection(url_of(cluster), transport_options=options))
+            for _ in range(2)
+        )
+        queue, producer, got = a_queue(name), Producer(out), list[Any]()
+
+        def take(body: Any, message: Any) -> None:
+            got.append(body)
+            message.ack()
+
+        stack.enter_context(Consumer(connection, [queue], callbacks=[take]))
+        for n in range(6):
+            put(producer, queue, n)
+        drained(connection, lambda: len(got) == 6)
+        node, failed, sent = cluster.nodes[1], 0, list(range(6))
+        if how == "freeze":
+            node.pause()
+        else:
+            node.kill()
+        try:
+            for n in range(6, 26):
+                try:
+                    put(producer, queue, n)
+                    sent.append(n)
+                except ServerUnavailable:  # it was sent there, and no other may have it
+                    failed += 1
+            assert failed <= (2 if how == "freeze" else 0)
+            drained(connection, lambda: set(sent) <= set(got))
+            with producer.batch():
+                for n in range(26, 30):
+                    put(producer, queue, n)
+            drained(connection, lambda: {26, 27, 28, 29} <= set(got))
+            with pytest.raises(ServerUnavailable):
+                put(producer, queue, "keyed", partition_key=key_on(out, name, 1))
+        finally:
+            if how == "freeze":
+                node.resume()
+            else:
+                node.start()
+        wait_until("the shard", lambda: answers(out, name))
+        put(producer, queue, "last")
+        drained(connection, lambda: "last" in got, 10)
+        numbers = [one for one in got if isinstance(one, int)]
+        assert len(numbers) == len(set(numbers))
 
 
 def test_declaring_and_replies_need_no_shard_but_their_own(three: Cluster) -> None:

@@ -90,6 +90,7 @@ CELERY: dict[str, tuple[str, str]] = {
     ),
     "polling_interval": ("Accepted. Nothing is polled here.", ""),
 }
+PARTITIONS = "tests/contrib/test_partitions.py"
 STEERING = "tests/contrib/test_steering.py"
 OURS: dict[str, tuple[str, str]] = {
     "lease": ("", f"{LEASES}::test_tasks_three_times_as_long_as_the_lease_run_once"),
@@ -103,6 +104,10 @@ OURS: dict[str, tuple[str, str]] = {
     "delay_in_server": (
         "Where an `eta` waits: [`auto`, `always` or `never`](#eta-and-countdown) in the server.",
         "tests/contrib/test_eta.py::test_delay_in_server",
+    ),
+    "partitions": (
+        "By queue, how many [partitions](#one-queue-over-many-shards) it has: `{'orders': 12}`.",
+        f"{PARTITIONS}::test_a_worker_does_all_that_it_does_on_a_queue",
     ),
     "tracked": (
         "True, or names of queues: [tracked](#where-is-my-task) is what is published to them.",

@@ -378,7 +378,7 @@ def test_a_doubt_lasts_as_long_as_the_server_remembers(monkeypatch: pytest.Monke
     now = [1000.0]
     monkeypatch.setattr(unconfirmed_module.time, "monotonic", lambda: now[0])
     call_id = CallId("p")
-    for after, found in ((59.9, call_id), (60.0, None), (61.0, None)):
+    for after, found in ((59.9, (call_id, "q")), (60.0, None), (61.0, None)):
         unconfirmed, made = Unconfirmed(60.0), {"properties": {"delivery_tag": "t"}}
         now[0] = 1000.0
         unconfirmed.add("q", made, call_id)
@@ -397,7 +397,7 @@ def test_the_oldest_unconfirmed_publishes_are_forgotten_first() -> None:
     for n, one in enumerate(made):
         unconfirmed.add("q", one, CallId("p", n))
     found = [unconfirmed.take("q", made[n]) for n in (0, 1, 2, 1001)]
-    assert [one and one.number for one in found] == [None, None, 2, 1001]
+    assert [one and one[0].number for one in found] == [None, None, 2, 1001]
 
 
 def test_a_reply_is_put_where_its_client_waits_and_expires(stage: Stage) -> None:

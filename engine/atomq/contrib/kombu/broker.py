@@ -23,6 +23,7 @@ from atomq.contrib.kombu import worker
 from atomq.contrib.kombu.bindings import Bindings
 from atomq.contrib.kombu.node_bindings import NodeBindings
 from atomq.contrib.kombu.rights import Rights
+from atomq.contrib.kombu.spread import Spread
 from atomq.contrib.kombu.unconfirmed import Unconfirmed
 from atomq.errors import AtomqError, ServerUnavailable
 from atomq.keys import QueueKeys
@@ -47,6 +48,8 @@ class Broker:
         """Claims that a connection was lost under: what they hold is asked for again."""
         self.rights = Rights()
         self.bindings: Bindings = (NodeBindings if self.on_cluster else Bindings)(self.engine)
+        self.spread = Spread(self.engine)
+        """The queues that have partitions."""
         self.attendance = Attendance(self.engine, lambda: self.ids.prefix)
         self.unconfirmed = Unconfirmed(self.engine.options.call_window_ms / 1000)
         self.terminate_cancelled = ""

@@ -17,7 +17,7 @@ from atomq.contrib.kombu.broker import eta_ms
 from atomq.contrib.kombu.declaring import is_reply_queue
 from atomq.contrib.kombu.publishing import Publishing
 from atomq.contrib.kombu.qos import Message, QoS
-from atomq.errors import InvalidMessage
+from atomq.errors import InvalidMessage, ServerUnavailable
 from atomq.keys import QueueKeys
 from atomq.message import JSON, Delivery
 
@@ -63,6 +63,8 @@ class Consuming(Publishing):
         self._heard: dict[tuple[str, Any], None] = {}
         self._order = cycle_by_name(self.settings.queue_order_strategy)()
         self._consumed: tuple[list[str], list[str]] | None = None
+        self._wholes: list[str] = []  # the queues that the first of these are, or are partitions of
+        self._turns: dict[str, int] = {}  # of queues with partitions: which one goes first
         self._pace, self._claimed_at = 1, 0.0
         self._least = 0  # the lowest prefetch count it was given
         self._enough = 0  # room that is worth a call
@@ -70,14 +72,16 @@ class Consuming(Publishing):
     def basic_consume(
         self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any
     ) -> Any:
-        keys = self.broker.keys(queue)
+        self.broker.keys(queue)  # which says what no queue may be called
+        self.broker.spread.begin(queue)
         if no_ack:
             self.no_ack_queues.add(queue)
         found = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
         self._takers[queue] = getattr(callback, "__self__", None)
         self._regroup()
-        self._order.update(self.claimed_queues())
-        self._receiver.changed(keys)
+        self._order.update(self._claimed_wholes())
+        for name in self.broker.spread.names(queue):
+            self._receiver.changed(self.broker.keys(name))
         return found
 
     def basic_cancel(self, consumer_tag: str) -> Any:
@@ -87,10 +91,23 @@ class Consuming(Publishing):
             self._takers.pop(queue, None)
             self.no_ack_queues.discard(queue)
             self._regroup()
-            self._order.update(self.claimed_queues())
-            if self.connection is not None:
-                self._receiver.cancelled(self, queue)
+            self._order.update(self._claimed_wholes())
+            for name in self.broker.spread.names(queue) if self.connection is not None else ():
+                self._receiver.cancelled(self, name)
         return found
+
+    def look_for_partitions(self) -> None:
+        """Now and then: consume from partitions that another process has added."""
+        known = self._consumed
+        for queue in self._active_queues if known is not None else ():
+            self.broker.spread.look(queue)
+            names = self.broker.spread.names(queue)
+            if len(names) > 1 and (new := {*names}.difference(*known or ())):
+                if queue in self.fanout_queues or queue in self.reply_queues:
+                    continue
+                self._regroup()
+                for name in sorted(new):
+                    self._receiver.changed(self.broker.keys(name))
 
     def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:
         super()._new_queue(queue, auto_delete, **kwargs)
@@ -115,20 +132,42 @@ class Consuming(Publishing):
         # Kept until consumers change: the event loop asks at every turn.
         claimed: list[str] = []
         popped: list[str] = []
+        self._wholes = []
         for queue in dict.fromkeys(self._active_queues):
             if queue not in self.fanout_queues and queue not in self.reply_queues:
-                (popped if queue in self.no_ack_queues else claimed).append(queue)
+                names = self.broker.spread.names(queue)
+                if queue in self.no_ack_queues:
+                    popped += names
+                else:
+                    claimed += names
+                    self._wholes.append(queue)
         self._consumed = claimed, popped
         return self._consumed
 
-    def ordered(self) -> list[str]:
-        """Its claimed queues, in the order of `queue_order_strategy`."""
-        names = self.claimed_queues()
-        return list(self._order.consume(len(names))) if names else []
+    def _claimed_wholes(self) -> list[str]:
+        """The queues it claims from: one with partitions is one of them."""
+        self.claimed_queues()
+        return self._wholes
 
-    def rotate(self, queue: str) -> None:
-        """A message came from this queue: others go before it next time."""
+    def ordered(self) -> list[str]:
+        """What it claims from, in the order of `queue_order_strategy`; partitions in turn."""
+        wholes = self._claimed_wholes()
+        found: list[str] = list(self._order.consume(len(wholes))) if wholes else []
+        if len(self.claimed_queues()) == len(wholes):  # none has partitions
+            return found
+        return [name for queue in found for name in self._in_turn(queue)]
+
+    def _in_turn(self, queue: str) -> tuple[str, ...]:
+        names, turn = self.broker.spread.names(queue), self._turns.get(queue, 0)
+        return names[turn:] + names[:turn]
+
+    def rotate(self, name: str) -> None:
+        """A message came from this queue, or partition: others go before it next time."""
+        queue = self.broker.spread.whole(name)
         self._order.rotate(queue)
+        names = self.broker.spread.names(queue)
+        if len(names) > 1 and name in names:
+            self._turns[queue] = (names.index(name) + 1) % len(names)
 
     def basic_qos(
         self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False
@@ -173,8 +212,9 @@ class Consuming(Publishing):
         Raises what the consumer's callback raises, as stock does; the message stays unacked. Only
         a Celery worker, which would end of it, hears nothing of a message that it cannot take.
         """
-        callback = self.connection._callbacks.get(delivery.queue)
-        if callback is None or delivery.queue not in self._active_queues:
+        queue = self.broker.spread.whole(delivery.queue)
+        callback = self.connection._callbacks.get(queue)
+        if callback is None or queue not in self._active_queues:
             self.qos.release(delivery, counted=False)
             return
         try:
@@ -184,8 +224,8 @@ class Consuming(Publishing):
         except Exception as error:  # noqa: BLE001 - whatever a foreign producer may have written
             self.qos._dead(delivery, "undecodable", error)
             return
-        if delivery.queue in self._expires:
-            self._touch_now_and_then(delivery.queue)
+        if queue in self._expires:
+            self._touch_now_and_then(queue)
         try:
             callback(payload)
         except self.connection.connection_errors:
@@ -193,7 +233,7 @@ class Consuming(Publishing):
         except InvalidMessage as error:
             self.qos._dead(delivery, "undecodable", error)
         except Exception as error:
-            if not worker.takes_tasks(self._takers.get(delivery.queue)):
+            if not worker.takes_tasks(self._takers.get(queue)):
                 raise
             self._failed(delivery, error)
 
@@ -255,18 +295,35 @@ class Consuming(Publishing):
     def _get(self, queue: str, timeout: Any = None) -> dict[str, Any]:
         if self.broker.keeper.alone.stands_still():
             raise Empty
-        found = self.broker.hold(self.broker.engine.run(self.broker.claim([queue], 1)))
-        if not found:
-            raise Empty
-        delivery = found[0]
+        delivery = self._claimed_one(queue)
         if queue in self._expires:
             self._touch_now_and_then(queue)
         try:
             return self._payload(delivery)
         except Exception as error:
             item = Rejection(delivery.receipt, "", "undecodable", str(error))
-            self.broker.engine.run(calls.reject(self.broker.keys(queue), [item]))
+            self.broker.engine.run(calls.reject(self.broker.keys(delivery.queue), [item]))
             raise Empty from error
+
+    def _claimed_one(self, queue: str) -> Delivery:
+        """Claim one message. Raises `Empty` if no partition that answers has any."""
+        self.broker.spread.all_names(queue)
+        names = self._in_turn(queue)
+        groups = [[name] for name in names] if self.broker.engine.layout == "cluster" else [names]
+        trouble: ServerUnavailable | None = None
+        for group in groups:
+            try:
+                claimed = self.broker.engine.run(self.broker.claim(group, 1))
+            except ServerUnavailable as error:
+                trouble = error
+                continue
+            if found := self.broker.hold(claimed):
+                if len(names) > 1:
+                    self.rotate(found[0].queue)
+                return found[0]
+        if trouble is not None:
+            raise trouble
+        raise Empty
 
     def basic_get(self, queue: str, no_ack: bool = False, **_kwargs: Any) -> Any:
         """One message, or None."""

@@ -59,13 +59,14 @@ def _extended(command: Callable[..., Any], extend: Callable[..., Any]) -> Callab
 
 
 def _queues(state: Any) -> Iterator[tuple[Broker, QueueKeys]]:
-    """The worker's queues, if they are ours."""
+    """The worker's queues, if they are ours; of one that has partitions, each of these."""
     connection = getattr(state.consumer, "connection", None)
     consumer = getattr(state.consumer, "task_consumer", None)
     broker = getattr(getattr(connection, "transport", None), "broker", None)
     if isinstance(broker, Broker) and consumer is not None:
         for queue in consumer.queues:
-            yield broker, broker.keys(queue.name)
+            for name in broker.spread.names(queue.name):
+                yield broker, broker.keys(name)
 
 
 # ── scheduled ─────────────────────────────────────────────────────────────────────────────────

@@ -75,12 +75,15 @@ class Declaring(virtual.Channel):
         else:
             self._expires.pop(queue, None)
 
-    def _has_queue(self, queue: str, **_kwargs: Any) -> bool:
-        keys = self.broker.keys(queue)
-        return bool(self.broker.engine.command("EXISTS", *keys.ready, keys.delayed))
+    def _partitions(self, queue: str) -> list[QueueKeys]:
+        """The keys of the partitions of a queue; its own, if it has none. Raises our errors."""
+        return [self.broker.keys(name) for name in self.broker.spread.all_names(queue)]
 
-    def _lists(self, queue: str) -> tuple[str, ...]:
-        return self.broker.keys(queue).ready
+    def _has_queue(self, queue: str, **_kwargs: Any) -> bool:
+        return any(
+            self.broker.engine.command("EXISTS", *keys.ready, keys.delayed)
+            for keys in self._partitions(queue)
+        )
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
         if self.typeof(exchange).type == "fanout":
@@ -131,16 +134,19 @@ class Declaring(virtual.Channel):
         super().queue_delete(queue, if_unused, dropped=if_empty, **kwargs)
 
     def _drop(self, queue: str, *, if_empty: bool = False) -> None:
-        self.broker.engine.run(
-            calls.purge(
-                self.broker.keys(queue),
-                ready=True,
-                delayed=True,
-                dead=True,
-                settings=True,
-                if_empty=if_empty,
+        for keys in reversed(self._partitions(queue)):  # the first has the record of them
+            self.broker.engine.run(
+                calls.purge(
+                    keys,
+                    ready=True,
+                    delayed=True,
+                    dead=True,
+                    settings=True,
+                    if_empty=if_empty,
+                )
             )
-        )
+        if (spread := self.broker.spread.get(queue)) is not None:
+            spread.forget()
 
     def _delete(
         self,
@@ -197,17 +203,18 @@ class Declaring(virtual.Channel):
                     healed = True
         return self.broker.bindings.table(exchange) if healed else []
 
-    def _touch(self, queue: str, keys: QueueKeys) -> None:
+    def _touch(self, queue: str) -> None:
         """A queue that expires is used: it lives on."""
         expires = self._expires.get(queue)
         if expires is not None:
             self._touched[queue] = time.monotonic()
-            self.broker.engine.run(calls.touch(keys, expires))
+            for keys in self._partitions(queue):
+                self.broker.engine.run(calls.touch(keys, expires))
 
     def _touch_now_and_then(self, queue: str) -> None:
         since = time.monotonic() - self._touched.get(queue, 0.0)
         if since * 4000 > self._expires[queue]:
-            self._touch(queue, self.broker.keys(queue))
+            self._touch(queue)
 
     def maybe_refresh_binding_expiry(self) -> None:
         """Now and then: the bindings of consumed queues that expire live on, others are swept."""
@@ -244,26 +251,38 @@ class Declaring(virtual.Channel):
     def _size(self, queue: str) -> int:
         if self.broker.on_cluster:
             return self._size_on_cluster(queue)
-        return sum(self.broker.engine.command("LLEN", key) for key in self._lists(queue))
+        parts = self._partitions(queue)
+        if len(parts) == 1:
+            return sum(self.broker.engine.command("LLEN", key) for key in parts[0].ready)
+        ready = 0
+        for state in self.broker.engine.run_all(list(map(calls.inspect, parts))):
+            if isinstance(state, AtomqError):
+                raise state
+            ready += state.ready
+        return ready
 
     def _size_on_cluster(self, queue: str) -> int:
         passes = self.auto_delete_queues.union(self.fanout_queues, self.reply_queues)
         if self._declares and queue in passes:
             return 0
-        asked = calls.inspect(self.broker.keys(queue))
-        asked.brief = True
-        try:
-            return self.broker.engine.run(asked).ready
-        except ServerUnavailable:
-            if self._declares:
-                return 0
-            raise
+        ready = 0
+        names = self.broker.spread.names if self._declares else self.broker.spread.all_names
+        for name in names(queue):
+            asked = calls.inspect(self.broker.keys(name))
+            asked.brief = True
+            try:
+                ready += self.broker.engine.run(asked).ready
+            except ServerUnavailable:
+                if not self._declares:
+                    raise
+        return ready
 
     def _purge(self, queue: str) -> int:
-        gone = self.broker.engine.run(
-            calls.purge(self.broker.keys(queue), ready=True, delayed=True)
-        )
-        return gone.ready + gone.delayed
+        count = 0
+        for keys in self._partitions(queue):
+            gone = self.broker.engine.run(calls.purge(keys, ready=True, delayed=True))
+            count += gone.ready + gone.delayed
+        return count
 
 
 def is_reply_queue(queue: str) -> bool:

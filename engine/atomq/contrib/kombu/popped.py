@@ -34,7 +34,7 @@ class Popped:
 
     def hand_over(self, key: str, queue: str, raw: bytes) -> None:
         """Hand a message to the consumer of its queue, or put it back if the consumer has left."""
-        callback = self._transport._callbacks.get(queue)
+        callback = self._transport._callbacks.get(self._broker.spread.whole(queue))
         if callback is None:
             self.put_back(key, raw)
             return

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kombu.exceptions import BatchPublishError
 from kombu.utils.json import dumps
 
-from atomq import arguments, calls
-from atomq.calls import Outgoing
+from atomq import arguments, calls, flows
+from atomq.calls import Call, Outgoing, Published
 from atomq.contrib.kombu.broker import eta_ms
 from atomq.contrib.kombu.declaring import Declaring, is_reply_queue
+from atomq.contrib.kombu.spread import PARTITION_KEY, SpreadQueue, key_of
 from atomq.durability import Durability
 from atomq.errors import AtomqError, NotDurable, ServerUnavailable
 from atomq.keys import QueueKeys
@@ -30,7 +32,11 @@ class Publishing(Declaring):
     def basic_publish(
         self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any
     ) -> Any:
-        """Publish a message. Its arguments `durability` and `tracked` are for us, and stay here."""
+        """Publish a message.
+
+        Its arguments `durability` and `tracked` are for us, and stay here. `partition_key` becomes
+        a header: Celery's retries have it too.
+        """
         durability = self._durability
         if "durability" in message["properties"]:
             properties = dict(message["properties"])
@@ -40,6 +46,13 @@ class Publishing(Declaring):
             properties = dict(message["properties"])
             kwargs["tracked"] = bool(arguments.flag("tracked", properties.pop("tracked")))
             message = {**message, "properties": properties}
+        if PARTITION_KEY in message["properties"]:
+            properties = dict(message["properties"])
+            headers = {
+                **(message.get("headers") or {}),
+                PARTITION_KEY: properties.pop(PARTITION_KEY),
+            }
+            message = {**message, "properties": properties, "headers": headers}
         if durability is not None:
             kwargs["durability"] = durability
         return super().basic_publish(message, exchange, routing_key, **kwargs)
@@ -51,24 +64,32 @@ class Publishing(Declaring):
             self._put_reply(keys, message)
             return
         outgoing = self._outgoing(keys, message, kwargs.get("tracked"))
+        spread = self.broker.spread.get(queue)
+        key = key_of(message) if spread is not None else None
         if batch is not None:
-            batch.add(keys, outgoing, durability)
+            batch.add(keys if spread is None else batch.home(spread, key), outgoing, durability)
             return
         unconfirmed = self.broker.unconfirmed
-        call_id = unconfirmed.take(queue, message) or self.broker.engine.producers.next()
+        known = unconfirmed.take(queue, message)
+        call_id, at = known or (self.broker.engine.producers.next(), queue)
+
+        def publish(keys: QueueKeys) -> Call[Published]:
+            nonlocal at
+            at, window = keys.name, self._window()
+            return calls.publish(keys, [outgoing], call_id=call_id, durability=durability, **window)
+
         try:
-            self.broker.engine.run(
-                calls.publish(
-                    keys, [outgoing], call_id=call_id, durability=durability, **self._window()
-                )
-            )
+            if spread is None or known is not None:
+                self.broker.engine.run(publish(self.broker.keys(at)))
+            else:
+                self.broker.engine.run(spread.put(publish, key))
         except ServerUnavailable:
-            unconfirmed.add(queue, message, call_id)
+            unconfirmed.add(queue, message, call_id, at)
             raise
         except NotDurable as error:
             error.ids = [outgoing.id]
             raise
-        self._touch(queue, keys)
+        self._touch(queue)
 
     def _outgoing(self, keys: QueueKeys, message: dict[str, Any], tracked: Any = None) -> Outgoing:
         headers = message.get("headers") or {}
@@ -140,6 +161,7 @@ class PublishBatch:
         self.max_size = max(1, max_size)
         self._messages: dict[tuple[QueueKeys, Durability | None], list[Outgoing]] = {}
         self._broadcasts: list[tuple[str, str]] = []
+        self._homes: dict[str, QueueKeys] = {}  # of queues with partitions: one for the whole batch
         self._count = 0
         self._failed: BaseException | None = None
         self._state = "open"
@@ -159,6 +181,15 @@ class PublishBatch:
         self._messages.setdefault((keys, durability), []).append(outgoing)
         self._count += 1
 
+    def home(self, spread: SpreadQueue, key: str | None) -> QueueKeys:
+        """The partition of a message: that of its key, else that of the others of this batch."""
+        if key is None and (found := self._homes.get(spread.name)) is not None:
+            return found
+        found = spread.keys_at(self.channel.broker.engine.run(spread.home(key)))
+        if key is None:
+            self._homes[spread.name] = found
+        return found
+
     def add_broadcast(self, topic: str, text: str) -> None:
         """One message for all that listen."""
         self._broadcasts.append((topic, text))
@@ -167,10 +198,10 @@ class PublishBatch:
     def flush(self) -> None:
         """Send what waits. Raises `BatchPublishError`: some of it may have been sent."""
         self._check()
-        messages, broadcasts = self._messages, self._broadcasts
+        messages, broadcasts, homes = self._messages, self._broadcasts, self._homes
         self._forget()
         try:
-            self._send(messages, broadcasts)
+            self._send(messages, broadcasts, homes)
         except BaseException as error:
             self._failed = error
             if isinstance(error, AtomqError):
@@ -181,24 +212,34 @@ class PublishBatch:
         self,
         messages: dict[tuple[QueueKeys, Durability | None], list[Outgoing]],
         broadcasts: list[tuple[str, str]],
+        homes: dict[str, QueueKeys],
     ) -> None:
         broker, window = self.channel.broker, self.channel._window()
-        published = [
-            calls.publish(
-                keys,
-                some[i : i + calls.MOST],
-                call_id=broker.engine.producers.next(),
-                durability=durability,
-                **window,
+
+        def publishing(
+            some: Sequence[Outgoing], durability: Durability | None
+        ) -> Callable[[QueueKeys], Call[Published]]:
+            call_id = broker.engine.producers.next()
+            return lambda keys: calls.publish(
+                keys, some, call_id=call_id, durability=durability, **window
             )
-            for (keys, durability), some in messages.items()
-            for i in range(0, len(some), calls.MOST)
+
+        published = [
+            (keys, publishing(some, durability))
+            for (keys, durability), waiting in messages.items()
+            for some in flows.batches(waiting)
         ]
-        for result in broker.engine.run_all(published):
-            if isinstance(result, AtomqError):
+        results = broker.engine.run_all([publish(keys) for keys, publish in published])
+        for (keys, publish), result in zip(published, results, strict=True):
+            spread = broker.spread.get(broker.spread.whole(keys.name))
+            if not isinstance(result, AtomqError):
+                continue
+            is_unsent = isinstance(result, ServerUnavailable) and result.unsent
+            if spread is None or homes.get(spread.name) is not keys or not is_unsent:
                 raise result
+            broker.engine.run(spread.put(publish, None))  # another partition will do
         for keys, _ in messages:
-            self.channel._touch(keys.name, keys)
+            self.channel._touch(broker.spread.whole(keys.name))
         for topic, text in broadcasts:
             broker.engine.command("PUBLISH", topic, text)
 
@@ -213,7 +254,7 @@ class PublishBatch:
         self._forget()
 
     def _forget(self) -> None:
-        self._messages, self._broadcasts, self._count = {}, [], 0
+        self._messages, self._broadcasts, self._homes, self._count = {}, [], {}, 0
 
     def _check(self) -> None:
         if self._state != "open":

@@ -24,6 +24,7 @@ from atomq.address import Address, check_imported
 from atomq.contrib.kombu.registry import CLUSTER, STOCK_SCHEMES
 from atomq.errors import InvalidAddress, InvalidOptions
 from atomq.options import Options
+from atomq.partitions import MOST
 
 # Options of Kombu's that are not the engine's, with what they may be.
 _OURS: dict[str, tuple[type, ...]] = {
@@ -32,6 +33,7 @@ _OURS: dict[str, tuple[type, ...]] = {
     "sentinel_fanout_compat": (bool,),
     "queue_order_strategy": (str, type),
     "delay_in_server": (str,),
+    "partitions": (dict,),
     "tracked": (bool, list, tuple, set, frozenset),
     "terminate_cancelled": (bool, str),
     "polling_interval": (int, float),
@@ -41,6 +43,7 @@ _OURS: dict[str, tuple[type, ...]] = {
     "unacked_index_key": (str,),
 }
 _WORDS = {bool: "True or False", str: "text", int: "a number", float: "a number", type: "a class"}
+_WORDS[dict] = "names of queues, each with a number"
 _WORDS |= dict.fromkeys((list, tuple, set, frozenset), "names of queues")
 # Known, and without a meaning here: what they tuned does not exist, or Kombu reads them itself.
 _IGNORED = frozenset(
@@ -84,6 +87,8 @@ class Settings:
     fanout_patterns: bool = True
     queue_order_strategy: Any = "round_robin"
     delay_in_server: str = "auto"
+    partitions: Mapping[str, int] | None = None
+    """How many partitions queues have, by their names."""
     tracked: bool | frozenset[str] = False
     """Whether all messages that are published are tracked, or to which queues."""
     terminate_cancelled: bool | str = False
@@ -210,6 +215,8 @@ def _allowed(name: str, value: Any) -> str:
         names: Any = value
         is_right = all(isinstance(each, str) for each in names)
         return "" if is_right else "True, False or names of queues"
+    if name == "partitions" and not _are_partitions(value):
+        return f"names of queues, each with a number from 1 to {MOST}"
     if name == "terminate_cancelled" and isinstance(value, str):
         return "" if value in signal.Signals.__members__ else "True, False or a signal as SIGTERM"
     if name == "delay_in_server" and value not in ("auto", "always", "never"):
@@ -220,6 +227,13 @@ def _allowed(name: str, value: Any) -> str:
         except (ImportError, AttributeError, ValueError):
             return "round_robin, priority, sorted, or a class or its import path"
     return ""
+
+
+def _are_partitions(value: Any) -> bool:
+    return all(
+        isinstance(name, str) and type(count) is int and 1 <= count <= MOST
+        for name, count in value.items()
+    )
 
 
 def _is_template(text: str) -> bool:

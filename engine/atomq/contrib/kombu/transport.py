@@ -56,6 +56,7 @@ class Transport(virtual.Transport):
     def __init__(self, client: Any, **kwargs: Any) -> None:
         self.settings = Settings.of(client)
         self.broker = broker_of(self.settings.address)
+        self.broker.spread.declare(self.settings.partitions or {})
         if ends := self.settings.terminate_cancelled:
             self.broker.terminate_cancelled = "SIGTERM" if ends is True else ends
         self.lost = False
@@ -174,6 +175,7 @@ class Transport(virtual.Transport):
     def _keep_bindings(self) -> None:
         for channel in list(self.channels):
             try:
+                channel.look_for_partitions()
                 channel.maybe_refresh_binding_expiry()
             except AtomqError as error:
                 # The server is gone, which is found out elsewhere; or this user may not.
