@@ -162,6 +162,19 @@ def test_the_map_names_what_is_there() -> None:
     assert len(named) > 50
 
 
+def test_the_map_names_each_script_that_pushes_a_token() -> None:
+    """And no other: the first thing that a reader looks for."""
+    row = re.search(r"\| Where is a token pushed\? \|.*", text_of("docs/internals.md"))
+    assert row is not None
+    push = re.compile(r'"RPUSH", [\w\[\]]+, "1"\)')
+    pushing = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "lua").rglob("*.lua")
+        if push.search(path.read_text(encoding="utf-8"))
+    }
+    assert pushing == set(re.findall(r"`(lua/[\w/]+\.lua)`", row[0]))
+
+
 @pytest.mark.parametrize("page", HAND_MADE)
 def test_commands_that_are_named_exist(page: str) -> None:
     """`atomq …` and `make …`, in a sentence too, with their options."""
