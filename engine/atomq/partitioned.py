@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from atomq import flows, tracing
+from atomq import tracing
 from atomq.arguments import Seconds
-from atomq.calls import Counts, MessageStatus, Part, Peeked, Progress, QueueState, Verdict
+from atomq.calls import Progress, Verdict
 from atomq.client import Engine
 from atomq.errors import InvalidArgument
 from atomq.message_base import messages_of
@@ -39,6 +39,13 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
 
     What asks all partitions raises `ServerUnavailable` behind the last one if some did not answer,
     and names them; `state` says in `unanswered` which they are.
+
+    All that looks at a queue, or operates it, is inherited, and asks all partitions: `peek` gives
+    them in one order, of the ready ones the first of each partition first, and takes a `limit` and
+    an `offset` of 1,000 together at most. `get` of a message with a key and an id of its own, which
+    may be in any partition, asks them in turn. `delete` is one step a partition, so stop those that
+    put before: what is put meanwhile may be thrown away or not. How many partitions the queue has
+    is forgotten with the last one.
     """
 
     _partition_type = Queue
@@ -135,61 +142,6 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
         """
         queue = self.engine.run(self._with(message_id, key))
         return queue.wait(message_id, timeout, on_progress=on_progress)
-
-    # ── operate ───────────────────────────────────────────────────────────────────────────────
-
-    def state(self) -> QueueState:
-        """The whole queue in numbers, as far as its partitions answered: see `unanswered`."""
-        return self.engine.run(self._state())
-
-    def peek(
-        self, part: Part = "ready", limit: int = 20, *, offset: int = 0, after: str = ""
-    ) -> list[Peeked]:
-        """Look at messages without claiming them, as in `Queue.peek`.
-
-        Those of all partitions in one order; of the ready ones the first of each partition come
-        first. `limit` and `offset` are 1,000 together at most.
-        """
-        return self.engine.run(self._peek_all(part, limit, offset, after))
-
-    def get(self, message_id: str) -> MessageStatus:
-        """Where one message is, as in `Queue.get`.
-
-        One with a key and an id of its own may be in any partition: they are asked in turn.
-        """
-        return self.engine.run(self._get(message_id))
-
-    def cancel(self, *ids: str) -> list[Verdict]:
-        """Cancel messages, by id, as in `Queue.cancel`; a verdict for each."""
-        return self.engine.run(self._in_turn(ids, flows.cancel))
-
-    def run_now(self, *ids: str) -> list[Verdict]:
-        """Let delayed messages fall due at once, by id; a verdict for each."""
-        return self.engine.run(self._in_turn(ids, flows.run_now))
-
-    def redrive(self, ids: Sequence[str] | None = None, *, reason: str = "") -> int:
-        """Dead letters back to ready: these (by the name `peek` gives), or all (of one reason)."""
-        return self.engine.run(self._redrive_all(ids, reason))
-
-    def purge(self, *parts: Part) -> Counts:
-        """Throw away what lies in these parts; by default what is ready and delayed."""
-        return self.engine.run(self._purge_all(parts))
-
-    def delete(self, *, force: bool = False) -> Counts:
-        """Throw the queue away with all its partitions: all is as in `Queue.delete`.
-
-        Each partition is one step, so stop those that put before: what is put meanwhile may be
-        thrown away or not. How many partitions it has is forgotten with the last one.
-        """
-        return self.engine.run(self._delete_all(force))
-
-    def pause(self) -> None:
-        """Hand out nothing until `resume`."""
-        self.engine.run(self._pause_all(paused=True))
-
-    def resume(self) -> None:
-        """Hand out messages again."""
-        self.engine.run(self._pause_all(paused=False))
 
 
 def _sent(found: Sequence[Put]) -> list[Sent]:

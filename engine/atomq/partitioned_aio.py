@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from atomq import flows, tracing
+from atomq import tracing
 from atomq.aio import AsyncEngine
 from atomq.arguments import Seconds
-from atomq.calls import Counts, MessageStatus, Part, Peeked, Progress, QueueState, Verdict
+from atomq.calls import Progress, Verdict
 from atomq.errors import InvalidArgument
 from atomq.message_base import messages_of
 from atomq.partitioned_base import PartitionedBase, Put
@@ -39,6 +39,13 @@ class AsyncPartitionedQueue(PartitionedBase[AsyncEngine], AsyncQueue):
 
     What asks all partitions raises `ServerUnavailable` behind the last one if some did not answer,
     and names them; `state` says in `unanswered` which they are.
+
+    All that looks at a queue, or operates it, is inherited, and asks all partitions: `peek` gives
+    them in one order, of the ready ones the first of each partition first, and takes a `limit` and
+    an `offset` of 1,000 together at most. `get` of a message with a key and an id of its own, which
+    may be in any partition, asks them in turn. `delete` is one step a partition, so stop those that
+    put before: what is put meanwhile may be thrown away or not. How many partitions the queue has
+    is forgotten with the last one.
     """
 
     _partition_type = AsyncQueue
@@ -137,61 +144,6 @@ class AsyncPartitionedQueue(PartitionedBase[AsyncEngine], AsyncQueue):
         """
         queue = await self.engine.run(self._with(message_id, key))
         return await queue.wait(message_id, timeout, on_progress=on_progress)
-
-    # ── operate ───────────────────────────────────────────────────────────────────────────────
-
-    async def state(self) -> QueueState:
-        """The whole queue in numbers, as far as its partitions answered: see `unanswered`."""
-        return await self.engine.run(self._state())
-
-    async def peek(
-        self, part: Part = "ready", limit: int = 20, *, offset: int = 0, after: str = ""
-    ) -> list[Peeked]:
-        """Look at messages without claiming them, as in `AsyncQueue.peek`.
-
-        Those of all partitions in one order; of the ready ones the first of each partition come
-        first. `limit` and `offset` are 1,000 together at most.
-        """
-        return await self.engine.run(self._peek_all(part, limit, offset, after))
-
-    async def get(self, message_id: str) -> MessageStatus:
-        """Where one message is, as in `AsyncQueue.get`.
-
-        One with a key and an id of its own may be in any partition: they are asked in turn.
-        """
-        return await self.engine.run(self._get(message_id))
-
-    async def cancel(self, *ids: str) -> list[Verdict]:
-        """Cancel messages, by id, as in `AsyncQueue.cancel`; a verdict for each."""
-        return await self.engine.run(self._in_turn(ids, flows.cancel))
-
-    async def run_now(self, *ids: str) -> list[Verdict]:
-        """Let delayed messages fall due at once, by id; a verdict for each."""
-        return await self.engine.run(self._in_turn(ids, flows.run_now))
-
-    async def redrive(self, ids: Sequence[str] | None = None, *, reason: str = "") -> int:
-        """Dead letters back to ready: these (by the name `peek` gives), or all (of one reason)."""
-        return await self.engine.run(self._redrive_all(ids, reason))
-
-    async def purge(self, *parts: Part) -> Counts:
-        """Throw away what lies in these parts; by default what is ready and delayed."""
-        return await self.engine.run(self._purge_all(parts))
-
-    async def delete(self, *, force: bool = False) -> Counts:
-        """Throw the queue away with all its partitions: all is as in `AsyncQueue.delete`.
-
-        Each partition is one step, so stop those that put before: what is put meanwhile may be
-        thrown away or not. How many partitions it has is forgotten with the last one.
-        """
-        return await self.engine.run(self._delete_all(force))
-
-    async def pause(self) -> None:
-        """Hand out nothing until `resume`."""
-        await self.engine.run(self._pause_all(paused=True))
-
-    async def resume(self) -> None:
-        """Hand out messages again."""
-        await self.engine.run(self._pause_all(paused=False))
 
 
 def _sent(found: Sequence[Put]) -> list[AsyncSent]:

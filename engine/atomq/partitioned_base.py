@@ -29,7 +29,7 @@ from atomq.flows import Flow, Sleep, ask
 from atomq.keys import QueueKeys
 from atomq.message_base import MessageBase
 from atomq.partitions import COPY, MOST, PartitionMap, letter_mark, name_of
-from atomq.queue_base import EngineT, Item, QueueBase, check_key
+from atomq.queue_base import EngineT, Item, QueueBase, check_key, names_of_dead
 
 log = logging.getLogger("atomq.queue")
 
@@ -396,7 +396,7 @@ class PartitionedBase(QueueBase[EngineT]):
         answers = yield from self._over(lambda part: ask(calls.inspect(part.keys)))
         return merging.state_of(answers)
 
-    def _peek_all(self, part: Part, limit: int, offset: int, after: str) -> Flow[list[Peeked]]:
+    def _peek(self, part: Part, limit: int, offset: int, after: str) -> Flow[list[Peeked]]:
         calls.check_limit(limit)
         arguments.whole("offset", offset, 0, calls.MOST - limit)
         if not isinstance(after, str):
@@ -419,6 +419,12 @@ class PartitionedBase(QueueBase[EngineT]):
                     elsewhere = yield from part._get(message_id)
                     at, found = (at, found) if elsewhere.state == "unknown" else (i, elsewhere)
         return replace(found, letter=found.letter + letter_mark(at)) if found.letter else found
+
+    def _cancel(self, ids: Sequence[str]) -> Flow[list[Verdict]]:
+        return self._in_turn(ids, flows.cancel)
+
+    def _run_now(self, ids: Sequence[str]) -> Flow[list[Verdict]]:
+        return self._in_turn(ids, flows.run_now)
 
     def _in_turn(
         self,
@@ -444,11 +450,8 @@ class PartitionedBase(QueueBase[EngineT]):
             left = [i for i in left if verdicts[i] is not Verdict.DONE]
         return verdicts
 
-    def _redrive_all(self, ids: Sequence[str] | None, reason: str) -> Flow[int]:
-        if isinstance(ids, str):
-            ids = [ids]
-        if not isinstance(ids, Sequence | None):
-            raise InvalidArgument(f"ids must be a list, got {arguments.shown(ids)}")
+    def _redrive(self, ids: Sequence[str] | None, reason: str) -> Flow[int]:
+        ids = names_of_dead(ids)
         if ids is None:
             answers = yield from self._over(lambda part: part._redrive(None, reason))
             return sum(answers.all("put back"))
@@ -462,15 +465,15 @@ class PartitionedBase(QueueBase[EngineT]):
             total += yield from parts[at]._redrive(names, reason)
         return total
 
-    def _purge_all(self, parts: Sequence[Part]) -> Flow[Counts]:
+    def _purge(self, parts: Sequence[Part]) -> Flow[Counts]:
         answers = yield from self._over(lambda part: ask(part._purge(parts)))
         return merging.counts(answers.all("purged"))
 
-    def _pause_all(self, *, paused: bool) -> Flow[None]:
+    def _pause(self, *, paused: bool) -> Flow[None]:
         answers = yield from self._over(lambda part: ask(calls.pause(part.keys, paused=paused)))
         answers.all("paused" if paused else "resumed")
 
-    def _delete_all(self, force: bool) -> Flow[Counts]:
+    def _delete(self, force: bool) -> Flow[Counts]:
         if not arguments.flag("force", force):
             state = yield from self._state()
             if state.unanswered:

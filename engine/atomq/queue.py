@@ -15,7 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from atomq import calls, flows, tracing
+from atomq import calls, tracing
 from atomq.arguments import Seconds
 from atomq.calls import Counts, MessageStatus, Part, Peeked, Progress, QueueState, Verdict
 from atomq.client import Engine
@@ -470,7 +470,7 @@ class Queue(QueueBase[Engine]):
 
     def state(self) -> QueueState:
         """The queue in numbers."""
-        return self.engine.run(calls.inspect(self.keys))
+        return self.engine.run(self._state())
 
     def peek(
         self, part: Part = "ready", limit: int = 20, *, offset: int = 0, after: str = ""
@@ -499,11 +499,11 @@ class Queue(QueueBase[Engine]):
         LOST. The holder of a held one hears of it with its next renewal, within about a second if
         the message is tracked; when it gives it back, or dies, no consumer gets it again.
         """
-        return self.engine.run(flows.cancel(self.keys, ids))
+        return self.engine.run(self._cancel(ids))
 
     def run_now(self, *ids: str) -> list[Verdict]:
         """Let delayed messages fall due at once, by id; a verdict for each."""
-        return self.engine.run(flows.run_now(self.keys, ids))
+        return self.engine.run(self._run_now(ids))
 
     def redrive(self, ids: Sequence[str] | None = None, *, reason: str = "") -> int:
         """Dead letters back to ready: these (by the name `peek` gives), or all (of one reason)."""
@@ -525,11 +525,11 @@ class Queue(QueueBase[Engine]):
 
     def pause(self) -> None:
         """Hand out nothing until `resume`."""
-        self.engine.run(calls.pause(self.keys))
+        self.engine.run(self._pause(paused=True))
 
     def resume(self) -> None:
         """Hand out messages again."""
-        self.engine.run(calls.pause(self.keys, paused=False))
+        self.engine.run(self._pause(paused=False))
 
 
 class Receiver(ReceiverBase[Queue, Message]):

@@ -15,7 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from atomq import calls, flows, tracing
+from atomq import calls, tracing
 from atomq.aio import AsyncEngine
 from atomq.arguments import Seconds
 from atomq.calls import Counts, MessageStatus, Part, Peeked, Progress, QueueState, Verdict
@@ -483,7 +483,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
 
     async def state(self) -> QueueState:
         """The queue in numbers."""
-        return await self.engine.run(calls.inspect(self.keys))
+        return await self.engine.run(self._state())
 
     async def peek(
         self, part: Part = "ready", limit: int = 20, *, offset: int = 0, after: str = ""
@@ -512,11 +512,11 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         LOST. The holder of a held one hears of it with its next renewal, within about a second if
         the message is tracked; when it gives it back, or dies, no consumer gets it again.
         """
-        return await self.engine.run(flows.cancel(self.keys, ids))
+        return await self.engine.run(self._cancel(ids))
 
     async def run_now(self, *ids: str) -> list[Verdict]:
         """Let delayed messages fall due at once, by id; a verdict for each."""
-        return await self.engine.run(flows.run_now(self.keys, ids))
+        return await self.engine.run(self._run_now(ids))
 
     async def redrive(self, ids: Sequence[str] | None = None, *, reason: str = "") -> int:
         """Dead letters back to ready: these (by the name `peek` gives), or all (of one reason)."""
@@ -538,11 +538,11 @@ class AsyncQueue(QueueBase[AsyncEngine]):
 
     async def pause(self) -> None:
         """Hand out nothing until `resume`."""
-        await self.engine.run(calls.pause(self.keys))
+        await self.engine.run(self._pause(paused=True))
 
     async def resume(self) -> None:
         """Hand out messages again."""
-        await self.engine.run(calls.pause(self.keys, paused=False))
+        await self.engine.run(self._pause(paused=False))
 
 
 class AsyncReceiver(ReceiverBase[AsyncQueue, AsyncMessage]):

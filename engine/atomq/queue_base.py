@@ -25,6 +25,7 @@ from atomq.calls import (
     Part,
     Peeked,
     Progress,
+    QueueState,
     Rejection,
     Verdict,
 )
@@ -335,11 +336,27 @@ class QueueBase(Generic[EngineT]):
             look = flows.follow(self.keys, message_id, on_progress)
         return flows.await_result(self._result_key(message_id), timeout, look)
 
+    # ── operate: a queue with partitions does each of these otherwise ─────────────────────────
+
+    def _state(self) -> Call[QueueState] | Flow[QueueState]:
+        return calls.inspect(self.keys)
+
+    def _cancel(self, ids: Sequence[str]) -> Flow[list[Verdict]]:
+        return flows.cancel(self.keys, ids)
+
+    def _run_now(self, ids: Sequence[str]) -> Flow[list[Verdict]]:
+        return flows.run_now(self.keys, ids)
+
+    def _pause(self, *, paused: bool) -> Call[bool] | Flow[None]:
+        return calls.pause(self.keys, paused=paused)
+
     def _get(self, message_id: str) -> Flow[MessageStatus]:
         register = self.engine.register.keys
         return flows.status(self.keys, register, message_id, self.serializer)
 
-    def _peek(self, part: Part, limit: int, offset: int, after: str) -> Call[list[Peeked]]:
+    def _peek(
+        self, part: Part, limit: int, offset: int, after: str
+    ) -> Call[list[Peeked]] | Flow[list[Peeked]]:
         return calls.peek(
             self.keys,
             _parts([part])[0],
@@ -350,15 +367,12 @@ class QueueBase(Generic[EngineT]):
         )
 
     def _redrive(self, ids: Sequence[str] | None, reason: str) -> Flow[int]:
-        if isinstance(ids, str):
-            ids = [ids]
-        if not isinstance(ids, Sequence | None):
-            raise InvalidArgument(f"ids must be a list, got {arguments.shown(ids)}")
-        if ids is None:
+        some = names_of_dead(ids)
+        if some is None:
             return (yield from flows.redrive_all(self.keys, reason=reason))
-        return (yield from flows.redrive(self.keys, ids, reason=reason))
+        return (yield from flows.redrive(self.keys, some, reason=reason))
 
-    def _purge(self, parts: Iterable[Part]) -> Call[Counts]:
+    def _purge(self, parts: Sequence[Part]) -> Call[Counts] | Flow[Counts]:
         chosen = _parts(parts)
         return calls.purge(
             self.keys,
@@ -368,7 +382,7 @@ class QueueBase(Generic[EngineT]):
             dead="dead" in chosen,
         )
 
-    def _delete(self, force: bool) -> Call[Counts]:
+    def _delete(self, force: bool) -> Call[Counts] | Flow[Counts]:
         return calls.purge(
             self.keys,
             ready=True,
@@ -384,6 +398,15 @@ def check_key(key: object) -> None:
     """Raise `InvalidArgument` for what is no `key` of messages that stay in their order."""
     if key is not None:
         arguments.text("key", key, 256, least=1)
+
+
+def names_of_dead(ids: Sequence[str] | None) -> Sequence[str] | None:
+    """Names of dead letters; None: all. Raises `InvalidArgument` for what is no list of them."""
+    if isinstance(ids, str):
+        return [ids]
+    if not isinstance(ids, Sequence | None):
+        raise InvalidArgument(f"ids must be a list, got {arguments.shown(ids)}")
+    return ids
 
 
 def _parts(parts: Iterable[Part]) -> list[Part]:
