@@ -25,9 +25,10 @@ from atomq.listening_aio import Listener
 from atomq.options import Options
 from atomq.outage import Standing
 from atomq.pool_aio import AsyncPool
-from atomq.retrying import BRIEF, SERVER_ERRORS, Retry, bare, translated, unsent
+from atomq.retrying import BRIEF, Retry
 from atomq.runner_aio import AsyncRunner
 from atomq.shards_aio import AsyncShards
+from atomq.translating import SERVER_ERRORS, bare, translated, unsent
 from atomq.waiter_aio import AsyncWaiter
 
 log = logging.getLogger("atomq.client")

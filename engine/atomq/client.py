@@ -25,9 +25,10 @@ from atomq.keys import Place, QueueKeys
 from atomq.node import Node
 from atomq.options import Options
 from atomq.pool import Pool
-from atomq.retrying import BRIEF, SERVER_ERRORS, Retry, bare, translated, unsent
+from atomq.retrying import BRIEF, Retry
 from atomq.runner import Runner
 from atomq.shards import Shards
+from atomq.translating import SERVER_ERRORS, bare, translated, unsent
 from atomq.waiter import Waiter
 
 NOT_AGAIN = Retry(attempts=0, budget=0.0)

@@ -19,7 +19,8 @@ from atomq.conversation import packed
 from atomq.flight import Behind
 from atomq.keys import SLOTS, Place, hash_slot
 from atomq.outage import Standing
-from atomq.retrying import SERVER_ERRORS, Elsewhere, NoAnswer, NotLoaded, Unsent, connecting
+from atomq.retrying import Elsewhere, NoAnswer, NotLoaded
+from atomq.translating import SERVER_ERRORS, Unsent, connecting
 
 if TYPE_CHECKING:
     from atomq.calls import Call

@@ -10,7 +10,7 @@ from redis import exceptions as server
 from atomq import wires
 from atomq.cancellation import PROMPT
 from atomq.conversation import ENDED, HEARD, PUSHED, Conversation
-from atomq.retrying import SERVER_ERRORS
+from atomq.translating import SERVER_ERRORS
 
 if TYPE_CHECKING:
     from atomq.engine_base import EngineBase

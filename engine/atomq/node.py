@@ -10,8 +10,8 @@ from redis import exceptions as server
 from atomq import arguments
 from atomq.errors import AtomqError, ScriptsNotLoaded
 from atomq.pool import Pool
-from atomq.retrying import SERVER_ERRORS, translated
 from atomq.scripts import Script, every
+from atomq.translating import SERVER_ERRORS, translated
 
 
 class Node:

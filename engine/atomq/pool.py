@@ -23,7 +23,8 @@ from atomq.errors import ServerTooOld
 from atomq.flight import Flight
 from atomq.keys import Place
 from atomq.outage import Standing, outage_of
-from atomq.retrying import BRIEF, SERVER_ERRORS, Replaced, connecting, leads_astray
+from atomq.retrying import BRIEF, Replaced, leads_astray
+from atomq.translating import SERVER_ERRORS, connecting
 
 if TYPE_CHECKING:
     from atomq.calls import Call

@@ -26,7 +26,8 @@ from atomq.flight import Flight
 from atomq.keys import Place
 from atomq.outage import Standing, outage_of
 from atomq.pool import FRESH, HANDSHAKE, LATE, LONGER, check_version
-from atomq.retrying import BRIEF, SERVER_ERRORS, Replaced, Unsent, connecting, leads_astray
+from atomq.retrying import BRIEF, Replaced, leads_astray
+from atomq.translating import SERVER_ERRORS, Unsent, connecting
 
 if TYPE_CHECKING:
     from atomq.calls import Call

@@ -16,8 +16,9 @@ from atomq.cluster import Nodes, named, unserved
 from atomq.drive import drive
 from atomq.keys import Place, hash_slot
 from atomq.pool import Pool
-from atomq.retrying import BRIEF, SERVER_ERRORS
+from atomq.retrying import BRIEF
 from atomq.shared import Shared
+from atomq.translating import SERVER_ERRORS
 
 if TYPE_CHECKING:
     from atomq.calls import Call

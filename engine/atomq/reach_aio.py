@@ -16,8 +16,9 @@ from atomq.cluster import Nodes, named, unserved
 from atomq.drive_aio import drive
 from atomq.keys import Place, hash_slot
 from atomq.pool_aio import AsyncPool
-from atomq.retrying import BRIEF, SERVER_ERRORS
+from atomq.retrying import BRIEF
 from atomq.shared import AsyncShared
+from atomq.translating import SERVER_ERRORS
 
 if TYPE_CHECKING:
     from atomq.calls import Call

@@ -1,14 +1,12 @@
-"""One call and its answer, without I/O: retry, NOSCRIPT healing and the translation of errors.
+"""One call and its answer, without I/O: what is sent again, when, for how long; NOSCRIPT healing.
 
 `calling` is a generator. It yields what to do next (`Send`, `Ask`, `Pause`) and is sent the
-answer; the sync and the async engine drive it alike. This is the one place where redis-py's
-exceptions become ours.
+answer; the sync and the async engine drive it alike.
 """
 
 from __future__ import annotations
 
 import random
-import ssl
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
@@ -20,19 +18,23 @@ from atomq.calls import Call, probe
 from atomq.durability import Confirmed, Durability
 from atomq.errors import (
     AtomqError,
-    InvalidArgument,
-    InvalidMessage,
     PermissionDenied,
-    QueueInUse,
-    ScriptFault,
     ScriptsNotLoaded,
-    ServerError,
-    ServerFull,
     ServerTooOld,
     ServerUnavailable,
-    WrongType,
 )
-from atomq.keys import Place, RegisterKeys
+from atomq.keys import Place
+from atomq.translating import (
+    AWAY,
+    REFUSED,
+    Unsent,
+    bare,
+    is_away,
+    named_call,
+    passes,
+    translated,
+    unavailable,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +76,6 @@ class Replaced(server.ConnectionError):
 
     Such an answer is given up, not lost: only the budget bounds how often.
     """
-
-
-class Unsent(server.ConnectionError):
-    """No connection could be made, so that nothing was sent; `cause` is what redis-py raised."""
-
-    def __init__(self, cause: Exception) -> None:
-        self.cause = cause
-        super().__init__(str(cause))
 
 
 class Elsewhere(server.ResponseError):
@@ -171,53 +165,13 @@ class _Patience:
         if not retry.attempts or self._lost > retry.attempts or spent >= retry.budget:
             tried = f"{self._tries} {'attempt' if self._tries == 1 else 'attempts'}"
             text = f"{trouble} ({what}, {tried} in {spent:.1f} s)"
-            raise _unavailable(text, unsent=not self._lost) from trouble
+            raise unavailable(text, unsent=not self._lost) from trouble
         return Pause(min(retry.pause(self._tries), retry.budget - spent), spent, trouble, call)
-
-
-# redis-py's own, and what its packing may raise.
-SERVER_ERRORS = (server.RedisError, OSError, UnicodeEncodeError)
-# What passes by itself: the server loads, fails over, or is busy with another script.
-_PASSING = (
-    server.BusyLoadingError,
-    server.ReadOnlyError,
-    server.MasterDownError,
-    server.ClusterDownError,
-    server.TryAgainError,
-)
-_PASSING_CODES = frozenset(
-    {"UNBLOCKED", "BUSY", "LOADING", "MASTERDOWN", "MISCONF", "READONLY", "NOREPLICAS"}
-)
-_REFUSED = (server.AuthenticationError, server.AuthenticationWrongNumberOfArgsError)
-_AWAY = (server.ConnectionError, server.TimeoutError, OSError)
-
-
-def connecting(error: Exception) -> Exception:
-    """What to raise for an error of making a connection: `Unsent` where trying again may help."""
-    if not _is_away(error):
-        return error
-    return error if _caused_by(error, ssl.SSLCertVerificationError) else Unsent(error)
-
-
-def _is_away(error: Exception) -> bool:
-    return isinstance(error, _AWAY) and not isinstance(error, _REFUSED)
-
-
-def _caused_by(error: BaseException | None, kind: type[Exception]) -> bool:
-    seen = 0
-    while error is not None and not isinstance(error, kind) and seen < 9:
-        error, seen = error.__cause__ or error.__context__, seen + 1
-    return isinstance(error, kind)
-
-
-def bare(error: Exception) -> Exception:
-    """What redis-py raised."""
-    return error.cause if isinstance(error, Unsent) else error
 
 
 def _lost(error: Exception) -> bool:
     """Whether the server may have done what it was asked for."""
-    return not (isinstance(error, Unsent) or _passes(error))
+    return not (isinstance(error, Unsent) or passes(error))
 
 
 def calling(
@@ -237,9 +191,9 @@ def _carried_out(batch: _Batch, patience: _Patience, within: float | None) -> Ac
         lost = False
         try:
             trouble, lost = batch.answered((yield Send(batch.unanswered(), batch.loads, within)))
-        except _REFUSED as error:
+        except REFUSED as error:
             raise translated(error) from error
-        except _AWAY as error:
+        except AWAY as error:
             trouble, lost = bare(error), _lost(error)
             if lost:
                 batch.again()
@@ -249,7 +203,7 @@ def _carried_out(batch: _Batch, patience: _Patience, within: float | None) -> Ac
             call = batch.calls[batch.left[0]]
             try:
                 counts = lost and not isinstance(trouble, Replaced)
-                pause = patience.pause(trouble, _named(call), lost=counts, call=call)
+                pause = patience.pause(trouble, named_call(call), lost=counts, call=call)
             except ServerUnavailable as error:
                 if not batch.gave_up(error):
                     raise
@@ -265,7 +219,7 @@ def asking(args: Sequence[Any], retry: Retry) -> Actions:
     while True:
         try:
             return [(yield Ask(args))]
-        except (*_AWAY, server.RedisError, UnicodeEncodeError) as error:
+        except (*AWAY, server.RedisError, UnicodeEncodeError) as error:
             if _lost(error):
                 raise translated(error) from error
             yield patience.pause(bare(error), str(args[0]), lost=False)
@@ -317,7 +271,7 @@ class _Batch:
                 unloaded.setdefault((call.script.name, getattr(reply, "place", None)), call)
             elif isinstance(reply, Elsewhere):
                 self.calls[i], went_on = call.at(reply.place), True
-            elif _passes(reply) or (isinstance(reply, NoAnswer) and _is_away(reply.error)):
+            elif passes(reply) or (isinstance(reply, NoAnswer) and is_away(reply.error)):
                 trouble = bare(reply.error) if isinstance(reply, NoAnswer) else reply
                 self.calls[i], is_lost = _after(call, reply)
                 lost = lost or is_lost
@@ -344,7 +298,7 @@ class _Batch:
         """The result of a call that was carried out, if it is also confirmed."""
         result = call.parse(reply.reply, call.repeated)
         durability = call.durability
-        error = durability.judged(reply.said, _named(call)) if durability is not None else None
+        error = durability.judged(reply.said, named_call(call)) if durability is not None else None
         if error is not None and self._single:
             raise error
         return result if error is None else error
@@ -379,7 +333,7 @@ def _check_loaded(call: Call[Any], reply: Any) -> None:
             "user may not load it: run `atomq scripts load --url ...` as a user that may"
         ) from reply
     goes_again = isinstance(reply, NoAnswer | Elsewhere)
-    if isinstance(reply, Exception) and not (goes_again or _passes(reply)):
+    if isinstance(reply, Exception) and not (goes_again or passes(reply)):
         raise translated(reply, call) from reply
 
 
@@ -400,12 +354,12 @@ def probing(
     while True:
         results = yield from _carried_out(_Batch([asked], single=True), patience, within)
         refused: dict[str, str] = results[0]
-        passing = [words for words in refused.values() if _passes(words.removeprefix("-"))]
+        passing = [words for words in refused.values() if passes(words.removeprefix("-"))]
         if not passing:
             break
         yield patience.pause(
             server.ResponseError(f"the server takes no writes now: {passing[0]}"),
-            _named(call),
+            named_call(call),
             lost=False,
             call=call,
         )
@@ -425,13 +379,9 @@ def probing(
     return []
 
 
-def _passes(error: Exception | str) -> bool:
-    return isinstance(error, _PASSING) or str(error).partition(" ")[0] in _PASSING_CODES
-
-
 def _interrupted(said: Any) -> bool:
     """Whether a WAIT was ended by what passes: the server became a replica meanwhile."""
-    return isinstance(said, Exception) and (_passes(said) or "replica instances" in str(said))
+    return isinstance(said, Exception) and (passes(said) or "replica instances" in str(said))
 
 
 def leads_astray(reply: Any) -> bool:
@@ -440,98 +390,3 @@ def leads_astray(reply: Any) -> bool:
         return False
     gone = isinstance(reply, server.ReadOnlyError | server.ConnectionError)
     return gone or str(reply).startswith("UNBLOCKED")
-
-
-# Codes our scripts answer with, and what they are in Python.
-_CODES: dict[str, type[AtomqError]] = {
-    "WRONGTYPE": WrongType,
-    "INUSE": QueueInUse,
-    "BADARG": InvalidArgument,
-    "OOM": ServerFull,
-    "NOPERM": PermissionDenied,
-}
-
-
-# What servers say inside a script, where NOPERM does not stand in front: 7 and later, 6.2.
-_NO_PERMISSION = ("ACL failure in script", "The user executing the script can't")
-
-
-_IN_THE_REGISTER = {"roster": "reading", "register": "writing", "probe": "trying the rights in"}
-
-
-def _named(call: Call[Any]) -> str:
-    if isinstance(call.queue, RegisterKeys):
-        return f"{_IN_THE_REGISTER[call.script.name]} the register"
-    return f"{call.script.name} of {call.queue.name!r}"
-
-
-def translated(error: Exception, call: Call[Any] | None = None) -> AtomqError:
-    """The exception of ours that says what this one of redis-py means."""
-    text = str(error)
-    where = f" ({_named(call)})" if call is not None else ""
-    if call is not None:
-        text = call.script.locate(text)
-    if isinstance(error, server.DataError | UnicodeEncodeError):
-        return InvalidArgument(f"an argument cannot be sent: {text}{where}")
-    if isinstance(error, server.OutOfMemoryError) or "OOM command not allowed" in text:
-        return ServerFull(
-            f"the server is at maxmemory, nothing was written: drain queues or raise it{where}"
-        )
-    if isinstance(error, server.NoPermissionError) or any(says in text for says in _NO_PERMISSION):
-        return PermissionDenied(f"{text}{where}")
-    if isinstance(error, server.NoScriptError):
-        return ScriptsNotLoaded(f"the server forgets its scripts as fast as they are loaded{where}")
-    if isinstance(error, _REFUSED):
-        # A connection begins with HELLO: what the server says of that leads users astray.
-        text = "it wants one, and none was given" if _wants_one(text) else text
-        return PermissionDenied(f"the server refused user or password: {text}")
-    if isinstance(error, _AWAY) or _passes(error):
-        return ServerUnavailable(f"{text}{where}")
-    code, _, detail = text.partition(" ")
-    if code == "WRONGTYPE":
-        ours = "is not of the type" in detail  # of a script; the server does not say which key
-        which = f"the key {detail}" if ours else "a key holds a value of another type"
-        detail = f"{which}: another program uses it, rename it there or delete it"
-    if code == "INUSE" and "unacked" in detail:
-        detail += ": stop its consumers, or delete(force=True) and their acks will find nothing"
-    if code in _CODES:
-        return _CODES[code](f"{detail}{where}")
-    if isinstance(error, server.MovedError):
-        return ServerError("this server is one node of a cluster: write redis+cluster://host:port")
-    return _unforeseen(text, where)
-
-
-def _unavailable(text: str, *, unsent: bool) -> ServerUnavailable:
-    """Made here: an exception that the frame which raises it keeps keeps what is dropped."""
-    error = ServerUnavailable(text)
-    error.unsent = unsent
-    return error
-
-
-def unsent(error: Exception, call: Call[Any]) -> AtomqError:
-    """The same for what kept a call from being sent."""
-    found = translated(error, call)
-    if isinstance(found, ServerUnavailable):
-        found.unsent = True
-    return found
-
-
-def _wants_one(text: str) -> bool:
-    return "HELLO must be called" in text or "Authentication required" in text
-
-
-def _unforeseen(text: str, where: str) -> AtomqError:
-    if "unknown command" in text.lower() or "Unknown Redis command" in text:
-        return ServerTooOld(f"{text}{where}: atomq needs Redis 6.2 or Valkey 7.2")
-    if "SELECT is not allowed" in text or "DB index is out of range" in text:
-        return ServerError(
-            f"the server has no such database ({text}); a cluster has number 0 alone, or as many "
-            "as Valkey 9's cluster-databases says: elsewhere global_keyprefix keeps queues apart"
-        )
-    if "cluster support disabled" in text:
-        return ServerError("this server is no cluster: write redis:// instead of redis+cluster://")
-    if "invalid bulk length" in text:
-        return InvalidMessage(f"the server takes no value so large (proto-max-bulk-len){where}")
-    if "lua/" in text or "user_script" in text:
-        return ScriptFault(f"{text}{where}")
-    return ServerError(f"{text}{where}")

@@ -20,7 +20,8 @@ from atomq.flows import Filled, Flow, Get, Listen, Sleep, Together, Wait, Withdr
 from atomq.outage import Standing
 from atomq.outage_report import OutageReport
 from atomq.overview import Overview, overview
-from atomq.retrying import BRIEF, SERVER_ERRORS, Ask, Pause, Retry, Send, bare, translated
+from atomq.retrying import BRIEF, Ask, Pause, Retry, Send
+from atomq.translating import SERVER_ERRORS, bare, translated
 from atomq.waiter_aio import AsyncWaiter
 
 NOT_AGAIN = Retry(attempts=0, budget=0.0)

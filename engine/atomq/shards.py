@@ -21,7 +21,8 @@ from atomq.keys import Place, hash_slot
 from atomq.node_threads import NodeThreads
 from atomq.pool import Pool
 from atomq.reach import Reach
-from atomq.retrying import BRIEF, SERVER_ERRORS, WAYS, Elsewhere, NoAnswer
+from atomq.retrying import BRIEF, WAYS, Elsewhere, NoAnswer
+from atomq.translating import SERVER_ERRORS
 
 if TYPE_CHECKING:
     from atomq.calls import Call

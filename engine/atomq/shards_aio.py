@@ -16,7 +16,8 @@ from atomq.conversation import packed
 from atomq.keys import Place, hash_slot
 from atomq.pool_aio import SMALL, AsyncPool, connected, heeded
 from atomq.reach_aio import AsyncReach
-from atomq.retrying import BRIEF, SERVER_ERRORS, WAYS, Elsewhere, NoAnswer
+from atomq.retrying import BRIEF, WAYS, Elsewhere, NoAnswer
+from atomq.translating import SERVER_ERRORS
 
 if TYPE_CHECKING:
     from atomq.calls import Call

@@ -15,7 +15,7 @@ from atomq.calls import Call, Claimed
 from atomq.conversation import ENDED, HEARD, PUSHED
 from atomq.drive import drive
 from atomq.flows import Answer
-from atomq.retrying import SERVER_ERRORS, translated
+from atomq.translating import SERVER_ERRORS, translated
 from atomq.waiting import Line, Waiting
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from atomq.cancellation import PROMPT
 from atomq.drive_aio import drive
 from atomq.flows import Answer
 from atomq.listening_aio import Ear
-from atomq.retrying import SERVER_ERRORS, translated
+from atomq.translating import SERVER_ERRORS, translated
 from atomq.waiting import Line, Waiting
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from atomq.errors import AtomqError, ServerUnavailable
 from atomq.flows import Answer
 from atomq.keys import Place
 from atomq.looking import Looked
-from atomq.retrying import SERVER_ERRORS
+from atomq.translating import SERVER_ERRORS
 
 if TYPE_CHECKING:
     from atomq.engine_base import EngineBase

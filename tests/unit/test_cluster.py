@@ -16,8 +16,9 @@ from atomq.calls import Call
 from atomq.cluster import EVERY, Share, SlotMap, key_of, named, no_answers, unserved
 from atomq.errors import AtomqError, ServerError, ServerUnavailable
 from atomq.keys import Place, QueueKeys, hash_slot
-from atomq.retrying import Elsewhere, NoAnswer, Pause, Retry, Send, Unsent, calling, translated
+from atomq.retrying import Elsewhere, NoAnswer, Pause, Retry, Send, calling
 from atomq.shards import Shards
+from atomq.translating import Unsent, translated
 
 A, B, C = ("a", 1), ("b", 2), ("c", 3)
 NODES = (A, B, C)

@@ -15,17 +15,8 @@ from atomq.durability import Confirmed, Durability
 from atomq.flight import Flight
 from atomq.keys import QueueKeys, RegisterKeys
 from atomq.message import CallId
-from atomq.retrying import (
-    Pause,
-    Replaced,
-    Retry,
-    Send,
-    Unsent,
-    calling,
-    connecting,
-    probing,
-    translated,
-)
+from atomq.retrying import Pause, Replaced, Retry, Send, calling, probing
+from atomq.translating import Unsent, connecting, translated
 
 KEYS = QueueKeys("q")
 

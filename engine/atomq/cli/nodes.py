@@ -112,7 +112,7 @@ def _where(engine: Engine) -> str:
     from redis import exceptions as server
 
     from atomq.connect import connector
-    from atomq.retrying import translated
+    from atomq.translating import translated
 
     address = engine.address
     if address.kind == "tcp":

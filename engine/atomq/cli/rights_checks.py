@@ -16,7 +16,7 @@ from atomq.errors import (
     ServerError,
     ServerUnavailable,
 )
-from atomq.retrying import translated
+from atomq.translating import translated
 
 LATE = "what stock producers put is found after up to a second"
 

@@ -12,7 +12,7 @@ import time
 from redis import exceptions as server
 
 from atomq.client import Engine
-from atomq.retrying import translated
+from atomq.translating import translated
 
 AGE = 2.0  # seconds a table is believed
 LEAST_MS = 60 * 60 * 1000  # a table lives for so long at least: a solo worker may be busy meanwhile
