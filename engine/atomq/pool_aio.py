@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import select
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from redis import exceptions as server
 from redis.asyncio.connection import AbstractConnection
 
 from atomq import connect, wires
 from atomq.cancellation import cancelling
-from atomq.conversation import PUSHED, Conversation, packed
+from atomq.conversation import packed
 from atomq.flight import Flight
 from atomq.keys import Place
+from atomq.line_aio import Asked, Line
 from atomq.outage import Standing, outage_of
-from atomq.pool import FRESH, HANDSHAKE, LATE, LONGER, check_version
-from atomq.retrying import BRIEF, Replaced, leads_astray
+from atomq.pool import HANDSHAKE, LONGER, check_version
+from atomq.retrying import BRIEF
 from atomq.translating import SERVER_ERRORS, Unsent, connecting
 
 if TYPE_CHECKING:
@@ -38,22 +37,6 @@ T = TypeVar("T")
 UNDER_WAY = 128  # calls over one connection; more of them take another
 SMALL = 16_384  # bytes of a call that may travel with others
 OPENED_AT_ONCE = 64  # connections; of thousands of tasks most find one that another is done with
-
-
-class Asked(Protocol):
-    """What an answer is for, as a future is."""
-
-    def done(self) -> bool:
-        """Whether there is an answer, or no task waits for it any more."""
-        ...
-
-    def set_result(self, reply: Any, /) -> None:
-        """The answer, an exception of redis-py if it is an error."""
-        ...
-
-    def set_exception(self, error: Exception, /) -> None:
-        """There is no answer."""
-        ...
 
 
 class _Several:
@@ -104,10 +87,10 @@ class AsyncPool:
         self.standing = Standing(outage)
         self._connector = connect.async_connector(address, self)
         self._most = engine.options.max_connections or 1 << 30
-        self._lines: list[_Line] = []  # that take calls
-        self._occupied: set[_Line] = set()  # by a large one
-        self._leaving: set[_Line] = set()  # they get their answers, and no more calls
-        self._opening: set[asyncio.Task[_Line]] = set()
+        self._lines: list[Line] = []  # that take calls
+        self._occupied: set[Line] = set()  # by a large one
+        self._leaving: set[Line] = set()  # they get their answers, and no more calls
+        self._opening: set[asyncio.Task[Line]] = set()
         self._wanting: deque[_Wanting] = deque()
         self._wanting_large: deque[_Wanting] = deque()
         self._serving = False
@@ -215,7 +198,7 @@ class AsyncPool:
         wanting.append(_Wanting(data, asked, looked_at, patience))
         self._open_more()
 
-    def _with_room(self, *, large: bool, looked_at: bool) -> _Line | None:
+    def _with_room(self, *, large: bool, looked_at: bool) -> Line | None:
         """The first that small calls travel over, or that is free; None: another may be opened."""
         for line in tuple(self._lines):
             if line.era != self.engine.era:
@@ -231,7 +214,7 @@ class AsyncPool:
             return self._least_busy()
         return None
 
-    def _least_busy(self) -> _Line | None:
+    def _least_busy(self) -> Line | None:
         return min(self._lines or self._occupied, key=lambda line: line.under_way, default=None)
 
     # ── how connections come and go ───────────────────────────────────────────────────────────
@@ -247,11 +230,11 @@ class AsyncPool:
             self._opening.add(opening)
             opening.add_done_callback(self._opened)
 
-    async def _open(self) -> _Line:
+    async def _open(self) -> Line:
         era = self.engine.era
-        return _Line(self, await self.fresh(), era)
+        return Line(self, await self.fresh(), era)
 
-    def _opened(self, opening: asyncio.Task[_Line]) -> None:
+    def _opened(self, opening: asyncio.Task[Line]) -> None:
         self._opening.discard(opening)
         if opening.cancelled():  # by the end of the loop, where some still give back
             self.serve()
@@ -300,13 +283,13 @@ class AsyncPool:
         """Whether something waits for a connection."""
         return bool(self._wanting or self._wanting_large)
 
-    def occupied(self, line: _Line) -> None:
+    def occupied(self, line: Line) -> None:
         """It takes no calls for now."""
         if line in self._lines:
             self._lines.remove(line)
             self._occupied.add(line)
 
-    def rests(self, line: _Line) -> None:
+    def rests(self, line: Line) -> None:
         """Nothing is under way over it."""
         if line in self._occupied:
             self._occupied.remove(line)
@@ -314,7 +297,7 @@ class AsyncPool:
         if self._wanting or self._wanting_large:
             self.serve()
 
-    def left(self, line: _Line, *, answers: bool) -> None:
+    def left(self, line: Line, *, answers: bool) -> None:
         """A line takes no more calls; with `answers` some are to come, and then it is closed."""
         if line in self._lines:
             self._lines.remove(line)
@@ -403,169 +386,10 @@ class AsyncPool:
         return [(await self.fresh(), list(keys))]
 
 
-class _Line:
-    """One connection, and the calls that are under way over it."""
-
-    def __init__(self, pool: AsyncPool, connection: AbstractConnection, era: int) -> None:
-        self.era = era
-        self._moves = pool.engine.moves
-        self._pool = pool
-        self._soon = asyncio.get_running_loop().call_soon
-        self._talk = Conversation()
-        self._unsent: list[tuple[bytes, Asked]] = []
-        self._alone = True  # the last time it was written to, one call was
-        self._leaving = False
-        self._heard = time.monotonic()
-        options = pool.engine.options
-        self._trusted = options.health_check_interval or 1e9
-        self._patience = options.socket_timeout
-        self._longer = 0.0  # the answers that are under way may take so many seconds more
-        self._alarmed_after = LATE if pool.late is not None else self._patience or 0.0
-        self._alarm: asyncio.TimerHandle | None = None
-        self._wire = wires.taken_async(connection, self._received, self.broke)
-
-    @property
-    def under_way(self) -> int:
-        """How many calls are not answered yet."""
-        return self._talk.under_way + len(self._unsent)
-
-    def is_sound(self, *, looked_at: bool) -> bool:
-        """Whether it can be used after a rest. The socket is looked at: the loop may be late."""
-        rested = time.monotonic() - self._heard
-        if rested >= self._trusted:
-            return False
-        if rested < FRESH and not looked_at:
-            return True
-        number = self._wire.fileno()
-        return number < 0 or not readable(number)  # memory:// has none
-
-    def say(
-        self, data: Sequence[bytes], asked: Asked, *, large: bool, patience: float = 0.0
-    ) -> None:
-        """Send commands, each of which answers `asked`, by `patience` seconds later than others."""
-        if large:
-            self._pool.occupied(self)
-        if patience:
-            self._longer += patience
-        rested = not (self._unsent or self._talk.under_way)
-        if rested and self._alarmed_after:
-            self._heard = time.monotonic()
-            if self._alarm is None:
-                self._set_alarm(self._alarmed_after)
-        if rested and self._alone:
-            self._wire.write(self._talk.say_packed(data, asked))
-            return
-        if not self._unsent:
-            self._soon(self._send)
-        self._unsent += [(each, asked) for each in data]
-
-    def _send(self) -> None:
-        """What was said in this turn of the loop goes together."""
-        unsent, self._unsent = self._unsent, []
-        self._alone = len(unsent) == 1
-        data = [self._talk.say(each, asked) for each, asked in unsent if not asked.done()]
-        if data:
-            self._wire.write(b"".join(data))
-        elif not self._talk.under_way:
-            self._rest()
-
-    def _received(self, data: Any) -> None:
-        self._heard = time.monotonic()
-        led_astray = False
-        try:
-            for asked, reply in self._talk.feed(data):
-                if asked is PUSHED:
-                    continue
-                if not asked.done():
-                    asked.set_result(reply)
-                if isinstance(reply, Exception) and leads_astray(reply):
-                    led_astray = True
-        except server.RedisError as error:
-            self.broke(error)
-            return
-        if led_astray:
-            self._pool.broke()
-            self.leave()
-        if not (self._talk.under_way or self._unsent):
-            self._rest()
-        elif self._pool.is_wanted:
-            self._pool.serve()
-
-    def _rest(self) -> None:
-        self._longer = 0.0
-        if self._leaving:
-            self.close()
-        else:
-            self._pool.rests(self)
-
-    def _set_alarm(self, seconds: float) -> None:
-        self._alarm = asyncio.get_running_loop().call_later(seconds, self._ring)
-
-    def _ring(self) -> None:
-        self._alarm = None
-        if not self.under_way:
-            return
-        silent = time.monotonic() - self._heard
-        patience = self._patience + self._longer if self._patience else 1e9
-        if silent >= patience:
-            self.broke(server.TimeoutError("Timeout reading from socket"))
-            return
-        if self._pool.late is not None and silent >= LATE:
-            self._pool.late()
-            self._set_alarm(min(LATE, patience - silent))
-        elif self._pool.late is None:
-            self._set_alarm(patience - silent)
-        else:
-            self._set_alarm(self._alarmed_after - silent)
-
-    def broke(self, error: Exception) -> None:
-        """The connection is gone: nothing of what is under way will be answered."""
-        unsent, self._unsent = self._unsent, []
-        lost = self._talk.broken()
-        self.close()
-        self._pool.broke()
-        for asked in lost:
-            if not asked.done():
-                asked.set_exception(type(error)(*error.args))
-        for _, asked in unsent:
-            if not asked.done():
-                asked.set_exception(Unsent(error))
-
-    def leave(self) -> None:
-        """Take no more calls, and close once those that are under way are answered.
-
-        What waits for a confirmation of a server that is the master no more waits in vain.
-        """
-        self._leaving = True
-        if self._longer and self._moves != self._pool.engine.moves:
-            self.broke(Replaced("another server has become the master"))
-        elif any(not asked.done() for asked in self._talk.asked) or self._unsent:
-            self._pool.left(self, answers=True)
-        else:
-            self.close()
-
-    def close(self) -> None:
-        """Close it now."""
-        self._wire.close()
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        self._pool.left(self, answers=False)
-
-
 def _unsent(error: BaseException) -> Exception:
     if isinstance(error, SERVER_ERRORS):
         return connecting(error)
     return error if isinstance(error, Exception) else Unsent(server.ConnectionError(str(error)))
-
-
-def readable(number: int) -> bool:
-    """Whether an idle connection was closed by the server: nothing else makes it readable."""
-    if hasattr(select, "poll"):
-        poller = select.poll()
-        poller.register(number, select.POLLIN)
-        return bool(poller.poll(0))
-    return bool(select.select([number], [], [], 0)[0])
 
 
 # ── redis-py's own, awaited ───────────────────────────────────────────────────────────────────

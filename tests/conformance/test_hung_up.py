@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from atomq import Verdict, pool, pool_aio
+from atomq import Verdict, line_aio, pool
 from tests.conformance.conftest import Make, Place
 from tests.conformance.test_consume import counts, now
 from tests.servers import Cluster, wait_until
@@ -33,7 +33,7 @@ def hung(make: Make, place: Place, monkeypatch: pytest.MonkeyPatch) -> Any:
 
         return after_hanging_up
 
-    for module in (pool, pool_aio):
+    for module in (pool, line_aio):
         monkeypatch.setattr(module, "FRESH", 0.0)
     options = {} if isinstance(place.server, Cluster) else {"retry_attempts": 0}
     queue = make(backoff=now, wait_cap=0.3, **options)
