@@ -177,7 +177,7 @@ def _listed(node: Sequence[Any], said_by: Place) -> Place | None:
 def key_of(args: Sequence[Any]) -> str | None:
     """The key that decides where a command goes; None: any node may carry it out."""
     words = [*str(args[0]).upper().split(), *args[1:]]
-    if words[0] in KEYLESS or len(words) < 2:
+    if words[0] in KEYLESS:
         return None
     at = 3 if words[0].startswith(("EVAL", "FCALL")) else 1
     if len(words) <= at:

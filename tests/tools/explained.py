@@ -29,6 +29,13 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             for bytes_ in (12287, 12289)
         ),
     },
+    "engine/atomq/cluster.py": {
+        "any negative number is no place in a list of replies": ("self._at.append(- 2)",),
+        "shards.py reads it, whose tests have servers": tuple(
+            f"NEAR = {seconds}  # seconds in which one has to do that; then another one is asked"
+            for seconds in (1.4, -0.6)
+        ),
+    },
     "engine/atomq/waiting.py": {
         ONE_LINE: (
             "yield from self._listen(self.lines[ -1], channels)",

@@ -46,6 +46,7 @@ TESTS = {
         "tests/unit/test_conversation.py tests/unit/test_kombu_poller.py",
     ],
     "engine/atomq/waiting.py": ["tests/unit/test_waiting.py"],
+    "engine/atomq/cluster.py": ["tests/unit/test_cluster.py tests/unit/test_nodes.py"],
     "engine/atomq/gathering.py": ["tests/unit/test_gathering.py"],
     "engine/atomq/flows/*": [
         "tests/unit/test_flows.py tests/unit/test_claiming.py",
@@ -61,7 +62,7 @@ FILES = [
     *("lua/*.lua", "lua/lib/*.lua"),
     *(f"engine/atomq/{n}.py" for n in ("conversation", "waiting", "retrying")),
     *("engine/atomq/flows/*.py", "engine/atomq/aio.py"),
-    *(f"engine/atomq/{n}.py" for n in ("client", "runner_aio", "reach_aio", "waiter")),
+    *(f"engine/atomq/{n}.py" for n in ("client", "engine_base", "waiter", "waiter_aio")),
     *(f"engine/atomq/{n}.py" for n in ("leases", "renewal", "settling", "backlog", "alone")),
     *(f"engine/atomq/contrib/kombu/{n}.py" for n in ("line", "hand_over", "poller", "qos")),
     *(f"engine/atomq/contrib/kombu/{n}.py" for n in ("publishing", "declaring", "consuming")),

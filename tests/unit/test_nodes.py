@@ -1,0 +1,272 @@
+"""What each node of a cluster is known to serve, is sent and has answered. Needs no server."""
+
+from __future__ import annotations
+
+import random
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from redis import exceptions as server
+
+from atomq import calls
+from atomq.calls import Outgoing
+from atomq.cluster import (
+    EVERY,
+    KNOCK,
+    WITHIN,
+    Nodes,
+    Share,
+    SlotMap,
+    check_all,
+    key_of,
+    no_answers,
+    unserved,
+)
+from atomq.conversation import packed
+from atomq.durability import Confirmed, Durability
+from atomq.keys import Place, QueueKeys, hash_slot
+from atomq.message import CallId
+from atomq.outage import Standing
+from atomq.retrying import NoAnswer, Unsent
+
+A, B, C = ("a", 1), ("b", 2), ("c", 3)
+KEYS = QueueKeys("q", layout="cluster")
+
+
+def whole(owner: Place) -> Any:
+    return [[0, 16383, [owner[0].encode(), owner[1], b"id"]]]
+
+
+def slots_of(owner: Place, longest: float | None = None) -> SlotMap:
+    slots = SlotMap([owner], longest)
+    slots.learn(owner, whole(owner))
+    return slots
+
+
+# ── the map ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_which_node_serves_a_key() -> None:
+    slots = slots_of(A)
+    assert (slots.serves(A, "k"), slots.serves(B, "k")) == (True, False)
+    assert slots.serves(None, "k"), "a connection that leads to no node leads to the only one"
+
+
+def test_a_key_is_sound_while_its_node_is_known_and_not_in_doubt() -> None:
+    slots = SlotMap([A])
+    assert not slots.is_sound("k")
+    slots.check("k")
+    slots.learn(A, whole(A))
+    assert slots.is_sound("k")
+    slots.check("k")
+    slots.doubt(A)
+    assert not slots.is_sound("k")
+    with pytest.raises(server.ConnectionError, match="a:1 gave no answer"):
+        slots.check("k")
+
+
+def test_a_whole_map_replaces_the_one_before_and_more_adds_to_it() -> None:
+    slots = slots_of(A)
+    slots.learn(B, whole(B), more=True)
+    assert (slots.nodes, slots.primaries) == ((A, B), (A, B))
+    slots.learn(C, whole(C))
+    assert (slots.nodes, slots.primaries) == ((C,), (C,))
+
+
+def test_a_silent_cluster_is_given_twice_as_long_each_time_and_no_more_than_may_be() -> None:
+    slots = SlotMap([A])
+    for seconds in (2 * WITHIN, 4 * WITHIN, 8 * WITHIN, 16 * WITHIN, 5.0, 5.0):
+        slots.asked(0.0, answered=False)
+        assert slots.within == pytest.approx(seconds)
+
+
+def test_a_command_of_one_word_leads_anywhere() -> None:
+    assert key_of(("DBSIZE",)) is None
+    assert key_of(("EVALSHA", "sha", 1)) is None
+
+
+# ── the nodes ─────────────────────────────────────────────────────────────────────────────────
+
+
+class Knocking(Nodes[Any]):
+    """Nodes whose pools are no more than what is known of them; knocks are counted."""
+
+    def __init__(self, slots: SlotMap | None = None, **seconds: float | None) -> None:
+        self.made: list[Place] = []
+        self.knocks: list[Place] = []
+        given = {"socket_timeout": 1.0, "socket_connect_timeout": 2.0, **seconds}
+        engine: Any = SimpleNamespace(
+            slots=slots,
+            outage=None,
+            options=SimpleNamespace(**given),
+            address=SimpleNamespace(nodes=[A]),
+        )
+        super().__init__(engine, self._pool)
+
+    def _pool(self, place: Place) -> Any:
+        self.made.append(place)
+        return SimpleNamespace(standing=Standing(None), place=place)  # type: ignore[arg-type]
+
+    def knock(self, place: Place) -> None:
+        self.knocks.append(place)
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "longest"), [((1.0, 2.0), 2.0), ((None, 0.7), 0.7), ((None, None), 5.0)]
+)
+def test_a_node_has_as_long_as_a_connection_may_take(
+    timeouts: tuple[float | None, float | None], longest: float
+) -> None:
+    nodes = Knocking(socket_timeout=timeouts[0], socket_connect_timeout=timeouts[1])
+    for _ in range(9):
+        nodes.map.asked(0.0, answered=False)
+    assert nodes.map.within == longest
+
+
+def test_a_pool_is_made_once_a_node_and_forgotten_with_it() -> None:
+    nodes = Knocking()
+    one, other = nodes.pool(A), nodes.pool(B)
+    assert nodes.pool(A) is one
+    assert nodes.made == [A, B]
+    assert nodes.gone() == [], "nothing is known yet"
+    nodes.map.learn(A, whole(A))
+    assert nodes.gone() == [other]
+    assert nodes.gone() == []
+    assert nodes.pools() == [one]
+
+
+def test_what_is_known_of_a_call_is_known_of_its_node() -> None:
+    nodes, call = Knocking(), calls.ack(KEYS, ["r1"])
+    unknown = nodes.standing_of(call)
+    assert nodes.everywhere() == [unknown]
+    nodes.map.learn(A, whole(A))
+    assert nodes.standing_of(call) is nodes.pool(A).standing
+    assert nodes.standing_of(call.at(B)) is nodes.pool(B).standing, "where ASK sent it"
+    for standing in nodes.everywhere():
+        standing.verified = True
+        standing.verifying = object()  # type: ignore[assignment]
+    nodes.begin()
+    assert [(s.verified, s.verifying) for s in nodes.everywhere()] == [(False, None)] * 3
+
+
+def test_a_node_that_was_silent_is_in_doubt() -> None:
+    nodes, call = Knocking(), calls.ack(KEYS, ["r1"])
+    nodes.was_silent(call)
+    assert nodes.map.doubted == set()
+    nodes.map.learn(A, whole(A))
+    nodes.was_silent(call)
+    assert nodes.map.doubted == {A}
+
+
+def test_a_node_in_doubt_is_knocked_at_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    nodes, call = Knocking(slots_of(A)), calls.ack(KEYS, ["r1"])
+    nodes.map.doubt(A)
+    for now[0], knocks in ((100.0, 1), (100.1, 1), (100.0 + KNOCK, 2), (100.3, 2), (100.9, 3)):
+        assert nodes.hopeless(call) is not None
+        assert len(nodes.knocks) == knocks
+
+
+def test_lists_are_counted_at_the_nodes_that_are_there() -> None:
+    nodes = Knocking()
+    assert nodes.lengths_of(["k"]) == []
+    nodes.map.learn(A, [[0, 9, [b"a", 1]], [10, 16383, [b"b", 2]]])
+    keys = [f"k{n}" for n in range(4)]
+    assert {nodes.map.owner(hash_slot(key)) for key in keys} == {B}
+    (share,) = nodes.lengths_of(keys)
+    assert share.place == B
+    assert share.data == [packed(("LLEN", key)) for key in keys]
+    replies: list[Any] = [None] * 4
+    share.answered([3, 1, 4, 1], nodes.map, replies)
+    assert replies == [3, 1, 4, 1]
+    nodes.map.doubt(B)
+    assert nodes.lengths_of(keys) == []
+
+
+def test_waits_are_ended_by_one_share_a_node() -> None:
+    one, other = Nodes.unblocking([(A, 7), (B, 8), (A, 9)])
+    assert (one.place, other.place) == (A, B)
+    assert one.data == [packed(("CLIENT", "UNBLOCK", n)) for n in (7, 9)]
+    replies: list[Any] = [None] * 3
+    one.answered([1, 0], slots_of(A), replies)
+    other.answered([1], slots_of(A), replies)
+    assert replies == [1, 1, 0]
+
+
+# ── what one node is sent ─────────────────────────────────────────────────────────────────────
+
+
+def test_the_reply_to_asking_is_no_reply_of_another() -> None:
+    slots, replies = slots_of(A), ["x", "y", "before"]
+    share = Share(A)
+    share.say_packed(b"one", 1, asking=True)
+    share.say_packed(b"two", 0)
+    assert share.data == [packed(("ASKING",)), b"one", b"two"]
+    share.answered(["OK", 1, 0], slots, replies)
+    assert replies == [0, 1, "before"]
+    share.failed(server.TimeoutError("late"), replies)
+    assert isinstance(replies[0], NoAnswer)
+    assert isinstance(replies[1], NoAnswer)
+    assert replies[2] == "before"
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_what_confirms_goes_behind_what_asks_for_it_and_is_no_reply(asks: bool) -> None:
+    durability = Durability.of("replicas=2", 1.5) if asks else None
+    call = calls.publish(KEYS, [Outgoing("{}", "i")], call_id=CallId("p", 1), durability=durability)
+    share = Share(A)
+    share.say(call, 0, load=False)
+    share.say(call, 1, load=True)
+    confirms = [packed(command) for command in durability.commands()] if durability else []
+    assert share.data[2:] == confirms
+    replies: list[Any] = [None, None]
+    share.answered([7, b"sha", *(2 for _ in confirms)], slots_of(A), replies)
+    assert replies == [Confirmed(7, [2]) if asks else 7, b"sha"]
+
+
+# ── what came instead of a reply ──────────────────────────────────────────────────────────────
+
+
+def test_what_came_instead_of_a_reply_is_raised() -> None:
+    check_all([1, None, b""])
+    with pytest.raises(server.TimeoutError, match="late"):
+        check_all([1, NoAnswer(server.TimeoutError("late"))])
+    with pytest.raises(server.ResponseError, match="what"):
+        check_all([server.ResponseError("what?"), 1])
+
+
+def test_if_no_node_answered_the_last_error_is_raised() -> None:
+    first, last = NoAnswer(server.TimeoutError("first")), NoAnswer(server.TimeoutError("last"))
+    assert no_answers([first, 1]) == [first, 1]
+    with pytest.raises(server.TimeoutError, match="last"):
+        no_answers([first, last])
+
+
+@pytest.mark.parametrize(("slot", "words"), [(None, "serves a slot"), (0, "serves slot 0")])
+def test_a_slot_that_no_node_serves_is_named(slot: int | None, words: str) -> None:
+    error = unserved(slot)
+    assert isinstance(error, Unsent)
+    assert str(error.cause).endswith(words)
+
+
+def test_nodes_are_asked_as_soon_as_they_may_be() -> None:
+    slots = SlotMap([A])
+    slots.asked(100.0, answered=True)
+    assert slots.is_due(100.0 + EVERY)
+    assert not slots.is_due(100.0 + 0.9 * EVERY)
+    assert slots.is_due(100.5), "twice a second at least"
+
+
+def test_without_a_slot_any_node_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = SlotMap()
+    assert slots.owner(None) is None
+    slots.learn(A, [[0, 9, [b"a", 1]], [10, 16383, [b"b", 2]]])
+    monkeypatch.setattr(random, "choice", sorted)
+    assert slots.owner(None) == [A, B]
+    slots.doubt(A)
+    assert slots.owner(None) == [B]
+    slots.doubt(B)
+    assert slots.owner(None) == [A, B]
