@@ -12,7 +12,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from atomq import Engine
-from atomq.metrics import AtomqCollector
+from atomq.metrics import LIMITS, AtomqCollector
 from tests.conformance.test_overview import ONE, fleet
 from tests.servers import ROOT, Server, wait_until
 
@@ -70,9 +70,18 @@ def test_each_query_names_what_a_scrape_has(server: Server, expressions: Any) ->
                 assert label in found[name], expression
                 if label in ("state", "event"):
                     assert set(value.split("|")) <= found[name][label], expression
+                if label == "limit":  # one that is not set is no sample
+                    assert value in LIMITS, expression
         for grouped in re.findall(r"\b(?:by|on) \(([^)]*)\)", expression):
             wanted = {label.strip() for label in grouped.split(",")} - OF_TARGETS
             assert wanted <= {label for name in names for label in found[name]}, expression
+
+
+def test_the_dashboard_shows_every_metric() -> None:
+    """Catches a new metric that has no panel."""
+    asked = " ".join(dashboard())
+    for family in AtomqCollector("memory://").describe():
+        assert re.search(rf"\b{family.name}(_total)?\b", asked), f"no panel shows {family.name}"
 
 
 def test_the_dashboard_is_one() -> None:
