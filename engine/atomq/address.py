@@ -43,6 +43,16 @@ _SCHEMES: dict[str, tuple[Kind, bool]] = {
     "embedded": ("embedded", False),
     "memory": ("memory", False),
 }
+# The options that say which server a client reaches, and as which user.
+_REACHED = (
+    "global_keyprefix",
+    "username",
+    "password",
+    "credential_provider",
+    "ssl",
+    "master_name",
+    "sentinel_kwargs",
+)
 _LOOKS_LIKE = "a URL looks like redis://user:password@localhost:6379/0"
 
 
@@ -144,6 +154,15 @@ class Address:
     def directory(self) -> str | None:
         """Directory of the embedded server, absolute; None for every other kind."""
         return self.path if self.kind == "embedded" else None
+
+    @property
+    def server(self) -> Address:
+        """Which server, database, user and keys: equal for all that reach them alike."""
+        options = self.options
+        reached = Options(
+            **{name: getattr(options, name) for name in _REACHED}, db=options.database
+        )
+        return replace(self, scheme=self.kind, options=reached)
 
     def of_node(self, host: str, port: int) -> Address:
         """The same user, TLS and options, for one server: a node of a cluster, a replica."""

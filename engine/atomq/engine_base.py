@@ -51,11 +51,7 @@ class EngineBase:
         self._keys: dict[str, QueueKeys] = {}
         kind, prefix = address.kind, self.options.global_keyprefix
         self.register = register_of(
-            address,
-            prefix,
-            partial(self.for_thread, address),
-            off=kind == "memory",
-            limits=self.options.limits,
+            address.server, prefix, partial(self.for_thread, address), off=kind == "memory"
         )
         """What this process writes into the register of queues and processes."""
         fork.renew(self)

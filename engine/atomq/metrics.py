@@ -193,8 +193,9 @@ class _Families:
         limits: dict[tuple[str, str], float] = {}
         for process in found.processes:
             for name in read.intersection(found.consumed(process)):
-                for limit in LIMITS & process.limits.keys():
-                    at, value = (name, limit), process.limits[limit]
+                held_to = process.limits_of(name)
+                for limit in LIMITS & held_to.keys():
+                    at, value = (name, limit), held_to[limit]
                     limits[at] = min(limits.get(at, value), value)
         for at, value in sorted(limits.items()):
             self.limits.add_metric(at, value)

@@ -110,7 +110,8 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         """What `consume` received and still has to hand out."""
         self.asked = 0.0
         """When the first claim was sent that got any of it, by `clock`."""
-        self._consuming = Consuming(keys, self._workers, keeper, self._consumer.idle)
+        limits = self._engine.options.limits
+        self._consuming = Consuming(keys, self._workers, keeper, self._consumer.idle, limits)
         self._waiter: Any = None
 
     def _receive(

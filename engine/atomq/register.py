@@ -17,7 +17,6 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib import metadata
-from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from atomq import calls, fork
@@ -42,6 +41,9 @@ QUEUES, WORK = 100, 20  # how many of each an entry names
 LARGEST = 60_000  # bytes of an entry
 
 
+Limits = Mapping[str, float]
+
+
 class Work(NamedTuple):
     """One message that is held."""
 
@@ -63,7 +65,16 @@ class Holder(Protocol):
 class Consuming:
     """What one consumer of this process says. It counts as long as this object is kept."""
 
-    __slots__ = ("__weakref__", "asked", "concurrency", "holder", "idle", "listed", "queues")
+    __slots__ = (
+        "__weakref__",
+        "asked",
+        "concurrency",
+        "holder",
+        "idle",
+        "limits",
+        "listed",
+        "queues",
+    )
 
     def __init__(
         self,
@@ -71,7 +82,10 @@ class Consuming:
         concurrency: int,
         holder: Holder,
         idle: Callable[[], float],
+        limits: Limits,
     ) -> None:
+        self.limits = limits
+        """What it holds messages to, see `Options.limits`."""
         self.queues = queues
         self.concurrency = concurrency
         self.holder = holder
@@ -82,7 +96,11 @@ class Consuming:
 
 
 class Register:
-    """That of one server and `global_keyprefix`, as this process writes it. For any thread."""
+    """That of one server and `global_keyprefix`, as this process writes it. For any thread.
+
+    The process has one entry there, so all engines that reach this server alike share this object,
+    whatever their other options are.
+    """
 
     def __init__(
         self,
@@ -90,10 +108,8 @@ class Register:
         make_engine: Callable[[], Any],
         *,
         off: bool,
-        limits: Mapping[str, float],
     ) -> None:
         self.keys = keys
-        self._limits = limits
         self._make_engine = make_engine
         self._off = off
         self._thread = Background(self._turn, "atomq-register", "writes the register", log, 1.0)
@@ -274,6 +290,7 @@ class Register:
             holds += count
             working += some
         working.sort(key=lambda work: -work.seconds)
+        limits, by_queue = _limits(consumers)
         entry = {
             **self.about,
             "host": socket.gethostname(),
@@ -281,7 +298,7 @@ class Register:
             "started_ms": self._started_ms,
             "version": metadata.version("atomq"),
             "queue_count": len(queues),
-            "limits": self._limits,
+            "limits": limits,
             "concurrency": self.concurrency() or sum(one.concurrency for one in consumers),
             "holds": holds,
             "clock_ms": int(time.time() * 1000),
@@ -289,10 +306,26 @@ class Register:
         most = QUEUES
         while True:
             work = [one._asdict() for one in working[: min(most, WORK)]]
-            text = json.dumps({**entry, "queues": queues[:most], "working": work})
+            named = queues[:most]
+            if by_queue:
+                entry["limits_of"] = {name: by_queue[name] for name in named}
+            text = json.dumps({**entry, "queues": named, "working": work})
             if len(text) <= LARGEST or not most:
                 return text
             most //= 2
+
+
+def _limits(
+    consumers: Sequence[Consuming],
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """The lowest limits of all consumers; and those of each queue, if they are not all the same."""
+    all_of, by_queue = dict[str, float](), dict[str, dict[str, float]]()
+    for one in consumers:
+        for found in (all_of, *(by_queue.setdefault(queue.name, {}) for queue in one.queues)):
+            for name, value in one.limits.items():
+                found[name] = min(found.get(name, value), value)
+    alike = all(limits == all_of for limits in by_queue.values())
+    return all_of, {} if alike else by_queue
 
 
 def _batches(names: Sequence[str]) -> Iterable[Sequence[str]]:
@@ -310,16 +343,12 @@ def register_of(
     make_engine: Callable[[], Any],
     *,
     off: bool = False,
-    limits: Mapping[str, float] = MappingProxyType({}),
 ) -> Register:
-    """The one of a server; the same for equal addresses. `off`: it has no other processes.
-
-    `limits` are those that its consumers go by: see `Options.limits`.
-    """
+    """The one of a server; the same for equal addresses. `off`: it has no other processes."""
     with _making:
         found = _by_address.get(address)
         if found is None:
-            found = Register(RegisterKeys(prefix), make_engine, off=off, limits=limits)
+            found = Register(RegisterKeys(prefix), make_engine, off=off)
             _by_address[address] = found
         return found
 

@@ -121,6 +121,28 @@ def test_a_consumer_says_where_it_runs_and_what_it_works_on(server: Server) -> N
 
 
 @ONE
+def test_engines_of_other_options_are_in_one_entry(server: Server) -> None:
+    """Each wrote an entry of its own over that of the other, and took it out when it closed."""
+    soon = Queue("soon", server.url, max_deliveries=3, lease=30)
+    late = Queue("late", server.url.replace("redis+", "valkey+"), client_name="other")
+    apart = Queue("apart", server.url, global_keyprefix="x:")
+    with soon, late, apart, Engine(server.url) as engine:
+        for queue in (soon, late, apart):
+            assert queue.claim(timeout=0) is None
+        found = awaited(
+            lambda: (p := mine(engine)) and len(p.queues) == 2 and p  # at once, or after a second
+        )
+        assert found.queues == ["late", "soon"]
+        assert found.limits_of("soon") == {"max_deliveries": 3, "lease_seconds": 30}
+        assert found.limits_of("late") == {"max_deliveries": 20, "lease_seconds": 60}
+        assert found.entry["limits"] == found.limits_of("soon")  # as older releases read them
+        assert awaited(lambda: mine(apart.engine)).queues == ["apart"]
+        late.close()
+        late.engine.close()
+        assert awaited(lambda: (p := mine(engine)) and p.queues == ["soon"] and p)
+
+
+@ONE
 def test_a_process_that_was_killed_is_forgotten(server: Server) -> None:
     with Engine(server.url) as engine:
         keys = engine.register.keys

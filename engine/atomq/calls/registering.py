@@ -77,10 +77,12 @@ class Process:
         found = self.entry.get("queues")
         return [str(name) for name in found] if isinstance(found, list) else []
 
-    @property
-    def limits(self) -> dict[str, float]:
+    def limits_of(self, queue: str) -> dict[str, float]:
         """What it holds messages to: `max_deliveries`, `lease_seconds` and the like, as it says."""
-        found = self.entry.get("limits")
+        by_queue = self.entry.get("limits_of")
+        found = by_queue.get(queue) if isinstance(by_queue, dict) else None
+        if found is None:
+            found = self.entry.get("limits")
         return {
             str(name): value
             for name, value in (found.items() if isinstance(found, dict) else ())

@@ -108,7 +108,8 @@ class Registration:
         self._queues: set[str] = set()
         self._next = 0.0
         self._said = 0.0
-        self._consuming = Consuming((), 1, holder, lambda: time.monotonic() - self._said)
+        limits = engine.options.limits
+        self._consuming = Consuming((), 1, holder, lambda: time.monotonic() - self._said, limits)
         about = engine.register.about
         about.update(settings, kind="kombu" if about["kind"] == "atomq" else about["kind"])
 
