@@ -141,7 +141,8 @@ class LeaseKeeper:
 
         `word` is what acks it: see `Delivery.word`.
         """
-        self._leases.pop(word.partition(" ")[0], None)
+        if self._leases.pop(word, None) is None:  # it is tracked, or was not held
+            self._leases.pop(word.partition(" ")[0], None)
         self.acks.add(queue.name, word)
 
     def settle(self, receipts: Sequence[str], flow: Callable[[], Flow[Any]]) -> bool:

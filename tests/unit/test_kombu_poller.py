@@ -554,7 +554,7 @@ def test_what_is_known_to_be_lost_is_not_handed_over(stage: Stage) -> None:
     stage.poller.pump()
     stage.line.replies.append(claimed("a", "b", "c"))
     assert stage.poller.receive(0)
-    next(iter(stage.poller._buffer)).delivery.lost = True
+    next(iter(stage.poller._buffer))[1].lost = True
     assert stage.poller.receive(0)
     assert stage.poller.receive(0)
     assert [message.delivery_tag for message in stage.got] == ["a", "c"]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from kombu.utils.json import loads
-
+from atomq.contrib.kombu.reading import from_json
 from atomq.errors import InvalidMessage
 
 if TYPE_CHECKING:
@@ -62,7 +60,7 @@ class Broadcasts:
 def payload_of(raw: bytes) -> dict[str, Any]:
     """What lies in a message or a broadcast. Raises `InvalidMessage`, whatever is wrong with it."""
     try:
-        payload = loads(raw.decode()) if b'"__type__"' in raw else json.loads(raw)
+        payload = from_json(raw.decode())
     except Exception as error:
         raise InvalidMessage(f"{type(error).__name__}: {error}") from error
     if not isinstance(payload, dict):

@@ -33,6 +33,7 @@ from atomq.shared import OneEach
 
 log = logging.getLogger("atomq.kombu")
 
+MOST_CLAIMS = 256  # sets of queues whose claims are kept
 LAST_MS = 4398046511103  # the server counts no further: 15 May 2109
 
 
@@ -42,6 +43,9 @@ class Broker:
     def __init__(self, address: Address) -> None:
         self.address = address
         self.engine = Engine(address)
+        self.keys = self.engine.keys
+        """The keys of a queue."""
+        self._claims: dict[tuple[str, ...], calls.Claims] = {}
         self.keeper: LeaseKeeper = keeper(self.engine)
         self.ids = Ids()
         self.unanswered: list[Call[Claimed]] = []
@@ -78,25 +82,29 @@ class Broker:
         """Whether it is a cluster: queues lie on several servers, each by itself."""
         return self.address.kind == "cluster"
 
-    def keys(self, queue: str) -> QueueKeys:
-        """The keys of a queue."""
-        return self.engine.keys(queue)
-
     def claim(
         self, queues: Sequence[str], limit: int, acks: Mapping[str, Sequence[str]] | None = None
     ) -> Call[Claimed]:
         """A claim on some queues, with the acks that ride along."""
-        options = self.engine.options
-        return calls.claim(
-            [self.keys(name) for name in queues],
+        names = tuple(queues)
+        return (self._claims.get(names) or self._claims_of(names)).call(
             self.ids.next(),
-            limit=limit,
+            limit,
+            company=self.keeper.alone.company() if limit else calls.HOLDS,
+            acks=[acks[name] for name in names] if acks is not None else None,
+        )
+
+    def _claims_of(self, names: tuple[str, ...]) -> calls.Claims:
+        options = self.engine.options
+        if len(self._claims) >= MOST_CLAIMS:
+            self._claims.clear()
+        found = self._claims[names] = calls.Claims(
+            [self.keys(name) for name in names],
             lease_ms=options.lease_ms,
             max_deliveries=options.max_deliveries,
             max_bytes=options.max_bytes,
-            company=self.keeper.alone.company() if limit else calls.HOLDS,
-            acks=[acks[name] for name in queues] if acks is not None else None,
         )
+        return found
 
     def hold(self, claimed: Claimed, since: float | None = None) -> list[Delivery]:
         """Renew what a claim got, before the first is handed over; what is to be handed over.

@@ -207,7 +207,7 @@ class Claims:
             self._transport.wake_in(claimed.wait_ms / 1000)
         self._buffer.add(channel, deliveries, claimed.now_ms)
         if channel.closed:  # meanwhile
-            self._buffer.give_back(lambda one: one.channel is channel)
+            self._buffer.give_back(lambda one, _: one is channel)
         elif deliveries:
             channel.rotate(deliveries[-1].queue)
         else:

@@ -7,7 +7,6 @@ import time
 from queue import Empty
 from typing import Any, Protocol
 
-from kombu.utils.json import loads
 from kombu.utils.scheduling import cycle_by_name
 
 from atomq import calls
@@ -17,9 +16,11 @@ from atomq.contrib.kombu.broker import eta_ms
 from atomq.contrib.kombu.declaring import is_reply_queue
 from atomq.contrib.kombu.publishing import Publishing
 from atomq.contrib.kombu.qos import Message, QoS
+from atomq.contrib.kombu.reading import from_json
 from atomq.errors import InvalidMessage, ServerUnavailable
+from atomq.fork import once
 from atomq.keys import QueueKeys
-from atomq.message import JSON, Delivery
+from atomq.message import Delivery
 
 log = logging.getLogger("atomq.kombu")
 
@@ -68,6 +69,12 @@ class Consuming(Publishing):
         self._pace, self._claimed_at = 1, 0.0
         self._least = 0  # the lowest prefetch count it was given
         self._enough = 0  # room that is worth a call
+
+    @once
+    def qos(self) -> Any:
+        """Its `QoS`: the messages that are not settled. Asked for several times a message."""
+        self._qos = self.QoS(self)
+        return self._qos
 
     def basic_consume(
         self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any
@@ -219,7 +226,9 @@ class Consuming(Publishing):
             return
         try:
             payload = self._payload(delivery)
-            if self._too_early(delivery, payload, now_ms):
+            headers = payload["headers"]
+            eta = headers.get("eta") if isinstance(headers, dict) else None
+            if eta is not None and self._too_early(delivery, eta, now_ms):
                 return
         except Exception as error:  # noqa: BLE001 - whatever a foreign producer may have written
             self.qos._dead(delivery, "undecodable", error)
@@ -238,9 +247,7 @@ class Consuming(Publishing):
             self._failed(delivery, error)
 
     def _payload(self, delivery: Delivery) -> dict[str, Any]:
-        raw = delivery.envelope.raw
-        text = raw.decode()
-        payload = loads(text) if '"__type__"' in text else JSON.loads(text)
+        payload = from_json(delivery.envelope.raw.decode())
         if not isinstance(payload, dict):
             raise InvalidMessage(f"the message is not a JSON object but {type(payload).__name__}")
         properties = payload["properties"]
@@ -261,11 +268,9 @@ class Consuming(Publishing):
         payload["atomq.delivery"] = delivery
         return payload
 
-    def _too_early(self, delivery: Delivery, payload: dict[str, Any], now_ms: int) -> bool:
+    def _too_early(self, delivery: Delivery, eta: Any, now_ms: int) -> bool:
         """Send back what is not due yet."""
-        headers = payload["headers"]
-        eta = headers.get("eta") if isinstance(headers, dict) else None
-        due_ms = eta_ms(eta) if eta is not None else None
+        due_ms = eta_ms(eta)
         if due_ms is None:
             return False
         if self.settings.delay_in_server == "never":

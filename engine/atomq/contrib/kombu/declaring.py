@@ -17,6 +17,7 @@ from kombu.transport.base import to_rabbitmq_queue_arguments
 from atomq import calls
 from atomq.contrib.kombu.bindings import LEAST_MS
 from atomq.contrib.kombu.broker import Broker
+from atomq.contrib.kombu.reading import Base64
 from atomq.contrib.kombu.settings import Settings
 from atomq.errors import AtomqError, QueueInUse, ServerUnavailable
 from atomq.keys import QueueKeys
@@ -44,6 +45,7 @@ class TopicExchange(virtual.exchange.TopicExchange):
 class Declaring(virtual.Channel):
     """Queues, exchanges and bindings of a channel."""
 
+    codecs: ClassVar[Any] = {**virtual.Channel.codecs, "base64": Base64()}
     exchange_types: ClassVar[Any] = {
         **virtual.Channel.exchange_types,
         "topic": TopicExchange,

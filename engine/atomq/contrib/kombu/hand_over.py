@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from atomq.errors import AtomqError
 from atomq.message import Delivery
@@ -17,12 +17,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("atomq.kombu")
 
 
-class Waiting(NamedTuple):
-    """One message, and when it was claimed by the server's clock."""
-
-    channel: Channel
-    delivery: Delivery
-    now_ms: int
+Waiting = tuple["Channel", Delivery, int]
+"""A message for a channel, and when it was claimed by the server's clock (ms since 1970)."""
 
 
 class HandOver:
@@ -45,11 +41,11 @@ class HandOver:
 
     def add(self, channel: Channel, deliveries: Sequence[Delivery], now_ms: int) -> None:
         """These were claimed for a channel."""
-        self.waiting += [Waiting(channel, delivery, now_ms) for delivery in deliveries]
+        self.waiting += [(channel, delivery, now_ms) for delivery in deliveries]
 
     def count(self, channel: Channel) -> int:
         """How many wait for this channel."""
-        return sum(1 for one in self.waiting if one.channel is channel)
+        return sum(1 for one in self.waiting if one[0] is channel)
 
     def next(self) -> Waiting | None:
         """The oldest one; None: it was let go meanwhile, or this process stood still.
@@ -61,19 +57,19 @@ class HandOver:
             oldest = self.waiting.popleft()
         except IndexError:
             return None
-        keeper = self._broker.keeper
-        if keeper.lapsed(oldest.delivery.receipt):
+        lapsed = self._broker.keeper.lapsed
+        if lapsed(oldest[1].receipt):
             self.waiting.appendleft(oldest)
-            self.give_back(lambda one: keeper.lapsed(one.delivery.receipt))
+            self.give_back(lambda _, delivery: lapsed(delivery.receipt))
             return None
         return oldest
 
-    def give_back(self, which: Callable[[Waiting], bool] = lambda _: True) -> None:
+    def give_back(self, which: Callable[[Channel, Delivery], bool] = lambda *_: True) -> None:
         """Give back those for which `which` is true. Raises our exceptions."""
-        given = [one for one in self.waiting if which(one)]
+        given = [one for one in self.waiting if which(*one[:2])]
         if not given:
             return
-        self.waiting = deque(one for one in self.waiting if not which(one))
+        self.waiting = deque(one for one in self.waiting if not which(*one[:2]))
         for queue, receipts in _by_queue(given).items():
             self._broker.give_back(self._broker.keys(queue), receipts)
 
@@ -98,7 +94,7 @@ class HandOver:
 
 def _by_queue(given: Sequence[Waiting]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for one in given:
-        one.delivery.settled = True
-        found.setdefault(one.delivery.queue, []).append(one.delivery.receipt)
+    for _, delivery, *_ in given:
+        delivery.settled = True
+        found.setdefault(delivery.queue, []).append(delivery.receipt)
     return found

@@ -75,9 +75,7 @@ class Poller:
         try:
             if stopping() and not self._transport.lost:
                 channel.qos.give_back_unbegun()
-            self._buffer.give_back(
-                lambda one: one.channel is channel and one.delivery.queue == queue
-            )
+            self._buffer.give_back(lambda one, got: one is channel and got.queue == queue)
             if not self._transport.lost:
                 self._intake.leave(queue)
         except (server.RedisError, OSError, AtomqError) as error:
@@ -88,7 +86,7 @@ class Poller:
     def forget(self, channel: Channel) -> None:
         """A channel closes."""
         self.regroup()
-        self._buffer.give_back(lambda one: one.channel is channel)
+        self._buffer.give_back(lambda one, _: one is channel)
 
     def let_go(self) -> None:
         """The worker stops: give back what waits here to be handed over. For any thread."""

@@ -18,6 +18,7 @@ from kombu.transport import virtual
 from atomq import calls, flows
 from atomq.calls import Rejection
 from atomq.contrib.kombu import worker
+from atomq.contrib.kombu.reading import body_in_json
 from atomq.errors import AtomqError, InvalidMessage, ServerUnavailable
 from atomq.message import Delivery
 
@@ -61,7 +62,9 @@ class Message(virtual.Message):
 
     def _decode(self) -> Any:
         try:
-            decoded = super()._decode()
+            decoded = body_in_json(self.body, self.content_type, self.accept)
+            if decoded is None:
+                decoded = super()._decode()
             if fault := worker.fault(decoded):
                 raise InvalidMessage(fault)
             return decoded
@@ -79,11 +82,8 @@ class QoS(virtual.QoS):
         # What still ran when the channel was closed: settled through it all the same.
         self._outlived: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
-    def _message(self, delivery_tag: str) -> Any:
-        return self._delivered.get(delivery_tag) or self._outlived.get(delivery_tag)
-
     def ack(self, delivery_tag: str) -> None:
-        message = self._message(delivery_tag)
+        message: Any = self._delivered.get(delivery_tag) or self._outlived.get(delivery_tag)
         delivery = getattr(message, "delivery", None)
         if delivery is not None and not delivery.settled:
             if worker.terminating() and worker.killed(message):
@@ -103,7 +103,7 @@ class QoS(virtual.QoS):
         self._quick_ack(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        message = self._message(delivery_tag)
+        message: Any = self._delivered.get(delivery_tag) or self._outlived.get(delivery_tag)
         delivery = getattr(message, "delivery", None)
         if delivery is not None and not delivery.settled:
             if requeue:

@@ -26,7 +26,10 @@ from kombu.utils.compat import detect_environment
 log = logging.getLogger("atomq.kombu")
 
 CLOSE, TERMINATE = 0x2, 0x3  # states of a worker that stops, as celery.bootsteps counts them
-SOLO = "celery.concurrency.solo"  # imported where it was asked for
+# Imported where they were asked for.
+PREFORK = "celery.concurrency.prefork"
+SOLO = "celery.concurrency.solo"
+THREADS = "celery.concurrency.thread"
 BEGINS_IN = 0.01  # seconds in which a thread or greenlet that was started has begun its task
 
 
@@ -35,9 +38,8 @@ def stopping() -> bool:
     state = sys.modules.get("celery.worker.state")
     if state is None:
         return False
-    # This is asked for each message, so not by `_told`.
     stop, terminate = state.should_stop, state.should_terminate
-    return (stop is not None and stop is not False) or (
+    return (stop is not None and stop is not False) or (  # 0, an exit code, is a yes
         terminate is not None and terminate is not False
     )
 
@@ -45,7 +47,10 @@ def stopping() -> bool:
 def terminating() -> bool:
     """Whether the worker stops without waiting for its tasks: a cold shutdown."""
     state = sys.modules.get("celery.worker.state")
-    return state is not None and _told(state.should_terminate)
+    if state is None:
+        return False
+    terminate = state.should_terminate
+    return terminate is not None and terminate is not False
 
 
 def ending() -> bool:
@@ -63,17 +68,13 @@ def begin_no_more() -> None:
     Celery strikes out what waits for a place in prefork. A thread takes the next task when it has
     done one, until the pool itself is stopped, which is later.
     """
-    module = sys.modules.get("celery.concurrency.thread")
+    module = sys.modules.get(THREADS)
     for pool in _alive(getattr(module, "TaskPool", None)):
         waiting = getattr(getattr(pool.executor, "_work_queue", None), "queue", ())
         for item in tuple(waiting):
             if item is not None:
                 item.future.cancel()
     time.sleep(BEGINS_IN)
-
-
-def _told(code: Any) -> bool:
-    return code is not None and code is not False  # 0, an exit code, is a yes
 
 
 def waiting() -> bool:
@@ -296,12 +297,15 @@ def ask_before_work() -> None:
     """Have no task begin whose lease may have ended while it was reserved.
 
     A thread or greenlet asks when it begins one. A child of prefork asks nothing: its worker does,
-    when a child is free for the task. Solo is handed nothing that it does not begin.
+    when a child is free for the task. Solo is handed nothing that it does not begin. Both ways cost
+    something for each task, so a worker has the one that its pool needs.
     """
     from celery.worker.request import Request
     from celery.worker.worker import WorkController
 
-    if not hasattr(Request.on_accepted, _MARK):
+    others = PREFORK in sys.modules or SOLO in sys.modules
+    in_threads = THREADS in sys.modules or _is_green() or not others
+    if in_threads and not hasattr(Request.on_accepted, _MARK):
         Request.on_accepted = _asked(Request.on_accepted)
     if not hasattr(WorkController._process_task, _MARK):
         WorkController._process_task = _asked_for_a_child(WorkController._process_task)
@@ -337,11 +341,15 @@ def _asked_for_a_child(process_task: Callable[..., Any]) -> Callable[..., Any]:
 
 def _given_up(request: Any) -> bool:
     """Whether a task is not to be begun. Celery's books are put right."""
-    if getattr(getattr(request.message, "delivery", None), "cancelled", False):
+    message = request.message
+    given_up = getattr(message, "given_up", None)  # of a message of ours
+    if given_up is None:
+        return False
+    delivery = message.delivery
+    if delivery is not None and delivery.cancelled:
         request._announce_revoked("revoked", False, None, False)
         return True
-    given_up = getattr(request.message, "given_up", None)  # of a message of ours
-    if given_up is None or not given_up():
+    if not given_up():
         return False
     sys.modules["celery.worker.state"].task_ready(request)
     request.reject(requeue=True)
@@ -369,20 +377,18 @@ def described(error: BaseException | None) -> str:
 
 
 # What Celery reads of a task outside every guard of its own: a wrong type there would end the
-# worker, or keep one of the pool's places for ever.
-_TEXT = (str, type(None))
-_TYPES: dict[str, tuple[type, ...]] = {
-    "id": (str,),
-    "task": (str,),
-    "shadow": _TEXT,
-    "root_id": _TEXT,
-    "parent_id": _TEXT,
-    "group": _TEXT,
-    "retries": (int, type(None)),
-    "timelimit": (list, tuple, type(None)),
-    "stamped_headers": (list, tuple, type(None)),
-    "stamps": (dict, type(None)),
-}
+# worker, or keep one of the pool's places for ever. The first two are there, others may be None.
+_NAMES = ("id", "task")
+_TYPES: tuple[tuple[str, type | tuple[type, ...]], ...] = (
+    ("shadow", str),
+    ("root_id", str),
+    ("parent_id", str),
+    ("group", str),
+    ("retries", int),
+    ("timelimit", (list, tuple)),
+    ("stamped_headers", (list, tuple)),
+    ("stamps", dict),
+)
 
 
 def fault(task: Any) -> str:
@@ -391,9 +397,13 @@ def fault(task: Any) -> str:
         return ""
     if "celery.worker.strategy" not in sys.modules:
         return ""
-    for name, types in _TYPES.items():
-        value = task.get(name)
-        if not isinstance(value, types):
+    get = task.get
+    for name in _NAMES:
+        if not isinstance(value := get(name), str):
+            return f"the task's {name} is {type(value).__name__}"
+    for name, types in _TYPES:
+        # For each task: to look for NoneType among the types would take twice as long.
+        if (value := get(name)) is not None and not isinstance(value, types):
             return f"the task's {name} is {type(value).__name__}"
     stamped, limits = task.get("stamped_headers"), task.get("timelimit")
     if stamped and not all(isinstance(stamp, str) for stamp in stamped):
