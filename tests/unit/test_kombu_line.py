@@ -201,7 +201,7 @@ def test_all_is_given_back_or_what_is_said() -> None:
     broker: Any = Broker()
     buffer, channel = HandOver(broker), Any
     buffer.add(channel, deliveries("a", "b", "c"), 1)  # type: ignore[arg-type]
-    buffer.give_back(lambda one: one.delivery.receipt == "b")
+    buffer.give_back(lambda _, delivery: delivery.receipt == "b")
     assert broker.given == [("q", ["b"])]
     buffer.give_back()
     buffer.give_back()
