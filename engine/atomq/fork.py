@@ -9,7 +9,7 @@ share) would happen to the parent. Therefore
 - a lock of a module is made by `Lock`, here;
 - connections of the parent are given to `leak`: they are neither used nor closed, nor collected.
 
-`logging` renews its locks itself. `embedded.py` keeps forks out while it holds file locks.
+`logging` renews its locks itself. `file_locks.py` keeps forks out while it holds file locks.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ pytestmark = [
 
 PLAIN = type(threading.Lock())
 LOCKS = (PLAIN, type(threading.RLock()), threading.Condition, threading.Semaphore)
-# No fork comes in between what `embedded` does under its lock.
-NOT_RENEWED = {("atomq.embedded", "_no_fork")}
+# No fork comes in between what `file_locks` does under its lock.
+NOT_RENEWED = {("atomq.file_locks", "_no_fork")}
 
 
 def objects() -> list[Any]:

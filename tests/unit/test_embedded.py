@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from atomq import Engine, Queue, embedded
+from atomq import Engine, Queue, embedded, embedded_home, file_locks
 from atomq.errors import EmbeddedServerError
 from tests.servers import find_binary, wait_until
 
@@ -103,7 +103,7 @@ def test_the_server_outlives_a_killed_starter(home: Path) -> None:
 def test_a_starter_killed_before_the_server_answered(home: Path) -> None:
     """The next one must find that server, not start a second one on the same data."""
     program = (
-        "embedded._Home.answering = lambda self, started=False: None\n"
+        "embedded.Home.answering = lambda self, started=False: None\n"
         "spawn = embedded._spawn\n"
         "def told(home, lock):\n"
         "    spawn(home, lock)\n"
@@ -183,7 +183,7 @@ def test_a_server_that_has_not_yet_said_who_it_is_is_stopped(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its starter was interrupted: it has the lock, and neither answers nor has written its pid."""
-    monkeypatch.setattr(embedded, "_PING_SECONDS", 0.05)
+    monkeypatch.setattr(embedded_home, "_PING_SECONDS", 0.05)
     server = embedded.start(home)
     os.kill(server.pid, signal.SIGSTOP)
     noted = (home / "server.pid").rename(home / "later")
@@ -322,13 +322,13 @@ def test_a_server_of_another_user_is_not_believed(home: Path) -> None:
     home.mkdir(mode=0o755)
     with impostor(home / "server.sock", STRANGER) as heard:
         assert embedded.status(home) is None
-        lock = embedded._take(home / "server.lock")  # it seems to run
+        lock = file_locks.take(home / "server.lock")  # it seems to run
         assert lock is not None
         try:
             with pytest.raises(EmbeddedServerError, match="does not answer"):
                 embedded.stop(home)
         finally:
-            embedded._give_back(lock)
+            file_locks.give_back(lock)
     assert set(heard) <= {b""}
 
 
