@@ -14,6 +14,7 @@
 --   consumer         text    its name, which the others hear; "": they hear nothing
 --   renew_ms         int     ms between two renewals of a holder
 --   steps            int     priority steps, 1 to 10
+--   sharded          int     1: `looked` is a sharded channel
 -- RETURNS
 --   indexes of the queues to claim, as one text
 -- ERRORS
@@ -28,7 +29,7 @@ local outage = require("lib.outage")
 
 local FIXED = 4
 local consumer, renew = args.text("consumer", 96), args.int("renew_ms", 1, limits.LONGEST_MS)
-local steps = args.int("steps", 1, 10)
+local steps, sharded = args.int("steps", 1, 10), args.int("sharded", 0, 1)
 local width = FIXED + steps
 local queues = #KEYS / width
 if queues % 1 ~= 0 or queues < 1 then
@@ -124,7 +125,12 @@ for q = 1, consumer == "" and 0 or queues do
   if found[at] == q then
     at = at + 1
   else
-    redis.pcall("PUBLISH", KEYS[(q - 1) * width + FIXED], consumer) -- not every user may
+    local channel = KEYS[(q - 1) * width + FIXED]
+    if sharded == 1 then
+      redis.pcall("SPUBLISH", channel, consumer) -- not every user may, nor every server
+    else
+      redis.pcall("PUBLISH", channel, consumer)
+    end
   end
 end
 return table.concat(found, " ")

@@ -181,7 +181,8 @@ class ReceiverBase(Generic[QueueT, MessageT]):
                 self._begin()
                 self._engine.register.consume(self._consuming)
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ends = _Ends(stop, time.monotonic() + TAKE_IN)
+            at = self._consumer.until = time.monotonic() + TAKE_IN
+            ends = stop if self._consumer.pauses else _Ends(stop, at)
             yield from self._consumer.receive(limit, left, claimed, patient=patient, stop=ends)
             left = flows.seconds_left(deadline, stop)
             if messages or (left is not None and left <= 0):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import selectors
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as server
@@ -46,7 +46,7 @@ class Waiter:
         ahead: Call[Claimed] | None = None,
         *,
         lasts: float = 0.0,
-        channels: Sequence[str] = (),
+        channels: Mapping[str, str] | None = None,
     ) -> Answer:
         """See `flows.Wait`."""
         rules = self._waiting.wait(keys, seconds, ahead, lasts=lasts, channels=channels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as server
@@ -44,7 +44,7 @@ class AsyncWaiter:
         ahead: Call[Claimed] | None = None,
         *,
         lasts: float = 0.0,
-        channels: Sequence[str] = (),
+        channels: Mapping[str, str] | None = None,
     ) -> Answer:
         """See `flows.Wait`."""
         rules = self._waiting.wait(keys, seconds, ahead, lasts=lasts, channels=channels)

@@ -16,14 +16,14 @@ On the same connection it is heard that another consumer has looked into a queue
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from redis import exceptions as server
 
 from atomq.calls import Call, Claimed
-from atomq.conversation import PUSHED, Conversation
+from atomq.conversation import HEARD, PUSHED, Conversation
 from atomq.errors import AtomqError, ServerUnavailable
 from atomq.flows import Answer
 from atomq.keys import Place
@@ -145,7 +145,7 @@ class Waiting:
         ahead: Call[Claimed] | None = None,
         *,
         lasts: float = 0.0,
-        channels: Sequence[str] = (),
+        channels: Mapping[str, str] | None = None,
     ) -> Actions[Answer]:
         """See `flows.Wait`. None also if the connection broke.
 
@@ -165,7 +165,8 @@ class Waiting:
                 had = {name for line in self.lines for name in line.names}
                 self._left_out = [name for name in names if name not in had]
                 if channels and self._listens:
-                    yield from self._listen(self.lines[0], channels)
+                    for line in self.lines:
+                        yield from self._listen(line, channels)
             if ahead is None or not (yield from self._may_send_ahead()):
                 return (yield from self._wait(seconds))
         except server.NoPermissionError as error:
@@ -263,8 +264,11 @@ class Waiting:
         line.waits, line.token = True, None
         yield Send(line, data)
 
-    def _listen(self, line: Line, channels: Sequence[str]) -> Actions[None]:
-        yield Send(line, line.talk.subscribe("SUBSCRIBE", channels, LISTEN))
+    def _listen(self, line: Line, channels: Mapping[str, str]) -> Actions[None]:
+        # In a cluster what is said on a plain channel goes to every node.
+        verb = "SUBSCRIBE" if self._engine.slots is None else "SSUBSCRIBE"
+        names = [channels[name] for name in line.names]
+        yield Send(line, line.talk.subscribe(verb, names, LISTEN))
 
     # ── what comes ────────────────────────────────────────────────────────────────────────────
 
@@ -275,7 +279,7 @@ class Waiting:
                 line.waits, line.token = False, reply
             elif purpose is CLAIM:
                 self._claimed = reply
-            elif purpose is PUSHED and reply[0] == b"message":
+            elif purpose is PUSHED and reply[0] in HEARD:
                 self._heard.append(Looked(reply[1].decode(), reply[2].decode()))
             elif purpose is LISTEN and isinstance(reply, Exception):
                 log.debug("not heard is which consumer looked: %s", reply)
@@ -304,17 +308,18 @@ class Waiting:
     # ── without a claim behind it ─────────────────────────────────────────────────────────────
 
     def _wait(self, seconds: float) -> Actions[str | Sequence[Looked] | None]:
-        for line in self.lines:
-            if not line.waits:
-                yield from self._block(line, max(0.01, seconds) if self._inline else 0)
-        line = yield Hear(self.lines, None if self._inline else seconds)
-        if line is None:
-            return None
-        self._take(line)
-        if line.waits and not self._inline:
-            return self._looks()
-        yield from self._answered(line)
-        return self._taken(line)
+        for each in self.lines:
+            if not each.waits:
+                yield from self._block(each, max(0.01, seconds) if self._inline else 0)
+        line: Line | None = yield Hear(self.lines, None if self._inline else seconds)
+        has_heard = line is not None
+        while line is not None:  # one consumer looks into many queues at once: each has its line
+            self._take(line)
+            if not line.waits or self._inline:
+                yield from self._answered(line)
+                return self._taken(line)
+            line = (yield Hear(self.lines, 0)) if len(self.lines) > 1 else None
+        return self._looks() if has_heard else None
 
     def _taken(self, line: Line) -> str | None:
         token, line.token = line.token, None

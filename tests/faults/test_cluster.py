@@ -10,7 +10,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -683,6 +683,35 @@ def test_a_consumer_of_many_queues_claims_where_a_token_tells(three: Cluster, ma
         assert next(when for body, when in got if body == "other") - at < 0.5
     receiver.close()
     queues[0].purge()
+
+
+def test_of_many_consumers_that_wait_one_looks(three: Cluster, make: Make) -> None:
+    seldom(make, "looks", ("looks", "sync"))
+    engine = make.engine(url_of(three), wait_cap=0.3)
+    names = [name_on(three, index) for index in (0, 1, 2)]
+    receivers = [make.receiver([make.queue(name, engine) for name in names]) for _ in range(6)]
+    stop = threading.Event()
+
+    def calls() -> int:
+        return sum(commands(node, "evalsha") for node in three.nodes)
+
+    with ExitStack() as stack:
+        for one in receivers:
+            stack.enter_context(
+                running(lambda one=one: one.receive(1, 9, stop=stop), stop=stop)  # type: ignore[misc]
+            )
+        found = []
+        for _ in range(4):  # where a busy machine lets a consumer be late, another one looks too
+            time.sleep(0.5)
+            before = calls()
+            time.sleep(0.6)
+            found.append(calls() - before)
+            if found[-1] <= 18:  # 3 queues twice or three times; 6 consumers each: 42 and more
+                break
+        else:
+            raise AssertionError(found)
+    for one in receivers:
+        one.close()
 
 
 def test_a_wait_is_ended_at_the_node_where_it_is(three: Cluster, make: Make) -> None:

@@ -110,7 +110,12 @@ def test_a_paused_queue_has_nothing_to_claim(q: Queue) -> None:
 
 def test_who_waits_hears_of_a_look_that_found_nothing(q: Queue) -> None:
     with q.db.pubsub(ignore_subscribe_messages=True) as ear:
-        ear.subscribe(q.keys.looked)
+        if q.keys.sharded:
+            if q.rig.server.version < (7,):
+                pytest.skip("it has no sharded channels: each consumer looks for itself")
+            ear.ssubscribe(q.keys.looked)
+        else:
+            ear.subscribe(q.keys.looked)
         heard: list[str] = []
 
         def hear() -> list[str]:

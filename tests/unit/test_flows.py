@@ -136,11 +136,19 @@ def test_what_cannot_be_looked_at_is_claimed() -> None:
     assert len(call.keys) == sum(len(each.claim) for each in MANY)
 
 
-def test_in_a_cluster_each_consumer_looks_for_itself() -> None:
-    play = Play(consumer(QueueKeys("a", layout="cluster")).receive(3, None))
-    play.go(claimed())
-    assert play.effect.channels == ()
-    assert play.go(None).args[0] == "", "no other consumer is told"
+def test_in_a_cluster_one_looks_for_all_that_wait_and_says_so_at_the_node_of_the_queue() -> None:
+    queues = [QueueKeys(name, layout="cluster") for name in "ab"]
+    one = consumer(*queues)
+    play = Play(one.receive(2, None))
+    for _ in queues:
+        wait = play.go(claimed())
+    assert wait.channels == {queue.wake: queue.looked for queue in queues}
+    looks = one._looks
+    looks._at, looks._next = dict.fromkeys("ab", 0.0), None
+    wait = play.go([Looked(queues[0].looked, "other")])
+    look = wait if isinstance(wait, Call) else play.go(None)
+    assert (look.script.name, look.queue.name) == ("look", "b"), "the other one was looked at"
+    assert (look.args[0], look.args[-1]) == (one.name, 1), "on a sharded channel"
 
 
 def test_a_token_that_came_too_late_is_passed_on() -> None:
@@ -439,6 +447,26 @@ def test_in_a_cluster_a_node_that_is_back_is_tried_by_one_that_never_waits() -> 
     assert play.effect.queue == there
     play.go(claimed(delivery(), more=[there.name]))
     assert play.effect.queue == away
+
+
+def test_in_a_cluster_a_consumer_comes_back_while_the_server_waits_on_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is asked to now and then: its queue may have more partitions by now."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    one = consumer(*ABC)
+    begun(one)
+    one.until = 100.5
+    play = Play(one.receive(1, None))
+    assert play.effect.seconds == 0.5
+    now[0] = 100.5
+    play.go(None)
+    assert play.result == [], "without a claim, and without an end of the wait"
+    one.until = 101.0
+    play = Play(one.receive(1, None))
+    assert isinstance(play.effect, Wait)
+    assert play.go(ABC[1].wake).queue.name == "b"
 
 
 def test_when_the_next_one_is_due_it_is_claimed_also_after_looks_that_found_nothing(

@@ -130,7 +130,7 @@ def test_once_a_second_every_queue_is_looked_at_and_claimed_where_there_is_work(
     stage.give(None, None, None)  # of two elections, which it lost, and of the wait
     stage.poller.pump()
     (look,) = stage.line.calls("look")
-    assert look[-3:] == (stage.broker.ids.prefix, "20000", "4")
+    assert look[-4:] == (stage.broker.ids.prefix, "20000", "4", "0")
     assert {"_atomq.{q}.unacked", "_atomq.{p}.unacked"} <= set(look)
     assert stage.line.names()[-1] == "BRPOP", "behind it"
     stage.engine.answers["CLIENT UNBLOCK"] = lambda _: stage.line.replies.append(None)

@@ -216,7 +216,7 @@ class Consumer:
             self.wait(self.under_way)
 
     def wait(self, ahead: Any) -> None:
-        self.run(self.stage.waiting.wait((KEY,), 0.5, ahead, channels=("looked",)), waits=True)
+        self.run(self.stage.waiting.wait((KEY,), 0.5, ahead, channels={KEY: "looked"}), waits=True)
 
 
 @given(st.lists(moves, max_size=30), st.lists(actions, min_size=1, max_size=6))
@@ -323,6 +323,37 @@ def test_the_server_ends_a_wait_of_a_client_that_is_there_no_more() -> None:
     assert stage.unblocked == 1, "only to find out whether it may"
 
 
+def test_what_several_nodes_tell_is_heard_at_once() -> None:
+    """One consumer looks into many queues at a time, and each has a line."""
+    slots = SimpleNamespace(serves=lambda *_: True, doubted=())
+    waits = Waiting(SimpleNamespace(may_unblock=None, era=0, slots=slots))  # type: ignore[arg-type]
+    lines = [Line(SimpleNamespace(hello={}, node=("a node", n)), [f"wake {n}"]) for n in (1, 2)]
+    actions = waits.wait(("wake 1", "wake 2"), 0.5, channels={"wake 1": "one", "wake 2": "two"})
+    told, said = lines.copy(), b""
+
+    def perform(action: waiting.Action) -> Any:
+        nonlocal said
+        if isinstance(action, waiting.Send):
+            said += action.data
+        elif isinstance(action, waiting.Hear) and told:
+            line = told.pop(0)
+            name = {"wake 1": b"one", "wake 2": b"two"}[line.names[0]]
+            line.talk.feed(b">3\r\n$8\r\nsmessage\r\n$3\r\n%s\r\n$5\r\nother\r\n" % name)
+            return line
+        return lines if isinstance(action, waiting.Open) else None
+
+    def outcome() -> Any:
+        action = next(actions)
+        try:
+            while True:
+                action = actions.send(perform(action))
+        except StopIteration as stop:
+            return stop.value
+
+    assert outcome() == [Looked("one", "other"), Looked("two", "other")]
+    assert said.index(b"SSUBSCRIBE\r\n$3\r\none") < said.index(b"SSUBSCRIBE\r\n$3\r\ntwo")
+
+
 def test_waits_at_several_nodes_are_ended_at_once() -> None:
     slots = SimpleNamespace(serves=lambda *_: True, doubted=())
     waits = Waiting(SimpleNamespace(may_unblock=None, era=0, slots=slots))  # type: ignore[arg-type]
@@ -340,7 +371,7 @@ def test_waits_at_several_nodes_are_ended_at_once() -> None:
 @pytest.mark.parametrize("ahead", [None, claim("c")])
 def test_what_is_heard_meanwhile_is_the_answer_and_the_wait_goes_on(ahead: Any) -> None:
     stage = Stage(iter(()))
-    wait = partial(stage.waiting.wait, (KEY,), 0.5, ahead, channels=("looked",))
+    wait = partial(stage.waiting.wait, (KEY,), 0.5, ahead, channels={KEY: "looked"})
     assert stage.run(wait()) == [], "the subscription"
     stage.moves = iter(["told"])
     assert stage.run(wait()) == [Looked("looked", "other")]
@@ -386,7 +417,7 @@ def test_a_wait_lasts_as_long_as_it_is_said() -> None:
 @pytest.mark.parametrize("how", [{"inline": True}, {"listens": False}])
 def test_what_can_hear_of_nothing_else_does_not_listen(how: dict[str, bool]) -> None:
     stage = Stage(iter(["end"]))
-    stage.run(Waiting(stage.engine, **how).wait((KEY,), 0.1, channels=("looked",)))
+    stage.run(Waiting(stage.engine, **how).wait((KEY,), 0.1, channels={KEY: "looked"}))
     assert not stage.far.listens
 
 
@@ -404,7 +435,7 @@ def test_without_the_right_to_listen_it_waits_all_the_same(
     caplog.set_level("DEBUG")
     stage = Stage(iter(()))
     stage.may_listen = not refused
-    wait = partial(stage.waiting.wait, (KEY,), 0.5, channels=("looked",))
+    wait = partial(stage.waiting.wait, (KEY,), 0.5, channels={KEY: "looked"})
     assert stage.run(wait()) == []
     assert [record.getMessage() for record in caplog.records] == (
         ["not heard is which consumer looked: no"] if refused else []

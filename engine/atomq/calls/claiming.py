@@ -219,7 +219,7 @@ def claim(
 _LOOK = scripts.declared(
     "look",
     keys=(*(f"{name} * queue" for name in LOOKED), "ready * queue * step"),
-    argv=("consumer", "renew_ms", "steps"),
+    argv=("consumer", "renew_ms", "steps", "sharded"),
 )
 
 
@@ -236,7 +236,8 @@ def look(queues: Sequence[QueueKeys], consumer: str, *, renew_ms: int) -> Call[t
     def parse(reply: Any, _: bool) -> tuple[str, ...]:
         return tuple([names[int(index) - 1] for index in reply.split()])
 
-    return Call(_LOOK, queues[0], keys, [consumer, renew_ms, len(queues[0].steps)], parse)
+    first = queues[0]
+    return Call(_LOOK, first, keys, [consumer, renew_ms, len(first.steps), first.sharded], parse)
 
 
 def _dead_lettered(queues: Sequence[str], flat: Sequence[Any]) -> list[DeadLettered]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -28,7 +28,7 @@ Answer = str | Claimed | Sequence[Looked] | None
 class Wait(Effect[Answer]):
     """Block until a token arrives on one of these lists, at most `seconds`.
 
-    Answer: the list's name; or, at once, what was heard on the `channels` meanwhile; or None. The
+    Answer: the list's name; or, at once, what was heard on the `channels` of lists, or None. The
     wait goes on in the server afterwards, so that no token falls between two waits; `Withdraw` ends
     it.
 
@@ -43,7 +43,7 @@ class Wait(Effect[Answer]):
     seconds: float
     ahead: Call[Claimed] | None
     lasts: float
-    channels: tuple[str, ...]
+    channels: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,15 +52,20 @@ class Consumer(Claiming):
         self._by_wake = {queue.wake: queue for queue in queues}
         self._wakes = tuple(self._by_wake)
         self._waiting = False
+        self.until = NEVER
+        """When `receive` comes back (monotonic), while it is still waited in the server.
+
+        Only where no claim stands behind the wait: see `pauses`.
+        """
+        self._pausing = False
         # What to claim from if there was more; None: all. Of several groups, beside those in turn.
         self._next: Collection[str] | None = () if self._several else None
         self._has_waited = False  # since it was last asked for messages
         self._seen = NEVER  # when it last saw all tokens; NEVER: it has claimed from none yet
         self._found: set[str] | None = None  # when it looked; None: nothing, or it did not
         self._ahead: tuple[Claims, str, int] | None = None
-        # In a cluster what is said on a channel goes to every node: each consumer looks for itself.
-        self._by_channel = {} if self._by_slot else {queue.looked: queue.name for queue in queues}
-        self._channels = tuple(self._by_channel)
+        self._by_channel = {queue.looked: queue.name for queue in queues}
+        self._channels = {queue.wake: queue.looked for queue in queues}
 
     def receive(
         self,
@@ -85,7 +90,7 @@ class Consumer(Claiming):
         failing: float | None = None  # since when no claim was answered
         while True:
             # What is nearly never to be done is asked for here: a flow that ends at once costs too.
-            is_held_up = self._ahead is not None or self._company.stands_still()
+            is_held_up = self._ahead or self._pausing or self._company.stands_still()
             if is_held_up and not (yield from self._may_claim(deadline, stop, claimed)):
                 return []
             try:
@@ -115,6 +120,11 @@ class Consumer(Claiming):
                 wanted = {queue.name for queue in fired}
             elif not more:
                 wanted, claimed = yield from self._wait(deadline, stop, limit)
+
+    @property
+    def pauses(self) -> bool:
+        """Whether `until` is heeded."""
+        return self._several
 
     def _is_borne(
         self,
@@ -149,6 +159,9 @@ class Consumer(Claiming):
         self, deadline: float | None, stop: Stop | None, claimed: Claimed | None
     ) -> Flow[bool]:
         """Wait while nothing is to be claimed beside what its process holds; False: in vain."""
+        if self._pausing:
+            self._pausing = False
+            return False
         if self._ahead is not None:  # the last time was interrupted
             yield from self.stop_waiting()
         while claimed is None and self._company.stands_still():
@@ -190,7 +203,7 @@ class Consumer(Claiming):
 
     def _wait(
         self, deadline: float | None, stop: Stop | None, limit: int
-    ) -> Flow[tuple[set[str] | None, Claimed | None]]:
+    ) -> Flow[tuple[Collection[str] | None, Claimed | None]]:
         """Wait until there is something to claim, or for as long as may be waited.
 
         The queues to claim from then (None: all), and what a claim got that was sent ahead.
@@ -200,6 +213,7 @@ class Consumer(Claiming):
         now = time.monotonic()
         ahead, cap = None, self.options.wait_cap
         end = min([*self._minds.values(), NEVER if deadline is None else deadline])
+        until = self.until if self._several else NEVER
         # A lease counts from when its claim was sent: it may be a sixth of it older than it is.
         most = max(cap, min(LASTS * cap, self.options.lease_ms / 6000)) * random.uniform(0.9, 1)
         lasts = min(most, end - now)
@@ -211,7 +225,7 @@ class Consumer(Claiming):
         self.asked = clock()
         try:
             while True:
-                seconds = max(0.0, min(end, self._looks.next()) - time.monotonic())
+                seconds = max(0.0, min(end, until, self._looks.next()) - time.monotonic())
                 wakes = self._wakes if not self._aside else self._wakes_at_hand()
                 answer = yield from ask(Wait(wakes, seconds, ahead, lasts, self._channels))
                 if isinstance(answer, str | Claimed):
@@ -219,6 +233,9 @@ class Consumer(Claiming):
                 now = time.monotonic()
                 for looked in answer or ():
                     self._looks.heard(self._by_channel[looked.channel], looked.consumer, now)
+                if until <= now < end and not is_set(stop):
+                    self._pausing = True
+                    return (), None
                 time_is_up = answer is None or now >= min(end, self._looks.next())
                 is_over = (time_is_up and end <= self._looks.next()) or is_set(stop)
                 if is_over or (time_is_up and (yield from self._look(now))):
@@ -275,9 +292,7 @@ class Consumer(Claiming):
                         found.update(claims.names)
                 elif queues:
                     renew_ms = self._settings["renew_ms"]
-                    look = calls.look(
-                        queues, self.name if self._channels else "", renew_ms=renew_ms
-                    )
+                    look = calls.look(queues, self.name, renew_ms=renew_ms)
                     found.update((yield from ask(self._as_said(look))))
         except AtomqError as error:
             log.debug("all is claimed, as it could not be looked at: %s", error)
