@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from kombu.exceptions import OperationalError
 import atomq
 from atomq import InvalidArgument, InvalidOptions, ServerUnavailable
 from atomq.contrib.kombu import spread
-from tests.contrib.rig import ON_ONE_KIND, Place, ours
+from tests.contrib.rig import LONG, ON_ONE_KIND, Place, ours
 from tests.servers import Cluster, Server, wait_until
 
 pytestmark = ON_ONE_KIND
@@ -234,6 +235,29 @@ def test_one_message_at_a_time_and_the_end_of_the_queue(broker: Broker) -> None:
         assert sum(ready(queue)) == 1
 
 
+def test_a_stock_consumer_drains_the_partitions_by_their_names(server: Server) -> None:
+    """Behind the last consumer of atomq what was delayed lies where stock's own looks."""
+    broker = Broker(ours(server.url), server.url, server)
+    with (
+        broker.queue() as queue,
+        broker.connected() as connection,
+        consuming(connection) as got,
+    ):
+        put(connection.Producer(), "first")
+        drained(connection, lambda: got)
+        eta = (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
+        for n in range(4):
+            put(connection.Producer(), n, headers={"eta": eta})
+        assert queue.state().delayed == 4
+        names = queue.state().partitions
+    with Connection(server.url) as connection:
+        assert connection.transport.driver_name == "redis"
+        channel = connection.default_channel
+        assert channel._size("orders") == 1, "it sees the first one"
+        with consuming(connection, *(Queue(name, routing_key=name) for name in names)) as got:
+            drained(connection, lambda: sorted(got) == [0, 1, 2, 3])
+
+
 @pytest.mark.parametrize(
     "said", [{"orders": 0}, {"orders": 257}, {"orders": True}, {7: 2}, "orders"]
 )
@@ -310,6 +334,10 @@ def test_a_worker_does_all_that_it_does_on_a_queue(
             at.app.control.add_consumer("orders", **to)
             at.ledger.await_ends(stay)
             wait_until("its due time", lambda: queue.state().delayed == 1)
+            if LONG:  # it learns of more within some seconds, in its event loop
+                with atomq.Queue("orders", queue.engine, partitions=6) as more:
+                    added = more.partitions()[4:]
+                at.ledger.await_ends([at.send("work", queue=part.name) for part in added])
             assert worker.stop() == 0
             assert queue.state().unacked == 0
         assert "Unrecoverable" not in worker.log
