@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection
 from queue import Empty
 from typing import Any, Protocol
 
@@ -42,8 +43,8 @@ class Receiver(Protocol):
     def listens(self, queue: str) -> None:
         """A queue was declared whose messages come as broadcasts do."""
 
-    def cancelled(self, channel: Consuming, queue: str) -> None:
-        """A channel no longer consumes this queue."""
+    def cancelled(self, channel: Consuming, queues: Collection[str]) -> None:
+        """A channel no longer consumes a queue: this one, or these partitions of it."""
 
     def forget(self, channel: Consuming) -> None:
         """A channel closes."""
@@ -99,8 +100,8 @@ class Consuming(Publishing):
             self.no_ack_queues.discard(queue)
             self._regroup()
             self._order.update(self._claimed_wholes())
-            for name in self.broker.spread.names(queue) if self.connection is not None else ():
-                self._receiver.cancelled(self, name)
+            if self.connection is not None:
+                self._receiver.cancelled(self, self.broker.spread.names(queue))
         return found
 
     def look_for_partitions(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 from weakref import WeakSet
 
@@ -67,16 +67,20 @@ class Poller:
         """A consumer came: look into its queue, listen to its broadcasts."""
         self._intake.began(keys.name)
 
-    def cancelled(self, channel: Channel, queue: str) -> None:
-        """A consumer went: what was claimed for it and not handed over goes back."""
-        self._intake.ended(queue)
+    def cancelled(self, channel: Channel, queues: Collection[str]) -> None:
+        """A consumer went, of one queue or its partitions.
+
+        What was claimed for it and not handed over goes back.
+        """
+        for queue in queues:
+            self._intake.ended(queue)
         if in_gevent_hub():
             return  # a signal handler of a worker that stops: all of this is done when it hangs up
         try:
             if stopping() and not self._transport.lost:
                 channel.qos.give_back_unbegun()
-            self._buffer.give_back(lambda one, got: one is channel and got.queue == queue)
-            if not self._transport.lost:
+            self._buffer.give_back(lambda one, got: one is channel and got.queue in queues)
+            for queue in queues if not self._transport.lost else ():
                 self._intake.leave(queue)
         except (server.RedisError, OSError, AtomqError) as error:
             if not channel.closed:
