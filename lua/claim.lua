@@ -57,36 +57,43 @@ local is_plain = acks >= 0 and acks <= 1000 and tonumber(ARGV[11]) == acks and A
   and #ARGV[6] > 0 and #ARGV[6] < 10 and #ARGV[9] > 0 and #ARGV[9] < 12 and #KEYS == READY + (tonumber(ARGV[8]) or 0)
   -- tonumber takes 1e2 and 0x10 as well
   and not string.find(ARGV[3] .. ARGV[4] .. ARGV[6] .. ARGV[7] .. ARGV[9] .. ARGV[11], "%D")
-local ready, left, largest, take, has_token, is_empty = KEYS[READY + 1], 0, 0, 0, false, false
+local ready, left, largest, take, has_token, is_idle = KEYS[READY + 1], 0, 0, 0, false, false
+local timer_at -- what is to be written over: another consumer has to keep the time
 
 -- Reads how many it takes, none if it is not plain, and what it leaves. That no lease has ended it knows from `quiet`,
--- or there is none. Of what is delayed counts what goes before, and behind the last message anything: it would mind the
--- time of the next.
+-- or there is none. Of what is delayed counts what goes before. Behind the last message another consumer has to keep
+-- the time of the next, if none does.
 local function look()
-  local others
+  local others = 0
   local size = redis.call("LLEN", ready)
   local set = redis.call("HMGET", KEYS[7], "paused", "seen", "renew", "largest", "steps", "quiet", "cancels")
   local since, rest = now - (tonumber(set[2]) or 0), (tonumber(set[6]) or 0) - now
   left, largest = size - limit, tonumber(set[4]) or max_bytes
   local is_quiet = since >= 0 and since <= QUIET and rest > 0 and rest <= QUIET
-  if size == 0 and acks > 0 or set[1] == "1" or set[3] ~= ARGV[5] or set[5] ~= ARGV[8]
-    or set[7] and set[7] - now > 0 then
+  if set[1] == "1" or set[3] ~= ARGV[5] or set[5] ~= ARGV[8] or set[7] and set[7] - now > 0 then
     return
-  elseif size == 0 or not is_quiet and redis.call("ZCARD", unacked) == 0 then
+  elseif size == 0 then
+    local idle = require("lib.idle")
+    is_idle = idle.is_idle(now, acks, is_quiet)
+    return
+  elseif not is_quiet and redis.call("ZCARD", unacked) == 0 then
     local outage = require("lib.outage")
     local known = redis.call("HMGET", KEYS[7], "seen", "grace", "renew", "renewals")
     is_quiet = outage.is_noted(known[1], known[2], known[3], known[4], tonumber(ARGV[5]), tonumber(now))
-    is_empty = size == 0 and is_quiet
-      and redis.call("EXISTS", unacked, delayed, tokens, unpack(KEYS, READY + 2)) == 0
   end
-  if size == 0 or not is_quiet or largest * limit > max_bytes then
+  if not is_quiet or largest * limit > max_bytes then
     return
   elseif left > 0 then
     others = redis.call("ZCOUNT", delayed, "-inf", now .. ".5")
   else
-    others = redis.call("ZCARD", delayed)
     for step = 2, #KEYS - READY do
       others = others + redis.call("LLEN", KEYS[READY + step])
+    end
+    local later = redis.call("ZCARD", delayed)
+    if later > 0 and others == 0 then
+      local timer = require("lib.timer")
+      local is_kept = timer.is_kept(later, now)
+      others, timer_at = is_kept == nil and 1 or 0, not is_kept and timer.at or nil
     end
   end
   if acks > 1 then -- those go first then: their keys are looked at
@@ -118,8 +125,10 @@ local function settle()
 end
 
 is_plain = is_plain and pcall(look) and take > 0
-if is_empty then
-  return { now .. " -1 0 0 0 0" }
+if is_idle then
+  local idle = require("lib.idle")
+  missing = acks > 0 and settle() or ""
+  return { idle.answer(now) .. missing }
 end
 local out, bodies, tracked = { "" }, 0, nil
 while is_plain and bodies < take do
@@ -180,9 +189,12 @@ if tracked or ended then
   end
   tracking.write(9, tracking.done(notes, ended or {}, us), us)
 end
-if left > 0 and not has_token then
+if timer_at and timer_at > 0 then
+  redis.call("HSET", KEYS[7], "timer_at", 0)
+end
+if (left > 0 or timer_at) and not has_token then
   redis.call("RPUSH", tokens, "1")
-elseif left <= 0 and has_token then
+elseif left <= 0 and not timer_at and has_token then
   redis.call("DEL", tokens)
 end
 out[1] = now .. (left > 0 and " -1 0 1 1 0 1 1 1 1 " or " -1 0 0 0 1 1 1 1 ") .. take .. missing

@@ -216,7 +216,7 @@ def test_a_corrupt_record_goes_to_dead_letters_whole(q: Queue, record: bytes) ->
     q.put("a")
     (got,) = q.take()
     q.db.hset(q.keys.records, got.receipt, record)
-    q.db.zadd(q.keys.unacked, {got.receipt: 1})
+    q.pass_one_lease(got.receipt)
     assert q.take() == []
     assert [(letter.reason, letter.raw) for letter in q.dead] == [("corrupt", record)]
     assert q.unacked == {}
@@ -1055,7 +1055,7 @@ def _is_plain(q: Queue, call: Call[Claimed]) -> bool:
     """Whether this claim would go the short way; it is not made."""
     text = scripts.get("claim").text
     assert SHORT in text
-    text = text.replace(SHORT, "do return is_plain and pcall(look) and take > 0 end")
+    text = text.replace(SHORT, "do return is_plain and pcall(look) and (take > 0 or is_idle) end")
     return bool(q.db.eval(text, len(call.keys), *call.keys, *call.args))
 
 
@@ -1214,8 +1214,9 @@ def test_plain_claims_do_what_claims_in_full_do(rig: Rig, seed: int) -> None:
         limit, size = chance.choice((1, 1, 2, 3, 8, 40)), chance.choice((1 << 20, 1 << 20, 9000))
         acks = chance.sample(held, min(len(held), chance.randrange(4)))
         acks += chance.choice(([], [], [], ["never-1.0.1"], acks[:1]))
+        by = "me" if turn % 3 else "you"
         claims = [
-            q.claiming(limit, claim_id=f"me-{turn}", acks=[acks], max_bytes=size, max_deliveries=3)
+            q.claiming(limit, claim_id=f"{by}-{turn}", acks=[acks], max_bytes=size, max_deliveries=3)
             for q in (ours, full)
         ]
         short += _is_plain(ours, claims[0])
@@ -1237,4 +1238,75 @@ def test_plain_claims_do_what_claims_in_full_do(rig: Rig, seed: int) -> None:
         metas = ours.meta, full.meta
         for field in ("paused", "largest", "steps", "renew", "timer_by"):
             assert metas[0].get(field) == metas[1].get(field), field
+        assert len({meta.get("timer_at", "0") == "0" for meta in metas}) == 1
     assert short > 5, short
+
+
+def _ran(q: Queue, call: Call[Claimed]) -> tuple[Claimed, int]:
+    """A claim, and how many commands it ran inside."""
+    assert _is_plain(q, call)
+    q.db.config_resetstat()
+    claimed: Claimed = q.run(call)
+    beside = ("cmdstat_config", "cmdstat_info", "cmdstat_evalsha")
+    stats: dict[str, Any] = q.db.info("commandstats")
+    return claimed, sum(n["calls"] for name, n in stats.items() if not name.startswith(beside))
+
+
+def test_a_claim_beside_delayed_messages_is_plain(q: Queue) -> None:
+    """It took the long way, 35 commands, at each message of every queue with retries."""
+    q.put("later", "last", delay_ms=60_000)
+    q.put("a", "b", "c", "d")
+    (first,) = q.take(1)
+    got, ran = _ran(q, q.claiming(1, acks=[[first.receipt]]))
+    assert (names(got.deliveries), got.wait_ms, ran) == (["b"], None, 12)
+    got, ran = _ran(q, q.claiming(2))
+    assert (names(got.deliveries), got.more, got.wait_ms) == (["c", "d"], (), None)
+    assert ran == 14
+    assert q.tokens == 1, "another consumer has to keep the time"
+
+
+def test_behind_the_last_message_the_time_stays_with_the_consumer_that_keeps_it(q: Queue) -> None:
+    q.put("later", delay_ms=60_000)
+    assert q.claim(by="keeper").wait_ms is not None
+    q.put("a", "b")
+    got, ran = _ran(q, q.claiming(2, by="worker"))
+    assert (names(got.deliveries), q.tokens, ran) == (["a", "b"], 0, 16)
+    assert q.meta["timer_by"] == "keeper"
+    q.put("c")
+    got, ran = _ran(q, q.claiming(2, by="keeper"))
+    assert (names(got.deliveries), q.tokens, q.meta["timer_at"], ran) == (["c"], 1, "0", 15)
+    q.put("sooner", delay_ms=30_000)
+    assert q.claim(by="keeper").wait_ms is not None
+    q.put("soonest", delay_ms=10_000)
+    q.put("d")
+    got, ran = _ran(q, q.claiming(2, by="worker"))
+    assert (names(got.deliveries), q.tokens, q.meta["timer_at"]) == (["d"], 1, "0")
+
+
+def test_a_claim_that_finds_nothing_takes_the_acks_and_keeps_the_time(q: Queue) -> None:
+    q.put("a", "b")
+    held = [each.receipt for each in q.take(2)]
+    got, ran = _ran(q, q.claiming(1, acks=[[held[0], "stale"]]))
+    assert (got.deliveries, [at for _, at in got.lost_acks], got.more) == ([], ["stale"], ())
+    assert list(q.unacked) == held[1:]
+    q.put("later", delay_ms=60_000)
+    got, ran = _ran(q, q.claiming(1, by="keeper", acks=[held[1:]]))
+    assert (got.deliveries, q.unacked, q.tokens, q.meta["timer_by"]) == ([], {}, 0, "keeper")
+    assert 59_000 < (got.wait_ms or 0) <= 60_000
+    assert q.stats["acked"] == 2
+    got, ran = _ran(q, q.claiming(1, by="other"))
+    assert (got.wait_ms, ran) == (None, 9)
+    got, ran = _ran(q, q.claiming(1, by="keeper"))
+    assert (got.wait_ms is None, ran) == (False, 9)
+
+
+@pytest.mark.parametrize("how", ["due", "of another step"])
+def test_a_claim_is_not_plain_if_what_is_delayed_comes_next(q: Queue, how: str) -> None:
+    q.put("a", "b")
+    q.take(1)
+    q.put("later", delay_ms=1000, step=1 if how == "due" else 3)
+    if how == "due":
+        q.fall_due()
+    assert not _is_plain(q, q.claiming(2))
+    assert len(q.take(2)) == (2 if how == "due" else 1)
+    assert _is_plain(q, q.claiming(2)) == (how == "due")
