@@ -66,6 +66,9 @@ local timer_at -- what is to be written over: another consumer has to keep the t
 local function look()
   local others = 0
   local size = redis.call("LLEN", ready)
+  if size == 0 and redis.call("ZCOUNT", delayed, "-inf", now .. ".5") > 0 then
+    return
+  end
   local set = redis.call("HMGET", KEYS[7], "paused", "seen", "renew", "largest", "steps", "quiet", "cancels")
   local since, rest = now - (tonumber(set[2]) or 0), (tonumber(set[6]) or 0) - now
   left, largest = size - limit, tonumber(set[4]) or max_bytes

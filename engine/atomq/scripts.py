@@ -200,6 +200,7 @@ class _Bundle:
         self._lines = self._together(script)
         while self._prune():
             pass
+        self._lines = self._localized()
 
     @property
     def text(self) -> str:
@@ -265,21 +266,36 @@ class _Bundle:
             # A block, not a function: that would be one more to make and to call.
             lines += [("do", file, first), *self._linked(kept[:-1])]
             lines.append((f"{_name(module)} = M end", file, last))
-        return lines + self._hidden(late, f"{script}.lua") + self._linked(main)
+        asked = {
+            found[2]
+            for kept in (main, *self._early.values())
+            for text, _, _ in kept
+            if (found := _required(text))
+        }
+        return lines + self._hidden(late, asked, f"{script}.lua") + self._linked(main)
 
-    def _hidden(self, late: dict[str, list[_Line]], script: str) -> list[_Line]:
-        """`load_late(name)`: one function, in which those of the late modules are made."""
+    def _hidden(self, late: dict[str, list[_Line]], asked: set[str], script: str) -> list[_Line]:
+        """`load_late(name)`: one function, in which those of the late modules are made.
+
+        Locals, not fields of a table, which would cost three times as much. `asked` are the modules
+        that are required outside of it.
+        """
         if not late:
             return []
-        opening = "local load_late", "function load_late(name)", "local late = {}"
-        closing = "function load_late(which) return late[which]() end", "return load_late(name) end"
+        makers = ", ".join(f"late_{_name(module)}" for module in late)
+        opening = ["local load_late", "function load_late(name)", f"local {makers}"]
         lines = [(text, script, 1) for text in opening]
         for module, kept in late.items():
             (_, file, first), (_, _, last) = kept[0], kept[-1]
-            load = f"late.{_name(module)}"
+            load = f"late_{_name(module)}"
             lines += [(f"function {load}()", file, first), *self._linked(kept[:-1], inside=True)]
             # Made once: from now on it answers what it made.
             lines.append((f"function {load}() return M end return M end", file, last))
+        choices = "".join(
+            f'if which == "{name}" then return late_{name}() end '
+            for name in sorted(asked & {_name(module) for module in late})
+        )
+        closing = [f"function load_late(which) {choices}end", "return load_late(name) end"]
         return lines + [(text, script, 1) for text in closing]
 
     def _linked(self, lines: Sequence[_Line], *, inside: bool = False) -> list[_Line]:
@@ -289,7 +305,7 @@ class _Bundle:
                 indent, name, module = wanted.groups()
                 if module in self._early or self._constants.get(name):
                     continue
-                load = f"late.{name}()" if inside else f'load_late("{name}")'
+                load = f"late_{name}()" if inside else f'load_late("{name}")'
                 text = f"{indent}local {name} = {load}"  # noqa: PLW2901 - it reads best so
             found.append((self._written(text, file), file, number))
         return found
@@ -313,6 +329,31 @@ class _Bundle:
         shorter = len(kept) < len(self._lines)
         self._lines = kept
         return shorter
+
+    def _localized(self) -> list[_Line]:
+        """The lines with each function of an early module as a local of the script.
+
+        A field of a table costs the server three times as much to make, at each call.
+        """
+        early = set(map(_name, self._early))
+        made: dict[str, list[str]] = {}
+        for text, file, _ in self._lines:
+            if (found := _FUNCTION.match(text)) and _stem(file) in early:
+                made.setdefault(_stem(file), []).append(found[1])
+        if not made:
+            return self._lines
+        names = [f"{module}_{name}" for module, found in made.items() for name in found]
+
+        def renamed(text: str, file: str) -> str:
+            def local(match: re.Match[str]) -> str:
+                module = _stem(file) if match[1] == "M" else match[1]
+                return f"{module}_{match[2]}" if match[2] in made.get(module, ()) else match[0]
+
+            return _MEMBER.sub(local, text)
+
+        (first, file, number), *rest = self._lines
+        top = (f"{first}, {', '.join(names)}", file, number)
+        return [top, *((renamed(text, file), file, number) for text, file, number in rest)]
 
 
 # One module is in many scripts, and every process bundles all of them: what a file or a line holds

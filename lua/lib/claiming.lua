@@ -43,12 +43,15 @@ function M.run(missing, ended)
       available = available + this.left + this.in_unacked + this.in_delayed
     end
     names = receipts.named(claim_id, attempt, math.min(limit, available))
-    local asked = leased > 0 and #names > 0 and names or { "" }
     for q = 1, queues do
       -- A claim id is used once. If a consumer uses one twice, no lease is overwritten.
-      local held = redis.call("HMGET", KEYS[opened[q].at + 2], unpack(asked))
-      for i = 1, #asked do
-        is_repeated = is_repeated or held[i] ~= false
+      if leased == 0 or #names == 0 then
+        redis.call("HLEN", KEYS[opened[q].at + 2])
+      else
+        local held = redis.call("HMGET", KEYS[opened[q].at + 2], unpack(names))
+        for i = 1, #names do
+          is_repeated = is_repeated or held[i] ~= false
+        end
       end
     end
   end
@@ -72,7 +75,7 @@ function M.run(missing, ended)
     limit = limit, lease = lease, max_deliveries = max_deliveries, max_bytes = max_bytes, steps = steps, now = now,
     receipts = names, held = {}, scores = {}, out = { "" }, count = 0, bytes = 0, aside = 0, freed = false,
     company = company, drain = 0, id = claim_id .. "." .. attempt, runs = {}, attempt = attempt, keep = keep,
-    us = clock.us,
+    us = clock.us, is_sole = company == 0 and limit == 1, -- what it hands out goes alone: see lib/bands
   }
   local lost_acks = missing or ""
   for q = 1, missing and 0 or queues do
@@ -108,7 +111,7 @@ function M.run(missing, ended)
     end
   end
 
-  if not is_replayed and company == 0 and call.count == 1 then
+  if not is_replayed and company == 0 and call.count == 1 and not call.is_sole then
     delivering.alone(call)
   end
   local more, mores = "", 0

@@ -95,7 +95,7 @@ function M.hand(this, call, deliveries, spared, expires, step, bodies, from, to)
   local known = deliveries * 16 + step
   if call.known ~= known then -- mostly all are alike
     call.known, call.header = known, record.header(deliveries, step, call.now)
-    call.deadline = bands.score(step, call.now + call.lease)
+    call.deadline = bands.score(step, call.now + call.lease) .. (call.is_sole and ".5" or "")
   end
   local header, deadline, receipts = call.header, call.deadline, call.receipts
   local held, scores, out, count, bytes = call.held, call.scores, call.out, call.count, call.bytes

@@ -9,6 +9,16 @@ function M.count(key, step, now)
   return redis.call("ZCOUNT", key, low, low + now + 0.5)
 end
 
+-- Is anything due in this index of `size` entries? `deepest`: as below, if that is known.
+function M.is_any(this, key, deepest, size, now)
+  for step = 1, size > 0 and (deepest or M.deepest(this, key, size)) or 0 do
+    if M.count(key, step, now) > 0 then
+      return true
+    end
+  end
+  return false
+end
+
 -- What is due at `now` in the steps `from` to `to`, step by step, oldest first. Into `alone`, if it is given: true for
 -- each whose score has the mark.
 function M.now(key, from, to, now, limit, alone)

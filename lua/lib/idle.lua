@@ -3,8 +3,8 @@ local outage = require("lib.outage")
 
 local M = { has_token = false, keeps_time = false }
 
--- Reads. Is there nothing, and nothing to note but acks and the time of what is delayed? `is_quiet`: no lease has ended,
--- whatever is held.
+-- Reads. Is there nothing, and nothing to note but acks and the time of what is delayed? `is_quiet`: no lease has
+-- ended, whatever is held.
 function M.is_idle(now, acks, is_quiet)
   local there
   if acks > 0 and string.find(ARGV[#ARGV], " ", 1, true) then -- of a tracked message

@@ -5,7 +5,7 @@
 local limits = require("lib.limits")
 local shape = require("lib.shape")
 
-local M = {}
+local M = { heads = {} } -- a number costs much to write, and mostly all are alike
 
 local MOST_DELIVERIES, LAST_MS = 99999999, limits.LAST_MS -- what a record's header and a band can hold
 
@@ -66,7 +66,8 @@ end
 function M.spare(text, spared, at)
   at = at or 1
   if string.byte(text, at + 2) ~= 120 and spared > 0 then -- it has no head: not "x-...
-    return '{"x-spared":' .. spared .. "," .. string.sub(text, at + 1)
+    M.heads[spared] = M.heads[spared] or '{"x-spared":' .. spared .. ","
+    return M.heads[spared] .. string.sub(text, at + 1)
   end
   local message = at == 1 and text or string.sub(text, at)
   local deliveries, expires, _, was = M.head(message)

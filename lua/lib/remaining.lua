@@ -11,14 +11,9 @@ local function remains(this, call)
   elseif delivering.room(call) > 0 then
     return false -- every step was looked at and ran dry
   end
-  for step = 1, call.steps do
-    local to = due.last(this, call, step)
-    if this.in_delayed > 0 and #due.now(KEYS[this.at + 3], step, to, call.now, 1) > 0
-      or this.in_unacked > 0 and #due.now(KEYS[this.at + 1], step, to, this.ended, 1) > 0 then
-      return true
-    end
-  end
-  return false
+  -- Where nothing was due before, nothing is: `has_due` of the queue as it was read.
+  return this.has_due and (due.is_any(this, KEYS[this.at + 3], this.deepest_delayed, this.in_delayed, call.now)
+    or due.is_any(this, KEYS[this.at + 1], this.deepest_unacked, this.in_unacked, this.ended)) or false
 end
 
 -- One waiting consumer keeps the time at which the next delayed message falls due; a token wakes the others then.
@@ -29,7 +24,8 @@ local function timer(this, call, consumer)
   end
   local set = redis.call("HMGET", KEYS[this.at + 7], "timer_at", "timer_by")
   local timer_at, is_mine = tonumber(set[1]), set[2] == consumer
-  local next_due = due.earliest(KEYS[this.at + 3], due.deepest(this, KEYS[this.at + 3], this.in_delayed))
+  local deepest = this.deepest_delayed or due.deepest(this, KEYS[this.at + 3], this.in_delayed)
+  local next_due = due.earliest(KEYS[this.at + 3], deepest)
   if not next_due or timer_at and timer_at > call.now and timer_at <= next_due and not is_mine then
     return false
   elseif call.count > 0 or call.limit == 0 then -- this one goes to work: a waiting consumer shall keep the time
