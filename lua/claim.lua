@@ -66,7 +66,8 @@ local timer_at -- what is to be written over: another consumer has to keep the t
 local function look()
   local others = 0
   local size = redis.call("LLEN", ready)
-  if size == 0 and redis.call("ZCOUNT", delayed, "-inf", now .. ".5") > 0 then
+  local there = size == 0 and redis.call("EXISTS", unacked, delayed, tokens, unpack(KEYS, READY + 2)) or 0
+  if there > 0 and redis.call("ZCOUNT", delayed, "-inf", now .. ".5") > 0 then
     return
   end
   local set = redis.call("HMGET", KEYS[7], "paused", "seen", "renew", "largest", "steps", "quiet", "cancels")
@@ -76,8 +77,11 @@ local function look()
   if set[1] == "1" or set[3] ~= ARGV[5] or set[5] ~= ARGV[8] or set[7] and set[7] - now > 0 then
     return
   elseif size == 0 then
-    local idle = require("lib.idle")
-    is_idle = idle.is_idle(now, acks, is_quiet)
+    local in_unacked = there > 0 and redis.call("ZCARD", unacked) or 0
+    if is_quiet or in_unacked + acks == 0 then
+      local idle = require("lib.idle")
+      is_idle = idle.is_idle(now, acks, is_quiet, in_unacked > 0 and there - 1 or there)
+    end
     return
   elseif not is_quiet and redis.call("ZCARD", unacked) == 0 then
     local outage = require("lib.outage")

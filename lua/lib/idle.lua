@@ -4,21 +4,17 @@ local outage = require("lib.outage")
 local M = { has_token = false, keeps_time = false }
 
 -- Reads. Is there nothing, and nothing to note but acks and the time of what is delayed? `is_quiet`: no lease has
--- ended, whatever is held.
-function M.is_idle(now, acks, is_quiet)
-  local there
+-- ended; else none is held. `there`: how many of the other keys there are.
+function M.is_idle(now, acks, is_quiet, there)
   if acks > 0 and string.find(ARGV[#ARGV], " ", 1, true) then -- of a tracked message
     return false
-  elseif is_quiet then
-    there = redis.call("EXISTS", KEYS[3], KEYS[6], unpack(KEYS, 13))
-  elseif acks == 0 then
+  elseif not is_quiet then
     local set = redis.call("HMGET", KEYS[7], "seen", "grace", "renew", "renewals")
-    there = outage.is_noted(set[1], set[2], set[3], set[4], tonumber(ARGV[5]), tonumber(now))
-      and redis.call("EXISTS", KEYS[1], KEYS[3], KEYS[6], unpack(KEYS, 13))
+    if not outage.is_noted(set[1], set[2], set[3], set[4], tonumber(ARGV[5]), tonumber(now)) then
+      return false
+    end
   end
-  if not there then
-    return false
-  elseif there > 0 then
+  if there > 0 then
     local later = redis.call("ZCARD", KEYS[3])
     M.has_token = redis.call("LLEN", KEYS[6]) > 0
     if there > (later > 0 and 1 or 0) + (M.has_token and 1 or 0) then

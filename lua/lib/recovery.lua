@@ -120,7 +120,8 @@ function M.take(this, call, step)
   if step == 1 then
     this.deepest_unacked = due.deepest(this, KEYS[this.at + 1], this.in_unacked)
     this.deepest_delayed = due.deepest(this, KEYS[this.at + 3], this.in_delayed)
-    this.apart = this.deepest_unacked > 0 and bands.apart(KEYS[this.at + 1]) or 0
+    local may_wait = this.deepest_unacked > 1 or this.deepest_unacked == this.steps
+    this.apart = may_wait and bands.apart(KEYS[this.at + 1]) or 0
     if this.apart > 0 then
       local apart = require("lib.apart")
       apart.elect(this, call)
