@@ -58,7 +58,7 @@ local is_plain = acks >= 0 and acks <= 1000 and tonumber(ARGV[11]) == acks and A
   -- tonumber takes 1e2 and 0x10 as well
   and not string.find(ARGV[3] .. ARGV[4] .. ARGV[6] .. ARGV[7] .. ARGV[9] .. ARGV[11], "%D")
 local ready, left, largest, take, has_token, is_idle = KEYS[READY + 1], 0, 0, 0, false, false
-local timer_at -- what is to be written over: another consumer has to keep the time
+local timer_at, has_rested -- another consumer has to keep the time; nothing is held, which the next need not look for
 
 -- Reads how many it takes, none if it is not plain, and what it leaves. That no lease has ended it knows from `quiet`,
 -- or there is none. Of what is delayed counts what goes before. Behind the last message another consumer has to keep
@@ -87,6 +87,7 @@ local function look()
     local outage = require("lib.outage")
     local known = redis.call("HMGET", KEYS[7], "seen", "grace", "renew", "renewals")
     is_quiet = outage.is_noted(known[1], known[2], known[3], known[4], tonumber(ARGV[5]), tonumber(now))
+    has_rested = is_quiet
   end
   if not is_quiet or largest * limit > max_bytes then
     return
@@ -195,6 +196,9 @@ if tracked or ended then
     notes[#notes + 1], notes[#notes + 2] = id, tracking.text("h", us, claim_id .. ".0." .. i)
   end
   tracking.write(9, tracking.done(notes, ended or {}, us), us)
+end
+if has_rested then
+  redis.call("HSET", KEYS[7], "quiet", string.format("%.0f", now + QUIET), "seen", now)
 end
 if timer_at and timer_at > 0 then
   redis.call("HSET", KEYS[7], "timer_at", 0)

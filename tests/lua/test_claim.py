@@ -1267,6 +1267,17 @@ def test_a_claim_beside_delayed_messages_is_plain(q: Queue) -> None:
     assert q.tokens == 1, "another consumer has to keep the time"
 
 
+def test_one_claim_in_a_while_looks_whether_anything_is_held(q: Queue) -> None:
+    """Each did, where all is acked before the next claim: two commands more."""
+    q.put("a", "b", "c", "d")
+    q.run(calls.ack(q.keys, [each.receipt for each in q.take(1)]))
+    q.db.hset(q.keys.meta, mapping={"quiet": q.now() - 1000, "seen": q.now() - 1000})
+    for commands in (12, 9):
+        got, ran = _ran(q, q.claiming(1))
+        assert ran == commands
+        q.run(calls.ack(q.keys, [each.receipt for each in got.deliveries]))
+
+
 def test_behind_the_last_message_the_time_stays_with_the_consumer_that_keeps_it(q: Queue) -> None:
     q.put("later", delay_ms=60_000)
     assert q.claim(by="keeper").wait_ms is not None
