@@ -96,6 +96,8 @@ class Waiter:
                     # A server or a user without SSUBSCRIBE hears what is said to all.
                     if purpose == "SUBSCRIBE" and isinstance(reply, Exception):
                         raise reply
+                    if not ear.talk.under_way:
+                        break  # what came with it is heard by `listen`
         return self._ear
 
     def close(self) -> None:

@@ -46,6 +46,7 @@ TESTS = {
         "tests/unit/test_conversation.py tests/unit/test_kombu_poller.py",
     ],
     "engine/atomq/waiting.py": ["tests/unit/test_waiting.py"],
+    "engine/atomq/waiter*": ["tests/unit/test_waiter.py", "tests/faults/test_waiting.py"],
     "engine/atomq/cluster.py": ["tests/unit/test_cluster.py tests/unit/test_nodes.py"],
     "engine/atomq/gathering.py": ["tests/unit/test_gathering.py"],
     "engine/atomq/flows/*": [
