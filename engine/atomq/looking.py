@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from math import inf
 from typing import NamedTuple
 
 # Parts of the longest time between two looks. Between them lies what a look takes.
@@ -40,37 +41,35 @@ class Looks:
         self._cap = cap
         self._name = name
         self._at: dict[str, float] = {}
-        self._next: float | None = None  # the least of them, where it was reckoned
+        self.next_at = inf
+        """When to look; inf: it knows no queue."""
 
     def claimed(self, queues: Iterable[str], now: float) -> None:
         """It claimed these at `now`, and so has looked; only those that it knows are looked at."""
         for queue in queues:
             if self._at.get(queue, now) <= now:
                 self._at[queue] = now + self._cap * random.uniform(*INSTEAD)
-                self._next = None
+        self._reckon()
 
     def looked(self, queues: Iterable[str], now: float) -> None:
         """It looked at these at `now`, and found nothing to do."""
         at = now + self._cap * random.uniform(*AGAIN)
         self._at.update(dict.fromkeys(queues, at))
-        self._next = None
+        self._reckon()
 
     def heard(self, queue: str, consumer: str, now: float) -> None:
         """It heard at `now` that this consumer has looked."""
         if consumer != self._name and queue in self._at:
             self._at[queue] = now + self._cap * random.uniform(*INSTEAD)
-            self._next = None
+            self._reckon()
 
     def forget(self, queue: str) -> None:
         """Look at it no more."""
         self._at.pop(queue, None)
-        self._next = None
+        self._reckon()
 
-    def next(self) -> float:
-        """When to look; inf: it knows no queue."""
-        if self._next is None:
-            self._next = min(self._at.values(), default=float("inf"))
-        return self._next
+    def _reckon(self) -> None:
+        self.next_at = min(self._at.values(), default=inf)
 
     def due(self, now: float) -> list[str]:
         """Which to look at now."""

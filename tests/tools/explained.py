@@ -94,9 +94,9 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         INSTANT: (
             "return may and seconds <= options.retry_budget",
-            "is_over = (time_is_up and end < self._looks.next()) or is_set(stop)",
+            "is_over = (time_is_up and end < self._looks.next_at) or is_set(stop)",
             "if deadline is not None and time.monotonic() > deadline:",
-            "time_is_up = answer is None or now > min(end, self._looks.next())",
+            "time_is_up = answer is None or now > min(end, self._looks.next_at)",
             "if now > aside.until:",
         ),
         FOR_EVER: ("if not not fired:", "if  fired:"),

@@ -37,15 +37,15 @@ class Fleet:
 
     def look_until(self, end: float) -> None:
         while self.waiting:
-            who, looks = min(self.waiting.items(), key=lambda one: one[1].next())
-            now = looks.next()
+            who, looks = min(self.waiting.items(), key=lambda one: one[1].next_at)
+            now = looks.next_at
             if now > end:
                 return
             assert looks.due(now) == ["q"]
             looks.looked(["q"], now)
             self.looks.append((now, who))
             for other in self.waiting.values():
-                if other.next() > now + DELAY:  # else it is about to look by itself
+                if other.next_at > now + DELAY:  # else it is about to look by itself
                     other.heard("q", f"c{who}", now + DELAY)
 
 
@@ -72,19 +72,19 @@ def test_of_many_that_wait_one_looks(starts: list[float]) -> None:
 def test_it_hears_neither_itself_nor_of_other_queues() -> None:
     looks = Looks(1.0, "me")
     looks.claimed(["q"], 10)
-    before = looks.next()
+    before = looks.next_at
     looks.heard("q", "me", 10.5)
     looks.heard("r", "other", 10.5)
-    assert looks.next() == before
+    assert looks.next_at == before
     looks.heard("q", "other", 10.5)
-    assert 10.5 + INSTEAD[0] <= looks.next() <= 10.5 + INSTEAD[1]
+    assert 10.5 + INSTEAD[0] <= looks.next_at <= 10.5 + INSTEAD[1]
 
 
 def test_what_is_due_soon_is_looked_at_too() -> None:
     looks = Looks(1.0, "me")
     looks.looked(["a", "b"], 10)
     looks.looked(["c"], 10.4)
-    assert looks.due(looks.next()) == ["a", "b"]
+    assert looks.due(looks.next_at) == ["a", "b"]
     assert looks.due(11) == ["a", "b"]
     looks.forget("a")
     assert looks.due(12) == ["b", "c"]
@@ -92,10 +92,10 @@ def test_what_is_due_soon_is_looked_at_too() -> None:
 
 def test_a_claim_counts_as_a_look_but_puts_none_off() -> None:
     looks = Looks(0.5, "me")
-    assert looks.next() == float("inf")
+    assert looks.next_at == float("inf")
     looks.looked(["q"], 10)
-    before = looks.next()
+    before = looks.next_at
     looks.claimed(["q"], 10.1)
-    assert looks.next() == before
+    assert looks.next_at == before
     looks.claimed(["q"], 20)
-    assert looks.next() == pytest.approx(20.48, abs=0.011)
+    assert looks.next_at == pytest.approx(20.48, abs=0.011)

@@ -197,7 +197,7 @@ class Consumer(Claiming):
             found = yield from ask(Filled(self._wakes_at_hand()))
             wanted += [self._by_wake[wake].name for wake in found]
         wanted += [name for name, aside in self._aside.items() if now >= aside.until]
-        if now >= self._looks.next() and (yield from self._look(now)):
+        if now >= self._looks.next_at and (yield from self._look(now)):
             return None if self._found is None else [*wanted, *self._found]
         return wanted
 
@@ -225,7 +225,7 @@ class Consumer(Claiming):
         self.asked = clock()
         try:
             while True:
-                seconds = max(0.0, min(end, until, self._looks.next()) - time.monotonic())
+                seconds = max(0.0, min(end, until, self._looks.next_at) - time.monotonic())
                 wakes = self._wakes if not self._aside else self._wakes_at_hand()
                 answer = yield from ask(Wait(wakes, seconds, ahead, lasts, self._channels))
                 if isinstance(answer, str | Claimed):
@@ -236,8 +236,8 @@ class Consumer(Claiming):
                 if until <= now < end and not is_set(stop):
                     self._pausing = True
                     return (), None
-                time_is_up = answer is None or now >= min(end, self._looks.next())
-                is_over = (time_is_up and end <= self._looks.next()) or is_set(stop)
+                time_is_up = answer is None or now >= min(end, self._looks.next_at)
+                is_over = (time_is_up and end <= self._looks.next_at) or is_set(stop)
                 if is_over or (time_is_up and (yield from self._look(now))):
                     answer = yield from self._waited(is_over=is_over)
                     break

@@ -156,7 +156,7 @@ class Intake:
     def _send(self, purpose: Any, command: Command) -> None:
         """Send a command, packed or not. `purpose`: CLAIM, WAIT, or a function of the answer."""
         try:
-            self.socket.connected().say(command, purpose)
+            (self.socket.line or self.socket.connected()).say(command, purpose)
         except GONE as error:
             self._broken(error)
 
@@ -182,7 +182,7 @@ class Intake:
         if claims.under_way or now < claims.rests_until:
             return
         is_time, is_due = now >= claims.chores_at, now >= claims.due_at
-        may_look = not self.blocked and now >= self.looker.times.next()
+        may_look = not self.blocked and now >= self.looker.times.next_at
         rooms = self.demand.rooms(least=is_time or is_due or may_look or claims.has_found)
         if rooms and stopping():
             rooms = {}
@@ -248,7 +248,7 @@ class Intake:
             # The server's own timer ends the wait: whatever was missed is found within a second.
             now, seconds = time.monotonic(), random.uniform(*CAP)
             if able:
-                seconds = min(seconds, max(0.01, self.looker.times.next() - now))
+                seconds = min(seconds, max(0.01, self.looker.times.next_at - now))
                 self.watch.arm([name for channel in able for name in channel.claimed_queues()])
             self.blocked = keys
             self._until = now + seconds + PATIENCE
@@ -321,7 +321,7 @@ class Intake:
     def hear(self) -> None:
         """Take in what has come over the socket, which is readable."""
         try:
-            self.socket.connected().hear()
+            (self.socket.line or self.socket.connected()).hear()
         except GONE as error:
             self._broken(error)
 
@@ -338,7 +338,7 @@ class Intake:
         """Take in one answer or push; True if something was handed over at once."""
         self.has_read = True
         try:
-            purpose, reply = self.socket.connected().answer()
+            purpose, reply = (self.socket.line or self.socket.connected()).answer()
         except GONE as error:
             self._broken(error)
             return False

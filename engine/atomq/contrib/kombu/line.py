@@ -70,8 +70,7 @@ class Socket:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._opened = 0.0
-        self.moves = self.era = 0
-        """Those of the engine when the line was made: see `is_outdated`."""
+        self._moves = self._era = 0
         self._on_number: Callable[[int | None], None] = lambda _: None
         self.line: Line | None = None
 
@@ -84,7 +83,7 @@ class Socket:
     def connected(self) -> Line:
         """The line; it is made if there is none. Raises redis-py's exceptions and ours."""
         if self.line is None:
-            self.moves, self.era = self._engine.moves, self._engine.era
+            self._moves, self._era = self._engine.moves, self._engine.era
             self.line = Line(wires.taken(self._engine.connection()))
             self._opened = time.monotonic()
             self._on_number(self.line.wire.fileno())
@@ -101,13 +100,13 @@ class Socket:
     def is_outdated(self) -> bool:
         """Whether another server became the master, or the credentials may be others by now."""
         return self.line is not None and (
-            self.era != self._engine.era or self.moves != self._engine.moves
+            self._era != self._engine.era or self._moves != self._engine.moves
         )
 
     @property
     def has_moved(self) -> bool:
         """Whether another server became the master since the line was made."""
-        return self.line is not None and self.moves != self._engine.moves
+        return self.line is not None and self._moves != self._engine.moves
 
     def lasted(self) -> float:
         """Seconds for which the line has been there."""
@@ -115,9 +114,9 @@ class Socket:
 
     def new_credentials(self) -> tuple[str, ...]:
         """What to send with AUTH, once the provider has another token; else nothing."""
-        if self.line is None or self.era == self._engine.era:
+        if self.line is None or self._era == self._engine.era:
             return ()
-        self.era = self._engine.era
+        self._era = self._engine.era
         provider = self.line.wire.credential_provider
         # Without a provider another master is about to be announced.
         return tuple(provider.get_credentials()) if provider is not None else ()

@@ -141,9 +141,10 @@ class Poller:
         A solo worker runs a task in there. The loop acks it, and may stop us.
         """
         until = time.monotonic() + TURN
+        works = runs_in_delivery(in_loop=self._waker is not None)
         try:
             while self._buffer.waiting and not stopping():
-                self.deliver_one()
+                self._deliver_one(works=works)
                 if self._waker is not None and time.monotonic() > until:
                     break
         finally:  # a callback may raise, and the loop go on
@@ -163,7 +164,7 @@ class Poller:
         while True:
             if self._buffer and not stopping():
                 self._handed_at = time.monotonic()
-                self.deliver_one()
+                self._deliver_one(works=runs_in_delivery(in_loop=self._waker is not None))
                 return True
             self.pump()
             left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
@@ -176,14 +177,14 @@ class Poller:
             if late and (not self._buffer or stopping()):
                 return False
 
-    def deliver_one(self) -> None:
-        """Hand over the oldest message that waits."""
+    def _deliver_one(self, *, works: bool) -> None:
+        """Hand over the oldest message that waits. `works`: that is to work on it."""
         oldest = self._buffer.next()
         if oldest is None:
             return
         channel, delivery, now_ms = oldest
         if not delivery.lost:
-            if not runs_in_delivery(in_loop=self._waker is not None):
+            if not works:
                 channel.deliver(delivery, now_ms)
                 return
             # This connection hears nothing until the task is done.

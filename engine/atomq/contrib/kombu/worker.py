@@ -80,7 +80,8 @@ def begin_no_more() -> None:
 def waiting() -> bool:
     """Whether a task that it was given waits for a place in its pool: then no place is idle."""
     state = sys.modules.get("celery.worker.state")
-    return state is not None and len(state.reserved_requests) > len(state.active_requests)
+    # Their own `__len__` is two calls of Python each, and this is asked at turns of an event loop.
+    return state is not None and len(state.reserved_requests.data) > len(state.active_requests.data)
 
 
 def takes_tasks(consumer: Any) -> bool:
