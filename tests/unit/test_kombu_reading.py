@@ -38,11 +38,13 @@ def _channel() -> Any:
     return Channel.__new__(Channel)
 
 
-def _message(body: bytes, kind: str = "application/json", accept: Any = None) -> Any:
+def _message(
+    body: bytes, kind: str = "application/json", accept: Any = None, encoding: Any = "utf-8"
+) -> Any:
     payload = {
         "body": base64.b64encode(body).decode(),
         "content-type": kind,
-        "content-encoding": "utf-8",
+        "content-encoding": encoding,
         "headers": {},
         "properties": {"body_encoding": "base64", "delivery_tag": "t", "delivery_info": {}},
     }
@@ -64,6 +66,12 @@ def _said(read: Any) -> Any:
 def test_a_body_is_read_as_by_kombu(body: bytes, kind: str, accept: Any) -> None:
     message = _message(body, kind, accept)
     assert message.body == body
+    assert _said(message.decode) == _said(lambda: base.Message.decode(message))
+
+
+@pytest.mark.parametrize("encoding", [None, "", "UTF-8", "latin-1", "binary", 5, True, ["utf-8"]])
+def test_an_encoding_is_refused_as_by_kombu(encoding: Any) -> None:
+    message = _message(b'["\xc3\xa4"]', accept={"application/json"}, encoding=encoding)
     assert _said(message.decode) == _said(lambda: base.Message.decode(message))
 
 

@@ -20,15 +20,15 @@ def from_json(text: str) -> Any:
     return _typed.decode(text) if '"__type__"' in text else JSON.loads(text)
 
 
-def body_in_json(data: Any, kind: Any, accept: Collection[str] | None) -> Any:
+def body_in_json(data: Any, kind: Any, encoding: Any, accept: Collection[str] | None) -> Any:
     """A body as `kombu.serialization.loads` answers it; None where it is for that to answer.
 
     It is where the consumer accepts no JSON, the body is none, or a program registered another
-    reader of JSON.
+    reader of JSON; and where the encoding is not UTF-8, which may be one that Kombu refuses.
     """
     if kind != "application/json" or accept is None or kind not in accept or not data:
         return None
-    if registry._decoders.get(kind) is not json.loads:
+    if encoding != "utf-8" or registry._decoders.get(kind) is not json.loads:
         return None
     try:
         return from_json(data if isinstance(data, str) else data.decode())
