@@ -62,9 +62,7 @@ class Message(virtual.Message):
 
     def _decode(self) -> Any:
         try:
-            decoded = body_in_json(
-                self.body, self.content_type, self.content_encoding, self.accept
-            )
+            decoded = body_in_json(self.body, self.content_type, self.content_encoding, self.accept)
             if decoded is None:
                 decoded = super()._decode()
             if fault := worker.fault(decoded):
