@@ -562,6 +562,25 @@ def test_a_queue_that_another_node_serves_now_is_waited_for_there() -> None:
     assert stage.waiting.lines == [], "what the other node knows nothing of is not ended there"
 
 
+@pytest.mark.parametrize(("names", "looks"), [(("a",), [0.1]), (("a", "b"), [0.1, 0])])
+def test_what_was_heard_on_one_line_keeps_no_token_of_another_waiting(
+    names: tuple[str, ...], looks: list[float]
+) -> None:
+    """And where there is no other line, there is nothing to look for."""
+
+    class Told(Nodes):
+        def perform(self, action: waiting.Action) -> Any:
+            answer = super().perform(action)
+            if isinstance(action, waiting.Hear) and len(self.heard) == 1:
+                (line, *_) = action.lines
+                return line if line.talk.feed(b">2\r\n$1\r\nx\r\n$1\r\ny\r\n") else None
+            return answer
+
+    stage = Told(a="one", b="two")
+    assert stage.run(stage.waiting.wait(names, 0.1)) == []
+    assert stage.heard == looks
+
+
 def test_a_claim_stands_behind_the_wait_of_one_line_only() -> None:
     stage = Nodes(a="one", b="two")
     assert stage.run(stage.waiting.wait(("a", "b"), 0.1, claim("c"))) is None
