@@ -43,7 +43,12 @@ class Alone:
 
     def holds(self) -> bool:
         """Whether anything is held that would end with this process."""
-        return any(lease.counts() for lease in self._leases.copy().values())
+        # Not `any()` of a method: each claim asks, and what was dropped stays until its lease ends.
+        now = time.monotonic()
+        for lease in self._leases.copy().values():
+            if lease.begins <= now and lease.holder() is not None:
+                return True
+        return False
 
     def note(self, claim: Claimed, *, strictly: bool) -> None:
         """This is held from now on; to be called before it is among the leases."""

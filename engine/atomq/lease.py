@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import weakref
 from typing import Any, Protocol
 
@@ -35,10 +34,6 @@ class Lease:
         self.claimed = since
         self.started: float | None = None
         self.begins = 0.0  # not worked on before
-
-    def counts(self) -> bool:
-        """Whether an end of this process would be one of this message too."""
-        return self.holder() is not None and self.begins <= time.monotonic()
 
 
 def work_of(lease: Lease, now: float) -> Work:

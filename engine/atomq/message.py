@@ -57,24 +57,25 @@ def _parsed(text: str | bytes) -> Any:
     return json.loads(text)
 
 
-def _compact_encoder() -> Callable[[Any], str]:
-    """What `json.dumps` does without blanks and without NaN, by one encoder for all calls.
+def _encoder(comma: str, colon: str) -> Callable[[Any], str]:
+    """What `json.dumps` does with these separators and without NaN, by one encoder for all calls.
 
     `JSONEncoder.encode` makes its C encoder anew each time, which takes as long as a small body.
     Where Python has none, or it takes other arguments, `encode` it is.
     """
-    plain = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+    plain = json.JSONEncoder(separators=(comma, colon), allow_nan=False)
     make: Any = getattr(json.encoder, "c_make_encoder", None)
     try:
-        chunks = make(None, plain.default, quoted, None, ":", ",", False, False, False)
-        if "".join(chunks({"a": [1, None]}, 0)) == '{"a":[1,null]}':
+        chunks = make(None, plain.default, quoted, None, colon, comma, False, False, False)
+        if "".join(chunks({"a": [1, None]}, 0)) == f'{{"a"{colon}[1{comma}null]}}':
             return lambda value: "".join(chunks(value, 0))
     except TypeError:  # not callable, or not with these
         pass
     return plain.encode
 
 
-_compact = _compact_encoder()
+_compact = _encoder(",", ":")
+_spaced = _encoder(", ", ": ")
 
 
 def _bytes(value: Any) -> bytes:
@@ -86,7 +87,7 @@ def _bytes(value: Any) -> bytes:
 def strict_json(value: Any, what: str) -> str:
     """A header or a result as JSON. Raises `InvalidMessage` for what JSON cannot say, as NaN."""
     try:
-        return json.dumps(value, allow_nan=False)
+        return _spaced(value)
     except Exception as error:
         raise InvalidMessage(f"{what} not JSON: {arguments.words(error)}") from error
 

@@ -25,7 +25,7 @@ from atomq.message import (
     Producers,
     Serializer,
     Writer,
-    _compact_encoder,
+    _encoder,
     check_priority,
 )
 
@@ -219,7 +219,7 @@ def test_what_json_cannot_say_is_refused(body: Any) -> None:
 
 def test_where_json_has_no_encoder_in_c_its_own_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("json.encoder.c_make_encoder", None)
-    assert _compact_encoder()({"a": [1, 2]}) == '{"a":[1,2]}'
+    assert _encoder(",", ":")({"a": [1, 2]}) == '{"a":[1,2]}'
 
 
 # ── producers ─────────────────────────────────────────────────────────────────────────────────

@@ -36,7 +36,8 @@ SOLE, HOLDS = 0, 1  # of company
 class Call(Generic[T_co]):
     """One script call: what to send, and how to read the answer.
 
-    `keys` are a tuple where other calls have the same ones: these are packed once. `repeated` tells
+    `keys` are a tuple where other calls have the same ones: these are packed once. They are a list
+    where each call has others: of those nothing is kept. `repeated` tells
     that an earlier, equal call may have been carried out without an answer, and `large` that its
     answer may be large: small calls do not wait behind it. `durability` is what has to be confirmed
     before it is answered; such a call writes, also when it is repeated. With a `place`, that node
@@ -164,16 +165,12 @@ class Verdict(Enum):
     """Not reached within the bytes of one call: call again with this item."""
 
 
-def read_missing(n: int) -> Callable[[Any, bool], list[Verdict]]:
-    """Read a list of the 1-based positions of items that were not there."""
-
-    def parse(reply: Any, repeated: bool) -> list[Verdict]:
-        verdicts = [Verdict.DONE] * n
-        for position in reply:
-            verdicts[position - 1] = Verdict.UNKNOWN if repeated else Verdict.LOST
-        return verdicts
-
-    return parse
+def read_missing(n: int, reply: Any, repeated: bool) -> list[Verdict]:
+    """Read a list of the 1-based positions of those of `n` items that were not there."""
+    verdicts = [Verdict.DONE] * n
+    for position in reply:
+        verdicts[position - 1] = Verdict.UNKNOWN if repeated else Verdict.LOST
+    return verdicts
 
 
 def read_verdicts(reply: Any, repeated: bool) -> list[Verdict]:
@@ -202,18 +199,20 @@ def is_tracked(word: Any) -> bool:
 
 def read_missing_of(given: Sequence[str]) -> Callable[[Any, bool], list[Verdict]]:
     """The same as `read_missing`, where what was sent is `tracked_last` of what was given."""
-    parse = read_missing(len(given))
     places = sorted(range(len(given)), key=lambda at: is_tracked(given[at]))
 
     def in_order(reply: Any, repeated: bool) -> list[Verdict]:
-        return parse([places[at - 1] + 1 for at in reply], repeated)
+        return read_missing(len(given), [places[at - 1] + 1 for at in reply], repeated)
 
     return in_order
 
 
+_LISTS = (list, tuple)
+
+
 def check_items(what: str, given: Sequence[Any], *, least: int = 1) -> int:
     """How many items these are. Raises `InvalidArgument` for too few or too many in one call."""
-    if type(given) is list and least <= len(given) <= MOST:  # as nearly always
+    if type(given) in _LISTS and least <= len(given) <= MOST:  # as nearly always
         return len(given)
     if not isinstance(given, Sequence) or isinstance(given, str | bytes):
         raise InvalidArgument(f"{what} must be a list, got {arguments.shown(given)}")

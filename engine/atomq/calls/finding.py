@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, Literal
 
@@ -309,7 +310,7 @@ _RUN_NOW = scripts.declared(
 def run_now(keys: QueueKeys, ids: Sequence[str]) -> Call[list[Verdict]]:
     """Delayed messages, by id, fall due at once; one verdict each."""
     check_names("ids", ids)
-    return Call(_RUN_NOW, keys, keys.run_now, ids, read_missing(len(ids)))
+    return Call(_RUN_NOW, keys, keys.run_now, ids, partial(read_missing, len(ids)))
 
 
 _PROGRESS = scripts.declared(

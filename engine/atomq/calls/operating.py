@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from atomq import arguments, scripts
@@ -33,7 +34,7 @@ _CANCEL = scripts.declared(
 def cancel(keys: QueueKeys, ids: Sequence[str]) -> Call[list[Verdict]]:
     """Delayed messages, by id, are gone for good, and their ids forgotten; one verdict each."""
     results = map(keys.result, check_names("ids", ids))
-    return Call(_CANCEL, keys, (*keys.cancel, *results), ids, read_missing(len(ids)))
+    return Call(_CANCEL, keys, [*keys.cancel, *results], ids, partial(read_missing, len(ids)))
 
 
 _REDRIVE = scripts.declared(

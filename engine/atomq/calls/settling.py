@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from atomq import arguments, scripts
@@ -35,7 +36,7 @@ def ack(keys: QueueKeys, receipts: Sequence[str]) -> Call[list[Verdict]]:
     n = check_items("receipts", receipts)
     sent = tracked_last(receipts)
     if sent is receipts:
-        return Call(_ACK, keys, keys.ack, receipts, read_missing(n))
+        return Call(_ACK, keys, keys.ack, receipts, partial(read_missing, n))
     return Call(_ACK, keys, (*keys.ack, *keys.tracked), sent, read_missing_of(receipts))
 
 
@@ -150,12 +151,13 @@ def reject(
 ) -> Call[list[Verdict]]:
     """Move messages to dead letters, with the reason; one verdict each, AGAIN among them."""
     check_items("receipts", items)
+    names = [*keys.reject]
     args: list[Any] = [ttl_ms, keys.sharded, max_bytes, keys.keep]
-    for item in items:
-        check_reason(item.reason)
-        args += (item.receipt, item.reason, arguments.readable(item.detail, 4096), item.value)
-    results = [keys.result(item.id) for item in items]
-    return Call(_REJECT, keys, (*keys.reject, *results), args, read_verdicts)
+    for receipt, message_id, reason, detail, value in items:
+        check_reason(reason)
+        names.append(keys.result(message_id))
+        args += (receipt, reason, arguments.readable(detail, 4096), value)
+    return Call(_REJECT, keys, names, args, read_verdicts)
 
 
 _DEAD_LETTER = scripts.declared(
@@ -196,9 +198,14 @@ def complete(
     Items of `Delivery.word`, message id, and result as JSON.
     """
     check_items("receipts", items)
-    parse = read_missing_of([word for word, _, _ in items])
-    items = sorted(items, key=lambda item: is_tracked(item[0]))
-    results = [keys.result(message_id) for _, message_id, _ in items]
-    pairs = (x for receipt, _, value in items for x in (receipt, value))
-    args = [ttl_ms, keys.sharded, *pairs]
-    return Call(_COMPLETE, keys, (*keys.complete, *results), args, parse)
+    parse: Callable[[Any, bool], list[Verdict]] = partial(read_missing, len(items))
+    words = [word for word, _, _ in items]
+    if tracked_last(words) is not words:
+        parse = read_missing_of(words)
+        items = sorted(items, key=lambda item: is_tracked(item[0]))
+    names = [*keys.complete]
+    args: list[Any] = [ttl_ms, keys.sharded]
+    for word, message_id, value in items:
+        names.append(keys.result(message_id))
+        args += (word, value)
+    return Call(_COMPLETE, keys, names, args, parse)

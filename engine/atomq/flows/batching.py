@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 def batches(items: Sequence[T], size: int = calls.MOST) -> list[Sequence[T]]:
     """Slices of at most `size`."""
+    if 0 < len(items) <= size:  # as nearly always
+        return [items]
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
