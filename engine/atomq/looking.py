@@ -46,10 +46,13 @@ class Looks:
 
     def claimed(self, queues: Iterable[str], now: float) -> None:
         """It claimed these at `now`, and so has looked; only those that it knows are looked at."""
+        later = False
         for queue in queues:
             if self._at.get(queue, now) <= now:
                 self._at[queue] = now + self._cap * random.uniform(*INSTEAD)
-        self._reckon()
+                later = True
+        if later:  # once in a second
+            self._reckon()
 
     def looked(self, queues: Iterable[str], now: float) -> None:
         """It looked at these at `now`, and found nothing to do."""

@@ -14,6 +14,7 @@ from atomq.errors import (
     AtomqError,
     InvalidArgument,
     InvalidMessage,
+    LeaseLost,
     MessageFailed,
     ResultTimeout,
     ServerUnavailable,
@@ -198,6 +199,14 @@ class MessageBase(Generic[QueueT]):
             keeper.ack_later(self._queue.keys, self._delivery.word)
             return None
         return self._queue._ack((self._delivery.word,))
+
+    def _verdict(self, verdicts: list[Verdict]) -> Verdict:
+        """What a verb of this one message answers; raises `LeaseLost`."""
+        if verdicts[0] is Verdict.LOST:
+            raise LeaseLost(
+                f"{self.receipt} is not live: another consumer has the message, or it is gone"
+            )
+        return verdicts[0]
 
     def _left(self, verdicts: list[Verdict]) -> None:
         self._queue._settled([self], verdicts)

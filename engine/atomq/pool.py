@@ -317,7 +317,11 @@ class Pool:
         except BaseException:
             line.wire.close()  # interrupted: an answer may be on its way
             raise
-        if era != self._engine.era or any(map(leads_astray, replies)):
+        astray = era != self._engine.era
+        for reply in replies:
+            if isinstance(reply, Exception):
+                astray = astray or leads_astray(reply)
+        if astray:
             line.wire.close()
             self.close()
             self.standing.verified = False

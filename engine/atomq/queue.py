@@ -77,7 +77,7 @@ class Message(MessageBase["Queue"]):
         queue = self._queue
         held = queue.engine.run(calls.progress(queue.keys, self.id, self.receipt, fraction, text))
         if not held:
-            queue._settle(self, [Verdict.LOST])
+            self._verdict(queue._settled((self,), [Verdict.LOST]))
 
     def extend(self, seconds: Seconds | None = None) -> None:
         """Hold it for so many seconds from now (default: one lease).
@@ -88,11 +88,13 @@ class Message(MessageBase["Queue"]):
         if verdicts[0] is Verdict.CANCELLED:
             self._queue.keeper.cancelled((self.receipt,))
         elif verdicts[0] is not Verdict.DONE:
-            self._queue._settle(self, [Verdict.LOST])
+            self._verdict(self._queue._settled((self,), [Verdict.LOST]))
 
     def _done(self, verb: str, flow: Flow[list[Verdict]]) -> Verdict:
-        with tracing.settling(self._queue, verb, (self,)):
-            return self._queue._settle(self, self._queue._carry_out((self,), flow))
+        if tracing.active is None:
+            return self._verdict(self._queue._carry_out((self,), flow))
+        with tracing.active.settling(self._queue, verb, (self,)):
+            return self._verdict(self._queue._carry_out((self,), flow))
 
     def __enter__(self) -> Self:
         self._queue.keeper.start(self.receipt)
@@ -430,13 +432,12 @@ class Queue(QueueBase[Engine]):
 
     def _carry_out(self, messages: Sequence[Message], flow: Flow[list[Verdict]]) -> list[Verdict]:
         """Settle messages, though cancelled meanwhile."""
+        return self.engine.settle(flow, partial(self._say, messages))
 
-        def say(flow: Flow[list[Verdict]]) -> list[Verdict]:
-            with settling(messages):
-                verdicts = self.engine.run_flow(flow)
-            return self._settled(messages, verdicts)
-
-        return self.engine.settle(flow, say)
+    def _say(self, messages: Sequence[Message], flow: Flow[list[Verdict]]) -> list[Verdict]:
+        with settling(messages):
+            verdicts = self.engine.run_flow(flow)
+        return self._settled(messages, verdicts)
 
     # ── results ───────────────────────────────────────────────────────────────────────────────
 

@@ -82,7 +82,7 @@ class AsyncMessage(MessageBase["AsyncQueue"]):
             calls.progress(queue.keys, self.id, self.receipt, fraction, text)
         )
         if not held:
-            queue._settle(self, [Verdict.LOST])
+            self._verdict(queue._settled((self,), [Verdict.LOST]))
 
     async def extend(self, seconds: Seconds | None = None) -> None:
         """Hold it for so many seconds from now (default: one lease).
@@ -93,11 +93,13 @@ class AsyncMessage(MessageBase["AsyncQueue"]):
         if verdicts[0] is Verdict.CANCELLED:
             self._queue.keeper.cancelled((self.receipt,))
         elif verdicts[0] is not Verdict.DONE:
-            self._queue._settle(self, [Verdict.LOST])
+            self._verdict(self._queue._settled((self,), [Verdict.LOST]))
 
     async def _done(self, verb: str, flow: Flow[list[Verdict]]) -> Verdict:
-        with tracing.settling(self._queue, verb, (self,)):
-            return self._queue._settle(self, await self._queue._carry_out((self,), flow))
+        if tracing.active is None:
+            return self._verdict(await self._queue._carry_out((self,), flow))
+        with tracing.active.settling(self._queue, verb, (self,)):
+            return self._verdict(await self._queue._carry_out((self,), flow))
 
     async def __aenter__(self) -> Self:
         self._queue.keeper.start(self.receipt)
@@ -443,13 +445,14 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         self, messages: Sequence[AsyncMessage], flow: Flow[list[Verdict]]
     ) -> list[Verdict]:
         """Settle messages, though cancelled meanwhile."""
+        return await self.engine.settle(flow, partial(self._say, messages))
 
-        async def say(flow: Flow[list[Verdict]]) -> list[Verdict]:
-            with settling(messages):
-                verdicts = await self.engine.run_flow(flow)
-            return self._settled(messages, verdicts)
-
-        return await self.engine.settle(flow, say)
+    async def _say(
+        self, messages: Sequence[AsyncMessage], flow: Flow[list[Verdict]]
+    ) -> list[Verdict]:
+        with settling(messages):
+            verdicts = await self.engine.run_flow(flow)
+        return self._settled(messages, verdicts)
 
     # ── results ───────────────────────────────────────────────────────────────────────────────
 

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from operator import attrgetter
 from typing import Any, ClassVar, Generic, TypeVar
 
 from atomq import arguments, calls, flows, tracing
@@ -31,7 +33,7 @@ from atomq.calls import (
 )
 from atomq.durability import Durability
 from atomq.engine_base import EngineBase
-from atomq.errors import InvalidArgument, LeaseLost
+from atomq.errors import InvalidArgument
 from atomq.flows import Flow, Pace
 from atomq.fork import once
 from atomq.handlers import check_handler
@@ -42,6 +44,7 @@ from atomq.message import tracked as mark_tracked
 from atomq.message_base import MessageBase, id_or_none
 
 log = logging.getLogger("atomq.queue")
+_receipt: Callable[[MessageBase[Any]], str] = attrgetter("receipt")
 
 EngineT = TypeVar("EngineT", bound=EngineBase)
 
@@ -177,9 +180,14 @@ class QueueBase(Generic[EngineT]):
         if isinstance(items, Mapping) or not isinstance(items, Iterable):
             raise InvalidArgument(f"put_many takes messages, got {arguments.shown(items)}")
         found: list[Outgoing] = []
+        plain, write = tracing.active is None and not self._tracked, self._writer.write
         for item in items:
             try:
-                found.append(self._outgoing(item) if isinstance(item, Item) else self._plain(item))
+                if plain and not isinstance(item, Item):
+                    message_id = message_ids.next() + self._id_suffix
+                    found.append(Outgoing(write(item, message_id), message_id))
+                else:
+                    found.append(self._outgoing(item))
             except InvalidArgument as error:
                 raise type(error)(f"message {len(found)}: {error}") from error
         return found
@@ -223,7 +231,7 @@ class QueueBase(Generic[EngineT]):
         return flows.flush(self.keys, self.keeper.acks)
 
     def _ack(self, receipts: Sequence[str]) -> Flow[list[Verdict]]:
-        return flows.in_batches(receipts, lambda some: calls.ack(self.keys, some))
+        return flows.in_batches(receipts, partial(calls.ack, self.keys))
 
     def _release(
         self,
@@ -235,20 +243,14 @@ class QueueBase(Generic[EngineT]):
     ) -> Flow[list[Verdict]]:
         delay_ms = arguments.milliseconds("delay", delay)
         items = [(m.receipt, id_or_none(m) if delay_ms else "") for m in messages]
-        return flows.in_batches(
-            items,
-            lambda some: calls.release(
-                self.keys, some, delay_ms=delay_ms, front=front, counted=counted
-            ),
-        )
+        release = partial(calls.release, self.keys, delay_ms=delay_ms, front=front, counted=counted)
+        return flows.in_batches(items, release)
 
     def _extend(self, receipts: Sequence[str], seconds: Seconds | None) -> Flow[list[Verdict]]:
         lease_ms = self.engine.options.lease_ms
         if seconds is not None:
             lease_ms = arguments.milliseconds("seconds", seconds)
-        return flows.in_batches(
-            receipts, lambda some: calls.extend(self.keys, some, lease_ms=lease_ms)
-        )
+        return flows.in_batches(receipts, partial(calls.extend, self.keys, lease_ms=lease_ms))
 
     def _reject(
         self, messages: Sequence[MessageBase[Any]], reason: str, detail: str
@@ -263,7 +265,7 @@ class QueueBase(Generic[EngineT]):
             value = calls.failed(message_id, reason, detail) if message_id else ""
             items.append(Rejection(message.receipt, message_id, reason, detail, value))
         ttl_ms = self.engine.options.result_ttl_ms
-        return flows.in_batches(items, lambda some: calls.reject(self.keys, some, ttl_ms=ttl_ms))
+        return flows.in_batches(items, partial(calls.reject, self.keys, ttl_ms=ttl_ms))
 
     def _complete(self, message: MessageBase[Any], value: Any) -> Flow[list[Verdict]]:
         message_id = message.id
@@ -271,7 +273,7 @@ class QueueBase(Generic[EngineT]):
         calls.check_size("the result", done)
         items = [(message._delivery.word, message_id, done)]
         ttl_ms = self.engine.options.result_ttl_ms
-        return flows.in_batches(items, lambda some: calls.complete(self.keys, some, ttl_ms=ttl_ms))
+        return flows.in_batches(items, partial(calls.complete, self.keys, ttl_ms=ttl_ms))
 
     def _fail(self, message: MessageBase[Any], error: BaseException) -> Flow[list[Verdict]]:
         """After an exception: later again, or to dead letters when that is of no use."""
@@ -300,23 +302,14 @@ class QueueBase(Generic[EngineT]):
             log.exception("%r: the backoff failed, and the default is taken", self.name)
             return default_backoff(deliveries)
 
-    def _settle(self, message: MessageBase[Any], verdicts: list[Verdict]) -> Verdict:
-        """What a single message's verb answers; raises `LeaseLost`."""
-        self.keeper.drop((message.receipt,))
-        if verdicts[0] is Verdict.LOST:
-            message.lost = True
-            raise LeaseLost(
-                f"{message.receipt} is not live: another consumer has the message, or it is gone"
-            )
-        return verdicts[0]
-
     def _settled(
         self, messages: Sequence[MessageBase[Any]], verdicts: list[Verdict]
     ) -> list[Verdict]:
-        """The same for many."""
-        self.keeper.drop([message.receipt for message in messages])
+        """Note what became of messages that a verb settled."""
+        self.keeper.drop(map(_receipt, messages))
         for message, verdict in zip(messages, verdicts, strict=True):
-            message.lost = message.lost or verdict is Verdict.LOST
+            if verdict is Verdict.LOST:
+                message.lost = True
         return verdicts
 
     def _give_back(self, messages: Sequence[MessageBase[Any]]) -> Flow[list[Verdict]]:

@@ -140,7 +140,13 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         claimed = partial(self._claimed, messages)
         began, left, again = time.monotonic(), timeout, False
         while True:
-            yield from self._receive_for(limit, left, claimed, messages, patient, stop)
+            if self.grown is None:
+                receive = self._consumer.receive
+                yield from receive(limit, left, claimed, patient=patient, stop=stop)
+            else:
+                yield from self._receive_from(
+                    self.grown, limit, left, claimed, messages, patient, stop
+                )
             if not messages or not self._keeper.lapsed(messages[0].receipt):
                 return
             # This process stood still for longer than a lease: others may have these by now.
@@ -159,8 +165,9 @@ class ReceiverBase(Generic[QueueT, MessageT]):
                 yield from flows.ask(flows.Sleep(wait if left is None else min(wait, left)))
             again = True
 
-    def _receive_for(
+    def _receive_from(
         self,
+        grown: Callable[[list[str]], Flow[list[QueueT] | None]],
         limit: int,
         timeout: Seconds | None,
         claimed: Callable[[Claimed], Refused],
@@ -168,13 +175,10 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         patient: bool,
         stop: Stop | None,
     ) -> Flow[None]:
-        """Receive. Meanwhile partitions that were added are taken in."""
-        if self.grown is None:
-            yield from self._consumer.receive(limit, timeout, claimed, patient=patient, stop=stop)
-            return
+        """Receive from partitions. Meanwhile those that were added are taken in."""
         deadline = flows.deadline_of(timeout)
         while True:
-            found = yield from self.grown(list(self._by_name))
+            found = yield from grown(list(self._by_name))
             if found is not None:
                 yield from self._consumer.close()
                 self._by_name = {queue.name: queue for queue in found}

@@ -384,9 +384,7 @@ def _interrupted(said: Any) -> bool:
     return isinstance(said, Exception) and (passes(said) or "replica instances" in str(said))
 
 
-def leads_astray(reply: Any) -> bool:
+def leads_astray(reply: Exception) -> bool:
     """Whether the connection leads to a replica now, or is about to end: a new one may not."""
-    if not isinstance(reply, Exception):
-        return False
     gone = isinstance(reply, server.ReadOnlyError | server.ConnectionError)
     return gone or str(reply).startswith("UNBLOCKED")

@@ -76,7 +76,8 @@ class Wire:
             self.read_before.append(untyped.read_response(push_request=True))
         # To redis-py a connection without a socket is closed: it leaves this one alone.
         self._socket, untyped._sock = untyped._sock, None
-        self._pending: Callable[[], int] = getattr(self._socket, "pending", _nothing)
+        self._pending: Callable[[], int] | None = getattr(self._socket, "pending", None)
+        """How much TLS has decrypted that is not read yet; None: this is no TLS."""
         self._looks = _looking_at(self._socket)
         self._kernel_has_time = _leave_time_to_kernel(self._socket)
         opened.add(self)
@@ -96,7 +97,7 @@ class Wire:
 
     def readable(self, seconds: float) -> bool:
         """Whether something comes within so many seconds, if it is only that the server hung up."""
-        if self._pending():
+        if self._pending is not None and self._pending():
             return True
         try:
             return bool(self._looks(seconds))
@@ -107,7 +108,7 @@ class Wire:
         """What has come, a byte at least: it waits for that. All that TLS has decrypted."""
         try:
             received: bytes = self._socket.recv(READ_AT_ONCE)
-            while received and self._pending():
+            while self._pending is not None and received and self._pending():
                 received += self._socket.recv(READ_AT_ONCE)
         except _LATE as error:
             raise server.TimeoutError("Timeout reading from socket") from error
@@ -145,10 +146,6 @@ def relax(connection: AbstractConnection, seconds: float | None) -> None:
     untyped: Any = connection
     untyped.socket_timeout = seconds
     untyped._sock.settimeout(seconds)
-
-
-def _nothing() -> int:
-    return 0
 
 
 def _leave_time_to_kernel(sock: Any) -> bool:

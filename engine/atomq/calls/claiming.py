@@ -134,11 +134,13 @@ class Claims:
         keep = self.queues[0].keep
         limit = arguments.whole("limit", limit, 0, MOST)
         args: list[Any] = [claim_id, 0, limit, *self._settings, company, keep]
-        acks = [tracked_last(words) for words in acks] if acks else ()
-        for receipts in acks or [()] * len(self.queues):
-            args.append(check_items("acks", receipts, least=0))
+        sent: list[Sequence[str]] = []
+        for words in acks or [()] * len(self.queues):
+            receipts = tracked_last(words) if words else ()
+            sent.append(receipts)
+            args.append(check_items("acks", receipts) if receipts else 0)
             args += receipts
-        parse = partial(self._claimed, claim_id, company == SOLE, acks)
+        parse = partial(self._claimed, claim_id, company == SOLE, sent)
         return Call(
             _CLAIM, self.queues[0], self._keys, args, parse, attempt_at=1, large=limit > FEW
         )

@@ -146,7 +146,7 @@ class Claiming:
     def claim(self, claims: Claims, limit: int) -> Flow[Claimed]:
         """A claim on some of its queues, with the acks that wait for them."""
         claim_id = self._ids.next()
-        acks = [self.acks.take(name) for name in claims.names]
+        acks = list(map(self.acks.take, claims.names))
         self.asked = clock()
         try:
             company = self._company.company() if limit else calls.HOLDS
