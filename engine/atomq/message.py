@@ -216,10 +216,10 @@ class Writer:
             raise InvalidMessage(f"the body cannot be serialized: {said}") from error
         if self._check is not None:
             self._check(seen)
-        tag, said = quoted(message_id), ""
+        tag = quoted(message_id)
         if isinstance(data, str) and not (headers or priority):  # as most are
-            head = f'{{"body":{quoted(data)}{self._plain}'
-            return f'{head}{time.time():.0f},"delivery_tag":{tag}}}}}'
+            return f'{{"body":{quoted(data)}{self._plain}{time.time():.0f},"delivery_tag":{tag}}}}}'
+        said = ""
         more = strict_json(dict(headers), "the headers are") if headers else "{}"
         if isinstance(data, str):
             head = f'{{"body":{quoted(data)}{self._text}{more}'

@@ -35,9 +35,9 @@ T = TypeVar("T")
 def messages_of(given: Any) -> list[Any]:
     """What a verb for many was given: claimed messages. Raises `InvalidArgument`."""
     found = list(given) if isinstance(given, Iterable) else [given]
-    for each in found:
-        if not isinstance(each, MessageBase):
-            raise InvalidArgument(f"these must be claimed messages: {arguments.shown(each)}")
+    if not all(issubclass(kind, MessageBase) for kind in set(map(type, found))):
+        wrong = next(each for each in found if not isinstance(each, MessageBase))
+        raise InvalidArgument(f"these must be claimed messages: {arguments.shown(wrong)}")
     return found
 
 

@@ -97,7 +97,8 @@ class Message(MessageBase["Queue"]):
             return self._verdict(self._queue._carry_out((self,), flow))
 
     def __enter__(self) -> Self:
-        self._queue.keeper.start(self.receipt)
+        if (keeper := self._queue.keeper).max_lease is not None:
+            keeper.start(self.receipt)
         self._watched = tracing.begin(self) if tracing.watchers else ()
         return self
 

@@ -102,7 +102,8 @@ class AsyncMessage(MessageBase["AsyncQueue"]):
             return self._verdict(await self._queue._carry_out((self,), flow))
 
     async def __aenter__(self) -> Self:
-        self._queue.keeper.start(self.receipt)
+        if (keeper := self._queue.keeper).max_lease is not None:
+            keeper.start(self.receipt)
         self._watched = tracing.begin(self) if tracing.watchers else ()
         return self
 

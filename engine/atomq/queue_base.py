@@ -181,10 +181,11 @@ class QueueBase(Generic[EngineT]):
             raise InvalidArgument(f"put_many takes messages, got {arguments.shown(items)}")
         found: list[Outgoing] = []
         plain, write = tracing.active is None and not self._tracked, self._writer.write
+        next_id, suffix = message_ids.next, self._id_suffix
         for item in items:
             try:
                 if plain and not isinstance(item, Item):
-                    message_id = message_ids.next() + self._id_suffix
+                    message_id = next_id() + suffix
                     found.append(Outgoing(write(item, message_id), message_id))
                 else:
                     found.append(self._outgoing(item))
@@ -307,9 +308,9 @@ class QueueBase(Generic[EngineT]):
     ) -> list[Verdict]:
         """Note what became of messages that a verb settled."""
         self.keeper.drop(map(_receipt, messages))
-        for message, verdict in zip(messages, verdicts, strict=True):
-            if verdict is Verdict.LOST:
-                message.lost = True
+        if verdicts.count(Verdict.DONE) != len(messages):  # `count` passes over what is the same
+            for message, verdict in zip(messages, verdicts, strict=True):
+                message.lost = message.lost or verdict is Verdict.LOST
         return verdicts
 
     def _give_back(self, messages: Sequence[MessageBase[Any]]) -> Flow[list[Verdict]]:

@@ -186,10 +186,11 @@ def read_nothing(_reply: Any, _repeated: bool) -> None:
 
 def tracked_last(words: Sequence[str]) -> Sequence[str]:
     """Receipts to ack, in the order that scripts want: see `Delivery.word`."""
-    for word in words:
-        if type(word) is str and " " in word:
-            return sorted(words, key=is_tracked)
-    return words
+    try:
+        some_are = " " in "".join(words)
+    except TypeError:  # some are no text
+        some_are = any(map(is_tracked, words))
+    return sorted(words, key=is_tracked) if some_are else words
 
 
 def is_tracked(word: Any) -> bool:

@@ -30,7 +30,7 @@ def in_batches(
     verdicts: list[Verdict] = []
     for batch in batches(items):
         found = yield from ask(call(batch))
-        while Verdict.AGAIN in found:
+        while found.count(Verdict.DONE) < len(found) and Verdict.AGAIN in found:
             left = [i for i, verdict in enumerate(found) if verdict is Verdict.AGAIN]
             again = yield from ask(call([batch[i] for i in left]))
             for i, verdict in zip(left, again, strict=True):
