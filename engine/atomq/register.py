@@ -17,6 +17,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib import metadata
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from atomq import calls, fork
@@ -67,6 +68,7 @@ class Consuming:
 
     __slots__ = (
         "__weakref__",
+        "about",
         "asked",
         "concurrency",
         "holder",
@@ -83,9 +85,12 @@ class Consuming:
         holder: Holder,
         idle: Callable[[], float],
         limits: Limits,
+        about: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.limits = limits
         """What it holds messages to, see `Options.limits`."""
+        self.about = about
+        """What the entry says besides, as long as it consumes."""
         self.queues = queues
         self.concurrency = concurrency
         self.holder = holder
@@ -118,8 +123,8 @@ class Register:
         fork.renew(self)
 
     def _begin(self) -> None:
-        self.about: dict[str, Any] = {"kind": "atomq"}
-        """What the entry says besides."""
+        self.about: dict[str, Any] = {}
+        """What the entry says besides of the process, whatever its consumers say."""
         self.concurrency: Callable[[], int | None] = lambda: None
         """How much the process does at once, where its consumers do not know it."""
         self._started_ms = int(time.time() * 1000)
@@ -291,7 +296,10 @@ class Register:
             working += some
         working.sort(key=lambda work: -work.seconds)
         limits, by_queue = _limits(consumers)
-        entry = {
+        entry: dict[str, Any] = {"kind": "atomq"}
+        for one in consumers:
+            entry.update(one.about)
+        entry |= {
             **self.about,
             "host": socket.gethostname(),
             "pid": os.getpid(),

@@ -18,6 +18,7 @@ from atomq.calls import Roster
 from atomq.client import Engine
 from atomq.keys import REGISTER
 from atomq.queue import Receiver
+from atomq.register import Consuming, Work
 from tests.servers import Cluster, Server
 
 ONE = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
@@ -140,6 +141,27 @@ def test_engines_of_other_options_are_in_one_entry(server: Server) -> None:
         late.close()
         late.engine.close()
         assert awaited(lambda: (p := mine(engine)) and p.queues == ["soon"] and p)
+
+
+class Nothing:
+    """A holder that holds nothing."""
+
+    def working(self, _most: int) -> tuple[int, list[Work]]:
+        return 0, []
+
+
+@ONE
+def test_what_a_consumer_says_of_the_process_goes_with_it(server: Server) -> None:
+    """A connection of Kombu's that was closed left its settings to consumers of the library."""
+    with Queue("mails", server.url) as queue, Engine(server.url, lease=50) as engine:
+        assert queue.claim(timeout=0) is None
+        kombu = Consuming((), 1, Nothing(), lambda: 0.0, {}, {"kind": "kombu", "prefetch": 4})
+        engine.register.change(kombu, [engine.keys("tasks")])
+        found = awaited(lambda: (p := mine(engine)) and p.queues == ["mails", "tasks"] and p)
+        assert (found.entry["kind"], found.entry["prefetch"]) == ("kombu", 4)
+        engine.register.leave([kombu])
+        found = awaited(lambda: (p := mine(engine)) and p.queues == ["mails"] and p)
+        assert (found.entry["kind"], found.entry.get("prefetch")) == ("atomq", None)
 
 
 @ONE

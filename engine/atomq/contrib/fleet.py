@@ -108,10 +108,14 @@ class Registration:
         self._queues: set[str] = set()
         self._next = 0.0
         self._said = 0.0
-        limits = engine.options.limits
-        self._consuming = Consuming((), 1, holder, lambda: time.monotonic() - self._said, limits)
-        about = engine.register.about
-        about.update(settings, kind="kombu" if about["kind"] == "atomq" else about["kind"])
+        self._consuming = Consuming(
+            (),
+            1,
+            holder,
+            lambda: time.monotonic() - self._said,
+            engine.options.limits,
+            {**settings, "kind": "kombu"},
+        )
 
     def refresh(self, queues: Sequence[str]) -> None:
         """Consume these queues, which is said if it is time, or for queues that are new."""
