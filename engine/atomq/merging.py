@@ -14,6 +14,7 @@ from atomq.partitions import letter_mark
 
 T = TypeVar("T")
 _LAST = 18446744073709551615  # the highest second part of the id of a dead letter
+_COUNTS = ("unacked", "expired", "delayed", "due", "dead")
 
 
 class Answers(Generic[T]):
@@ -41,27 +42,14 @@ def state_of(answers: Answers[QueueState]) -> QueueState:
     states = list(answers.found.values())
     if not states:
         raise next(iter(answers.missing.values()))
-    ready, stats = Counter[int](), Counter[str]()
-    for state in states:
-        ready.update(state.ready_by_priority)
-        stats.update(state.stats)
     return replace(
         states[0],
+        **_added(states),
         name=answers.queue,
-        now_ms=max(state.now_ms for state in states),
         ready=sum(state.ready for state in states),
-        ready_by_priority={priority: ready[priority] for priority in states[0].ready_by_priority},
-        unacked=sum(state.unacked for state in states),
-        expired=sum(state.expired for state in states),
-        delayed=sum(state.delayed for state in states),
-        due=sum(state.due for state in states),
-        dead=sum(state.dead for state in states),
-        next_due_ms=_first(state.next_due_ms for state in states),
         next_deadline_ms=_first(state.next_deadline_ms for state in states),
-        paused=any(state.paused for state in states),
         inconsistent=sum(state.inconsistent for state in states),
         oldest=min((state.oldest for state in states if state.oldest), key=_put_at, default=b""),
-        stats=dict(stats),
         partitions=tuple(answers.names),
         unanswered=tuple(answers.missing),
     )
@@ -72,30 +60,35 @@ def overview_of(
 ) -> QueueOverview:
     """The whole queue in numbers, as one of many, of the partitions that answered: one at least."""
     parts = tuple(answers[name] for name in names if name in answers)
-    ready, stats, reasons = Counter[int](), Counter[str](), Counter[str]()
+    reasons = Counter[str]()
     for part in parts:
-        ready.update(part.ready_by_priority)
-        stats.update(part.stats)
         reasons.update(part.dead_by_reason)
     return replace(
         parts[0],
+        **_added(parts),
         name=queue,
-        now_ms=max(part.now_ms for part in parts),
-        ready_by_priority={priority: ready[priority] for priority in parts[0].ready_by_priority},
-        unacked=sum(part.unacked for part in parts),
-        expired=sum(part.expired for part in parts),
-        delayed=sum(part.delayed for part in parts),
-        due=sum(part.due for part in parts),
-        dead=sum(part.dead for part in parts),
-        next_due_ms=_first(part.next_due_ms for part in parts),
         put_s=_first(part.put_s for part in parts),
-        paused=any(part.paused for part in parts),
-        stats=dict(stats),
         dead_by_reason=dict(reasons),
         partitions=tuple(names),
         unanswered=tuple(name for name in names if name not in answers),
         by_partition=parts,
     )
+
+
+def _added(parts: Sequence[QueueState] | Sequence[QueueOverview]) -> dict[str, Any]:
+    """What a state and an overview both have, of all partitions together."""
+    ready, stats = Counter[int](), Counter[str]()
+    for part in parts:
+        ready.update(part.ready_by_priority)
+        stats.update(part.stats)
+    return {
+        "now_ms": max(part.now_ms for part in parts),
+        "ready_by_priority": {each: ready[each] for each in parts[0].ready_by_priority},
+        **{name: sum(getattr(part, name) for part in parts) for name in _COUNTS},
+        "next_due_ms": _first(part.next_due_ms for part in parts),
+        "paused": any(part.paused for part in parts),
+        "stats": dict(stats),
+    }
 
 
 def _first(times: Iterable[int | None]) -> int | None:
