@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
 from atomq import Queue, merging
-from atomq.calls import Peeked
-from atomq.errors import InvalidArgument, ServerError
+from atomq.calls import Peeked, QueueOverview, QueueState
+from atomq.errors import InvalidArgument, ServerError, ServerUnavailable
 from atomq.keys import SLOTS, hash_slot
 from atomq.partitions import MOST, PartitionMap, jump
 
@@ -146,3 +147,39 @@ def test_nothing_is_shown_behind_what_a_cut_answer_saw() -> None:
     large = letter("5-0", size=1 << 20)  # of its partition, more may follow
     page = merging.peeked("dead", {0: [large], 1: [letter("4-0"), letter("6-0")]}, 10, 0)
     assert [each.name for each in page] == ["4-0#1", "5-0#0"]
+
+
+COUNTS = ("unacked", "expired", "delayed", "due", "dead")
+
+
+def in_numbers(name: str, times: int) -> dict[str, Any]:
+    """What a partition answers for a state as for an overview: each number another one."""
+    return {
+        "name": name,
+        "now_ms": 1000 + times,
+        "ready_by_priority": {0: 7 * times, 9: times},
+        **{count: times * 2**at for at, count in enumerate(COUNTS)},
+        "next_due_ms": 500 // times,
+        "paused": times == 2,
+        "stats": {"acked": times, f"of {name}": 1},
+    }
+
+
+def test_the_numbers_of_partitions_are_added() -> None:
+    both = {"a": in_numbers("a", 1), "b": in_numbers("b", 2)}
+    answers = merging.Answers[QueueState]("whole", ["a", "b", "c"])
+    answers.missing["c"] = ServerUnavailable("away")
+    for at, (name, said) in enumerate(both.items()):
+        rest = {"next_deadline_ms": None, "inconsistent": at, "oldest": b""}
+        answers.found[at] = QueueState(**said, ready=8 * (at + 1), **rest)
+        both[name] = {**said, "put_s": 60 - at, "dead_by_reason": {"rejected": at + 1}}
+    views = {name: QueueOverview(**said) for name, said in both.items()}
+    state, seen = merging.state_of(answers), merging.overview_of("whole", ["a", "b", "c"], views)
+    for whole in (state, seen):
+        assert [getattr(whole, count) for count in COUNTS] == [3, 6, 12, 24, 48]
+        assert (whole.name, whole.now_ms, whole.next_due_ms) == ("whole", 1002, 250)
+        assert whole.ready_by_priority == {0: 21, 9: 3}
+        assert whole.stats == {"acked": 3, "of a": 1, "of b": 1}
+        assert (whole.paused, whole.unanswered) == (True, ("c",))
+    assert (state.ready, state.inconsistent, state.next_deadline_ms) == (24, 1, None)
+    assert (seen.put_s, seen.dead_by_reason) == (59, {"rejected": 3})
