@@ -6,9 +6,10 @@ import re
 
 import pytest
 
+from atomq import calls
 from atomq.client import Engine
 from tests.acceptance.conftest import Atomq
-from tests.acceptance.test_cli_queues import kill, publish
+from tests.acceptance.given import claim, kill, publish
 from tests.servers import Server
 
 pytestmark = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
@@ -113,3 +114,42 @@ def test_a_user_without_the_new_right_reads_the_longest_dead_first(
     assert done.code == 4
     assert "+xrevrange: --oldest does without" in done.err
     assert re.search(r"rejected", atomq("dead", "list", "q", "--oldest", url=url).out)
+
+
+def test_dead_letters_are_shown_redriven_and_purged(on: Atomq, engine: Engine) -> None:
+    kill(engine, "q", ["rejected", "expired", "rejected", "expired"])
+    rows = on("dead", "list", "q", "--oldest", "--json").json("dead")
+    assert [row["reason"] for row in rows] == ["rejected", "expired", "rejected", "expired"]
+    only = ["--oldest", "--reason", "expired", "--limit", "1"]
+    page = on("dead", "list", "q", "--json", *only).json("dead")
+    assert [row["dead_id"] for row in page] == [rows[1]["dead_id"]]
+
+    shown = on("dead", "show", "q", rows[2]["dead_id"], "--json").json("dead")
+    assert shown[0]["detail"] == "ValueError: no\nline 2"
+    assert shown[0]["body"] == {"n": 2}
+    assert on("dead", "show", "q", rows[2]["dead_id"], "1-1").code == 1
+    assert '{"n": 2}' in on("dead", "show", "q", rows[2]["dead_id"]).out
+
+    some = on("dead", "redrive", "q", rows[0]["dead_id"], "1-1", "--json")
+    assert some.code == 1
+    assert some.json("moved")[0]["not_done"] == [{"id": "1-1", "why": "no such dead letter"}]
+    by_reason = on("dead", "redrive", "q", "--reason", "expired", "--json")
+    assert by_reason.json("moved")[0]["done"] == 2
+    purged = on("dead", "purge", "q", rows[2]["dead_id"], "--yes", "--json")
+    assert purged.json("moved")[0]["done"] == 1
+    state = engine.run(calls.inspect(engine.keys("q")))
+    assert (state.ready, state.dead) == (3, 0)
+
+
+def test_all_dead_letters_go_back_but_for_the_undecodable(
+    on: Atomq, server: Server, engine: Engine
+) -> None:
+    server.client().lpush("q", "garbage")
+    claim(engine, "q", 1)
+    kill(engine, "q", ["rejected"] * 3)
+    done = on("dead", "redrive", "q", "--all")
+    assert done.code == 1
+    assert done.out == "q: put 3 messages back to ready\n"
+    assert "1 dead letter: cannot be decoded, stay" in done.err
+    assert on("dead", "purge", "q", "--all", "--yes").code == 0
+    assert engine.run(calls.inspect(engine.keys("q"))).dead == 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atomq.cli.queues import Some
+from atomq.cli.discovery import Some
 from atomq.cli.session import Exit, Session, Usage, command
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
             "Check the server: memory, persistence, timeouts, rights, scripts, queues.",
         ),
         "hand-back": (
-            "queues",
+            "operating",
             "Move delayed and unacked messages into the lists that stock Kombu workers read.",
         ),
     },
@@ -69,15 +69,15 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Move": {
         "pause": (
-            "queues",
+            "operating",
             "Stop handing out messages of these queues, until `atomq resume`.",
         ),
         "resume": (
-            "queues",
+            "operating",
             "Hand out messages of these queues again; a waiting consumer is woken at once.",
         ),
         "purge": (
-            "queues",
+            "operating",
             "Throw away what a queue holds, in the parts named. It cannot be undone.",
         ),
         "put": ("put", "Put a message into a queue, or many from stdin."),

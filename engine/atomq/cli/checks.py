@@ -81,7 +81,7 @@ def _safely(name: str, check: Callable[..., Findings], needs: str, *args: Any) -
 
 
 def _queues_to_check(session: Session, names: Sequence[str] | None) -> Any:
-    from atomq.cli.queues import discover, roster
+    from atomq.cli.discovery import discover, roster
 
     if names:
         return list(names)
@@ -119,7 +119,7 @@ def _database(session: Session, names: Sequence[str]) -> Findings:
 
 
 def _fleet(session: Session, _names: Sequence[str]) -> Findings:
-    from atomq.cli.queues import scan
+    from atomq.cli.discovery import scan
     from atomq.contrib import fleet
 
     found = list(_registered(session))
@@ -137,7 +137,7 @@ def _fleet(session: Session, _names: Sequence[str]) -> Findings:
 def _registered(session: Session) -> Iterator[Worker]:
     """Those in the registers of the database, also of other prefixes: one may be a mistake."""
     from atomq import calls
-    from atomq.cli.queues import scan
+    from atomq.cli.discovery import scan
     from atomq.contrib import fleet
     from atomq.keys import REGISTER, RegisterKeys
 

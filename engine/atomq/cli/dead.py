@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atomq.cli.discovery import Names, One, discover
 from atomq.cli.help import group
+from atomq.cli.inspecting import inspect_all, spread
 from atomq.cli.look import Limit
 from atomq.cli.output import Column, moment, number, plural
-from atomq.cli.queues import Names, One, Yes, discover, inspect_all, spread
-from atomq.cli.session import Exit, Session, Usage, command, exactly_one, names_from
+from atomq.cli.session import Exit, Session, Usage, Yes, command, exactly_one, names_from
 
 if TYPE_CHECKING:
     from atomq.calls import Peeked, QueueState

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
+from atomq.cli.discovery import One
 from atomq.cli.help import group
+from atomq.cli.inspecting import spread
 from atomq.cli.look import Body, Limit, PartName, peek
 from atomq.cli.output import plural
-from atomq.cli.queues import One, spread
 from atomq.cli.session import Session, command, names_from
 
 app = group("What waits for its time: list it, cancel it.")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atomq.cli.discovery import completed
 from atomq.cli.output import Column, clean, plural
-from atomq.cli.queues import completed
 from atomq.cli.session import Exit, Session, command, exit_of
 from atomq.errors import AtomqError
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atomq.cli.delayed import Ids
+from atomq.cli.discovery import One
 from atomq.cli.output import clean, moment, plural
-from atomq.cli.queues import One
 from atomq.cli.session import Exit, Session, command, names_from
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atomq.cli.discovery import Names, One, discover
+from atomq.cli.inspecting import inspect_all, spread, whole
 from atomq.cli.output import number
-from atomq.cli.queues import Names, One, discover, inspect_all, spread, whole
 from atomq.cli.session import Session, Usage, command
 
 Limit = Annotated[int, typer.Option(metavar="N", min=1, help="How many at most.")]

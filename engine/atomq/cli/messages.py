@@ -131,7 +131,7 @@ def contents(raw: bytes) -> dict[str, Any]:
 
 def name_holders(session: Session, rows: Sequence[dict[str, Any]]) -> None:
     """Say of what is held in which process, where that is in the register."""
-    from atomq.cli.queues import roster
+    from atomq.cli.discovery import roster
 
     if not rows:
         return

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atomq import arguments
+from atomq.cli.discovery import One
 from atomq.cli.output import number, plural
-from atomq.cli.queues import One
 from atomq.cli.session import Exit, Session, Usage, command
 from atomq.cli.times import milliseconds, moment
 from atomq.errors import AtomqError, InvalidArgument

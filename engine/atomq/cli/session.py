@@ -90,6 +90,7 @@ Settings = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print JSON, as schemas/cli.schema.json describes it.")
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Wide = Annotated[
     bool, typer.Option("--wide", help="Leave no column out and cut nothing, however narrow it is.")
 ]

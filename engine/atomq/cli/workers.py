@@ -38,7 +38,7 @@ def workers(
     of the library and Celery workers alike; what a client claims without consuming counts for a
     minute.
     """
-    from atomq.cli.queues import roster
+    from atomq.cli.discovery import roster
 
     found = roster(session)
     rows = [row(process) for process in found.processes]
@@ -85,7 +85,7 @@ def _of(entry: Mapping[str, Any], name: str, kind: Any) -> Any:
 def _older(session: Session) -> list[dict[str, Any]]:
     """What Celery workers of releases up to 14144c1 say of themselves."""
     from atomq.calls import Process
-    from atomq.cli.queues import scan
+    from atomq.cli.discovery import scan
     from atomq.contrib import fleet
 
     keys = list(scan(session, f"{fleet.PREFIX}*", "string"))

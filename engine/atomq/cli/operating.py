@@ -1,0 +1,159 @@
+"""What is done to whole queues: `atomq pause`, `resume`, `purge` and `hand-back`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any, cast
+
+import typer
+
+from atomq.cli.discovery import Names, One, Some, discover
+from atomq.cli.inspecting import inspect_all, spread, whole
+from atomq.cli.output import number, plural
+from atomq.cli.session import Exit, Session, Usage, Yes, command
+
+
+def register(root: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for each in (pause, resume, purge):
+        command(root, each.__name__)(each)
+    command(root, "hand-back")(hand_back)
+
+
+def pause(session: Session, queues: Some) -> int:
+    """Stop handing out messages of these queues, until `atomq resume`.
+
+    They go on taking messages, and the holder of one may finish it.
+    """
+    return _set_paused(session, queues, paused=True)
+
+
+def resume(session: Session, queues: Some) -> int:
+    """Hand out messages of these queues again; a waiting consumer is woken at once."""
+    return _set_paused(session, queues, paused=False)
+
+
+def _set_paused(session: Session, queues: list[str], *, paused: bool) -> int:
+    from atomq import calls
+
+    all_keys = {name: spread(session, name) for name in queues}
+    rows = []
+    for name, parts in all_keys.items():
+        was = [session.engine.run(calls.pause(keys, paused=paused)) for keys in parts]
+        rows.append({"queue": name, "paused": paused, "changed": any(w != paused for w in was)})
+    if session.as_json:
+        session.out.rows(rows)
+    for each in rows if not session.as_json else ():
+        state = "paused" if paused else "running"
+        session.out.line(f"{each['queue']}: {state}{'' if each['changed'] else ' (as before)'}")
+    return Exit.OK
+
+
+def purge(
+    session: Session,
+    queue: One,
+    *,
+    ready: Annotated[bool, typer.Option("--ready", help="What waits for a consumer.")] = False,
+    delayed: Annotated[bool, typer.Option("--delayed", help="What waits for its time.")] = False,
+    unacked: Annotated[
+        bool, typer.Option("--unacked", help="What consumers hold: their acks will find nothing.")
+    ] = False,
+    dead: Annotated[bool, typer.Option("--dead", help="The dead letters.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="All four.")] = False,
+    settings: Annotated[
+        bool,
+        typer.Option(
+            "--settings",
+            help="The counters, the pause and the remembered ids too: with --all, nothing is left.",
+        ),
+    ] = False,
+    yes: Yes = False,
+) -> int:
+    """Throw away what a queue holds, in the parts named. It cannot be undone."""
+    from atomq import calls, merging
+
+    parts = {"ready": ready, "delayed": delayed, "unacked": unacked, "dead": dead}
+    if all_:
+        parts = dict.fromkeys(parts, True)
+    if not any(parts.values()) and not settings:
+        raise Usage(
+            "say what to throw away: --ready, --delayed, --unacked, --dead, --settings or --all"
+        )
+    keys = spread(session, queue)
+    found = [session.reader.run(calls.inspect(each)) for each in keys]
+    state = whole(found)[0]
+    counts = {name: getattr(state, name) for name, wanted in parts.items() if wanted}
+    what = ", ".join(f"{number(count)} {name}" for name, count in counts.items()) or "its settings"
+    if not session.agreed(f"Throw away {what} of {queue}?", yes=yes):
+        return Exit.NOT_ALL
+    done = calls.Counts()
+    for each in reversed(keys):  # which they are is among the settings of the first
+        one = session.engine.run(
+            calls.purge(each, settings=settings, **cast("dict[str, Any]", parts))
+        )
+        done = merging.counts([done, one])
+    if session.as_json:
+        session.out.rows([{"queue": queue, **done._asdict()}])
+    else:
+        gone = (
+            ", ".join(f"{number(getattr(done, name))} {name}" for name in counts) or "its settings"
+        )
+        session.out.line(f"{queue}: threw away {gone}")
+    return Exit.OK
+
+
+def _add(report: Callable[[int], None], before: int, count: int) -> None:
+    report(before + count)
+
+
+def hand_back(
+    session: Session,
+    names: Names = None,
+    *,
+    all_: Annotated[bool, typer.Option("--all", help="Every queue that is found.")] = False,
+    unacked: Annotated[bool, typer.Option(help="What atomq consumers hold.")] = True,
+    delayed: Annotated[bool, typer.Option(help="What waits for its time.")] = True,
+) -> int:
+    """Move delayed and unacked messages into the lists that stock Kombu workers read.
+
+    The last step of going back to stock Celery: stop the atomq workers first. What a living one
+    still holds is handed out a second time. Delayed messages keep their eta, which stock workers
+    wait for themselves. Dead letters stay: `atomq dead redrive` moves those.
+    """
+    from atomq import flows
+
+    if bool(names) == all_:
+        raise Usage("name the queues, or give --all")
+    chosen = names or discover(session, scanning=True)
+    states, failed = inspect_all(session, chosen)
+    held = sum(state.unacked - state.expired for state in states) if unacked else 0
+    if held:
+        session.out.note(
+            f"{plural(held, 'message')} still held by consumers: they go out a second time"
+        )
+    total = sum(s.unacked * unacked + s.delayed * delayed for s in states)
+    rows, before = [], 0
+    with session.out.progress("handing back", total) as report:
+        for state in states:
+            done = session.engine.run(
+                flows.hand_back_all(
+                    session.keys(state.name),
+                    unacked=unacked,
+                    delayed=delayed,
+                    report=partial(_add, report, before),
+                )
+            )
+            before += done.delayed + done.unacked
+            rows.append({"queue": state.name, **done._asdict()})
+    if session.as_json:
+        session.out.rows(rows)
+    shown = [row for row in rows if names or row["delayed"] or row["unacked"] or row["left"]]
+    for each in shown if not session.as_json else ():
+        session.out.line(
+            f"{each['queue']}: handed back {number(each['delayed'])} delayed, "
+            f"{number(each['unacked'])} unacked, {number(each['left'])} left"
+        )
+    if not shown:
+        session.out.note("nothing was delayed or unacked")
+    return failed or (Exit.NOT_ALL if any(each["left"] for each in rows) else Exit.OK)
