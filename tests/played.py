@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from atomq.calls import Claimed
+from atomq.delivery import Delivery
 from atomq.flows import Flow
-from atomq.message import Delivery
 
 
 class Play:

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
         ServerUnavailable,
         WrongType,
     )
-    from atomq.message import BYTES, JSON, Serializer
     from atomq.options import Options
     from atomq.overview import Overview
     from atomq.partitioned import PartitionedQueue
@@ -57,6 +56,7 @@ if TYPE_CHECKING:
     from atomq.queue import Message, Queue, Receiver, Sent
     from atomq.queue_aio import AsyncMessage, AsyncQueue, AsyncReceiver, AsyncSent
     from atomq.queue_base import Item
+    from atomq.serializers import BYTES, JSON, Serializer
 
 __version__: str
 
@@ -72,7 +72,7 @@ _HOMES = {
         "PermissionDenied QueueInUse ResultTimeout ScriptFault ScriptsNotLoaded ServerError "
         "ServerFull ServerTooOld ServerUnavailable WrongType"
     ),
-    "atomq.message": "BYTES JSON Serializer",
+    "atomq.serializers": "BYTES JSON Serializer",
     "atomq.options": "Options",
     "atomq.overview": "Overview",
     "atomq.partitioned": "PartitionedQueue",

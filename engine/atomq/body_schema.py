@@ -10,7 +10,7 @@ from typing import Any
 
 from atomq import arguments
 from atomq.errors import InvalidArgument, InvalidMessage
-from atomq.message import strict_json
+from atomq.serializers import strict_json
 
 
 def body_check(schema: Mapping[str, Any] | None) -> Callable[[Any], None] | None:

@@ -12,8 +12,8 @@ from atomq.address import Address
 from atomq.calls import GONE, IN_USE, Call
 from atomq.durability import Durability
 from atomq.errors import AtomqError, InvalidArgument, PermissionDenied
+from atomq.ids import Producers
 from atomq.keys import Layout, Place, QueueKeys
-from atomq.message import Producers
 from atomq.options import Options
 from atomq.outage import outage_of
 from atomq.register import AGAIN, NOTED, REFUSED, register_of

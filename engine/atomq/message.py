@@ -13,166 +13,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-import itertools
-import json
-import re
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 from urllib.parse import quote
 
-from atomq import arguments, fork
+from atomq import arguments
 from atomq.errors import InvalidArgument, InvalidMessage
-
-
-@dataclass(frozen=True)
-class Serializer:
-    """How a body becomes text or bytes and back. `loads` gets what `dumps` returned."""
-
-    content_type: str
-    dumps: Callable[[Any], str | bytes]
-    loads: Callable[[Any], Any]
-
-    def __post_init__(self) -> None:
-        """Raise `InvalidArgument` for what cannot be one."""
-        arguments.text("content_type", self.content_type, 256, least=1)
-        if not (callable(self.dumps) and callable(self.loads)):
-            raise InvalidArgument("dumps and loads of a Serializer must be callable")
-
-
-_decoder = json.JSONDecoder()
-
-
-def _parsed(text: str | bytes) -> Any:
-    """What `json.loads` answers, which also looks for blanks at both ends: no writer puts any."""
-    if isinstance(text, str):
-        try:
-            value, end = _decoder.raw_decode(text)
-        except ValueError:
-            return _decoder.decode(text)  # blanks in front, or an error to be raised
-        return value if end == len(text) else _decoder.decode(text)
-    return json.loads(text)
-
-
-def _encoder(comma: str, colon: str) -> Callable[[Any], str]:
-    """What `json.dumps` does with these separators and without NaN, by one encoder for all calls.
-
-    `JSONEncoder.encode` makes its C encoder anew each time, which takes as long as a small body.
-    Where Python has none, or it takes other arguments, `encode` it is.
-    """
-    plain = json.JSONEncoder(separators=(comma, colon), allow_nan=False)
-    make: Any = getattr(json.encoder, "c_make_encoder", None)
-    try:
-        chunks = make(None, plain.default, quoted, None, colon, comma, False, False, False)
-        if "".join(chunks({"a": [1, None]}, 0)) == f'{{"a"{colon}[1{comma}null]}}':
-            return lambda value: "".join(chunks(value, 0))
-    except TypeError:  # not callable, or not with these
-        pass
-    return plain.encode
-
-
-_compact = _encoder(",", ":")
-_spaced = _encoder(", ", ": ")
-
-
-def _bytes(value: Any) -> bytes:
-    if not isinstance(value, bytes | bytearray | memoryview):
-        raise TypeError(f"a bytes queue takes bytes, got {type(value).__name__}")
-    return bytes(value)
-
-
-def strict_json(value: Any, what: str) -> str:
-    """A header or a result as JSON. Raises `InvalidMessage` for what JSON cannot say, as NaN."""
-    try:
-        return _spaced(value)
-    except Exception as error:
-        raise InvalidMessage(f"{what} not JSON: {arguments.words(error)}") from error
-
-
-JSON = Serializer("application/json", _compact, _parsed)
-BYTES = Serializer("application/octet-stream", _bytes, bytes)
-
-
-# ── ids ───────────────────────────────────────────────────────────────────────────────────────
-
-
-class Ids:
-    """Unique names without a system call each: one of its own (new after a fork), a counter.
-
-    Its own begins with the name of the process: see `fork.process`.
-    """
-
-    def __init__(self) -> None:
-        self.forked()
-        fork.renew(self)
-
-    def forked(self) -> None:
-        """Begin anew with another name, of letters and digits."""
-        self.prefix = fork.unique()
-        self._count = itertools.count(1)
-
-    def next(self) -> str:
-        """`<prefix>-<counter>`."""
-        return f"{self.prefix}-{next(self._count)}"
-
-
-message_ids = Ids()
-
-
-class CallId:
-    """One publish call: its producer, and its number among the calls of that.
-
-    A producer has one call under way at a time. So the server, which remembers the number of a
-    producer's last call, knows of each call whether it was carried out, and be it a late twin of
-    one that was answered long ago.
-    """
-
-    __slots__ = ("_idle", "number", "producer")
-
-    def __init__(self, producer: str, number: int = 1, idle: deque[CallId] | None = None) -> None:
-        self.producer, self.number = producer, number
-        self._idle = idle
-
-    def answered(self) -> None:
-        """The server has carried it out: its producer may go on to the next call, once."""
-        idle, self._idle = self._idle, None
-        if idle is not None:
-            idle.append(CallId(self.producer, self.number + 1, idle))
-
-    def __repr__(self) -> str:
-        return f"CallId({self.producer!r}, {self.number})"
-
-
-class Producers:
-    """The producers of an engine: as many as it has calls under way at once.
-
-    One whose call was given up without an answer is not used again, since that call may still be
-    carried out; so nothing has to be noted of it. Threads, tasks and finalizers may ask at any
-    moment: there is no lock. A child process has producers of its own.
-    """
-
-    _MOST_IDLE = 256
-
-    def __init__(self) -> None:
-        self._names = Ids()
-        self.forked()
-        fork.renew(self)
-
-    def forked(self) -> None:
-        """Begin anew: those that idle here idle in the parent too."""
-        self._idle: deque[CallId] = deque(maxlen=self._MOST_IDLE)
-
-    def next(self) -> CallId:
-        """The id of a call that is about to be made."""
-        idle = self._idle
-        try:
-            return idle.pop()
-        except IndexError:
-            return CallId(self._names.next(), 1, idle)
-
+from atomq.serializers import JSON, Serializer, parsed, strict_json
 
 # ── writing ───────────────────────────────────────────────────────────────────────────────────
 
@@ -284,7 +133,7 @@ class Envelope:
         """The whole envelope. Raises `InvalidMessage` if it is not a JSON object."""
         if self._decoded is None:
             try:
-                decoded = _parsed(self.raw.decode())
+                decoded = parsed(self.raw.decode())
             except (ValueError, RecursionError) as error:
                 raise InvalidMessage(f"the message is not JSON: {error}") from error
             if not isinstance(decoded, dict):
@@ -366,59 +215,3 @@ class Envelope:
         except Exception as error:
             said = arguments.words(error)
             raise InvalidMessage(f"the body cannot be deserialized: {said}") from error
-
-
-# ── claimed ───────────────────────────────────────────────────────────────────────────────────
-
-
-_TRACKED = re.compile(
-    rb'\{(?:"x-(?:deliveries|expires|spared)": ?\d{1,15}, ?){0,3}"x-tracked": ?"([^"\\]+)"'
-)
-_SPARED = re.compile(rb'\{(?:"x-deliveries":\d+,)?(?:"x-expires":\d+,)?"x-spared":(\d{1,8}),')
-
-
-class Delivery:
-    """One claimed message: what the server answered, and the receipt that acks it."""
-
-    __slots__ = (
-        "__weakref__",
-        "cancelled",
-        "deliveries",
-        "envelope",
-        "lost",
-        "queue",
-        "receipt",
-        "settled",
-        "step",
-        "word",
-    )
-
-    def __init__(self, queue: str, receipt: str, deliveries: int, step: int, raw: bytes) -> None:
-        self.queue = queue
-        self.receipt = receipt
-        self.deliveries = deliveries
-        self.step = step
-        self.envelope = Envelope(raw)
-        self.settled = self.lost = self.cancelled = False
-        self.word = receipt
-        """What acks it: its receipt, and if it is tracked a blank and the name of its record."""
-        if raw[2:3] == b"x" and (found := _TRACKED.match(raw)):
-            self.word = f"{receipt} {found[1].decode()}"
-
-    @property
-    def charged(self) -> int:
-        """Its deliveries, this one included, but for those that were spared.
-
-        Those ended without a word while their consumer held other messages, which says nothing of
-        this one. What is left is what counts towards `max_deliveries`.
-        """
-        return self.deliveries - self.spared
-
-    @property
-    def spared(self) -> int:
-        """How many earlier deliveries were spared; from two on it is handed out alone."""
-        found = _SPARED.match(self.envelope.raw) if self.deliveries > 1 else None
-        return min(int(found[1]), self.deliveries - 1) if found else 0
-
-    def __repr__(self) -> str:
-        return f"Delivery({self.queue!r}, {self.receipt!r}, deliveries={self.deliveries})"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from atomq import arguments, tracing
 from atomq.arguments import Seconds
 from atomq.calls import Verdict
+from atomq.delivery import Delivery
 from atomq.errors import (
     AtomqError,
     InvalidArgument,
@@ -20,7 +21,7 @@ from atomq.errors import (
     ServerUnavailable,
 )
 from atomq.flows import Flow
-from atomq.message import Delivery, Envelope
+from atomq.message import Envelope
 
 if TYPE_CHECKING:
     from atomq.queue_base import QueueBase

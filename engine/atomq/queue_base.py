@@ -37,11 +37,13 @@ from atomq.errors import InvalidArgument
 from atomq.flows import Flow, Pace
 from atomq.fork import once
 from atomq.handlers import check_handler
+from atomq.ids import message_ids
 from atomq.keys import QueueKeys
 from atomq.leases import LeaseKeeper, keeper
-from atomq.message import JSON, Serializer, Writer, check_priority, message_ids, strict_json
+from atomq.message import Writer, check_priority
 from atomq.message import tracked as mark_tracked
 from atomq.message_base import MessageBase, id_or_none
+from atomq.serializers import JSON, Serializer, strict_json
 
 log = logging.getLogger("atomq.queue")
 _receipt: Callable[[MessageBase[Any]], str] = attrgetter("receipt")

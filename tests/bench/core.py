@@ -32,7 +32,8 @@ from rich.table import Table
 from atomq import calls
 from atomq.calls import Outgoing
 from atomq.client import Engine
-from atomq.message import Ids, Writer
+from atomq.ids import Ids
+from atomq.message import Writer
 from atomq.queue import Queue
 from tests.bench.stock import Stock
 from tests.bench.waiters import Waiters

@@ -20,8 +20,8 @@ from atomq import calls
 from atomq.calls import Outgoing, Verdict
 from atomq.client import Engine
 from atomq.errors import ServerUnavailable
+from atomq.ids import Ids, Producers
 from atomq.keys import QueueKeys
-from atomq.message import Ids, Producers
 from tests.conftest import LONG
 from tests.lua.rig import Queue, Rig, msg, name_of
 from tests.servers import Server, wait_until

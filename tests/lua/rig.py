@@ -17,8 +17,9 @@ import redis
 from atomq import calls, scripts
 from atomq.calls import Call, Claimed, Outgoing
 from atomq.client import Engine
+from atomq.delivery import Delivery
 from atomq.keys import QueueKeys, RegisterKeys
-from atomq.message import Delivery, tracked
+from atomq.message import tracked
 from atomq.scripts import Script
 from tests.servers import Server
 

@@ -15,7 +15,7 @@ import pytest
 from atomq import calls
 from atomq.calls import Call, Outgoing, Rejection
 from atomq.errors import ServerFull
-from atomq.message import CallId
+from atomq.ids import CallId
 from tests.lua.rig import Queue, Rig, msg
 from tests.lua.verbs import GROWING, STOCK, STOCK_RECORD, VERBS, World
 from tests.servers import full_memory

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 
 from atomq import calls
 from atomq.calls import Call, Claimed, Outgoing, Rejection, Verdict
-from atomq.message import CallId
+from atomq.ids import CallId
 from tests.conftest import LONG
 from tests.lua.rig import BAND, Rig, msg, name_of
 from tests.lua.verbs import STOCK

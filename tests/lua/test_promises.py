@@ -24,8 +24,8 @@ from atomq.errors import (
     ServerFull,
     WrongType,
 )
+from atomq.ids import CallId
 from atomq.keys import QueueKeys, is_queue_key
-from atomq.message import CallId
 from tests.conftest import LONG
 from tests.lua.rig import Queue, Rig, msg, name_of, names
 from tests.lua.verbs import GROWING, READING, VERBS, World, world

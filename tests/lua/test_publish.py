@@ -13,7 +13,7 @@ import pytest
 from atomq import calls, scripts
 from atomq.calls import Call, Outgoing, Published
 from atomq.errors import InvalidArgument, ServerFull, WrongType
-from atomq.message import CallId, Producers
+from atomq.ids import CallId, Producers
 from tests.lua.rig import BAND, Queue, Rig, msg, name_of, names
 from tests.servers import full_memory
 

@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from atomq import calls, flows
 from atomq.calls import MessageStatus, Outgoing, Rejection, Verdict
-from atomq.message import CallId, Delivery
+from atomq.delivery import Delivery
+from atomq.ids import CallId
 from benchmarks.meter import Meter
 from tests.conftest import LONG
 from tests.lua.rig import Queue, Rig, msg, name_of, tracked_msg

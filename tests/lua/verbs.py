@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from atomq import calls
 from atomq.calls import Call, Outgoing, Rejection
-from atomq.message import CallId
+from atomq.ids import CallId
 from tests.lua.rig import REGISTER, Queue, Rig, msg, tracked_msg
 
 STOCK = ("unacked", "unacked_index")

@@ -31,9 +31,9 @@ from atomq.flows import (
     Wait,
     Withdraw,
 )
+from atomq.ids import Producers
 from atomq.keys import QueueKeys
 from atomq.looking import Looked
-from atomq.message import Producers
 from atomq.options import Options
 from tests.played import Play, claimed, delivery
 

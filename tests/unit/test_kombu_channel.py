@@ -20,7 +20,7 @@ from atomq.contrib.kombu.declaring import KEEP_EVERY, is_reply_exchange, is_repl
 from atomq.contrib.kombu.publishing import REPLY_TTL_MS
 from atomq.contrib.kombu.unconfirmed import Unconfirmed
 from atomq.errors import ServerFull, ServerUnavailable
-from atomq.message import CallId
+from atomq.ids import CallId
 from atomq.options import CALL_WINDOW_MS
 from tests.scripted import NOW_MS, Stage, claimed, raw
 

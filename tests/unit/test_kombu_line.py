@@ -12,8 +12,8 @@ from redis import exceptions as server
 from atomq.contrib.kombu import line
 from atomq.contrib.kombu.hand_over import HandOver
 from atomq.contrib.kombu.line import Line, Socket
+from atomq.delivery import Delivery
 from atomq.errors import ServerUnavailable
-from atomq.message import Delivery
 
 
 class Wire:

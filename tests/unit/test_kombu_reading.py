@@ -16,7 +16,7 @@ from kombu.utils.json import dumps
 
 from atomq.contrib.kombu import qos
 from atomq.contrib.kombu.channel import Channel
-from atomq.message import Delivery
+from atomq.delivery import Delivery
 
 BODIES = [
     b'[[], {}, {"callbacks": null}]',

@@ -14,10 +14,10 @@ from atomq import leases
 from atomq.backlog import Backlog
 from atomq.calls import Call, Claimed, Verdict
 from atomq.client import Engine
+from atomq.delivery import Delivery
 from atomq.flows import Flow, clock
 from atomq.keys import QueueKeys
 from atomq.leases import LeaseKeeper
-from atomq.message import Delivery
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ time.clock_gettime = lambda which: real(which) + asleep * (which == time.CLOCK_B
 from atomq import leases
 from atomq.calls import Claimed
 from atomq.client import Engine
-from atomq.message import Delivery
+from atomq.delivery import Delivery
 
 message = Delivery("q", "c-1.0.1", 1, 1, b"{}")
 keeper = leases.keeper(Engine("redis://127.0.0.1:1", lease=60))

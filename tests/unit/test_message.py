@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 import time
 import uuid
 from typing import Any
@@ -17,17 +16,8 @@ from kombu.serialization import dumps
 from kombu.transport.virtual import Base64, Channel
 
 from atomq.errors import InvalidArgument, InvalidMessage
-from atomq.message import (
-    BYTES,
-    JSON,
-    Envelope,
-    Ids,
-    Producers,
-    Serializer,
-    Writer,
-    _encoder,
-    check_priority,
-)
+from atomq.message import Envelope, Writer, check_priority
+from atomq.serializers import BYTES, JSON, Serializer
 
 text = st.text(st.characters(codec="utf-8"), max_size=40)
 scalars = (
@@ -175,35 +165,6 @@ def test_what_cannot_be_written_says_why() -> None:
             check_priority(priority)  # type: ignore[arg-type]
 
 
-def test_ids_are_unique_also_after_a_fork() -> None:
-    ids = Ids()
-    before = ids.prefix
-    assert len({ids.next() for _ in range(1000)} | {Ids().next() for _ in range(1000)}) == 2000
-    ids.forked()
-    assert ids.prefix != before
-
-
-BODIES = [None, True, 0, -1.5, "", "ü\u2028\ud83d", [], {}, {"a": [1, {"b": ()}]}]
-
-
-@pytest.mark.parametrize("body", [*BODIES, {1: 2, None: 3, False: 4}, [[[[]]]]], ids=repr)
-def test_a_body_is_what_json_makes_of_it(body: Any) -> None:
-    assert JSON.dumps(body) == json.dumps(body, separators=(",", ":"))
-
-
-@pytest.mark.parametrize(
-    "text", ["1", " [1] ", "{}\n", '\t"x"', b"[2]", "[1] x", "", " ", "{", "nul"]
-)
-def test_a_body_is_read_as_json_reads_it(text: str | bytes) -> None:
-    def told(read: Any) -> Any:
-        try:
-            return read(text)
-        except ValueError as error:
-            return str(error)
-
-    assert told(JSON.loads) == told(json.loads)
-
-
 def _circle() -> list[Any]:
     found: list[Any] = []
     found.append(found)
@@ -215,90 +176,6 @@ def test_what_json_cannot_say_is_refused(body: Any) -> None:
     with pytest.raises(InvalidMessage, match="cannot be serialized"):
         Writer("q").write(body, "id")
     assert JSON.dumps([1]) == "[1]"  # and leaves nothing behind
-
-
-def test_where_json_has_no_encoder_in_c_its_own_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("json.encoder.c_make_encoder", None)
-    assert _encoder(",", ":")({"a": [1, 2]}) == '{"a":[1,2]}'
-
-
-# ── producers ─────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_producer_has_one_call_under_way_and_counts_those_that_were_answered() -> None:
-    producers = Producers()
-    first, second = producers.next(), producers.next()
-    assert first.producer != second.producer
-    first.answered()
-    third = producers.next()
-    assert (third.producer, third.number) == (first.producer, first.number + 1)
-
-
-def test_a_call_that_is_answered_twice_frees_its_producer_once() -> None:
-    """Else two calls at once would have one number, and one of them would count as done."""
-    producers = Producers()
-    first = producers.next()
-    first.answered()
-    first.answered()
-    assert producers.next().producer != producers.next().producer
-
-
-def test_a_producer_whose_call_has_no_answer_is_not_used_again() -> None:
-    producers = Producers()
-    unanswered = producers.next()
-    for _ in range(3):
-        call_id = producers.next()
-        assert call_id.producer != unanswered.producer
-        call_id.answered()
-
-
-def test_a_child_process_has_producers_of_its_own() -> None:
-    """Also where a call was under way when the process was forked."""
-    producers = Producers()
-    before = {producers.next() for _ in range(3)}
-    before.pop().answered()
-    for one in (producers, producers._names):
-        one.forked()
-    for each in before:
-        each.answered()
-    after = producers.next()
-    assert after.number == 1
-    assert after.producer not in {each.producer for each in before}
-
-
-def test_idle_producers_are_not_kept_without_end() -> None:
-    producers = Producers()
-    for each in [producers.next() for _ in range(1000)]:
-        each.answered()
-    assert sum(producers.next().number > 1 for _ in range(1000)) == 256
-
-
-def test_threads_never_share_a_producer() -> None:
-    producers = Producers()
-    under_way: dict[str, int] = {}
-    seen: set[tuple[str, int]] = set()
-    calls: list[int] = []
-
-    def publish() -> None:
-        for _ in range(2000):
-            call_id = producers.next()
-            assert call_id.producer not in under_way
-            under_way[call_id.producer] = call_id.number
-            seen.add((call_id.producer, call_id.number))
-            calls.append(1)
-            del under_way[call_id.producer]
-            call_id.answered()
-
-    threads = [threading.Thread(target=publish) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(seen) == len(calls) == 16_000
-    assert len({producer for producer, _ in seen}) <= 8
-
-
-# ── what is left out ──────────────────────────────────────────────────────────────────────────
 
 
 def test_an_envelope_says_nothing_that_kombu_can_do_without() -> None:

@@ -26,8 +26,8 @@ from atomq.cluster import (
 )
 from atomq.conversation import packed
 from atomq.durability import Confirmed, Durability
+from atomq.ids import CallId
 from atomq.keys import Place, QueueKeys, hash_slot
-from atomq.message import CallId
 from atomq.outage import Standing
 from atomq.retrying import NoAnswer, Unsent
 

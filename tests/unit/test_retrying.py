@@ -13,8 +13,8 @@ from atomq.calls import Call, Outgoing
 from atomq.conversation import packed
 from atomq.durability import Confirmed, Durability
 from atomq.flight import Flight
+from atomq.ids import CallId
 from atomq.keys import QueueKeys, RegisterKeys
-from atomq.message import CallId
 from atomq.retrying import Pause, Replaced, Retry, Send, calling, probing
 from atomq.translating import Unsent, connecting, translated
 

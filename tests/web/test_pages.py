@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from atomq import Item, Queue, calls
 from atomq.client import Engine
-from atomq.message import Serializer
+from atomq.serializers import Serializer
 from atomq.web import asgi_app
 from tests.servers import Cluster, Server
 from tests.web.conftest import OURS, text_of

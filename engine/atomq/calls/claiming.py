@@ -22,8 +22,8 @@ from atomq.calls.base import (
     renewal_ms,
     tracked_last,
 )
+from atomq.delivery import Delivery
 from atomq.keys import QueueKeys
-from atomq.message import Delivery
 
 _CLAIM = scripts.declared(
     "claim",

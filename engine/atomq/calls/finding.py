@@ -23,7 +23,8 @@ from atomq.calls.base import (
     read_missing,
 )
 from atomq.keys import QueueKeys
-from atomq.message import JSON, Envelope, Serializer, tracked_name
+from atomq.message import Envelope, tracked_name
+from atomq.serializers import JSON, Serializer
 
 State = Literal[
     "ready", "delayed", "held", "done", "failed", "dead", "cancelled", "gone", "unknown"

@@ -11,8 +11,9 @@ from atomq.calls.base import MAX_BYTES, MOST, QUEUE, Call, Part, as_pairs, as_te
 from atomq.calls.overview import counters
 from atomq.durability import Durability
 from atomq.keys import QueueKeys, RegisterKeys
-from atomq.message import JSON, Envelope, Serializer
+from atomq.message import Envelope
 from atomq.partitions import PartitionMap
+from atomq.serializers import JSON, Serializer
 
 _INSPECT = scripts.declared("inspect", keys=(*QUEUE, "ready * step"), argv=())
 

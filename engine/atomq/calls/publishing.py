@@ -12,8 +12,8 @@ from atomq.calls.base import MOST, Call, check_size
 from atomq.calls.registering import IN_USE
 from atomq.durability import Durability
 from atomq.errors import InvalidArgument
+from atomq.ids import CallId
 from atomq.keys import QueueKeys
-from atomq.message import CallId
 from atomq.options import CALL_WINDOW_MS
 
 _PUBLISH = scripts.declared(

@@ -147,7 +147,8 @@ class _Writing:
         message_id: str | None,
         durability: Durability | None,
     ) -> None:
-        from atomq.message import Ids, Writer
+        from atomq.ids import Ids
+        from atomq.message import Writer
 
         self.engine = session.engine
         self.keys = session.keys(queue)

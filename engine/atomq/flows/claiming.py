@@ -10,14 +10,15 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from atomq import calls
 from atomq.calls import Call, Claimed, Claims, DeadLettered
+from atomq.delivery import Delivery
 from atomq.errors import AtomqError, ServerUnavailable
 from atomq.flows.acks import Acks
 from atomq.flows.base import Flow, ask
 from atomq.flows.batching import batches, give_back
 from atomq.flows.times import clock
+from atomq.ids import Ids
 from atomq.keys import QueueKeys
 from atomq.looking import Looks
-from atomq.message import Delivery, Ids
 from atomq.options import Options
 
 log = logging.getLogger("atomq.flows")

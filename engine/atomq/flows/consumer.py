@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from atomq import calls
 from atomq.arguments import Seconds
 from atomq.calls import Claimed, Claims
+from atomq.delivery import Delivery
 from atomq.errors import (
     AtomqError,
     ServerFull,
@@ -21,7 +22,6 @@ from atomq.flows.batching import give_back
 from atomq.flows.claiming import ClaimedBy, Claiming, Company
 from atomq.flows.times import Stop, clock, deadline_of, is_set, seconds_left
 from atomq.keys import QueueKeys
-from atomq.message import Delivery
 from atomq.options import Options
 
 log = logging.getLogger("atomq.flows")

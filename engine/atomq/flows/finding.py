@@ -14,7 +14,7 @@ from atomq.errors import (
 from atomq.flows.base import Flow, ask
 from atomq.flows.batching import in_batches
 from atomq.keys import QueueKeys, RegisterKeys
-from atomq.message import JSON, Serializer
+from atomq.serializers import JSON, Serializer
 
 
 def status(

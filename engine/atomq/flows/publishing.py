@@ -11,8 +11,8 @@ from atomq.errors import (
     NotDurable,
 )
 from atomq.flows.base import Flow, ask
+from atomq.ids import Producers
 from atomq.keys import QueueKeys
-from atomq.message import Producers
 from atomq.options import Options
 
 

@@ -25,10 +25,11 @@ from atomq.contrib.kombu.node_bindings import NodeBindings
 from atomq.contrib.kombu.rights import Rights
 from atomq.contrib.kombu.spread import Spread
 from atomq.contrib.kombu.unconfirmed import Unconfirmed
+from atomq.delivery import Delivery
 from atomq.errors import AtomqError, ServerUnavailable
+from atomq.ids import Ids
 from atomq.keys import QueueKeys
 from atomq.leases import LeaseKeeper, keeper
-from atomq.message import Delivery, Ids
 from atomq.shared import OneEach
 
 log = logging.getLogger("atomq.kombu")

@@ -18,10 +18,10 @@ from atomq.contrib.kombu.declaring import is_reply_queue
 from atomq.contrib.kombu.publishing import Publishing
 from atomq.contrib.kombu.qos import Message, QoS
 from atomq.contrib.kombu.reading import from_json
+from atomq.delivery import Delivery
 from atomq.errors import InvalidMessage, ServerUnavailable
 from atomq.fork import once
 from atomq.keys import QueueKeys
-from atomq.message import Delivery
 
 log = logging.getLogger("atomq.kombu")
 

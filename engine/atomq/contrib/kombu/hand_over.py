@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from atomq.delivery import Delivery
 from atomq.errors import AtomqError
-from atomq.message import Delivery
 
 if TYPE_CHECKING:
     from atomq.contrib.kombu.broker import Broker

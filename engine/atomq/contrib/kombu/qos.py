@@ -19,8 +19,8 @@ from atomq import calls, flows
 from atomq.calls import Rejection
 from atomq.contrib.kombu import worker
 from atomq.contrib.kombu.reading import body_in_json
+from atomq.delivery import Delivery
 from atomq.errors import AtomqError, InvalidMessage, ServerUnavailable
-from atomq.message import Delivery
 
 log = logging.getLogger("atomq.kombu")
 

@@ -10,7 +10,7 @@ from typing import Any
 from kombu.serialization import registry
 from kombu.utils import json
 
-from atomq.message import JSON
+from atomq.serializers import JSON
 
 _typed = JSONDecoder(object_hook=json.object_hook)
 

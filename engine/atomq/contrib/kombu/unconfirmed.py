@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from atomq import fork
-from atomq.message import CallId
+from atomq.ids import CallId
 
 _MOST = 1000  # messages remembered
 
