@@ -20,12 +20,16 @@ local receipts = require("lib.receipts")
 
 args.keys(3, 0, 2)
 local items = args.items("receipt", 1, 1000)
-guard.zset(KEYS[1]); guard.hash(KEYS[2]); guard.hash(KEYS[3])
+guard.zset(KEYS[1]); guard.hash(KEYS[3])
 local fault = args.fault or guard.fault
 if fault then
   return redis.error_reply(fault)
 end
 local lost, ended = receipts.ack(KEYS[1], KEYS[2], ARGV)
+if not lost then
+  guard.checked(ended, KEYS[2], "HDEL")
+  return redis.error_reply(guard.fault)
+end
 if #lost < items then
   redis.call("HINCRBY", KEYS[3], "acked", items - #lost)
 end

@@ -29,7 +29,7 @@ local unacked, records, stats, RESULT = KEYS[1], KEYS[2], KEYS[3], 6
 local ttl, sharded = args.int("ttl_ms", 1, limits.LONGEST_MS), args.int("sharded", 0, 1)
 local items = args.items("receipt and value", 2, 1000)
 args.keys(RESULT - 1, items, items)
-guard.zset(unacked); guard.hash(records); guard.hash(stats)
+guard.zset(unacked); guard.hash(stats)
 local fault = args.fault or guard.fault
 if fault then
   return redis.error_reply(fault)
@@ -40,6 +40,10 @@ for i = 1, items do
   names[i] = ARGV[args.at + 2 * i - 1]
 end
 local lost, ended = receipts.ack(unacked, records, names)
+if not lost then
+  guard.checked(ended, records, "HDEL")
+  return redis.error_reply(guard.fault)
+end
 if #lost < items then
   redis.call("HINCRBY", stats, "acked", items - #lost)
 end

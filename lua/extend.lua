@@ -19,45 +19,46 @@
 local args = require("lib.args")
 local bands = require("lib.bands")
 local clock = require("lib.clock")
-local guard = require("lib.guard")
 local limits = require("lib.limits")
 local outage = require("lib.outage")
-local receipts = require("lib.receipts")
 
-local unacked, records, meta, HOUR = KEYS[1], KEYS[2], KEYS[3], limits.HOUR_MS
+local unacked, meta, FIRST, HOUR = KEYS[1], KEYS[3], 4, limits.HOUR_MS
 args.keys(4, 0, 0)
 local lease, renew = args.int("lease_ms", 0, limits.LONGEST_MS), args.int("renew_ms", 1, limits.LONGEST_MS)
 local beside = args.int("beside", 0, 1) == 1
 local items = args.items("receipt", 1, 1000)
-guard.zset(unacked); guard.hash(records); guard.hash(meta)
-local fault = args.fault or guard.fault
-if fault then
-  return redis.error_reply(fault)
+if args.fault then
+  return redis.error_reply(args.fault)
 end
 
-local now, names = clock.now(), {}
-for i = 1, items do
-  names[i] = ARGV[args.at + i]
+-- What is read says of which type its key is, and so does the first write, which changes nothing.
+local known = redis.pcall("HMGET", meta, "seen", "grace", "renew", "renewals", "had_grace", "quiet", "cancels")
+local scores = items > 0 and redis.pcall("ZMSCORE", unacked, unpack(ARGV, FIRST)) or {}
+local freed = not (known.err or scores.err) and redis.pcall("HDEL", KEYS[2], "")
+if type(freed) ~= "number" then
+  local guard = require("lib.guard")
+  return redis.error_reply(guard.blame(freed or known.err and known or scores, 4, "zset", "hash", "hash", "any"))
 end
-local known = redis.call("HMGET", meta, "seen", "grace", "renew", "renewals", "had_grace", "quiet",
-  "cancels")
-local changes, renewed, lost = {}, {}, {}
+
+local now = clock.now()
+local changes, renewed, lost, seen = {}, {}, {}, {}
 outage.look(known[1], known[2], known[3], known[4], known[5], renew, now, changes)
 if known[6] and lease < outage.RESOLUTION then
   changes[#changes + 1], changes[#changes + 2] = "quiet", 0
 end
-local scores = receipts.scores(unacked, names)
 for i = 1, items do
-  if scores[i] then
-    renewed[#renewed + 1], renewed[#renewed + 2] = bands.moved(scores[i], now + lease, beside), names[i]
+  local receipt, score = ARGV[FIRST - 1 + i], scores[i]
+  if score and not seen[receipt] then -- one that is named twice is live once
+    renewed[#renewed + 1], renewed[#renewed + 2] = bands.moved(score, now + lease, beside), receipt
   else
-    lost[#lost + 1] = i
+    lost[#lost + 1], scores[i] = i, false
   end
+  seen[receipt] = true
 end
 if (tonumber(known[7]) or 0) > now then
   local marks = {}
   for i = 1, items do
-    marks[i] = "!" .. names[i]
+    marks[i] = "!" .. ARGV[FIRST - 1 + i]
   end
   local cancelled, still = redis.pcall("HMGET", KEYS[4], unpack(marks)), false
   for i = 1, items do
@@ -69,7 +70,6 @@ if (tonumber(known[7]) or 0) > now then
     changes[#changes + 1], changes[#changes + 2] = "cancels", string.format("%.0f", math.max(known[7], now + HOUR))
   end
 end
-redis.call("HDEL", records, "")
 if #renewed > 0 then
   redis.call("ZADD", unacked, "XX", unpack(renewed))
 end

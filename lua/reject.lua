@@ -25,7 +25,6 @@
 --   BADARG  WRONGTYPE
 local args = require("lib.args")
 local dead = require("lib.dead")
-local guard = require("lib.guard")
 local limits = require("lib.limits")
 local receipts = require("lib.receipts")
 local record = require("lib.record")
@@ -37,10 +36,15 @@ local max_bytes = args.int("max_bytes", 1, limits.MOST_BYTES)
 local keep = args.text("keep", 32)
 local items = args.items("receipt, reason, detail and value", 4, 1000)
 args.keys(RESULT - 1, items, items)
-guard.zset(unacked); guard.hash(records); guard.stream(letters); guard.hash(stats); guard.trim(letters, keep)
-local fault = args.fault or guard.fault
-if fault then
-  return redis.error_reply(fault)
+local counters = redis.pcall("HLEN", stats)
+local wrong = type(counters) == "table" and counters or redis.pcall("XLEN", letters)
+if args.fault or keep ~= "" or type(wrong) == "table" then
+  local guard = require("lib.guard")
+  guard.hash(stats); guard.stream(letters); guard.trim(letters, keep)
+  local fault = args.fault or guard.fault
+  if fault then
+    return redis.error_reply(fault)
+  end
 end
 
 local verdicts, bytes, rejected, reasons, last, us, notes = {}, 0, 0, {}, nil, nil, nil
@@ -48,7 +52,12 @@ for i = 1, items do
   local at = args.at + 4 * (i - 1)
   verdicts[i] = 2
   if bytes < max_bytes then
-    local held = receipts.remove(unacked, records, ARGV[at + 1])
+    local held, fault = receipts.remove(unacked, records, ARGV[at + 1])
+    if fault then -- at the first one
+      local guard = require("lib.guard")
+      guard.zset(unacked); guard.hash(records)
+      return redis.error_reply(guard.fault or fault.err)
+    end
     verdicts[i] = held and 1 or 0
     if held then
       local deliveries, step, _, body = record.split(held)
@@ -65,14 +74,16 @@ for i = 1, items do
   end
 end
 if rejected > 0 then
-  redis.call("HINCRBY", stats, "dead", rejected)
+  counters = redis.call("HINCRBY", stats, "dead", rejected) == rejected and counters + 1 or counters
   for reason, n in pairs(reasons) do
-    dead.count(stats, n, reason)
+    counters = dead.count(stats, n, reason, counters)
   end
   if notes then
     local tracking = require("lib.tracking")
     tracking.write(5, notes, us)
   end
-  dead.bound(letters, stats, keep, last)
+  if keep ~= "" then
+    dead.bound(letters, stats, keep, last)
+  end
 end
 return verdicts

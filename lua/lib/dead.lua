@@ -12,13 +12,15 @@ function M.add(dead, reason, detail, deliveries, step, message, call_id)
     "message", message)
 end
 
--- Count `n` letters that died of one reason. Once there are many reasons, others are counted together.
-function M.count(stats, n, reason)
+-- Count `n` letters that died of one reason. Once there are many reasons, others are counted together. `size`: how many
+-- counters the queue has, where that is known. Answers how many it has now.
+function M.count(stats, n, reason, size)
   local field = "dead:" .. reason
-  if redis.call("HLEN", stats) >= MOST_COUNTERS and redis.call("HEXISTS", stats, field) == 0 then
+  size = size or redis.call("HLEN", stats)
+  if size >= MOST_COUNTERS and redis.call("HEXISTS", stats, field) == 0 then
     field = "dead:other"
   end
-  redis.call("HINCRBY", stats, field, n)
+  return redis.call("HINCRBY", stats, field, n) == n and size + 1 or size
 end
 
 -- Of the letters of a queue, keep so many at most and none that died so many ms before this one: `<letters> <ms>`, each

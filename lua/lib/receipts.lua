@@ -9,24 +9,10 @@ function M.named(claim_id, attempt, n)
   return names
 end
 
--- Which of these are live: their scores, false for the others. One that is named twice is live once.
-function M.scores(unacked, receipts)
-  if #receipts == 0 then
-    return {}
-  end
-  local scores, seen = redis.call("ZMSCORE", unacked, unpack(receipts)), {}
-  for i = 1, #receipts do
-    if seen[receipts[i]] then
-      scores[i] = false
-    end
-    seen[receipts[i]] = true
-  end
-  return scores
-end
-
 -- Take the live ones out of `unacked` and `records`; answers the positions of those that are not live. Nearly always
 -- all are: only when fewer were there than named (one may be named twice) is each asked for by itself. Of tracked
--- messages, which are the last, a blank and the id stand behind the receipt: their ids are answered too, or nil.
+-- messages, which are the last, a blank and the id stand behind the receipt: their ids are answered too, or nil. If
+-- `records` is of another type nothing was changed: answers nil and the error.
 function M.ack(unacked, records, given)
   local lost, receipts, ids = {}, given, nil
   for i = #given, 1, -1 do
@@ -38,8 +24,11 @@ function M.ack(unacked, records, given)
     end
     receipts[i], ids[i] = string.sub(given[i], 1, blank - 1), string.sub(given[i], blank + 1)
   end
-  if redis.call("HDEL", records, unpack(receipts)) == #receipts then
+  local gone = redis.pcall("HDEL", records, unpack(receipts))
+  if gone == #receipts then
     redis.call("ZREM", unacked, unpack(receipts))
+  elseif type(gone) == "table" then
+    return nil, gone
   else
     for i = 1, #receipts do
       if redis.call("ZREM", unacked, receipts[i]) == 0 then
@@ -60,10 +49,14 @@ function M.ack(unacked, records, given)
   return lost, ended
 end
 
--- Take one message out, as its record: for verbs that move it on. The first of these calls frees memory.
+-- Take one message out, as its record: for verbs that move it on. The first write of these frees memory. If one of the
+-- keys is of another type nothing was changed: answers nil and the error.
 function M.remove(unacked, records, receipt)
-  local held = redis.call("HGET", records, receipt)
-  redis.call("ZREM", unacked, receipt)
+  local held = redis.pcall("HGET", records, receipt)
+  local fault = type(held) == "table" and held or redis.pcall("ZREM", unacked, receipt)
+  if type(fault) == "table" then
+    return nil, fault
+  end
   redis.call("HDEL", records, receipt)
   return held
 end

@@ -772,6 +772,25 @@ def _cpu(q: Queue) -> float:
     return float(spent["used_cpu_user"] + spent["used_cpu_sys"])
 
 
+@pytest.mark.parametrize("layout", ["stock"], indirect=True)
+@pytest.mark.parametrize(("verb", "most"), [("ack", 5), ("complete", 9), ("reject", 16)])
+def test_10_what_settles_two_messages_looks_at_no_key_twice(rig: Rig, verb: str, most: int) -> None:
+    """Catches looks at keys whose first read or write says the same: it is 1 to 3 commands more."""
+    rig.engine.run(VERBS[verb](world(rig, "loads its script")))
+    w = world(rig)
+    ran = cost(w.q, VERBS[verb](w)).commands
+    assert sum(ran.values()) == most, ran
+
+
+@pytest.mark.parametrize("layout", ["stock"], indirect=True)
+def test_10_a_renewal_looks_at_no_key_twice(rig: Rig) -> None:
+    rig.engine.run(VERBS["extend"](world(rig, "loads its script")))
+    w = world(rig)
+    ran = cost(w.q, VERBS["extend"](w)).commands
+    ran.pop("cmdstat_hset", 0)  # of the time, four times a second
+    assert sum(ran.values()) == 5, ran
+
+
 def one_round(q: Queue) -> tuple[dict[str, int], float]:
     """Claim ten and give them back as they were, 30 times: commands a claim, µs of a quick one."""
     spent, commands = [], []
