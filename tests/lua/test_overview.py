@@ -185,6 +185,8 @@ def test_the_age_is_that_of_the_next_message(q: Queue) -> None:
     [
         msg("x"),
         b'{"body":"\\"timestamp\\":5"}',
+        b'{"properties":{"their_timestamp":5}}',
+        b'timestamp":5',
         b'{"properties":{"timestamp":null}}',
         b"not JSON at all",
         b'{"properties":{"timestamp":',
