@@ -956,7 +956,7 @@ def test_what_was_settled_after_all_is_not_given_back(
         received[0].ack()
         long_ago = time.monotonic() - 3600
         doubtful = deque((long_ago, message) for message in received[:2])
-        monkeypatch.setattr("atomq.contrib.kombu.worker._doubtful", doubtful)
+        monkeypatch.setattr("atomq.contrib.kombu.worker_hooks._doubtful", doubtful)
         drain(connection, received, 3)
         drain_for(connection, 1.0)
     assert [message.payload for message in received] == [0, 1, 1]

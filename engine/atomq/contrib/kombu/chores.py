@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from atomq.contrib.fleet import Registration
 from atomq.contrib.kombu.declaring import is_reply_queue
 from atomq.contrib.kombu.stock import Restore
-from atomq.contrib.kombu.worker import forgotten
+from atomq.contrib.kombu.worker_hooks import forgotten
 
 if TYPE_CHECKING:
     from atomq.contrib.kombu.broker import Broker

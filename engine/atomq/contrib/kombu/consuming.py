@@ -12,7 +12,7 @@ from kombu.utils.scheduling import cycle_by_name
 
 from atomq import calls
 from atomq.calls import Rejection
-from atomq.contrib.kombu import due, worker
+from atomq.contrib.kombu import due, task_faults, worker
 from atomq.contrib.kombu.broker import eta_ms
 from atomq.contrib.kombu.declaring import is_reply_queue
 from atomq.contrib.kombu.publishing import Publishing
@@ -258,7 +258,7 @@ class Consuming(Publishing):
         headers = payload.get("headers")
         if headers is None:
             headers = payload["headers"] = {}
-        if fault := worker.fault(headers):
+        if fault := task_faults.fault(headers):
             raise InvalidMessage(fault)
         if delivery.deliveries > 1:
             info["redelivered"] = True

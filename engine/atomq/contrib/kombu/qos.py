@@ -17,7 +17,7 @@ from kombu.transport import virtual
 
 from atomq import calls, flows
 from atomq.calls import Rejection
-from atomq.contrib.kombu import worker
+from atomq.contrib.kombu import task_faults, worker, worker_hooks
 from atomq.contrib.kombu.reading import body_in_json
 from atomq.delivery import Delivery
 from atomq.errors import AtomqError, InvalidMessage, ServerUnavailable
@@ -32,9 +32,9 @@ class Message(virtual.Message):
         self.delivery: Delivery | None = payload.pop("atomq.delivery", None)
         self.undecodable: BaseException | None = None
         self.revoked = False
-        """Whether a Celery worker ends its task by its own revoke: see `worker.note_revoked`."""
+        """Whether a Celery worker ends its task by its own revoke: see `worker_hooks`."""
         self.failure = ""
-        """What its task failed of, where a Celery worker notes it: see `worker.note_failures`."""
+        """What its task failed of, where a Celery worker notes it: see `worker_hooks`."""
         try:
             super().__init__(payload, channel=channel, **kwargs)
         except Exception as error:
@@ -65,7 +65,7 @@ class Message(virtual.Message):
             decoded = body_in_json(self.body, self.content_type, self.content_encoding, self.accept)
             if decoded is None:
                 decoded = super()._decode()
-            if fault := worker.fault(decoded):
+            if fault := task_faults.fault(decoded):
                 raise InvalidMessage(fault)
             return decoded
         except Exception as error:
@@ -133,7 +133,7 @@ class QoS(virtual.QoS):
         self, delivery: Delivery, reason: str, error: BaseException | None, detail: str = ""
     ) -> None:
         delivery.settled = True
-        detail = detail or worker.described(error)
+        detail = detail or worker_hooks.described(error)
         broker = self.channel.broker
         queue = broker.keys(delivery.queue)
         item = Rejection(delivery.receipt, _id_of(delivery), reason, _sendable(detail))

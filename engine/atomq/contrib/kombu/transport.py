@@ -91,15 +91,15 @@ class Transport(virtual.Transport):
                 raise error.__cause__ from None
             raise
         if "celery.worker.control" in sys.modules:
-            from atomq.contrib.kombu import control, worker
+            from atomq.contrib.kombu import control, worker_hooks
 
             self._introduce()
             control.install()
-            worker.note_failures()
-            worker.note_revoked()
-            worker.ask_before_work()
-            worker.when_stopping(let_go)
-            worker.let_greenlets_run()
+            worker_hooks.note_failures()
+            worker_hooks.note_revoked()
+            worker_hooks.ask_before_work()
+            worker_hooks.when_stopping(let_go)
+            worker_hooks.let_greenlets_run()
         return super().establish_connection()
 
     def _introduce(self) -> None:

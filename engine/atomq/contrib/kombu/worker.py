@@ -6,21 +6,15 @@ that use Kombu alone.
 
 from __future__ import annotations
 
-import _thread
 import gc
 import logging
-import os
 import sys
 import time
-import traceback
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
-from functools import cache, wraps
+from collections.abc import Iterator
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from kombu.utils import functional
 from kombu.utils.compat import detect_environment
 
 log = logging.getLogger("atomq.kombu")
@@ -107,7 +101,7 @@ def runs_in_delivery(*, in_loop: bool) -> bool:
     """Whether a message is worked on while it is handed over: solo pools, programs that drain."""
     if in_loop:
         return SOLO in sys.modules
-    return not _is_green()
+    return not is_green()
 
 
 def acks_between_drains() -> bool:
@@ -115,18 +109,9 @@ def acks_between_drains() -> bool:
 
     That is the main greenlet. Tasks and remote control, which may drain as well, have others.
     """
-    if "celery.worker.loops" not in sys.modules or not _is_green():
+    if "celery.worker.loops" not in sys.modules or not is_green():
         return False
     return sys.modules["greenlet"].getcurrent().parent is None
-
-
-def let_greenlets_run() -> None:
-    """Have Kombu sleep, between two tries to connect, as everything else here sleeps.
-
-    While gevent patches, it looks at an object of Celery's that loads Kombu, which takes hold of
-    the `sleep` that stops all greenlets: tasks, and the renewal of their leases.
-    """
-    functional.sleep = time.sleep
 
 
 def running() -> set[str]:
@@ -180,27 +165,6 @@ def cancelled() -> Iterator[Any]:
             yield message
 
 
-def when_stopping(do: Callable[[], None]) -> None:
-    """Have this done when the worker has to stop, also while a task has its only thread.
-
-    Celery sends its signal in a handler, in a green pool in the loop itself, where nothing may
-    wait; and sets its flag only afterwards.
-    """
-    from celery.signals import worker_shutting_down
-
-    def soon() -> None:
-        until = time.monotonic() + 1.0
-        while not stopping():
-            if time.monotonic() > until:  # a soft shutdown: its tasks have time
-                return
-            time.sleep(BEGINS_IN / 10)
-        do()
-
-    worker_shutting_down.connect(
-        lambda **_: _thread.start_new_thread(soon, ()), weak=False, dispatch_uid="atomq.stop"
-    )
-
-
 def killed(message: Any) -> bool:
     """Whether a cold shutdown killed a task, which Celery takes for an end of its own, and acks.
 
@@ -209,60 +173,8 @@ def killed(message: Any) -> bool:
     """
     if message.failure.startswith("NotImplementedError") and "kill_job" in message.failure:
         return True
-    request = requests().get(message.delivery_tag) if _is_green() else None
+    request = requests().get(message.delivery_tag) if is_green() else None
     return bool(getattr(request, "_already_cancelled", False))
-
-
-_doubtful: deque[tuple[float, Any]] = deque()  # since when, and the message of the task
-_MARK = "__atomq__"
-
-
-def note_failures() -> None:
-    """Have a message note what its task failed of: Celery rejects it later, without a word.
-
-    Later, and in the worker's own thread: its signal of a failure, which is sent where the task
-    ran, is of no use there. And remember which failed outside of its own code, as when the result
-    cannot be stored: in all pools but prefork Celery may forget the message then.
-    """
-    from billiard.einfo import ExceptionWithTraceback
-    from celery.signals import task_internal_error
-    from celery.worker.request import Request
-
-    task_internal_error.connect(_failed_outside, weak=False, dispatch_uid="atomq.failed")
-    if not hasattr(Request.on_failure, _MARK):
-        Request.on_failure = _noted(Request.on_failure, ExceptionWithTraceback)
-
-
-def _noted(on_failure: Callable[..., Any], wrapper: Any) -> Callable[..., Any]:
-    @wraps(on_failure)
-    def noted(request: Any, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
-        if hasattr(request.message, "failure"):  # a message of ours
-            # As text: the exception would keep alive all that its traceback has hold of.
-            error = exc_info.exception
-            request.message.failure = described(error.exc if isinstance(error, wrapper) else error)
-        return on_failure(request, exc_info, *args, **kwargs)
-
-    setattr(noted, _MARK, True)
-    return noted
-
-
-def note_revoked() -> None:
-    """Have a message note that its task ends by Celery's revoke, which acks it as any other end."""
-    from celery.worker.request import Request
-
-    if not hasattr(Request._announce_revoked, _MARK):
-        Request._announce_revoked = _noted_revoked(Request._announce_revoked)
-
-
-def _noted_revoked(announce: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(announce)
-    def noted(request: Any, *args: Any, **kwargs: Any) -> Any:
-        if hasattr(request.message, "revoked"):  # a message of ours
-            request.message.revoked = True
-        return announce(request, *args, **kwargs)
-
-    setattr(noted, _MARK, True)
-    return noted
 
 
 def revoke(task_id: str, signal: str) -> None:
@@ -294,130 +206,9 @@ def _revoke(found: Any, task_id: str, signal: str) -> None:
         log.exception("task %s was cancelled, and could not be revoked", task_id)
 
 
-def ask_before_work() -> None:
-    """Have no task begin whose lease may have ended while it was reserved.
-
-    A thread or greenlet asks when it begins one. A child of prefork asks nothing: its worker does,
-    when a child is free for the task. Solo is handed nothing that it does not begin. Both ways cost
-    something for each task, so a worker has the one that its pool needs.
-    """
-    from celery.worker.request import Request
-    from celery.worker.worker import WorkController
-
-    others = PREFORK in sys.modules or SOLO in sys.modules
-    in_threads = THREADS in sys.modules or _is_green() or not others
-    if in_threads and not hasattr(Request.on_accepted, _MARK):
-        Request.on_accepted = _asked(Request.on_accepted)
-    if not hasattr(WorkController._process_task, _MARK):
-        WorkController._process_task = _asked_for_a_child(WorkController._process_task)
-
-
-def _asked(on_accepted: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(on_accepted)
-    def asked(request: Any, pid: int, *args: Any, **kwargs: Any) -> Any:
-        # It begins when this is said, in a thread or greenlet; a greenlet's number is its own.
-        begins_here = _is_green() or (pid == os.getpid() and SOLO not in sys.modules)
-        if begins_here and _given_up(request):
-            raise sys.modules["greenlet"].GreenletExit if _is_green() else CancelledError
-        return on_accepted(request, pid, *args, **kwargs)
-
-    setattr(asked, _MARK, True)
-    return asked
-
-
-def _asked_for_a_child(process_task: Callable[..., Any]) -> Callable[..., Any]:
-    """Called for each task when a child of prefork is free: other pools queue theirs themselves."""
-
-    @wraps(process_task)
-    def asked(controller: Any, request: Any) -> Any:
-        release = getattr(controller, "_quick_release", None)  # where tasks wait for a child
-        if release is None or not _given_up(request):
-            return process_task(controller, request)
-        # It calls this for the next task: soon, as each would stand on the stack of the last.
-        return controller.hub.call_soon(release)
-
-    setattr(asked, _MARK, True)
-    return asked
-
-
-def _given_up(request: Any) -> bool:
-    """Whether a task is not to be begun. Celery's books are put right."""
-    message = request.message
-    given_up = getattr(message, "given_up", None)  # of a message of ours
-    if given_up is None:
-        return False
-    delivery = message.delivery
-    if delivery is not None and delivery.cancelled:
-        request._announce_revoked("revoked", False, None, False)
-        return True
-    if not given_up():
-        return False
-    sys.modules["celery.worker.state"].task_ready(request)
-    request.reject(requeue=True)
-    return True
-
-
-def _failed_outside(task_id: str = "", **_: Any) -> None:
-    state = sys.modules.get("celery.worker.state")
-    request = state.requests.get(task_id) if state is not None else None
-    if request is not None:
-        _doubtful.append((time.monotonic(), request.message))
-
-
-def forgotten(seconds: float) -> Iterator[Any]:
-    """Messages of tasks that failed outside of their code so long ago and were not settled."""
-    while _doubtful and time.monotonic() - _doubtful[0][0] > seconds:
-        _, message = _doubtful.popleft()
-        if getattr(message, "delivery", None) is not None and not message.acknowledged:
-            yield message
-
-
-def described(error: BaseException | None) -> str:
-    """An exception in words; "" for none."""
-    return "".join(traceback.format_exception_only(error)).strip() if error else ""
-
-
-# What Celery reads of a task outside every guard of its own: a wrong type there would end the
-# worker, or keep one of the pool's places for ever. The first two are there, others may be None.
-_NAMES = ("id", "task")
-_TYPES: tuple[tuple[str, type | tuple[type, ...]], ...] = (
-    ("shadow", str),
-    ("root_id", str),
-    ("parent_id", str),
-    ("group", str),
-    ("retries", int),
-    ("timelimit", (list, tuple)),
-    ("stamped_headers", (list, tuple)),
-    ("stamps", dict),
-)
-
-
-def fault(task: Any) -> str:
-    """What is wrong with a task, by its headers or, in Celery's first protocol, its body; or ""."""
-    if not isinstance(task, dict) or "task" not in task:
-        return ""
-    if "celery.worker.strategy" not in sys.modules:
-        return ""
-    get = task.get
-    for name in _NAMES:
-        if not isinstance(value := get(name), str):
-            return f"the task's {name} is {type(value).__name__}"
-    for name, types in _TYPES:
-        # For each task: to look for NoneType among the types would take twice as long.
-        if (value := get(name)) is not None and not isinstance(value, types):
-            return f"the task's {name} is {type(value).__name__}"
-    stamped, limits = task.get("stamped_headers"), task.get("timelimit")
-    if stamped and not all(isinstance(stamp, str) for stamp in stamped):
-        return "the task's stamped_headers are not text"
-    if not limits or limits == [None, None]:
-        return ""
-    if len(limits) != 2 or not all(isinstance(x, int | float | None) for x in limits):
-        return "the task's timelimit is not a pair of numbers"
-    return ""
-
-
 @cache  # as Kombu keeps it
-def _is_green() -> bool:
+def is_green() -> bool:
+    """Whether gevent or eventlet patches this process: what waits is a greenlet."""
     return bool(detect_environment() != "default")
 
 
