@@ -6,7 +6,6 @@ local bands = require("lib.bands")
 local due = require("lib.due")
 local delivering = require("lib.delivering")
 local limits = require("lib.limits")
-local message = require("lib.message")
 local record = require("lib.record")
 
 local M = {}
@@ -20,10 +19,9 @@ end
 
 -- Hand it out, if this claim may and has nothing yet; else set it apart, or dead-letter it. `name`: what it was held
 -- under, or false. Not `may`: there is more in hand that must be handed out.
-function M.send(this, call, deliveries, spared, expires, step, body, name, may)
-  body = message.spare(body, spared)
-  if may and call.company == 0 and call.count == 0 or delivering.reason(call, deliveries + 1, spared, expires) then
-    delivering.hand(this, call, deliveries + 1, spared, expires, step, { body }, 1, 1)
+function M.send(this, call, said, step, body, name, may)
+  if may and call.company == 0 and call.count == 0 or delivering.reason(call, said) then
+    delivering.hand(this, call, said, step, { body }, 1, 1)
     if call.count == 1 then
       call.limit = 1
       delivering.change(this, "drain_until", 0)
@@ -34,7 +32,7 @@ function M.send(this, call, deliveries, spared, expires, step, body, name, may)
   end
   call.aside, call.bytes, this.parked = call.aside + 1, call.bytes + #body, (this.parked or 0) + 1
   name = name or string.format("%s.apart%03d", call.id, call.aside)
-  redis.call("HSET", KEYS[this.at + 2], name, record.header(deliveries, step, call.now) .. body)
+  redis.call("HSET", KEYS[this.at + 2], name, record.header(said.deliveries, step, call.now) .. body)
   redis.call("ZADD", KEYS[this.at + 1], bands.score(step + bands.APART, call.now) .. ".5", name)
   delivering.track(this, call, body, "h", name)
   delivering.change(this, "quiet", 0)

@@ -7,6 +7,7 @@ local shape = require("lib.shape")
 local M = {}
 local MOST_ASIDE = 100 -- a claim that sent so many to dead letters, or apart, stops, though it has room for more
 local TASTE = 4 -- popped first, while their sizes are unknown: a message may have 10 MB
+local NOTHING = { deliveries = 0, spared = 0, expires = 0 } -- is said of most messages
 
 function M.change(this, field, value)
   this.changes[#this.changes + 1], this.changes[#this.changes + 2] = field, value
@@ -65,10 +66,11 @@ function M.fitting(this, call)
   return free
 end
 
--- Why this may not be delivered (again); false if it may. What was spared does not count.
-function M.reason(call, deliveries, spared, expires)
-  return call.max_deliveries > 0 and deliveries - spared > call.max_deliveries and "max_deliveries"
-    or expires > 0 and expires <= call.now and "expired"
+-- Why a message of which this is said (see lib/message) may not be delivered (again); false if it may. What was spared
+-- does not count.
+function M.reason(call, said)
+  return call.max_deliveries > 0 and said.deliveries + 1 - said.spared > call.max_deliveries and "max_deliveries"
+    or said.expires > 0 and said.expires <= call.now and "expired"
 end
 
 -- Into the answer's head: so many more messages, which are alike but for their bytes.
@@ -82,10 +84,10 @@ function M.add_run(this, call, deliveries, step, many)
   end
 end
 
--- Collect leases for bodies[from] to bodies[to], which are alike but for their bytes; those that may not be delivered
--- (again) go to dead letters. Answers where it stopped: behind the last, or where the bytes were spent.
-function M.hand(this, call, deliveries, spared, expires, step, bodies, from, to)
-  local reason = M.reason(call, deliveries, spared, expires)
+-- Collect leases for bodies[from] to bodies[to], of which the same is said; those that may not be delivered (again) go
+-- to dead letters. Answers where it stopped: behind the last, or where the bytes were spent.
+function M.hand(this, call, said, step, bodies, from, to)
+  local reason, deliveries = M.reason(call, said), said.deliveries + 1
   if reason then
     for i = from, to do
       M.dead_letter(this, call, reason, deliveries - 1, step, bodies[i])
@@ -99,18 +101,20 @@ function M.hand(this, call, deliveries, spared, expires, step, bodies, from, to)
   end
   local header, deadline, receipts = call.header, call.deadline, call.receipts
   local held, scores, out, count, bytes = call.held, call.scores, call.out, call.count, call.bytes
-  local n, most = #held, call.max_bytes
+  local n, most, may_be_tracked = #held, call.max_bytes, said.may_be_tracked
   for i = from, to do
     if bytes >= most then
       to = i - 1
       break
     end
     local body, receipt = bodies[i], receipts[count + 1]
-    if not (this.cancels and was_cancelled(this, call, body)) then
+    if not (may_be_tracked and this.cancels and was_cancelled(this, call, body)) then
       out[count + 2] = body
       held[n + 1], held[n + 2] = receipt, header .. body
       scores[n + 1], scores[n + 2] = deadline, receipt
-      M.track(this, call, body, "h", receipt)
+      if may_be_tracked then
+        M.track(this, call, body, "h", receipt)
+      end
       count, n = count + 1, n + 2
     end
     bytes = bytes + #body
@@ -149,26 +153,26 @@ function M.pop(this, call, step)
     local n, at = #bodies, 1
     call.freed, this.largest = true, math.max(this.largest, largest)
     if next(odd) == nil then
-      at = M.hand(this, call, 1, 0, 0, step, bodies, 1, n)
+      at = M.hand(this, call, NOTHING, step, bodies, 1, n)
     end
     while at <= n and M.room(call) > 0 do
-      local head = odd[at]
-      if head == false then
+      local said = odd[at]
+      if said == false then
         M.dead_letter(this, call, "undecodable", 0, step, bodies[at])
         at = at + 1
-      elseif not head then
-        at = M.hand(this, call, 1, 0, 0, step, bodies, at, at)
       else
-        local message = require("lib.message")
-        local deliveries = head.deliveries
-        local spared = math.min(head.spared, deliveries) -- any program may have written it
-        if spared > 1 then
+        said = said or NOTHING
+        if said.spared > said.deliveries then -- any program may have written it
+          local message = require("lib.message")
+          said.spared = said.deliveries
+          bodies[at] = message.spare(bodies[at], said.spared)
+        end
+        if said.spared > 1 then
           local apart = require("lib.apart")
-          apart.send(this, call, deliveries, spared, head.expires, step, bodies[at], false, true)
+          apart.send(this, call, said, step, bodies[at], false, true)
           at = at + 1
         else
-          bodies[at] = message.spare(bodies[at], spared)
-          at = M.hand(this, call, deliveries + 1, spared, head.expires, step, bodies, at, at)
+          at = M.hand(this, call, said, step, bodies, at, at)
         end
       end
     end

@@ -22,14 +22,14 @@ end
 -- What is due at `now` in the steps `from` to `to`, step by step, oldest first. Into `alone`, if it is given: true for
 -- each whose score has the mark.
 function M.now(key, from, to, now, limit, alone)
-  local found, n = {}, 0
+  local found, n, byte = {}, 0, string.byte
   for step = from, to do
     local low = (step - 1) * bands.SIZE
     if n < limit and alone then
       local some = redis.call("ZRANGEBYSCORE", key, low, low + now + 0.5, "WITHSCORES", "LIMIT", 0, limit - n)
       for i = 1, #some, 2 do
         n = n + 1
-        found[n], alone[n] = some[i], bands.alone(some[i + 1])
+        found[n], alone[n] = some[i], byte(some[i + 1], -2) == 46 -- as bands.alone
       end
     elseif n < limit then
       local some = redis.call("ZRANGEBYSCORE", key, low, low + now + 0.5, "LIMIT", 0, limit - n)

@@ -5,13 +5,17 @@
 local limits = require("lib.limits")
 local shape = require("lib.shape")
 
-local M = { heads = {} } -- a number costs much to write, and mostly all are alike
+local M = { fronts = {} } -- a number costs much to write, and mostly all are alike
 
 local MOST_DELIVERIES, LAST_MS = 99999999, limits.LAST_MS -- what a record's header and a band can hold
 
--- A member at the head, and where it ends. Any program may have written it: what is no number counts as 0.
-local function member(message, name, at, most)
-  local _, stop, value = string.find(message, '^"x%-' .. name .. '": ?"?([%w.+-]*)"?, ?', at)
+-- A member at the head, and where it ends. Any program may have written it: what is no number counts as 0. `initial` is
+-- the first byte of the name behind "x-, for most heads have one member, and a search costs much.
+local function member(message, initial, pattern, at, most)
+  if string.byte(message, at + 3) ~= initial then
+    return 0, at
+  end
+  local _, stop, value = string.find(message, pattern, at)
   if not stop then
     return 0, at
   end
@@ -25,9 +29,9 @@ function M.head(message)
   if string.sub(message, 3, 4) ~= "x-" then
     return 0, 0, 2, 0
   end
-  local deliveries, after = member(message, "deliveries", 2, MOST_DELIVERIES)
-  local expires, further = member(message, "expires", after, LAST_MS)
-  local spared, rest = member(message, "spared", further, MOST_DELIVERIES)
+  local deliveries, after = member(message, 100, '^"x%-deliveries": ?"?([%w.+-]*)"?, ?', 2, MOST_DELIVERIES)
+  local expires, further = member(message, 101, '^"x%-expires": ?"?([%w.+-]*)"?, ?', after, LAST_MS)
+  local spared, rest = member(message, 115, '^"x%-spared": ?"?([%w.+-]*)"?, ?', further, MOST_DELIVERIES)
   return deliveries, expires, rest, spared
 end
 
@@ -62,14 +66,26 @@ function M.counted(message, deliveries, spared)
   return M.with(message, deliveries, expires, spared)
 end
 
--- As it is kept in a record, which knows the deliveries. It begins at `at` of this text, if not at its begin.
-function M.spare(text, spared, at)
-  at = at or 1
-  if string.byte(text, at + 2) ~= 120 and spared > 0 then -- it has no head: not "x-...
-    M.heads[spared] = M.heads[spared] or '{"x-spared":' .. spared .. ","
-    return M.heads[spared] .. string.sub(text, at + 1)
+-- What the engine says of a message, in a form in which others can be held against it.
+function M.said(message, deliveries)
+  local before, expires, rest, spared = M.head(message)
+  return {
+    deliveries = deliveries or before, expires = expires, spared = spared,
+    may_be_tracked = string.byte(message, rest + 1) == 120, -- "x-..., see lib/tracking
+  }
+end
+
+-- With which a message that has no head begins, if it was spared so often.
+function M.front(spared)
+  M.fronts[spared] = M.fronts[spared] or '{"x-spared":' .. spared .. ","
+  return M.fronts[spared]
+end
+
+-- As it is kept in a record, which knows the deliveries.
+function M.spare(message, spared)
+  if spared > 0 and string.byte(message, 3) ~= 120 then -- it has no head: not "x-...
+    return M.front(spared) .. string.sub(message, 2)
   end
-  local message = at == 1 and text or string.sub(text, at)
   local deliveries, expires, _, was = M.head(message)
   return was == spared and message or M.with(message, deliveries, expires, spared)
 end

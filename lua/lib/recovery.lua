@@ -9,85 +9,85 @@ local record = require("lib.record")
 local M = {}
 local MOST = 200 -- a claim that took so many expired or due ones stops: a thousand would take 10 ms
 
--- How often the message that begins at `at` of a record was spared before it is delivered anew, and when it expires.
--- Most have no head.
-local function spared_before(held, at, deliveries, more)
-  if string.byte(held, at + 2) ~= 120 then -- "x-...
-    return math.min(more, deliveries), 0
+-- A run of one: what is said of the message in this record (see lib/message), and how long the record's header is. Its
+-- `deliveries` is false if it is no record. `more`: it was spared so often besides.
+local function open(text, more)
+  local deliveries, size = record.header_of(text)
+  if not deliveries then
+    return { deliveries = false, spared = 0 }, 0
+  elseif string.byte(text, size + 3) ~= 120 then -- it has no head: not "x-...
+    return { deliveries = deliveries, spared = math.min(more, deliveries), expires = 0, has_no_head = true }, size
   end
-  local _, expires, _, spared = message.head(string.sub(held, at))
-  return math.min(spared + more, deliveries), expires
+  local run = message.said(string.sub(text, size + 1), deliveries)
+  run.spared = math.min(run.spared + more, deliveries)
+  return run, size
 end
 
--- What is in these records, as far as it fits: how many; deliveries, false for what is no record; how often they were
--- spared; when they expire; the messages. A message that goes alone is taken by itself, if this claim has nothing yet,
--- and the others stay where they are.
-local function read(call, held, ended_alone, at)
-  local deliveries, spared, expires, bodies, bytes, sub = {}, {}, {}, {}, call.bytes, string.sub
-  local has_nothing, header, times, size, _ = call.company + call.count == 0, nil, nil, nil, nil
+-- What is in these records, as far as it fits: how many, their messages, and runs of those of which the same is said.
+-- Nearly all are alike and have no head, and no more is looked at. A message that goes alone is taken by itself, if
+-- this claim has nothing yet, and the others stay where they are.
+local function read(this, call, held, ended_alone, at)
+  local bodies, runs, sub, byte = {}, {}, string.sub, string.byte
+  local bytes, most, largest = call.bytes, call.max_bytes, this.largest
+  local has_nothing, run, header, size, front, was_alone = call.company + call.count == 0, nil, nil, nil, nil, nil
   for i = 1, #held do
-    local this, n, ends = held[i] or "", 0, 0
-    local body = this
-    if bytes >= call.max_bytes then -- they are larger than any before
-      return i - 1, deliveries, spared, expires, bodies
-    end
-    if not header or sub(this, 1, size) ~= header then -- most are that of the one before
-      times, size = record.header_of(this)
-      header = times and sub(this, 1, size)
-    end
-    if times then
-      n, ends = spared_before(this, size + 1, times, ended_alone and not ended_alone[at + i] and 1 or 0)
-      if n > 1 and has_nothing and i > 1 then
-        return i - 1, deliveries, spared, expires, bodies
+    local text, is_alone = held[i] or "", ended_alone and ended_alone[at + i]
+    local body
+    if bytes >= most then -- they are larger than any before
+      return i - 1, bodies, runs
+    elseif header and is_alone == was_alone and sub(text, 1, size) == header and byte(text, size + 3) ~= 120 then
+      body, run.to = front and front .. sub(text, size + 2) or sub(text, size + 1), i
+    else
+      run, size = open(text, is_alone == false and 1 or 0)
+      if run.spared > 1 and has_nothing and i > 1 then
+        return i - 1, bodies, runs
       end
-      body = message.spare(this, n, size + 1)
+      body, run.from, run.to, runs[#runs + 1] = sub(text, size + 1), i, i, run
+      if run.deliveries then
+        body = message.spare(body, run.spared)
+      end
+      header = run.has_no_head and not this.cancels and sub(text, 1, size) -- each is looked for by itself then
+      front, was_alone = run.spared > 0 and message.front(run.spared), is_alone
     end
-    deliveries[i], spared[i], expires[i], bodies[i], bytes = times or false, n, ends, body, bytes + #body
-    if n > 1 and has_nothing then
-      return 1, deliveries, spared, expires, bodies
+    bodies[i], bytes = body, bytes + #body
+    if #body > largest then
+      largest = #body
+      this.largest = largest
+    end
+    if run.spared > 1 and has_nothing then
+      return 1, bodies, runs
     end
   end
-  return #held, deliveries, spared, expires, bodies
+  return #held, bodies, runs
 end
 
 -- Hand these entries out, dead-letter them or set them apart, as long as there is room. Answers how many have left the
 -- index. `ended_alone`: the entries are leases that have ended; it holds which of them were alone.
 local function take_out(this, call, step, index, records, found, ended_alone)
-  local at = 0
+  local at, is_lease = 0, records == KEYS[this.at + 2]
   while at < #found do
     local room = math.min(delivering.fitting(this, call), #found - at)
     if room == 0 then
       break
     end
     local held = redis.call("HMGET", records, unpack(found, at + 1, at + room))
-    local many, deliveries, spared, expires, bodies = read(call, held, ended_alone, at)
+    local many, bodies, runs = read(this, call, held, ended_alone, at)
     redis.call("ZREM", index, unpack(found, at + 1, at + many))
     redis.call("HDEL", records, unpack(found, at + 1, at + many))
     call.freed = true
-    local i = 1
-    while i <= many do
-      local before, n, ends, to = deliveries[i], spared[i], expires[i], i
-      local is_lease = records == KEYS[this.at + 2]
-      this.largest = math.max(this.largest, #bodies[i])
-      if this.cancels and is_lease and delivering.drop(this, call, bodies[i], "!" .. found[at + i]) then
-        call.bytes = call.bytes + #bodies[i]
-      elseif not before then
-        if held[i] then
-          local id = records == KEYS[this.at + 4] and found[at + i]
-          delivering.dead_letter(this, call, "corrupt", 0, step, held[i], id)
-        end
-      elseif n > 1 then
+    for _, run in ipairs(runs) do
+      local i = run.from
+      local body, name = bodies[i], found[at + i]
+      if this.cancels and is_lease and delivering.drop(this, call, body, "!" .. name) then
+        call.bytes = call.bytes + #body
+      elseif run.deliveries and run.spared > 1 then
         local apart = require("lib.apart")
-        apart.send(this, call, before, n, ends, step, bodies[i], is_lease and found[at + i], many == 1)
-      else
-        local last = this.cancels and i or many -- each is looked for by itself then
-        while to < last and deliveries[to + 1] == before and spared[to + 1] == n and expires[to + 1] == ends do
-          to = to + 1
-          this.largest = math.max(this.largest, #bodies[to])
-        end
-        delivering.hand(this, call, before + 1, n, ends, step, bodies, i, to)
+        apart.send(this, call, run, step, body, is_lease and name, many == 1)
+      elseif run.deliveries then
+        delivering.hand(this, call, run, step, bodies, i, run.to)
+      elseif held[i] then
+        delivering.dead_letter(this, call, "corrupt", 0, step, body, not is_lease and name)
       end
-      i = to + 1
     end
     delivering.lease(this, call)
     at = at + many

@@ -2,7 +2,7 @@
 -- into a ready list.
 local M = {}
 
--- Those of these messages that are not plain, by position: deliveries and expiry where the head says something, false
+-- Those of these messages that are not plain, by position: what the head says, where it may say something, and false
 -- for what is no message. Answers the largest size as well.
 function M.odd(messages)
   local odd, largest, byte = {}, 0, string.byte
@@ -13,8 +13,7 @@ function M.odd(messages)
       odd[i] = false
     elseif first == 120 then -- may be "x-...
       local message = require("lib.message")
-      local deliveries, expires, _, spared = message.head(this)
-      odd[i] = { deliveries = deliveries, expires = expires, spared = spared }
+      odd[i] = message.said(this)
     end
     if #this > largest then
       largest = #this
