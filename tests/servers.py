@@ -39,8 +39,6 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel as SentinelClient
 
-from atomq import register
-
 KINDS = ("redis-6.2", "redis-7", "redis-8", "valkey-9")
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 20.0
@@ -370,6 +368,8 @@ class Server:
         Connections a former test left behind are closed, and what it left consuming says nothing
         any more. If the server is dead or stuck, a new one starts.
         """
+        from atomq import register  # conftest.py loads nothing of atomq: see tests/tools/forked.py
+
         register.close_all()
         for client in self._clients:
             client.close()

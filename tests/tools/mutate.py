@@ -1,23 +1,23 @@
 """Mutation runs (`make mutants`): change one thing in a source file, see whether a test goes red.
 
 Mutants of Python are cosmic-ray's, those of Lua are made by `mutate_lua`. Each runs in a copy of
-the checkout, against the tests that `TESTS` names for its file. Results are kept, by the text of
-the file, in `.cache/mutants.jsonl`: a run that was broken off goes on where it was, and `--again`
-runs what survived again, once a test has come. Where time was up, of a test or of the run, nothing
-is known: the mutant may run for ever, or the machine was busy. That is a timeout, and no kill. What
-`explained.py` holds is not run.
+the checkout, against the tests that `TESTS` names for its file, in a fork of a pytest that is ready
+(`forked.py`). A mutant of `queue_aio.py` is one of `queue.py` too, where that is made from it.
+Results are kept, by the text of the file, in `.cache/mutants.jsonl`: a run that was broken off goes
+on where it was, and `--again` runs what survived again, once a test has come. Where time was up, of
+a test or of the run, nothing is known: the mutant may run for ever, or the machine was busy. That
+is a timeout, and no kill. What `explained.py` holds is not run.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +27,8 @@ from functools import partial
 from pathlib import Path
 
 import explained
+import unasync
+from forked import Runs
 from mutate_lua import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -37,8 +39,9 @@ TESTS = {
         "tests/lua/test_claim.py tests/lua/test_alone.py tests/lua/test_publish.py",
         "tests/lua",
     ],
+    "engine/atomq/contrib/kombu/line.py": ["tests/unit/test_kombu_line.py"],
     "engine/atomq/contrib/kombu/*": [
-        "tests/unit/test_kombu_poller.py tests/unit/test_kombu_channel.py",
+        "tests/unit/test_kombu_*.py",
         "tests/unit",
         "tests/contrib",
     ],
@@ -79,7 +82,18 @@ OPERATORS = [
     *(f"ReplaceComparisonOperator_{n}" for n in ("Eq_NotEq", "NotEq_Eq", "Is_IsNot", "IsNot_Is")),
     *(f"ReplaceComparisonOperator_{n}" for n in ("Lt_LtE", "LtE_Lt", "Gt_GtE", "GtE_Gt")),
 ]
-TIME_IS_UP = re.compile(rb"Timeout \(>|\+ Timeout \+")  # pytest-timeout's words, by either method
+TIME_IS_UP = re.compile(r"Timeout \(>|\+ Timeout \+")  # pytest-timeout's words, by either method
+PYTEST = [
+    "-x",
+    "-s",
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "-o",
+    "timeout=60",
+    "-m",
+    "not slow and not alone",
+]
 MADE = (".git", ".venv", ".cache", ".tools", ".*_cache", ".hypothesis", "__pycache__", "dist")
 
 
@@ -90,7 +104,14 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=20, help="mutants of each file (default: 20)")
     parser.add_argument("--seed", type=int, default=1, help="which of them (default: 1)")
     parser.add_argument(
-        "--timeout", type=float, default=1200, help="s for one mutant (default: 1200)"
+        "--quick", action="store_true", help="the first run of tests of each file only"
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=5,
+        metavar="N",
+        help="10 s and N times what the tests take, for each mutant (default: 5)",
     )
     parser.add_argument("--servers", default="valkey-9", help="kinds of server (default: valkey-9)")
     parser.add_argument("--again", action="store_true", help="run those again that were not killed")
@@ -102,36 +123,88 @@ def main() -> int:
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*MADE))
         if (ROOT / ".tools").exists():
             (copy / ".tools").symlink_to(ROOT / ".tools")
-        for path in (path for each in options.files for path in sorted(ROOT.glob(each))):
-            for what, result in _file(copy, str(path.relative_to(ROOT)), options):
-                results[result] += 1
-                if result in ("survived", "timeout"):
-                    print(f"{result}: {what}", flush=True)
+        with Runs(copy, [*PYTEST, "--servers", options.servers]) as runs:
+            for path in (path for each in options.files for path in sorted(ROOT.glob(each))):
+                file = File(copy, str(path.relative_to(ROOT)), runs, options)
+                for what, result in file.mutants():
+                    results[result] += 1
+                    if result in ("survived", "timeout"):
+                        print(f"{result}: {what}", flush=True)
     print(", ".join(f"{n} {result}" for result, n in results.items()))
     return int(results["survived"] + results["timeout"] > 0)
 
 
-def _file(copy: Path, name: str, options: argparse.Namespace) -> Iterator[tuple[str, str]]:
-    """Run a sample of the mutants of one file. Yields of each what it is, and what became of it."""
-    text, found, ran = (copy / name).read_text(), _read(), []
-    sample = sorted(_candidates(name, text), key=lambda each: _sha1(f"{options.seed} {each[0]}"))
-    for _, make in sample[: options.most]:
-        mutant = make()
-        key, what = _sha1(f"{text}{mutant}"), _describe(name, text, mutant)
-        if explained.why(name, what) is not None:
-            yield what, "explained"
-            continue
-        result = found.get(key)
-        if result is None or (options.again and result != "killed"):
-            (copy / name).write_text(text[: mutant.start] + mutant.new + text[mutant.end :])
-            result = _run(copy, name, options)
-            ran.append(result)
-            with FOUND.open("a") as out:
-                out.write(json.dumps({"key": key, "what": what, "result": result}) + "\n")
-        yield what, result
-    (copy / name).write_text(text)
-    if ran and "survived" not in ran and _run(copy, name, options) != "survived":
-        sys.exit(f"{name}: its tests are not green without a change: what they killed says nothing")
+class File:
+    """One source file, in a copy of the checkout, and the tests that prove it."""
+
+    def __init__(self, copy: Path, name: str, runs: Runs, options: argparse.Namespace) -> None:
+        self._copy, self._path, self.name = copy, copy / name, name
+        self._runs, self._options = runs, options
+        self._text = self._path.read_text()
+        self._tests = next(tests for pattern, tests in TESTS.items() if fnmatch(name, pattern))
+        if options.quick:
+            self._tests = self._tests[:1]
+        self._patience: list[float] = []  # s for each run of tests
+
+    def mutants(self) -> Iterator[tuple[str, str]]:
+        """Run a sample of its mutants. Yields of each what it is, and what became of it."""
+        text, found = self._text, _read()
+        seed = self._options.seed
+        sample = sorted(_candidates(self.name, text), key=lambda each: _sha1(f"{seed} {each[0]}"))
+        for _, make in sample[: self._options.most]:
+            mutant = make()
+            key, what = _sha1(f"{text}{mutant}"), _describe(self.name, text, mutant)
+            if explained.why(self.name, what) is not None:
+                yield what, "explained"
+                continue
+            result = found.get(key)
+            if result is None or (self._options.again and result != "killed"):
+                if not self._patience:
+                    self._run_unchanged()
+                self._write(text[: mutant.start] + mutant.new + text[mutant.end :])
+                result = self._run()
+                self._write(text)
+                with FOUND.open("a") as out:
+                    out.write(json.dumps({"key": key, "what": what, "result": result}) + "\n")
+            yield what, result
+
+    def _run_unchanged(self) -> None:
+        """See that the tests are green, and how long they take. What is compiled is kept."""
+        sys.dont_write_bytecode = False
+        for tests in self._tests:
+            began = time.monotonic()
+            code, said = self._runs.run(self._files(tests), 3600)
+            if code != 0:
+                sys.exit(f"{said}\n{self.name}: its tests are not green without a change")
+            self._patience.append(10 + self._options.patience * (time.monotonic() - began))
+        sys.dont_write_bytecode = True
+
+    def _run(self) -> str:
+        for tests, seconds in zip(self._tests, self._patience, strict=True):
+            code, said = self._runs.run(self._files(tests), seconds)
+            if code is None or TIME_IS_UP.search(said):
+                return "timeout"
+            if code:
+                return "killed"
+        return "survived"
+
+    def _files(self, tests: str) -> list[str]:
+        """The files of one run, from patterns."""
+        return sorted(str(path) for each in tests.split() for path in self._copy.glob(each))
+
+    def _write(self, text: str) -> None:
+        _replace(self._path, text)
+        made = self._path.stem.removesuffix("_aio")
+        if made != self._path.stem and made in unasync.MADE:
+            twin = self._path.with_name(f"{made}.py")
+            _replace(twin, unasync.made(str(twin), text)[0])
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write it, and no compiled one is to stand for it: Python looks at time and length only."""
+    path.write_text(text)
+    if path.suffix == ".py":
+        Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
 
 
 def _read() -> dict[str, str]:
@@ -151,30 +224,6 @@ def _describe(name: str, text: str, mutant: Mutant) -> str:
     return (
         f"{name}:{text.count(chr(10), 0, mutant.start) + 1}\n  - {old.strip()}\n  + {new.strip()}"
     )
-
-
-def _run(copy: Path, name: str, options: argparse.Namespace) -> str:
-    command = f"-m pytest -x -q --servers {options.servers} -p no:cacheprovider -o timeout=60 -m"
-    command = [sys.executable, *command.split(), "not slow and not alone"]
-    until = time.monotonic() + options.timeout
-    for tests in next(tests for pattern, tests in TESTS.items() if fnmatch(name, pattern)):
-        with tempfile.TemporaryFile() as said:
-            process = subprocess.Popen(
-                [*command, *tests.split()], cwd=copy, start_new_session=True,
-                env=os.environ | {"PYTHONPATH": f"{copy}/engine"},
-                stdout=said, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-            try:
-                if process.wait(max(1.0, until - time.monotonic())):
-                    said.seek(0)
-                    return "timeout" if TIME_IS_UP.search(said.read()) else "killed"
-            except subprocess.TimeoutExpired:
-                return "timeout"
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
-    return "survived"
 
 
 def _candidates(name: str, text: str) -> list[tuple[str, Callable[[], Mutant]]]:
