@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
-from atomq.calls import MAX_BYTES, Counts, Part, Peeked, QueueOverview, QueueState
+from atomq.calls import MAX_BYTES, Counts, Part, Peeked, QueueNumbers, QueueOverview, QueueState
 from atomq.errors import InvalidMessage, ServerUnavailable
 from atomq.message import Envelope
 from atomq.partitions import letter_mark
@@ -46,7 +46,6 @@ def state_of(answers: Answers[QueueState]) -> QueueState:
         states[0],
         **_added(states),
         name=answers.queue,
-        ready=sum(state.ready for state in states),
         next_deadline_ms=_first(state.next_deadline_ms for state in states),
         inconsistent=sum(state.inconsistent for state in states),
         oldest=min((state.oldest for state in states if state.oldest), key=_put_at, default=b""),
@@ -75,7 +74,7 @@ def overview_of(
     )
 
 
-def _added(parts: Sequence[QueueState] | Sequence[QueueOverview]) -> dict[str, Any]:
+def _added(parts: Sequence[QueueNumbers]) -> dict[str, Any]:
     """What a state and an overview both have, of all partitions together."""
     ready, stats = Counter[int](), Counter[str]()
     for part in parts:

@@ -359,7 +359,7 @@ def _backlog(engine: Engine, name: str) -> tuple[str, dict[str, Any]]:
         for each in states:
             if isinstance(each, AtomqError):
                 raise each  # a sum without it is too small
-            backlog += each.ready + each.due + each.expired
+            backlog += each.backlog
             busy += each.ready + each.due + each.unacked
         there = state.stats or state.paused or state.partitions or busy or state.delayed
         if not (there or state.dead or _is_known(engine, name)):

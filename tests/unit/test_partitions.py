@@ -171,7 +171,7 @@ def test_the_numbers_of_partitions_are_added() -> None:
     answers.missing["c"] = ServerUnavailable("away")
     for at, (name, said) in enumerate(both.items()):
         rest = {"next_deadline_ms": None, "inconsistent": at, "oldest": b""}
-        answers.found[at] = QueueState(**said, ready=8 * (at + 1), **rest)
+        answers.found[at] = QueueState(**said, **rest)
         both[name] = {**said, "put_s": 60 - at, "dead_by_reason": {"rejected": at + 1}}
     views = {name: QueueOverview(**said) for name, said in both.items()}
     state, seen = merging.state_of(answers), merging.overview_of("whole", ["a", "b", "c"], views)

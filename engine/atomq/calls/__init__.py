@@ -37,8 +37,9 @@ from atomq.calls.finding import (
     run_now,
 )
 from atomq.calls.looking import Peeked, QueueState, inspect, peek, probe
+from atomq.calls.numbers import QueueNumbers, counters
 from atomq.calls.operating import Counts, Redriven, cancel, pause, purge, redrive
-from atomq.calls.overview import QueueOverview, counters, overview
+from atomq.calls.overview import QueueOverview, overview
 from atomq.calls.partitioning import partitions
 from atomq.calls.publishing import Outgoing, Published, publish
 from atomq.calls.registering import GONE, IN_USE, Process, Roster, register, roster
@@ -84,6 +85,7 @@ __all__ = [
     "Process",
     "Progress",
     "Published",
+    "QueueNumbers",
     "QueueOverview",
     "QueueState",
     "Redriven",

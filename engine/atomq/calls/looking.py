@@ -8,7 +8,7 @@ from typing import Any
 
 from atomq import arguments, fork, scripts
 from atomq.calls.base import MAX_BYTES, MOST, QUEUE, Call, Part, as_pairs, as_text, check_names
-from atomq.calls.overview import counters
+from atomq.calls.numbers import QueueNumbers, counters
 from atomq.durability import Durability
 from atomq.keys import QueueKeys, RegisterKeys
 from atomq.message import Envelope
@@ -18,34 +18,16 @@ from atomq.serializers import JSON, Serializer
 _INSPECT = scripts.declared("inspect", keys=(*QUEUE, "ready * step"), argv=())
 
 
-@dataclass(frozen=True)
-class QueueState:
+@dataclass(frozen=True, kw_only=True)
+class QueueState(QueueNumbers):
     """A queue in numbers."""
 
-    name: str
-    now_ms: int
-    ready: int
-    ready_by_priority: dict[int, int]
-    unacked: int
-    expired: int
-    """Unacked messages past their deadline: the next claim gets them."""
-    delayed: int
-    due: int
-    """Delayed messages that are due: the next claim gets them."""
-    dead: int
-    next_due_ms: int | None
     next_deadline_ms: int | None
-    paused: bool
+    """When the next lease ends, or ended; None: nothing is held."""
     inconsistent: int
     """Entries that have lost their other half; 0 unless another program wrote to the keys."""
     oldest: bytes
     """The next message out, if it is smaller than 64 KiB."""
-    stats: dict[str, int]
-    """How many messages were published, delivered, acked, … since the queue began."""
-    partitions: tuple[str, ...] = ()
-    """The names of those it is spread over; none: it was never used with `partitions`."""
-    unanswered: tuple[str, ...] = ()
-    """Partitions that did not answer, and are not counted."""
 
 
 def inspect(keys: QueueKeys) -> Call[QueueState]:
@@ -57,7 +39,6 @@ def inspect(keys: QueueKeys) -> Call[QueueState]:
         return QueueState(
             name=keys.name,
             now_ms=now,
-            ready=sum(ready),
             ready_by_priority=dict(zip(keys.steps, ready, strict=True)),
             unacked=unacked,
             expired=expired,

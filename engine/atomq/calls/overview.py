@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from atomq import scripts
 from atomq.calls.base import MAX_BYTES, Call, as_pairs, as_text, check_items
+from atomq.calls.numbers import QueueNumbers, counters
 from atomq.errors import AtomqError, ServerError, WrongType
 from atomq.keys import QueueKeys
 from atomq.partitions import COPY, PartitionMap, queue_of
-
-_DEAD = "dead:"  # in the counters: how many died of what follows
 
 _OVERVIEW = scripts.declared(
     "overview",
@@ -24,54 +23,19 @@ _OVERVIEW = scripts.declared(
 )
 
 
-@dataclass(frozen=True)
-class QueueOverview:
+@dataclass(frozen=True, kw_only=True)
+class QueueOverview(QueueNumbers):
     """A queue in numbers, as one of many."""
 
-    name: str
-    now_ms: int
-    """The server's clock."""
-    ready_by_priority: dict[int, int]
-    unacked: int
-    """Held by consumers, with those whose leases ended."""
-    expired: int
-    """Unacked messages past their deadline: the next claim gets them."""
-    delayed: int
-    due: int
-    """Delayed messages that are due: the next claim gets them."""
-    dead: int
-    """Dead letters that are there now."""
-    next_due_ms: int | None
-    """When the next delayed message falls due, or fell due."""
     put_s: int | None
     """When the next ready message was put, by its producer's clock; None: it does not say.
 
     Tasks of Celery do not. Nor is it known of messages behind the first MiB of one call.
     """
-    paused: bool
-    stats: dict[str, int]
-    """How many messages were published, delivered, acked, … since the queue began."""
     dead_by_reason: dict[str, int]
     """How many died since the queue began, by their reason; "other", where there were many."""
-    partitions: tuple[str, ...] = ()
-    """The names of those it is spread over; none: the register has none of them.
-
-    On a cluster a partition knows those too, of the queue that it belongs to.
-    """
-    unanswered: tuple[str, ...] = ()
-    """The partitions that could not be read, and are not counted in."""
     by_partition: tuple[QueueOverview, ...] = ()
-    """The others, each by itself, in their order."""
-
-    @property
-    def ready(self) -> int:
-        """Messages that wait for a consumer, of all priorities."""
-        return sum(self.ready_by_priority.values())
-
-    @property
-    def backlog(self) -> int:
-        """What a consumer could claim now: ready, due and expired."""
-        return self.ready + self.due + self.expired
+    """The partitions that answered, each by itself, in their order."""
 
     @property
     def oldest_seconds(self) -> float | None:
@@ -79,25 +43,9 @@ class QueueOverview:
         return None if self.put_s is None else max(0.0, self.now_ms / 1000 - self.put_s)
 
     @property
-    def next_due_seconds(self) -> float | None:
-        """Seconds until the next delayed message is due, below 0 if it is; None: there is none."""
-        return None if self.next_due_ms is None else (self.next_due_ms - self.now_ms) / 1000
-
-    @property
     def is_empty(self) -> bool:
         """Whether nothing is there of this queue, not even counters."""
         return not (self.ready or self.unacked or self.delayed or self.dead or self.stats)
-
-
-def counters(pairs: Mapping[str, str]) -> tuple[dict[str, int], dict[str, int]]:
-    """What the server counts of a queue: how much of what happened; how many died, by reason."""
-    stats, reasons = dict[str, int](), dict[str, int]()
-    for name, value in pairs.items():
-        if name.startswith(_DEAD):
-            reasons[name.removeprefix(_DEAD)] = int(value)
-        else:
-            stats[name] = int(value)
-    return stats, reasons
 
 
 def overview(
