@@ -289,6 +289,7 @@ class Queue(QueueBase[Engine]):
         if timeout == 0:
             self._idle.append(receiver)
         else:
+            self._consuming = receiver._consuming
             receiver.close(messages)
         if messages and tracing.active is not None:
             tracing.active.received(self, messages, began_ns)

@@ -296,6 +296,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         if timeout == 0:
             self._idle.append(receiver)
         else:
+            self._consuming = receiver._consuming
             await receiver.close(messages)
         if messages and tracing.active is not None:
             tracing.active.received(self, messages, began_ns)

@@ -121,6 +121,11 @@ class QueueBase(Generic[EngineT]):
         self._durability = self.engine.durability(durability)
         self._writer = Writer(name, serializer, body_check(schema))
         self._idle: deque[Any] = deque(maxlen=16)  # receivers; of more at a time some are forgotten
+        self._consuming: Any = None
+        """The consumer behind the last claim that waited, as the register has it.
+
+        Kept, it counts there for as long as it holds what it got, though its receiver is gone.
+        """
 
     @once
     def keeper(self) -> LeaseKeeper:

@@ -122,6 +122,26 @@ def test_a_consumer_says_where_it_runs_and_what_it_works_on(server: Server) -> N
 
 
 @ONE
+@pytest.mark.parametrize("timeout", [0, 5])
+def test_a_process_is_there_while_it_holds_what_a_claim_got(server: Server, timeout: int) -> None:
+    """Catches a worker that claims in a loop of its own, and is gone while it works."""
+    with Queue("mails", server.url) as queue:
+        queue.put(1)
+        message = queue.claim(timeout)
+        assert message is not None
+        first, register = awaited(lambda: mine(queue.engine)), queue.engine.register
+        with register._wake:  # the next turn is brought forward
+            register._next = 0.0
+            register._thread.rouse()
+        again = awaited(
+            lambda: (p := mine(queue.engine)) is None or (p.said_ms > first.said_ms and p)
+        )
+        assert again is not True, "it took itself out"
+        assert again.entry["holds"] == 1
+        message.ack()
+
+
+@ONE
 def test_engines_of_other_options_are_in_one_entry(server: Server) -> None:
     """Each wrote an entry of its own over that of the other, and took it out when it closed."""
     soon = Queue("soon", server.url, max_deliveries=3, lease=30)
