@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from html import unescape
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from atomq import Queue
+from atomq import Item, Queue, calls
 from atomq.client import Engine
 from atomq.web import asgi_app
 from tests.servers import Server
 
 OURS = {"sec-fetch-site": "same-origin"}
+Open = Callable[..., TestClient]
 
 
 @pytest.fixture
@@ -48,3 +50,26 @@ def page(server: Server) -> Iterator[Callable[..., TestClient]]:
 def text_of(html: str) -> str:
     """What a reader sees of a page, on one line."""
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
+
+
+def known(engine: Engine, *names: str) -> None:
+    engine.run(calls.register(engine.register.keys, names))
+
+
+def shown(client: TestClient, path: str, code: int = 200, **query: Any) -> str:
+    answer = client.get(path, params=query or None)
+    assert answer.status_code == code, answer.text
+    return text_of(answer.text)
+
+
+@pytest.fixture
+def busy(queue: Queue) -> Queue:
+    """A queue with something in each of its parts."""
+    queue.put_many([Item({"n": n}, id=f"o-{n}", priority=3 * (n % 2)) for n in range(6)])
+    queue.put({"n": "later"}, id="later", delay=3600)
+    queue.put({"n": "due"}, id="due", delay=0.001)
+    time.sleep(0.01)
+    _held, dying = queue.claim_many(2)
+    dying.reject("no_card", "ValueError: refused")
+    known(queue.engine, queue.name)
+    return queue

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import sys
 import time
-from collections.abc import Callable
 from html import unescape
 from typing import Any
 
@@ -16,36 +14,11 @@ from starlette.testclient import TestClient
 
 from atomq import Item, Queue, calls
 from atomq.client import Engine
-from atomq.serializers import Serializer
 from atomq.web import asgi_app
 from tests.servers import Cluster, Server
-from tests.web.conftest import OURS, text_of
+from tests.web.conftest import OURS, Open, known, shown, text_of
 
 pytestmark = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
-Open = Callable[..., TestClient]
-
-
-def known(engine: Engine, *names: str) -> None:
-    engine.run(calls.register(engine.register.keys, names))
-
-
-def shown(client: TestClient, path: str, code: int = 200, **query: Any) -> str:
-    answer = client.get(path, params=query or None)
-    assert answer.status_code == code, answer.text
-    return text_of(answer.text)
-
-
-@pytest.fixture
-def busy(queue: Queue) -> Queue:
-    """A queue with something in each of its parts."""
-    queue.put_many([Item({"n": n}, id=f"o-{n}", priority=3 * (n % 2)) for n in range(6)])
-    queue.put({"n": "later"}, id="later", delay=3600)
-    queue.put({"n": "due"}, id="due", delay=0.001)
-    time.sleep(0.01)
-    _held, dying = queue.claim_many(2)
-    dying.reject("no_card", "ValueError: refused")
-    known(queue.engine, queue.name)
-    return queue
 
 
 # ── queues ────────────────────────────────────────────────────────────────────────────────────
@@ -150,235 +123,6 @@ def test_a_page_of_200_queues_is_two_calls_and_no_search(
     assert ran.pop("evalsha") == 2
     assert not [name for name in ran if "scan" in name or name == "keys"]
     assert sum(ran.values()) <= 1_000
-
-
-# ── one queue ─────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    ("part", "row"),
-    [
-        ("ready", r"o-2 0 0 \d+ B o-4 0 0 .* 1 to 5 of 5"),
-        ("delayed", r"later in \d+ min 0 0"),
-        ("unacked", r"due \S+ \(pid \d+\)|due [0-9a-f-]+ \d+ m?s in \d+ s 0 1"),
-        ("dead", r"o-0 \d+ m?s ago no_card ValueError: refused 0 1"),
-    ],
-)
-def test_the_parts_of_a_queue(busy: Queue, page: Open, part: str, row: str) -> None:
-    said = shown(page(), "/queue", name="orders", part=part)
-    assert re.search(row, said), said
-    assert "Ready 5 Delayed 1 Held 1 Dead 1" in said
-
-
-@pytest.mark.parametrize("query", [{"name": "ordres"}, {"name": "orders", "part": "raedy"}])
-def test_a_typo_is_not_found(busy: Queue, page: Open, query: dict[str, str]) -> None:
-    said = shown(page(), "/queue", code=404, **query)
-    assert "orders" in said or "ready, delayed" in said
-
-
-@pytest.mark.parametrize("path", ["/queue", "/queue?name=unacked", "/queue?name=_atomq.x"])
-def test_what_no_queue_may_be_called_is_a_wrong_request(
-    server: Server, page: Open, path: str
-) -> None:
-    assert "name" in shown(page(), path, code=400)
-
-
-@pytest.mark.parametrize("path", ["/nowhere", "/static/../app.py", "/static/nothing.js", "/do/x"])
-def test_what_is_not_there_is_not_found(server: Server, page: Open, path: str) -> None:
-    assert page().get(path).status_code in (404, 405)
-
-
-def test_pages_of_ready_messages(queue: Queue, page: Open) -> None:
-    queue.put_many([Item(n, id=f"o-{n:03}") for n in range(120)])
-    client = page()
-    html = client.get("/queue", params={"name": "orders"}).text
-    seen = re.findall(r"o-\d{3}(?=</a>)", html)
-    while link := re.search(r'rel="next" href="([^"]+)"', html):
-        html = client.get(link[1].replace("&amp;", "&")).text
-        seen += re.findall(r"o-\d{3}(?=</a>)", html)
-    assert seen == [f"o-{n:03}" for n in range(120)]
-
-
-def test_pages_of_dead_letters_the_newest_first(queue: Queue, page: Open) -> None:
-    queue.put_many([Item(n, id=f"o-{n:03}") for n in range(120)])
-    for message in queue.claim_many(120):
-        message.reject("odd" if message.body % 2 else "even")
-    client = page()
-    html = client.get("/queue", params={"name": "orders", "part": "dead"}).text
-    seen = re.findall(r"o-\d{3}(?=</a>)", html)
-    while link := re.search(r'rel="next" href="([^"]+)"', html):
-        html = client.get(link[1].replace("&amp;", "&")).text
-        seen += re.findall(r"o-\d{3}(?=</a>)", html)
-    assert seen == [f"o-{n:03}" for n in reversed(range(120))]
-    said = shown(client, "/queue", name="orders", part="dead", reason="odd")
-    assert "60 of 120 messages looked at" in said
-    assert "even" not in said.partition("Size")[2]
-
-
-@pytest.mark.parametrize(
-    ("part", "wanted", "found"),
-    [
-        ("ready", "o-4", ["o-4"]),
-        ("ready", "none", []),
-        ("delayed", "later", ["later"]),
-        ("unacked", "due", ["due"]),
-        ("dead", "o-0", ["o-0"]),
-    ],
-)
-def test_a_filter_finds_an_id(
-    busy: Queue, page: Open, part: str, wanted: str, found: list[str]
-) -> None:
-    html = page().get("/queue", params={"name": "orders", "part": part, "id": wanted}).text
-    assert re.findall(r'<th scope="row"><a [^>]*>([^<]+)<', html) == found
-
-
-def test_without_the_right_to_read_backwards_the_longest_dead_come_first(
-    queue: Queue, server: Server, page: Open
-) -> None:
-    for n in range(3):
-        queue.put(n, id=f"o-{n}")
-        for message in queue.claim_many(1):
-            message.reject()
-    server.client().execute_command("ACL", "SETUSER", "default", "-xrevrange")
-    html = page().get("/queue", params={"name": "orders", "part": "dead"}).text
-    assert re.findall(r"o-\d(?=</a>)", html) == ["o-0", "o-1", "o-2"]
-    assert "the longest dead first" in html
-
-
-@pytest.mark.slow
-def test_a_page_of_100_000_dead_letters_is_two_calls_as_one_of_100_is(
-    queue: Queue, server: Server, page: Open
-) -> None:
-    fill = """
-    for n = 1, 100000 do
-      redis.call("XADD", KEYS[1], n .. "-0", "reason", "r", "detail", "", "deliveries", 1,
-        "step", 1, "message", "{}")
-    end"""
-    server.client().eval(fill, 1, queue.keys.dead)
-    client = page()
-    client.get("/queue", params={"name": "orders", "part": "dead"})
-    server.client().config_resetstat()
-    for query in ({}, {"before": "50000-0"}, {"reason": "other"}):
-        assert client.get("/queue", params={"name": "orders", "part": "dead", **query}).is_success
-    stats = server.client().info("commandstats")
-    assert stats["cmdstat_xrevrange"]["calls"] == 3  # with a COUNT: it reads no more
-    assert stats["cmdstat_evalsha"]["calls"] == 3
-    assert not {"cmdstat_xrange", "cmdstat_scan", "cmdstat_keys"} & stats.keys()
-
-
-# ── one message ───────────────────────────────────────────────────────────────────────────────
-
-
-def links_to_messages(client: TestClient, part: str) -> list[str]:
-    html = client.get("/queue", params={"name": "orders", "part": part}).text
-    return [each.replace("&amp;", "&") for each in re.findall(r'"(/message[^"]+)"', html)]
-
-
-@pytest.mark.parametrize("part", ["ready", "delayed", "unacked", "dead"])
-def test_each_message_can_be_looked_at(busy: Queue, page: Open, part: str) -> None:
-    client = page()
-    for link in links_to_messages(client, part):
-        assert '"n":' in shown(client, link)
-    gone = links_to_messages(client, part)[0]
-    busy.purge("ready", "delayed", "unacked", "dead")
-    assert "any more" in shown(client, gone, code=404)
-
-
-def test_a_ready_message_is_found_though_others_left_in_front(queue: Queue, page: Open) -> None:
-    queue.put_many([Item({"n": n}, id=f"o-{n}") for n in range(10)])
-    client = page()
-    link = links_to_messages(client, "ready")[7]
-    for message in queue.claim_many(5):
-        message.ack()
-    assert '"n": 7' in shown(client, link)
-
-
-@pytest.mark.parametrize(
-    ("wanted", "said"),
-    [
-        ("o-2", r"/ ready o-2 .* \"n\": 2"),
-        ("later", r"/ delayed later Due in \d+ min"),
-        ("due", r"/ held due Holder"),
-        ("o-0", r"/ dead o-0 Reason no_card"),
-        ("done", r"done State done .* Result \{ \"total\": 7 \}"),
-        ("nowhere", r"nowhere State unknown .* not tracked"),
-    ],
-)
-def test_where_is_this_id(busy: Queue, page: Open, wanted: str, said: str) -> None:
-    busy.put(1, id="done", priority=0, tracked=True)
-    for message in busy.claim_many(9):
-        if message.id == "done":
-            message.complete({"total": 7})
-        else:
-            message.release(front=True, counted=False)
-    html = shown(page(), "/message", queue="orders", id=wanted)
-    assert re.search(said, html), html
-
-
-def test_how_far_a_holder_is(queue: Queue, page: Open) -> None:
-    queue.put(1, id="long", tracked=True)
-    (held,) = queue.claim_many(1)
-    queue.engine.run(calls.progress(queue.keys, "long", held.receipt, 0.4, "resizing <b>"))
-    client = page()
-    for link in (*links_to_messages(client, "unacked"), "/message?queue=orders&id=long"):
-        assert re.search(r"Progress 40 % 40 % resizing <b>", shown(client, link))
-
-
-class Bomb:
-    def __reduce__(self) -> Any:
-        return exec, ("raise SystemExit('unpickled')",)
-
-
-def test_nothing_is_unpickled(engine: Engine, page: Open) -> None:
-    pickles = Serializer("application/x-python-serialize", pickle.dumps, pickle.loads)
-    Queue("orders", engine, serializer=pickles).put(Bomb(), id="p")
-    client = page()
-    said = shown(client, links_to_messages(client, "ready")[0])
-    assert "application/x-python-serialize" in said
-    assert "base64:" in said
-
-
-JUNK = (
-    b"", b"{", b"\xff\xfe", b"[]", b"7", b'{"body": 7, "headers": [], "properties": 3}',
-    b'{"body":"x","properties":{"body_encoding":"rot13","delivery_tag":"<b>"}}',
-    b'{"body":"' + b"[" * 5000 + b'","content-type":"application/json"}',
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("part", ["ready", "dead"])
-def test_what_is_no_message_can_be_looked_at(
-    queue: Queue, server: Server, page: Open, part: str
-) -> None:
-    for raw in JUNK:
-        letter: Any = {"reason": "r", "detail": "d", "deliveries": 1, "step": 1, "message": raw}
-        server.client().lpush(queue.keys.ready[0], raw)
-        server.client().xadd(queue.keys.dead, letter)
-    client = page()
-    links = links_to_messages(client, part)
-    assert len(links) == len(JUNK)
-    for link in links:
-        assert client.get(link).status_code == 200
-
-
-def test_bodies_and_headers_are_escaped_and_cut(queue: Queue, page: Open) -> None:
-    text = "<script>alert(1)</script>\u202e" + "x" * 100_000
-    queue.put({"text": text}, id="<i>", headers={"<b>": "</pre><script>", "long": "y" * 50_000})
-    client = page()
-    html = client.get(links_to_messages(client, "ready")[0]).text
-    assert not re.search(r"<script>|<i>|<b>", html)
-    assert "\u202e" not in html
-    assert len(html) < 60_000
-    assert "more characters are not shown" in html
-
-
-def test_json_is_laid_out(queue: Queue, page: Open) -> None:
-    queue.put({"a": [1, {"ü": None}]})
-    client = page()
-    html = client.get(links_to_messages(client, "ready")[0]).text
-    shown_body = re.search(r"<pre[^>]*>(.*?)</pre>", html, re.DOTALL)
-    assert shown_body
-    assert json.loads(shown_body[1].replace("&#34;", '"')) == {"a": [1, {"ü": None}]}
-    assert "\n  " in shown_body[1]
 
 
 # ── the other pages ───────────────────────────────────────────────────────────────────────────
@@ -529,9 +273,9 @@ def test_the_page_comes_back_with_the_server(own_server: Server) -> None:
 def test_a_fault_of_ours_shows_no_trace(
     busy: Queue, page: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from atomq.web import pages
+    from atomq.web import queue_page
 
-    monkeypatch.setattr(pages, "_listed", lambda *_: 1 / 0)
+    monkeypatch.setattr(queue_page, "_listed", lambda *_: 1 / 0)
     client = page()
     client = TestClient(client.app, raise_server_exceptions=False)
     said = shown(client, "/queue?name=orders", code=500)

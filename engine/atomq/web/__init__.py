@@ -1,9 +1,10 @@
 """A page to see a fleet and to steer it: `atomq web`, or mounted in an application.
 
-`app.py` has the routes, `pages.py` what is looked at, `actions.py` what can be done, `guard.py`
-what every request passes, `site.py` what pages share, `samples.py` what is remembered for rates and
-curves; `command.py` is `atomq web`, `django.py` the page in a project of Django's. Pages are drawn
-from `templates/`, work without JavaScript, and are looked at anew by htmx, which lies in `static/`.
+`app.py` has the routes; `pages.py`, `queue_page.py` and `message_page.py` what is looked at, with
+`numbers.py` and `query.py`; `actions.py` what can be done, `guard.py` what every request passes,
+`site.py` what pages share, `samples.py` what is remembered for rates and curves; `command.py` is
+`atomq web`, `django.py` the page in a project of Django's. Pages are drawn from `templates/`, work
+without JavaScript, and are looked at anew by htmx, which lies in `static/`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from atomq.cli.dead import LAST, order
 from atomq.cli.messages import PARTS, row
 from atomq.cli.output import clean, plural
 from atomq.keys import QueueKeys
-from atomq.web.pages import known, spread
+from atomq.web.numbers import known, spread
 from atomq.web.site import Links, Site
 
 log = logging.getLogger("atomq.web")

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from atomq.cli.session import Session
 from atomq.client import Engine
 from atomq.errors import AtomqError
-from atomq.web import actions, pages
+from atomq.web import actions, message_page, pages, queue_page
 from atomq.web.guard import Guard
 from atomq.web.site import Site, UserOf, Writable
 
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
-_PAGES: dict[str, pages.Page] = {
+Page = Callable[[Site, Request], Response]
+
+_PAGES: dict[str, Page] = {
     "/": pages.queues,
-    "/queue": pages.queue,
-    "/message": pages.message,
+    "/queue": queue_page.queue,
+    "/message": message_page.message,
     "/dead": pages.dead,
     "/workers": pages.workers,
     "/doctor": pages.doctor,
@@ -108,7 +110,7 @@ def application(site: Site) -> Starlette:
     return app
 
 
-def _endpoint(site: Site, page: pages.Page) -> Endpoint:
+def _endpoint(site: Site, page: Page) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         return await run_in_threadpool(page, site, request)
 
