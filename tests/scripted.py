@@ -69,6 +69,10 @@ def push(*parts: bytes) -> PushNotification:
     return PushNotification(parts)
 
 
+class Together(list[Any]):
+    """Replies that come in one piece."""
+
+
 def _verdicts(per_item: int, before: int) -> Callable[[Call[Any]], list[int]]:
     return lambda call: [1] * ((len(call.args) - before) // per_item)
 
@@ -98,6 +102,7 @@ class Line:
         self.sent: list[tuple[str, ...]] = []
         self.replies: deque[Any] = deque()
         self.waited: list[float] = []
+        self.taken = 0
         self.broken = self.closed = False
         self.hello = {b"id": 7}
         self.credential_provider: Any = None
@@ -124,10 +129,11 @@ class Line:
 
     def receive(self) -> list[Any]:
         reply = self.replies.popleft()
+        self.taken += 1
         if isinstance(reply, server.ConnectionError):
             raise reply
         confirmed, self._confirmed = self._confirmed, []
-        return [*confirmed, reply]
+        return [*confirmed, *(reply if isinstance(reply, Together) else (reply,))]
 
     def close(self) -> None:
         self.closed = True
@@ -235,7 +241,9 @@ class Stage:
         """Let the poller read these."""
         self.line.replies.extend(replies)
         while self.line.replies:
+            line, taken = self.line, self.line.taken
             self.poller.on_readable()
+            assert line.taken != taken, "what came was not taken in"
 
     def claim(self, *receipts: str, **said: Any) -> list[Any]:
         """Have the poller claim, answer with these messages; what was handed over."""

@@ -74,6 +74,10 @@ class Looks:
     def _reckon(self) -> None:
         self.next_at = min(self._at.values(), default=inf)
 
+    def next_of(self, queues: Iterable[str]) -> float:
+        """When to look at one of these; inf: it knows none of them."""
+        return min((self._at.get(queue, inf) for queue in queues), default=inf)
+
     def due(self, now: float) -> list[str]:
         """Which to look at now."""
         soon = now + self._cap * NEAR

@@ -99,3 +99,12 @@ def test_a_claim_counts_as_a_look_but_puts_none_off() -> None:
     assert looks.next_at == before
     looks.claimed(["q"], 20)
     assert looks.next_at == pytest.approx(20.48, abs=0.011)
+
+
+def test_when_to_look_at_some_of_its_queues_is_known() -> None:
+    looks = Looks(1.0, "me")
+    looks.looked(["a"], 10)
+    looks.looked(["b"], 12)
+    assert looks.next_of(["a", "b"]) == looks.next_at
+    assert 12 + AGAIN[0] <= looks.next_of(["b", "unknown"]) <= 12 + AGAIN[1]
+    assert looks.next_of([]) == looks.next_of(["unknown"]) == float("inf")

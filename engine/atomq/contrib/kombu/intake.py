@@ -248,8 +248,9 @@ class Intake:
             # The server's own timer ends the wait: whatever was missed is found within a second.
             now, seconds = time.monotonic(), random.uniform(*CAP)
             if able:
-                seconds = min(seconds, max(0.01, self.looker.times.next_at - now))
-                self.watch.arm([name for channel in able for name in channel.claimed_queues()])
+                queues = [name for channel in able for name in channel.claimed_queues()]
+                seconds = min(seconds, max(0.01, self.looker.times.next_of(queues) - now))
+                self.watch.arm(queues)
             self.blocked = keys
             self._until = now + seconds + PATIENCE
             self._send(WAIT, ("BRPOP", *keys, round(seconds, 3)))
@@ -304,7 +305,7 @@ class Intake:
         while self.blocked and (line := self.socket.line) is not None:
             if not (is_asked or line.talk.expects is not WAIT or self.can_read(0)):
                 if self.socket.line is not line:
-                    continue  # it broke, and so did the wait
+                    return  # it broke, and so did the wait
                 is_asked = True
                 try:
                     self._broker.engine.command("CLIENT UNBLOCK", line.wire.hello.get(b"id"))
@@ -321,7 +322,8 @@ class Intake:
     def hear(self) -> None:
         """Take in what has come over the socket, which is readable."""
         try:
-            (self.socket.line or self.socket.connected()).hear()
+            assert self.socket.line is not None
+            self.socket.line.hear()
         except GONE as error:
             self._broken(error)
 
@@ -335,10 +337,11 @@ class Intake:
         return is_done
 
     def read(self) -> bool:
-        """Take in one answer or push; True if something was handed over at once."""
+        """Take in one answer or push, which is waited for; True if it was handed over at once."""
         self.has_read = True
         try:
-            purpose, reply = (self.socket.line or self.socket.connected()).answer()
+            assert self.socket.line is not None
+            purpose, reply = self.socket.line.answer()
         except GONE as error:
             self._broken(error)
             return False
@@ -416,7 +419,7 @@ class Intake:
 
     def _overdue(self) -> None:
         # A program that drains by hand may have been away for long: the answer lies here.
-        if self.socket.line is not None and self.can_read(0):
+        if self.can_read(0):
             return
         self._broken(server.ConnectionError("the broker did not answer in time"))
 
