@@ -22,7 +22,8 @@
 --   limit            int     messages to look at, 1 to 1000
 --   max_bytes        int     bytes
 -- RETURNS
---   consumers that are there; messages put into ready; messages kept; messages left to look at
+--   consumers that are there; messages put into ready; messages kept; messages left to look at; while a consumer is
+--   there, the record of the queue's partitions, "" if there is none
 -- ERRORS
 --   BADARG  WRONGTYPE
 local args = require("lib.args")
@@ -52,7 +53,7 @@ if fault then
 end
 
 local now, there = clock.now(), {}
-local set = redis.call("HMGET", meta, "consumers", "paused")
+local set = redis.call("HMGET", meta, "consumers", "paused", "partitions")
 for name, deadline in string.gmatch(set[1] or "", "(%S+) (%d+)") do
   local left = deadline - now
   if name ~= consumer and left > 0 and left <= HOUR then -- more is of a clock that was set back
@@ -65,7 +66,7 @@ end
 redis.call("HDEL", meta, "consumers")
 if #there > 0 then
   redis.call("HSET", meta, "consumers", table.concat(there, " "))
-  return { #there, 0, 0, 0 }
+  return { #there, 0, 0, 0, set[3] or "" }
 end
 
 redis.call("HDEL", meta, "seen")

@@ -86,6 +86,7 @@ class QueueKeys:
         "unacked",
         "wake",
         "watch",
+        "whole",
     )
 
     def __init__(
@@ -102,7 +103,8 @@ class QueueKeys:
         check_name(name, sep=sep, layout=layout)
         if layout == "cluster" and ("{" in prefix or "}" in prefix):
             raise InvalidArgument(f"in a cluster global_keyprefix has no braces, got {prefix!r}")
-        self.name, self.layout, self.steps = name, layout, tuple(steps)
+        # `whole` is the queue that this is a partition of; itself, if it is not known to be one.
+        self.name, self.whole, self.layout, self.steps = name, name, layout, tuple(steps)
         self.keep = keep
         """Which dead letters are kept, as the scripts that write them have it; "": all."""
         self.noted = 0.0

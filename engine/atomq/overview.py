@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from atomq import arguments, calls, merging
+from atomq import arguments, calls, flows, merging
 from atomq.calls import Call, Process, QueueOverview
-from atomq.errors import AtomqError, InvalidArgument
+from atomq.errors import AtomqError, InvalidArgument, ServerUnavailable
 from atomq.flows import Flow, Together, ask
 from atomq.keys import QueueKeys, RegisterKeys
-from atomq.partitions import queue_of
+from atomq.partitions import PartitionMap, queue_of
 
 AT_ONCE = 200  # queues that one script reads
 
@@ -68,6 +68,8 @@ def overview(
         arguments.whole("limit", limit, 1, calls.MOST)
     if names is not None:
         yield from read.these(names)
+        yield from read.copies(names)
+        read.check()
         yield from _fold(read, found, set(names), "")
         found.queues.sort(key=lambda row: names.index(row.name))
         return found
@@ -77,6 +79,7 @@ def overview(
         page = yield from ask(calls.roster(register, after=after, limit=most))
         found.processes, found.alive = page.processes, page.alive
         yield from read.these(page.queues, whole=_whole(page.queues))
+        read.check()
         is_last = len(page.queues) < most
         if is_last or limit is not None:
             yield from _fold(read, found, set(), first)
@@ -92,12 +95,17 @@ class _Read:
         self._keys_of = keys_of
         self.found: dict[str, QueueOverview] = {}
         self.unreadable: dict[str, AtomqError] = {}
+        self.spread: dict[str, tuple[str, ...]] = {}
+        """The partitions of queues whose first one, which has the record of them, is away."""
+
+    def check(self) -> None:
+        """Raise what came of it if none could be read, and there are some."""
+        troubles = (e for e in self.unreadable.values() if not isinstance(e, InvalidArgument))
+        if not self.found and (trouble := next(troubles, None)) is not None:
+            raise trouble
 
     def these(self, names: Iterable[str], *, whole: Container[str] = ()) -> Flow[None]:
-        """Read these, but those that were. Raises what came of it if none of them can be.
-
-        `whole` are those that have no partitions.
-        """
+        """Read these, but those that were. `whole` are those that have no partitions."""
         queues: list[QueueKeys] = []
         for name in dict.fromkeys(names):
             if name in self.found or name in self.unreadable:
@@ -108,8 +116,17 @@ class _Read:
                 self.unreadable[name] = error
         for i in range(0, len(queues), AT_ONCE):
             yield from self._page(queues[i : i + AT_ONCE], whole)
-        if queues and not self.found:
-            raise next(iter(self.unreadable.values()))
+
+    def copies(self, names: Iterable[str]) -> Flow[None]:
+        """Read the other partitions of those that are away, where they have any."""
+        for name in names:
+            error = self.unreadable.get(name)
+            if isinstance(error, ServerUnavailable) and self._keys_of(name).layout == "cluster":
+                record = yield from flows.copied_record(self._keys_of, name)
+                parts = PartitionMap.names_of(name, record)
+                yield from self.these(parts)
+                if not self.found.keys().isdisjoint(parts):
+                    self.spread[name] = parts
 
     def _page(self, page: Sequence[QueueKeys], whole: Container[str]) -> Flow[None]:
         groups = [[queue] for queue in page] if page[0].layout == "cluster" else [page]
@@ -139,7 +156,7 @@ def _fold(read: _Read, found: Overview, named: Collection[str], after: str) -> F
     listed = {*read.found, *read.unreadable}
     roots = {queue_of(name) for name in listed} - listed - {""} if not named else set[str]()
     yield from read.these(sorted(roots))
-    spread: dict[str, tuple[str, ...]] = {}
+    spread = dict(read.spread)
     for name, row in read.found.items():
         if row.partitions and not (named and row.partitions[0] != name):
             queue = row.partitions[0]

@@ -28,7 +28,7 @@ from atomq.errors import (
 from atomq.flows import Flow, Sleep, ask
 from atomq.keys import QueueKeys
 from atomq.message_base import MessageBase
-from atomq.partitions import COPY, MOST, PartitionMap, letter_mark, name_of
+from atomq.partitions import MOST, PartitionMap, letter_mark
 from atomq.queue_base import EngineT, Item, QueueBase, check_key, names_of_dead
 
 log = logging.getLogger("atomq.queue")
@@ -36,7 +36,6 @@ log = logging.getLogger("atomq.queue")
 T = TypeVar("T")
 TOGETHER = 64  # calls
 READ_AGAIN = 4.0  # seconds after which a consumer looks whether there are more partitions
-COPIES, NUMBERS = (1, 2), 12  # partitions whose copies of the record are sought, by these numbers
 
 
 class Put(NamedTuple):
@@ -121,6 +120,7 @@ class PartitionedBase(QueueBase[EngineT]):
         )
         part._writer, part._durability, part._id_suffix = self._writer, self._durability, mark
         part._tracked = self._tracked
+        part.keys.whole = self.name
         return part
 
     def _recorded(self) -> Flow[PartitionMap]:
@@ -128,7 +128,10 @@ class PartitionedBase(QueueBase[EngineT]):
         try:
             record = yield from self._ask(calls.partitions(self.keys))
         except ServerUnavailable as error:
-            if record := (yield from self._copied()):
+            record = ""
+            if self._on_shards:
+                record = yield from flows.copied_record(self.engine.keys, self.name)
+            if record:
                 log.info("the partitions of %r are read from a copy: %s", self.name, error)
                 return self._checked(PartitionMap.read(self.name, record))
             record = yield from ask(calls.partitions(self.keys))
@@ -190,16 +193,6 @@ class PartitionedBase(QueueBase[EngineT]):
                 yield from self._ask(copy)
             except AtomqError as error:
                 log.info("%r has no copy of the record of its partitions: %s", name, error)
-
-    def _copied(self) -> Flow[str]:
-        names = (name_of(self.name, at, n) for n in range(NUMBERS) for at in COPIES)
-        for name in names if self._on_shards else ():
-            try:
-                if found := (yield from self._ask(calls.partitions(self.engine.keys(name)))):
-                    return found.removeprefix(COPY)
-            except ServerUnavailable:
-                continue
-        return ""
 
     def _ask(self, call: Call[T]) -> Flow[T]:
         """Ask one partition; on a cluster, none waits long for the node of another."""

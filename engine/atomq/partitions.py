@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 
@@ -22,6 +22,7 @@ from atomq.keys import SLOTS, hash_slot
 
 MOST = 256
 COPY = "copy "
+COPIES, NUMBERS = (1, 2), 12  # partitions whose copies of the record are sought, by these numbers
 _TRIES = 10_000  # names that are tried for one partition
 _MASK = (1 << 64) - 1
 _RECORD = re.compile(r"[0-9]{1,3}(/[0-9]{1,3})*( [0-9]{1,9})*", re.ASCII)
@@ -174,6 +175,11 @@ def queue_of(name: str) -> str:
     """
     found = _NAME.fullmatch(name)
     return found[1] if found else ""
+
+
+def copies_of(queue: str) -> Iterator[str]:
+    """Names of partitions that have a copy of the record of a queue, if it has any."""
+    return (name_of(queue, at, number) for number in range(NUMBERS) for at in COPIES)
 
 
 def letter_mark(position: int) -> str:

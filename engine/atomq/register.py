@@ -4,6 +4,10 @@ A process that consumes says every 20 s where it runs, what it consumes and what
 call, by a thread, over a connection that it opens for that: in a cluster the register lives in one
 slot, and no other call waits for the server of that. An entry that is not said again for a minute
 is not there any more. What cannot be written is tried again later; nothing depends on it.
+
+An entry names a queue with partitions once, and says how many of them the process consumes. Among
+the names of queues in use are those of partitions too: by these a queue is found while the node of
+its first partition is away.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import os
 import socket
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib import metadata
 from types import MappingProxyType
@@ -251,7 +256,7 @@ class Register:
         now = time.monotonic()
         consumed = {queue.name: queue for one in consumers for queue in one.queues}
         names = {n: q for n, q in (consumed | dict(new)).items() if n in new or q.noted < now}
-        entry = self._entry(consumers, sorted(consumed)) if consumers else ""
+        entry = self._entry(consumers, consumed.values()) if consumers else ""
         try:
             for some in _batches(sorted(gone)):
                 self._run(calls.register(self.keys, some, gone=True), leaving=self._thread.closing)
@@ -288,13 +293,17 @@ class Register:
         self._engine.verified = True  # whether this user may do the rest is nothing to it
         self._engine.run(call)
 
-    def _entry(self, consumers: Sequence[Consuming], queues: Sequence[str]) -> str:
+    def _entry(self, consumers: Sequence[Consuming], consumed: Collection[QueueKeys]) -> str:
+        wholes = {queue.name: queue.whole for queue in consumed}
+        queues, parts = sorted({*wholes.values()}), Counter(wholes.values())
+        spread = {whole for name, whole in wholes.items() if name != whole}
         holds, working = 0, list[Work]()
         for holder in {id(one.holder): one.holder for one in consumers}.values():
             count, some = holder.working(WORK)
             holds += count
             working += some
         working.sort(key=lambda work: -work.seconds)
+        working = [work._replace(queue=wholes.get(work.queue, work.queue)) for work in working]
         limits, by_queue = _limits(consumers)
         entry: dict[str, Any] = {"kind": "atomq"}
         for one in consumers:
@@ -317,6 +326,8 @@ class Register:
             named = queues[:most]
             if by_queue:
                 entry["limits_of"] = {name: by_queue[name] for name in named}
+            if spread:
+                entry["partitions"] = {name: parts[name] for name in named if name in spread}
             text = json.dumps({**entry, "queues": named, "working": work})
             if len(text) <= LARGEST or not most:
                 return text
@@ -329,7 +340,7 @@ def _limits(
     """The lowest limits of all consumers; and those of each queue, if they are not all the same."""
     all_of, by_queue = dict[str, float](), dict[str, dict[str, float]]()
     for one in consumers:
-        for found in (all_of, *(by_queue.setdefault(queue.name, {}) for queue in one.queues)):
+        for found in (all_of, *(by_queue.setdefault(queue.whole, {}) for queue in one.queues)):
             for name, value in one.limits.items():
                 found[name] = min(found.get(name, value), value)
     alike = all(limits == all_of for limits in by_queue.values())

@@ -11,7 +11,7 @@ from types import GeneratorType
 from typing import Any, TypeVar, overload
 
 from atomq import arguments, retrying
-from atomq.calls import GONE, Call
+from atomq.calls import GONE, Call, probe
 from atomq.durability import Durability
 from atomq.engine_base import EngineBase
 from atomq.errors import AtomqError, InvalidArgument, NotDurable, ServerUnavailable
@@ -73,7 +73,12 @@ class Runner(EngineBase):
         standing = self._pool.standing_of(calls[0])
         # One node that is verified will do: the first call may be for one that is away.
         is_known = any(self._pool.standing_of(call).verified for call in calls)
-        retry = self.retry if is_known else self._verify(calls[0])
+        try:
+            retry = self.retry if is_known else self._verify_any(calls)
+        except ServerUnavailable as error:
+            if self.slots is None:
+                raise
+            return [error for _ in calls]
         for call in calls:
             if call.durability is not None:
                 retry = self._verify_durable(call, call.durability, retry)
@@ -155,6 +160,19 @@ class Runner(EngineBase):
                 self._noted(call)
             except AtomqError as error:
                 self._noted(call, error)
+
+    def _verify_any(self, calls: Sequence[Call[Any]]) -> Retry:
+        """The same for many calls: of the nodes that they are for, one that answers will do."""
+        silent = set[int]()
+        for call in calls if self.slots is not None else ():
+            if id(self._pool.standing_of(call)) not in silent:
+                try:
+                    self._run_briefly(probe(call.queue))  # which verifies its node
+                except ServerUnavailable:  # before it was asked, it may not have been known which
+                    silent.add(id(self._pool.standing_of(call)))
+                else:
+                    return self.retry
+        return self._verify(calls[0])
 
     def _probe_briefly(self, call: Call[Any], once: Retry, standing: Standing) -> None:
         try:

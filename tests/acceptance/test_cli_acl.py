@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import redis
 from atomq import Engine, PermissionDenied, Queue, scripts
 from atomq.keys import RegisterKeys
 from tests.acceptance.conftest import Atomq
-from tests.servers import Server
+from tests.servers import Cluster, Server
+from tests.threads import running
 
 HASH = hashlib.sha256(b"work").hexdigest()
 MINE = "e*[m]?\\ils"  # every character that a pattern reads in its own way
@@ -224,3 +226,29 @@ def test_who_publishes_durably_may_wait(atomq: Atomq) -> None:
     assert granted("producer", "replicas=1") - plain == {"+wait"}
     assert granted("producer", "fsync") - plain == {"+waitaof", "+hello", "+config|get"}
     assert granted("monitor", "fsync") == granted("monitor", "memory")
+
+
+@ONE_KIND
+def test_on_a_cluster_results_stay_on_one_node(atomq: Atomq, cluster: Cluster) -> None:
+    """What a script may not run it does without, so nothing but the server's log would say so."""
+    db = cluster.nodes[0].client()
+    url = cluster.url.replace("redis://", "redis+cluster://")
+    done = atomq("acl", "worker", "q", "--user", "me", "--password-hash", HASH, "--url", url)
+    assert "for it leave out +spublish, +ssubscribe, +sunsubscribe" in done.err
+    db.execute_command(*words(done.out))
+    for script in scripts.every():
+        db.script_load(script.text)
+    db.execute_command("ACL LOG", "RESET")
+    db.config_resetstat()
+    stop, got = threading.Event(), []
+
+    def work() -> None:
+        for message in queue.consume(stop=stop):
+            got.append(message.body)
+            message.complete("done")
+
+    with Queue("q", url.replace("//", "//me:work@")) as queue, running(work, stop=stop):
+        assert queue.put("x").wait(5) == "done"
+    assert (got, db.execute_command("ACL LOG")) == (["x"], [])
+    assert db.info("commandstats")["cmdstat_spublish"]["calls"]
+    db.acl_deluser("me")

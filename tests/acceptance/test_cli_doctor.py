@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from atomq import calls, scripts
+from atomq import Queue, calls, scripts
 from atomq.calls import Outgoing, Rejection
 from atomq.client import Engine
 from tests.acceptance.conftest import Atomq, Done
@@ -197,6 +197,30 @@ def test_what_lies_in_the_queues(on: Atomq, server: Server, engine: Engine) -> N
 
 
 @ONE_KIND
+def test_a_consumer_that_overlooks_partitions(on: Atomq, server: Server) -> None:
+    orders: Any = Queue("orders", server.url, partitions=3)
+    with orders:
+        parts = [part.name for part in orders.partitions()]
+        plain = {"pid": 7, "host": "a", "queues": ["orders", "mails"]}
+        told = {**plain, "pid": 8, "partitions": {"orders": 3}}
+        older = {**plain, "pid": 9, "queues": parts}
+        for entry in (plain, told, older):
+            call = calls.register(
+                orders.engine.register.keys,
+                ["orders", "mails"],
+                process=f"p{entry['pid']}",
+                alive_ms=9_999,
+                entry=json.dumps(entry),
+            )
+            orders.engine.run(call)
+        (found,) = (
+            f for f in on("doctor", "--json").json("doctor") if f["check"] == "queue orders"
+        )
+        assert found["status"] == "warn"
+        assert found["found"] == "of its 3 partitions only the first is consumed by a (pid 7)"
+        assert 'broker_transport_options={"partitions": {"orders": 3}}' in found["advice"]
+
+
 def test_a_restricted_user_is_told_what_was_skipped_and_what_is_missing(
     atomq: Atomq, server: Server
 ) -> None:

@@ -163,6 +163,30 @@ def test_engines_of_other_options_are_in_one_entry(server: Server) -> None:
         assert awaited(lambda: (p := mine(engine)) and p.queues == ["soon"] and p)
 
 
+def test_a_queue_of_partitions_is_named_once(server: Server) -> None:
+    orders: Any = Queue("orders", server.url, partitions=3)
+    with orders, Queue("mails", orders.engine) as mails:
+        sent = orders.put(1)
+        message = orders.claim()
+        assert mails.claim(timeout=0) is None
+        found = awaited(lambda: (p := mine(orders.engine)) and len(p.queues) == 2 and p)
+        assert found.queues == ["mails", "orders"]
+        assert (found.entry["queue_count"], found.entry["partitions"]) == (2, {"orders": 3})
+        parts = [part.name for part in orders.partitions()]
+        assert not found.overlooks(parts)
+        assert set(parts) <= set(roster(orders.engine).queues)  # by these it is found
+        (one, row) = orders.engine.overview().queues
+        assert (one.name, row.name, row.partitions) == ("mails", "orders", tuple(parts))
+        for name in ("orders", "mails"):
+            assert len(orders.engine.overview().consumers_of(name)) == 1
+        register = orders.engine.register
+        (consuming,) = (each for each in register._consumers if len(each.queues) == 3)
+        register.change(consuming, consuming.queues)  # its turn is brought forward
+        busy = awaited(lambda: (p := mine(orders.engine)) and p.entry["holds"] and p)
+        assert [(w["queue"], w["id"]) for w in busy.entry["working"]] == [("orders", sent.id)]
+        message.ack()
+
+
 class Nothing:
     """A holder that holds nothing."""
 

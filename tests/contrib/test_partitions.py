@@ -15,6 +15,7 @@ from kombu.exceptions import OperationalError
 
 import atomq
 from atomq import InvalidArgument, InvalidOptions, ServerUnavailable
+from atomq.contrib import fleet
 from atomq.contrib.kombu import spread
 from tests.contrib.rig import LONG, ON_ONE_KIND, Place, ours
 from tests.servers import Cluster, Server, wait_until
@@ -186,6 +187,28 @@ def test_partitions_that_are_added_are_consumed(
             with broker.queue(6) as queue:
                 assert len(queue.partitions()) == 6
             drained(popping, lambda: len(lists()) == 6)
+
+
+def test_a_worker_without_the_option_takes_from_all(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It learns of them by the server's record, once there is one."""
+    monkeypatch.setattr(fleet, "EVERY", 0.1)
+    plain = Queue("plain", Exchange("plain"), routing_key="plain")  # no other test names it
+    with (
+        Connection(broker.url) as connection,
+        consuming(connection, plain) as got,
+        atomq.Queue("plain", broker.library, partitions=4) as queue,
+    ):
+        connection.Producer().publish("alone", exchange=plain.exchange, routing_key="plain")
+        drained(connection, lambda: got == ["alone"])
+        parts: Any = queue
+        for part in parts.partitions():
+            part.put(part.name)
+        drained(connection, lambda: len(got) == 5)
+        channel = connection.default_channel
+        channel.queue_delete("plain")
+        assert channel.broker.spread.get("plain") is None
 
 
 def test_a_lower_number_is_refused(broker: Broker) -> None:

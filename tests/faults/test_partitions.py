@@ -13,6 +13,7 @@ import pytest
 
 from atomq import AsyncQueue, Engine, Queue, calls
 from atomq.errors import ServerUnavailable
+from atomq.keys import QueueKeys
 from tests.conformance.twin import Loop, Twin
 from tests.conftest import LONG
 from tests.servers import Cluster, Server, wait_until
@@ -75,9 +76,9 @@ def make(request: pytest.FixtureRequest, three: Cluster, _loop: Loop) -> Iterato
 
 
 def node_of(cluster: Cluster, queue: Any) -> Server:
-    """The node that serves an ordinary queue."""
-    slot = getattr(queue, "target", queue).keys.slot
-    return cluster.nodes[slot * 3 // 16384]
+    """The node that serves an ordinary queue, or one of this name."""
+    name = queue if isinstance(queue, str) else getattr(queue, "target", queue).name
+    return cluster.nodes[QueueKeys(name, layout="cluster").slot * 3 // 16384]
 
 
 def home_of(cluster: Cluster, queue: Any, key: str) -> Server:
@@ -172,10 +173,16 @@ def test_a_process_begins_while_the_first_partition_is_away(make: Make, three: C
         assert [part.name for part in late.partitions()] == names
         url = f"redis+cluster://127.0.0.1:{three.nodes[first].port}"
         with Engine(url, retry_budget=1) as other:
-            seen = other.overview()
-        assert [row.name for row in seen.queues] == ["q"]
-        assert "q" in seen.queues[0].unanswered
-        assert seen.queues[0].partitions == tuple(names)
+            seen = [other.overview(), other.overview(["q"])]
+            plain = next(n for n in map("p{}".format, range(99)) if node_of(three, n) is dead)
+            with pytest.raises(ServerUnavailable):
+                other.overview([plain])
+        for each in seen:
+            assert [row.name for row in each.queues] == ["q"]
+            assert "q" in each.queues[0].unanswered
+            assert each.queues[0].partitions == tuple(names)
+            assert each.queues[0].delayed == 4
+            assert set(each.queues[0].unanswered) == set(each.unreadable)
         put, slowest = put_for(late, 0.5)
         assert put
         assert slowest < 1.5

@@ -73,9 +73,17 @@ class Process:
 
     @property
     def queues(self) -> list[str]:
-        """What it consumes: its first 100 queues."""
+        """What it consumes: its first 100 queues. One with partitions is one of them."""
         found = self.entry.get("queues")
         return [str(name) for name in found] if isinstance(found, list) else []
+
+    def overlooks(self, partitions: Sequence[str]) -> bool:
+        """Whether it consumes the first of these and knows of no other."""
+        said = self.entry.get("partitions")
+        if isinstance(said, dict) and partitions[0] in said:
+            return False
+        # Older releases name each partition that they consume.
+        return set(partitions).intersection(self.queues) == {partitions[0]}
 
     def limits_of(self, queue: str) -> dict[str, float]:
         """What it holds messages to: `max_deliveries`, `lease_seconds` and the like, as it says."""

@@ -114,6 +114,8 @@ class Attended(NamedTuple):
     """Those that were looked at and stay delayed."""
     left: int
     """Those to be looked at yet."""
+    partitions: str = ""
+    """The record of the queue's partitions, if it has any and a consumer is there."""
 
 
 def attend(
@@ -130,7 +132,11 @@ def attend(
     `consumer` is its name, without blanks; `skip` is how many were kept by the calls before.
     """
     args = [consumer, alive_ms, skip, arguments.whole("limit", limit, 1, MOST), max_bytes]
-    return Call(_ATTEND, keys, keys.attend, args, lambda reply, _: Attended(*reply))
+
+    def parse(reply: Any, _repeated: bool) -> Attended:
+        return Attended(*reply[:4], *map(as_text, reply[4:]))
+
+    return Call(_ATTEND, keys, keys.attend, args, parse)
 
 
 _RESIGN = scripts.declared("resign", keys=("watch", "wake"), argv=("ttl_ms",))

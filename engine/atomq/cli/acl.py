@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,9 +123,16 @@ def acl(
         print(" ".join(["user", name, *rules]))
     else:
         print(" ".join(["ACL SETUSER", *map(_quoted, (name, *rules))]))
-    if password_hash is None:
-        session.out.note(f"{name} has no password yet: add one with --password-hash, or by a rule")
+    for note in _notes(name, rules, password_hash):
+        session.out.note(note)
     return Exit.OK
+
+
+def _notes(name: str, rules: Sequence[str], password_hash: str | None) -> Iterator[str]:
+    if sharded := [rule for rule in SHARDED if rule in rules]:
+        yield f"Redis 6.2 has no sharded channels: for it leave out {', '.join(sharded)}"
+    if password_hash is None:
+        yield f"{name} has no password yet: add one with --password-hash, or by a rule"
 
 
 # ── what each may do ──────────────────────────────────────────────────────────────────────────
@@ -133,6 +140,9 @@ def acl(
 
 # What only some calls run, so that no probe asks for it: limits of dead letters; `get`, `cancel`.
 BESIDE = ("get", "lrem", "xrevrange", "xtrim")
+
+# Of a cluster: results and looks travel to one node. Redis 6.2 does not know these.
+SHARDED = ("+spublish", "+ssubscribe", "+sunsubscribe")
 
 
 def inner_commands() -> list[str]:
@@ -157,17 +167,21 @@ def _of_library(role: Role, queues: list[QueueKeys]) -> Iterator[str]:
         yield from (f"~{_literal(key)}" for key in keys.ready)
         yield f"~{_own(keys)}*"
     yield "resetchannels"
-    if queues[0].layout == "cluster":
+    on_cluster = queues[0].layout == "cluster"
+    if on_cluster:
         yield from ("+cluster|slots", "+asking")  # which node serves what, also while a slot moves
     if role is Role.MONITOR:
         yield from ("+evalsha", *(f"+{name}" for name in reading_commands()))
         return
     yield from (f"&{_own(keys)}*" for keys in queues)
     yield from ("+evalsha", *(f"+{name}" for name in inner_commands()))
+    if on_cluster:
+        yield SHARDED[0]
     if role is Role.OPERATOR:
         yield "+xrevrange"  # the newest dead letters first
     if role in (Role.PRODUCER, Role.WORKER):
         yield from ("+get", "+subscribe", "+unsubscribe")  # a result is waited for
+        yield from SHARDED if on_cluster else ()
     if role is Role.WORKER:
         yield from ("+blpop", "+client|unblock", "+exists")
 

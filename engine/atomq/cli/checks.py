@@ -6,6 +6,7 @@ A check is a function that yields findings. It asks the server and lets `Permiss
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -24,7 +25,7 @@ from atomq.errors import (
 )
 
 if TYPE_CHECKING:
-    from atomq.calls import QueueState
+    from atomq.calls import Process, QueueState
     from atomq.cli.session import Session
     from atomq.contrib.fleet import Worker
     from atomq.node import Node
@@ -167,6 +168,7 @@ def _stock_leftovers(session: Session, _names: Sequence[str]) -> Findings:
 
 def _queues(session: Session, names: Sequence[str]) -> Findings:
     from atomq import calls
+    from atomq.cli.discovery import roster
 
     states: list[QueueState] = []
     reader = session.reader
@@ -192,9 +194,13 @@ def _queues(session: Session, names: Sequence[str]) -> Findings:
     yield Finding(
         "queues", "ok", f"{plural(len(states), 'queue')}: {text}" if states else "none yet"
     )
+    spread = [state for state in states if len(state.partitions) > 1]
+    processes = roster(session).processes if spread else []
     for state in states:
         yield from _queue(state)
         yield from _steps(session, state.name)
+    for state in spread:
+        yield from _overlooked(state, processes)
 
 
 def _queue(state: QueueState) -> Findings:
@@ -224,6 +230,20 @@ def _queue(state: QueueState) -> Findings:
             plural(state.dead, "dead letter"),
             f"look at them: atomq dead list {state.name}",
         )
+
+
+def _overlooked(state: QueueState, processes: Sequence[Process]) -> Findings:
+    """A consumer that does not know of partitions takes from the first, which has their name."""
+    name, count = state.name, len(state.partitions)
+    found = [process for process in processes if process.overlooks(state.partitions)]
+    if not found:
+        return
+    who = ", ".join(process.where for process in found[:3])
+    more = f", and {number(len(found) - 3)} more" if len(found) > 3 else ""
+    advice = f"Queue({name!r}, …, partitions={count}); Celery's option is "
+    advice += f'broker_transport_options={{"partitions": {{{json.dumps(name)}: {count}}}}}'
+    text = f"of its {count} partitions only the first is consumed by {who}{more}"
+    yield Finding(f"queue {name}", "warn", text, advice)
 
 
 def _steps(session: Session, name: str) -> Findings:

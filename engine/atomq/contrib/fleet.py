@@ -41,9 +41,16 @@ SHARED = (
 class Attendance:
     """Which queues a process consumes, by whichever of its connections: it is one consumer."""
 
-    def __init__(self, engine: Engine, name: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        name: Callable[[], str],
+        spread: Callable[[str, str], None] = lambda *_: None,
+    ) -> None:
+        """`spread` is called with a queue and the record of its partitions, if it has any."""
         self._engine = engine
         self._name = name
+        self._spread = spread
         self._by: dict[str, set[object]] = {}
         self._threads = NodeThreads()
 
@@ -64,8 +71,12 @@ class Attendance:
         """Consume these queues for another minute. `by` says which connection does."""
         for queue in queues:
             self._by.setdefault(queue, set()).add(by)
-            call = calls.attend(self._engine.keys(queue), self._name(), alive_ms=KEPT_MS)
-            self._do(queue, "attend", partial(_quietly, partial(self._engine.run, call)))
+            self._do(queue, "attend", partial(_quietly, partial(self._attend, queue)))
+
+    def _attend(self, queue: str) -> None:
+        call = calls.attend(self._engine.keys(queue), self._name(), alive_ms=KEPT_MS)
+        if record := self._engine.run(call).partitions:
+            self._spread(queue, record)
 
     def lost(self, by: object) -> None:
         """A connection is gone, but the process goes on: no consumer leaves."""

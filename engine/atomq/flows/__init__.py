@@ -25,7 +25,14 @@ from atomq.flows.batching import batches, give_back, in_batches
 from atomq.flows.claiming import BEYOND_RETRIES, Company, Refused
 from atomq.flows.consumer import AHEAD, Consumer
 from atomq.flows.finding import cancel, run_now, status
-from atomq.flows.operating import hand_back_all, leave, redrive, redrive_all, whole_roster
+from atomq.flows.operating import (
+    copied_record,
+    hand_back_all,
+    leave,
+    redrive,
+    redrive_all,
+    whole_roster,
+)
 from atomq.flows.pace import Pace
 from atomq.flows.publishing import by_size, publish, publish_all
 from atomq.flows.results import await_result, follow
@@ -56,6 +63,7 @@ __all__ = [
     "by_size",
     "cancel",
     "clock",
+    "copied_record",
     "deadline_of",
     "flush",
     "follow",

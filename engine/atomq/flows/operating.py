@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from atomq import calls
+from atomq.errors import ServerUnavailable
 from atomq.flows.base import Flow, ask
 from atomq.flows.batching import batches
 from atomq.keys import QueueKeys, RegisterKeys
+from atomq.partitions import COPY, copies_of
 
 
 def redrive_all(
@@ -86,6 +88,23 @@ def whole_roster(keys: RegisterKeys) -> Flow[calls.Roster]:
         page = yield from ask(calls.roster(keys, after=names[-1]))
         names += page.queues
     return page._replace(queues=names)
+
+
+def copied_record(keys_of: Callable[[str], QueueKeys], queue: str) -> Flow[str]:
+    """The record of a queue's partitions while the node of the first is away; "": none is found.
+
+    On a cluster the others have copies of it. None waits long for its node.
+    """
+    for name in copies_of(queue):
+        call = calls.partitions(keys_of(name))
+        call.brief = True
+        try:
+            found = yield from ask(call)
+        except ServerUnavailable:
+            continue
+        if found:
+            return found.removeprefix(COPY)
+    return ""
 
 
 def leave(keys: QueueKeys, consumer: str) -> Flow[int]:

@@ -55,7 +55,7 @@ class Broker:
         self.bindings: Bindings = (NodeBindings if self.on_cluster else Bindings)(self.engine)
         self.spread = Spread(self.engine)
         """The queues that have partitions."""
-        self.attendance = Attendance(self.engine, lambda: self.ids.prefix)
+        self.attendance = Attendance(self.engine, lambda: self.ids.prefix, self.spread.found)
         self.unconfirmed = Unconfirmed(self.engine.options.call_window_ms / 1000)
         self.terminate_cancelled = ""
         """The signal that ends a running task that was cancelled, see `Settings`."""

@@ -149,6 +149,7 @@ class Consuming(Publishing):
                 else:
                     claimed += names
                     self._wholes.append(queue)
+        claimed = list(dict.fromkeys(claimed))  # a partition may be consumed by its name too
         self._consumed = claimed, popped
         return self._consumed
 

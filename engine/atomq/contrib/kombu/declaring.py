@@ -147,8 +147,7 @@ class Declaring(virtual.Channel):
                     if_empty=if_empty,
                 )
             )
-        if (spread := self.broker.spread.get(queue)) is not None:
-            spread.forget()
+        self.broker.spread.forget(queue)
 
     def _delete(
         self,

@@ -48,6 +48,8 @@ class SpreadQueue(PartitionedBase[Engine]):
         super().__init__(name, engine, partitions=count)
         self.count = count
         """How many it is said to have here."""
+        self.is_found = False
+        """Whether it was not said here that it has any."""
         self.fault: AtomqError | None = None
         """Why the partitions could not be read last."""
         self._wholes = wholes
@@ -111,7 +113,7 @@ class SpreadQueue(PartitionedBase[Engine]):
         yield from ask(call_for(self.keys_at(at)))  # which is patient
 
     def forget(self) -> None:
-        """It is deleted: which partitions it has is read, or written, anew."""
+        """Know of no partitions any more."""
         self._parts = []
 
 
@@ -130,6 +132,24 @@ class Spread:
             known = self._queues.get(name)
             if known is None or known.count < count:
                 self._queues[name] = SpreadQueue(name, self._engine, count, self._wholes)
+
+    def found(self, queue: str, record: str) -> None:
+        """The server has this record of a queue that is consumed here: it has partitions.
+
+        It counts where no number was said. Raises `ServerError` if it is damaged.
+        """
+        count = len(PartitionMap.names_of(queue, record))
+        if count > 1 and queue not in self._queues:
+            log.info("%r has %d partitions, and all of them are consumed", queue, count)
+            self.declare({queue: count})
+            self._queues[queue].is_found = True
+
+    def forget(self, queue: str) -> None:
+        """It is deleted: which partitions it has is read, or written, anew."""
+        if (found := self.get(queue)) is not None:
+            found.forget()
+            if found.is_found:
+                del self._queues[queue]
 
     def get(self, queue: str) -> SpreadQueue | None:
         """The queue, if it has partitions."""
