@@ -138,6 +138,8 @@ def text(name: str, value: Any, most: int, *, least: int = 0) -> str:
 
 def readable(given: str, most: int) -> str:
     """Text that is only to be read by a person: cut, and what UTF-8 has not is escaped."""
+    if given.isascii():
+        return given[:most]
     return given[:most].encode("utf-8", "backslashreplace").decode()[:most]
 
 

@@ -161,8 +161,11 @@ class Envelope:
 
         Raises `InvalidMessage` if that is neither text, as UTF-8 has it, nor a number.
         """
-        named = self.properties.get("message_id") or self.headers.get("id")
-        named = named or self.properties.get("delivery_tag") or ""
+        properties = self.properties
+        named = properties.get("message_id") or self.headers.get("id")
+        named = named or properties.get("delivery_tag") or ""
+        if type(named) is str and named.isascii() and len(named) <= arguments.LARGEST:
+            return named  # as nearly always
         if not isinstance(named, str | int | float):
             raise InvalidMessage(f"the message's id is no text but {type(named).__name__}")
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Collection, Iterable
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from atomq import arguments, tracing
@@ -31,6 +32,10 @@ log = logging.getLogger("atomq.queue")
 QueueT = TypeVar("QueueT", bound="QueueBase[Any]")
 MessageT = TypeVar("MessageT", bound="MessageBase[Any]")
 T = TypeVar("T")
+
+_id: Callable[[Envelope], str] = attrgetter("id")
+_headers: Callable[[Envelope], dict[str, Any]] = attrgetter("headers")
+_properties: Callable[[Envelope], dict[str, Any]] = attrgetter("properties")
 
 
 def messages_of(given: Any) -> list[Any]:
@@ -144,17 +149,17 @@ class MessageBase(Generic[QueueT]):
     @property
     def id(self) -> str:
         """Its message id. Raises `InvalidMessage`, as `body` does."""
-        return self._read(lambda envelope: envelope.id)
+        return self._read(_id)
 
     @property
     def headers(self) -> dict[str, Any]:
         """Its headers. Raises `InvalidMessage`, as `body` does."""
-        return self._read(lambda envelope: envelope.headers)
+        return self._read(_headers)
 
     @property
     def properties(self) -> dict[str, Any]:
         """The properties of its envelope, as Kombu has them. Raises `InvalidMessage`."""
-        return self._read(lambda envelope: envelope.properties)
+        return self._read(_properties)
 
     def _read(self, part: Callable[[Envelope], T]) -> T:
         try:

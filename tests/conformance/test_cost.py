@@ -39,6 +39,20 @@ def claim_and_ack(queue: Queue, count: int) -> None:
         message.ack()
 
 
+def claim_and_complete(queue: Queue, count: int) -> None:
+    for _ in range(count):
+        message = queue.claim()
+        assert message
+        message.complete("done")
+
+
+def claim_and_reject(queue: Queue, count: int) -> None:
+    for _ in range(count):
+        message = queue.claim()
+        assert message
+        message.reject("failed", "at once")
+
+
 def claim_many_and_ack(queue: Queue, count: int) -> None:
     for _ in range(count // 50):
         messages = queue.claim_many(50)
@@ -61,7 +75,9 @@ def consume(queue: Queue, count: int) -> None:
     [
         pytest.param(put, 0, 5, 1, 675, id="put"),
         pytest.param(put_many, 0, 0.1, 0.02, 340, id="put_many of 50"),
-        pytest.param(claim_and_ack, 1, 17.4, 2, 1100, id="claim, ack"),
+        pytest.param(claim_and_ack, 1, 16.4, 2, 1100, id="claim, ack"),
+        pytest.param(claim_and_complete, 1, 18.4, 2, 1320, id="claim, complete"),
+        pytest.param(claim_and_reject, 1, 21.4, 2, 1410, id="claim, reject"),
         pytest.param(claim_many_and_ack, 1, 0.4, 0.04, 380, id="claim_many, ack_many of 50"),
         pytest.param(consume, 1, 14, 1.1, 945, id="consume(prefetch=1)"),
     ],
@@ -142,9 +158,11 @@ def test_idle_consumers_ask_little(
 @pytest.mark.parametrize(
     ("work", "fill", "calls"),
     [
-        pytest.param(put, 0, 36, id="put"),
-        pytest.param(claim_and_ack, 1, 125, id="claim, ack"),
-        pytest.param(consume, 1, 91, id="consume(prefetch=1)"),
+        pytest.param(put, 0, 34, id="put"),
+        pytest.param(claim_and_ack, 1, 101, id="claim, ack"),
+        pytest.param(claim_and_complete, 1, 117, id="claim, complete"),
+        pytest.param(claim_and_reject, 1, 120, id="claim, reject"),
+        pytest.param(consume, 1, 77, id="consume(prefetch=1)"),
     ],
 )
 def test_a_message_runs_no_more_python_than_it_did(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from json.encoder import encode_basestring_ascii as quoted
 
 from atomq import scripts
 from atomq.calls.base import Call, check_items
@@ -30,5 +30,5 @@ def tell(
 
 def failed(message_id: str, reason: str, detail: str = "") -> str:
     """The result, as JSON, of a message that became a dead letter."""
-    reason = f"{reason}: {detail}" if detail else reason
-    return json.dumps({"id": message_id, "state": "failed", "reason": reason})
+    reason = f"{reason}: {detail}" if detail else f"{reason}"
+    return f'{{"id": {quoted(message_id)}, "state": "failed", "reason": {quoted(reason)}}}'
