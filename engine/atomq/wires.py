@@ -132,8 +132,11 @@ class Wire:
             self._socket.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_socket"):
+        # Without `contextlib`: when Python ends it may have emptied this module before.
+        try:  # noqa: SIM105
             self.close()
+        except AttributeError:
+            pass
 
 
 def hurry(connection: Any, seconds: float | None) -> None:
@@ -275,9 +278,11 @@ class AsyncWire:
         self._transport.abort()
 
     def __del__(self) -> None:
-        with contextlib.suppress(RuntimeError, AttributeError):
+        try:  # as above
             if asyncio.get_running_loop() is self._loop:
                 self._transport.abort()
+        except (RuntimeError, AttributeError):
+            pass
 
 
 def _no_wire() -> None:

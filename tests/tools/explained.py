@@ -19,6 +19,7 @@ ONE_LINE = "where a claim stands behind a wait, or it listens, there is one line
 ONE_SLOT = "a group of several is one queue, as what waits on one line is in one slot"
 INSTANT = "they differ at one instant of a clock that counts nanoseconds"
 FITS = "if len(messages) <= calls.MOST and sum([len(m.message) for m in messages]) <= max_bytes:"
+LONG_AGO = "long ago is long ago"
 FOR_EVER = "it runs for ever, and the tests with it"
 
 EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
@@ -100,6 +101,53 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "if now > aside.until:",
         ),
         FOR_EVER: ("if not not fired:", "if  fired:"),
+    },
+    "engine/atomq/wires.py": {
+        "a byte more or less": tuple(
+            f"READ_AT_ONCE = {bytes_}  # bytes" for bytes_ in (65535, 65537)
+        ),
+        "a thousandth of the time more or less": (
+            "return lambda seconds: poller.poll(seconds * 999)",
+            "return lambda seconds: poller.poll(seconds * 1001)",
+            'return struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1000001.0)))',
+        ),
+        "descriptor 0 is standard input": ("if number > 0:", "if number >= 1:"),
+    },
+    "engine/atomq/contrib/kombu/intake.py": {
+        LONG_AGO: (
+            *(f"self.claims.chores_at = {at}" for at in (-1.0, 1.0)),
+            *(f"self.claims.chores_at = {at}  # registered before the claim" for at in (-1.0, 1.0)),
+            *(
+                f"self._until = {at}  # when the server must have answered what is under way"
+                for at in (-1.0, 1.0)
+            ),
+        ),
+        "it may as well be a second more or less; tests read it": (
+            *(
+                f"PATIENCE = {seconds}  # seconds an answer may be late before the connection "
+                "counts as dead"
+                for seconds in (4.0, 6.0)
+            ),
+            (
+                "QUICK = 2.0  # seconds a connection must have lasted to be replaced without "
+                "a word to Celery"
+            ),
+        ),
+        "a hundredth of a second more or less": tuple(
+            f'self._send(WAIT, ("BRPOP", *keys, round(seconds, {digits})))' for digits in (2, 4)
+        ),
+        "what is called there looks at the time itself": ("or now >= self.unable_since - LINGER",),
+        INSTANT: (
+            "while self.claims.under_way and time.monotonic() <= deadline:",
+            "if now >= self._until and (claims.under_way or self.blocked):",
+            "if claims.under_way or now <= claims.rests_until:",
+            "is_time, is_due = now > claims.chores_at, now >= claims.due_at",
+            "is_time, is_due = now >= claims.chores_at, now > claims.due_at",
+            "may_look = not self.blocked and now > self.looker.times.next_at",
+            "if now > self.unable_since + LINGER:",
+            "quick = self.socket.lasted() <= QUICK",
+            "or now > self.unable_since + LINGER",
+        ),
     },
     "engine/atomq/contrib/kombu/line.py": {
         "it is set with the line, and read while there is one": (

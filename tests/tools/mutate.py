@@ -40,6 +40,10 @@ TESTS = {
         "tests/lua",
     ],
     "engine/atomq/contrib/kombu/line.py": ["tests/unit/test_kombu_line.py"],
+    "engine/atomq/contrib/kombu/intake.py": [
+        "tests/unit/test_kombu_intake.py tests/unit/test_kombu_*.py",
+        "tests/contrib",
+    ],
     "engine/atomq/contrib/kombu/*": [
         "tests/unit/test_kombu_*.py",
         "tests/unit",
@@ -48,6 +52,7 @@ TESTS = {
     "engine/atomq/conversation.py": [
         "tests/unit/test_conversation.py tests/unit/test_kombu_poller.py",
     ],
+    "engine/atomq/wires.py": ["tests/unit/test_wires.py", "tests/unit tests/faults/test_fork.py"],
     "engine/atomq/waiting.py": ["tests/unit/test_waiting.py"],
     "engine/atomq/waiter*": ["tests/unit/test_waiter.py", "tests/faults/test_waiting.py"],
     "engine/atomq/cluster.py": ["tests/unit/test_cluster.py tests/unit/test_nodes.py"],
@@ -190,7 +195,8 @@ class File:
 
     def _files(self, tests: str) -> list[str]:
         """The files of one run, from patterns."""
-        return sorted(str(path) for each in tests.split() for path in self._copy.glob(each))
+        found = [path for each in tests.split() for path in sorted(self._copy.glob(each))]
+        return [str(path) for path in dict.fromkeys(found)]
 
     def _write(self, text: str) -> None:
         _replace(self._path, text)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis import exceptions as server
 
-from atomq.contrib.kombu import claims, intake, line, looks, rights, watch
+from atomq.contrib.kombu import claims, intake, line, looks, rights, watch, worker
 from atomq.contrib.kombu.intake import PATIENCE, Intake
 from atomq.contrib.kombu.watch import LINGER
 from tests.scripted import Stage, Together, claimed, push, raw
@@ -97,6 +97,26 @@ def test_what_is_readable_is_polled_for_only_after_something_was_read(
     assert stage.line.waited == [0]
 
 
+# ── room ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("when", ["now", "once a second", "when something falls due"])
+def test_one_free_place_of_four_is_worth_a_claim_at_times(
+    stage: Stage, taken_in: Intake, clock: list[float], monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    monkeypatch.setattr(worker, "waiting", lambda: True)
+    stage.channel.basic_qos(0, 4, False)
+    stage.consume()
+    stage.claim("a", "b", "c", "d", more=[1], wait_ms=300 if when.startswith("when") else -1)
+    stage.channel.basic_ack("a")
+    if when == "once a second":
+        taken_in.claims.chores_at = clock[0]
+    elif when != "now":
+        clock[0] += 0.31
+    stage.poller.pump()
+    assert len(stage.line.claims()) == (1 if when == "now" else 2)
+
+
 # ── what is read at once ──────────────────────────────────────────────────────────────────────
 
 
@@ -160,10 +180,16 @@ def test_what_is_no_message_ends_no_drain(stage: Stage, taken_in: Intake, reply:
 
 
 @pytest.mark.parametrize(
-    "reply", [server.ConnectionError("cut"), server.ResponseError("UNBLOCKED")]
+    "reply",
+    [
+        server.ConnectionError("cut"),
+        Together([server.BusyLoadingError("LOADING the server is loading")]),
+        server.ResponseError("UNBLOCKED"),
+    ],
+    ids=["cut", "refused", "broken off"],
 )
 def test_a_connection_that_is_replaced_ends_no_drain(
-    stage: Stage, taken_in: Intake, clock: list[float], reply: Exception
+    stage: Stage, taken_in: Intake, clock: list[float], reply: Any
 ) -> None:
     stage.consume()
     wait(stage)
@@ -198,6 +224,14 @@ def test_a_broadcast_of_a_pattern_goes_to_what_listens_to_the_pattern(
     assert [message.payload for message in stage.got] == ["hello"]
     stage.give(push(b"pmessage", b"/0.x/a.*", b"/0.x/a.b", b"no JSON"))
     assert "/0.x/a.b" in caplog.text
+
+
+def test_a_message_that_was_popped_ends_a_drain(stage: Stage, taken_in: Intake) -> None:
+    stage.consume("n", no_ack=True)
+    stage.poller.pump()
+    stage.line.replies.append([b"n", raw("hello")])
+    assert taken_in.read() is True
+    assert len(stage.got) == 1
 
 
 # ── looks ─────────────────────────────────────────────────────────────────────────────────────
