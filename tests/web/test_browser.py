@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -76,6 +77,27 @@ def test_every_page_fits_and_the_browser_has_no_complaint(
         )
         complaints = [each for each in browser.complaints() if "404" not in each]
         assert complaints == [], path
+
+
+def test_a_host_with_a_long_name_can_be_read_beside_many_queues(
+    browser: Browser, fleet: Queue, engine: Engine
+) -> None:
+    entry = {
+        "host": "worker-eu-central-1.internal.example.org", "pid": 31337, "version": "0.1.0",
+        "name": "celery@worker-eu-central-1", "queues": [f"queue-{n}" for n in range(25)],
+        "queue_count": 25, "concurrency": 16, "holds": 12,
+        "working": [{"queue": "q", "task": "shop.tasks.orders.charge_the_customer", "seconds": 65}],
+    }  # fmt: skip
+    said = json.dumps(entry)
+    engine.run(calls.register(engine.register.keys, process="a", alive_ms=60_000, entry=said))
+    browser.size(1100)
+    browser.go("/workers")
+    browser.js("window.words = document.createRange()")
+    cells = "[...document.querySelectorAll('tbody th')]"
+    browser.js(f"words.selectNodeContents({cells}.find(e => e.innerText.includes('31337')))")
+    assert browser.js("return words.getBoundingClientRect().height") <= 4 * 23  # four lines
+    browser.js("window.box = document.querySelector('.scroll')")
+    assert browser.js("return box.scrollWidth") <= browser.js("return box.clientWidth")
 
 
 def test_an_open_page_follows(browser: Browser, fleet: Queue) -> None:
