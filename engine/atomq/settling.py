@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import inf
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from atomq import flows
 from atomq.background import Background
@@ -182,7 +183,11 @@ class Settling:
         return sent
 
 
-def _too_late(queue: str, receipts: Sequence[str]) -> None:
-    text = "a message of %r went to another consumer: %s was acked too late"
-    for receipt in receipts:
-        log.warning(text, queue, receipt.partition(" ")[0], extra={"queue": queue})
+def _too_late(queue: str, words: Sequence[str]) -> None:
+    """Of what is acked on the way nothing is kept but this; a tracked message says its id there."""
+    for word in words:
+        receipt, _, name = word.partition(" ")
+        message_id = unquote(name) or None
+        of = "a message" if message_id is None else f"message {message_id}"
+        text = "%s of %r went to another consumer: %s was acked too late"
+        log.warning(text, of, queue, receipt, extra={"queue": queue, "message_id": message_id})

@@ -53,3 +53,18 @@ def test_a_lost_lease_is_logged_with_its_message(
     (record,) = (r for r in caplog.records if "lost the lease" in r.getMessage())
     assert fields(record) == ("logs", "order-17", 1, 20, None)
     assert "order-17 of 'logs'" in record.getMessage()
+
+
+def test_an_ack_that_came_too_late_names_the_message_that_is_tracked(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Queue("logs", server.url) as queue:
+        queue.put("x", id="order 17", tracked=True)
+        queue.put("y")
+        for message in queue.consume(timeout=0):
+            with message:  # its ack goes along with the next claim
+                server.client().delete(queue.keys.unacked, queue.keys.records)
+    late = [r for r in caplog.records if r.getMessage().endswith("acked too late")]
+    assert {getattr(r, "message_id", "") for r in late} == {"order 17", None}
+    assert any(r.getMessage().startswith("message order 17 of 'logs' went") for r in late)
+    assert all(getattr(r, "queue", "") == "logs" for r in late)
