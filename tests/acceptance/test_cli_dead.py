@@ -128,7 +128,12 @@ def test_dead_letters_are_shown_redriven_and_purged(on: Atomq, engine: Engine) -
     assert shown[0]["detail"] == "ValueError: no\nline 2"
     assert shown[0]["body"] == {"n": 2}
     assert on("dead", "show", "q", rows[2]["dead_id"], "1-1").code == 1
-    assert '{"n": 2}' in on("dead", "show", "q", rows[2]["dead_id"]).out
+    whole = on("dead", "show", "q", rows[2]["dead_id"]).out
+    assert '{"n": 2}' in whole
+    assert "ValueError: no" in whole
+    listed = on("dead", "list", "q").out  # has room for the last line, which says it in a traceback
+    assert "line 2" in listed
+    assert "ValueError" not in listed
 
     some = on("dead", "redrive", "q", rows[0]["dead_id"], "1-1", "--json")
     assert some.code == 1

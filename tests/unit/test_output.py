@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from io import StringIO
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from atomq.cli.output import Column, table
+from atomq.cli.output import Column, Output, table
 
 COLUMNS = (
     Column("queue"),
@@ -25,6 +27,16 @@ def printed(columns: tuple[Column, ...], rows: list[tuple[str, ...]], width: int
     with console.capture() as captured:
         console.print(table(columns, rows, width))
     return [line.rstrip() for line in captured.get().splitlines()]
+
+
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_wide_is_wide_in_any_terminal(term: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", term)
+    file = StringIO()
+    monkeypatch.setattr(file, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", file)
+    Output(wide=True).table((Column("id"),), [("x" * 200,)])
+    assert "x" * 200 in file.getvalue()
 
 
 @given(

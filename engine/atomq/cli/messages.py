@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from atomq.cli.output import Column, clean, duration, moment, size
+from atomq.cli.output import Column, clean, duration, gist, moment, size
 
 if TYPE_CHECKING:
     from atomq.calls import Part, Peeked
@@ -240,6 +240,8 @@ def show(session: Session, part: Part, rows: Sequence[Mapping[str, Any]], now_ms
         columns = tuple(column for column in columns if column.name != _TASK.name)
     head = (Column("queue", style="bold"),) if several else ()
     cells = []
+    if part == "dead":
+        rows = [{**row, "detail": gist(row["detail"])} for row in rows]
     for row in rows:
         values = [_CELLS.get(column.name, _plain)(column.name, row, now_ms) for column in columns]
         cells.append([row["queue"], *values] if several else values)

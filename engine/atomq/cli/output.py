@@ -25,6 +25,7 @@ _QUIET_SECONDS = 0.3  # what takes less shows no progress
 _LEAST = 8  # a column is not cut shorter
 _LEAST_PROSE = 40
 _PIPED_WIDTH = 10_000  # into a pipe a row is one line, however long
+_PIPED_HEIGHT = 25  # lines
 
 
 class Column(NamedTuple):
@@ -169,9 +170,11 @@ def _console(file: Any, *, wide: bool = False) -> Console:
         def on_broken_pipe(self) -> None:
             raise  # noqa: PLE0704 # rich calls this where it was caught, and would end with 1
 
+    unbounded = wide or not file.isatty()
     return Ours(
         file=file,
-        width=_PIPED_WIDTH if wide or not file.isatty() else None,
+        width=_PIPED_WIDTH if unbounded else None,
+        height=_PIPED_HEIGHT if unbounded else None,  # or rich takes a dumb terminal to be 80 wide
         highlight=False,
         markup=False,
         emoji=False,
@@ -262,6 +265,11 @@ def end_with_the_pipe() -> NoReturn:
 
 
 # ── words ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def gist(detail: str) -> str:
+    """What one line has room for of why a message died: its last line, as of a traceback."""
+    return (detail.strip().splitlines() or [""])[-1]
 
 
 def clean(text: str) -> str:

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from atomq.cli.output import clean, duration, moment, number, plural, size
+from atomq.cli.output import clean, duration, gist, moment, number, plural, size
 from atomq.cli.session import Session
 from atomq.errors import (
     AtomqError,
@@ -107,6 +107,7 @@ class Site:
         made.filters |= {
             "clean": lambda text: clean(str(text)),
             "duration": duration,
+            "gist": gist,
             "number": number,
             "plural": plural,
             "size": size,
