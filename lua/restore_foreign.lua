@@ -3,10 +3,7 @@
 -- Stock keeps all queues of a database in one hash, so where a message belongs is known only when it was read: a
 -- first call answers what is older than the visibility timeout, a second one names the list for each. Until then the
 -- record stays. The message keeps its bytes, but for its count of deliveries. Stops once `max_bytes` were read. Begins
--- with a freeing command.
---
--- A record is read from its end, by plain search, for any program may have written what it holds: names of at most 4
--- KiB each, and the last priority within 8 KiB. What is no record of stock is a dead letter.
+-- with a freeing command. What is no record of stock (see lib/stock_record) is a dead letter.
 --
 -- KEYS
 --   stock_unacked    hash    tag -> [message, exchange, routing key]
@@ -32,6 +29,7 @@ local dead = require("lib.dead")
 local guard = require("lib.guard")
 local limits = require("lib.limits")
 local message = require("lib.message")
+local stock_record = require("lib.stock_record")
 local wake = require("lib.wake")
 
 local unacked, index, letters, stats, FIXED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], 4
@@ -49,63 +47,8 @@ if fault then
   return redis.error_reply(fault)
 end
 
+local START = 8192 -- bytes of a message by which it is judged
 local oldest = clock.now() / 1000 - visibility
-local NAME, TAIL, TRIES = 4096, 8192, 8 -- bytes of a name; of a message where its priority is looked for; how often
-local byte, sub = string.byte, string.sub
-
--- Where the JSON string begins that ends with the quote at `last`: a quote behind an even number of backslashes.
-local function opening(text, last)
-  local quote
-  for i = last - 1, math.max(1, last - NAME), -1 do
-    local this = byte(text, i)
-    if quote and this ~= 92 then
-      if (quote - i) % 2 == 1 then
-        return quote
-      end
-      quote = nil
-    end
-    if this == 34 then
-      quote = i
-    end
-  end
-end
-
--- The end of what stands before this member of a list.
-local function before(text, at)
-  local comma = at and byte(text, at - 1) == 32 and at - 2 or at and at - 1
-  return comma and byte(text, comma) == 44 and comma - 1 or nil
-end
-
--- Where the message ends, exchange and routing key; nil if it is no record of stock.
-local function parts(held)
-  if sub(held, 1, 1) ~= "[" or sub(held, -2) ~= '"]' then
-    return nil
-  end
-  local routing_key = opening(held, #held - 1)
-  local exchange_end = before(held, routing_key)
-  local exchange = exchange_end and byte(held, exchange_end) == 34 and opening(held, exchange_end)
-  local body_end = before(held, exchange)
-  if body_end then
-    return body_end, sub(held, exchange, exchange_end), sub(held, routing_key, -2)
-  end
-end
-
--- As stock has it: 0 to 9.
-local function priority(held, body_end)
-  local tail = string.reverse(sub(held, math.max(2, body_end - TAIL), body_end))
-  local at = 0
-  for _ = 1, TRIES do
-    at = string.find(tail, ':"ytiroirp"', at + 1, true)
-    if not at then
-      break
-    end
-    local value = string.match(string.reverse(sub(tail, math.max(1, at - 12), at - 1)), "^ ?(%d+)[,}]")
-    if value then
-      return math.min(tonumber(value), 9)
-    end
-  end
-  return 0
-end
 
 local function forget(tag)
   redis.call("HDEL", unacked, tag)
@@ -125,9 +68,9 @@ for i = 1, items do
   end
   local tag, at = ARGV[args.at + i], FIXED + 3 * (i - 1)
   local score, held = redis.call("ZSCORE", index, tag), read(tag)
-  local body_end = held and parts(held)
+  local body_end = held and stock_record.parts(held)
   if score and tonumber(score) <= oldest and body_end then
-    local body = sub(held, 2, body_end)
+    local body = string.sub(held, 2, body_end)
     forget(tag)
     -- Stock does not say what its worker held beside it: like any other, it is spared when that happens again.
     local deliveries, _, _, spared = message.head(body)
@@ -146,11 +89,11 @@ for i = 1, #found do
     break
   end
   local held = read(found[i])
-  local body_end, exchange, routing_key = parts(held or "")
-  if body_end and message.sound(sub(held, 2, math.min(body_end, TAIL))) then
+  local body_end, exchange, routing_key = stock_record.parts(held or "")
+  if body_end and message.sound(string.sub(held, 2, math.min(body_end, START))) then
     local n = #out
     out[n + 1], out[n + 2], out[n + 3] = found[i], exchange, routing_key
-    out[n + 4] = priority(held, body_end)
+    out[n + 4] = stock_record.priority(held, body_end)
   else
     forget(found[i])
     if held then

@@ -23,6 +23,7 @@ BODIES = [
     b' {"a": [1, 2.5, NaN]} ',
     dumps([{"when": base64.b64decode("AAH/")}]).encode(),
     b'{"__type__": "uuid", "__value__": {"hex": "0123456789abcdef0123456789abcdef"}}',
+    b'{"\\u005f_type_\\u005F": "uuid", "__value__": {"hex": "0123456789abcdef0123456789abcdef"}}',
     b'{"__type__": "of nobody", "__value__": 1}',
     b"null",
     b"",
@@ -60,19 +61,24 @@ def _said(read: Any) -> Any:
         return type(error)
 
 
+def _said_by_kombu(message: Any) -> Any:
+    """What Kombu's own method makes of it, and not what `decode` keeps."""
+    return _said(lambda: base.Message._decode(message))
+
+
 @pytest.mark.parametrize("accept", [{"application/json"}, {"application/data"}, None])
 @pytest.mark.parametrize("kind", ["application/json", "application/data", "application/x-none"])
 @pytest.mark.parametrize("body", BODIES)
 def test_a_body_is_read_as_by_kombu(body: bytes, kind: str, accept: Any) -> None:
     message = _message(body, kind, accept)
     assert message.body == body
-    assert _said(message.decode) == _said(lambda: base.Message.decode(message))
+    assert _said(message.decode) == _said_by_kombu(message)
 
 
 @pytest.mark.parametrize("encoding", [None, "", "UTF-8", "latin-1", "binary", 5, True, ["utf-8"]])
 def test_an_encoding_is_refused_as_by_kombu(encoding: Any) -> None:
     message = _message(b'["\xc3\xa4"]', accept={"application/json"}, encoding=encoding)
-    assert _said(message.decode) == _said(lambda: base.Message.decode(message))
+    assert _said(message.decode) == _said_by_kombu(message)
 
 
 def test_what_kombu_raises_is_raised() -> None:

@@ -17,7 +17,9 @@ _typed = JSONDecoder(object_hook=json.object_hook)
 
 def from_json(text: str) -> Any:
     """What `kombu.utils.json.loads` answers. That makes a decoder each time, and a call a dict."""
-    return _typed.decode(text) if '"__type__"' in text else JSON.loads(text)
+    # A typed value has the key "__type__", or the same in escapes: all of ASCII begin with \u00.
+    may_be_typed = '"__type__"' in text or "\\u00" in text
+    return _typed.decode(text) if may_be_typed else JSON.loads(text)
 
 
 def body_in_json(data: Any, kind: Any, encoding: Any, accept: Collection[str] | None) -> Any:
