@@ -12,7 +12,8 @@ from typing import Any, Self, TypeVar
 
 from redis import exceptions as server
 
-from atomq import flows, fork, retrying
+from atomq import flows, fork, probing, retrying
+from atomq.actions import BRIEF
 from atomq.address import Address
 from atomq.calls import Call, Outgoing, Published
 from atomq.cancellation import Unhurried, cancelling, to_the_end
@@ -25,7 +26,7 @@ from atomq.listening_aio import Listener
 from atomq.options import Options
 from atomq.outage import Standing
 from atomq.pool_aio import AsyncPool
-from atomq.retrying import BRIEF, Retry
+from atomq.retrying import Retry
 from atomq.runner_aio import AsyncRunner
 from atomq.shards_aio import AsyncShards
 from atomq.translating import SERVER_ERRORS, bare, translated, unsent
@@ -208,7 +209,7 @@ class AsyncEngine(AsyncRunner):
                 return self.retry.after(time.monotonic() - began)
 
     async def _verifies(self, call: Call[Any], left: Retry, standing: Standing) -> None:
-        await self._drive(retrying.probing(call, left), standing)
+        await self._drive(probing.probing(call, left), standing)
         standing = self._pool.standing_of(call)
         standing.verified = True
         standing.confirming.clear()

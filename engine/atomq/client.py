@@ -16,7 +16,8 @@ from typing import Any, Self, TypeVar
 from redis import exceptions as server
 from redis.connection import AbstractConnection
 
-from atomq import arguments, flows, fork, retrying
+from atomq import arguments, flows, fork, probing, retrying
+from atomq.actions import BRIEF
 from atomq.address import Address
 from atomq.calls import Call, Outgoing
 from atomq.errors import AtomqError, ServerUnavailable
@@ -25,7 +26,7 @@ from atomq.keys import Place, QueueKeys
 from atomq.node import Node
 from atomq.options import Options
 from atomq.pool import Pool
-from atomq.retrying import BRIEF, Retry
+from atomq.retrying import Retry
 from atomq.runner import Runner
 from atomq.shards import Shards
 from atomq.translating import SERVER_ERRORS, bare, translated, unsent
@@ -176,7 +177,7 @@ class Engine(Runner):
                     raise
                 return self.retry.after(time.monotonic() - began)
             try:
-                self._drive(retrying.probing(call, left), standing)
+                self._drive(probing.probing(call, left), standing)
             except BaseException as error:
                 known = isinstance(error, Exception)
                 mine.set_exception(

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from redis import exceptions as server
 
+from atomq.actions import Elsewhere, NoAnswer, NotLoaded
 from atomq.conversation import packed
 from atomq.flight import Behind
 from atomq.keys import SLOTS, Place, hash_slot
 from atomq.outage import Standing
-from atomq.retrying import Elsewhere, NoAnswer, NotLoaded
 from atomq.translating import SERVER_ERRORS, Unsent, connecting
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from redis import exceptions as server
 from redis.asyncio.connection import AbstractConnection
 
 from atomq import wires
+from atomq.actions import Replaced
 from atomq.conversation import PUSHED, Conversation
 from atomq.pool import FRESH, LATE
-from atomq.retrying import Replaced, leads_astray
+from atomq.retrying import leads_astray
 from atomq.translating import Unsent
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from typing import Any
 
 from redis import exceptions as server
 
+from atomq.actions import Pause
 from atomq.errors import ServerUnavailable
 from atomq.outage import PATIENCE, Outage, Standing, outage_of_slot
-from atomq.retrying import Pause
 
 
 class OutageReport:

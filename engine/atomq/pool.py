@@ -18,12 +18,13 @@ from redis import exceptions as server
 from redis.connection import AbstractConnection
 
 from atomq import connect, fork, wires
+from atomq.actions import BRIEF, Replaced
 from atomq.conversation import Conversation, packed
 from atomq.errors import ServerTooOld
 from atomq.flight import Flight
 from atomq.keys import Place
 from atomq.outage import Standing, outage_of
-from atomq.retrying import BRIEF, Replaced, leads_astray
+from atomq.retrying import leads_astray
 from atomq.translating import SERVER_ERRORS, connecting
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from redis import exceptions as server
 from redis.asyncio.connection import AbstractConnection
 
 from atomq import connect, wires
+from atomq.actions import BRIEF
 from atomq.cancellation import cancelling
 from atomq.conversation import packed
 from atomq.flight import Flight
@@ -25,7 +26,6 @@ from atomq.keys import Place
 from atomq.line_aio import Asked, Line
 from atomq.outage import Standing, outage_of
 from atomq.pool import HANDSHAKE, LONGER, check_version
-from atomq.retrying import BRIEF
 from atomq.translating import SERVER_ERRORS, Unsent, connecting
 
 if TYPE_CHECKING:

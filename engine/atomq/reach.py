@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from redis.connection import AbstractConnection
 
+from atomq.actions import BRIEF
 from atomq.cluster import Nodes, named, unserved
 from atomq.drive import drive
 from atomq.keys import Place, hash_slot
 from atomq.pool import Pool
-from atomq.retrying import BRIEF
 from atomq.shared import Shared
 from atomq.translating import SERVER_ERRORS
 

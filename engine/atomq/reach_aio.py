@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.connection import AbstractConnection
 
+from atomq.actions import BRIEF
 from atomq.cluster import Nodes, named, unserved
 from atomq.drive_aio import drive
 from atomq.keys import Place, hash_slot
 from atomq.pool_aio import AsyncPool
-from atomq.retrying import BRIEF
 from atomq.shared import AsyncShared
 from atomq.translating import SERVER_ERRORS
 

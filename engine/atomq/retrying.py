@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from redis import exceptions as server
 
-from atomq.calls import Call, probe
-from atomq.durability import Confirmed, Durability
-from atomq.errors import (
-    AtomqError,
-    PermissionDenied,
-    ScriptsNotLoaded,
-    ServerTooOld,
-    ServerUnavailable,
-)
-from atomq.keys import Place
+from atomq.actions import WAYS, Actions, Ask, Elsewhere, NoAnswer, Pause, Replaced, Send
+from atomq.calls import Call
+from atomq.durability import Confirmed
+from atomq.errors import AtomqError, ScriptsNotLoaded, ServerUnavailable
 from atomq.translating import (
     AWAY,
     REFUSED,
@@ -35,83 +29,6 @@ from atomq.translating import (
     translated,
     unavailable,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send these calls in one go. Answer: a list, replies and server errors in the calls' order.
-
-    Before them, and before their answers: SCRIPT LOAD of the script of each of `loads`, on the node
-    that serves it. One flight takes both, so that a server whose scripts are flushed again and
-    again, or that restarts, has hardly a moment to forget a script between the two.
-    """
-
-    calls: Sequence[Call[Any]]
-    loads: Sequence[Call[Any]] = ()
-    within: float | None = None
-    """Seconds that a thread waits for the answer; a task that waits has a time limit of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Send this command. Answer: the reply."""
-
-    args: Sequence[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Wait so many seconds. Answer: None."""
-
-    seconds: float
-    spent: float
-    """Seconds for which the server has been tried before this."""
-    trouble: Exception
-    call: Call[Any] | None = None
-    """The first that is left; its server is the one in trouble."""
-
-
-class Replaced(server.ConnectionError):
-    """Another server has become the master: what waits for a confirmation is sent to that one.
-
-    Such an answer is given up, not lost: only the budget bounds how often.
-    """
-
-
-class Elsewhere(server.ResponseError):
-    """In the place of a reply: this node of a cluster does not serve the slot, another one does.
-
-    It is to be asked at once: the one that the slot map names now, or with `place` that one, for
-    this call alone.
-    """
-
-    def __init__(self, text: str, place: Place | None = None) -> None:
-        self.place = place
-        super().__init__(text)
-
-
-class NotLoaded(server.NoScriptError):
-    """In the place of a reply: the node at `place` does not know the script."""
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        super().__init__("No matching script.")
-
-
-class NoAnswer(Exception):
-    """In the place of a reply: one node of several gave none. `error` is what came instead."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-        super().__init__(str(error))
-
-
-BRIEF = 0.6  # seconds for a brief call
-WAYS = 5  # times that nodes of a cluster send a call on to another, at once
-
-
-Action = Send | Ask | Pause
-Actions = Generator[Action, Any, list[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +61,7 @@ class Retry:
         return random.uniform(0.01, min(self.longest, 0.05 * 2**attempt))
 
 
-class _Patience:
+class Patience:
     """What is left of a `Retry`."""
 
     def __init__(self, retry: Retry) -> None:
@@ -182,10 +99,11 @@ def calling(
     Raises `ServerUnavailable` once `retry` is used up. Without `single`, an error of one call takes
     the place of its result and the others go on.
     """
-    return _carried_out(_Batch(calls, single=single), _Patience(retry), within)
+    return carried_out(Batch(calls, single=single), Patience(retry), within)
 
 
-def _carried_out(batch: _Batch, patience: _Patience, within: float | None) -> Actions:
+def carried_out(batch: Batch, patience: Patience, within: float | None) -> Actions:
+    """Send what a batch has left, again and again, until it is answered or patience ends."""
     while batch.left:
         trouble: Exception | None
         lost = False
@@ -215,7 +133,7 @@ def _carried_out(batch: _Batch, patience: _Patience, within: float | None) -> Ac
 
 def asking(args: Sequence[Any], retry: Retry) -> Actions:
     """Carry out one command, and try it again for as long as the server surely did not do it."""
-    patience = _Patience(retry)
+    patience = Patience(retry)
     while True:
         try:
             return [(yield Ask(args))]
@@ -225,7 +143,7 @@ def asking(args: Sequence[Any], retry: Retry) -> Actions:
             yield patience.pause(bare(error), str(args[0]), lost=False)
 
 
-class _Batch:
+class Batch:
     """Calls on their way: which are left to be answered, and what the others answered."""
 
     def __init__(self, calls: Sequence[Call[Any]], *, single: bool) -> None:
@@ -335,48 +253,6 @@ def _check_loaded(call: Call[Any], reply: Any) -> None:
     goes_again = isinstance(reply, NoAnswer | Elsewhere)
     if isinstance(reply, Exception) and not (goes_again or passes(reply)):
         raise translated(reply, call) from reply
-
-
-def probing(
-    call: Call[Any],
-    retry: Retry,
-    durability: Durability | None = None,
-    *,
-    within: float | None = None,
-) -> Actions:
-    """Find out whether this user may run what the scripts run. Raises `PermissionDenied` if not.
-
-    And, with a `durability`, whether the server confirms what is written. Raises
-    `DurabilityUnavailable`, `PermissionDenied` and `ServerTooOld` if not.
-    """
-    patience = _Patience(retry)
-    asked = probe(call.queue, durability.to_verify() if durability is not None else None)
-    while True:
-        results = yield from _carried_out(_Batch([asked], single=True), patience, within)
-        refused: dict[str, str] = results[0]
-        passing = [words for words in refused.values() if passes(words.removeprefix("-"))]
-        if not passing:
-            break
-        yield patience.pause(
-            server.ResponseError(f"the server takes no writes now: {passing[0]}"),
-            named_call(call),
-            lost=False,
-            call=call,
-        )
-    if refused and all("unknown" in words.lower() for words in refused.values()):
-        raise ServerTooOld(
-            f"the server does not know {', '.join(refused)}: atomq needs Redis 6.2 or Valkey 7.2"
-        )
-    if refused:
-        grants = " ".join(
-            "&_atomq.*" if "channel" in words else f"+{name.lower()}"
-            for name, words in refused.items()
-        )
-        raise PermissionDenied(
-            f"this user may not run {', '.join(refused)} inside a script: grant {grants} "
-            f"(the server says: {next(iter(refused.values()))})"
-        )
-    return []
 
 
 def _interrupted(said: Any) -> bool:

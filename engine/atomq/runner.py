@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from types import GeneratorType
 from typing import Any, TypeVar, overload
 
-from atomq import arguments, retrying
+from atomq import arguments, probing, retrying
+from atomq.actions import BRIEF, Action, Actions, Ask, Pause, Send
 from atomq.calls import GONE, Call, probe
 from atomq.durability import Durability
 from atomq.engine_base import EngineBase
@@ -19,7 +20,7 @@ from atomq.flows import Filled, Flow, Get, Listen, Sleep, Together, Wait, Withdr
 from atomq.outage import Standing
 from atomq.outage_report import OutageReport
 from atomq.overview import Overview, overview
-from atomq.retrying import BRIEF, Ask, Pause, Retry, Send
+from atomq.retrying import Retry
 from atomq.translating import SERVER_ERRORS, bare, translated
 from atomq.waiter import Waiter
 
@@ -176,7 +177,7 @@ class Runner(EngineBase):
 
     def _probe_briefly(self, call: Call[Any], once: Retry, standing: Standing) -> None:
         try:
-            self._drive(retrying.probing(call, once, within=BRIEF), standing)
+            self._drive(probing.probing(call, once, within=BRIEF), standing)
         except ServerUnavailable as error:
             error.unsent = True  # the call itself
             raise
@@ -200,11 +201,11 @@ class Runner(EngineBase):
         standing = self._pool.standing_of(call)
         if durability not in standing.confirming:
             longer = self.retry.longer(durability.seconds)
-            self._drive(retrying.probing(call, longer, durability), standing)
+            self._drive(probing.probing(call, longer, durability), standing)
             standing.confirming.add(durability)
         return retry.longer(durability.seconds)
 
-    def _drive(self, actions: retrying.Actions, standing: Standing, first: Any = None) -> list[Any]:
+    def _drive(self, actions: Actions, standing: Standing, first: Any = None) -> list[Any]:
         """Drive to the end; `first` is the answer to the first action, if there is one already."""
         report = OutageReport(self._pool, standing)
         try:
@@ -228,7 +229,7 @@ class Runner(EngineBase):
         finally:
             answer = first = None  # an exception that its own frame keeps keeps what is dropped
 
-    def _act(self, action: retrying.Action, report: OutageReport) -> Any:
+    def _act(self, action: Action, report: OutageReport) -> Any:
         match action:
             case Send(calls, loads, within):
                 return self._pool.send(calls, loads, within)

@@ -11,7 +11,8 @@ from collections.abc import Coroutine, Sequence
 from types import GeneratorType
 from typing import Any, TypeVar, overload
 
-from atomq import arguments, retrying
+from atomq import arguments, probing, retrying
+from atomq.actions import BRIEF, Action, Actions, Ask, Pause, Send
 from atomq.calls import GONE, Call, probe
 from atomq.durability import Durability
 from atomq.engine_base import EngineBase
@@ -20,7 +21,7 @@ from atomq.flows import Filled, Flow, Get, Listen, Sleep, Together, Wait, Withdr
 from atomq.outage import Standing
 from atomq.outage_report import OutageReport
 from atomq.overview import Overview, overview
-from atomq.retrying import BRIEF, Ask, Pause, Retry, Send
+from atomq.retrying import Retry
 from atomq.translating import SERVER_ERRORS, bare, translated
 from atomq.waiter_aio import AsyncWaiter
 
@@ -184,7 +185,7 @@ class AsyncRunner(EngineBase):
 
     async def _probe_briefly(self, call: Call[Any], once: Retry, standing: Standing) -> None:
         try:
-            await self._drive(retrying.probing(call, once, within=BRIEF), standing)
+            await self._drive(probing.probing(call, once, within=BRIEF), standing)
         except ServerUnavailable as error:
             error.unsent = True  # the call itself
             raise
@@ -208,13 +209,11 @@ class AsyncRunner(EngineBase):
         standing = self._pool.standing_of(call)
         if durability not in standing.confirming:
             longer = self.retry.longer(durability.seconds)
-            await self._drive(retrying.probing(call, longer, durability), standing)
+            await self._drive(probing.probing(call, longer, durability), standing)
             standing.confirming.add(durability)
         return retry.longer(durability.seconds)
 
-    async def _drive(
-        self, actions: retrying.Actions, standing: Standing, first: Any = None
-    ) -> list[Any]:
+    async def _drive(self, actions: Actions, standing: Standing, first: Any = None) -> list[Any]:
         """Drive to the end; `first` is the answer to the first action, if there is one already."""
         report = OutageReport(self._pool, standing)
         try:
@@ -238,7 +237,7 @@ class AsyncRunner(EngineBase):
         finally:
             answer = first = None  # an exception that its own frame keeps keeps what is dropped
 
-    async def _act(self, action: retrying.Action, report: OutageReport) -> Any:
+    async def _act(self, action: Action, report: OutageReport) -> Any:
         match action:
             case Send(calls, loads, within):
                 return await self._pool.send(calls, loads, within)

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from redis import exceptions as server
 
 from atomq import connect, wires
+from atomq.actions import BRIEF, WAYS, Elsewhere, NoAnswer
 from atomq.cluster import ANYWHERE, NEAR, Share, check_all, key_of, named, no_answers
 from atomq.conversation import packed
 from atomq.keys import Place, hash_slot
 from atomq.node_threads import NodeThreads
 from atomq.pool import Pool
 from atomq.reach import Reach
-from atomq.retrying import BRIEF, WAYS, Elsewhere, NoAnswer
 from atomq.translating import SERVER_ERRORS
 
 if TYPE_CHECKING:

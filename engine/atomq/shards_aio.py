@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from redis import exceptions as server
 
 from atomq import connect
+from atomq.actions import BRIEF, WAYS, Elsewhere, NoAnswer
 from atomq.cluster import Share, check_all, key_of, named, no_answers
 from atomq.conversation import packed
 from atomq.keys import Place, hash_slot
 from atomq.pool_aio import SMALL, AsyncPool, connected, heeded
 from atomq.reach_aio import AsyncReach
-from atomq.retrying import BRIEF, WAYS, Elsewhere, NoAnswer
 from atomq.translating import SERVER_ERRORS
 
 if TYPE_CHECKING:

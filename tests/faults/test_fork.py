@@ -235,7 +235,7 @@ def test_an_abandoned_consumer_is_collected_at_any_moment(
     cell: list[Any] = [messages]
     cell.append(cell)
     del messages
-    place: Any = client.retrying if moment == "probing" else pool
+    place: Any = client.probing if moment == "probing" else pool
     function: Callable[..., Any] = getattr(place, moment)
     collected, me = list[int](), threading.get_ident()
 

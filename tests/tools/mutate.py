@@ -62,14 +62,14 @@ TESTS = {
         "tests/unit/test_consumer.py tests/unit/test_operating.py tests/unit/test_leases.py",
     ],
     "engine/atomq/*": [
-        "tests/unit/test_retrying.py tests/unit/test_flows.py",
+        "tests/unit/test_retrying.py tests/unit/test_probing.py tests/unit/test_flows.py",
         "tests/unit",
         "tests/conformance tests/faults",
     ],
 }
 FILES = [
     *("lua/*.lua", "lua/lib/*.lua"),
-    *(f"engine/atomq/{n}.py" for n in ("conversation", "waiting", "retrying")),
+    *(f"engine/atomq/{n}.py" for n in ("conversation", "waiting", "retrying", "probing")),
     *("engine/atomq/flows/*.py", "engine/atomq/aio.py"),
     *(f"engine/atomq/{n}.py" for n in ("client", "engine_base", "waiter", "waiter_aio")),
     *(f"engine/atomq/{n}.py" for n in ("leases", "renewal", "settling", "backlog", "alone")),

@@ -12,11 +12,12 @@ from redis.connection import DefaultParser
 from redis.crc import key_slot
 
 from atomq import Engine, calls
+from atomq.actions import Elsewhere, NoAnswer, Pause, Send
 from atomq.calls import Call
 from atomq.cluster import EVERY, Share, SlotMap, key_of, named, no_answers, unserved
 from atomq.errors import AtomqError, ServerError, ServerUnavailable
 from atomq.keys import Place, QueueKeys, hash_slot
-from atomq.retrying import Elsewhere, NoAnswer, Pause, Retry, Send, calling
+from atomq.retrying import Retry, calling
 from atomq.shards import Shards
 from atomq.translating import Unsent, translated
 

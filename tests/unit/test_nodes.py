@@ -11,6 +11,7 @@ import pytest
 from redis import exceptions as server
 
 from atomq import calls
+from atomq.actions import NoAnswer
 from atomq.calls import Outgoing
 from atomq.cluster import (
     EVERY,
@@ -29,7 +30,7 @@ from atomq.durability import Confirmed, Durability
 from atomq.ids import CallId
 from atomq.keys import Place, QueueKeys, hash_slot
 from atomq.outage import Standing
-from atomq.retrying import NoAnswer, Unsent
+from atomq.retrying import Unsent
 
 A, B, C = ("a", 1), ("b", 2), ("c", 3)
 KEYS = QueueKeys("q", layout="cluster")

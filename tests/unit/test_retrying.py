@@ -9,13 +9,14 @@ import pytest
 from redis import exceptions as server
 
 from atomq import calls, errors
+from atomq.actions import Pause, Replaced, Send
 from atomq.calls import Call, Outgoing
 from atomq.conversation import packed
 from atomq.durability import Confirmed, Durability
 from atomq.flight import Flight
 from atomq.ids import CallId
 from atomq.keys import QueueKeys, RegisterKeys
-from atomq.retrying import Pause, Replaced, Retry, Send, calling, probing
+from atomq.retrying import Retry, calling
 from atomq.translating import Unsent, connecting, translated
 
 KEYS = QueueKeys("q")
@@ -270,16 +271,6 @@ def test_without_attempts_nothing_is_tried_again(trouble: Any) -> None:
         Driver(ack(), retry=Retry(attempts=0, budget=10)).answer(trouble)
 
 
-def test_a_probe_that_is_refused_for_now_is_repeated() -> None:
-    steps = probing(ack(), Retry(attempts=2, budget=10))
-    assert isinstance(next(steps), Send)
-    pause = steps.send([["HSET", "-READONLY You can't write against a read only replica."]])
-    assert isinstance(pause, Pause)
-    assert isinstance(steps.send(None), Send)
-    with pytest.raises(StopIteration):
-        steps.send([[]])
-
-
 def test_a_wrong_certificate_is_not_waited_for() -> None:
     error = server.ConnectionError("certificate verify failed")
     error.__cause__ = ssl.SSLCertVerificationError("self-signed")
@@ -415,30 +406,3 @@ def test_an_error_of_redis_py_that_is_new_to_us_is_still_ours() -> None:
     driver = Driver(ack())
     with pytest.raises(errors.ServerError):
         driver.answer(server.InvalidResponse("Protocol error"))
-
-
-# ── the probe ─────────────────────────────────────────────────────────────────────────────────
-
-
-def probe(reply: Any) -> None:
-    steps = probing(ack(), Retry())
-    assert isinstance(next(steps), Send)
-    with pytest.raises(StopIteration):
-        steps.send([reply])
-
-
-def test_a_probe_that_finds_nothing_passes() -> None:
-    probe([])
-
-
-def test_what_a_user_may_not_run_is_named_with_the_grant() -> None:
-    reply = [b"HSET", b"no permission", b"XADD", b"no permission"]
-    with pytest.raises(errors.PermissionDenied, match=r"HSET, XADD .* grant \+hset \+xadd"):
-        probe(reply)
-    with pytest.raises(errors.PermissionDenied, match="grant &_atomq"):
-        probe([b"PUBLISH", b"No permissions to access a channel"])
-
-
-def test_commands_the_server_does_not_know_mean_it_is_too_old() -> None:
-    with pytest.raises(errors.ServerTooOld, match="ZMSCORE"):
-        probe([b"ZMSCORE", b"Unknown Redis command called from script"])

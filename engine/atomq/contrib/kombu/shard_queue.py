@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from redis import exceptions as server
 
 from atomq import calls
+from atomq.actions import Elsewhere, NotLoaded
 from atomq.calls import Call, Claimed
 from atomq.contrib.kombu.claims import Claims, Outcome
 from atomq.contrib.kombu.looks import LOOK
 from atomq.contrib.kombu.rights import WAIT
 from atomq.errors import AtomqError, PermissionDenied
-from atomq.retrying import Elsewhere, NotLoaded
 
 if TYPE_CHECKING:
     from atomq.contrib.kombu.broker import Broker
