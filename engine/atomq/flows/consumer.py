@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 
 from atomq import calls
 from atomq.arguments import Seconds
-from atomq.calls import Claimed, Claims
+from atomq.calls import Call, Claimed, Claims
 from atomq.delivery import Delivery
 from atomq.errors import (
     AtomqError,
@@ -62,7 +62,6 @@ class Consumer(Claiming):
         self._next: Collection[str] | None = () if self._several else None
         self._has_waited = False  # since it was last asked for messages
         self._seen = NEVER  # when it last saw all tokens; NEVER: it has claimed from none yet
-        self._found: set[str] | None = None  # when it looked; None: nothing, or it did not
         self._ahead: tuple[Claims, str, int] | None = None
         self._by_channel = {queue.looked: queue.name for queue in queues}
         self._channels = {queue.wake: queue.looked for queue in queues}
@@ -178,28 +177,33 @@ class Consumer(Claiming):
         """Of several groups: the queues to claim from now, beside those in turn; None: all.
 
         Where there is work there is a token, which ends a wait at once. So none is claimed from but
-        where a token, the answer to a claim or a look says so, or where an ack is to go. One that
-        does not come to wait, as there is always work in some queue, looks for tokens of the
-        others, and for what no token tells of when it is time.
+        where a token, the answer to a claim or a look says so, or where an ack is to go.
         """
-        was_busy = not self._has_waited
-        self._has_waited = False
+        has_waited, self._has_waited = self._has_waited, False
         now, left = time.monotonic(), seconds_left(deadline, stop)
-        is_nowhere = len(self._aside) == len(self._groups)
-        if self._seen == NEVER or is_nowhere or (left is not None and left <= 0):
+        is_first, is_last = self._seen == NEVER, left is not None and left <= 0
+        if is_first or is_last or len(self._aside) == len(self._groups):
             self._seen = now
             return None
         wanted = [name for name in self.acks.queues() if name in self._by_name]
-        if not self._turns and not (was_busy and wanted):
-            return wanted
+        if not self._turns and (has_waited or not wanted):
+            return wanted  # it waits next, which is to see all tokens
+        # There is always work in some queue, so it does not wait: it may miss that of the others.
         if now >= self._seen + GLANCE:
-            self._seen = now
-            found = yield from ask(Filled(self._wakes_at_hand()))
-            wanted += [self._by_wake[wake].name for wake in found]
+            wanted += yield from self._glance(now)
         wanted += [name for name, aside in self._aside.items() if now >= aside.until]
-        if now >= self._looks.next_at and (yield from self._look(now)):
-            return None if self._found is None else [*wanted, *self._found]
+        if now >= self._looks.next_at:
+            found = yield from self._look(now)
+            if found is None:
+                return None
+            wanted += found
         return wanted
+
+    def _glance(self, now: float) -> Flow[list[str]]:
+        """The queues in which a token lies."""
+        self._seen = now
+        filled = yield from ask(Filled(self._wakes_at_hand()))
+        return [self._by_wake[wake].name for wake in filled]
 
     def _wait(
         self, deadline: float | None, stop: Stop | None, limit: int
@@ -209,18 +213,15 @@ class Consumer(Claiming):
         The queues to claim from then (None: all), and what a claim got that was sent ahead.
         Meanwhile this consumer or another one looks whether a token was lost: see `looking.py`.
         """
-        self._found = None
+        found: Collection[str] | None = None
         now = time.monotonic()
-        ahead, cap = None, self.options.wait_cap
         end = min([*self._minds.values(), NEVER if deadline is None else deadline])
         until = self.until if self._several else NEVER
         # A lease counts from when its claim was sent: it may be a sixth of it older than it is.
+        cap = self.options.wait_cap
         most = max(cap, min(LASTS * cap, self.options.lease_ms / 6000)) * random.uniform(0.9, 1)
         lasts = min(most, end - now)
-        if len(self._groups) == 1 and len(self.queues) <= AHEAD:
-            claims, claim_id = self._groups[0], self._ids.next()
-            self._ahead = (claims, claim_id, limit)
-            ahead = claims.call(claim_id, limit, company=self._company_at(limit))
+        ahead = self._claim_ahead(limit)
         self._waiting = self._has_waited = True
         self.asked = clock()
         try:
@@ -238,7 +239,9 @@ class Consumer(Claiming):
                     return (), None
                 time_is_up = answer is None or now >= min(end, self._looks.next_at)
                 is_over = (time_is_up and end <= self._looks.next_at) or is_set(stop)
-                if is_over or (time_is_up and (yield from self._look(now))):
+                if time_is_up and not is_over:
+                    found = yield from self._look(now)
+                if is_over or (time_is_up and found != set()):
                     answer = yield from self._waited(is_over=is_over)
                     break
         except ServerUnavailable as error:
@@ -255,9 +258,17 @@ class Consumer(Claiming):
         if isinstance(answer, str):
             return {self._by_wake[answer].name}, None
         left = seconds_left(deadline, stop)
-        if self._several and self._found is None and (left is None or left > 0):
-            self._found = {name for name, at in self._minds.items() if at <= self._seen} or None
-        return self._found, None
+        if self._several and not found and (left is None or left > 0):
+            found = {name for name, at in self._minds.items() if at <= self._seen}
+        return found or None, None
+
+    def _claim_ahead(self, limit: int) -> Call[Claimed] | None:
+        """The claim that is sent right behind a wait, so that a token costs no trip of its own."""
+        if self._several or len(self.queues) > AHEAD:
+            return None
+        claims, claim_id = self._groups[0], self._ids.next()
+        self._ahead = (claims, claim_id, limit)
+        return claims.call(claim_id, limit, company=self._company_at(limit))
 
     def _waited(self, *, is_over: bool) -> Flow[str | Claimed | None]:
         """There may be something to claim: end the wait, if its claim or a token is to be had."""
@@ -278,12 +289,11 @@ class Consumer(Claiming):
         if ahead is not None:
             self._unanswered[self._group(ahead[0])] = ahead
 
-    def _look(self, now: float) -> Flow[bool]:
-        """Look at the queues whose time it is; whether to claim: what was `_found`."""
+    def _look(self, now: float) -> Flow[set[str] | None]:
+        """Look at the queues whose time it is; those to claim from, None: all."""
         # None is due where a connection broke: then any token may be lost.
         names = self._looks.due(now) or [queue.name for queue in self.queues]
         found: set[str] = set()
-        self._found = None
         try:
             for claims in self._groups:
                 queues = [queue for queue in claims.queues if queue.name in names]
@@ -297,10 +307,9 @@ class Consumer(Claiming):
         except AtomqError as error:
             log.debug("all is claimed, as it could not be looked at: %s", error)
             self._looks.claimed(names, now)
-            return True
+            return None
         self._looks.looked([name for name in names if name not in found], now)
-        self._found = found or None
-        return bool(found)
+        return found
 
     def _wakes_at_hand(self) -> tuple[str, ...]:
         return tuple(wake for wake, queue in self._by_wake.items() if queue.name not in self._aside)
