@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from atomq import arguments, calls, flows, merging
-from atomq.calls import Call, Counts, Outgoing, Part, Peeked, QueueState, Verdict
+from atomq.calls import Counts, Outgoing, Part, Peeked, QueueState, Verdict
 from atomq.durability import Durability
 from atomq.errors import (
     AtomqError,
@@ -28,6 +28,7 @@ from atomq.errors import (
 from atomq.flows import Flow, Sleep, ask
 from atomq.keys import QueueKeys
 from atomq.message_base import MessageBase
+from atomq.partition_record import PartitionRecord
 from atomq.partitions import MOST, PartitionMap, letter_mark
 from atomq.queue_base import EngineT, Item, QueueBase, check_key, names_of_dead
 
@@ -67,6 +68,7 @@ class PartitionedBase(QueueBase[EngineT]):
         self._count = arguments.whole("partitions", partitions, 1, MOST)
         super().__init__(name, engine, **more)
         self._on_shards = self.engine.address.kind == "cluster"
+        self._record = PartitionRecord(name, self.engine, self._count)
         self._map = PartitionMap(name, ())
         self._parts: list[Any] = []  # none: the record was not read yet
         self._read_at = 0.0  # when the record was read last (monotonic)
@@ -78,7 +80,7 @@ class PartitionedBase(QueueBase[EngineT]):
     def _loaded(self) -> Flow[list[Any]]:
         """The partitions, as they are written down; the first that uses the queue does that."""
         if not self._parts:
-            self._learn((yield from self._recorded()))
+            self._learn((yield from self._record.agreed()))
         return self._parts
 
     def _current(self, *names: str) -> Flow[list[Any]]:
@@ -91,7 +93,7 @@ class PartitionedBase(QueueBase[EngineT]):
         """Learn whether another process has raised their number. What fails changes nothing."""
         self._read_at = time.monotonic()
         try:
-            found = yield from self._ask(calls.partitions(self.keys))
+            found = yield from self._record.read()
         except AtomqError as error:
             log.debug("the partitions of %r stay as they were known: %s", self.name, error)
             return
@@ -122,82 +124,6 @@ class PartitionedBase(QueueBase[EngineT]):
         part._tracked = self._tracked
         part.keys.whole = self.name
         return part
-
-    def _recorded(self) -> Flow[PartitionMap]:
-        """What is written down, in which there are as many as this queue was said to have."""
-        try:
-            record = yield from self._ask(calls.partitions(self.keys))
-        except ServerUnavailable as error:
-            record = ""
-            if self._on_shards:
-                record = yield from flows.copied_record(self.engine.keys, self.name)
-            if record:
-                log.info("the partitions of %r are read from a copy: %s", self.name, error)
-                return self._checked(PartitionMap.read(self.name, record))
-            record = yield from ask(calls.partitions(self.keys))
-        while True:
-            chosen, raised = self._chosen(record)
-            if chosen.record == record:
-                return chosen
-            if raised:
-                yield from self._pause_alike(raised)
-            record, before = (
-                (yield from ask(calls.partitions(self.keys, chosen.record, record))),
-                record,
-            )
-            if record == chosen.record:
-                if before:
-                    log.info("%r has %d partitions now: %s", self.name, len(chosen.names), record)
-                if self._on_shards:
-                    yield from self._copy(chosen)
-
-    def _chosen(self, record: str) -> tuple[PartitionMap, Sequence[str]]:
-        """What the record is to be, and which partitions an older one gets besides.
-
-        Raises `InvalidArgument` if there are more than this queue was said to have, ever.
-        """
-        slots = self.engine.slots
-        how: dict[str, Any] = {"prefix": self.engine.options.global_keyprefix}
-        if slots is not None:
-            how |= {"shards": slots.primaries, "shard_of": slots.owner}
-        if not record:
-            return PartitionMap.spread(self.name, self._count, **how), ()
-        found = PartitionMap.read(self.name, record)
-        count = len(found.names)
-        if count < self._count:
-            chosen = found.raised(self._count, **how)
-            return chosen, chosen.names[count:]
-        return self._checked(found), ()
-
-    def _checked(self, found: PartitionMap) -> PartitionMap:
-        """One that is in use. Raises `InvalidArgument` if it never had as few as are said."""
-        count = len(found.names)
-        if count > self._count and self._count not in found.counts:
-            raise InvalidArgument(
-                f"the queue {self.name!r} has {count} partitions, not {self._count}: their number "
-                "can be raised, and is not lowered until the queue is deleted"
-            )
-        return found
-
-    def _pause_alike(self, names: Sequence[str]) -> Flow[None]:
-        """Partitions that are about to come are paused if the queue is."""
-        if (yield from ask(calls.inspect(self.keys))).paused:
-            for name in names:
-                yield from ask(calls.pause(self.engine.keys(name)))
-
-    def _copy(self, chosen: PartitionMap) -> Flow[None]:
-        """Write it down beside each partition too, for the time when the first is away."""
-        for name in chosen.names[1:]:
-            copy = calls.partitions(self.engine.keys(name), chosen.copy, copy=True)
-            try:
-                yield from self._ask(copy)
-            except AtomqError as error:
-                log.info("%r has no copy of the record of its partitions: %s", name, error)
-
-    def _ask(self, call: Call[T]) -> Flow[T]:
-        """Ask one partition; on a cluster, none waits long for the node of another."""
-        call.brief = self._on_shards
-        return ask(call)
 
     # ── publish ───────────────────────────────────────────────────────────────────────────────
 
@@ -345,7 +271,7 @@ class PartitionedBase(QueueBase[EngineT]):
         """Have it found out, beside this, whether a node that is in doubt answers again."""
         if self._is_doubted(at):
             try:
-                yield from self._ask(calls.partitions(self._parts[at].keys))
+                yield from self._record.ask(calls.partitions(self._parts[at].keys))
             except AtomqError as error:
                 log.debug("not put into %r: %s", self._parts[at].name, error)
 
@@ -379,7 +305,7 @@ class PartitionedBase(QueueBase[EngineT]):
         for at, part in enumerate(parts):
             try:
                 if self._on_shards:  # a flow of several calls would be patient with each
-                    yield from self._ask(calls.partitions(part.keys))
+                    yield from self._record.ask(calls.partitions(part.keys))
                 answers.found[at] = yield from flow_of(part)
             except ServerUnavailable as error:
                 answers.missing[part.name] = error
@@ -399,7 +325,7 @@ class PartitionedBase(QueueBase[EngineT]):
         most = limit if part == "dead" else limit + offset
         for at, one in enumerate(parts):
             behind = merging.behind(after, at, self._map.of_letter(after)) if after else ""
-            found[at] = yield from self._ask(one._peek(part, most, 0, behind))
+            found[at] = yield from self._record.ask(one._peek(part, most, 0, behind))
         return merging.peeked(part, found, limit, 0 if part == "dead" else offset)
 
     def _get(self, message_id: str) -> Flow[calls.MessageStatus]:

@@ -1,0 +1,110 @@
+"""Over which partitions a queue is spread: a record beside the first, on a cluster copied to all.
+
+The first client that uses the queue writes it. One that wants more partitions raises their number.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from atomq import calls, flows
+from atomq.calls import Call
+from atomq.engine_base import EngineBase
+from atomq.errors import AtomqError, InvalidArgument, ServerUnavailable
+from atomq.flows import Flow, ask
+from atomq.partitions import PartitionMap
+
+log = logging.getLogger("atomq.queue")
+
+T = TypeVar("T")
+
+
+class PartitionRecord:
+    """The record of one queue, as a client reads and writes it that wants `count` partitions."""
+
+    def __init__(self, name: str, engine: EngineBase, count: int) -> None:
+        self._name, self._engine, self._count = name, engine, count
+        self._keys = engine.keys(name)
+        self._on_shards = engine.address.kind == "cluster"
+
+    def read(self) -> Flow[str]:
+        """What is written down; "" if nothing is."""
+        return self.ask(calls.partitions(self._keys))
+
+    def agreed(self) -> Flow[PartitionMap]:
+        """What is written down, in which there are as many as this queue was said to have."""
+        try:
+            record = yield from self.ask(calls.partitions(self._keys))
+        except ServerUnavailable as error:
+            record = ""
+            if self._on_shards:
+                record = yield from flows.copied_record(self._engine.keys, self._name)
+            if record:
+                log.info("the partitions of %r are read from a copy: %s", self._name, error)
+                return self._checked(PartitionMap.read(self._name, record))
+            record = yield from ask(calls.partitions(self._keys))
+        while True:
+            chosen, raised = self._chosen(record)
+            if chosen.record == record:
+                return chosen
+            if raised:
+                yield from self._pause_alike(raised)
+            record, before = (
+                (yield from ask(calls.partitions(self._keys, chosen.record, record))),
+                record,
+            )
+            if record == chosen.record:
+                if before:
+                    log.info("%r has %d partitions now: %s", self._name, len(chosen.names), record)
+                if self._on_shards:
+                    yield from self._copy(chosen)
+
+    def _chosen(self, record: str) -> tuple[PartitionMap, Sequence[str]]:
+        """What the record is to be, and which partitions an older one gets besides.
+
+        Raises `InvalidArgument` if there are more than this queue was said to have, ever.
+        """
+        slots = self._engine.slots
+        how: dict[str, Any] = {"prefix": self._engine.options.global_keyprefix}
+        if slots is not None:
+            how |= {"shards": slots.primaries, "shard_of": slots.owner}
+        if not record:
+            return PartitionMap.spread(self._name, self._count, **how), ()
+        found = PartitionMap.read(self._name, record)
+        count = len(found.names)
+        if count < self._count:
+            chosen = found.raised(self._count, **how)
+            return chosen, chosen.names[count:]
+        return self._checked(found), ()
+
+    def _checked(self, found: PartitionMap) -> PartitionMap:
+        """One that is in use. Raises `InvalidArgument` if it never had as few as are said."""
+        count = len(found.names)
+        if count > self._count and self._count not in found.counts:
+            raise InvalidArgument(
+                f"the queue {self._name!r} has {count} partitions, not {self._count}: their number "
+                "can be raised, and is not lowered until the queue is deleted"
+            )
+        return found
+
+    def _pause_alike(self, names: Sequence[str]) -> Flow[None]:
+        """Partitions that are about to come are paused if the queue is."""
+        if (yield from ask(calls.inspect(self._keys))).paused:
+            for name in names:
+                yield from ask(calls.pause(self._engine.keys(name)))
+
+    def _copy(self, chosen: PartitionMap) -> Flow[None]:
+        """Write it down beside each partition too, for the time when the first is away."""
+        for name in chosen.names[1:]:
+            copy = calls.partitions(self._engine.keys(name), chosen.copy, copy=True)
+            try:
+                yield from self.ask(copy)
+            except AtomqError as error:
+                log.info("%r has no copy of the record of its partitions: %s", name, error)
+
+    def ask(self, call: Call[T]) -> Flow[T]:
+        """Ask one partition; on a cluster, none waits long for the node of another."""
+        call.brief = self._on_shards
+        return ask(call)
