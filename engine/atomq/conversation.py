@@ -61,10 +61,11 @@ class Conversation(Iterator[tuple[Any, Any]]):
     ones itself, or fail.
     """
 
-    __slots__ = ("_asked", "_gets", "_parsed", "_reader")
+    __slots__ = ("_gets", "_parsed", "_reader", "pending")
 
     def __init__(self) -> None:
-        self._asked: deque[Any] = deque()
+        self.pending: deque[Any] = deque()
+        """What is not answered yet, in order: only to be looked at."""
         self._begin()
 
     def _begin(self) -> None:
@@ -85,12 +86,12 @@ class Conversation(Iterator[tuple[Any, Any]]):
         `DataError` for a word of another type, and then nothing is to come.
         """
         data = command if isinstance(command, bytes) else packed(command)
-        self._asked.append(purpose)
+        self.pending.append(purpose)
         return data
 
     def say_packed(self, commands: Sequence[bytes], purpose: Any) -> bytes:
         """The same for several that are packed already, each with this purpose."""
-        self._asked.extend([purpose] * len(commands))
+        self.pending.extend([purpose] * len(commands))
         return b"".join(commands)
 
     def subscribe(self, verb: str, names: Sequence[str], purpose: Any) -> bytes:
@@ -102,26 +103,26 @@ class Conversation(Iterator[tuple[Any, Any]]):
         if not names:
             raise ValueError(f"{verb} of nothing")
         data = packed((verb, *names))
-        self._asked.append(_Subscription(purpose, verb.lower().encode(), len(names)))
+        self.pending.append(_Subscription(purpose, verb.lower().encode(), len(names)))
         return data
 
     @property
     def under_way(self) -> int:
         """How many commands are not answered yet."""
-        return len(self._asked)
+        return len(self.pending)
 
     @property
     def expects(self) -> Any:
         """The purpose of the command that is answered next; `PUSHED` if none is under way."""
-        if not self._asked:
+        if not self.pending:
             return PUSHED
-        first = self._asked[0]
+        first = self.pending[0]
         return first.purpose if type(first) is _Subscription else first
 
     @property
     def asked(self) -> list[Any]:
         """The purposes of what is not answered yet, in order."""
-        return [one.purpose if type(one) is _Subscription else one for one in self._asked]
+        return [one.purpose if type(one) is _Subscription else one for one in self.pending]
 
     def broken(self) -> list[Any]:
         """The connection is gone: the purposes of what got no answer, in order. It begins anew.
@@ -129,7 +130,7 @@ class Conversation(Iterator[tuple[Any, Any]]):
         The server may have carried out any of them.
         """
         lost = self.asked
-        self._asked.clear()
+        self.pending.clear()
         self._begin()
         return lost
 
@@ -154,12 +155,12 @@ class Conversation(Iterator[tuple[Any, Any]]):
             if type(reply) is PushNotification:
                 if not self._confirms(reply):
                     return PUSHED, reply
-                if self._asked[0].left:
+                if self.pending[0].left:
                     continue
-                return self._asked.popleft().purpose, reply
-            if not self._asked:
+                return self.pending.popleft().purpose, reply
+            if not self.pending:
                 raise server.ConnectionError(f"the server said what was not asked for: {reply!r}")
-            purpose = self._asked.popleft()
+            purpose = self.pending.popleft()
             if type(purpose) is not _Subscription:
                 return purpose, reply
             if isinstance(reply, Exception):
@@ -168,7 +169,7 @@ class Conversation(Iterator[tuple[Any, Any]]):
 
     def _confirms(self, push: list[Any]) -> bool:
         # The server sends confirmations and replies in one order, so it can only be the first.
-        first = self._asked[0] if self._asked else None
+        first = self.pending[0] if self.pending else None
         if type(first) is not _Subscription or push[:1] != [first.kind]:
             return False
         first.left -= 1

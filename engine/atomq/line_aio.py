@@ -47,6 +47,7 @@ class Line:
         self._pool = pool
         self._soon = asyncio.get_running_loop().call_soon
         self._talk = Conversation()
+        self._pending = self._talk.pending
         self._unsent: list[tuple[bytes, Asked]] = []
         self._alone = True  # the last time it was written to, one call was
         self._leaving = False
@@ -62,7 +63,7 @@ class Line:
     @property
     def under_way(self) -> int:
         """How many calls are not answered yet."""
-        return self._talk.under_way + len(self._unsent)
+        return len(self._pending) + len(self._unsent)
 
     def is_sound(self, *, looked_at: bool) -> bool:
         """Whether it can be used after a rest. The socket is looked at: the loop may be late."""
@@ -82,7 +83,7 @@ class Line:
             self._pool.occupied(self)
         if patience:
             self._longer += patience
-        rested = not (self._unsent or self._talk.under_way)
+        rested = not (self._unsent or self._pending)
         if rested and self._alarmed_after:
             self._heard = time.monotonic()
             if self._alarm is None:
@@ -101,7 +102,7 @@ class Line:
         data = [self._talk.say(each, asked) for each, asked in unsent if not asked.done()]
         if data:
             self._wire.write(b"".join(data))
-        elif not self._talk.under_way:
+        elif not self._pending:
             self._rest()
 
     def _received(self, data: Any) -> None:
@@ -121,7 +122,7 @@ class Line:
         if led_astray:
             self._pool.broke()
             self.leave()
-        if not (self._talk.under_way or self._unsent):
+        if not (self._pending or self._unsent):
             self._rest()
         elif self._pool.is_wanted:
             self._pool.serve()

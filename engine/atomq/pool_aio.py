@@ -103,7 +103,7 @@ class AsyncPool:
         It raises redis-py's exceptions, and `Unsent`, where there is no answer.
         """
         data = call.packed()
-        future = (self.loop or self._loop()).create_future()
+        future: asyncio.Future[Any] = asyncio.Future(loop=self.loop or self._loop())
         self._say((data,), future, large=call.large or len(data) > SMALL)
         return future
 
