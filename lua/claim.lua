@@ -58,6 +58,7 @@ local is_plain = acks >= 0 and acks <= 1000 and tonumber(ARGV[11]) == acks and A
   -- tonumber takes 1e2 and 0x10 as well
   and not string.find(ARGV[3] .. ARGV[4] .. ARGV[6] .. ARGV[7] .. ARGV[9] .. ARGV[11], "%D")
 local ready, left, largest, take, has_token, is_idle = KEYS[READY + 1], 0, 0, 0, false, false
+local size, there, due -- of the first ready list; how many other keys there are, if it is empty; messages due
 local timer_at, has_rested -- another consumer has to keep the time; nothing is held, which the next need not look for
 
 -- Reads how many it takes, none if it is not plain, and what it leaves. That no lease has ended it knows from `quiet`,
@@ -65,10 +66,13 @@ local timer_at, has_rested -- another consumer has to keep the time; nothing is 
 -- the time of the next, if none does.
 local function look()
   local others = 0
-  local size = redis.call("LLEN", ready)
-  local there = size == 0 and redis.call("EXISTS", unacked, delayed, tokens, unpack(KEYS, READY + 2)) or 0
-  if there > 0 and redis.call("ZCOUNT", delayed, "-inf", now .. ".5") > 0 then
-    return
+  size = redis.call("LLEN", ready)
+  if size == 0 then
+    there = redis.call("EXISTS", unacked, delayed, tokens, unpack(KEYS, READY + 2))
+    due = there > 0 and redis.call("ZCOUNT", delayed, "-inf", now .. ".5") or 0
+    if due > 0 then
+      return
+    end
   end
   local set = redis.call("HMGET", KEYS[7], "paused", "seen", "renew", "largest", "steps", "quiet", "cancels")
   local since, rest = now - (tonumber(set[2]) or 0), (tonumber(set[6]) or 0) - now
@@ -132,6 +136,7 @@ local function settle()
   return text
 end
 
+local is_sound = is_plain
 is_plain = is_plain and pcall(look) and take > 0
 if is_idle then
   local idle = require("lib.idle")
@@ -158,12 +163,16 @@ end
 is_plain = is_plain and type(redis.pcall("HINCRBY", stats, "delivered", take)) == "number"
 if is_plain then
   missing = acks > 1 and settle() or nil
-  local header, deadline, held, scores = "1 1 " .. now .. " ", string.format("%.0f", now + lease), {}, {}
-  if take == 1 and ARGV[9] == "0" then
-    deadline = deadline .. ".5" -- alone: see lib/bands
+  local header, front, deadline, held, scores = "1 1 " .. now .. " ", claim_id .. ".0.", now + lease, {}, {}
+  local digits = take > 1 and { [0] = "0", "1", "2", "3", "4", "5", "6", "7", "8", "9" } or { "1" }
+  if take > 1 then
+    deadline = string.format("%.0f", deadline)
+  elseif ARGV[9] == "0" then
+    deadline = deadline + 0.5 -- alone: see lib/bands
   end
   for i = 1, take do
-    local name = claim_id .. ".0." .. i
+    -- 12 is 1 and a 2: the server needs as long for a number as for five texts.
+    local name = (i < 10 and front or scores[(i - i % 10) / 5]) .. digits[i % 10]
     held[2 * i - 1], held[2 * i] = name, header .. out[i + 1]
     scores[2 * i - 1], scores[2 * i] = deadline, name
   end
@@ -185,7 +194,8 @@ if not is_plain then
     redis.call("RPUSH", ready, out[i])
   end
   local claiming = require("lib.claiming")
-  return claiming.run(missing, ended)
+  local us = time[1] * limits.SECOND_US + time[2]
+  return claiming.run(now, us, is_sound, { missing = missing, ended = ended, size = size, there = there, due = due })
 end
 
 missing = missing or acks > 0 and settle() or ""

@@ -43,7 +43,7 @@ local now, notes = clock.now(), {}
 
 -- Is anything due at `at`, in any of the first `most` steps?
 local function is_due(key, most, at)
-  if bands.has_due(key, at) then
+  if bands.due(key, at) > 0 then
     return true
   elseif bands.past_first_step(key) then
     for step = 2, most do

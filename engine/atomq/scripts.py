@@ -24,6 +24,7 @@ _FUNCTION = re.compile(r"^function M\.(\w+)\(")
 _CONSTANT = re.compile(r"^M\.([A-Z_]+) = (\d+)(?: --.*)?$")
 _FIELD = re.compile(r"^--   (\w+)\s+(\w+)((?:\s+\* \w+)*)(?:\s{2,}(.*))?$")
 _MEMBER = re.compile(r"\b(\w+)\.(\w+)")
+_TABLE = "local M = {"
 _SECTION = re.compile(r"^-- (KEYS|ARGV|RETURNS|ERRORS)$")
 # "@user_script:29:", "on @user_script:29.", "user_script:29:" - by server and version.
 _LINE = re.compile(r"@?user_script:(\d+)")
@@ -200,7 +201,7 @@ class _Bundle:
         self._lines = self._together(script)
         while self._prune():
             pass
-        self._lines = self._localized()
+        self._lines = self._sized(self._localized())
 
     @property
     def text(self) -> str:
@@ -354,6 +355,26 @@ class _Bundle:
         (first, file, number), *rest = self._lines
         top = (f"{first}, {', '.join(names)}", file, number)
         return [top, *((renamed(text, file), file, number) for text, file, number in rest)]
+
+    @staticmethod
+    def _sized(lines: list[_Line]) -> list[_Line]:
+        """The lines with the tables of modules as large from the begin as their functions need.
+
+        One that grows is made anew each time.
+        """
+        made: dict[str, list[str]] = {}
+        for text, file, _ in lines:
+            if found := _FUNCTION.match(text):
+                made.setdefault(file, []).append(f"{found[1]} = 0")
+
+        def sized(text: str, file: str) -> str:
+            if file not in made or not text.startswith(_TABLE):
+                return text
+            rest = text.removeprefix(_TABLE).lstrip()
+            fields = ", ".join(made[file])
+            return f"{_TABLE} {fields} {rest}" if rest[0] == "}" else f"{_TABLE} {fields}, {rest}"
+
+        return [(sized(text, file), file, number) for text, file, number in lines]
 
 
 # One module is in many scripts, and every process bundles all of them: what a file or a line holds

@@ -32,8 +32,8 @@ function M.send(this, call, said, step, body, name, may)
   end
   call.aside, call.bytes, this.parked = call.aside + 1, call.bytes + #body, (this.parked or 0) + 1
   name = name or string.format("%s.apart%03d", call.id, call.aside)
-  redis.call("HSET", KEYS[this.at + 2], name, record.header(said.deliveries, step, call.now) .. body)
-  redis.call("ZADD", KEYS[this.at + 1], bands.score(step + bands.APART, call.now) .. ".5", name)
+  redis.call("HSET", KEYS[this.at + 2], name, record.header(said.deliveries, step, call.now_text) .. body)
+  redis.call("ZADD", KEYS[this.at + 1], bands.at(step + bands.APART, call.now) + 0.5, name)
   delivering.track(this, call, body, "h", name)
   delivering.change(this, "quiet", 0)
 end
@@ -49,7 +49,7 @@ function M.elect(this, call)
   if call.company > 1 and #M.due(this, 1, this.steps, this.ended - PATIENCE) > 0
     and (tonumber(redis.call("HGET", KEYS[this.at + 7], "drain_until")) or 0) <= call.now then
     local ms = math.min(math.max(call.company, 2 * last_drain(this)), LONGEST)
-    delivering.change(this, "drain_until", string.format("%.0f", call.now + ms))
+    delivering.change(this, "drain_until", call.now + ms)
     delivering.change(this, "drain_ms", string.format("%.0f", ms))
     call.drain = math.max(call.drain, ms)
   end

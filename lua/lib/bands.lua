@@ -6,8 +6,13 @@
 local limits = require("lib.limits")
 local M = { SIZE = limits.BAND, APART = 10 }
 
+function M.at(step, ms)
+  return (step - 1) * M.SIZE + ms
+end
+
+-- The same as text, which costs much: for scores that are written often.
 function M.score(step, ms)
-  return string.format("%.0f", (step - 1) * M.SIZE + ms)
+  return string.format("%.0f", M.at(step, ms))
 end
 
 -- The same band and mark, another time; or without the mark.
@@ -31,9 +36,9 @@ function M.apart(key)
   return redis.call("ZCOUNT", key, M.APART * M.SIZE, "+inf")
 end
 
--- True if anything of the first step is due at `now`.
-function M.has_due(key, now)
-  return redis.call("ZCOUNT", key, "-inf", now + 0.5) > 0
+-- How many of the first step are due at `now`?
+function M.due(key, now)
+  return redis.call("ZCOUNT", key, "-inf", now + 0.5)
 end
 
 return M

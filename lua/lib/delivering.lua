@@ -96,8 +96,10 @@ function M.hand(this, call, said, step, bodies, from, to)
   end
   local known = deliveries * 16 + step
   if call.known ~= known then -- mostly all are alike
-    call.known, call.header = known, record.header(deliveries, step, call.now)
-    call.deadline = bands.score(step, call.now + call.lease) .. (call.is_sole and ".5" or "")
+    call.known, call.header = known, record.header(deliveries, step, call.now_text)
+    -- A number that goes to the server once is not made text before.
+    call.deadline = call.limit > 1 and bands.score(step, call.now + call.lease)
+      or bands.at(step, call.now + call.lease) + (call.is_sole and 0.5 or 0)
   end
   local header, deadline, receipts = call.header, call.deadline, call.receipts
   local held, scores, out, count, bytes = call.held, call.scores, call.out, call.count, call.bytes
@@ -126,7 +128,7 @@ end
 
 -- The one message that this claim hands out is all that its consumer holds.
 function M.alone(call)
-  redis.call("ZADD", KEYS[call.last_at + 1], "XX", call.last_score .. ".5", call.receipts[1])
+  redis.call("ZADD", KEYS[call.last_at + 1], "XX", call.last_score + 0.5, call.receipts[1])
 end
 
 -- Write the leases that were collected.

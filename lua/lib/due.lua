@@ -61,9 +61,9 @@ function M.last(this, call, step)
   return step == call.steps and this.steps or step
 end
 
--- The last step that has anything in this index of `size` entries.
-function M.deepest(this, index, size)
-  return size == 0 and 0 or this.steps > 1 and bands.past_first_step(index) and this.steps or 1
+-- The last step that has anything in this index of `size` entries, of which so many are known to be of the first step.
+function M.deepest(this, index, size, of_first)
+  return size == 0 and 0 or this.steps > 1 and size ~= of_first and bands.past_first_step(index) and this.steps or 1
 end
 
 return M

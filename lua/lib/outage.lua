@@ -13,7 +13,7 @@ local WINDOW = 60000 -- ms; or three of the longest periods: every living holder
 local MOST = 1000 -- leases set right in one claim
 
 local function set(changes, name, value)
-  changes[#changes + 1], changes[#changes + 2] = name, string.format("%.0f", value)
+  changes[#changes + 1], changes[#changes + 2] = name, value
 end
 
 -- Need a look that finds nothing write nothing either? `seen` may be older then than a claim leaves it, by a quarter of
@@ -103,7 +103,7 @@ function M.rest(unacked, has_due, quiet, lease, now, changes)
     end
   elseif quiet <= now or quiet > now + M.RESOLUTION then
     local bands = require("lib.bands")
-    if not bands.has_due(unacked, now + M.RESOLUTION) then
+    if bands.due(unacked, now + M.RESOLUTION) == 0 then
       set(changes, "quiet", now + M.RESOLUTION)
       set(changes, "seen", now)
     end

@@ -1,10 +1,12 @@
 -- Receipts: <consumer>-<counter>.<attempt>.<i>. One is live while its record is there, also past its deadline.
 local M = {}
 
-function M.named(claim_id, attempt, n)
-  local names, front = {}, claim_id .. "." .. attempt .. "."
+-- The first `n` of a claim. 12 is 1 and a 2: the server needs as long for a number as for five texts.
+function M.named(claim, n)
+  local names, front = {}, claim .. "."
+  local digits = n > 1 and { [0] = "0", "1", "2", "3", "4", "5", "6", "7", "8", "9" } or { "1" }
   for i = 1, n do
-    names[i] = front .. i
+    names[i] = (i < 10 and front or names[(i - i % 10) / 10]) .. digits[i % 10]
   end
   return names
 end

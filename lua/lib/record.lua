@@ -2,8 +2,14 @@
 -- reading the message.
 local M = {}
 
+-- A count as text. Most have one digit, and a format costs much.
+function M.text(n)
+  return n < 10 and string.char(48 + n) or string.format("%d", n)
+end
+
+-- `ms` may be text already.
 function M.header(deliveries, step, ms)
-  return string.format("%d %d %.0f ", deliveries, step, ms)
+  return M.text(deliveries) .. " " .. M.text(step) .. " " .. ms .. " "
 end
 
 -- deliveries, step, ms, message; nil when it is no record of ours.

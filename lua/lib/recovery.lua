@@ -118,9 +118,10 @@ end
 -- Everything due of one step: expired leases first.
 function M.take(this, call, step)
   if step == 1 then
-    this.deepest_unacked = due.deepest(this, KEYS[this.at + 1], this.in_unacked)
-    this.deepest_delayed = due.deepest(this, KEYS[this.at + 3], this.in_delayed)
-    local may_wait = this.deepest_unacked > 1 or this.deepest_unacked == this.steps
+    this.deepest_unacked = due.deepest(this, KEYS[this.at + 1], this.in_unacked, this.ended_first)
+    this.deepest_delayed = due.deepest(this, KEYS[this.at + 3], this.in_delayed, this.due_first)
+    local may_wait = this.in_unacked > this.ended_first
+      and (this.deepest_unacked > 1 or this.deepest_unacked == this.steps)
     this.apart = may_wait and bands.apart(KEYS[this.at + 1]) or 0
     if this.apart > 0 then
       local apart = require("lib.apart")
@@ -139,11 +140,15 @@ function M.take(this, call, step)
     end
     local before = this.parked or 0
     this.apart = this.apart - n
-    n = n + recover(this, call, step, index, records, this.ended, true) + before - (this.parked or 0)
+    local gone = recover(this, call, step, index, records, this.ended, true)
+    n = n + gone + before - (this.parked or 0)
     this.in_unacked, this.redelivered = this.in_unacked - n, (this.redelivered or 0) + n
+    this.ended_first = this.deepest_unacked == 1 and this.ended_first - gone or nil
   end
   if step <= this.deepest_delayed then
-    this.in_delayed = this.in_delayed - recover(this, call, step, KEYS[this.at + 3], KEYS[this.at + 4], call.now)
+    local gone = recover(this, call, step, KEYS[this.at + 3], KEYS[this.at + 4], call.now)
+    this.in_delayed = this.in_delayed - gone
+    this.due_first = this.deepest_delayed == 1 and this.due_first - gone or nil
   end
 end
 

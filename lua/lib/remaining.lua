@@ -4,6 +4,14 @@ local due = require("lib.due")
 
 local M = {}
 
+-- Is there any due in this index? Where `take` has looked at its only step, `of_first` says how many are left.
+local function is_due(this, index, deepest, of_first, size, now)
+  if deepest == 1 and of_first then
+    return of_first > 0
+  end
+  return due.is_any(this, index, deepest, size, now)
+end
+
 -- Is there more that a claim would get now? The ready lists are empty.
 local function remains(this, call)
   if call.count > 0 and (this.apart or 0) > 0 then
@@ -12,18 +20,19 @@ local function remains(this, call)
     return false -- every step was looked at and ran dry
   end
   -- Where nothing was due before, nothing is: `has_due` of the queue as it was read.
-  return this.has_due and (due.is_any(this, KEYS[this.at + 3], this.deepest_delayed, this.in_delayed, call.now)
-    or due.is_any(this, KEYS[this.at + 1], this.deepest_unacked, this.in_unacked, this.ended)) or false
+  local at = this.at
+  return this.has_due and (is_due(this, KEYS[at + 3], this.deepest_delayed, this.due_first, this.in_delayed, call.now)
+    or is_due(this, KEYS[at + 1], this.deepest_unacked, this.ended_first, this.in_unacked, this.ended)) or false
 end
 
 -- One waiting consumer keeps the time at which the next delayed message falls due; a token wakes the others then.
 -- Answers "timer" if another consumer has to keep it.
-local function timer(this, call, consumer)
+local function timer(this, call)
   if this.in_delayed == 0 then
     return false
   end
   local set = redis.call("HMGET", KEYS[this.at + 7], "timer_at", "timer_by")
-  local timer_at, is_mine = tonumber(set[1]), set[2] == consumer
+  local timer_at, is_mine = tonumber(set[1]), set[2] == call.consumer
   local deepest = this.deepest_delayed or due.deepest(this, KEYS[this.at + 3], this.in_delayed)
   local next_due = due.earliest(KEYS[this.at + 3], deepest)
   if not next_due or timer_at and timer_at > call.now and timer_at <= next_due and not is_mine then
@@ -32,8 +41,8 @@ local function timer(this, call, consumer)
     delivering.change(this, "timer_at", 0)
     return "timer"
   end
-  delivering.change(this, "timer_at", string.format("%.0f", next_due))
-  delivering.change(this, "timer_by", consumer)
+  delivering.change(this, "timer_at", next_due)
+  delivering.change(this, "timer_by", call.consumer)
   if not call.next_due or next_due < call.next_due then
     call.next_due = next_due
   end
@@ -41,8 +50,8 @@ local function timer(this, call, consumer)
 end
 
 -- Whether to leave a token: true if there is more now, "timer" if another consumer only has to keep the time.
-function M.more(this, call, consumer)
-  return remains(this, call) or timer(this, call, consumer)
+function M.more(this, call)
+  return remains(this, call) or timer(this, call)
 end
 
 return M

@@ -37,7 +37,7 @@ function M.all(opened, call, claim_id, last)
     found = deaths(opened[q], claim_id) or found
   end
   for attempt = 0, last do
-    local names = attempt < last and receipts.named(claim_id, attempt, call.limit) or call.receipts
+    local names = attempt < last and receipts.named(claim_id .. "." .. attempt, call.limit) or call.receipts
     for q = 1, #names > 0 and #opened or 0 do
       found = of(opened[q], call, names) or found
     end

@@ -8,19 +8,25 @@ local outage = require("lib.outage")
 local M = {}
 local FIXED, SMALL = 11, limits.SMALL
 
--- Read one queue. `has_due` is set where a lease may have ended or a message may be due; mostly nothing is.
-function M.read(q, width, steps, lease, renew, now)
-  local at, sizes, left, changes = (q - 1) * width, {}, 0, {}
-  for step = 1, steps do
-    local size = redis.call("LLEN", KEYS[at + FIXED + step])
-    sizes[step], left = size, left + size
-  end
+-- Read one queue; `known` is what `claim` has read of it. `has_due` is set where a lease may have ended or a message
+-- may be due; mostly nothing is. How many are due in its first step, `ended_first` and `due_first`, is kept up to date.
+function M.read(q, call, known)
+  local steps, now = call.steps, call.now
+  local at, changes = (q - 1) * (FIXED + steps), {}
+  local first = known.size or redis.call("LLEN", KEYS[at + FIXED + 1])
+  local sizes, left = { first }, first
   local unacked, delayed = KEYS[at + 1], KEYS[at + 3]
   local in_unacked, in_delayed = redis.call("ZCARD", unacked), redis.call("ZCARD", delayed)
+  local tokens = redis.call("LLEN", KEYS[at + 6])
+  local others = (in_unacked > 0 and 1 or 0) + (in_delayed > 0 and 1 or 0) + (tokens > 0 and 1 or 0)
+  for step = 2, steps do -- they are empty if there are only the others
+    local size = known.there == others and 0 or redis.call("LLEN", KEYS[at + FIXED + step])
+    sizes[step], left = size, left + size
+  end
   local set = redis.call(
     "HMGET", KEYS[at + 7], "paused", "seen", "grace", "renew", "largest", "steps", "renewals", "had_grace", "quiet",
     "cancels")
-  local ended, longest, is_back = outage.look(set[2], set[3], set[4], set[7], set[8], renew, now, changes)
+  local ended, longest, is_back = outage.look(set[2], set[3], set[4], set[7], set[8], call.renew, now, changes)
   local known_largest, known_steps = tonumber(set[5]) or 0, tonumber(set[6]) or 0
   if known_steps < steps then
     changes[#changes + 1], changes[#changes + 2], known_steps = "steps", steps, steps
@@ -28,33 +34,35 @@ function M.read(q, width, steps, lease, renew, now)
   redis.call("XLEN", KEYS[at + 5])
   local this = {
     at = at, index = q, sizes = sizes, left = left, in_unacked = in_unacked, in_delayed = in_delayed, ended = ended,
-    tokens = redis.call("LLEN", KEYS[at + 6]), paused = set[1] == "1", steps = known_steps,
+    tokens = tokens, paused = set[1] == "1", steps = known_steps,
     largest = math.max(SMALL, known_largest), known_largest = known_largest, changes = changes, delivered = 0,
-    acked = 0, cancels = (tonumber(set[10]) or 0) > now,
+    acked = 0, cancels = (tonumber(set[10]) or 0) > now, ended_first = 0, due_first = 0, has_due = false,
   }
   redis.call("HLEN", KEYS[at + 8])
   if in_delayed > 0 then
     redis.call("HLEN", KEYS[at + 4])
   end
   if is_back then
-    this.ahead = outage.heal(unacked, known_steps, now + math.max(lease, 3 * longest), now, changes)
+    this.ahead = outage.heal(unacked, known_steps, now + math.max(call.lease, 3 * longest), now, changes)
   end
-  if in_unacked > 0 and (bands.has_due(unacked, ended) or bands.past_first_step(unacked)) then
-    this.has_due = true
+  if in_unacked > 0 then
+    this.ended_first = bands.due(unacked, ended)
+    this.has_due = this.ended_first > 0 or bands.past_first_step(unacked)
   end
-  outage.rest(unacked, this.has_due or is_back, set[9], lease, now, changes)
-  if in_delayed > 0 and (bands.has_due(delayed, now) or known_steps > 1 and bands.past_first_step(delayed)) then
-    this.has_due = true
+  outage.rest(unacked, this.has_due or is_back, set[9], call.lease, now, changes)
+  if in_delayed > 0 then
+    this.due_first = known.due or bands.due(delayed, now)
+    this.has_due = this.has_due or this.due_first > 0 or known_steps > 1 and bands.past_first_step(delayed)
   end
   return this
 end
 
 -- Into the answer: the dead letters that this claim made. The keys of their results are not among its own, so the
 -- consumer stores the results by `tell`. Which letters they are is kept for a retry.
-local function report(this, call, claim_id)
+local function report(this, call)
   local dead = require("lib.dead")
   if this.deaths then
-    delivering.change(this, "deaths", claim_id .. " " .. this.first_death .. " " .. this.last_death)
+    delivering.change(this, "deaths", call.claim_id .. " " .. this.first_death .. " " .. this.last_death)
   end
   local entries = redis.call("XRANGE", KEYS[this.at + 5], this.first_death, this.last_death)
   local out = call.dead_lettered or {}
@@ -66,7 +74,7 @@ local function report(this, call, claim_id)
 end
 
 -- Write down what became of a queue; leave a token where a consumer should claim again. Answers whether it has more.
-function M.write(this, call, claim_id, consumer)
+function M.write(this, call)
   local at, changes, wake = this.at, this.changes, false
   -- Everything that grows is written by this: a claim that took nothing frees first, so that full memory allows it.
   local function grow(command, key, ...)
@@ -84,9 +92,10 @@ function M.write(this, call, claim_id, consumer)
 
   if not this.paused then
     wake = this.left > 0 or this.parked ~= nil
+      or (this.ended_first or 0) + (this.due_first or 0) > 0 and delivering.room(call) <= 0
     if not wake and (this.has_due or this.in_delayed > 0) then
       local remaining = require("lib.remaining")
-      wake = remaining.more(this, call, consumer)
+      wake = remaining.more(this, call)
     end
   end
   if this.ended_ids then
@@ -98,7 +107,7 @@ function M.write(this, call, claim_id, consumer)
     tracking.write(at + 9, this.tracked, call.us)
   end
   if this.first_death then
-    report(this, call, claim_id)
+    report(this, call)
   end
   count("delivered", this.delivered)
   count("acked", this.acked)

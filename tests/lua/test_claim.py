@@ -1244,9 +1244,9 @@ def test_plain_claims_do_what_claims_in_full_do(rig: Rig, seed: int) -> None:
     assert short > 5, short
 
 
-def _ran(q: Queue, call: Call[Claimed]) -> tuple[Claimed, int]:
+def _ran(q: Queue, call: Call[Claimed], *, is_plain: bool = True) -> tuple[Claimed, int]:
     """A claim, and how many commands it ran inside."""
-    assert _is_plain(q, call)
+    assert _is_plain(q, call) is is_plain
     q.db.config_resetstat()
     claimed: Claimed = q.run(call)
     beside = ("cmdstat_config", "cmdstat_info", "cmdstat_evalsha")
@@ -1276,6 +1276,19 @@ def test_one_claim_in_a_while_looks_whether_anything_is_held(q: Queue) -> None:
         got, ran = _ran(q, q.claiming(1))
         assert ran == commands
         q.run(calls.ack(q.keys, [each.receipt for each in got.deliveries]))
+
+
+def test_what_is_due_is_asked_for_once(q: Queue) -> None:
+    """It was counted when the queue was read, and again before it was taken and after."""
+    q.put("a", "b", "c", delay_ms=60_000)
+    q.pass_time(60_000, of="delayed")
+    q.claim(1)
+    got, ran = _ran(q, q.claiming(1), is_plain=False)
+    assert (names(got.deliveries), got.more, ran) == (["b"], ("q",), 23)
+    q.pass_time(60_000)
+    q.claim(1)
+    got, ran = _ran(q, q.claiming(1), is_plain=False)
+    assert (got.deliveries[0].deliveries, got.more, ran) == (2, ("q",), 22)
 
 
 def test_behind_the_last_message_the_time_stays_with_the_consumer_that_keeps_it(q: Queue) -> None:
