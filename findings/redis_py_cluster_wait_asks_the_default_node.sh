@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # redis-py: WAIT on a cluster asks the default node, whichever node took the write
 #
-# Guess: `RedisCluster.wait(1, 1000)` behind a `set` asks the node that has the key, or all primaries, as DBSIZE does.
+# Guess: `RedisCluster.wait(1, 1000)` behind a `set` asks the node that has the key, or all primaries, as FLUSHALL does.
 #
 # Seen: redis-py 8.1.0, Valkey 9.1.2: `wait` and `waitaof` go to the default node alone, the first of its list, over any of its
 # connections. Here that one has a replica and the node of the key has none: the answer is 1. To be sure, send it to the node
