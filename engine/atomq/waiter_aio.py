@@ -159,8 +159,6 @@ async def _hear(lines: Sequence[Line], seconds: float | None) -> Line | None:
             await awaited
         finally:
             timer.cancel()
-            for line in lines:
-                line.wire.awaited = None
     for line in lines:
         if line.wire.has_come:
             for data in line.wire.take():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 ALWAYS = {
-    "a parameter may be given by its place too": r"^(\*,|.*def .*\*, .*)\n  \+ .*/,",
+    "a parameter may be given by its place too": r"^.*\*,.*\n  \+ .*/,",
     "what is not equally long cannot be there; it is said louder": r"strict=False",
     "only mypy reads it": r"TypeVar\(|^if TYPE_CHECKING:",
     "with slots or without, it does the same": r"^@dataclass",
@@ -101,6 +101,32 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "if now > aside.until:",
         ),
         FOR_EVER: ("if not not fired:", "if  fired:"),
+    },
+    "engine/atomq/node_threads.py": {
+        "a second more or less": tuple(
+            f"IDLE = {seconds}  # seconds after which a thread ends that has nothing to do"
+            for seconds in (4.0, 6.0)
+        ),
+    },
+    "engine/atomq/runner_aio.py": {
+        "of one call, or command, there is one result: first and last": (
+            "return results[ -1]",
+            "result: T = results[ -1]",
+        ),
+        "either of them is enough": tuple(
+            f"NOT_AGAIN = Retry(attempts={attempts}, budget={budget})"
+            for attempts, budget in ((" -1", "0.0"), (" 1", "0.0"), ("0", " -1.0"), ("0", " 1.0"))
+        ),
+        INSTANT: (
+            "if call.noted and (call.queue.noted <= time.monotonic() or call.noted == GONE):",
+        ),
+    },
+    "engine/atomq/waiter_aio.py": {
+        "it lasts as long as it is waited for, at least": ("lasts: float = -1.0,",),
+        "a piece more or less; tests read it": tuple(
+            f"MOST_HEARD = {pieces}  # pieces that came and were not taken; then no more is read"
+            for pieces in (63, 65)
+        ),
     },
     "engine/atomq/wires.py": {
         "a byte more or less": tuple(

@@ -13,10 +13,13 @@ from typing import Any, TypeVar
 import pytest
 from redis import exceptions as server
 
+from atomq import calls
 from atomq.errors import PermissionDenied
+from atomq.keys import QueueKeys
 from atomq.listening_aio import Listener
 from atomq.waiter import Waiter
-from atomq.waiter_aio import MOST_HEARD, AsyncWaiter
+from atomq.waiter_aio import MOST_HEARD, AsyncWaiter, _hear, _Heard
+from atomq.waiting import LATE
 
 T = TypeVar("T")
 TOKEN = b"*2\r\n$1\r\na\r\n$1\r\n1\r\n"
@@ -304,6 +307,7 @@ class AsyncPool:
         self.pool = pool
         self.said: list[list[str]] = []
         self.refusal = b""
+        self.answers = True
         self._answering: set[asyncio.Task[None]] = set()
 
     async def fresh(self, channel: str | None = None) -> Any:
@@ -319,7 +323,7 @@ class AsyncPool:
             for command in heard(said):
                 self.said.append(command)
                 verb, *names = command
-                if verb.endswith("SUBSCRIBE"):
+                if verb.endswith("SUBSCRIBE") and self.answers:
                     for name in names:
                         far.sendall(self.refusal or pushed(verb.lower(), name, "1"))
 
@@ -353,6 +357,47 @@ def run(pool: Pool, main: Callable[[AsyncWaiter], Coroutine[Any, Any, T]], **mor
             connections.close()
 
     return asyncio.run(within())
+
+
+def test_what_has_come_over_a_line_is_fed_to_it_without_a_wait() -> None:
+    """And one that only looks leaves the loop no turn; one that waits does wait."""
+
+    async def main() -> None:
+        turns: list[int] = []
+        wires = [SimpleNamespace(has_come=at == 1, take=lambda: [b"x", b"y"]) for at in (0, 1)]
+        fed: list[bytes] = []
+        lines: Any = [
+            SimpleNamespace(wire=wire, talk=SimpleNamespace(feed=fed.append)) for wire in wires
+        ]
+        asyncio.get_running_loop().call_soon(turns.append, 1)
+        assert await _hear(lines, 5) is lines[1]
+        assert fed == [b"x", b"y"]
+        wires[1].has_come = False
+        assert await _hear(lines, 0) is None
+        assert turns == []
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(_hear(lines, 1), 0.01)
+        assert turns == [1]
+
+    asyncio.run(main())
+
+
+def test_a_line_over_which_nothing_came_has_nothing(pool: Pool) -> None:
+    async def main(waiter: AsyncWaiter) -> None:
+        ((connection, _),) = await waiter._engine._pool.blocking(["a"])
+        wire = _Heard(connection)
+        assert not wire.has_come
+        assert wire.take() == []
+        wire._received(b"x")
+        assert wire.has_come
+        assert wire.take() == [b"x"]
+        wire._lost(server.ConnectionError("gone"))
+        assert wire.has_come
+        with pytest.raises(server.ConnectionError, match="gone"):
+            wire.take()
+        wire.close()
+
+    run(pool, main)
 
 
 def test_a_task_hears_a_token_on_each_of_its_lines(pool: Pool) -> None:
@@ -413,6 +458,25 @@ def test_a_task_that_waits_hears_of_the_looks_of_others(pool: Pool) -> None:
         pool.far[0].sendall(pushed("message", "looked", "another"))
         (looked,) = await waiter.wait(("a",), 5, channels={"a": "looked"})
         assert (looked.channel, looked.consumer) == ("looked", "another")
+        assert ["SUBSCRIBE", "looked"] in waiter._engine._pool.said
+        (line,) = waiter._waiting.lines
+        await waiter.close()
+        assert not waiter.connected
+        transport: Any = line.wire
+        assert transport._wire._transport.is_closing()
+
+    run(pool, main)
+
+
+def test_a_task_that_waits_with_a_claim_behind_it_waits_as_long_as_it_says(pool: Pool) -> None:
+    async def main(waiter: AsyncWaiter) -> None:
+        claim: Any = calls.ack(QueueKeys("a"), ["r1"])
+        assert await waiter.wait(("a",), 0.01, claim) is None
+        async with asyncio.timeout(5):
+            while not waiter._engine._pool.said:  # noqa: ASYNC110 - it is read off a socket
+                await asyncio.sleep(0.001)
+        assert waiter._engine._pool.said[0] == ["BLPOP", "a", f"{0.01 + LATE:.3f}"]
+        pool.far[0].shutdown(socket.SHUT_RDWR)
 
     run(pool, main)
 
@@ -438,7 +502,9 @@ def test_what_a_task_does_not_take_stays_with_the_server(pool: Pool) -> None:
     run(pool, main)
 
 
-def test_a_task_listens_and_hears_the_next_message(pool: Pool) -> None:
+def test_a_task_listens_and_hears_the_next_message(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def main(waiter: AsyncWaiter) -> None:
         assert await waiter.listen("c", 0) is None
         assert waiter.connected
@@ -451,9 +517,18 @@ def test_a_task_listens_and_hears_the_next_message(pool: Pool) -> None:
         assert await waiter.listen("c", 5) is None
         assert not waiter.connected
         pool.fails = server.ConnectionError("gone")
-        began = time.monotonic()
-        assert await waiter.listen("c", 5) is None
-        assert 0.04 < time.monotonic() - began < 2
+        rests = list[float]()
+        real = asyncio.sleep
+
+        async def sleep(seconds: float) -> None:
+            rests.append(seconds)
+            await real(0)
+
+        same = SimpleNamespace(**{**vars(asyncio), "sleep": sleep})
+        monkeypatch.setattr("atomq.waiter_aio.asyncio", same)
+        for seconds in (5, 0.01):
+            assert await waiter.listen("c", seconds) is None
+        assert rests == [0.05, 0.01]
 
     run(pool, main)
 
@@ -474,6 +549,49 @@ def test_a_task_that_listens_elsewhere_leaves_what_it_heard_before(pool: Pool) -
         assert len(pool.far) == 2
         await waiter.close()
         assert set(listener._audience) == set()
+
+    run(pool, main)
+
+
+def test_one_that_may_not_listen_and_what_is_not_of_a_channel_disturb_no_other(pool: Pool) -> None:
+    async def main(waiter: AsyncWaiter) -> None:
+        listener = waiter._engine.listener("c")
+        ear = await listener.listen("c")
+        other = await listener.listen("c")
+        for _ in range(2):
+            listener.leave(other)
+        assert await ear.next(0.01) is None
+        assert waiter._engine._pool.said == [["SUBSCRIBE", "c"]] * 2, "another one still listens"
+        waiter._engine._pool.refusal = b"-NOPERM this user has no permissions\r\n"
+        with pytest.raises(server.NoPermissionError):
+            await listener.listen("d")
+        listener._received(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nc\r\n")
+        pool.far[0].sendall(MESSAGE)
+        assert await ear.next(5) == b"told"
+        assert len(pool.far) == 1
+
+    run(pool, main)
+
+
+def test_a_server_that_is_silent_is_left_by_all_and_a_task_that_is_cancelled_harms_none(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atomq.listening_aio.PROMPT", 0.02)
+
+    async def main(waiter: AsyncWaiter) -> None:
+        listener = waiter._engine.listener("c")
+        ear = await listener.listen("c")
+        waiter._engine._pool.answers = False
+        task = asyncio.ensure_future(listener.listen("d"))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await ear.next(0.01) is None
+        with pytest.raises(TimeoutError):
+            await listener.listen("d")
+        with pytest.raises(server.ConnectionError):
+            await ear.next(5)
 
     run(pool, main)
 
