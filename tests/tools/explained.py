@@ -121,6 +121,15 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "if call.noted and (call.queue.noted <= time.monotonic() or call.noted == GONE):",
         ),
     },
+    "engine/atomq/waiter.py": {
+        ONE_LINE: ("line = lines[ -1]",),
+        "any that has news may be heard first": ("line = readable[ -1]",),
+        "one is heard as several are, at some cost": (
+            "elif len(lines) == 0:",
+            "elif len(lines) == 2:",
+        ),
+        "it lasts as long as it is waited for, at least": ("lasts: float = -1.0,",),
+    },
     "engine/atomq/waiter_aio.py": {
         "it lasts as long as it is waited for, at least": ("lasts: float = -1.0,",),
         "a piece more or less; tests read it": tuple(

@@ -18,6 +18,7 @@ from atomq.errors import PermissionDenied
 from atomq.keys import QueueKeys
 from atomq.listening_aio import Listener
 from atomq.waiter import Waiter
+from atomq.waiter import _hear as heard_by_thread
 from atomq.waiter_aio import MOST_HEARD, AsyncWaiter, _hear, _Heard
 from atomq.waiting import LATE
 
@@ -58,8 +59,8 @@ class Pool:
         if self.fails is not None:
             raise self.fails
         near, far = socket.socketpair()
-        near.settimeout(5)
-        far.settimeout(5)
+        near.settimeout(2)
+        far.settimeout(2)
         self.far.append(far)
         if self.before:
             far.sendall(self.before.pop(0))
@@ -111,6 +112,40 @@ def engine(pool: Any, **more: Any) -> Any:
 # ── of a thread ───────────────────────────────────────────────────────────────────────────────
 
 
+def test_of_several_lines_the_one_that_has_news_is_heard_and_none_is_waited_for() -> None:
+    asked: list[float] = []
+    fed: list[bytes] = []
+
+    def line(*, has_news: bool) -> Any:
+        wire = SimpleNamespace(readable=lambda s: asked.append(s) or has_news, receive=bytes)
+        return SimpleNamespace(wire=wire, talk=SimpleNamespace(feed=fed.append))
+
+    silent, speaks = line(has_news=False), line(has_news=True)
+    assert heard_by_thread([silent, speaks], 5) is speaks
+    assert (asked, fed) == ([0, 0], [b""])
+
+
+def test_what_else_comes_makes_no_one_listen_longer(pool: Pool) -> None:
+    waiter = Waiter(engine(pool))
+    pool.before = [CONFIRMED]
+    assert waiter.listen("c", 0) is None
+    asked: list[float] = []
+
+    def readable(seconds: float) -> bool:
+        asked.append(seconds)
+        assert len(asked) < 9
+        time.sleep(0.03)
+        return len(asked) == 1
+
+    ear: Any = waiter._ear
+    ear.wire.readable = readable
+    ear.wire.receive = lambda: pushed("invalidate", "c", "x")
+    assert waiter.listen("c", 0.02) is None
+    assert 0 < asked[0] <= 0.02
+    assert asked[1:] == [0.0], "the system takes a negative one for ever"
+    waiter.close()
+
+
 @pytest.fixture
 def waiter(pool: Pool) -> Iterator[Waiter]:
     found = Waiter(engine(pool))
@@ -131,6 +166,14 @@ def test_nothing_is_open_until_it_waits(pool: Pool, waiter: Waiter) -> None:
     assert not waiter.connected
     assert pool.is_closed(0)
     assert len(lines) == 1
+
+
+def test_one_that_waits_with_a_claim_behind_it_waits_as_long_as_it_says(
+    pool: Pool, waiter: Waiter
+) -> None:
+    claim: Any = calls.ack(QueueKeys("a"), ["r1"])
+    assert waiter.wait(("a",), 0.01, claim) is None
+    assert pool.said()[0] == ["BLPOP", "a", f"{0.01 + LATE:.3f}"]
 
 
 def test_a_token_is_heard_and_taken_back_with_what_was_left_behind(
