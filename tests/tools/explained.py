@@ -123,6 +123,7 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "engine/atomq/waiter.py": {
         ONE_LINE: ("line = lines[ -1]",),
+        FOR_EVER: ("for purpose, reply in []:",),
         "any that has news may be heard first": ("line = readable[ -1]",),
         "one is heard as several are, at some cost": (
             "elif len(lines) == 0:",
