@@ -181,3 +181,43 @@ def test_headers_are_as_they_were_given_without_it(server: Server) -> None:
 def test_opentelemetry_instrument_finds_it(kind: str) -> None:
     (found,) = entry_points(group="opentelemetry_instrumentor", name="atomq")
     assert found.value == "atomq.tracing:AtomqInstrumentor"
+
+
+CELERY = """
+import sys
+import atomq.celery
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
+from opentelemetry.instrumentation.celery import CeleryInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+atomq.celery.register()
+provider, exporter = TracerProvider(), InMemorySpanExporter()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+CeleryInstrumentor().instrument(tracer_provider=provider)
+app = Celery("shop", broker=sys.argv[1], backend=sys.argv[1])
+
+
+@app.task(name="add")
+def add(x, y):
+    return x + y
+
+
+with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=20):
+    assert add.delay(2, 3).get(timeout=20) == 5
+for span in exporter.get_finished_spans():
+    print(span.name, span.kind.name, span.context.trace_id)
+"""
+
+
+def test_celery_is_traced_by_its_own_instrumentor(server: Server) -> None:
+    """The context travels in the headers of the task; they are the sender's, untouched."""
+    url = server.url.replace("redis", "atomq", 1)
+    run = [sys.executable, "-c", CELERY, url]
+    done = subprocess.run(run, capture_output=True, text=True, check=True, timeout=60)
+    sent, ran = (line.split() for line in done.stdout.splitlines())
+    assert sent[:2] == ["apply_async/add", "PRODUCER"]
+    assert ran[:2] == ["run/add", "CONSUMER"]
+    assert sent[2] == ran[2]
