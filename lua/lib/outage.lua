@@ -94,8 +94,9 @@ end
 
 -- Keeps `quiet`: a plain claim before that moment need not look whether a lease has ended, nor write `seen`. Leases
 -- that are there end later, and one given or renewed meanwhile for less time than that takes it back. The first release
--- does not: what it gives for less than 250 ms is taken so much later. `has_due`: something may be taken now.
-function M.rest(unacked, has_due, quiet, lease, now, changes)
+-- does not: what it gives for less than 250 ms is taken so much later. `has_due`: something may be taken now. `steps`:
+-- the last step of which a lease may be there.
+function M.rest(unacked, has_due, steps, quiet, lease, now, changes)
   quiet = tonumber(quiet) or 0
   if has_due or lease < M.RESOLUTION then
     if quiet > now then
@@ -103,7 +104,12 @@ function M.rest(unacked, has_due, quiet, lease, now, changes)
     end
   elseif quiet <= now or quiet > now + M.RESOLUTION then
     local bands = require("lib.bands")
-    if bands.due(unacked, now + M.RESOLUTION) == 0 then
+    local ends = bands.due(unacked, now + M.RESOLUTION) > 0
+    if steps > 1 and not ends then
+      local due = require("lib.due")
+      ends = bands.apart(unacked) > 0 or due.is_any(nil, unacked, steps, 1, now + M.RESOLUTION)
+    end
+    if not ends then
       set(changes, "quiet", now + M.RESOLUTION)
       set(changes, "seen", now)
     end

@@ -45,11 +45,14 @@ function M.read(q, call, known)
   if is_back then
     this.ahead = outage.heal(unacked, known_steps, now + math.max(call.lease, 3 * longest), now, changes)
   end
+  local is_deep = false
   if in_unacked > 0 then
     this.ended_first = bands.due(unacked, ended)
-    this.has_due = this.ended_first > 0 or bands.past_first_step(unacked)
+    is_deep = this.ended_first == 0 and bands.past_first_step(unacked)
+    this.has_due = this.ended_first > 0 or is_deep
   end
-  outage.rest(unacked, this.has_due or is_back, set[9], call.lease, now, changes)
+  local last_held = is_deep and math.max(2, known_steps) or 1
+  outage.rest(unacked, this.ended_first > 0 or is_back, last_held, set[9], call.lease, now, changes)
   if in_delayed > 0 then
     this.due_first = known.due or bands.due(delayed, now)
     this.has_due = this.has_due or this.due_first > 0 or known_steps > 1 and bands.past_first_step(delayed)

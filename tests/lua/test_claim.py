@@ -1278,6 +1278,21 @@ def test_one_claim_in_a_while_looks_whether_anything_is_held(q: Queue) -> None:
         q.run(calls.ack(q.keys, [each.receipt for each in got.deliveries]))
 
 
+def test_a_claim_is_plain_beside_a_lease_of_another_step(q: Queue) -> None:
+    """Not one was, for as long as a message of another step was held."""
+    q.put("low", step=2)
+    (low,) = q.take(1)
+    q.put("a", "b", "c")
+    q.db.hset(q.keys.meta, mapping={"quiet": q.now() - 1000, "seen": q.now() - 1000})
+    q.claim(1)
+    assert _is_plain(q, q.claiming(1))
+    q.run(calls.extend(q.keys, [low.receipt], lease_ms=100))
+    q.claim(1)
+    assert not _is_plain(q, q.claiming(1)), "it ends soon"
+    q.pass_one_lease(low.receipt)
+    assert names(q.take()) == ["c", "low"]
+
+
 def test_what_is_due_is_asked_for_once(q: Queue) -> None:
     """It was counted when the queue was read, and again before it was taken and after."""
     q.put("a", "b", "c", delay_ms=60_000)
