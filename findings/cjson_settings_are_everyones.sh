@@ -3,7 +3,7 @@
 #
 # Guess: `cjson.encode_number_precision(3)` is that script's own affair, as its locals are; at most that client's.
 #
-# Seen: Redis 6.2.5, Redis 8.2.3 and Valkey 9.1.2: all later scripts, of every client and user and in each database, write
+# Seen: Redis 6.2.5, Redis 8.2.3 and Valkey 9.1.2: all later scripts, of every client and in each database, write
 # 1234567 as 1.23e+06, until the server starts anew or SCRIPT FLUSH. A sparse table, an error before, becomes an object after
 # another script's `encode_sparse_array(true)`.
 set -euo pipefail

@@ -6,7 +6,7 @@
 # Seen: redis-py 8.1.0 with and without hiredis 3.5.0, valkey-py 6.2.0, on Valkey 9.1.2: the parser in Python makes a big number an
 # int, hiredis hands out its digits as bytes. To an attribute, which the server sends before an answer, the Python parser raises;
 # hiredis takes it for the answer, and the next command of the pipeline answers what belongs to the one before. Sets are
-# lists in all three. No server sends attributes yet but by DEBUG PROTOCOL.
+# lists in all three. An attribute is what DEBUG PROTOCOL, the server's own command for tests of clients, sends here.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'cat "$dir"/pid* 2>/dev/null | xargs -r kill 2>/dev/null || true; rm -rf "$dir"' EXIT
