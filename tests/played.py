@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from atomq.calls import Claimed
+from atomq.calls import Call, Claimed
 from atomq.delivery import Delivery
-from atomq.flows import Flow
+from atomq.flows import Acks, Consumer, Flow
+from atomq.keys import QueueKeys
+from atomq.options import Options
+
+Q = QueueKeys("q")
 
 
 class Play:
@@ -41,3 +45,15 @@ def claimed(
     lost: Sequence[tuple[str, str]] = (),
 ) -> Claimed:
     return Claimed(0, wait_ms, tuple(more), tuple(lost), list(deliveries))
+
+
+def consumer(*queues: QueueKeys, acks: Acks | None = None, **options: Any) -> Consumer:
+    """A consumer of these queues, of `q` unless some are named."""
+    return Consumer(queues or [Q], Options.of(options), acks)
+
+
+def limit_of(call: Call[Any]) -> int:
+    """How many messages a claim asks for."""
+    assert call.script.name == "claim"
+    limit: int = call.args[2]
+    return limit

@@ -402,7 +402,28 @@ class Server:
 # ── several servers ──────────────────────────────────────────────────────────────────────────
 
 
-class Cluster:
+class _Started:
+    """Several servers, started at the begin of a `with` block and ended behind it."""
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+
+class Cluster(_Started):
     """A cluster of `nodes` masters, all slots served. Sockets and ports are in `nodes`.
 
     With `replicas` each master has one, in the same order. With `spare` one more master joins,
@@ -423,17 +444,6 @@ class Cluster:
         self.nodes = [Server(kind, options=more) for _ in range(nodes)]
         self.replicas = [Server(kind, options=more) for _ in range(nodes if replicas else 0)]
         self.spare = Server(kind, options=more) if spare else None
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
 
     @property
     def url(self) -> str:
@@ -541,7 +551,7 @@ class _SentinelServer(Server):
         return {}  # a Sentinel has no CONFIG GET
 
 
-class Sentinel:
+class Sentinel(_Started):
     """A master, a replica of it and one Sentinel that watches them (quorum 1, down after 0.5 s)."""
 
     master_name = "mymaster"
@@ -551,17 +561,6 @@ class Sentinel:
         self.master = Server(kind, persistent=True)
         self.replica = Server(kind, persistent=True)
         self.sentinel: Server | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
 
     @property
     def port(self) -> int:

@@ -15,7 +15,7 @@ from atomq.errors import PermissionDenied, ServerUnavailable
 from atomq.flows import Consumer, Sleep, Wait, Withdraw, clock
 from atomq.keys import QueueKeys
 from atomq.options import Options
-from tests.played import Play, claimed, delivery
+from tests.played import Play, claimed, delivery, limit_of
 
 Q, R = QueueKeys("q"), QueueKeys("r")
 A, B, C = (QueueKeys(name, layout="cluster") for name in "abc")
@@ -49,12 +49,6 @@ def consumer(
 ) -> Consumer:
     more: dict[str, Any] = {} if fair is None else {"fair": fair}
     return Consumer(queues or [Q], Options.of(options), company=company, **more)
-
-
-def limit_of(call: Call[Any]) -> int:
-    assert call.script.name == "claim"
-    limit: int = call.args[2]
-    return limit
 
 
 # ── which queues, and in which order ──────────────────────────────────────────────────────────

@@ -6,30 +6,18 @@ import logging
 import random
 import threading
 import time
-from typing import Any
 
 import pytest
 
-from atomq.calls import Call, DeadLettered, Verdict
+from atomq.calls import DeadLettered, Verdict
 from atomq.errors import ServerFull, ServerUnavailable
 from atomq.flows import AHEAD, Acks, Consumer, Sleep, Wait, Withdraw
 from atomq.keys import QueueKeys
-from atomq.options import Options
-from tests.played import Play, claimed, delivery
+from tests.played import Play, Q, claimed, consumer, delivery, limit_of
 
-Q, R = QueueKeys("q"), QueueKeys("r")
+R = QueueKeys("r")
 A, B = (QueueKeys(name, layout="cluster") for name in "ab")
 MANY = [QueueKeys(f"q{n}") for n in range(AHEAD + 1)]  # so no claim is sent ahead
-
-
-def consumer(*queues: QueueKeys, acks: Acks | None = None, **options: Any) -> Consumer:
-    return Consumer(queues or [Q], Options.of(options), acks)
-
-
-def limit_of(call: Call[Any]) -> int:
-    assert call.script.name == "claim"
-    limit: int = call.args[2]
-    return limit
 
 
 # ── a server that is away, or full ────────────────────────────────────────────────────────────

@@ -35,19 +35,9 @@ from atomq.ids import Producers
 from atomq.keys import QueueKeys
 from atomq.looking import Looked
 from atomq.options import Options
-from tests.played import Play, claimed, delivery
+from tests.played import Play, Q, claimed, consumer, delivery, limit_of
 
-Q, R = QueueKeys("q"), QueueKeys("r")
-
-
-def consumer(*queues: QueueKeys, acks: Acks | None = None, **options: Any) -> Consumer:
-    return Consumer(queues or [Q], Options.of(options), acks)
-
-
-def limit_of(call: Call[Any]) -> int:
-    assert call.script.name == "claim"
-    limit: int = call.args[2]
-    return limit
+R = QueueKeys("r")
 
 
 def claim_id_of(call: Call[Any]) -> str:
