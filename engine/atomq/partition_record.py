@@ -51,11 +51,9 @@ class PartitionRecord:
                 return chosen
             if raised:
                 yield from self._pause_alike(raised)
-            record, before = (
-                (yield from ask(calls.partitions(self._keys, chosen.record, record))),
-                record,
-            )
-            if record == chosen.record:
+            before = record
+            record = yield from ask(calls.partitions(self._keys, chosen.record, before))
+            if record == chosen.record:  # else another client was first
                 if before:
                     log.info("%r has %d partitions now: %s", self._name, len(chosen.names), record)
                 if self._on_shards:

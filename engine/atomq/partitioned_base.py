@@ -221,16 +221,13 @@ class PartitionedBase(QueueBase[EngineT]):
                     share = share._replace(at=at, messages=messages)
                 try:
                     return share, (yield from self._put_once(share, durability))
-                except ServerFull as error:
-                    trouble = error
-                except ServerUnavailable as error:
-                    if not error.unsent:
+                except (ServerFull, ServerUnavailable) as error:
+                    if isinstance(error, ServerUnavailable) and not error.unsent:
                         raise
                     trouble = error
             assert trouble is not None
-            if not self.engine.retry.attempts or time.monotonic() >= until:
-                raise trouble
-            if isinstance(trouble, ServerFull):
+            tries_again = self.engine.retry.attempts and time.monotonic() < until
+            if isinstance(trouble, ServerFull) or not tries_again:
                 raise trouble
             yield from ask(Sleep(random.uniform(0.05, 0.3)))
 

@@ -48,11 +48,12 @@ def faults(spec: Mapping[str, Any], value: Any, where: tuple[str, ...] = ()) -> 
         if any(next(faults(spec.get("propertyNames", {}), name), None) for name in value):
             yield where, "propertyNames"
         others = spec.get("additionalProperties", True)
-        for name in [name for name in value if name not in known] if others is not True else ():
-            if others is False:
-                yield where, "additionalProperties"
-                break
-            yield from faults(others, value[name], (*where, str(name)))
+        unknown = [name for name in value if name not in known]
+        if others is False and unknown:
+            yield where, "additionalProperties"
+        elif not isinstance(others, bool):
+            for name in unknown:
+                yield from faults(others, value[name], (*where, str(name)))
     if _is("array", value):
         first = spec.get("prefixItems", [])
         for i, item in enumerate(value):

@@ -232,8 +232,9 @@ def show(session: Session, queue: One, ids: Ids) -> int:
             rows.append(messages.row(keys, "dead", letter, whole=True))
     if session.as_json:
         session.out.rows(rows)
-    for row in rows if not session.as_json else ():
-        messages.show_whole(session, "dead", row, now)
+    else:
+        for row in rows:
+            messages.show_whole(session, "dead", row, now)
     for name in missing:
         session.out.error(f"{name}: no such dead letter in {queue}")
     return Exit.NOT_ALL if missing else Exit.OK

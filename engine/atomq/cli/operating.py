@@ -44,8 +44,9 @@ def _set_paused(session: Session, queues: list[str], *, paused: bool) -> int:
         rows.append({"queue": name, "paused": paused, "changed": any(w != paused for w in was)})
     if session.as_json:
         session.out.rows(rows)
-    for each in rows if not session.as_json else ():
-        state = "paused" if paused else "running"
+        return Exit.OK
+    state = "paused" if paused else "running"
+    for each in rows:
         session.out.line(f"{each['queue']}: {state}{'' if each['changed'] else ' (as before)'}")
     return Exit.OK
 
@@ -146,14 +147,15 @@ def hand_back(
             )
             before += done.delayed + done.unacked
             rows.append({"queue": state.name, **done._asdict()})
+    shown = [row for row in rows if names or row["delayed"] or row["unacked"] or row["left"]]
     if session.as_json:
         session.out.rows(rows)
-    shown = [row for row in rows if names or row["delayed"] or row["unacked"] or row["left"]]
-    for each in shown if not session.as_json else ():
-        session.out.line(
-            f"{each['queue']}: handed back {number(each['delayed'])} delayed, "
-            f"{number(each['unacked'])} unacked, {number(each['left'])} left"
-        )
+    else:
+        for each in shown:
+            session.out.line(
+                f"{each['queue']}: handed back {number(each['delayed'])} delayed, "
+                f"{number(each['unacked'])} unacked, {number(each['left'])} left"
+            )
     if not shown:
         session.out.note("nothing was delayed or unacked")
     return failed or (Exit.NOT_ALL if any(each["left"] for each in rows) else Exit.OK)

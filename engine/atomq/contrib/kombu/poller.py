@@ -80,8 +80,9 @@ class Poller:
             if stopping() and not self._transport.lost:
                 channel.qos.give_back_unbegun()
             self._buffer.give_back(lambda one, got: one is channel and got.queue in queues)
-            for queue in queues if not self._transport.lost else ():
-                self._intake.leave(queue)
+            if not self._transport.lost:
+                for queue in queues:
+                    self._intake.leave(queue)
         except (server.RedisError, OSError, AtomqError) as error:
             if not channel.closed:
                 raise
