@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import exceptions as server
 
@@ -174,29 +174,19 @@ class Batch:
         unloaded: dict[tuple[str, Any], Call[Any]] = {}
         for i, reply in zip(self.left, replies[len(loads) :], strict=True):
             call = self.calls[i]
-            if type(reply) is Confirmed:
-                if passing := [each for each in reply.said if _interrupted(each)]:
-                    trouble = passing[0]
-                    self.calls[i] = call.again()
-                    left.append(i)
-                else:
-                    self.results[i] = self._judged(call, reply)
-                continue
-            if not isinstance(reply, Exception):
+            if not isinstance(reply, Exception) and type(reply) is not Confirmed:
                 self.results[i] = call.parse(reply, call.repeated)
                 continue
-            if isinstance(reply, server.NoScriptError) and self._heals:
-                unloaded.setdefault((call.script.name, getattr(reply, "place", None)), call)
-            elif isinstance(reply, Elsewhere):
-                self.calls[i], went_on = call.at(reply.place), True
-            elif passes(reply) or (isinstance(reply, NoAnswer) and is_away(reply.error)):
-                trouble = bare(reply.error) if isinstance(reply, NoAnswer) else reply
-                self.calls[i], is_lost = _after(call, reply)
-                lost = lost or is_lost
-            else:
-                self.results[i] = self._failed(call, reply)
+            again = _again(call, reply, heals=self._heals > 0)
+            if again is None:
+                self.results[i] = self._last(call, reply)
                 continue
             left.append(i)
+            self.calls[i] = again.call
+            trouble, lost = again.trouble or trouble, lost or again.lost
+            went_on = went_on or again.went_on
+            if again.unloaded:
+                unloaded.setdefault((call.script.name, getattr(reply, "place", None)), call)
         self.left = left
         self.loads = list(unloaded.values())
         self._heals -= bool(unloaded)
@@ -204,6 +194,12 @@ class Batch:
         if trouble is None and self._ways < 0:
             trouble, self._ways = server.ClusterDownError("its nodes do not agree on a slot"), WAYS
         return trouble, lost
+
+    def _last(self, call: Call[Any], reply: Confirmed | Exception) -> Any:
+        """The result of a call that is not sent again."""
+        return (
+            self._failed(call, reply) if isinstance(reply, Exception) else self._judged(call, reply)
+        )
 
     def _failed(self, call: Call[Any], reply: Exception) -> AtomqError:
         """The result of a call that will not be carried out; raised if it is single."""
@@ -235,12 +231,36 @@ class Batch:
         return True
 
 
-def _after(call: Call[Any], reply: Exception) -> tuple[Call[Any], bool]:
-    """What to send when trouble has passed, and whether this call may have been carried out."""
-    if isinstance(reply, NoAnswer) and _lost(reply.error):
-        return call.again(), True
+class _Again(NamedTuple):
+    """A call that is to be sent again."""
+
+    call: Call[Any]
+    trouble: Exception | None = None
+    """What has to pass first."""
+    lost: bool = False
+    """Whether it may have been carried out."""
+    went_on: bool = False
+    """Whether another node is to be asked."""
+    unloaded: bool = False
+    """Whether its script is to be loaded."""
+
+
+def _again(call: Call[Any], reply: Any, *, heals: bool) -> _Again | None:
+    """How a call is sent again after such a reply; None: the reply is the last one."""
+    if type(reply) is Confirmed:
+        passing = next(filter(_interrupted, reply.said), None)
+        return None if passing is None else _Again(call.again(), passing)
+    if isinstance(reply, server.NoScriptError) and heals:
+        return _Again(call, unloaded=True)
+    if isinstance(reply, Elsewhere):
+        return _Again(call.at(reply.place), went_on=True)
+    error = reply.error if isinstance(reply, NoAnswer) else None
+    if not (passes(reply) or (error is not None and is_away(error))):
+        return None
+    if error is not None and _lost(error):
+        return _Again(call.again(), bare(error), lost=True)
     # Of a slot that moves its owner says where to ask the next time.
-    return (call if call.place is None else call.at(None)), False
+    return _Again(call if call.place is None else call.at(None), bare(error or reply))
 
 
 def _check_loaded(call: Call[Any], reply: Any) -> None:
