@@ -89,12 +89,18 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "if self._aside and (aside := self._aside.get(claims.names[ -1])) is not None:",
             "if minded and claims.names[ -1] not in self._aside:",
         ),
+        "the first time it claims from all, whether it has waited or not": (
+            "self._has_waited = True  # since it was last asked for messages",
+        ),
         "198 ms or 202 ms": (
             "for _ in range( 101):  # 0.2 s: others may be sending some of ours right now",
             "for _ in range( 99):  # 0.2 s: others may be sending some of ours right now",
         ),
         INSTANT: (
             "return may and seconds <= options.retry_budget",
+            "if self._several and not found and (left is None or left >= 0):",
+            "if until <= now <= end and not is_set(stop):",
+            "is_first, is_last = self._seen == NEVER, left is not None and left < 0",
             "is_over = (time_is_up and end < self._looks.next_at) or is_set(stop)",
             "if deadline is not None and time.monotonic() > deadline:",
             "time_is_up = answer is None or now > min(end, self._looks.next_at)",

@@ -333,6 +333,19 @@ def test_in_a_cluster_one_that_has_claimed_from_all_claims_where_a_token_tells()
     assert len(play.result) == 1
 
 
+@pytest.mark.parametrize("timeout", [None, 0.5])
+def test_in_a_cluster_one_with_nothing_to_claim_or_to_ack_waits_at_once(
+    timeout: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long ago it saw all tokens: a wait sees them too."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    one = consumer(*ABC)
+    begun(one)
+    now[0] += 0.2
+    assert isinstance(Play(one.receive(1, timeout)).effect, Wait)
+
+
 def test_in_a_cluster_an_ack_goes_with_a_claim_of_its_queue_alone() -> None:
     acks = Acks()
     one = consumer(*ABC, acks=acks)
