@@ -191,6 +191,15 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "or now > self.unable_since + LINGER",
         ),
     },
+    "engine/atomq/contrib/kombu/poller.py": {
+        LONG_AGO: ("self._handed_at = 1.0", "self._handed_at = -1.0"),
+        INSTANT: ("if self._waker is not None and time.monotonic() >= until:",),
+        FOR_EVER: (
+            "if not self._intake.has_answer:",
+            "while not self._buffer.waiting and not stopping():",
+            "while self._buffer.waiting or not stopping():",
+        ),
+    },
     "engine/atomq/contrib/kombu/line.py": {
         "it is set with the line, and read while there is one": (
             "self._opened = 1.0",

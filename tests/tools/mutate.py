@@ -44,6 +44,10 @@ TESTS = {
         "tests/unit/test_kombu_intake.py tests/unit/test_kombu_*.py",
         "tests/contrib",
     ],
+    "engine/atomq/contrib/kombu/poller.py": [
+        "tests/unit/test_kombu_receive.py tests/unit/test_kombu_*.py",
+        "tests/contrib",
+    ],
     "engine/atomq/contrib/kombu/*": [
         "tests/unit/test_kombu_*.py",
         "tests/unit",
