@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from atomq import Engine, Queue
+from atomq import Engine, Queue, scripts
+from atomq.keys import QueueKeys
 from tests.acceptance.conftest import Atomq
 from tests.faults.test_cluster import PARTIAL, Moving, in_trouble, name_on, url_of
 from tests.servers import Cluster, Server, wait_until
@@ -90,6 +91,51 @@ def test_a_command_waits_for_a_failover(kind: str, atomq: Atomq, how: str) -> No
         assert atomq("put", *patient, name, '"x"', url=url).code == 0
         if how == "frozen":
             cluster.nodes[0].resume()
+
+
+def test_a_replica_that_joined_after_the_scripts_were_loaded_takes_over(
+    kind: str, atomq: Atomq
+) -> None:
+    """Users that may not load need what `doctor` advises; one that may helps them too."""
+    with Cluster(kind, nodes=3, replicas=True, options=PARTIAL) as cluster:
+        url, name = url_of(cluster, *cluster.everyone), name_on(cluster, 0)
+        heir = cluster.replicas[0]
+
+        def known() -> list[bool]:
+            return [bool(each) for each in heir.client().script_exists(*shas)]
+
+        def said() -> list[str]:
+            rows = atomq("doctor", "--json", url=url).json("doctor")
+            return [
+                row["found"] for row in rows if (row["check"], row["status"]) == ("scripts", "warn")
+            ]
+
+        shas = [script.sha for script in scripts.every()]
+        assert atomq("scripts", "load", url=url).code == 0
+        for node in cluster.everyone:
+            node.client().execute_command(
+                "ACL SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", "-script|load"
+            )
+        heir.client().script_flush()  # as one that joined just now
+        (found,) = said()
+        assert found.startswith(f"the replica 127.0.0.1:{heir.port}: none of the")
+        assert atomq("scripts", "verify", url=url).code == 1
+        plain = url.replace("//", "//plain:secret@")
+        assert atomq("put", name, '"x"', url=plain).code == 0
+
+        heir.client().execute_command("CLUSTER FAILOVER")
+        slot = QueueKeys(name, layout="cluster").slot
+        wait_until("it to take over", lambda: cluster.owns(heir, slot))
+        done = atomq("put", name, '"x"', url=plain)
+        assert done.code != 0
+        assert "run `atomq scripts load" in done.err
+        assert atomq("put", name, '"x"', url=url).code == 0  # this user may load
+        assert any(known())
+        assert atomq("put", name, '"x"', url=plain).code == 0
+        assert atomq("scripts", "load", url=url).code == 0
+        assert all(known())
+        assert said() == []
+        assert Queue(name, url).state().ready == 3
 
 
 def _fail_over(primary: Server, replica: Server, how: str) -> None:

@@ -1,6 +1,7 @@
 """One trial on a cluster: workers of the library and of Celery, producers, and mishaps at random.
 
-There is a queue of the library and one of Celery in the slots of each shard. Afterwards every
+There is a queue of the library and one of Celery in the slots of each shard, and one of Celery with
+partitions on all of them. Afterwards every
 message whose put was confirmed, by a replica too, must have been worked on to its end; and each
 start beyond the first must have a mishap that explains it. Moves of slots, planned failovers, nodes
 that join, shards that stand still or end and come back, cut connections and forgotten scripts
@@ -29,6 +30,7 @@ from typing import Any
 from atomq import AsyncEngine, AsyncQueue, Engine, Queue
 from atomq.errors import AtomqError, DurabilityUnavailable, NotDurable, ServerUnavailable
 from atomq.keys import QueueKeys
+from atomq.partitions import PartitionMap
 from tests.battle import celery_app
 from tests.battle.shards import Shards
 from tests.battle.trial import LEASE, Outcome
@@ -37,7 +39,13 @@ from tests.threads import running
 
 LIBRARY = ("sync", "async")
 POOLS = ("prefork", "threads", "gevent")
-CELERY_OPTIONS = {"lease": LEASE, "max_deliveries": 20, "durability": "replicas=1"}
+PARTITIONS = {"spread": 6}
+CELERY_OPTIONS: dict[str, Any] = {
+    "lease": LEASE,
+    "max_deliveries": 20,
+    "durability": "replicas=1",
+    "partitions": PARTITIONS,
+}
 PAUSE = 0.05  # between two puts of a producer, on average
 UPSET = "its shard failed over, and the new primary had not heard of all"
 UNASKED = "the same, and no mishap had asked for it"
@@ -79,10 +87,9 @@ class ClusterTrial:
         self._modes, self._workers = list(modes), list[subprocess.Popen[bytes]]()
         self._stop = threading.Event()
         self.names = _spread("l") if {*LIBRARY} & {*modes} else []
-        self.celery_names = _spread("c") if {*POOLS} & {*modes} else []
-        slots = [_slot(name) for name in self.names + self.celery_names]
-        self._slot_of = dict(zip(self.names + self.celery_names, slots, strict=True))
-        self._shards = Shards(kind, slots, self.chance)
+        self.celery_names = [*_spread("c"), *PARTITIONS] if {*POOLS} & {*modes} else []
+        self._slots_of = {name: _slots(name) for name in self.names + self.celery_names}
+        self._shards = Shards(kind, [*itertools.chain(*self._slots_of.values())], self.chance)
         mishaps = self._shards.mishaps()
         self._mishaps = [m for m in mishaps if event in (None, m.__name__)]
         self._lock = threading.Lock()
@@ -220,6 +227,7 @@ class ClusterTrial:
         return self.outcome
 
     def _run(self, engine: Engine, seconds: float, say: Callable[[str], None]) -> None:
+        self._states(engine)  # which partitions there are is written down
         end = time.monotonic() + seconds
         producers: list[Callable[[], object]] = [self._async]
         producers += [lambda name=name: self._sync(engine, name) for name in self.names]
@@ -263,9 +271,13 @@ class ClusterTrial:
             return False
 
     def _states(self, engine: Engine) -> dict[str, Any]:
-        """Of the queues that are not empty."""
-        states = {name: Queue(name, engine).state() for name in self._slot_of}
-        return {name: at for name, at in states.items() if at.ready + at.delayed + at.unacked}
+        """Of the queues that are not empty, as far as they answer."""
+        states = {name: _queue(name, engine).state() for name in self._slots_of}
+        return {
+            name: at
+            for name, at in states.items()
+            if at.ready + at.delayed + at.unacked or at.unanswered
+        }
 
     # ── the ledger ────────────────────────────────────────────────────────────────────────────
 
@@ -277,7 +289,7 @@ class ClusterTrial:
             what, n, _, pid, at = line.split()
             events.setdefault(n, []).append((what, int(pid), float(at)))
             out.starts += what == "start"
-        dead = [letter for name in self._slot_of for letter in Queue(name, engine).peek("dead")]
+        dead = [letter for name in self._slots_of for letter in _queue(name, engine).peek("dead")]
         out.unexplained += [f"a dead letter: {letter.name} {letter.reason}" for letter in dead]
         done = {n for n, seen in events.items() if any(what == "end" for what, _, _ in seen)}
         out.lost = sorted(n for n in self._put if n not in done)
@@ -307,14 +319,31 @@ class ClusterTrial:
         for process, since, until in self._frozen:
             if process in (pid, other) and since <= again and began <= until:
                 return "one of the two processes was frozen for longer than a lease"
-        slot = self._slot_of[n.split(".")[1]]
+        slots = self._slots_of[n.split(".")[1]]
         for upset in self._shards.upsets:
-            if slot in upset.slots and upset.began <= again and began - LEASE <= upset.ended:
+            if (
+                upset.slots.intersection(slots)
+                and upset.began <= again
+                and began - LEASE <= upset.ended
+            ):
                 return UPSET if upset.is_mishap else UNASKED
         return "unexplained"
 
 
 _numbers = itertools.count(1)
+
+
+def _queue(name: str, engine: Engine) -> Queue:
+    count = PARTITIONS.get(name)
+    return Queue(name, engine) if count is None else Queue(name, engine, partitions=count)
+
+
+def _slots(name: str) -> list[int]:
+    """That of a queue, or of each of its partitions, as long as no slot has moved."""
+    found = PartitionMap.spread(
+        name, PARTITIONS.get(name, 1), shards=range(3), shard_of=lambda slot: slot * 3 // 16384
+    )
+    return [_slot(each) for each in found.names]
 
 
 def _slot(name: str) -> int:
