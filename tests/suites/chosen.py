@@ -50,6 +50,10 @@ _TABLES = (
     "calls the Lua scripts of stock, or replaces a constant of its module "
     "(tests/contrib/test_wire.py: test_bindings_of_queues_that_expire and after)"
 )
+_BACKEND = _T + "test_redis_backend.py::"
+_SUBSCRIPTION = _T + "test_tasks.py::test_task_redis_result_backend::test_asyncresult_"
+_CHANNELS = "looks for the channels of one server by itself"
+_CLIENT = "asks the backend for a client, and options, of redis-py"
 _SENTINEL = "replaces stock's SentinelChannel by one that asks no Sentinel"
 _EXPIRATION = _REDIS + "::test_RedisQueueExpiration::"
 _LOOKUP = _REDIS + "::test_RedisRestoreBindingLookupFailure::"
@@ -75,6 +79,22 @@ CELERY = Suite(
     on_one_server={
         _CHORD
         + "::test_chord_on_error": "looks for the results of a chord on one server by itself",
+        _CANVAS + "::test_chain::test_chord_header_id_duplicated_on_rabbitmq_msg_duplication": (
+            "expects to fail where the URL of the broker begins with `redis`"
+        ),
+        _CHORD + "::test_error_propagates_from_chord": (
+            "expects to fail where the URL of the backend begins with `redis:`"
+        ),
+        _SUBSCRIPTION + "forget_cancels_subscription": _CHANNELS,
+        _SUBSCRIPTION + "get_cancels_subscription": _CHANNELS,
+        _BACKEND + "test_decode_responses_disables_compression": _CLIENT,
+        _BACKEND + "test_failure_expires": _CLIENT,
+        _BACKEND + "test_chord_expires": _CLIENT,
+        _BACKEND + "test_chord_part_return_records_each_header_task_once": _CLIENT,
+        _T + "test_request_backend_down.py": (
+            "fails: a result waits 10 s (`retry_budget`) each time that Celery tries to store it, "
+            "so that this takes longer than the test allows"
+        ),
     },
     short=(
         _TASKS + "::test_simple_call",
