@@ -265,6 +265,7 @@ class QueueBase(Generic[EngineT]):
     ) -> Flow[list[Verdict]]:
         if not isinstance(detail, str):
             raise InvalidArgument(f"detail must be text, got {arguments.shown(detail)}")
+        calls.check_reason(reason)
         detail = arguments.readable(detail, 4000)
         items = []
         for message in messages:
