@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 EVERY = 0.25  # seconds, at least, between two times that the nodes are asked
 WITHIN = 0.3  # seconds for a node to answer the first time, its handshake too; then twice as many
 
+FEW = 4  # lists of one node, at most, for which a consumer waits over a connection each
 KNOCK = 0.25  # seconds, at least, between two looks at a node in doubt, beside what is sent
 ASKING = packed(("ASKING",))
 # Commands of which the first word that follows is no key.
@@ -250,21 +251,31 @@ class Nodes(Generic[P]):
     def opening(self, keys: Sequence[str]) -> Generator[str, C, list[tuple[C, list[str]]]]:
         """One connection a list: BLPOP takes keys of one slot. See `drive`.
 
-        Yields a list, and is sent a connection to its node. Those that cannot be had are left out:
-        of several, those to a node in doubt are not tried. Raises if none can be had.
+        More than `FEW` of one node have one connection together: see `watched.py`. Yields a list,
+        and is sent a connection to its node. Those that cannot be had are left out: of several,
+        those to a node in doubt are not tried. Raises if none can be had.
         """
         found: list[tuple[C, list[str]]] = []
         trouble: Exception | None = None
-        for key in keys:
+        for some in self._together(keys) if self._engine.may_watch else [[key] for key in keys]:
             try:
                 if len(keys) > 1:
-                    self.map.check(key)
-                connection = yield key
-                found.append((connection, [key]))
+                    self.map.check(some[0])
+                connection = yield some[0]
+                found.append((connection, some))
             except SERVER_ERRORS as error:
                 trouble = error
         if trouble is not None and not found:
             raise trouble
+        return found
+
+    def _together(self, keys: Sequence[str]) -> list[list[str]]:
+        by_node: dict[Place | None, list[str]] = {}
+        for key in keys:
+            by_node.setdefault(self.map.owner(hash_slot(key)), []).append(key)
+        found: list[list[str]] = []
+        for place, some in by_node.items():
+            found += [some] if place is not None and len(some) > FEW else [[key] for key in some]
         return found
 
     def standing_of(self, call: Call[Any]) -> Standing:

@@ -34,6 +34,15 @@ HEARD: Final = frozenset({b"message", b"smessage"})
 ENDED: Final = b"sunsubscribe"
 """What one begins with that ends a subscription of SSUBSCRIBE: another node serves its slot now."""
 
+INVALIDATED: Final = b"invalidate"
+"""What one begins with that reports changed keys: a list of them, or None for all there are."""
+
+TRACK: Final = ("CLIENT", "TRACKING", "ON", "OPTIN")
+"""Have the server report, once, the next change of what is read behind `CACHING`."""
+
+CACHING: Final = ("CLIENT", "CACHING", "YES")
+"""Of what the next command reads."""
+
 _NOTHING: Final = object()  # not False and not None, which are replies in RESP3
 _parse_error: Any = DefaultParser.parse_error
 

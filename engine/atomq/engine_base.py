@@ -44,6 +44,8 @@ class EngineBase:
         """The same, and how often there were other credentials: one from before may end soon."""
         self.may_unblock: bool | None = None
         """Whether this user may run CLIENT UNBLOCK; None: not tried yet."""
+        self.may_watch = True
+        """Whether this user may wait for lists of one node together: see `watched.py`."""
         self.at_close: list[Callable[[], None]] = []
         """What has to be done before the connections are closed."""
         self.producers = Producers()

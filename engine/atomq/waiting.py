@@ -22,13 +22,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from redis import exceptions as server
 
+from atomq.actions import BRIEF
 from atomq.calls import Call, Claimed
-from atomq.conversation import HEARD, PUSHED, Conversation
+from atomq.conversation import ENDED, HEARD, INVALIDATED, PUSHED, Conversation
 from atomq.errors import AtomqError, ServerUnavailable
 from atomq.flows import Answer
 from atomq.keys import Place
 from atomq.looking import Looked
 from atomq.translating import SERVER_ERRORS
+from atomq.watched import Asked, Unwatchable, Watched
 
 if TYPE_CHECKING:
     from atomq.engine_base import EngineBase
@@ -55,6 +57,8 @@ class Line:
     """Whether a BLPOP is under way."""
     token: Any = None
     """What the last one was answered, until it is taken."""
+    watched: Watched | None = None
+    """What is said of several lists of one node of a cluster instead of BLPOP."""
 
     @property
     def client_id(self) -> int | None:
@@ -135,6 +139,7 @@ class Waiting:
         self._ahead: Call[Claimed] | None = None
         self._claimed: Any = None  # what the claim behind the last wait was answered
         self._heard: list[Looked] = []
+        self._untold: list[str] = []  # lists whose tokens may have been taken by lines now closed
 
     # ── what is waited for ────────────────────────────────────────────────────────────────────
 
@@ -164,11 +169,19 @@ class Waiting:
                 self._names = names
                 had = {name for line in self.lines for name in line.names}
                 self._left_out = [name for name in names if name not in had]
-                if channels and self._listens:
-                    for line in self.lines:
+                for line in self.lines:
+                    if self._engine.slots is not None and len(line.names) > 1:
+                        line.watched = Watched(line.names)
+                        yield Send(line, line.watched.begin(line.talk))
+                    if channels and self._listens:
                         yield from self._listen(line, channels)
             if ahead is None or not (yield from self._may_send_ahead()):
                 return (yield from self._wait(seconds))
+        except Unwatchable as error:
+            log.info("a connection a queue waits, not one a node: %s", error)
+            self._engine.may_watch = False
+            yield from self.close()
+            return self._looks()
         except server.NoPermissionError as error:
             self._warn(error)
             yield from self.close()
@@ -195,7 +208,7 @@ class Waiting:
         """Whether another node serves by now what is waited for on a line."""
         slots = self._engine.slots
         return slots is not None and not all(
-            slots.serves(line.wire.node, line.names[0]) for line in self.lines
+            slots.serves(line.wire.node, name) for line in self.lines for name in line.names
         )
 
     def _may_be_whole(self) -> bool:
@@ -219,17 +232,23 @@ class Waiting:
             for line in self.lines:
                 if slots is not None and line.wire.node in slots.doubted:
                     yield Close((line,))  # nothing is heard of it; the others go on
+                elif line.watched is not None:
+                    taken += yield from self._unwatched(line, line.watched)
                 elif line.waits:
                     waits.append(line)
             yield from self._ended(waits)
-            taken = [name for line in waits if (name := self._taken(line)) is not None]
+            taken += [name for line in waits if (name := self._taken(line)) is not None]
         except (*SERVER_ERRORS, AtomqError):
             yield from self.close()
-        return taken
+        untold, self._untold = self._untold, []
+        return taken + untold
 
     def close(self) -> Actions[None]:
         """Close the connections. A token that is not read is lost; others notice within 1.2 s."""
         lines, self.lines, self._names, self._left_out = self.lines, [], (), ()
+        for line in lines:
+            if line.watched is not None:
+                self._untold += line.watched.untold()
         if lines:
             yield Close(lines)
 
@@ -265,10 +284,12 @@ class Waiting:
         yield Send(line, data)
 
     def _listen(self, line: Line, channels: Mapping[str, str]) -> Actions[None]:
-        # In a cluster what is said on a plain channel goes to every node.
-        verb = "SUBSCRIBE" if self._engine.slots is None else "SSUBSCRIBE"
         names = [channels[name] for name in line.names]
-        yield Send(line, line.talk.subscribe(verb, names, LISTEN))
+        if self._engine.slots is None:
+            data = line.talk.subscribe("SUBSCRIBE", names, LISTEN)
+        else:  # what is said on a plain channel goes to every node; and one command takes one slot
+            data = b"".join([line.talk.subscribe("SSUBSCRIBE", [name], LISTEN) for name in names])
+        yield Send(line, data)
 
     # ── what comes ────────────────────────────────────────────────────────────────────────────
 
@@ -283,6 +304,8 @@ class Waiting:
                 self._heard.append(Looked(reply[1].decode(), reply[2].decode()))
             elif purpose is LISTEN and isinstance(reply, Exception):
                 log.debug("not heard is which consumer looked: %s", reply)
+            elif line.watched is not None:
+                self._take_watched(line, line.watched, purpose, reply)
 
     def _answered(self, line: Line) -> Actions[None]:
         """Take the answers that are under way on a line, on which no wait is any more."""
@@ -305,17 +328,49 @@ class Waiting:
         heard, self._heard = self._heard, []
         return heard
 
+    # ── several lists of one node ─────────────────────────────────────────────────────────────
+
+    def _take_watched(self, line: Line, watched: Watched, purpose: Any, reply: Any) -> None:
+        if isinstance(purpose, Asked):
+            if isinstance(reply, Exception) and self._engine.slots is not None:
+                self._engine.slots.judged(line.wire.node, reply)
+            watched.answered(purpose, reply)
+        elif purpose is PUSHED and reply[0] == INVALIDATED:
+            watched.changed(reply[1])
+        elif purpose is PUSHED and reply[0] == ENDED:  # another node serves one of them by now
+            watched.changed(None)
+
+    def _unwatched(self, line: Line, watched: Watched) -> Actions[list[str]]:
+        """What was taken on a line. The server's reports go on: nothing is taken by them."""
+        while watched.takes:
+            if (yield Hear((line,), BRIEF)) is None:
+                raise server.TimeoutError("no answer in time")
+            self._take(line)
+        name = watched.take()
+        return [] if name is None else [name]
+
     # ── without a claim behind it ─────────────────────────────────────────────────────────────
 
     def _wait(self, seconds: float) -> Actions[str | Sequence[Looked] | None]:
+        if self._untold:  # it is claimed from: that finds out
+            return self._untold.pop()
         for each in self.lines:
-            if not each.waits:
+            if each.watched is not None:
+                if data := each.watched.ask(each.talk):
+                    yield Send(each, data)
+            elif not each.waits:
                 yield from self._block(each, max(0.01, seconds) if self._inline else 0)
         line: Line | None = yield Hear(self.lines, None if self._inline else seconds)
         has_heard = line is not None
         while line is not None:  # one consumer looks into many queues at once: each has its line
             self._take(line)
-            if not line.waits or self._inline:
+            if line.watched is not None:
+                if (name := line.watched.take()) is not None:
+                    if line.watched.trouble is not None:
+                        line.watched.trouble = None
+                        yield Rest(0.05)
+                    return name
+            elif not line.waits or self._inline:
                 yield from self._answered(line)
                 return self._taken(line)
             line = (yield Hear(self.lines, 0)) if len(self.lines) > 1 else None

@@ -731,6 +731,192 @@ def test_a_wait_is_ended_at_the_node_where_it_is(three: Cluster, make: Make) -> 
     assert not ended[0] + ended[2]
 
 
+# ── waiting for many queues ───────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def receiving(
+    make: Make, cluster: Cluster, url: str, many: int = 50, **options: Any
+) -> Iterator[tuple[list[Any], dict[str, float]]]:
+    """A consumer of so many queues, that waits: queues to put into, and when a message came.
+
+    A message is what it is called.
+    """
+    engine, producer = make.engine(url, **options), make.engine(url_of(cluster, *cluster.everyone))
+    names = [name_on(cluster, n % 3) for n in range(many)]
+    receiver = make.receiver([make.queue(name, engine) for name in names])
+    queues = [make.queue(name, producer) for name in names]
+    got: dict[str, float] = {}
+    stop = threading.Event()
+
+    def consume() -> None:
+        while not stop.is_set():
+            for message in receiver.receive(1, 2, stop=stop):
+                got[message.body] = time.monotonic()
+                message.ack()
+
+    with running(consume, stop=stop):
+        for queue in queues[:3]:
+            queue.put(f"begin {queue.name}")
+        wait_until("all to be claimed from", lambda: len(got) == 3)
+        yield queues, got
+    receiver.close()
+
+
+def come(queues: list[Any], got: dict[str, float], what: str, seconds: float = 0.5) -> None:
+    """A message of each queue reaches the consumer, before a look at all of them finds it."""
+    took = []
+    for queue in queues:
+        body = f"{what} {queue.name}"
+        queue.put(body)
+        began = time.monotonic()
+        wait_until("the message", lambda body=body: body in got)
+        took.append(got[body] - began)
+    assert sorted(took)[len(took) * 3 // 4] < seconds, took
+    assert max(took) < 2, took
+
+
+def watching(node: Server) -> list[Any]:
+    """The connections to which a node reports changed keys."""
+    return [one for one in node.client().client_list() if "t" in one["flags"]]
+
+
+def connections(node: Server) -> set[str]:
+    """All that clients of the cluster have to a node; those of the tests lead to a socket file."""
+    admin = node.client()
+    found = [one for kind in ("normal", "pubsub") for one in admin.client_list(_type=kind)]
+    return {one["id"] for one in found if one["addr"].startswith("127.")}
+
+
+def blocked(node: Server) -> int:
+    return int(node.client().info("clients")["blocked_clients"])
+
+
+def test_a_consumer_of_fifty_queues_waits_over_one_connection_a_node(
+    three: Cluster, make: Make
+) -> None:
+    def waits() -> list[int]:
+        return [commands(node, "blpop") + commands(node, "client|unblock") for node in three.nodes]
+
+    before, asked = [connections(node) for node in three.nodes], waits()
+    with receiving(make, three, url_of(three)) as (queues, got):
+        come(queues, got, "one")
+        assert [len(watching(node)) for node in three.nodes] == [1, 1, 1]
+        after = [connections(node) for node in three.nodes]
+        found = [len(now - then) for now, then in zip(after, before, strict=True)]
+        # Beside it one for calls, and one for those of the producer; on one node the register's.
+        assert sum(found) <= 3 * 3 + 1
+        assert waits() == asked
+        come(queues[:6], got, "another")
+    wait_until("its connections to close", lambda: not any(map(watching, three.nodes)))
+
+
+def test_few_queues_a_node_have_a_connection_each(three: Cluster, make: Make) -> None:
+    """A message then wakes one of many consumers: see docs/cluster.md."""
+    seldom(make, "few", ("few", "asyncio"))
+    with receiving(make, three, url_of(three), 12) as (_, _):
+        wait_until("it to wait", lambda: [blocked(node) for node in three.nodes] == [4, 4, 4])
+        assert not any(map(watching, three.nodes))
+
+
+@pytest.mark.parametrize("how", ["cut", "flushed"])
+def test_what_no_longer_is_reported_is_asked_about_again(
+    three: Cluster, make: Make, how: str
+) -> None:
+    seldom(make, how, ("cut", "asyncio"), ("flushed", "sync"))
+    with receiving(make, three, url_of(three), 18) as (queues, got):
+        come(queues[:3], got, "before")
+        for node in three.nodes:
+            admin = node.client()
+            if how == "cut":
+                for one in watching(node):
+                    admin.client_kill_filter(_id=one["id"])
+            else:
+                admin.flushall()
+        come(queues, got, how)
+        assert [len(watching(node)) for node in three.nodes] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("how", ["key by key", "at once"])
+def test_of_many_queues_one_that_moved_is_waited_for_there(
+    three: Cluster, make: Make, how: str
+) -> None:
+    """Nothing is in it, so no key changes where it was."""
+    seldom(make, how, ("key by key", "asyncio"), ("at once", "sync"))
+    with receiving(make, three, url_of(three), 18) as (queues, got):
+        assert three.spare is not None
+        slot = QueueKeys(queues[0].name, layout="cluster").slot
+        home = three.owner(slot)
+        for target in (three.spare, home):
+            moving = Moving(three, slot, target)
+            if how == "at once":
+                moving.at_once()
+            else:
+                moving.begin()
+                moving.keys(1)
+                come(queues[1:6], got, f"half {target.port}")
+                moving.end()
+            # Over there it has a connection of its own: see `Nodes.opening`.
+            come(queues[:1], got, f"moved {target.port}", 0.5 if target is three.spare else 2)
+            come(queues[1:6], got, f"moved {target.port}")
+
+
+def test_without_the_right_to_be_told_a_connection_a_queue_waits(
+    three: Cluster, make: Make
+) -> None:
+    seldom(make, "rights", ("rights", "sync"))
+    for node in three.everyone:
+        rules = ("on", ">secret", "~*", "&*", "+@all", "-client|tracking")
+        node.client().execute_command("ACL SETUSER", "deaf", "reset", *rules)
+    url = url_of(three).replace("//", "//deaf:secret@", 1)
+    try:
+        with receiving(make, three, url, 15) as (queues, got):
+            wait_until("it to wait", lambda: [blocked(node) for node in three.nodes] == [5, 5, 5])
+            come(queues, got, "one")
+    finally:
+        for node in three.everyone:
+            node.client().acl_deluser("deaf")
+
+
+def test_many_short_consumers_of_many_queues_leave_nothing(three: Cluster, make: Make) -> None:
+    engine = make.engine(url_of(three))
+    queues = [make.queue(name_on(three, n % 3), engine) for n in range(15)]
+
+    def consume() -> None:
+        receiver = make.receiver(queues)
+        assert receiver.receive(1, 0.01) == []
+        receiver.close()
+
+    consume()
+    before = sum(len(connections(node)) for node in three.nodes)
+    for _ in range(1000 if LONG else 30):
+        consume()
+    wait_until(
+        "the connections to close",
+        lambda: sum(len(connections(node)) for node in three.nodes) < before + 3,
+    )
+    assert not any(map(watching, three.nodes))
+
+
+@pytest.mark.parametrize("how", ["manual", "dead"])
+def test_a_consumer_of_many_queues_follows_a_failover(heirs: Cluster, make: Make, how: str) -> None:
+    seldom(make, how, ("manual", "asyncio"), ("dead", "sync"), ("dead", "asyncio"))
+    everyone = heirs.everyone
+    with receiving(make, heirs, url_of(heirs, *everyone), 18) as (queues, got):
+        come(queues[:6], got, "before")
+        master = heirs.owner(QueueKeys(queues[0].name, layout="cluster").slot)
+        heir = everyone[(everyone.index(master) + 3) % 6]
+        with failing_over(master, heir, how):
+            come(queues[1:6:3] + queues[2:6:3], got, "well")
+            admin = heir.client(socket_timeout=1)
+            wait_until("the election", lambda: role(heir, admin) == "master", 10)
+            come(queues, got, "after")
+    wait_until("the old one to be a replica", lambda: role(master) == "slave")
+
+
+# ── results ───────────────────────────────────────────────────────────────────────────────────
+
+
 def test_a_result_is_said_where_it_is_waited_for_and_to_all_nodes_if_it_is_nowhere(
     three: Cluster, make: Make
 ) -> None:

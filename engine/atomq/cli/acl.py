@@ -184,6 +184,8 @@ def _of_library(role: Role, queues: list[QueueKeys]) -> Iterator[str]:
         yield from SHARDED if on_cluster else ()
     if role is Role.WORKER:
         yield from ("+blpop", "+client|unblock", "+exists")
+        if queues[0].layout == "cluster":  # of many queues on one node one connection waits
+            yield from ("+client|tracking", "+client|caching", "+lpop", "+llen")
 
 
 def _of_durability(durability: Durability | None) -> Iterator[str]:
@@ -220,7 +222,7 @@ def _of_celery_worker(session: Session, heard: str, *, control: bool, stock: boo
     options = session.engine.options
     prefix = options.global_keyprefix
     if session.engine.address.kind == "cluster":
-        yield from ("+client|tracking", "+client|caching", "+lpop", "+rpop", "+llen", "+zrem")
+        yield from ("+rpop", "+zrem")
         if control:
             yield from ("+psubscribe", "+punsubscribe", "+publish")
             topics = ("celery.pidbox", "celeryev/*", "celeryev/worker.*", "reply/*")

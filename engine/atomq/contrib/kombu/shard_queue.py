@@ -23,6 +23,7 @@ from atomq.calls import Call, Claimed
 from atomq.contrib.kombu.claims import Claims, Outcome
 from atomq.contrib.kombu.looks import LOOK
 from atomq.contrib.kombu.rights import WAIT
+from atomq.conversation import CACHING
 from atomq.errors import AtomqError, PermissionDenied
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from atomq.contrib.kombu.popped import Popped
 
 log = logging.getLogger("atomq.kombu")
-
-TRACK = ("CLIENT", "TRACKING", "ON", "OPTIN")
-CACHING = ("CLIENT", "CACHING", "YES")  # of what the next command reads
 
 
 class ShardQueue:

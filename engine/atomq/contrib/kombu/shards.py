@@ -29,9 +29,9 @@ from atomq.contrib.kombu.demand import Demand
 from atomq.contrib.kombu.nodes import Lines, NodeLine
 from atomq.contrib.kombu.popped import Popped
 from atomq.contrib.kombu.rights import CLAIM, LISTEN, WAIT
-from atomq.contrib.kombu.shard_queue import TRACK, ClaimedQueue, PoppedQueue, ShardQueue
+from atomq.contrib.kombu.shard_queue import ClaimedQueue, PoppedQueue, ShardQueue
 from atomq.contrib.kombu.worker import stopping
-from atomq.conversation import PUSHED
+from atomq.conversation import INVALIDATED, PUSHED, TRACK
 from atomq.errors import AtomqError, PermissionDenied, ServerUnavailable
 
 if TYPE_CHECKING:
@@ -392,7 +392,7 @@ class Shards:
         return True
 
     def _pushed(self, push: list[Any]) -> bool:
-        if push[0] == b"invalidate":
+        if push[0] == INVALIDATED:
             # The server reports once that these changed; None: all keys were removed.
             for key in self._by_key if push[1] is None else [key.decode() for key in push[1]]:
                 if (one := self._by_key.get(key)) is not None:
