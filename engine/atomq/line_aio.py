@@ -107,16 +107,17 @@ class Line:
 
     def _received(self, data: Any) -> None:
         self._heard = time.monotonic()
+        answers: list[tuple[Asked, Any]] = []
         led_astray = False
         try:
             for asked, reply in self._talk.feed(data):
                 if asked is PUSHED:
                     continue
-                if not asked.done():
-                    asked.set_result(reply)
+                answers.append((asked, reply))
                 if isinstance(reply, Exception) and leads_astray(reply):
                     led_astray = True
         except server.RedisError as error:
+            _answer(answers)
             self.broke(error)
             return
         if led_astray:
@@ -126,6 +127,7 @@ class Line:
             self._rest()
         elif self._pool.is_wanted:
             self._pool.serve()
+        _answer(answers)  # last: what is said next finds the line as it is now
 
     def _rest(self) -> None:
         self._longer = 0.0
@@ -187,6 +189,12 @@ class Line:
             self._alarm.cancel()
             self._alarm = None
         self._pool.left(self, answers=False)
+
+
+def _answer(answers: Sequence[tuple[Asked, Any]]) -> None:
+    for asked, reply in answers:
+        if not asked.done():
+            asked.set_result(reply)
 
 
 def readable(number: int) -> bool:

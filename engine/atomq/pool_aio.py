@@ -19,6 +19,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from atomq import connect, wires
 from atomq.actions import BRIEF
+from atomq.answer_aio import Answer
 from atomq.cancellation import cancelling
 from atomq.conversation import packed
 from atomq.flight import Flight
@@ -97,15 +98,15 @@ class AsyncPool:
 
     # ── what is said ──────────────────────────────────────────────────────────────────────────
 
-    def one(self, call: Call[Any]) -> asyncio.Future[Any]:
-        """Send one call. The future gets the reply, or the server's error as its result.
+    def one(self, call: Call[Any]) -> Answer:
+        """Send one call. The answer is the reply, or the server's error as its result.
 
         It raises redis-py's exceptions, and `Unsent`, where there is no answer.
         """
         data = call.packed()
-        future: asyncio.Future[Any] = asyncio.Future(loop=self.loop or self._loop())
-        self._say((data,), future, large=call.large or len(data) > SMALL)
-        return future
+        answer = Answer(self.loop or self._loop())
+        self._say((data,), answer, large=call.large or len(data) > SMALL)
+        return answer
 
     async def send(
         self,
