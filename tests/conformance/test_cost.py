@@ -161,7 +161,7 @@ def test_idle_consumers_ask_little(
         pytest.param(put, 0, 34, id="put"),
         pytest.param(claim_and_ack, 1, 101, id="claim, ack"),
         pytest.param(claim_and_complete, 1, 117, id="claim, complete"),
-        pytest.param(claim_and_reject, 1, 120, id="claim, reject"),
+        pytest.param(claim_and_reject, 1, 121, id="claim, reject"),
         pytest.param(consume, 1, 77, id="consume(prefetch=1)"),
     ],
 )
