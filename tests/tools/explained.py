@@ -191,6 +191,23 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "or now > self.unable_since + LINGER",
         ),
     },
+    "engine/atomq/contrib/kombu/claims.py": {
+        LONG_AGO: (
+            *(f"self.{name} = {at}" for name in ("chores_at", "rests_until") for at in (-1.0, 1.0)),
+            *(
+                f"self.rests_until, self.chores_at = time.monotonic() + REST, {at}"
+                for at in (-1.0, 1.0)
+            ),
+        ),
+        "it is set with the claim, and read while one is under way": (
+            *(
+                f"self._sent_at = {at}  # when the claim was sent for the first time"
+                for at in (-1.0, 1.0)
+            ),
+            *(f"self._room = {room}  # for how many messages" for room in (-1, 1)),
+        ),
+        INSTANT: ("return self._room if clock() - self._sent_at <= seconds else 0",),
+    },
     "engine/atomq/contrib/kombu/poller.py": {
         LONG_AGO: ("self._handed_at = 1.0", "self._handed_at = -1.0"),
         INSTANT: ("if self._waker is not None and time.monotonic() >= until:",),
