@@ -208,6 +208,26 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         INSTANT: ("return self._room if clock() - self._sent_at <= seconds else 0",),
     },
+    "engine/atomq/contrib/kombu/watch.py": {
+        LONG_AGO: (
+            *(f"left = self._mine.get(queue, {at}) - now" for at in (-1.0, 1.0)),
+            *(f"if self._mine.pop(queue, {at}) > now:" for at in (-1.0, 1.0)),
+        ),
+        "it is set before it is read": tuple(
+            f"self._left_at = {at}  # when the keeper last left the watches to others"
+            for at in (-1.0, 1.0)
+        ),
+        "a thousandth of the time more or less": (
+            "if left > WATCH_MS / 999 - RENEW_AFTER:",
+            "if left > WATCH_MS / 1001 - RENEW_AFTER:",
+            "self._mine[queue] = self._stood[queue] + WATCH_MS / 1001",
+            "if clock() - self._left_at < WATCH_MS / 1001:",
+        ),
+        INSTANT: (
+            "if left >= WATCH_MS / 1000 - RENEW_AFTER:",
+            "if self._mine.pop(queue, 0.0) >= now:",
+        ),
+    },
     "engine/atomq/contrib/kombu/poller.py": {
         LONG_AGO: ("self._handed_at = 1.0", "self._handed_at = -1.0"),
         INSTANT: ("if self._waker is not None and time.monotonic() >= until:",),

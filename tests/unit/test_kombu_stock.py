@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from redis import exceptions as server
 
 from atomq.contrib.kombu import stock
 from atomq.contrib.kombu import watch as module
 from atomq.contrib.kombu.stock import RESTORE_EVERY, Restore
-from atomq.contrib.kombu.watch import LINGER, RENEW_AFTER, WATCH_MS, Election
+from atomq.contrib.kombu.watch import LINGER, WATCH_MS, Election, Watch
 from tests.scripted import Stage
 
 
@@ -50,9 +51,10 @@ def test_a_watch_is_renewed_while_it_lasts_and_not_at_every_wait(
     assert watch.elected("q", won=True)
     assert not watch.elected("p", won=False)
     assert stood(watch, "q", "p", "r") == [("r", "NX")], "it could not take anything of that"
+    now[0] += 1.1
     watch.want("q")
     assert stood(watch, "q") == []
-    now[0] += RENEW_AFTER + 0.1
+    now[0] += 0.2
     watch.want("q")
     assert stood(watch, "q") == [("q", "XX")]
     assert not watch.elected("q", won=True), "it was its before"
@@ -71,6 +73,21 @@ def watching(stage: Stage, *queues: str) -> Election:
         list(watch.stand([queue]))
         assert watch.elected(queue, won=True)
     return watch
+
+
+def test_a_watch_that_is_nearly_over_is_renewed(stage: Stage, now: list[float]) -> None:
+    watch = watching(stage, "q")
+    now[0] += WATCH_MS / 1000 - 0.1
+    watch.want("q")
+    assert stood(watch, "q") == [("q", "XX")]
+
+
+def test_it_stands_for_others_beside_those_that_it_watches(stage: Stage) -> None:
+    held, others = ([f"{kind}{n}" for n in range(9)] for kind in "ho")
+    watch = watching(stage, *held)
+    for queue in (*held, *others):
+        watch.want(queue)
+    assert sorted(stood(watch, *held, *others)) == [(queue, "NX") for queue in others]
 
 
 def test_the_server_tells_once_of_a_list_that_others_change(stage: Stage) -> None:
@@ -110,7 +127,7 @@ def test_while_a_long_task_runs_in_its_thread_the_keeper_leaves_the_watch(
     watch = watching(stage, "q")
     watch.begin()
     watch.end()
-    assert watch.waits_until() == clock[0] + LINGER, "there may be another"
+    assert watch.waits_until() == clock[0] + 0.1, "there may be another"
     assert watch.withdraw() == []
     assert watch.waits_until() == float("inf")
     watch.begin()
@@ -119,6 +136,24 @@ def test_while_a_long_task_runs_in_its_thread_the_keeper_leaves_the_watch(
     assert watch.withdraw() == ["q"]
     assert [call.script.name for call in watch.give_back()] == ["resign"]
     assert watch.waits_until() == float("inf")
+
+
+def test_the_keeper_looks_after_a_task_that_has_begun_only_if_something_is_watched(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most tasks are short: it is roused once for all that begin before it looks."""
+    roused: list[float] = []
+    monkeypatch.setattr(stage.broker.keeper, "watch", lambda _, seconds: roused.append(seconds))
+    Election(stage.broker).begin()
+    assert roused == []
+    watch = watching(stage, "q")
+    for _ in range(2):
+        watch.begin()
+        watch.end()
+    assert roused == [LINGER]
+    watch.waits_until()
+    watch.begin()
+    assert roused == [LINGER, LINGER]
 
 
 def test_a_watch_that_cannot_be_left_in_time_is_over_by_itself(
@@ -132,6 +167,39 @@ def test_a_watch_that_cannot_be_left_in_time_is_over_by_itself(
     assert watch.withdraw() == ["q"]
     clock[0] += WATCH_MS / 1000
     assert list(watch.give_back()) == []
+
+
+# ── over a connection ─────────────────────────────────────────────────────────────────────────
+
+
+def test_where_the_server_tracks_nothing_it_is_not_asked_again_on_this_connection(
+    stage: Stage,
+) -> None:
+    sent: list[tuple[Any, Any]] = []
+    heard: list[str] = []
+    watch = Watch(stage.broker, lambda *of: sent.append(of), heard.append)
+
+    def won(queue: str) -> list[Any]:
+        """What is sent at the next wait, this queue being watched now; purposes of it."""
+        watch.election.want(queue)
+        list(watch.election.stand([queue]))
+        watch.election.elected(queue, won=True)
+        sent.clear()
+        watch.arm([queue])
+        return [command[0] for _, command in sent]
+
+    assert won("q") == ["CLIENT", "CLIENT", "EXISTS"]
+    for (purpose, _), reply in zip(sent, (b"OK", b"OK", 0), strict=True):
+        purpose(reply)
+    assert heard == [], "the lists are empty"
+    assert won("p") == ["CLIENT", "EXISTS"], "it tracks already"
+    for (purpose, _), reply in zip(sent, (b"OK", 1), strict=True):
+        purpose(reply)
+    assert heard == ["p"]
+    sent[0][0](server.ResponseError("ERR unknown subcommand"))
+    assert won("o") == []
+    watch.disconnected()
+    assert won("n") == ["CLIENT", "CLIENT", "EXISTS"]
 
 
 FOREIGN = [b"tag", b'"x"', b'"k"', 3]
@@ -170,7 +238,9 @@ def test_with_the_names_of_a_cluster_there_is_no_stock_beside(
     monkeypatch: pytest.MonkeyPatch, now: list[float]
 ) -> None:
     stage = Stage(monkeypatch, layout="cluster")
-    assert stood(Election(stage.broker), "q") == []
+    watch = Election(stage.broker)
+    watch.want("q")
+    assert stood(watch, "q") == []
     assert Restore(stage.broker, stage.channel.settings).turn(stage.channel, "q") == 0
     assert stage.engine.called("restore_foreign") == []
     stage.close()
