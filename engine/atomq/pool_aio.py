@@ -187,7 +187,7 @@ class AsyncPool:
         data: Sequence[bytes],
         asked: Asked,
         *,
-        large: bool = False,
+        large: bool,
         looked_at: bool = False,
         patience: float = 0.0,
     ) -> None:

@@ -114,6 +114,52 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             for seconds in (4.0, 6.0)
         ),
     },
+    "engine/atomq/pool_aio.py": {
+        "one more or less; tests read it": (
+            *(
+                f"UNDER_WAY = {many}  # calls over one connection; more of them take another"
+                for many in (127, 129)
+            ),
+            *(
+                f"OPENED_AT_ONCE = {many}  # connections; of thousands of tasks most find one "
+                "that another is done with"
+                for many in (63, 65)
+            ),
+        ),
+        "any of them is without end": (
+            *(
+                f"self._most = engine.options.max_connections or {many}"
+                for many in ("1 << 29", "1 << 31", "2 << 30")
+            ),
+            *(
+                f"longest = max(options.socket_timeout or {one}, "
+                f"options.socket_connect_timeout or {other})"
+                for one, other in (
+                    ("999999999.0", "1e9"),
+                    ("1000000001.0", "1e9"),
+                    ("1e9", "999999999.0"),
+                    ("1e9", "1000000001.0"),
+                )
+            ),
+        ),
+        "of one command there is one reply: first and last": (
+            "reply = (await self.over((data,), large=large, looked_at=True))[ -1]",
+        ),
+        "a byte more or less; tests read it": tuple(
+            f"SMALL = {bytes_}  # bytes of a call that may travel with others"
+            for bytes_ in (16383, 16385)
+        ),
+        FOR_EVER: (
+            "continue",
+            "while len(self._opening) < min(wanted, OPENED_AT_ONCE) or self._count() < self._most:",
+        ),
+        "one answer is gathered as several are, at some cost": (
+            "asked: Asked = future if len(data) == 0 else _Several(len(data), future)",
+        ),
+        "less than no time is none": (
+            "await asyncio.sleep( -1)  # for the loop to close the sockets",
+        ),
+    },
     "engine/atomq/runner_aio.py": {
         "of one call, or command, there is one result: first and last": (
             "return results[ -1]",
@@ -154,6 +200,18 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             'return struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1000001.0)))',
         ),
         "descriptor 0 is standard input": ("if number > 0:", "if number >= 1:"),
+    },
+    "engine/atomq/contrib/kombu/nodes.py": {
+        "it rings with one byte": tuple(f"self._bell.recv( {bytes_})" for bytes_ in (4095, 4097)),
+        LONG_AGO: (
+            "self._pause, self._not_before = PAUSE[0], -1.0",
+            "def hang_up(self, pause: float = -1.0) -> None:",
+        ),
+        "it is set with the line, and read while there is one": tuple(
+            f"self._heard = {at}  # when it was heard last, or was first said what is not "
+            "answered yet"
+            for at in (1.0, -1.0)
+        ),
     },
     "engine/atomq/contrib/kombu/intake.py": {
         LONG_AGO: (

@@ -48,6 +48,7 @@ TESTS = {
         "tests/unit/test_kombu_receive.py tests/unit/test_kombu_*.py",
         "tests/contrib",
     ],
+    "engine/atomq/contrib/kombu/nodes.py": ["tests/unit/test_kombu_nodes.py", "tests/contrib"],
     "engine/atomq/contrib/kombu/*": [
         "tests/unit/test_kombu_*.py",
         "tests/unit",
@@ -65,6 +66,7 @@ TESTS = {
     "engine/atomq/waiter*": ["tests/unit/test_waiter.py", "tests/faults/test_waiting.py"],
     "engine/atomq/cluster.py": ["tests/unit/test_cluster.py tests/unit/test_nodes.py"],
     "engine/atomq/gathering.py": ["tests/unit/test_gathering.py"],
+    "engine/atomq/pool_aio.py": ["tests/unit/test_pool_aio.py", "tests/conformance tests/faults"],
     "engine/atomq/flows/*": [
         "tests/unit/test_flows.py tests/unit/test_claiming.py",
         "tests/unit/test_consumer.py tests/unit/test_operating.py tests/unit/test_leases.py",
