@@ -70,8 +70,11 @@ class Answer:
     def add_done_callback(
         self, wake: Callable[[Any], object], *, context: Context | None = None
     ) -> None:
-        """Call this once there is an answer."""
-        self._wake, self._context = wake, context
+        """Call this once there is an answer, or in the next turn of the loop if there is one."""
+        if self._done:
+            self._loop.call_soon(wake, self, context=context)
+        else:
+            self._wake, self._context = wake, context
 
     def result(self) -> Any:
         """The answer. Raises what stands in its place, once: kept, it would be garbage."""

@@ -130,3 +130,13 @@ async def test_the_context_is_that_of_the_task() -> None:
     await asyncio.sleep(0)
     await from_the_loop(lambda: answer.set_result(None))
     assert (await task, name.get()) == ("worker", "nobody")
+
+
+@in_a_loop
+async def test_one_that_asks_after_the_answer_hears_of_it_in_the_next_turn() -> None:
+    """As `asyncio.gather` and `asyncio.wait` ask, which take it for a future."""
+    answer, heard = Answer(asyncio.get_running_loop()), asyncio.Event()
+    answer.set_result("reply")
+    answer.add_done_callback(lambda _: heard.set())
+    assert not heard.is_set()
+    await heard.wait()
