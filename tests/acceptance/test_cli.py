@@ -185,6 +185,7 @@ def test_a_reader_that_has_seen_enough_is_no_failure(
     engine: Engine, server: Server, arguments: list[str]
 ) -> None:
     """As `| head`: the same end as other programs have, and not a word."""
+    environment = os.environ | {"ATOMQ_URL": server.tcp_url, "PYTHONUNBUFFERED": ""}
     message = Outgoing('{"body": "%s"}' % ("x" * 2000), "")
     engine.run(calls.publish(engine.keys("q"), [message._replace(id=f"m{i}") for i in range(400)]))
     reading, writing = os.pipe()
@@ -192,7 +193,7 @@ def test_a_reader_that_has_seen_enough_is_no_failure(
         [sys.executable, "-m", "atomq", *arguments],
         stdout=writing,
         stderr=subprocess.PIPE,
-        env=os.environ | {"ATOMQ_URL": server.tcp_url},
+        env=environment,
     )
     os.close(reading)
     os.close(writing)

@@ -95,7 +95,8 @@ class Output:
     # ── beside the data ───────────────────────────────────────────────────────────────────────
 
     def note(self, text: str) -> None:
-        """Say something beside the answer, on stderr."""
+        """Say something beside the answer, on stderr: behind what was printed of it."""
+        self.console.file.flush()
         self.errors.print(clean(text), style="dim", soft_wrap=True)
 
     def error(self, text: str) -> None:
