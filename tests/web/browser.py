@@ -97,6 +97,7 @@ class Browser:
 
     def size(self, width: int, height: int = 900, scale: float = 1) -> None:
         """Be so wide; below 600 a phone."""
+        self._width = width
         screen = {"width": width, "height": height, "deviceScaleFactor": scale}
         self._cdp("Emulation.setDeviceMetricsOverride", {**screen, "mobile": width < 600})
 
@@ -110,9 +111,18 @@ class Browser:
         self._cdp("Emulation.setScriptExecutionDisabled", {"value": not run})
 
     def widths(self) -> tuple[int, int]:
-        """How wide the page is, and the window; the page scrolls sideways if it is wider."""
-        seen = self._cdp("Page.getLayoutMetrics", {})
-        return seen["cssContentSize"]["width"], seen["cssLayoutViewport"]["clientWidth"]
+        """How wide the page is, and the window; the page scrolls sideways if it is wider.
+
+        A phone is 980 wide until it has laid out what the page says of its width, after the load.
+        """
+
+        def laid_out() -> tuple[int, int] | None:
+            seen = self._cdp("Page.getLayoutMetrics", {})
+            window = seen["cssLayoutViewport"]["clientWidth"]
+            return (seen["cssContentSize"]["width"], window) if window == self._width else None
+
+        found: tuple[int, int] = self.until(laid_out, f"a window {self._width} wide")
+        return found
 
     def nodes(self, name: str) -> list[dict[str, str]]:
         """The attributes of all elements of this name, those in closed shadow roots too."""
