@@ -185,6 +185,18 @@ def free_port() -> int:
             return port
 
 
+def denied(client: redis.Redis, *users: str) -> list[str]:
+    """What the server refused these users since its ACL log was reset.
+
+    An engine of a test before may try for seconds to leave, as a user that is gone.
+    """
+    return [
+        f"{entry['username']}: {entry['reason']} {entry['object']}"
+        for entry in client.execute_command("ACL LOG")
+        if entry["username"] in users
+    ]
+
+
 def wait_until(what: str, test: Callable[[], object], seconds: float = START_SECONDS) -> None:
     """Wait until `test()` is true; a redis error counts as not yet. Fails naming `what`."""
     deadline = time.monotonic() + seconds

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
+
 
 @contextmanager
 def running(
@@ -40,3 +42,21 @@ def running(
     assert not left, f"threads that do not end: {left}"
     if errors:
         raise errors[0]
+
+
+def rests_noted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that this thread rests from now on, without a rest.
+
+    Other threads rest as ever: an engine of a test before may try for seconds to leave.
+    """
+    found: list[float] = []
+    here, rest = threading.get_ident(), time.sleep
+
+    def sleep(seconds: float) -> None:
+        if threading.get_ident() == here:
+            found.append(seconds)
+        else:
+            rest(seconds)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    return found

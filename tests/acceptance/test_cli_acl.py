@@ -19,7 +19,7 @@ import redis
 from atomq import Engine, PermissionDenied, Queue, scripts
 from atomq.keys import RegisterKeys
 from tests.acceptance.conftest import Atomq
-from tests.servers import Cluster, Server
+from tests.servers import Cluster, Server, denied
 from tests.threads import running
 
 HASH = hashlib.sha256(b"work").hexdigest()
@@ -150,7 +150,7 @@ def test_each_can_do_its_work_and_a_monitor_changes_nothing(
         assert shown.json("queues")[0]["dead"] == 1, shown.err
     assert atomq("dead", "redrive", MINE, "--all", url=urls["operator"]).code == 0
     assert atomq("peek", MINE, "--json", url=urls["operator"]).json("peek")[0]["priority"] == 9
-    assert world.execute_command("ACL LOG") == []
+    assert denied(world, *ROLES) == []
     with Engine(urls["monitor"]) as watch:
         watch.verified = True
         queue = Queue(MINE, watch)
@@ -249,6 +249,6 @@ def test_on_a_cluster_results_stay_on_one_node(atomq: Atomq, cluster: Cluster) -
 
     with Queue("q", url.replace("//", "//me:work@")) as queue, running(work, stop=stop):
         assert queue.put("x").wait(5) == "done"
-    assert (got, db.execute_command("ACL LOG")) == (["x"], [])
+    assert (got, denied(db, "me")) == (["x"], [])
     assert db.info("commandstats")["cmdstat_spublish"]["calls"]
     db.acl_deluser("me")

@@ -17,7 +17,7 @@ from redis.exceptions import NoPermissionError
 
 from atomq import Engine, PermissionDenied, Queue
 from tests.docs.pages import ROOT, Stage, blocks
-from tests.servers import Server
+from tests.servers import Server, denied
 
 PAGE = "docs/operations.md"
 USERS = {"deployer": "deploy", "emails-worker": "work", "celery-worker": "work"}
@@ -61,12 +61,6 @@ def preload(server: Server) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def denied(server: Server) -> list[str]:
-    """What the server refused since its log was reset."""
-    log = server.client().execute_command("ACL LOG")
-    return [f"{entry['username']}: {entry['reason']} {entry['object']}" for entry in log]
-
-
 @pytest.mark.usefixtures("users")
 def test_each_user_can_do_its_work(server: Server) -> None:
     """That of the library; and the deployer that of deploying. On every kind of server."""
@@ -83,7 +77,7 @@ def test_each_user_can_do_its_work(server: Server) -> None:
             message.complete(message.body["n"])
         thread.join()
         assert waits == [1]
-        assert denied(server) == []
+        assert denied(server.client(), *USERS) == []
         with pytest.raises(PermissionDenied):
             Queue("others", engine).put({})
     deployer = server.client(username="deployer", password="deploy")
@@ -159,5 +153,5 @@ def test_a_celery_worker_can_do_its_work(server: Server, tmp_path: Path) -> None
         worker.wait(20)
     # redis-py introduces the result backend, and goes on when it may not; what stock workers hold
     # is only for those with --stock.
-    refused = [each for each in denied(server) if "client|setinfo" not in each]
+    refused = [each for each in denied(server.client(), *USERS) if "client|setinfo" not in each]
     assert refused in ([], ["celery-worker: key unacked"])

@@ -27,6 +27,7 @@ from atomq.flows import Filled, Get, Listen, Sleep, Together, Wait, Withdraw
 from atomq.ids import CallId
 from atomq.keys import QueueKeys
 from atomq.outage import Standing
+from tests.threads import rests_noted
 
 AWAY = server.ConnectionError("away")
 REFUSED = server.ResponseError("NOPERM this user has no permissions")
@@ -165,14 +166,13 @@ def stage(make: str, loop: asyncio.Runner) -> Stage:
 @pytest.fixture(autouse=True)
 def rests(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds it rested, without a rest."""
-    found: list[float] = []
+    found = rests_noted(monkeypatch)
     real = asyncio.sleep
 
     async def sleep(seconds: float) -> None:
         found.append(seconds)
         await real(0)
 
-    monkeypatch.setattr(time, "sleep", found.append)
     monkeypatch.setattr(
         "atomq.runner_aio.asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep})
     )

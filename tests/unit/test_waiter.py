@@ -21,6 +21,7 @@ from atomq.waiter import Waiter
 from atomq.waiter import _hear as heard_by_thread
 from atomq.waiter_aio import MOST_HEARD, AsyncWaiter, _hear, _Heard
 from atomq.waiting import LATE
+from tests.threads import rests_noted
 
 T = TypeVar("T")
 TOKEN = b"*2\r\n$1\r\na\r\n$1\r\n1\r\n"
@@ -294,8 +295,7 @@ def test_one_that_may_not_listen_says_so(pool: Pool, waiter: Waiter) -> None:
 def test_a_subscription_that_breaks_is_as_no_message(
     pool: Pool, waiter: Waiter, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rests: list[float] = []
-    monkeypatch.setattr(time, "sleep", rests.append)
+    rests = rests_noted(monkeypatch)
     pool.before = [CONFIRMED]
     waiter.listen("c", 0)
     pool.far[0].close()
