@@ -156,7 +156,7 @@ class AsyncEngine(AsyncRunner):
 
     async def _run_briefly(self, call: Call[T]) -> T:
         """A call that is tried once, and is answered soon or not at all."""
-        if (why := self._pool.hopeless(call)) is not None:
+        if (why := self._pool.hopeless(call.queue.slot)) is not None:
             raise unsent(why, call) from why
         once = replace(self.retry, attempts=0)
         try:

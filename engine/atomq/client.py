@@ -17,7 +17,7 @@ from redis import exceptions as server
 from redis.connection import AbstractConnection
 
 from atomq import arguments, flows, fork, probing, retrying
-from atomq.actions import BRIEF
+from atomq.actions import BRIEF, Elsewhere, NoAnswer
 from atomq.address import Address
 from atomq.calls import Call, Outgoing
 from atomq.errors import AtomqError, ServerUnavailable
@@ -87,6 +87,25 @@ class Engine(Runner):
                     found[at] = error
         return found
 
+    def briefly(self, *many: tuple[Any, ...]) -> list[Any]:
+        """Commands, in one flight to all nodes; each is answered within 0.6 s, or not at all.
+
+        Its exception stands in the place of an answer: `ServerUnavailable` for a node that is away,
+        which costs no time if it was so a moment ago. Then the command may have been carried out.
+        """
+        for args in many:
+            arguments.command(args)
+        try:
+            found: list[Any] = self._pool.commands(many, BRIEF)
+        except SERVER_ERRORS as error:
+            found = [error] * len(many)
+        for at, reply in enumerate(found):
+            if isinstance(reply, Exception):
+                why = reply.error if isinstance(reply, NoAnswer) else reply
+                is_moving = isinstance(why, Elsewhere)
+                found[at] = ServerUnavailable(str(why)) if is_moving else translated(why)
+        return found
+
     def nodes(self) -> list[Node]:
         """Every server that runs scripts: one, or the primaries of a cluster."""
         try:
@@ -139,7 +158,7 @@ class Engine(Runner):
 
     def _run_briefly(self, call: Call[T]) -> T:
         """A call that is tried once, and is answered soon or not at all."""
-        if (why := self._pool.hopeless(call)) is not None:
+        if (why := self._pool.hopeless(call.queue.slot)) is not None:
             raise unsent(why, call) from why
         standing, once = self._pool.standing_of(call), replace(self.retry, attempts=0)
         if not standing.verified:

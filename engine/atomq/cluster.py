@@ -289,13 +289,13 @@ class Nodes(Generic[P]):
         if place is not None:
             self.map.doubt(place)
 
-    def hopeless(self, call: Call[Any]) -> Exception | None:
-        """Why a brief call is not worth a try now: its node is in doubt.
+    def hopeless(self, slot: int | None) -> Exception | None:
+        """Why a brief call is not worth a try now: the node of its slot is in doubt.
 
         It costs its caller no time then. Whether the node answers again is found out meanwhile,
         beside what others do: see `knock`.
         """
-        place, now = self.map.owner(call.queue.slot), time.monotonic()
+        place, now = self.map.owner(slot), time.monotonic()
         if place is None or place not in self.map.doubted:
             return None
         if now - self._knocked.get(place, float("-inf")) >= KNOCK:

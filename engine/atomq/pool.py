@@ -155,7 +155,7 @@ class Pool:
         flight = Flight(calls, loads)
         return flight.replies(self.over(flight.data, patience=flight.patience, within=within))
 
-    def hopeless(self, _call: Call[Any]) -> Exception | None:
+    def hopeless(self, _slot: int) -> Exception | None:
         """Why a brief call is not worth a try now."""
         return None
 
@@ -175,9 +175,9 @@ class Pool:
             raise reply
         return reply
 
-    def commands(self, many: Sequence[Sequence[Any]]) -> list[Any]:
+    def commands(self, many: Sequence[Sequence[Any]], within: float | None = None) -> list[Any]:
         """Several commands, in one go. What came instead of a reply stands for it."""
-        return self.over([packed(args) for args in many], looked_at=True)
+        return self.over([packed(args) for args in many], looked_at=True, within=within)
 
     def lengths(self, keys: Sequence[str]) -> list[Any]:
         """LLEN of each list, in one go, soon or not at all."""

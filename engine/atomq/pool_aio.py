@@ -146,7 +146,7 @@ class AsyncPool:
     def was_silent(self, _call: Call[Any]) -> None:
         """A brief call was not answered in time."""
 
-    def hopeless(self, _call: Call[Any]) -> Exception | None:
+    def hopeless(self, _slot: int) -> Exception | None:
         """Why a brief call is not worth a try now."""
         return None
 

@@ -140,19 +140,25 @@ class Shards(Reach):
             raise reply
         return reply
 
-    def commands(self, many: Sequence[Sequence[Any]]) -> list[Any]:
-        """Several commands, to all nodes at once. What came instead of a reply stands for it."""
+    def commands(self, many: Sequence[Sequence[Any]], within: float | None = None) -> list[Any]:
+        """Several commands, to all nodes at once. What came instead of a reply stands for it.
+
+        Those that are to be answered `within` so many seconds ask no node that is in doubt.
+        """
         replies: list[Any] = [None] * len(many)
         shares: dict[Place, Share] = {}
         for at, args in enumerate(many):
             key = key_of(args)
+            slot = None if key is None else hash_slot(key)
             try:
-                place = self._place(None if key is None else hash_slot(key))
+                if within is not None and (why := self.hopeless(slot)) is not None:
+                    raise why
+                place = self._place(slot)
             except SERVER_ERRORS as error:
                 replies[at] = NoAnswer(error)
             else:
                 shares.setdefault(place, Share(place)).say_packed(packed(args), at)
-        self._send(list(shares.values()), replies, None)
+        self._send(list(shares.values()), replies, within)
         return replies
 
     def lengths(self, keys: Sequence[str]) -> list[Any]:

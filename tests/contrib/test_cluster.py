@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -16,11 +17,12 @@ from typing import Any, NamedTuple, Self
 
 import pytest
 from celery import chain, chord, group
+from celery.app.task import Context
 from kombu import Connection, Consumer, Exchange, Producer, Queue
 
 from atomq import calls, scripts
 from atomq.errors import ServerUnavailable
-from atomq.keys import QueueKeys
+from atomq.keys import QueueKeys, hash_slot
 from tests.contrib.rig import ON_ONE_KIND, POOLS, Place, Worker
 from tests.faults.test_cluster import name_on
 from tests.servers import Cluster, Server, wait_until
@@ -576,6 +578,71 @@ def fail_over(cluster: Cluster, index: int, how: str) -> float:
         node.pause()
     wait_until("the replica to be a primary", lambda: cluster.owns(replica, slot), 20)
     return time.time()
+
+
+def id_on(index: int) -> str:
+    """The id of a task whose result lies on the node with this index, of three."""
+    ids = (str(uuid.uuid4()) for _ in itertools.count())
+    return next(i for i in ids if hash_slot(f"celery-task-meta-{i}") * 3 // 16384 == index)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    ["prefork", *(pytest.param(pool, marks=pytest.mark.long) for pool in ("threads", "gevent"))],
+)
+def test_results_of_a_frozen_shard_keep_no_task_of_another(at: ClusterPlace, pool: str) -> None:
+    """Neither in the places of the pool nor in the worker's own process, which stores the result of
+    a task that was revoked or rejected or took too long. All can be read while the shard is away.
+    """
+    here, cluster = name_on(at.cluster, 0), at.cluster
+    worker = at.worker(pool, 4, queues=here, worker_prefetch_multiplier=20).ready()
+    at.ledger.await_ends([at.send("work", queue=here, task_id=id_on(i)) for i in (0, 1, 2)])
+    revoked = id_on(1)
+    at.app.control.revoke(revoked, destination=[worker.name], reply=True, timeout=2)
+    with frozen(cluster.nodes[1]):
+        done = [at.send("work", 0, n, queue=here, task_id=id_on(1)) for n in range(4)]
+        at.send("work", queue=here, task_id=revoked)
+        failed = []
+        if pool == "prefork":
+            failed = [
+                at.send("rejected", queue=here, task_id=id_on(1), kwargs={"requeue": False}),
+                at.send("work", 60, queue=here, task_id=id_on(1), time_limit=1),
+            ]
+        sent = []
+        for _ in range(20):
+            sent.append(at.send("work", queue=here, task_id=id_on(0)))
+            time.sleep(0.1)
+        waited_for = at.reader.tasks["work"].apply_async((0, 42), task_id=id_on(1), queue=here)
+        assert waited_for.get(timeout=10) == 42
+        at.ledger.await_ends([*done, *sent], 5)
+        assert gap(at, sent) < 1.0
+        began = time.monotonic()
+        found = [at.outcome(one) for one in (*done, revoked, *failed)]
+        assert time.monotonic() - began < 3
+    assert [each["result"] for each in found[:4]] == [0, 1, 2, 3]
+    states = ["SUCCESS"] * 4 + ["REVOKED"] + ["FAILURE"] * len(failed)
+    assert [each["status"] for each in found] == states
+    assert [at.outcome(each["task_id"])["status"] for each in found] == states
+    at.reader.AsyncResult(done[0]).forget()
+    assert at.reader.AsyncResult(done[0]).status == "PENDING"
+    assert worker.alive
+    assert "ServerUnavailable" not in worker.log
+
+
+def test_a_worker_in_its_books_waits_for_no_shard_of_a_chord(at: ClusterPlace) -> None:
+    """Where a part was revoked, say; it is counted when the shard is back."""
+    backend: Any = at.reader.backend
+    part = Context(
+        id=id_on(0), group=name_on(at.cluster, 1), chord=at.reader.tasks["collected"].s()
+    )
+    counted = backend.get_key_for_group(part.group, ".j")
+    backend.client.get(counted)
+    with frozen(at.cluster.nodes[1]):
+        began = time.monotonic()
+        backend.mark_as_revoked(part.id, "revoked", request=part)
+        assert time.monotonic() - began < 2
+    node = at.cluster.nodes[1].client()
+    wait_until("the part to be counted", lambda: node.zcard(counted) == 1)
 
 
 @pytest.mark.parametrize(

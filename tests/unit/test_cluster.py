@@ -128,13 +128,13 @@ def test_a_node_in_doubt_is_knocked_at_beside_what_is_brief() -> None:
     shards.map.learn(A, WHOLE)
     place = shards.map.owner(ack().queue.slot)
     assert place is not None
-    assert shards.hopeless(ack()) is None
+    assert shards.hopeless(SLOT) is None
     shards.map.doubt(place)
     for _ in range(9):
-        assert "no answer" in str(shards.hopeless(ack()))
+        assert "no answer" in str(shards.hopeless(SLOT))
     assert knocks == [place], "at a bounded rate"
     shards.map.judged(place, 1)
-    assert shards.hopeless(ack()) is None
+    assert shards.hopeless(SLOT) is None
 
 
 def test_a_refusal_says_more_than_silence() -> None:

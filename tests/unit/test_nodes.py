@@ -164,10 +164,10 @@ def test_a_node_that_was_silent_is_in_doubt() -> None:
 def test_a_node_in_doubt_is_knocked_at_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    nodes, call = Knocking(slots_of(A)), calls.ack(KEYS, ["r1"])
+    nodes = Knocking(slots_of(A))
     nodes.map.doubt(A)
     for now[0], knocks in ((100.0, 1), (100.1, 1), (100.0 + KNOCK, 2), (100.3, 2), (100.9, 3)):
-        assert nodes.hopeless(call) is not None
+        assert nodes.hopeless(KEYS.slot) is not None
         assert len(nodes.knocks) == knocks
 
 

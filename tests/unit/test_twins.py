@@ -27,6 +27,7 @@ ALONE = {
     "Engine.nodes": "preloading is a deploy step, and the CLI is sync",
     "Engine.connection": "for those who wait in a loop of their own, as Kombu does",
     "Engine.reads": "for results of Celery, whose backend is sync",
+    "Engine.briefly": "the same",
     "AsyncQueue.__aiter__": "of __iter__",
     "AsyncEngine.listener": "one connection for all tasks that wait for results",
 }

@@ -4,21 +4,28 @@
                  backend="atomq-cluster://a:7000;atomq-cluster://b:7001")
 
 Keys are Celery's, but for those of a group, which lie in one slot: `celery-taskset-meta-{<id>}`.
-The result of a task lies where its id says, so a shard that is away keeps those that store there.
+The result of a task lies where its id says, or elsewhere if that shard was away when it was stored:
+no shard keeps a worker from the tasks of another. What belongs to a group lies in its slot alone.
 """
 
 from __future__ import annotations
 
 import time
-from functools import cached_property
+from contextlib import suppress
+from functools import cached_property, partial
 from typing import Any
 
+from celery import states
+from celery._state import get_current_worker_task
 from celery.backends import redis as stock
+from celery.exceptions import BackendStoreError
 
+from atomq import fork
 from atomq.address import Address
 from atomq.client import Engine
 from atomq.contrib.cluster_client import Client, Ear
 from atomq.errors import AtomqError, ServerUnavailable
+from atomq.node_threads import NodeThreads
 from atomq.shared import OneEach
 
 AGAIN = 5.0  # seconds between two times that what was announced, and not heard, is read
@@ -57,7 +64,11 @@ class ResultConsumer(stock.ResultConsumer):
 
     def _read(self, keys: list[Any]) -> None:
         self._read_at = time.monotonic()
-        for key, value in self.backend.client.known(keys).items():
+        client = self.backend.client
+        known = client.known(keys)
+        unknown = [key for key in map(_text, keys) if known.get(key) is None]
+        aside = client.aside(unknown)
+        for key, value in {**known, **aside}.items():
             if value is not None:
                 self.on_state_change(self._decode_result(value), None)
             elif key in self.subscribed_to:  # to the end: others are read next time
@@ -77,6 +88,12 @@ class Backend(stock.RedisBackend):
         self.connection_errors = (*self.connection_errors, ServerUnavailable)
         self.channel_errors = (*self.channel_errors, AtomqError)
         self.result_consumer._connection_errors = self.connection_errors
+        self.forked()
+        fork.renew(self)
+
+    def forked(self) -> None:
+        """In a child process."""
+        self._books = NodeThreads()
 
     def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:
         """What an `Address` is made of. Raises `InvalidAddress` and `InvalidOptions`."""
@@ -114,6 +131,77 @@ class Backend(stock.RedisBackend):
 
     def _set(self, key: Any, value: Any, expires: int | None = None) -> None:
         self.client.store(key, value, self.expires if expires is None else expires)
+
+    # ── the result of a task ──────────────────────────────────────────────────────────────────
+
+    def _store_result(
+        self,
+        task_id: Any,
+        result: Any,
+        state: str,
+        traceback: Any = None,
+        request: Any = None,
+        **_: Any,
+    ) -> Any:
+        """Store it at its shard, or soon at another one. A success stays what it is."""
+        meta = self._get_result_meta(
+            result=result, state=state, traceback=traceback, request=request
+        )
+        meta["task_id"] = _text(task_id)
+        key, value = self.get_key_for_task(task_id), self.encode(meta)
+        if len(value) > self._MAX_STR_VALUE_SIZE:
+            raise BackendStoreError("value too large", state=state, task_id=task_id)
+        expires = self.failure_expires if state == states.FAILURE else self.expires
+        client = self.client
+        try:
+            known = client.soon(key)
+        except ServerUnavailable:
+            is_stored = False
+        else:
+            if known and self.decode_result(known)["status"] == states.SUCCESS:
+                return result
+            is_stored = client.store_soon(key, value, expires)
+        if not is_stored and not client.store_aside(key, value, expires):
+            self.ensure(client.store, (key, value, expires))
+        return result
+
+    def _get_task_meta_for(self, task_id: Any) -> Any:
+        """It is looked for beside too, unless its shard has one that is final."""
+        return self._known_soon(task_id) or super()._get_task_meta_for(task_id)
+
+    def _known_soon(self, task_id: Any) -> Any:
+        """What is known of a task; None: nothing that is known soon."""
+        key, found = self.get_key_for_task(task_id), None
+        with suppress(ServerUnavailable):
+            found = self.client.soon(key)
+        meta = self.decode_result(found) if found else None
+        if meta is None or meta["status"] not in states.READY_STATES:
+            for value in self.client.aside([key]).values():
+                meta = self.decode_result(value)
+        return meta
+
+    def _ensure_retryable(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """A worker that asks in its books names a limit of its own, and nothing waits for that."""
+        if kwargs.get("max_retries") is not None and func == self._get_task_meta_for:
+            return self._known_soon(kwargs["task_id"]) or {"status": states.PENDING}
+        return super()._ensure_retryable(func, *args, **kwargs)
+
+    def _forget(self, task_id: Any) -> None:
+        self.client.forget(self.get_key_for_task(task_id))
+
+    # ── groups and chords ─────────────────────────────────────────────────────────────────────
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any, **more: Any) -> None:
+        """Count a part of a chord. A task waits until that is done: it is acked after that.
+
+        A worker in its books, where a task was revoked or took too long, leaves it to a thread.
+        """
+        count = partial(super().on_chord_part_return, request, state, result, **more)
+        if not request.group or get_current_worker_task() is not None:
+            count()
+            return
+        place = self.client.place(self.get_key_for_group(request.group))
+        self._books.do(place, f"{request.group} {request.id}", count)
 
     @cached_property
     def _chord_part_return_script(self) -> Any:
@@ -155,6 +243,10 @@ def part_claimed(client: Client, reply: Any, keys: list[Any], args: list[Any]) -
         held = client.get(keys[5])
         claimed = int(held is not None and held.decode() == args[7])
     return [count, more, size, claimed]
+
+
+def _text(key: Any) -> str:
+    return key.decode() if isinstance(key, bytes) else str(key)
 
 
 engine_of: OneEach[Address, Engine] = OneEach(Engine)

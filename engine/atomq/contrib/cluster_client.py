@@ -6,6 +6,7 @@ script that stores it. Raises our exceptions.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -18,7 +19,8 @@ from atomq import wires
 from atomq.client import Engine
 from atomq.contrib.kombu.line import Line
 from atomq.conversation import PUSHED
-from atomq.errors import AtomqError
+from atomq.errors import AtomqError, ServerUnavailable
+from atomq.keys import SLOTS, Place, hash_slot
 
 # A result is stored and announced in one step, so that a listener reads what it heard of.
 STORE = """
@@ -27,8 +29,13 @@ if ARGV[2] == "0" then
 else
   redis.call("SET", KEYS[1], ARGV[1], "EX", ARGV[2])
 end
-return redis.call("PUBLISH", KEYS[1], ARGV[1])
+return redis.call("PUBLISH", ARGV[3], ARGV[1])
 """
+# Where a result lies whose own shard was away: one of these is elsewhere, if there is an elsewhere.
+ASIDE = tuple(
+    next(tag for n in itertools.count() if hash_slot(tag := f"{{{n}}}") // (SLOTS // 2) == half)
+    for half in (0, 1)
+)
 BEAT = 1.0  # seconds between two questions whether the node is there that is listened to
 DEAF = 3.0  # seconds without an answer after which another node is listened to
 
@@ -61,8 +68,35 @@ class Client:
 
     def store(self, key: Any, value: Any, seconds: int | None) -> None:
         """Store a result and announce it."""
-        words = ("EVAL", STORE, 1, _text(key), value, int(seconds or 0))
-        self.engine.command(*words, patient=True)
+        self.engine.command(*_storing(key, key, value, seconds), patient=True)
+
+    def store_soon(self, key: Any, value: Any, seconds: int | None) -> bool:
+        """The same; False if its shard does not answer soon."""
+        return self._is_done(_storing(key, key, value, seconds))
+
+    def store_aside(self, key: Any, value: Any, seconds: int | None) -> bool:
+        """Store a result at another shard, and announce it; False if none answers soon."""
+        return any(self._is_done(_storing(at, key, value, seconds)) for at in _aside(key))
+
+    def _is_done(self, words: tuple[Any, ...]) -> bool:
+        (done,) = self.engine.briefly(words)
+        if isinstance(done, Exception) and not isinstance(done, ServerUnavailable):
+            raise done
+        return not isinstance(done, Exception)
+
+    def soon(self, key: Any) -> Any:
+        """The value of a key, or None. Raises `ServerUnavailable` if no answer comes soon."""
+        (value,) = self.engine.briefly(("GET", _text(key)))
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    def aside(self, keys: Sequence[Any]) -> dict[str, Any]:
+        """Those of these results that lie at another shard than their own, as far as is known."""
+        names = [_text(key) for key in keys for _ in ASIDE]
+        asked = [("GET", at) for key in keys for at in _aside(key)]
+        pairs = zip(names, self.engine.briefly(*asked), strict=True)
+        return {name: value for name, value in pairs if isinstance(value, bytes)}
 
     def set(self, key: Any, value: Any, ex: int | None = None) -> Any:
         """Store a value."""
@@ -72,6 +106,11 @@ class Client:
     def delete(self, key: Any) -> Any:
         """Delete a key."""
         return self.engine.command("DEL", _text(key), patient=True)
+
+    def forget(self, key: Any) -> None:
+        """Delete a result, wherever it lies."""
+        self.delete(key)
+        self.engine.briefly(*(("DEL", at) for at in _aside(key)))
 
     def incr(self, key: Any, amount: int = 1) -> Any:
         """Count up."""
@@ -85,6 +124,11 @@ class Client:
         """Run a script whose keys lie in one slot."""
         names = [_text(key) for key in keys]
         return self.engine.command("EVAL", script, len(names), *names, *args, patient=True)
+
+    def place(self, key: Any) -> Place | None:
+        """The node of a key, as far as it is known."""
+        slots = self.engine.slots
+        return None if slots is None else slots.owner(hash_slot(_text(key)))
 
     def pipeline(self, **_: Any) -> Pipeline:
         """Commands that are said one after another; nothing holds them together."""
@@ -228,6 +272,14 @@ class Ear:
         line, self._line = self._line, None
         if line is not None:
             line.wire.close()
+
+
+def _storing(at: Any, key: Any, value: Any, seconds: int | None) -> tuple[Any, ...]:
+    return ("EVAL", STORE, 1, _text(at), value, int(seconds or 0), _text(key))
+
+
+def _aside(key: Any) -> list[str]:
+    return [_text(key) + tag for tag in ASIDE]
 
 
 def _text(key: Any) -> str:
