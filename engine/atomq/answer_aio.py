@@ -43,13 +43,13 @@ class Answer:
         """The answer."""
         self._done, self._reply = True, reply
         wake, context = self._wake, self._context
-        if wake is None or context is None:
+        if wake is None:
             return
         self._wake = None
-        if asyncio.current_task(self._loop) is None:
-            context.run(wake, self)
-        else:
+        if context is None or asyncio.current_task(self._loop) is not None:
             self._loop.call_soon(wake, self, context=context)
+        else:
+            context.run(wake, self)
 
     def set_exception(self, error: BaseException, /) -> None:
         """There is no answer."""

@@ -75,9 +75,7 @@ class Line:
         number = self._wire.fileno()
         return number < 0 or not readable(number)  # memory:// has none
 
-    def say(
-        self, data: Sequence[bytes], asked: Asked, *, large: bool, patience: float = 0.0
-    ) -> None:
+    def say(self, data: Sequence[bytes], asked: Asked, *, large: bool, patience: float) -> None:
         """Send commands, each of which answers `asked`, by `patience` seconds later than others."""
         if large:
             self._pool.occupied(self)

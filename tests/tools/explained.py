@@ -21,6 +21,9 @@ INSTANT = "they differ at one instant of a clock that counts nanoseconds"
 FITS = "if len(messages) <= calls.MOST and sum([len(m.message) for m in messages]) <= max_bytes:"
 LONG_AGO = "long ago is long ago"
 FOR_EVER = "it runs for ever, and the tests with it"
+NO_END = "any of them is without end"
+STDIN = "descriptor 0 is standard input"
+SET_BEFORE = "it is set before it is read"
 
 EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
     "engine/atomq/gathering.py": {
@@ -36,6 +39,27 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             f"NEAR = {seconds}  # seconds in which one has to do that; then another one is asked"
             for seconds in (1.4, -0.6)
         ),
+    },
+    "engine/atomq/answer_aio.py": {
+        SET_BEFORE: ("self._asyncio_future_blocking = True",),
+    },
+    "engine/atomq/line_aio.py": {
+        NO_END: (
+            *(
+                f"self._trusted = options.health_check_interval or {many}"
+                for many in ("999999999.0", "1000000001.0")
+            ),
+            *(
+                f"patience = self._patience + self._longer if self._patience else {many}"
+                for many in ("999999999.0", "1000000001.0")
+            ),
+        ),
+        STDIN: (
+            "return number < 1 or not readable(number)  # memory:// has none",
+            "return number <= 0 or not readable(number)  # memory:// has none",
+        ),
+        "a millisecond for a look": ("return bool(poller.poll( 1))",),
+        FOR_EVER: ("return bool(poller.poll( -1))",),
     },
     "engine/atomq/waiting.py": {
         ONE_LINE: (
@@ -126,7 +150,7 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
                 for many in (63, 65)
             ),
         ),
-        "any of them is without end": (
+        NO_END: (
             *(
                 f"self._most = engine.options.max_connections or {many}"
                 for many in ("1 << 29", "1 << 31", "2 << 30")
@@ -199,7 +223,7 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "return lambda seconds: poller.poll(seconds * 1001)",
             'return struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1000001.0)))',
         ),
-        "descriptor 0 is standard input": ("if number > 0:", "if number >= 1:"),
+        STDIN: ("if number > 0:", "if number >= 1:"),
     },
     "engine/atomq/contrib/kombu/nodes.py": {
         "it rings with one byte": tuple(f"self._bell.recv( {bytes_})" for bytes_ in (4095, 4097)),
@@ -271,7 +295,7 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             *(f"left = self._mine.get(queue, {at}) - now" for at in (-1.0, 1.0)),
             *(f"if self._mine.pop(queue, {at}) > now:" for at in (-1.0, 1.0)),
         ),
-        "it is set before it is read": tuple(
+        SET_BEFORE: tuple(
             f"self._left_at = {at}  # when the keeper last left the watches to others"
             for at in (-1.0, 1.0)
         ),

@@ -48,6 +48,7 @@ class Runs:
     # ── in the process that forks ─────────────────────────────────────────────────────────────
 
     def _main(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until there is a run that it ends too
         os.chdir(self._folder)
         engine = str(self._folder / "engine")
         sys.path.insert(0, engine)
@@ -61,6 +62,7 @@ class Runs:
         """Fork for each run: there the tests are collected and run."""
         if "atomq" in sys.modules:
             raise pytest.UsageError("tests/conftest.py imports atomq: a run would not see a change")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         while True:
             try:
                 session.config.args, seconds, sys.dont_write_bytecode = self._there.recv()

@@ -48,6 +48,18 @@ TESTS = {
         "tests/unit/test_kombu_receive.py tests/unit/test_kombu_*.py",
         "tests/contrib",
     ],
+    "engine/atomq/contrib/kombu/consuming.py": [
+        "tests/unit/test_kombu_channel.py tests/unit/test_kombu_*.py",
+        "tests/contrib",
+    ],
+    "engine/atomq/contrib/kombu/declaring.py": [
+        "tests/unit/test_kombu_channel.py tests/unit/test_kombu_*.py",
+        "tests/contrib",
+    ],
+    "engine/atomq/contrib/kombu/worker.py": [
+        "tests/unit/test_kombu_worker.py tests/unit/test_kombu_*.py",
+        "tests/contrib",
+    ],
     "engine/atomq/contrib/kombu/nodes.py": ["tests/unit/test_kombu_nodes.py", "tests/contrib"],
     "engine/atomq/contrib/kombu/*": [
         "tests/unit/test_kombu_*.py",
@@ -59,6 +71,29 @@ TESTS = {
     ],
     "engine/atomq/wires.py": ["tests/unit/test_wires.py", "tests/unit tests/faults/test_fork.py"],
     "engine/atomq/waiting.py": ["tests/unit/test_waiting.py"],
+    "engine/atomq/watched.py": ["tests/unit/test_watched.py"],
+    "engine/atomq/answer_aio.py": ["tests/unit/test_answer.py"],
+    "engine/atomq/line_aio.py": ["tests/unit/test_line_aio.py", "tests/conformance tests/faults"],
+    "engine/atomq/node.py": ["tests/unit/test_node.py", "tests/acceptance"],
+    "engine/atomq/client.py": ["tests/unit/test_engines.py tests/unit/test_runner.py"],
+    "engine/atomq/aio.py": ["tests/unit/test_engines.py tests/unit/test_runner.py"],
+    "engine/atomq/cli/nodes.py": ["tests/unit/test_cli_nodes.py", "tests/acceptance"],
+    "engine/atomq/leases.py": [
+        "tests/unit/test_leases.py tests/unit/test_kombu_channel.py",
+        "tests/faults/test_leases.py",
+    ],
+    "engine/atomq/renewal.py": [
+        "tests/unit/test_leases.py tests/unit/test_kombu_channel.py",
+        "tests/faults/test_leases.py",
+    ],
+    "engine/atomq/register.py": [
+        "tests/unit/test_register.py",
+        "tests/conformance/test_register.py",
+    ],
+    "engine/atomq/calls/*": [
+        "tests/unit/test_operating.py tests/unit/test_[cf]l*.py tests/unit/test_kombu_*.py",
+        "tests/lua",
+    ],
     "engine/atomq/listening_aio.py": ["tests/unit/test_waiter.py"],
     "engine/atomq/drive*": ["tests/unit/test_waiter.py"],
     "engine/atomq/node_threads.py": ["tests/unit/test_node_threads.py"],

@@ -20,7 +20,13 @@ def in_a_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Non
 
     @functools.wraps(test)
     def run() -> None:
-        asyncio.run(asyncio.wait_for(test(), 10))
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(test())
+        # Not `asyncio.run`, which cancels what is left and waits for it: here that may not end.
+        done, _ = loop.run_until_complete(asyncio.wait([task], timeout=5))
+        loop.close()
+        assert done, "it waits for ever"
+        task.result()
 
     return run
 
@@ -78,6 +84,9 @@ async def test_a_cancelled_task_hears_of_it_once_and_no_answer_comes_any_more() 
     with pytest.raises(asyncio.CancelledError, match="enough"):
         await task
     assert not answer.cancel()
+    fresh = Answer(asyncio.get_running_loop())
+    assert fresh.cancel(), "as a future says that it is cancelled"
+    assert fresh.done()
 
 
 @in_a_loop
@@ -138,5 +147,14 @@ async def test_one_that_asks_after_the_answer_hears_of_it_in_the_next_turn() -> 
     answer, heard = Answer(asyncio.get_running_loop()), asyncio.Event()
     answer.set_result("reply")
     answer.add_done_callback(lambda _: heard.set())
+    assert not heard.is_set()
+    await heard.wait()
+
+
+@in_a_loop
+async def test_one_that_names_no_context_hears_of_the_answer_too() -> None:
+    answer, heard = Answer(asyncio.get_running_loop()), asyncio.Event()
+    answer.add_done_callback(lambda _: heard.set())
+    await from_the_loop(lambda: answer.set_result("reply"))
     assert not heard.is_set()
     await heard.wait()
