@@ -29,7 +29,7 @@ from atomq.pool_aio import AsyncPool
 from atomq.retrying import Retry
 from atomq.runner_aio import AsyncRunner
 from atomq.shards_aio import AsyncShards
-from atomq.translating import SERVER_ERRORS, bare, translated, unsent
+from atomq.translating import SERVER_ERRORS, translated, unsent
 from atomq.waiter_aio import AsyncWaiter
 
 log = logging.getLogger("atomq.client")
@@ -213,13 +213,6 @@ class AsyncEngine(AsyncRunner):
         standing = self._pool.standing_of(call)
         standing.verified = True
         standing.confirming.clear()
-
-    async def _get(self, key: str) -> Any:
-        self._enter_loop()
-        try:
-            return await self._pool.get(key)
-        except SERVER_ERRORS as error:
-            raise translated(error) from bare(error)
 
 
 def _verified(standing: Standing, done: asyncio.Future[Any]) -> None:

@@ -212,6 +212,3 @@ class Engine(Runner):
             finally:
                 standing.verifying = None
                 del mine
-
-    def _get(self, key: str) -> Any:
-        return self.command("GET", key)

@@ -17,7 +17,7 @@ from redis import exceptions as server
 
 from atomq.actions import Elsewhere, NoAnswer, NotLoaded
 from atomq.conversation import packed
-from atomq.flight import Behind
+from atomq.flight import SMALL, Behind
 from atomq.keys import SLOTS, Place, hash_slot
 from atomq.outage import Standing
 from atomq.translating import SERVER_ERRORS, Unsent, connecting
@@ -310,7 +310,7 @@ class Nodes(Generic[P]):
         for at, (place, client_id) in enumerate(lines):
             assert place is not None
             data = packed(("CLIENT", "UNBLOCK", client_id))
-            shares.setdefault(place, Share(place)).say_packed(data, at)
+            shares.setdefault(place, Share(place, large=True)).say_packed(data, at)
         return list(shares.values())
 
     def lengths_of(self, keys: Sequence[str]) -> list[Share]:
@@ -342,8 +342,9 @@ class Nodes(Generic[P]):
 class Share:
     """What is sent to one node in one go, and which reply each command is to give."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, *, large: bool = False) -> None:
         self.place = place
+        self._large = large
         self._data: list[bytes] = []
         self._at: list[int] = []  # -1: a reply that no caller wants
         self._behind = Behind()
@@ -359,11 +360,17 @@ class Share:
         """Seconds for which the node may take its time, beyond those that others have."""
         return self._behind.patience
 
+    @property
+    def large(self) -> bool:
+        """Whether no call of another task is to wait behind it, as what is confirmed waits too."""
+        return self._large or bool(self.patience) or sum(map(len, self._data)) > SMALL
+
     def say(self, call: Call[Any], at: int, *, load: bool) -> None:
         """A call, or SCRIPT LOAD of its script, which has the reply number `at`."""
         if load:
             self.say_packed(packed(("SCRIPT", "LOAD", call.script.text)), at)
         else:
+            self._large = self._large or call.large
             self.say_packed(call.packed(), at, asking=call.place is not None)
             if call.durability is not None:
                 self._behind.add(call)

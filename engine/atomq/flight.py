@@ -3,11 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from atomq.calls import Call
 from atomq.conversation import packed
 from atomq.durability import Confirmed, Durability
+
+SMALL = 16_384  # bytes that may travel with what others send
+
+
+class Load(Protocol):
+    """What goes over one connection at once."""
+
+    @property
+    def data(self) -> Sequence[bytes]:
+        """The commands, packed."""
+        ...
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which the server may take its time, beyond those that others have."""
+        ...
+
+    @property
+    def large(self) -> bool:
+        """Whether no call of another task is to wait behind it."""
+        ...
+
+
+class Bare(NamedTuple):
+    """Commands that are not calls. Any may take its time, unless it is known not to."""
+
+    data: Sequence[bytes]
+    large: bool = True
+    patience: float = 0.0
 
 
 class Behind:
@@ -66,6 +95,13 @@ class Flight:
     def patience(self) -> float:
         """Seconds for which the server may take its time, beyond those that others have."""
         return self._behind.patience
+
+    @property
+    def large(self) -> bool:
+        """Whether no call of another task is to wait behind it, as what is confirmed waits too."""
+        if self._behind.patience or any(call.large for call in self._calls):
+            return True
+        return sum(map(len, self.data[self._loads :])) > SMALL
 
     def replies(self, answers: Sequence[Any]) -> list[Any]:
         """One for each of `loads`, then one a call: with what confirms it, if it asks for that."""

@@ -14,7 +14,7 @@ from redis.asyncio.connection import AbstractConnection
 from atomq import wires
 from atomq.actions import Replaced
 from atomq.conversation import PUSHED, Conversation
-from atomq.pool import FRESH, LATE
+from atomq.pool_base import FRESH, LATE
 from atomq.retrying import leads_astray
 from atomq.translating import Unsent
 

@@ -10,33 +10,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis import exceptions as server
-from redis.asyncio.connection import AbstractConnection
 
-from atomq import connect, wires
-from atomq.actions import BRIEF
+from atomq import connect
 from atomq.answer_aio import Answer
-from atomq.cancellation import cancelling
-from atomq.conversation import packed
-from atomq.flight import Flight
+from atomq.commands_aio import AsyncCommands
+from atomq.flight import SMALL, Load
 from atomq.keys import Place
 from atomq.line_aio import Asked, Line
-from atomq.outage import Standing, outage_of
-from atomq.pool import HANDSHAKE, LONGER, check_version
 from atomq.translating import SERVER_ERRORS, Unsent, connecting
 
 if TYPE_CHECKING:
     from atomq.calls import Call
     from atomq.engine_base import EngineBase
 
-T = TypeVar("T")
-
 UNDER_WAY = 128  # calls over one connection; more of them take another
-SMALL = 16_384  # bytes of a call that may travel with others
 OPENED_AT_ONCE = 64  # connections; of thousands of tasks most find one that another is done with
 
 
@@ -65,7 +57,7 @@ class _Wanting(NamedTuple):
     patience: float
 
 
-class AsyncPool:
+class AsyncPool(AsyncCommands):
     """Connections to one server, shared by the tasks of one event loop.
 
     For a node of a cluster `place` is where it listens, and `late` is called when an answer is
@@ -78,15 +70,9 @@ class AsyncPool:
         place: Place | None = None,
         late: Callable[[AsyncPool, Place], None] | None = None,
     ) -> None:
-        self.engine = engine
+        super().__init__(engine, place, connect.async_connector)
         self.loop: asyncio.AbstractEventLoop | None = None
         self.late = partial(late, self, place) if late is not None and place is not None else None
-        self._handshake = HANDSHAKE if place else None
-        address, outage = engine.address, engine.outage
-        if place is not None:
-            address, outage = address.of_node(*place), outage_of("{}:{}".format(*place))
-        self.standing = Standing(outage)
-        self._connector = connect.async_connector(address, self)
         self._most = engine.options.max_connections or 1 << 30
         self._lines: list[Line] = []  # that take calls
         self._occupied: set[Line] = set()  # by a large one
@@ -108,74 +94,24 @@ class AsyncPool:
         self._say((data,), answer, large=call.large or len(data) > SMALL)
         return answer
 
-    async def send(
-        self,
-        calls: Sequence[Call[Any]],
-        loads: Sequence[Call[Any]] = (),
-        _within: float | None = None,
-    ) -> list[Any]:
-        """The same for several calls in one go: replies and server errors in their order.
-
-        Before them, those of SCRIPT LOAD of the scripts of `loads`.
-        """
-        flight = Flight(calls, loads)
-        # What is confirmed waits in the server, and what comes behind it on its connection too.
-        large = bool(flight.patience) or any(call.large for call in calls)
-        large = large or sum(map(len, flight.data[len(loads) :])) > SMALL
-        replies = await self.over(flight.data, large=large, patience=flight.patience)
-        return flight.replies(replies)
-
     async def over(
-        self,
-        data: Sequence[bytes],
-        *,
-        large: bool,
-        looked_at: bool = False,
-        patience: float = 0.0,
+        self, load: Load, *, looked_at: bool = False, within: float | None = None
     ) -> list[Any]:
-        """The replies to packed commands. `looked_at`: what is sent is not sent again.
+        """See `AsyncCommands`."""
+        if within is None:
+            return await self._over(load, looked_at)
+        try:
+            async with asyncio.timeout(within):
+                return await self._over(load, looked_at)
+        except TimeoutError:
+            raise server.TimeoutError("Timeout reading from socket") from None
 
-        They may take `patience` seconds more than others may.
-        """
-        future = self._loop().create_future()
+    async def _over(self, load: Load, looked_at: bool) -> list[Any]:
+        future, data = self._loop().create_future(), load.data
         asked: Asked = future if len(data) == 1 else _Several(len(data), future)
-        self._say(data, asked, large=large, looked_at=looked_at, patience=patience)
+        self._say(data, asked, large=load.large, looked_at=looked_at, patience=load.patience)
         replies = await future
         return [replies] if asked is future else replies
-
-    def was_silent(self, _call: Call[Any]) -> None:
-        """A brief call was not answered in time."""
-
-    def hopeless(self, _slot: int) -> Exception | None:
-        """Why a brief call is not worth a try now."""
-        return None
-
-    def standing_of(self, _call: Call[Any]) -> Standing:
-        """What is known of the server that carries out a call."""
-        return self.standing
-
-    def everywhere(self) -> list[Standing]:
-        """What is known of each server."""
-        return [self.standing]
-
-    async def command(self, args: Sequence[Any], *, large: bool = True) -> Any:
-        """Any command. It may take its time, so no call travels behind it; it is not sent again."""
-        head, *rest = args
-        data = packed((*str(head).split(), *rest))
-        reply = (await self.over((data,), large=large, looked_at=True))[0]
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
-
-    async def get(self, key: str) -> Any:
-        """GET."""
-        return await self.command(("GET", key), large=False)
-
-    async def lengths(self, keys: Sequence[str]) -> list[Any]:
-        """LLEN of each list, in one go, soon or not at all."""
-        data = [packed(("LLEN", key)) for key in keys]
-        async with asyncio.timeout(BRIEF):
-            return await self.over(data, large=False, looked_at=True)
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         if self.loop is None:
@@ -328,99 +264,18 @@ class AsyncPool:
             line.leave()
         await asyncio.sleep(0)  # for the loop to close the sockets
 
-    def switched(self) -> None:
-        """There is another master, says a thread: what is in use is closed when it is answered."""
-        self.engine.moves += 1
-        self.engine.era += 1
-        self.standing.verified = False
-        self._replace_soon()
-
-    def rotated(self) -> None:
-        """There are other credentials, says a thread: the same."""
-        self.engine.era += 1
-        self._replace_soon()
-
-    def _replace_soon(self) -> None:
+    def _leave_old(self) -> None:
         if self.loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                self.loop.call_soon_threadsafe(self._leave_old)
+                self.loop.call_soon_threadsafe(self._leave_old_lines)
 
-    def _leave_old(self) -> None:
+    def _leave_old_lines(self) -> None:
         for line in (*self._lines, *self._occupied):
             if line.era != self.engine.era:
                 line.leave()
-
-    # ── connections of the caller's own ───────────────────────────────────────────────────────
-
-    async def fresh(self, _channel: str | None = None) -> AbstractConnection:
-        """A connection of the caller's own, connected."""
-        self._loop()
-        connection = self._connector()
-        if self._handshake is None:
-            await connected(connection)
-        else:
-            await self._connect(connection, self._handshake)
-        check_version(getattr(connection, "handshake_metadata", None))
-        return connection
-
-    async def _connect(self, connection: AbstractConnection, within: float) -> None:
-        # See `Pool`.
-        options = self.engine.options
-        longest = max(options.socket_timeout or 1e9, options.socket_connect_timeout or 1e9)
-        try:
-            async with asyncio.timeout(min(within, longest)):
-                await connected(connection)
-        except (server.TimeoutError, OSError) as error:
-            self._handshake = min(LONGER * within, longest)
-            if isinstance(error, TimeoutError):
-                raise server.TimeoutError("Timeout connecting to server") from None
-            raise
-        self._handshake = HANDSHAKE
-
-    async def unblock(self, lines: Sequence[tuple[Place | None, int]]) -> None:
-        """CLIENT UNBLOCK of each connection: its node, and its number."""
-        for _, client_id in lines:
-            await self.command(("CLIENT UNBLOCK", client_id))
-
-    async def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
-        """The same, with what is waited for on it."""
-        return [(await self.fresh(), list(keys))]
 
 
 def _unsent(error: BaseException) -> Exception:
     if isinstance(error, SERVER_ERRORS):
         return connecting(error)
     return error if isinstance(error, Exception) else Unsent(server.ConnectionError(str(error)))
-
-
-# ── redis-py's own, awaited ───────────────────────────────────────────────────────────────────
-
-
-async def heeded(work: Coroutine[Any, Any, T]) -> T:
-    """Await redis-py so that no cancellation is lost.
-
-    It writes by `asyncio.wait_for`, which before Python 3.12 may swallow one, and the task would
-    go on for ever. https://github.com/python/cpython/issues/86296. And it does so in a task of its
-    own, which the end of the loop cancels: to a task that goes on the connection is lost.
-    """
-    before = cancelling()
-    try:
-        result = await work
-    except asyncio.CancelledError as error:
-        if not cancelling():
-            raise server.ConnectionError("the event loop ends") from None
-        # The `asyncio.Timeout` in its frames keeps the task: see `cancelling`.
-        raise error.with_traceback(None) from None
-    if cancelling() > before:
-        raise asyncio.CancelledError
-    return result
-
-
-async def connected(connection: AbstractConnection) -> None:
-    """Connect it. Raises redis-py's exceptions."""
-    try:
-        await heeded(connection.connect())
-    except BaseException:
-        await connection.disconnect(nowait=True)
-        raise
-    wires.opened.add(connection)

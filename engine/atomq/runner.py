@@ -266,6 +266,12 @@ class Runner(EngineBase):
             return waiter.listen(effect.channel, effect.seconds)
         raise InvalidArgument(f"{effect!r} is no effect")
 
+    def _get(self, key: str) -> Any:
+        try:
+            return self._pool.get(key)
+        except SERVER_ERRORS as error:
+            raise translated(error) from bare(error)
+
     def _filled(self, keys: Sequence[str]) -> list[str]:
         try:
             lengths = self._pool.lengths(keys)
@@ -282,8 +288,4 @@ class Runner(EngineBase):
 
     def _verify(self, call: Call[Any]) -> Retry:
         """Find out whether this user may run what the scripts run; the patience that is left."""
-        raise NotImplementedError
-
-    def _get(self, key: str) -> Any:
-        """The value of a key; raises our exceptions."""
         raise NotImplementedError

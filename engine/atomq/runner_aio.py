@@ -274,6 +274,13 @@ class AsyncRunner(EngineBase):
             return await waiter.listen(effect.channel, effect.seconds)
         raise InvalidArgument(f"{effect!r} is no effect")
 
+    async def _get(self, key: str) -> Any:
+        self._enter_loop()
+        try:
+            return await self._pool.get(key)
+        except SERVER_ERRORS as error:
+            raise translated(error) from bare(error)
+
     async def _filled(self, keys: Sequence[str]) -> list[str]:
         try:
             lengths = await self._pool.lengths(keys)
@@ -290,8 +297,4 @@ class AsyncRunner(EngineBase):
 
     async def _verify(self, call: Call[Any]) -> Retry:
         """Find out whether this user may run what the scripts run; the patience that is left."""
-        raise NotImplementedError
-
-    async def _get(self, key: str) -> Any:
-        """The value of a key; raises our exceptions."""
         raise NotImplementedError

@@ -95,9 +95,8 @@ class Shards(Reach):
 
         try:
             heard = self.pool(first.place).over(
-                first.data,
+                first,
                 looked_at=within is not None,  # what is brief is not sent again
-                patience=first.patience,
                 within=within,
                 meanwhile=meanwhile,
             )
@@ -126,7 +125,7 @@ class Shards(Reach):
             share = Share(place)
             share.say_packed(data, 0, asking=asked is not None)
             try:
-                heard = self.pool(place).over(share.data, looked_at=True, within=within)
+                heard = self.pool(place).over(share, looked_at=True, within=within)
             except SERVER_ERRORS as error:
                 self.map.doubt(place)
                 if within is not None and tried + 1 < WAYS and self.map.is_any_sound:
@@ -139,6 +138,10 @@ class Shards(Reach):
         if isinstance(reply, Exception):
             raise reply
         return reply
+
+    def get(self, key: str) -> Any:
+        """GET."""
+        return self.command(("GET", key))
 
     def commands(self, many: Sequence[Sequence[Any]], within: float | None = None) -> list[Any]:
         """Several commands, to all nodes at once. What came instead of a reply stands for it.

@@ -15,7 +15,8 @@ from atomq.actions import BRIEF, WAYS, Elsewhere, NoAnswer
 from atomq.cluster import Share, check_all, key_of, named, no_answers
 from atomq.conversation import packed
 from atomq.keys import Place, hash_slot
-from atomq.pool_aio import SMALL, AsyncPool, connected, heeded
+from atomq.opening_aio import connected, heeded
+from atomq.pool_aio import AsyncPool
 from atomq.reach_aio import AsyncReach
 from atomq.translating import SERVER_ERRORS
 
@@ -82,20 +83,16 @@ class AsyncShards(AsyncReach):
                 replies[at] = NoAnswer(error)
             else:
                 shares.setdefault(place, Share(place)).say(call, at, load=at < len(loads))
-        large = any(call.large for call in calls)
-        sends = [self._send(share, replies, large=large) for share in shares.values()]
+        sends = [self._send(share, replies) for share in shares.values()]
         if len(sends) == 1:
             await sends[0]
         else:
             await asyncio.gather(*sends)
         return no_answers(replies)
 
-    async def _send(self, share: Share, replies: list[Any], *, large: bool) -> None:
+    async def _send(self, share: Share, replies: list[Any]) -> None:
         try:
-            data, patience = share.data, share.patience
-            # What is confirmed waits in the node, and what comes behind it on its connection too.
-            large = large or bool(patience) or sum(map(len, data)) > SMALL
-            heard = await self.pool(share.place).over(data, large=large, patience=patience)
+            heard = await self.pool(share.place).over(share)
         except SERVER_ERRORS as error:
             self.map.doubt(share.place)
             share.failed(named(error, share.place), replies)
@@ -104,10 +101,13 @@ class AsyncShards(AsyncReach):
 
     async def get(self, key: str) -> Any:
         """GET."""
-        return await self.command(("GET", key), large=False)
+        return await self._command(("GET", key), large=False)
 
-    async def command(self, args: Sequence[Any], *, large: bool = True) -> Any:
+    async def command(self, args: Sequence[Any]) -> Any:
         """Any command, to the node of its first key; to some node, if it has none."""
+        return await self._command(args, large=True)
+
+    async def _command(self, args: Sequence[Any], *, large: bool) -> Any:
         key = key_of(args)
         slot = None if key is None else hash_slot(key)
         head, *rest = args
@@ -116,10 +116,10 @@ class AsyncShards(AsyncReach):
         reply: Any = None
         for _ in range(WAYS):
             place = asked or await self._place(slot)
-            share = Share(place)
+            share = Share(place, large=large)
             share.say_packed(data, 0, asking=asked is not None)
             try:
-                heard = await self.pool(place).over(share.data, large=large, looked_at=True)
+                heard = await self.pool(place).over(share, looked_at=True)
             except SERVER_ERRORS as error:
                 self.map.doubt(place)
                 raise named(error, place) from error
@@ -134,18 +134,16 @@ class AsyncShards(AsyncReach):
     async def lengths(self, keys: Sequence[str]) -> list[Any]:
         """LLEN of each list, soon or not at all; None, or an error, where it is not known."""
         replies: list[Any] = [None] * len(keys)
-        await self._send_briefly(self.lengths_of(keys), replies, large=False)
+        await self._send_briefly(self.lengths_of(keys), replies)
         return replies
 
-    async def _send_briefly(
-        self, shares: Sequence[Share], replies: list[Any], *, large: bool
-    ) -> None:
+    async def _send_briefly(self, shares: Sequence[Share], replies: list[Any]) -> None:
         """To all nodes at once. One that does not answer soon is in doubt."""
 
         async def send(share: Share) -> None:
             try:
                 async with asyncio.timeout(BRIEF):
-                    await self._send(share, replies, large=large)
+                    await self._send(share, replies)
             except TimeoutError as error:
                 self.map.doubt(share.place)
                 share.failed(named(error, share.place), replies)
@@ -157,7 +155,7 @@ class AsyncShards(AsyncReach):
     async def unblock(self, lines: Sequence[tuple[Place | None, int]]) -> None:
         """CLIENT UNBLOCK of each connection. See `Shards`."""
         replies: list[Any] = [None] * len(lines)
-        await self._send_briefly(self.unblocking(lines), replies, large=True)
+        await self._send_briefly(self.unblocking(lines), replies)
         check_all(replies)
 
     async def close(self) -> None:

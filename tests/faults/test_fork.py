@@ -223,7 +223,7 @@ def test_no_lock_that_a_finalizer_may_meet_is_a_plain_one(own_server: Server) ->
     del kept
 
 
-@pytest.mark.parametrize("moment", ["_converse", "_hung_up", "probing"])
+@pytest.mark.parametrize("moment", ["converse", "hung_up", "probing"])
 def test_an_abandoned_consumer_is_collected_at_any_moment(
     own_server: Server, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -260,11 +260,11 @@ def test_an_abandoned_consumer_is_collected_at_any_moment(
         lock.acquire()
     del cell
     try:
-        queue.engine.command("PING") if moment == "_hung_up" else queue.put("x")
+        queue.engine.command("PING") if moment == "hung_up" else queue.put("x")
     finally:
         for _, _, lock in mine:
             lock.release()
     assert collected
     state = queue.state()
-    assert (state.unacked, state.ready) == (0, 9 if moment == "_hung_up" else 10)
+    assert (state.unacked, state.ready) == (0, 9 if moment == "hung_up" else 10)
     queue.engine.close()

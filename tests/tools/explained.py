@@ -150,28 +150,9 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
                 for many in (63, 65)
             ),
         ),
-        NO_END: (
-            *(
-                f"self._most = engine.options.max_connections or {many}"
-                for many in ("1 << 29", "1 << 31", "2 << 30")
-            ),
-            *(
-                f"longest = max(options.socket_timeout or {one}, "
-                f"options.socket_connect_timeout or {other})"
-                for one, other in (
-                    ("999999999.0", "1e9"),
-                    ("1000000001.0", "1e9"),
-                    ("1e9", "999999999.0"),
-                    ("1e9", "1000000001.0"),
-                )
-            ),
-        ),
-        "of one command there is one reply: first and last": (
-            "reply = (await self.over((data,), large=large, looked_at=True))[ -1]",
-        ),
-        "a byte more or less; tests read it": tuple(
-            f"SMALL = {bytes_}  # bytes of a call that may travel with others"
-            for bytes_ in (16383, 16385)
+        NO_END: tuple(
+            f"self._most = engine.options.max_connections or {many}"
+            for many in ("1 << 29", "1 << 31", "2 << 30")
         ),
         FOR_EVER: (
             "continue",
@@ -182,6 +163,50 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "less than no time is none": (
             "await asyncio.sleep( -1)  # for the loop to close the sockets",
+        ),
+    },
+    "engine/atomq/pool_base.py": {
+        "a server is looked at, or asked, sooner or later: what is answered stays the same": (
+            *(
+                f"FRESH = {seconds}  # seconds for which a connection that was used is not looked "
+                "at before it is used again"
+                for seconds in (-0.5, 1.5)
+            ),
+            *(
+                f"LATE = {seconds}  # seconds after which an answer is late enough to ask whether "
+                "another node serves now"
+                for seconds in (-0.5, 1.5)
+            ),
+        ),
+        "no server has a version below 0": (
+            'least = {"redis": (6, 2), "valkey": (7, 2)}.get(name, ( -1,))',
+        ),
+        NO_END: tuple(
+            f"return max(options.socket_timeout or {one}, "
+            f"options.socket_connect_timeout or {other})"
+            for one, other in (
+                ("999999999.0", "1e9"),
+                ("1000000001.0", "1e9"),
+                ("1e9", "999999999.0"),
+                ("1e9", "1000000001.0"),
+            )
+        ),
+    },
+    "engine/atomq/commands_aio.py": {
+        "of one command there is one reply: first and last": (
+            "reply = (await self.over(load, looked_at=True))[ -1]",
+        ),
+        NO_END: tuple(
+            f"within = min(within or {one}, handshake or {other}, self._longest)"
+            for one, other in (
+                ("999999999.0", "1e9"),
+                ("1000000001.0", "1e9"),
+                ("1e9", "999999999.0"),
+                ("1e9", "1000000001.0"),
+            )
+        ),
+        "a default of what each pool does itself": (
+            "self, load: Load, *, looked_at: bool = True, within: float | None = None",
         ),
     },
     "engine/atomq/runner_aio.py": {

@@ -101,7 +101,10 @@ TESTS = {
     "engine/atomq/waiter*": ["tests/unit/test_waiter.py", "tests/faults/test_waiting.py"],
     "engine/atomq/cluster.py": ["tests/unit/test_cluster.py tests/unit/test_nodes.py"],
     "engine/atomq/gathering.py": ["tests/unit/test_gathering.py"],
-    "engine/atomq/pool_aio.py": ["tests/unit/test_pool_aio.py", "tests/conformance tests/faults"],
+    **{
+        f"engine/atomq/{name}": ["tests/unit/test_pool_aio.py", "tests/conformance tests/faults"]
+        for name in ("pool_aio.py", "pool_base.py", "commands*", "opening*")
+    },
     "engine/atomq/flows/*": [
         "tests/unit/test_flows.py tests/unit/test_claiming.py",
         "tests/unit/test_consumer.py tests/unit/test_operating.py tests/unit/test_leases.py",

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 ENGINE = Path(__file__).parents[2] / "engine" / "atomq"
-MADE = ("drive", "partitioned", "queue", "reach", "runner")
+MADE = ("commands", "drive", "partitioned", "queue", "reach", "runner")
 
 # In this order, over each text: code, docstrings and comments alike.
 RULES = (

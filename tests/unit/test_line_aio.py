@@ -15,7 +15,7 @@ from atomq import line_aio, wires
 from atomq.actions import Replaced
 from atomq.conversation import packed
 from atomq.line_aio import Line, readable
-from atomq.pool import FRESH, LATE
+from atomq.pool_base import FRESH, LATE
 from atomq.translating import Unsent
 
 PATIENCE = 3.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
@@ -11,16 +12,18 @@ from typing import Any
 import pytest
 from redis import exceptions as server
 
-from atomq import calls, connect, pool_aio, wires
+from atomq import calls, commands_aio, connect, pool_aio, wires
 from atomq.calls import Outgoing
 from atomq.conversation import packed
 from atomq.durability import Confirmed, Durability
 from atomq.errors import ServerTooOld
+from atomq.flight import SMALL, Bare
 from atomq.ids import CallId
 from atomq.keys import QueueKeys
+from atomq.opening_aio import connected, heeded
 from atomq.outage import outage_of
-from atomq.pool import HANDSHAKE, LONGER
-from atomq.pool_aio import OPENED_AT_ONCE, SMALL, UNDER_WAY, AsyncPool, connected, heeded
+from atomq.pool_aio import OPENED_AT_ONCE, UNDER_WAY, AsyncPool
+from atomq.pool_base import HANDSHAKE, LONGER, check_version
 from atomq.translating import Unsent
 
 NODE = ("a", 1)
@@ -259,7 +262,7 @@ async def test_calls_in_one_go_are_large_by_their_bytes_and_scripts_do_not_count
 async def test_the_answers_to_several_come_all_at_once() -> None:
     pool = Pool()
     line = await pool.with_line()
-    asked = asyncio.ensure_future(pool.over([b"a", b"b", b"c"], large=False))
+    asked = asyncio.ensure_future(pool.over(Bare([b"a", b"b", b"c"], large=False)))
     await soon()
     waits = line.asked[0]
     line.answer(1)
@@ -352,10 +355,10 @@ async def test_a_look_and_lengths_share_a_connection() -> None:
 
 @in_loop
 async def test_lengths_come_soon_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_aio, "BRIEF", 0.001)
+    monkeypatch.setattr(commands_aio, "BRIEF", 0.001)
     pool = Pool()
     await pool.with_line()
-    with pytest.raises(TimeoutError):
+    with pytest.raises(server.TimeoutError):
         await pool.lengths(["a"])
 
 
@@ -630,7 +633,7 @@ async def test_another_master_or_other_credentials_replace_what_was_there(
 def test_of_a_loop_that_has_ended_nothing_is_replaced() -> None:
     pool = Pool()
     pool.rotated()
-    asyncio.run(pool.fresh())  # type: ignore[arg-type]
+    asyncio.run(pool.with_line())
     assert pool.loop is not None
     pool.rotated()
     assert pool.engine.era == 2
@@ -695,6 +698,44 @@ async def test_redis_s_own_timeout_counts_as_one_too() -> None:
     with pytest.raises(server.TimeoutError, match="slow"):
         await pool.fresh()
     assert pool._handshake == pytest.approx(LONGER * HANDSHAKE)
+
+
+@in_loop
+async def test_a_server_may_take_as_long_as_it_likes_unless_the_caller_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[Any] = []
+
+    async def connected(_: Any, within: float | None, after: float | None) -> None:
+        given.append((within, after))
+
+    monkeypatch.setattr(commands_aio, "connected", connected)
+    await Pool(socket_timeout=3.0).fresh()
+    await Pool(socket_timeout=3.0).fresh(within=2.0)
+    await Pool(socket_timeout=3.0, socket_connect_timeout=1.0).fresh(within=9.0)
+    await Pool(place=NODE, socket_timeout=3.0).fresh(within=2.0)
+    await Pool(place=NODE, socket_timeout=3.0).fresh(within=0.1)
+    assert given == [(None, 3.0), (2.0, 3.0), (3.0, 3.0), (HANDSHAKE, 3.0), (0.1, 3.0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "good"),
+    [
+        ("redis", "6.2.0", True),
+        ("redis", "6.1.9", False),
+        ("redis", "6.0.x", False),
+        ("redis", "7.0.0", True),
+        ("valkey", "7.2.4", True),
+        ("valkey", "7.1.9", False),
+        ("another", "0.1", True),
+        ("redis", "", True),
+        ("redis", "unstable", True),
+    ],
+)
+def test_which_servers_are_too_old(name: str, version: str, good: bool) -> None:
+    for hello in ({"server": name, "version": version}, {b"server": name, b"version": version}):
+        with contextlib.nullcontext() if good else pytest.raises(ServerTooOld):
+            check_version(hello)
 
 
 @pytest.mark.parametrize("place", [None, NODE])

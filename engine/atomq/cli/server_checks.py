@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _server(session: Session, place: Place) -> Findings:
-    from atomq.pool import check_version
+    from atomq.pool_base import check_version
 
     what = f"{place.server} {place.version}"
     try:

@@ -1,0 +1,24 @@
+"""Having redis-py open a connection, for threads: `opening_aio.py` has the same for tasks."""
+
+from __future__ import annotations
+
+from redis.connection import AbstractConnection
+
+from atomq import wires
+
+
+def connected(
+    connection: AbstractConnection, within: float | None = None, after: float | None = None
+) -> None:
+    """Connect it. Raises redis-py's exceptions.
+
+    With `within` it takes so many seconds at most, and from then on waits `after` seconds for what
+    is read and written (None: without end).
+    """
+    if within is None:
+        connection.connect()
+    else:
+        wires.hurry(connection, within)
+        connection.connect()
+        wires.relax(connection, after)
+    wires.opened.add(connection)
