@@ -6,9 +6,11 @@ a task is a line in one ledger file: it outlives brokers, workers and connection
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -185,6 +187,15 @@ def deadly(self: Task, how: str = "exit") -> None:
     if how == "exit":
         os._exit(7)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task(acks_late=True)
+def leaving(self: Task, how: str = "exit") -> None:
+    """Ends by what is no `Exception`, as what calls sys.exit() does."""
+    started(self)
+    if how == "exit":
+        sys.exit(3)
+    raise {"interrupt": KeyboardInterrupt, "cancel": asyncio.CancelledError}[how]
 
 
 @task(acks_late=True)

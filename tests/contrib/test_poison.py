@@ -8,6 +8,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from billiard.exceptions import WorkerLostError
 
 from atomq import calls
 from atomq.calls import QueueState
@@ -141,6 +142,19 @@ def test_a_task_that_kills_its_child_ends(fleet: Fleet, how: str) -> None:
     after = fleet.send("early", queue="prefork")
     fleet.ledger.await_starts(after)
     print(f"{time.monotonic() - began:.1f} s")
+
+
+@pytest.mark.parametrize("pool", [pool for pool in POOLS if pool != "solo"])
+def test_a_task_that_ends_by_no_exception_fails(fleet: Fleet, pool: str) -> None:
+    """Stock's threads and greenlets forget it: no result, and unacked until the worker ends."""
+    hows = ("exit", "interrupt") if pool == "prefork" else ("exit", "interrupt", "cancel")
+    for one in [fleet.send("leaving", how, queue=pool) for how in hows]:
+        assert fleet.outcome(one)["status"] == "FAILURE"
+        with pytest.raises(WorkerLostError):
+            fleet.result(one)
+        assert fleet.ledger.starts()[one] == 1
+    fleet.await_empty(queue=pool)
+    assert fleet.state(pool).dead == 0
 
 
 def test_what_a_task_sees_of_its_deliveries(fleet: Fleet) -> None:

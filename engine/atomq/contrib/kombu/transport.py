@@ -96,6 +96,7 @@ class Transport(virtual.Transport):
             self._introduce()
             control.install()
             worker_hooks.note_failures()
+            worker_hooks.fail_what_no_exception_ends()
             worker_hooks.note_revoked()
             worker_hooks.ask_before_work()
             worker_hooks.when_stopping(let_go)

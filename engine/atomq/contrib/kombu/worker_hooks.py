@@ -6,6 +6,7 @@ Each is done once, however often it is called.
 from __future__ import annotations
 
 import _thread
+import logging
 import os
 import sys
 import time
@@ -20,6 +21,7 @@ from kombu.utils import functional
 
 from atomq.contrib.kombu.worker import BEGINS_IN, PREFORK, SOLO, THREADS, is_green, stopping
 
+log = logging.getLogger("atomq.kombu")
 _doubtful: deque[tuple[float, Any]] = deque()  # since when, and the message of the task
 _MARK = "__atomq__"
 
@@ -66,6 +68,28 @@ def forgotten(seconds: float) -> Iterator[Any]:
         _, message = _doubtful.popleft()
         if getattr(message, "delivery", None) is not None and not message.acknowledged:
             yield message
+
+
+def fail_what_no_exception_ends() -> None:
+    """Have a thread's or greenlet's task that ends by SystemExit, or by another of its kind, fail.
+
+    Celery calls that a lost worker, as where a child of prefork ends of it, and hands it on in a
+    form that its `Request.on_success` cannot unpack. So the task would be forgotten: no result, and
+    its message held until the worker ends. This is the unpacking, into a failure.
+    """
+    from billiard.einfo import ExceptionInfo
+
+    ExceptionInfo.__iter__ = _unpacked
+
+
+def _unpacked(info: Any) -> Iterator[Any]:
+    wrapped = info.exception
+    ended_by = getattr(wrapped, "exc", wrapped).__context__
+    # Solo is ended by it as a whole. A greenlet that is killed says nothing about its task.
+    if SOLO in sys.modules or type(ended_by).__name__ == "GreenletExit":
+        raise TypeError("not to be unpacked")
+    log.warning("a task fails, as %s ended it", described(ended_by))
+    yield from (True, info, None)  # failed, what of, and a runtime that is not asked for
 
 
 def described(error: BaseException | None) -> str:
