@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from redis.connection import AbstractConnection
 
-from atomq import wires
+from atomq import connect, wires
+from atomq.address import Address
 
 
 def connected(
@@ -22,3 +25,17 @@ def connected(
         connection.connect()
         wires.relax(connection, after)
     wires.opened.add(connection)
+
+
+def asked(address: Address, within: float, *command: str) -> Any:
+    """What a server answers to one command over a connection for that, in so many seconds.
+
+    Raises redis-py's exceptions.
+    """
+    connection = connect.connector(address)()
+    try:
+        connected(connection, within, within)
+        connection.send_command(*command, check_health=False)
+        return connection.read_response()
+    finally:
+        connection.disconnect()

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from redis import exceptions as server
 from redis.asyncio.connection import AbstractConnection
 
-from atomq import wires
+from atomq import connect, wires
+from atomq.address import Address
 from atomq.cancellation import cancelling
 
 T = TypeVar("T")
@@ -31,6 +32,21 @@ async def connected(
             raise server.TimeoutError("Timeout connecting to server") from None
         raise
     wires.opened.add(connection)
+
+
+async def asked(address: Address, within: float, *command: str) -> Any:
+    """What a server answers to one command over a connection for that, in so many seconds.
+
+    Raises redis-py's exceptions.
+    """
+    connection = connect.async_connector(address)()
+    try:
+        async with asyncio.timeout(within):
+            await connected(connection)
+            await heeded(connection.send_command(*command, check_health=False))
+            return await heeded(connection.read_response())
+    finally:
+        await connection.disconnect(nowait=True)
 
 
 async def heeded(work: Coroutine[Any, Any, T]) -> T:

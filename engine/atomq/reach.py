@@ -1,5 +1,7 @@
 """Which node of a cluster a call goes to, and what becomes known of the nodes on the way.
 
+What becomes of a call is its node's affair: no other node is asked, waited for or closed.
+
 It is made from `reach_aio.py` by `make format`: edit that.
 """
 
@@ -12,10 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 from redis.connection import AbstractConnection
 
-from atomq.actions import BRIEF
-from atomq.cluster import Nodes, named, unserved
+from atomq.actions import BRIEF, WAYS, Elsewhere, NoAnswer
+from atomq.cluster import (
+    ANYWHERE,
+    NEAR,
+    Nodes,
+    Share,
+    check_all,
+    key_of,
+    named,
+    no_answers,
+    unserved,
+)
+from atomq.conversation import packed
 from atomq.drive import drive
 from atomq.keys import Place, hash_slot
+from atomq.opening import asked
 from atomq.pool import Pool
 from atomq.shared import Shared
 from atomq.translating import SERVER_ERRORS
@@ -26,11 +40,16 @@ if TYPE_CHECKING:
 
 
 class Reach(Nodes[Pool]):
-    """The nodes of a cluster, each with its pool, as they are asked."""
+    """What `Pool` is for one server: the nodes of a cluster, each with its pool.
+
+    See there for what is not said here.
+    """
 
     def __init__(self, engine: EngineBase, make: Callable[[Place], Pool]) -> None:
         super().__init__(engine, make)
         self._asking = Shared[None]()
+
+    # ── which node ────────────────────────────────────────────────────────────────────────────
 
     def _known(self, slot: int | None) -> Place | None:
         """The node that serves a slot, unless that is in doubt; None for `slot`: any node."""
@@ -41,12 +60,16 @@ class Reach(Nodes[Pool]):
         """The node that serves a slot; None: some node that lives."""
         place = self._known(slot)
         if place is None:
-            if self.map.is_due(time.monotonic()):
-                self._asking(lambda: self._ask(slot))
+            self._look(slot)
             place = self.map.owner(slot)
         if place is None:
             raise unserved(slot)
         return place
+
+    def _look(self, slot: int | None = None) -> None:
+        """Ask the nodes for the map, unless they were asked a moment ago."""
+        if self.map.is_due(time.monotonic()):
+            self._asking(lambda: self._ask(slot))
 
     def _ask(self, slot: int | None) -> None:
         """Ask the nodes for the map: see `Nodes.asking`."""
@@ -55,16 +78,22 @@ class Reach(Nodes[Pool]):
             pool.close()
 
     def _slots(self, place: Place, within: float) -> Any:
-        """What a node says to CLUSTER SLOTS, in so many seconds, over a connection for that."""
-        raise NotImplementedError
+        return asked(self._engine.address.of_node(*place), within, "CLUSTER", "SLOTS")
 
     def _knock(self, place: Place) -> None:
         """See `Nodes.knock`."""
         with contextlib.suppress(*SERVER_ERRORS):
-            if self.map.is_due(time.monotonic()):
-                self._asking(lambda: self._ask(None))
+            self._look()
             self._slots(place, BRIEF)
             self.map.doubted.discard(place)
+
+    def _is_replaced(self, place: Place) -> bool:
+        """An answer of a node is late: whether others serve its slots now."""
+        with contextlib.suppress(*SERVER_ERRORS):
+            self._look()
+        return place not in self.map.primaries
+
+    # ── what is said ──────────────────────────────────────────────────────────────────────────
 
     def one(self, call: Call[Any]) -> Any:
         """Send one call."""
@@ -78,6 +107,82 @@ class Reach(Nodes[Pool]):
         if isinstance(reply, Exception) or self.map.doubted:
             reply = self.map.judged(place, reply)
         return reply
+
+    def send(
+        self,
+        calls: Sequence[Call[Any]],
+        loads: Sequence[Call[Any]] = (),
+        within: float | None = None,
+    ) -> list[Any]:
+        """Send several, to all nodes at once. `NoAnswer` stands for what a node did not answer."""
+        replies: list[Any] = [None] * (len(loads) + len(calls))
+        shares: dict[Place, Share] = {}
+        for at, call in enumerate((*loads, *calls)):
+            try:
+                place = call.place or self._place(call.queue.slot)
+            except SERVER_ERRORS as error:
+                replies[at] = NoAnswer(error)
+            else:
+                shares.setdefault(place, Share(place)).say(call, at, load=at < len(loads))
+        self._send(list(shares.values()), replies, within)
+        return no_answers(replies)
+
+    def _send(self, shares: Sequence[Share], replies: list[Any], within: float | None) -> None:
+        """Send to all nodes, then hear from all; what is to be heard `within` is not sent again."""
+        raise NotImplementedError
+
+    def command(self, args: Sequence[Any]) -> Any:
+        """Any command, to the node of its first key; to some node, if it has none.
+
+        What any node does alike is given to another one where it is not done at once: a message to
+        a channel may come twice then.
+        """
+        return self._command(args, large=True)
+
+    def get(self, key: str) -> Any:
+        """GET."""
+        return self._command(("GET", key), large=False)
+
+    def _command(self, args: Sequence[Any], *, large: bool) -> Any:
+        key = key_of(args)
+        slot = None if key is None else hash_slot(key)
+        head, *rest = args
+        data = packed((*str(head).split(), *rest))
+        asking: Place | None = None
+        reply: Any = None
+        within = NEAR if head in ANYWHERE else None
+        for tried in range(WAYS):
+            place = asking or self._place(slot)
+            share = Share(place, large=large)
+            share.say_packed(data, 0, asking=asking is not None)
+            try:
+                heard = self.pool(place).over(share, looked_at=True, within=within)
+            except SERVER_ERRORS as error:
+                self.map.doubt(place)
+                if within is not None and tried + 1 < WAYS and self.map.is_any_sound:
+                    continue
+                raise named(error, place) from error
+            reply = self.map.judged(place, heard[-1])
+            if not isinstance(reply, Elsewhere):
+                break
+            asking = reply.place
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def lengths(self, keys: Sequence[str]) -> list[Any]:
+        """LLEN of each list, soon or not at all; None, or an error, where it is not known."""
+        replies: list[Any] = [None] * len(keys)
+        self._send(self.lengths_of(keys), replies, BRIEF)
+        return replies
+
+    def unblock(self, lines: Sequence[tuple[Place | None, int]]) -> None:
+        """CLIENT UNBLOCK of each connection, its node and its number, to all nodes at once."""
+        replies: list[Any] = [None] * len(lines)
+        self._send(self.unblocking(lines), replies, BRIEF)
+        check_all(replies)
+
+    # ── connections of the caller's own ───────────────────────────────────────────────────────
 
     def fresh(self, channel: str | None = None) -> AbstractConnection:
         """A connection to the node that serves the key called like a channel; None: to some node.
@@ -97,3 +202,8 @@ class Reach(Nodes[Pool]):
     def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
         """Connections to wait for these lists: see `Nodes.opening`."""
         return drive(self.opening(keys), self.fresh)
+
+    def close(self) -> None:
+        """Close what is not in use, to all nodes."""
+        for pool in self.pools():
+            pool.close()

@@ -1,5 +1,7 @@
 """Which node of a cluster a call goes to, and what becomes known of the nodes on the way.
 
+What becomes of a call is its node's affair: no other node is asked, waited for or closed.
+
 `reach.py` is made from this file: edit this, `make format` does the rest.
 """
 
@@ -12,10 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.connection import AbstractConnection
 
-from atomq.actions import BRIEF
-from atomq.cluster import Nodes, named, unserved
+from atomq.actions import BRIEF, WAYS, Elsewhere, NoAnswer
+from atomq.cluster import (
+    ANYWHERE,
+    NEAR,
+    Nodes,
+    Share,
+    check_all,
+    key_of,
+    named,
+    no_answers,
+    unserved,
+)
+from atomq.conversation import packed
 from atomq.drive_aio import drive
 from atomq.keys import Place, hash_slot
+from atomq.opening_aio import asked
 from atomq.pool_aio import AsyncPool
 from atomq.shared import AsyncShared
 from atomq.translating import SERVER_ERRORS
@@ -26,11 +40,16 @@ if TYPE_CHECKING:
 
 
 class AsyncReach(Nodes[AsyncPool]):
-    """The nodes of a cluster, each with its pool, as they are asked."""
+    """What `AsyncPool` is for one server: the nodes of a cluster, each with its pool.
+
+    See there for what is not said here.
+    """
 
     def __init__(self, engine: EngineBase, make: Callable[[Place], AsyncPool]) -> None:
         super().__init__(engine, make)
         self._asking = AsyncShared[None]()
+
+    # ── which node ────────────────────────────────────────────────────────────────────────────
 
     def _known(self, slot: int | None) -> Place | None:
         """The node that serves a slot, unless that is in doubt; None for `slot`: any node."""
@@ -41,12 +60,16 @@ class AsyncReach(Nodes[AsyncPool]):
         """The node that serves a slot; None: some node that lives."""
         place = self._known(slot)
         if place is None:
-            if self.map.is_due(time.monotonic()):
-                await self._asking(lambda: self._ask(slot))
+            await self._look(slot)
             place = self.map.owner(slot)
         if place is None:
             raise unserved(slot)
         return place
+
+    async def _look(self, slot: int | None = None) -> None:
+        """Ask the nodes for the map, unless they were asked a moment ago."""
+        if self.map.is_due(time.monotonic()):
+            await self._asking(lambda: self._ask(slot))
 
     async def _ask(self, slot: int | None) -> None:
         """Ask the nodes for the map: see `Nodes.asking`."""
@@ -55,16 +78,22 @@ class AsyncReach(Nodes[AsyncPool]):
             await pool.close()
 
     async def _slots(self, place: Place, within: float) -> Any:
-        """What a node says to CLUSTER SLOTS, in so many seconds, over a connection for that."""
-        raise NotImplementedError
+        return await asked(self._engine.address.of_node(*place), within, "CLUSTER", "SLOTS")
 
     async def _knock(self, place: Place) -> None:
         """See `Nodes.knock`."""
         with contextlib.suppress(*SERVER_ERRORS):
-            if self.map.is_due(time.monotonic()):
-                await self._asking(lambda: self._ask(None))
+            await self._look()
             await self._slots(place, BRIEF)
             self.map.doubted.discard(place)
+
+    async def _is_replaced(self, place: Place) -> bool:
+        """An answer of a node is late: whether others serve its slots now."""
+        with contextlib.suppress(*SERVER_ERRORS):
+            await self._look()
+        return place not in self.map.primaries
+
+    # ── what is said ──────────────────────────────────────────────────────────────────────────
 
     async def one(self, call: Call[Any]) -> Any:
         """Send one call."""
@@ -78,6 +107,84 @@ class AsyncReach(Nodes[AsyncPool]):
         if isinstance(reply, Exception) or self.map.doubted:
             reply = self.map.judged(place, reply)
         return reply
+
+    async def send(
+        self,
+        calls: Sequence[Call[Any]],
+        loads: Sequence[Call[Any]] = (),
+        within: float | None = None,
+    ) -> list[Any]:
+        """Send several, to all nodes at once. `NoAnswer` stands for what a node did not answer."""
+        replies: list[Any] = [None] * (len(loads) + len(calls))
+        shares: dict[Place, Share] = {}
+        for at, call in enumerate((*loads, *calls)):
+            try:
+                place = call.place or await self._place(call.queue.slot)
+            except SERVER_ERRORS as error:
+                replies[at] = NoAnswer(error)
+            else:
+                shares.setdefault(place, Share(place)).say(call, at, load=at < len(loads))
+        await self._send(list(shares.values()), replies, within)
+        return no_answers(replies)
+
+    async def _send(
+        self, shares: Sequence[Share], replies: list[Any], within: float | None
+    ) -> None:
+        """Send to all nodes, then hear from all; what is to be heard `within` is not sent again."""
+        raise NotImplementedError
+
+    async def command(self, args: Sequence[Any]) -> Any:
+        """Any command, to the node of its first key; to some node, if it has none.
+
+        What any node does alike is given to another one where it is not done at once: a message to
+        a channel may come twice then.
+        """
+        return await self._command(args, large=True)
+
+    async def get(self, key: str) -> Any:
+        """GET."""
+        return await self._command(("GET", key), large=False)
+
+    async def _command(self, args: Sequence[Any], *, large: bool) -> Any:
+        key = key_of(args)
+        slot = None if key is None else hash_slot(key)
+        head, *rest = args
+        data = packed((*str(head).split(), *rest))
+        asking: Place | None = None
+        reply: Any = None
+        within = NEAR if head in ANYWHERE else None
+        for tried in range(WAYS):
+            place = asking or await self._place(slot)
+            share = Share(place, large=large)
+            share.say_packed(data, 0, asking=asking is not None)
+            try:
+                heard = await self.pool(place).over(share, looked_at=True, within=within)
+            except SERVER_ERRORS as error:
+                self.map.doubt(place)
+                if within is not None and tried + 1 < WAYS and self.map.is_any_sound:
+                    continue
+                raise named(error, place) from error
+            reply = self.map.judged(place, heard[-1])
+            if not isinstance(reply, Elsewhere):
+                break
+            asking = reply.place
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def lengths(self, keys: Sequence[str]) -> list[Any]:
+        """LLEN of each list, soon or not at all; None, or an error, where it is not known."""
+        replies: list[Any] = [None] * len(keys)
+        await self._send(self.lengths_of(keys), replies, BRIEF)
+        return replies
+
+    async def unblock(self, lines: Sequence[tuple[Place | None, int]]) -> None:
+        """CLIENT UNBLOCK of each connection, its node and its number, to all nodes at once."""
+        replies: list[Any] = [None] * len(lines)
+        await self._send(self.unblocking(lines), replies, BRIEF)
+        check_all(replies)
+
+    # ── connections of the caller's own ───────────────────────────────────────────────────────
 
     async def fresh(self, channel: str | None = None) -> AbstractConnection:
         """A connection to the node that serves the key called like a channel; None: to some node.
@@ -99,3 +206,8 @@ class AsyncReach(Nodes[AsyncPool]):
     async def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
         """Connections to wait for these lists: see `Nodes.opening`."""
         return await drive(self.opening(keys), self.fresh)
+
+    async def close(self) -> None:
+        """Close what is not in use, to all nodes."""
+        for pool in self.pools():
+            await pool.close()

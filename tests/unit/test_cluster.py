@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -11,14 +12,15 @@ from redis import exceptions as server
 from redis.connection import DefaultParser
 from redis.crc import key_slot
 
-from atomq import Engine, calls
+from atomq import AsyncEngine, Engine, calls
 from atomq.actions import Elsewhere, NoAnswer, Pause, Send
 from atomq.calls import Call
-from atomq.cluster import EVERY, Share, SlotMap, key_of, named, no_answers, unserved
+from atomq.cluster import EVERY, NEAR, Share, SlotMap, key_of, named, no_answers, unserved
 from atomq.errors import AtomqError, ServerError, ServerUnavailable
 from atomq.keys import Place, QueueKeys, hash_slot
 from atomq.retrying import Retry, calling
 from atomq.shards import Shards
+from atomq.shards_aio import AsyncShards
 from atomq.translating import Unsent, translated
 
 A, B, C = ("a", 1), ("b", 2), ("c", 3)
@@ -118,6 +120,35 @@ def test_it_asks_at_a_bounded_rate_and_is_more_patient_after_silence() -> None:
     assert slots.within == 1.5
     slots.asked(0.0, answered=True)
     assert slots.within < first
+
+
+class Silent:
+    """The pool of a node: the first one that is asked gives no answer."""
+
+    def __init__(self) -> None:
+        self.asked: list[float | None] = []
+
+    async def over(self, load: Any, *, looked_at: bool, within: float | None) -> list[Any]:
+        assert looked_at, "a command is not sent again"
+        self.asked.append(within)
+        if len(self.asked) == 1:
+            raise server.TimeoutError("silent")
+        return [b"1"] * len(load.data)
+
+
+def test_what_any_node_does_alike_is_given_to_another_one_by_tasks_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shards, pool = AsyncShards(AsyncEngine("redis+cluster://127.0.0.1:1")), Silent()
+    monkeypatch.setattr(shards, "pool", lambda _: pool)
+    shards.map.learn(A, WHOLE)
+    assert asyncio.run(shards.command(("PUBLISH", "c", "m"))) == b"1"
+    assert pool.asked == [NEAR, NEAR]
+    assert len(shards.map.doubted) == 1
+    pool.asked.clear()
+    with pytest.raises(server.TimeoutError, match="silent"):
+        asyncio.run(shards.command(("GET", "k")))
+    assert pool.asked == [None]
 
 
 def test_a_node_in_doubt_is_knocked_at_beside_what_is_brief() -> None:
