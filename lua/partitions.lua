@@ -8,7 +8,6 @@
 -- ARGV
 --   map              text    to be written: how many, and the number behind each name; "": only look
 --   before           text    the record that `map` replaces, to the letter; "": it is written if there is none
---   copy             int     1: this is a copy, and replaces what is there
 -- RETURNS
 --   the record as it is now; "" if there is none
 -- ERRORS
@@ -19,7 +18,6 @@ local guard = require("lib.guard")
 args.keys(1, 0, 0)
 local map = args.text("map", 8192)
 local before = args.text("before", 8192)
-local copy = args.int("copy", 0, 1)
 guard.hash(KEYS[1])
 local fault = args.done() or guard.fault
 if fault then
@@ -27,7 +25,7 @@ if fault then
 end
 
 local known = redis.call("HGET", KEYS[1], "partitions")
-if map ~= "" and (copy == 1 or (known or "") == before) then
+if map ~= "" and (known or "") == before then
   redis.call("HSET", KEYS[1], "partitions", map)
   known = map
 end

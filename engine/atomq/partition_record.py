@@ -14,7 +14,7 @@ from atomq.calls import Call
 from atomq.engine_base import EngineBase
 from atomq.errors import AtomqError, InvalidArgument, ServerUnavailable
 from atomq.flows import Flow, ask
-from atomq.partitions import PartitionMap
+from atomq.partitions import COPIES, COPY, PartitionMap
 
 log = logging.getLogger("atomq.queue")
 
@@ -48,16 +48,15 @@ class PartitionRecord:
         while True:
             chosen, raised = self._chosen(record)
             if chosen.record == record:
+                if self._on_shards and not (yield from self._is_copied(chosen)):
+                    yield from self._copy(chosen)
                 return chosen
-            if raised:
-                yield from self._pause_alike(raised)
+            paused = (yield from self._pause_alike(raised)) if raised else None
             before = record
             record = yield from ask(calls.partitions(self._keys, chosen.record, before))
-            if record == chosen.record:  # else another client was first
-                if before:
-                    log.info("%r has %d partitions now: %s", self._name, len(chosen.names), record)
-                if self._on_shards:
-                    yield from self._copy(chosen)
+            if record == chosen.record and raised:  # else another client was first
+                log.info("%r has %d partitions now: %s", self._name, len(chosen.names), record)
+                yield from self._pause_alike(raised, paused)
 
     def _chosen(self, record: str) -> tuple[PartitionMap, Sequence[str]]:
         """What the record is to be, and which partitions an older one gets besides.
@@ -87,20 +86,54 @@ class PartitionRecord:
             )
         return found
 
-    def _pause_alike(self, names: Sequence[str]) -> Flow[None]:
-        """Partitions that are about to come are paused if the queue is."""
-        if (yield from ask(calls.inspect(self._keys))).paused:
-            for name in names:
-                yield from ask(calls.pause(self._engine.keys(name)))
+    def _pause_alike(self, names: Sequence[str], known: bool | None = None) -> Flow[bool]:
+        """Partitions that come are paused if the queue is, and not otherwise; whether it is.
+
+        A process that was killed while it made them may have left them paused. Nothing is done if
+        the queue is as it was `known` to be.
+        """
+        paused = (yield from ask(calls.inspect(self._keys))).paused
+        for name in names if paused != known else ():
+            pause = calls.pause(self._engine.keys(name), paused=paused)
+            if paused or known is not None:
+                yield from ask(pause)
+                continue
+            try:
+                yield from self.ask(pause)
+            except ServerUnavailable as error:
+                log.info("it is not known whether %r is paused: %s", name, error)
+        return paused
+
+    def _is_copied(self, chosen: PartitionMap) -> Flow[bool]:
+        """Whether the copies that are sought when the first is away are those of this record.
+
+        They are written last. A node that is away is not asked for long, and counts as right.
+        """
+        for at in COPIES:
+            for name in chosen.names[at : at + 1]:
+                try:
+                    found = yield from self.ask(calls.partitions(self._engine.keys(name)))
+                except ServerUnavailable:
+                    continue
+                if self._is_old(found, chosen):
+                    return False
+        return True
 
     def _copy(self, chosen: PartitionMap) -> Flow[None]:
         """Write it down beside each partition too, for the time when the first is away."""
-        for name in chosen.names[1:]:
-            copy = calls.partitions(self._engine.keys(name), chosen.copy, copy=True)
+        for name in reversed(chosen.names[1:]):
+            keys, found, known = self._engine.keys(name), "", None
             try:
-                yield from self.ask(copy)
+                while known != found and self._is_old(found, chosen):
+                    known, copy = found, calls.partitions(keys, chosen.copy, found, copy=True)
+                    found = yield from self.ask(copy)
             except AtomqError as error:
                 log.info("%r has no copy of the record of its partitions: %s", name, error)
+
+    def _is_old(self, copy: str, chosen: PartitionMap) -> bool:
+        """Whether a copy is older than this record: it was raised since."""
+        names = PartitionMap.names_of(self._name, copy.removeprefix(COPY))
+        return len(names) < len(chosen.names)
 
     def ask(self, call: Call[T]) -> Flow[T]:
         """Ask one partition; on a cluster, none waits long for the node of another."""

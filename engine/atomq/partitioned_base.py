@@ -90,15 +90,23 @@ class PartitionedBase(QueueBase[EngineT]):
         return (yield from self._loaded())
 
     def _read_again(self) -> Flow[None]:
-        """Learn whether another process has raised their number. What fails changes nothing."""
+        """Learn whether another process has raised their number. What fails changes nothing.
+
+        It is raised here if that could not be done when the first partition was away.
+        """
         self._read_at = time.monotonic()
         try:
-            found = yield from self._record.read()
+            record = yield from self._record.read()
+            if not record:
+                return
+            found = PartitionMap.read(self.name, record)
+            if len(found.names) < self._count:
+                found = yield from self._record.agreed()
         except AtomqError as error:
             log.debug("the partitions of %r stay as they were known: %s", self.name, error)
             return
-        if found and found != self._map.record:
-            self._learn(PartitionMap.read(self.name, found))
+        if found.record != self._map.record:
+            self._learn(found)
 
     def _grown(self, names: list[str]) -> Flow[list[Any] | None]:
         """The partitions, for a consumer that knows these, if they are others by now."""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import pytest
 
-from atomq import AsyncQueue, Engine, Queue, calls
+from atomq import AsyncQueue, Engine, Queue, Verdict, calls
 from atomq.errors import ServerUnavailable
 from atomq.keys import QueueKeys
+from atomq.partitions import COPIES
+from atomq.wires import Wire
 from tests.conformance.twin import Loop, Twin
 from tests.conftest import LONG
 from tests.servers import Cluster, Server, wait_until
@@ -42,12 +47,15 @@ class Make:
         self.loop = loop
         self._queues: list[Any] = []
 
+    def url(self, first: int = 0) -> str:
+        """Its seeds begin with this node."""
+        nodes = [*self.cluster.nodes[first:], *self.cluster.nodes[:first]]
+        return ";".join(f"redis+cluster://127.0.0.1:{node.port}" for node in nodes)
+
     def __call__(self, name: str = "q", *, first: int = 0, **options: Any) -> Any:
         """A queue of six partitions; its seeds begin with this node."""
-        nodes = [*self.cluster.nodes[first:], *self.cluster.nodes[:first]]
-        url = ";".join(f"redis+cluster://127.0.0.1:{node.port}" for node in nodes)
         kind = Queue if self.loop is None else AsyncQueue
-        made: Any = kind(name, url, partitions=6, **options)
+        made: Any = kind(name, self.url(first), partitions=6, **options)
         if self.loop is not None:
             made = Twin(self.loop, made)
         self._queues.append(made)
@@ -332,3 +340,159 @@ def test_nothing_is_lost_nor_put_twice_while_shards_die_and_stand_still(
     assert ledger.seen.keys() - ledger.put.keys() <= ledger.doubtful
     assert {body: ids for body, ids in ledger.seen.items() if len(ids) > 1} == {}
     print(f"{len(ledger.put)} put, {len(ledger.doubtful)} in doubt, {faults} faults")
+
+
+# ── more partitions, and what comes in between ────────────────────────────────────────────────────
+
+
+class Raised:
+    """A queue of three partitions in use, which others make six of: what was put, in which order.
+
+    It has a backlog, messages that are held and delayed ones; a thread that knows of three goes on
+    to publish.
+    """
+
+    def __init__(self, url: str, name: str) -> None:
+        self.url, self.name = url, name
+        self.old = Queue(name, url, partitions=3)
+        self._put: dict[str, int] = dict.fromkeys("abcdef", 0)
+        self._sent: list[Any] = []
+        self.keyed()
+        self.put(self.old, 6)
+        for n in range(4):
+            self._sent.append(["late", n])
+            self.old.put(["late", n], key="late", delay=0.05)
+        self._held = self.old.claim_many(6)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._publish, daemon=True)
+        self._thread.start()
+
+    def put(self, queue: Any, count: int) -> None:
+        for _ in range(count):
+            self._sent.append(["", len(self._sent)])
+            queue.put(self._sent[-1])
+
+    def keyed(self, queue: Any = None) -> None:
+        """One message of each key."""
+        for key in "abcdef":
+            self._put_keyed(key, queue or self.old)
+
+    def _put_keyed(self, key: str, queue: Any) -> None:
+        self._put[key] += 1
+        self._sent.append([key, self._put[key]])
+        queue.put(self._sent[-1], key=key)
+
+    def _publish(self) -> None:
+        mine = Queue(self.name, self.url, partitions=3)
+        self._put["thread"] = 0
+        while not self._stop.is_set():
+            self._put_keyed("thread", mine)
+            time.sleep(0.001)
+        mine.close()
+
+    def child(self, step: int, do: Callable[[], object], retry_budget: float = 10) -> bool:
+        """A process that makes six of them, and does this once it has sent so many times.
+
+        Whether it came to its end before.
+        """
+        pid = os.fork()
+        if pid == 0:
+            sends, send = itertools.count(1), Wire.send
+
+            def sent(wire: Wire, data: bytes) -> None:
+                send(wire, data)
+                if next(sends) == step:
+                    do()
+
+            Wire.send = sent  # type: ignore[method-assign]
+            try:
+                Queue(self.name, self.url, partitions=6, retry_budget=retry_budget).partitions()
+            except ServerUnavailable:
+                os._exit(1)
+            finally:
+                os._exit(0 if next(sends) <= step else 1)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    def check(self) -> None:
+        """Make six of them again. Nothing is lost or doubled, and each key has its order."""
+        self.keyed()
+        again = Queue(self.name, self.url, partitions=6)
+        self.put(again, 12)
+        self.keyed(again)
+        self.put(self.old, 3)
+        self._stop.set()
+        self._thread.join(10)
+        parts, engine = again.partitions(), again.engine
+        assert len(parts) == 6
+        record = engine.run(calls.partitions(parts[0].keys))
+        copies = [engine.run(calls.partitions(parts[at].keys)) for at in COPIES]
+        assert copies == ["copy " + record] * len(COPIES)
+        assert not any(part.state().paused for part in parts)
+        bodies = [message.body for message in self._held]
+        assert set(self.old.ack_many(self._held)) == {Verdict.DONE}
+        bodies += drained(again, len(self._sent) - len(bodies))
+        assert sorted(bodies) == sorted(self._sent)
+        for key in self._put:
+            numbers = [number for of, number in bodies if of == key]
+            assert numbers == sorted(numbers)
+        state = again.state()
+        assert (state.ready, state.unacked, state.delayed) == (0, 0, 0)
+        again.close()
+        self.old.close()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("paused", [True, pytest.param(False, marks=pytest.mark.long)])
+def test_a_process_dies_while_it_makes_more_of_them(make: Make, *, paused: bool) -> None:
+    """At each of its steps; a queue that was paused goes on before others make more of it."""
+    for step in itertools.count(1):
+        raised = Raised(make.url(), f"raised{step}")
+        if paused:
+            raised.old.pause()
+        is_done = raised.child(step, _die)
+        if paused:
+            raised.old.resume()
+        raised.check()
+        if is_done:
+            break
+    assert step > 5
+
+
+@pytest.mark.parametrize(
+    ("which", "how"),
+    [
+        ("first", "freeze"),
+        ("other", "freeze"),
+        pytest.param("first", "kill", marks=pytest.mark.long),
+        pytest.param("other", "kill", marks=pytest.mark.long),
+    ],
+)
+@pytest.mark.timeout(300)
+def test_a_shard_is_away_while_a_process_makes_more_of_them(
+    kind: str, make: Make, which: str, how: str
+) -> None:
+    """From each of its steps on. The process gives up, or does without the shard."""
+    with ExitStack() as stack:
+        cluster, loop = make.cluster, make.loop
+        if how == "kill":
+            durable = {**PARTIAL, "appendonly": "yes", "appendfsync": "always"}
+            cluster = stack.enter_context(Cluster(kind, nodes=3, options=durable))
+        for step in itertools.count(1) if LONG else (4,):
+            raised = Raised(Make(cluster, loop).url(), f"raised{step}")
+            node = node_of(cluster, raised.old.partitions()[0 if which == "first" else 1])
+            try:
+                goes = node.pause if how == "freeze" else partial(os.kill, node.pid, signal.SIGKILL)
+                is_done = raised.child(step, goes, retry_budget=0.5)
+            finally:
+                if how == "freeze":
+                    node.resume()
+                elif not is_done:
+                    node.restart()
+            if how == "kill":
+                wait_until("the shard", lambda raised=raised: not raised.old.state().unanswered)
+            raised.check()
+            if is_done:
+                break

@@ -7,7 +7,7 @@ from atomq.calls.base import Call, as_text
 from atomq.calls.registering import IN_USE
 from atomq.keys import QueueKeys
 
-_PARTITIONS = scripts.declared("partitions", keys=("meta",), argv=("map", "before", "copy"))
+_PARTITIONS = scripts.declared("partitions", keys=("meta",), argv=("map", "before"))
 
 
 def partitions(
@@ -15,8 +15,9 @@ def partitions(
 ) -> Call[str]:
     """The record of a queue's partitions as it is now, "" if there is none.
 
-    Writes `record` if that is the one of `before`, or whatever is there if this is a `copy`.
+    Writes `record` if that is the one of `before`. A `copy` is no reason to enter the partition
+    into the register.
     """
     noted = IN_USE if record and not copy else 0
-    args = [record, before, int(copy)]
+    args = [record, before]
     return Call(_PARTITIONS, keys, (keys.meta,), args, lambda reply, _: as_text(reply), noted=noted)
