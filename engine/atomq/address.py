@@ -169,6 +169,10 @@ class Address:
         scheme = "rediss" if self.tls else "redis"
         return replace(self, kind="tcp", scheme=scheme, nodes=(Node(host, port),), path="")
 
+    def of_database(self, number: int) -> Address:
+        """The same server, user, TLS and options, for another of its databases."""
+        return replace(self, options=replace(self.options, db=number, virtual_host=None))
+
     @property
     def safe_url(self) -> str:
         """The URL for logs and messages: the same server, the password as ***, no query but db."""
@@ -356,8 +360,9 @@ def _merged(given: dict[str, Any], parts: list[_Part]) -> Options:
     first = parts[0]
     for name in {"db", "virtual_host"} & query.keys():
         said[name] = _database(query[name].removeprefix("/") or "0")
-    if first.db is not None and not {"db", "virtual_host"} & said.keys():
-        said["db"] = first.db
+    db = next((part.db for part in parts if part.db is not None), None)
+    if db is not None and not {"db", "virtual_host"} & said.keys():
+        said["db"] = db
     if {"db", "virtual_host"} & said.keys():
         given = {k: v for k, v in given.items() if k not in ("db", "virtual_host")}
     if given.get("credential_provider") is None and said.get("credential_provider") is None:

@@ -69,7 +69,10 @@ class AsyncEngine(AsyncRunner):
         self._enter_loop()
         gathering = self._gatherings.get(keys.name)
         if gathering is None:
-            gathering = self._gatherings[keys.name] = Gathering(partial(self._publish, keys))
+            await self.find_namespace()
+            gathering = self._gatherings.setdefault(
+                keys.name, Gathering(partial(self._publish, keys))
+            )
         if gathering.under_way and message.is_plain and len(message.message) <= TOGETHER:
             await gathering.put(message)
             return True
@@ -153,6 +156,11 @@ class AsyncEngine(AsyncRunner):
             if self._loop is not None:
                 self._begin()
             self._loop = loop
+
+    async def find_namespace(self) -> None:
+        """Find out what all names begin with, if it is not known: see `VirtualHost`."""
+        if self.virtual_host.namespace is None:
+            await asyncio.to_thread(self.virtual_host.find, self.retry)
 
     async def _run_briefly(self, call: Call[T]) -> T:
         """A call that is tried once, and is answered soon or not at all."""

@@ -156,6 +156,10 @@ class Engine(Runner):
 
     # ── driving ───────────────────────────────────────────────────────────────────────────────
 
+    def find_namespace(self) -> None:
+        """Find out what all names begin with, if it is not known: see `VirtualHost`."""
+        self.virtual_host.find(self.retry)
+
     def _run_briefly(self, call: Call[T]) -> T:
         """A call that is tried once, and is answered soon or not at all."""
         if (why := self._pool.hopeless(call.queue.slot)) is not None:

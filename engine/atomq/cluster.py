@@ -35,7 +35,7 @@ ASKING = packed(("ASKING",))
 # Commands of which the first word that follows is no key.
 KEYLESS = frozenset(
     {"ACL", "CLIENT", "CLUSTER", "COMMAND", "CONFIG", "ECHO", "FLUSHALL", "HELLO", "INFO", "KEYS"}
-    | {"LATENCY", "PING", "PUBLISH", "SCAN", "SCRIPT", "SLOWLOG", "WAIT", "WAITAOF"}
+    | {"LATENCY", "PING", "PUBLISH", "SCAN", "SCRIPT", "SELECT", "SLOWLOG", "WAIT", "WAITAOF"}
 )
 
 ANYWHERE = frozenset({"PING", "PUBLISH", "TIME"})  # what any node does alike

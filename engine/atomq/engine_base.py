@@ -13,11 +13,19 @@ from atomq.calls import GONE, IN_USE, Call
 from atomq.durability import Durability
 from atomq.errors import AtomqError, InvalidArgument, PermissionDenied
 from atomq.ids import Producers
-from atomq.keys import Layout, Place, QueueKeys
+from atomq.keys import (
+    LateQueueKeys,
+    LateRegisterKeys,
+    Layout,
+    Place,
+    QueueKeys,
+    RegisterKeys,
+)
 from atomq.options import Options
 from atomq.outage import outage_of
 from atomq.register import AGAIN, NOTED, REFUSED, register_of
 from atomq.retrying import Retry
+from atomq.virtual_host import virtual_host_of
 
 if TYPE_CHECKING:
     from atomq.cluster import SlotMap
@@ -51,9 +59,16 @@ class EngineBase:
         self.producers = Producers()
         """Those of all that publish by this engine."""
         self._keys: dict[str, QueueKeys] = {}
-        kind, prefix = address.kind, self.options.global_keyprefix
+        self.virtual_host = virtual_host_of(address, self.for_thread)
+        """What a `virtual_host` other than 0 is on a cluster."""
+        prefix = self.options.global_keyprefix
         self.register = register_of(
-            address.server, prefix, partial(self.for_thread, address), off=kind == "memory"
+            address.server,
+            RegisterKeys(prefix)
+            if self.virtual_host.namespace is not None
+            else LateRegisterKeys(prefix, namespace=partial(self.virtual_host.find, self.retry)),
+            partial(self.for_thread, address),
+            off=address.kind == "memory",
         )
         """What this process writes into the register of queues and processes."""
         fork.renew(self)
@@ -70,18 +85,37 @@ class EngineBase:
             return "cluster"
         return "stock"
 
+    @property
+    def namespace(self) -> str:
+        """What stands before all names of this `virtual_host`. Raises what `find` does there."""
+        return self.virtual_host.find(self.retry)
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the names of queues: the namespace, and `global_keyprefix`."""
+        return self.namespace + self.options.global_keyprefix
+
+    @property
+    def reached(self) -> Address:
+        """What connections are made for: a namespace lies in database 0."""
+        return self.address.of_database(0) if self.namespace else self.address
+
     def keys(self, queue: str) -> QueueKeys:
         """The keys of a queue. Raises `InvalidArgument` if no queue may be called so."""
         found = self._keys.get(queue) if isinstance(queue, str) else None
         if found is None:
-            options = self.options
-            found = self._keys[queue] = QueueKeys(
-                queue,
-                prefix=options.global_keyprefix,
-                sep=options.sep,
-                steps=options.priority_steps,
-                layout=self.layout,
-                keep=options.dead_kept,
+            options, namespace = self.options, self.virtual_host.namespace
+            how: dict[str, Any] = {
+                "prefix": (namespace or "") + options.global_keyprefix,
+                "sep": options.sep,
+                "steps": options.priority_steps,
+                "layout": self.layout,
+                "keep": options.dead_kept,
+            }
+            found = self._keys[queue] = (
+                QueueKeys(queue, **how)
+                if namespace is not None
+                else LateQueueKeys(queue, namespace=lambda: self.namespace, **how)
             )
         return found
 

@@ -7,14 +7,16 @@ r"""Every key name, of both layouts.
     _atomq.register{.}.queues         and two more: names of queues, processes
 
 A `global_keyprefix` goes in front of the queue's name, inside the braces too. The hash tag is the
-name itself, so in a cluster all keys of a queue live in the slot of its bare list.
+name itself, so in a cluster all keys of a queue live in the slot of its bare list. On a cluster
+without numbered databases a `virtual_host` other than 0 goes in front of that: see `namespace`.
 """
 
 from __future__ import annotations
 
 import binascii
-from collections.abc import Sequence
-from typing import Literal
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from atomq.arguments import shown
 from atomq.errors import InvalidArgument
@@ -30,10 +32,26 @@ REGISTER = "_atomq.register{"  # the keys of the register begin so; no queue's d
 _PLAIN = str.maketrans({"{": "%7B", "}": "%7D", "%": "%25"})
 
 
+def namespace(database: int) -> str:
+    """What stands before all names of a virtual host, where a cluster has no numbered databases.
+
+    No queue of another virtual host may be called so. The same text as `global_keyprefix`, with
+    virtual host 0, leads to the same keys.
+    """
+    return f"_atomq.{database}:" if database else ""
+
+
+def namespace_in(prefix: str) -> str:
+    """The namespace at the head of what stands before names; "" if there is none."""
+    found = re.match(r"_atomq\.[1-9][0-9]*:", prefix)
+    return found[0] if found else ""
+
+
 class QueueKeys:
     """The keys of one queue, and the tuple of them that each script takes. Made once a queue."""
 
     __slots__ = (
+        "_sep",
         "ack",
         "attend",
         "calls",
@@ -109,7 +127,12 @@ class QueueKeys:
         """Which dead letters are kept, as the scripts that write them have it; "": all."""
         self.noted = 0.0
         """Until when (monotonic) its name need not be written into the register again."""
-        full = prefix + name
+        self._sep = sep
+        self._fill(prefix)
+
+    def _fill(self, prefix: str) -> None:
+        layout, sep = self.layout, self._sep
+        full = prefix + self.name
         tagged = f"{{{full}}}" if layout == "cluster" else full
         self.ready = (full, *(f"{tagged}{sep}{step}" for step in self.steps[1:]))
         # In a cluster the tag must be the bare list's name to the letter; braces were refused.
@@ -236,6 +259,28 @@ class QueueKeys:
         return f"QueueKeys({self.name!r}, layout={self.layout!r})"
 
 
+class LateQueueKeys(QueueKeys):
+    """The same while it is not known which namespace they are in: asked when one is first read.
+
+    Raises then what `namespace` raises.
+    """
+
+    __slots__ = ("_namespace", "_prefix")
+
+    def __init__(self, name: str, *, namespace: Callable[[], str], **how: Any) -> None:
+        self._namespace = namespace
+        super().__init__(name, **how)
+
+    def _fill(self, prefix: str) -> None:
+        self._prefix = prefix
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute not in QueueKeys.__slots__:
+            raise AttributeError(attribute)
+        super()._fill(self._namespace() + self._prefix)
+        return getattr(self, attribute)
+
+
 def hash_slot(key: str) -> int:
     """The slot of a key in a cluster, 0 to 16383: that of its tag, if it has one."""
     _, brace, rest = key.partition("{")
@@ -256,7 +301,10 @@ class RegisterKeys:
     def __init__(self, prefix: str = "", *, written: bool = False) -> None:
         """`written`: the prefix as it stands in a key."""
         self.name = "the register"
-        own = f"{REGISTER}.{prefix if written else prefix.translate(_PLAIN)}}}."
+        self._fill(prefix if written else prefix.translate(_PLAIN))
+
+    def _fill(self, prefix: str) -> None:
+        own = f"{REGISTER}.{prefix}}}."
         self.queues, self.processes, self.alive = own + "queues", own + "processes", own + "alive"
         self.probe = own + "probe"
         self.every = (self.queues, self.processes, self.alive)
@@ -264,6 +312,25 @@ class RegisterKeys:
 
     def __repr__(self) -> str:
         return f"RegisterKeys({self.queues!r})"
+
+
+class LateRegisterKeys(RegisterKeys):
+    """The same while it is not known which namespace it is in. See `LateQueueKeys`."""
+
+    __slots__ = ("_namespace", "_prefix")
+
+    def __init__(self, prefix: str, *, namespace: Callable[[], str]) -> None:
+        self._namespace = namespace
+        super().__init__(prefix)
+
+    def _fill(self, prefix: str) -> None:
+        self._prefix = prefix
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute not in RegisterKeys.__slots__:
+            raise AttributeError(attribute)
+        super()._fill(self._namespace() + self._prefix)
+        return getattr(self, attribute)
 
 
 def check_name(name: str, *, sep: str = SEP, layout: Layout = "stock") -> None:

@@ -64,7 +64,7 @@ class PartitionRecord:
         Raises `InvalidArgument` if there are more than this queue was said to have, ever.
         """
         slots = self._engine.slots
-        how: dict[str, Any] = {"prefix": self._engine.options.global_keyprefix}
+        how: dict[str, Any] = {"prefix": self._engine.prefix}
         if slots is not None:
             how |= {"shards": slots.primaries, "shard_of": slots.owner}
         if not record:

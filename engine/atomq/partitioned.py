@@ -108,6 +108,7 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
     # ── consume, settle ───────────────────────────────────────────────────────────────────────
 
     def _receiver(self, workers: int = 1) -> Receiver:
+        self.engine.find_namespace()
         receiver = Receiver(self.engine.run(self._loaded()), workers, fair=True)
         receiver.grown = self._grown
         return receiver

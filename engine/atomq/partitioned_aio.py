@@ -110,6 +110,7 @@ class AsyncPartitionedQueue(PartitionedBase[AsyncEngine], AsyncQueue):
     # ── consume, settle ───────────────────────────────────────────────────────────────────────
 
     async def _receiver(self, workers: int = 1) -> AsyncReceiver:
+        await self.engine.find_namespace()
         receiver = AsyncReceiver(await self.engine.run(self._loaded()), workers, fair=True)
         receiver.grown = self._grown
         return receiver

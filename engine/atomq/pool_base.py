@@ -31,7 +31,7 @@ class PoolBase:
     ) -> None:
         self.engine = engine
         self.place = place
-        address, outage = engine.address, engine.outage
+        address, outage = engine.reached, engine.outage
         if place is not None:
             address, outage = address.of_node(*place), outage_of("{}:{}".format(*place))
         self.standing = Standing(outage)

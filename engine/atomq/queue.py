@@ -297,6 +297,7 @@ class Queue(QueueBase[Engine]):
 
     def _receiver(self, workers: int = 1) -> Receiver:
         """A consumer of this queue."""
+        self.engine.find_namespace()
         return Receiver([self], workers)
 
     def consume(
@@ -462,6 +463,7 @@ class Queue(QueueBase[Engine]):
         `on_progress`, a plain function, is called with what the holder says of its progress: the
         last of each half second.
         """
+        self.engine.find_namespace()
         flow = self._await_result(message_id, timeout, on_progress)
         waiter = self.engine.waiter()
         try:
@@ -473,6 +475,7 @@ class Queue(QueueBase[Engine]):
 
     def state(self) -> QueueState:
         """The queue in numbers."""
+        self.engine.find_namespace()
         return self.engine.run(self._state())
 
     def peek(
@@ -483,6 +486,7 @@ class Queue(QueueBase[Engine]):
         `part` is ready, delayed, unacked or dead. `offset` passes some over; dead letters go on
         `after` the `name` of the last one seen instead. Stops behind 1 MiB.
         """
+        self.engine.find_namespace()
         return self.engine.run(self._peek(part, limit, offset, after))
 
     def get(self, message_id: str) -> MessageStatus:
@@ -514,6 +518,7 @@ class Queue(QueueBase[Engine]):
 
     def purge(self, *parts: Part) -> Counts:
         """Throw away what lies in these parts; by default what is ready and delayed."""
+        self.engine.find_namespace()
         return self.engine.run(self._purge(parts))
 
     def delete(self, *, force: bool = False) -> Counts:
@@ -524,14 +529,17 @@ class Queue(QueueBase[Engine]):
         claims in between. Stored results stay until their `result_ttl` is over. A put
         afterwards begins a new queue.
         """
+        self.engine.find_namespace()
         return self.engine.run(self._delete(force))
 
     def pause(self) -> None:
         """Hand out nothing until `resume`."""
+        self.engine.find_namespace()
         self.engine.run(self._pause(paused=True))
 
     def resume(self) -> None:
         """Hand out messages again."""
+        self.engine.find_namespace()
         self.engine.run(self._pause(paused=False))
 
 

@@ -304,6 +304,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
 
     async def _receiver(self, workers: int = 1) -> AsyncReceiver:
         """A consumer of this queue."""
+        await self.engine.find_namespace()
         return AsyncReceiver([self], workers)
 
     def consume(
@@ -477,6 +478,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         `on_progress`, a plain function, is called with what the holder says of its progress: the
         last of each half second.
         """
+        await self.engine.find_namespace()
         flow = self._await_result(message_id, timeout, on_progress)
         waiter = self.engine.waiter()
         try:
@@ -488,6 +490,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
 
     async def state(self) -> QueueState:
         """The queue in numbers."""
+        await self.engine.find_namespace()
         return await self.engine.run(self._state())
 
     async def peek(
@@ -498,6 +501,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         `part` is ready, delayed, unacked or dead. `offset` passes some over; dead letters go on
         `after` the `name` of the last one seen instead. Stops behind 1 MiB.
         """
+        await self.engine.find_namespace()
         return await self.engine.run(self._peek(part, limit, offset, after))
 
     async def get(self, message_id: str) -> MessageStatus:
@@ -529,6 +533,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
 
     async def purge(self, *parts: Part) -> Counts:
         """Throw away what lies in these parts; by default what is ready and delayed."""
+        await self.engine.find_namespace()
         return await self.engine.run(self._purge(parts))
 
     async def delete(self, *, force: bool = False) -> Counts:
@@ -539,14 +544,17 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         claims in between. Stored results stay until their `result_ttl` is over. A put
         afterwards begins a new queue.
         """
+        await self.engine.find_namespace()
         return await self.engine.run(self._delete(force))
 
     async def pause(self) -> None:
         """Hand out nothing until `resume`."""
+        await self.engine.find_namespace()
         await self.engine.run(self._pause(paused=True))
 
     async def resume(self) -> None:
         """Hand out messages again."""
+        await self.engine.find_namespace()
         await self.engine.run(self._pause(paused=False))
 
 

@@ -78,7 +78,7 @@ class Reach(Nodes[Pool]):
             pool.close()
 
     def _slots(self, place: Place, within: float) -> Any:
-        return asked(self._engine.address.of_node(*place), within, "CLUSTER", "SLOTS")
+        return asked(self._engine.reached.of_node(*place), within, "CLUSTER", "SLOTS")
 
     def _knock(self, place: Place) -> None:
         """See `Nodes.knock`."""

@@ -78,7 +78,7 @@ class AsyncReach(Nodes[AsyncPool]):
             await pool.close()
 
     async def _slots(self, place: Place, within: float) -> Any:
-        return await asked(self._engine.address.of_node(*place), within, "CLUSTER", "SLOTS")
+        return await asked(self._engine.reached.of_node(*place), within, "CLUSTER", "SLOTS")
 
     async def _knock(self, place: Place) -> None:
         """See `Nodes.knock`."""

@@ -358,7 +358,7 @@ _making = fork.Lock()
 
 def register_of(
     address: Any,
-    prefix: str,
+    keys: RegisterKeys,
     make_engine: Callable[[], Any],
     *,
     off: bool = False,
@@ -367,7 +367,7 @@ def register_of(
     with _making:
         found = _by_address.get(address)
         if found is None:
-            found = Register(RegisterKeys(prefix), make_engine, off=off)
+            found = Register(keys, make_engine, off=off)
             _by_address[address] = found
         return found
 

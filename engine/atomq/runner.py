@@ -48,6 +48,8 @@ class Runner(EngineBase):
         """Carry out a flow to its end, as `run` does."""
         answer: Any = None
         trouble: BaseException | None = None
+        if self.virtual_host.namespace is None:
+            self.find_namespace()
         while True:
             try:
                 effect = work.send(answer) if trouble is None else work.throw(trouble)
@@ -113,6 +115,8 @@ class Runner(EngineBase):
         it out; else it is not tried again.
         """
         arguments.command(args)
+        if self.virtual_host.namespace is None:
+            self.find_namespace()
         if patient:
             asking = retrying.asking(args, self.retry)
             results = self._drive(asking, Standing(self.outage))
@@ -281,6 +285,10 @@ class Runner(EngineBase):
         return [key for key, length in answered if isinstance(length, int) and length > 0]
 
     # ── what differs ──────────────────────────────────────────────────────────────────────────
+
+    def find_namespace(self) -> None:
+        """Find out what all names begin with, if it is not known: see `VirtualHost`."""
+        raise NotImplementedError
 
     def _run_briefly(self, call: Call[T]) -> T:
         """A call that is tried once, and is answered soon or not at all."""

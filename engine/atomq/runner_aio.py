@@ -53,6 +53,8 @@ class AsyncRunner(EngineBase):
         """Carry out a flow to its end, as `run` does."""
         answer: Any = None
         trouble: BaseException | None = None
+        if self.virtual_host.namespace is None:
+            await self.find_namespace()
         while True:
             try:
                 effect = work.send(answer) if trouble is None else work.throw(trouble)
@@ -120,6 +122,8 @@ class AsyncRunner(EngineBase):
         """
         arguments.command(args)
         self._enter_loop()
+        if self.virtual_host.namespace is None:
+            await self.find_namespace()
         if patient:
             asking = retrying.asking(args, self.retry)
             results = await self._drive(asking, Standing(self.outage))
@@ -290,6 +294,10 @@ class AsyncRunner(EngineBase):
         return [key for key, length in answered if isinstance(length, int) and length > 0]
 
     # ── what differs ──────────────────────────────────────────────────────────────────────────
+
+    async def find_namespace(self) -> None:
+        """Find out what all names begin with, if it is not known: see `VirtualHost`."""
+        raise NotImplementedError
 
     async def _run_briefly(self, call: Call[T]) -> T:
         """A call that is tried once, and is answered soon or not at all."""

@@ -154,6 +154,14 @@ def unsent(error: Exception, call: Call[Any]) -> AtomqError:
     return found
 
 
+_NO_DATABASE = ("SELECT is not allowed", "DB index is out of range")
+
+
+def has_no_database(error: Exception) -> bool:
+    """Whether it says that there is no database of this number."""
+    return any(says in str(error) for says in _NO_DATABASE)
+
+
 def _wants_one(text: str) -> bool:
     return "HELLO must be called" in text or "Authentication required" in text
 
@@ -161,10 +169,15 @@ def _wants_one(text: str) -> bool:
 def _unforeseen(text: str, where: str) -> AtomqError:
     if "unknown command" in text.lower() or "Unknown Redis command" in text:
         return ServerTooOld(f"{text}{where}: atomq needs Redis 6.2 or Valkey 7.2")
-    if "SELECT is not allowed" in text or "DB index is out of range" in text:
+    if "SELECT is not allowed" in text:
         return ServerError(
-            f"the server has no such database ({text}); a cluster has number 0 alone, or as many "
-            "as Valkey 9's cluster-databases says: elsewhere global_keyprefix keeps queues apart"
+            f"this server is one node of a cluster, which has no such database ({text}): write "
+            "redis+cluster://host:port, where the number is a namespace"
+        )
+    if any(says in text for says in _NO_DATABASE):
+        return ServerError(
+            f"the server has no such database ({text}): its option databases says how many there "
+            "are, in a cluster cluster-databases"
         )
     if "cluster support disabled" in text:
         return ServerError("this server is no cluster: write redis:// instead of redis+cluster://")

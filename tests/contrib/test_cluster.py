@@ -46,9 +46,11 @@ def three(kind: str) -> Iterator[Cluster]:
 class ClusterPlace(Place):
     """Workers on a cluster. Results lie there too."""
 
-    def __init__(self, cluster: Cluster, directory: Path) -> None:
+    def __init__(self, cluster: Cluster, directory: Path, host: int = 0) -> None:
         self.cluster = cluster
-        url = url_of(cluster)
+        first, *others = url_of(cluster).split(";")
+        # Kombu's pools tell connections apart by their first URL.
+        url = ";".join([f"{first}/{host}" if host else first, *others])
         super().__init__(cluster.nodes[0], directory, url, backend=url)
         self.engine_url = url
 
@@ -158,12 +160,12 @@ def test_an_exchange_has_one_key_which_shares_the_slot_of_its_queue(three: Clust
     assert keys == [f"_atomq.{{{name}}}.bindings".encode()]
 
 
-def test_a_user_of_one_queue_may_do_what_a_worker_does(three: Cluster) -> None:
+@pytest.mark.parametrize("host", ["", "/1"])
+def test_a_user_of_one_queue_may_do_what_a_worker_does(three: Cluster, host: str) -> None:
     name = name_on(three, 0)
+    url = url_of(three) + host
     command = [sys.executable, "-m", "atomq", "acl", "worker", name, "--celery", "--json", "--url"]
-    said = subprocess.run(
-        [*command, url_of(three)], capture_output=True, text=True, check=True, timeout=20
-    )
+    said = subprocess.run([*command, url], capture_output=True, text=True, check=True, timeout=20)
     (found,) = json.loads(said.stdout)
     user, rules = found["user"], found["rules"]
     for node in three.nodes:
@@ -171,7 +173,7 @@ def test_a_user_of_one_queue_may_do_what_a_worker_does(three: Cluster) -> None:
         admin.execute_command("ACL", "SETUSER", user, *rules, ">secret")
         for script in scripts.every():
             admin.script_load(script.text)
-    url = url_of(three).replace("//", f"//{user}:secret@", 1)
+    url = url.replace("//", f"//{user}:secret@", 1)
     got: list[Any] = []
     fan = Queue("heard", Exchange("celery.pidbox", type="fanout"), auto_delete=True)
     with Connection(url) as connection, Connection(url) as out:
@@ -402,7 +404,11 @@ def applications(cluster: Cluster, by: str) -> Iterator[list[tuple[str, Connecti
         found = []
         for number, name in enumerate("ab"):
             url = url_of(cluster) + (f"/{number}" if by == "database" else "")
-            options = {"global_keyprefix": f"{name}."} if by == "prefix" else {}
+            options: dict[str, Any] = {}
+            if by == "prefix":
+                options["global_keyprefix"] = f"{name}."
+            elif by == "virtual_host":
+                options["virtual_host"] = number + 1
             out, connection = (
                 stack.enter_context(Connection(url, transport_options=options)) for _ in range(2)
             )
@@ -410,27 +416,36 @@ def applications(cluster: Cluster, by: str) -> Iterator[list[tuple[str, Connecti
         yield found
 
 
-def test_two_applications_of_one_cluster_keep_apart(kind: str) -> None:
-    """By `/1`, where the cluster has databases, or by a prefix: queues, bindings and broadcasts."""
+def keep_apart(cluster: Cluster, by: str) -> None:
+    """What two applications do: queues, bindings and broadcasts."""
     fan, queue = Exchange("events", type="fanout"), a_queue("q")
+    got: dict[str, list[Any]] = {"a": [], "b": [], "c": []}
+    with applications(cluster, by) as both, ExitStack() as stack:
+        for name, connection, _ in both:
+            take = [lambda body, _, name=name: got[name].append(body)]
+            heard = Queue("heard", fan, auto_delete=True)
+            stack.enter_context(Consumer(connection, [queue, heard], callbacks=take, no_ack=True))
+        for name, _, producer in both:
+            put(producer, queue, f"one {name}")
+            producer.publish(f"all {name}", exchange=fan, declare=[fan])
+        for name, connection, _ in both:
+            drained(connection, lambda name=name: len(got[name]) >= 2)
+            with suppress(TimeoutError):  # what leaked would come now
+                connection.drain_events(timeout=0.1)
+            assert sorted(got[name]) == [f"all {name}", f"one {name}"]
+
+
+def test_two_applications_of_one_cluster_keep_apart(kind: str) -> None:
+    """By `/1`, where the cluster has databases, or by a prefix."""
     with Cluster(kind, options={"cluster-databases": "2"}) as cluster:
         for by in ("database", "prefix"):
-            got: dict[str, list[Any]] = {"a": [], "b": []}
-            with applications(cluster, by) as both, ExitStack() as stack:
-                for name, connection, _ in both:
-                    take = [lambda body, _, name=name, got=got: got[name].append(body)]
-                    heard = Queue("heard", fan, auto_delete=True)
-                    stack.enter_context(
-                        Consumer(connection, [queue, heard], callbacks=take, no_ack=True)
-                    )
-                for name, _, producer in both:
-                    put(producer, queue, f"one {name}")
-                    producer.publish(f"all {name}", exchange=fan, declare=[fan])
-                for name, connection, _ in both:
-                    drained(connection, lambda name=name, got=got: len(got[name]) >= 2)
-                    with suppress(TimeoutError):  # what leaked would come now
-                        connection.drain_events(timeout=0.1)
-                    assert sorted(got[name]) == [f"all {name}", f"one {name}"]
+            keep_apart(cluster, by)
+
+
+@pytest.mark.parametrize("by", ["virtual_host", "database"])
+def test_virtual_hosts_of_a_cluster_without_databases_keep_apart(three: Cluster, by: str) -> None:
+    """By the option, or by `/1`; the third is in 0."""
+    keep_apart(three, by)
 
 
 # ── Celery ───────────────────────────────────────────────────────────────────────────────────────
@@ -474,6 +489,56 @@ def test_a_worker_does_all_that_it_does_on_one_server(at: ClusterPlace, pool: st
     assert [q["name"] for q in inspect.active_queues()[worker.name]] == ["celery", *names]
     assert worker.stop() == 0
     assert "Traceback" not in worker.log
+
+
+def test_a_transport_is_made_while_its_cluster_is_away() -> None:
+    """In a virtual host too, though the cluster says what that is."""
+    with Connection("atomq-cluster://127.0.0.1:1/1") as connection:
+        assert connection.transport.broker.engine.virtual_host.namespace is None
+        connection.clone()
+
+
+def test_workers_of_two_virtual_hosts_know_nothing_of_each_other(
+    three: Cluster, tmp_path: Path
+) -> None:
+    """Of a cluster without databases: tasks, results, chords, control, events, gossip."""
+    with ExitStack() as stack:
+        places = [ClusterPlace(three, tmp_path, host) for host in (1, 2)]
+        for place in places:
+            stack.callback(place.close)
+        gossip = ("--events",)
+        workers = [place.worker("threads", 2, args=gossip) for place in places]
+        for worker in workers:
+            worker.ready()
+        one, two = places
+        ids = [place.send("work", 0, 42) for place in places]
+        collected = one.reader.tasks["collected"]
+        work = one.reader.tasks["work"]
+        assert chord([work.s(0, n) for n in range(3)], collected.s())().get(timeout=15) == [0, 1, 2]
+        for place, worker, sent in zip(places, workers, ids, strict=True):
+            assert place.result(sent) == 42
+            place.ledger.await_ends(sent)
+            pong = [{worker.name: {"ok": "pong"}}]
+            wait_until(
+                "its worker to listen",
+                lambda place=place, pong=pong: place.app.control.ping(timeout=0.5) == pong,
+            )
+        assert not two.ledger.starts()[ids[0]]
+        assert not one.ledger.starts()[ids[1]]
+        assert two.reader.backend.get_task_meta(ids[0], cache=False)["status"] == "PENDING"
+        later = two.send("work", countdown=60)
+        wait_until("it to lie there", lambda: two.state().delayed == 1)
+        one.app.control.revoke(later)
+        assert one.app.control.inspect(timeout=0.5).revoked() == {workers[0].name: [later]}
+        assert two.app.control.inspect(timeout=0.5).revoked() == {workers[1].name: []}
+        for place, worker, other in ((one, *workers), (two, *reversed(workers))):
+            assert other.name not in worker.log
+            with place.engine() as engine:
+                (process,) = engine.overview().processes
+                assert process.entry["name"] == worker.name
+        for worker in workers:
+            assert worker.stop() == 0
+            assert "Traceback" not in worker.log
 
 
 # ── a shard in trouble ───────────────────────────────────────────────────────────────────────────

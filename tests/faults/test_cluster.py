@@ -1056,9 +1056,11 @@ def test_databases_of_a_cluster_are_apart_where_it_has_them(kind: str, make: Mak
             make.queue("q", make.engine(f"{url}/2")).put("x")
 
 
-def test_a_cluster_without_that_database_says_so(three: Cluster, make: Make) -> None:
+def test_a_node_without_that_database_says_so(three: Cluster, make: Make) -> None:
+    """Of what it is for a cluster: tests/faults/test_virtual_hosts.py."""
+    url = three.nodes[0].tcp_url.removesuffix("/0")
     with pytest.raises(ServerError, match="no such database"):
-        make.queue("q", make.engine(f"redis+cluster://127.0.0.1:{three.nodes[0].port}/1")).put("x")
+        make.queue("q", make.engine(f"{url}/1", layout="cluster")).put("x")
 
 
 def test_a_single_server_is_no_cluster_and_says_so(server: Server, make: Make) -> None:

@@ -350,6 +350,10 @@ def test_no_message_shows_a_password(url: str) -> None:
         ("sentinel://:p@a/3;sentinel://b", "sentinel://:***@a:26379/3;sentinel://b:26379"),
         ("redis+cluster://a;redis+cluster://b", "redis+cluster://a:6379;redis+cluster://b:6379"),
         ("redis+cluster://a/1", "redis+cluster://a:6379/1"),
+        (
+            "redis+cluster://a;redis+cluster://b/1",
+            "redis+cluster://a:6379/1;redis+cluster://b:6379",
+        ),
         ("embedded:///x?db=1", "embedded:///x?db=1"),
         ("memory://x/2", "memory://x/2"),
     ],

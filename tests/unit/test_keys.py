@@ -8,7 +8,18 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from atomq.errors import InvalidArgument
-from atomq.keys import SEP, Layout, QueueKeys, check_name, is_queue_key
+from atomq.keys import (
+    SEP,
+    LateQueueKeys,
+    LateRegisterKeys,
+    Layout,
+    QueueKeys,
+    RegisterKeys,
+    check_name,
+    is_queue_key,
+    namespace,
+    namespace_in,
+)
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=50).filter(
     lambda name: SEP not in name and not name.startswith(("unacked", "_kombu.", "_atomq."))
@@ -119,3 +130,32 @@ def test_in_a_cluster_a_prefix_has_no_braces() -> None:
     with pytest.raises(InvalidArgument, match="global_keyprefix"):
         QueueKeys("q", prefix="{app}.", layout="cluster")
     assert QueueKeys("q", prefix="{app}.").ready[0] == "{app}.q"
+
+
+def test_the_names_of_a_namespace_are_asked_for_when_they_are_needed() -> None:
+    asked: list[str] = []
+
+    def name() -> str:
+        asked.append("")
+        return namespace(7)
+
+    late = LateQueueKeys("q", namespace=name, prefix="app:", layout="cluster")
+    register = LateRegisterKeys("app:", namespace=name)
+    assert (late.name, late.step_of(9), register.name) == ("q", 4, "the register")
+    assert not hasattr(late, "nothing")
+    assert not hasattr(register, "nothing")
+    assert asked == []
+    known = QueueKeys("q", prefix="_atomq.7:app:", layout="cluster")
+    assert {late.claim: late.slot} == {known.claim: known.slot}
+    assert register.every == RegisterKeys("_atomq.7:app:").every
+    assert len(asked) == 2
+    with pytest.raises(InvalidArgument, match="braces"):
+        LateQueueKeys("q", namespace=name, prefix="{", layout="cluster")
+
+
+def test_no_queue_is_called_as_one_in_a_namespace() -> None:
+    with pytest.raises(InvalidArgument, match="reserved"):
+        check_name(namespace(1) + "q", layout="cluster")
+    assert namespace(0) == ""
+    found = {text: namespace_in(text) for text in ("_atomq.12:app:", "_atomq.0:", "1/q", "")}
+    assert found == {"_atomq.12:app:": "_atomq.12:", "_atomq.0:": "", "1/q": "", "": ""}

@@ -114,6 +114,7 @@ class Pool(AsyncPool):
         address = SimpleNamespace(of_node=lambda *place: place)
         engine: Any = SimpleNamespace(
             address=address,
+            reached=address,
             outage=outage_of("one"),
             options=SimpleNamespace(max_connections=most, **options),
             era=0,

@@ -91,7 +91,8 @@ def acl(
 
     Load the scripts as another user (`atomq scripts load`): none of these may. The server cannot
     tell one script from another, so producers, workers and operators of a queue can do all that
-    scripts do there. Nothing is sent to the server.
+    scripts do there. Nothing is sent to the server, unless the URL names a database of a cluster:
+    then that is asked whether it has any.
     """
     name = user or f"{queues[0]}-{role}"
     if not celery and (results is not None or stock):
@@ -99,7 +100,7 @@ def acl(
     if password_hash is not None and not re.fullmatch("[0-9a-f]{64}", password_hash):
         raise Usage("--password-hash takes 64 hexadecimal digits, in lower case")
     keys = [session.keys(queue) for queue in queues]
-    rules = [*_of_library(role, keys)]
+    rules = [*_of_library(role, keys), *(["+select"] if session.engine.address.db else [])]
     if role in (Role.PRODUCER, Role.WORKER):
         rules += _of_durability(session.engine.durability())
     if in_register:
@@ -107,8 +108,8 @@ def acl(
         rules.append(f"~{_literal(own)}*")
     if celery:
         address = session.engine.address
-        heard = f"{session.engine.options.global_keyprefix}{fanout_prefix.format(db=address.db)}"
-        rules += _of_celery(role, keys, session.engine.options.global_keyprefix, results)
+        heard = f"{session.engine.prefix}{fanout_prefix.format(db=address.db)}"
+        rules += _of_celery(session, role, keys, results)
         if role is Role.WORKER:
             rules += _of_celery_worker(session, heard, control=control, stock=stock)
     rules = sorted(dict.fromkeys(rules), key=lambda rule: "~r&+".index(rule[0]))
@@ -197,9 +198,10 @@ def _of_durability(durability: Durability | None) -> Iterator[str]:
 
 
 def _of_celery(
-    role: Role, queues: list[QueueKeys], prefix: str, results: str | None
+    session: Session, role: Role, queues: list[QueueKeys], results: str | None
 ) -> Iterator[str]:
     """What Kombu adds: bindings, and Celery's own result backend."""
+    prefix, namespace = session.engine.prefix, session.engine.namespace
     if role in (Role.PRODUCER, Role.WORKER):
         if queues[0].layout == "cluster":
             for keys in queues:
@@ -211,8 +213,8 @@ def _of_celery(
             yield from ("+sadd", "+smembers")
         yield from ("+ping", "+exists")
         if results is not None:
-            yield f"~{_literal(results)}celery-task-meta-*"
-            yield f"&{_literal(results)}celery-task-meta-*"
+            yield f"~{_literal(namespace + results)}celery-task-meta-*"
+            yield f"&{_literal(namespace + results)}celery-task-meta-*"
             yield from ("+get", "+mget", "+setex", "+multi", "+exec", "+subscribe", "+unsubscribe")
             if queues[0].layout == "cluster":
                 yield from ("+eval", "+set", "+publish")
@@ -220,7 +222,7 @@ def _of_celery(
 
 def _of_celery_worker(session: Session, heard: str, *, control: bool, stock: bool) -> Iterator[str]:
     options = session.engine.options
-    prefix = options.global_keyprefix
+    prefix = session.engine.prefix
     if session.engine.address.kind == "cluster":
         yield from ("+rpop", "+zrem")
         if control:

@@ -106,6 +106,7 @@ def _database(session: Session, names: Sequence[str]) -> Findings:
 
     address = session.engine.address
     if address.kind == "cluster":
+        yield from _virtual_host(session)
         return
     keyspace = words(session.engine.command("INFO", "keyspace"))
     counts = {
@@ -119,13 +120,32 @@ def _database(session: Session, names: Sequence[str]) -> Findings:
     yield Finding("database", "ok", found + (f"; other databases: {others}" if others else ""))
 
 
+def _virtual_host(session: Session) -> Findings:
+    """Of a cluster: whether it is a database or a namespace, and whether it was one before."""
+    from atomq.keys import RegisterKeys, namespace
+
+    engine, number = session.engine, session.engine.address.db
+    if not number:
+        return
+    if engine.namespace:
+        text = f"virtual_host {number} is a namespace, as this cluster has no databases: "
+        yield Finding("database", "ok", f"{text}names in it begin with {engine.namespace}")
+        return
+    yield Finding("database", "ok", f"virtual_host {number} is a database of the cluster")
+    before = namespace(number) + engine.options.global_keyprefix
+    with engine.for_thread(engine.address.of_database(0)) as zero:
+        is_left = zero.command("EXISTS", RegisterKeys(before).queues)
+    if is_left:
+        text = f"queues of virtual_host {number} from when the cluster had no databases are left"
+        advice = f"virtual_host=0 and global_keyprefix={before} lead there"
+        yield Finding("database", "warn", text, advice)
+
+
 def _fleet(session: Session, _names: Sequence[str]) -> Findings:
-    from atomq.cli.discovery import scan
+    from atomq.cli.discovery import older_workers
     from atomq.contrib import fleet
 
-    found = list(_registered(session))
-    older = list(scan(session, f"{fleet.PREFIX}*", "string"))
-    found += fleet.workers((key, session.reader.command("GET", key)) for key in older)
+    found = [*_registered(session), *older_workers(session)]
     if not found:
         return
     faults = fleet.disagreements(found)
@@ -136,21 +156,23 @@ def _fleet(session: Session, _names: Sequence[str]) -> Findings:
 
 
 def _registered(session: Session) -> Iterator[Worker]:
-    """Those in the registers of the database, also of other prefixes: one may be a mistake."""
+    """Those in the registers of the virtual host, of other prefixes too: one may be a mistake."""
     from atomq import calls
     from atomq.cli.discovery import scan
     from atomq.contrib import fleet
-    from atomq.keys import REGISTER, RegisterKeys
+    from atomq.keys import REGISTER, RegisterKeys, namespace_in
 
     for key in scan(session, f"{REGISTER}*", "hash"):
         prefix = key.removeprefix(REGISTER + ".").rpartition("}")[0]
+        if namespace_in(prefix) != session.engine.namespace:
+            continue
         register = RegisterKeys(prefix, written=True)
         yield from fleet.of_register(session.reader.run(calls.roster(register, limit=1)).processes)
 
 
 def _stock_leftovers(session: Session, _names: Sequence[str]) -> Findings:
     engine = session.engine
-    prefix = engine.options.global_keyprefix
+    prefix = engine.prefix
     if engine.address.kind == "cluster":
         return
     held = int(engine.command("HLEN", f"{prefix}unacked"))

@@ -12,6 +12,7 @@ from atomq.errors import AtomqError
 
 if TYPE_CHECKING:
     from atomq.calls import Roster
+    from atomq.contrib.fleet import Worker
 
 
 def completed(context: typer.Context, incomplete: str) -> list[str]:
@@ -55,7 +56,7 @@ def discover(session: Session, *, scanning: bool = False) -> list[str]:
     if not scanning and (known := roster(session).queues):
         return known
     engine = session.reader
-    prefix, sep = engine.options.global_keyprefix, engine.options.sep
+    prefix, sep = engine.prefix, engine.options.sep
     full: set[str] = set()
     try:
         with session.out.progress("looking for queues") as report:
@@ -89,6 +90,16 @@ def roster(session: Session) -> Roster:
         return session.reader.run(flows.whole_roster(session.engine.register.keys))
     except (PermissionDenied, ScriptsNotLoaded):
         return Roster(0, [], [], 0)
+
+
+def older_workers(session: Session) -> list[Worker]:
+    """Celery workers of releases up to 14144c1, which know of no namespace: none is in one."""
+    from atomq.contrib import fleet
+
+    if session.engine.namespace:
+        return []
+    keys = list(scan(session, f"{fleet.PREFIX}*", "string"))
+    return fleet.workers((key, session.reader.command("GET", key)) for key in keys)
 
 
 def enter(session: Session, names: Sequence[str], *, gone: bool = False) -> None:

@@ -59,7 +59,7 @@ def replicas(engine: Engine, primary: Place) -> Iterator[Place | Unreached]:
         known = primary.info("replication")
     except (PermissionDenied, ServerError):
         return
-    address = engine.address
+    address = engine.reached
     options = address.options.replace(
         socket_connect_timeout=min(_PATIENCE, address.options.socket_connect_timeout or _PATIENCE)
     )

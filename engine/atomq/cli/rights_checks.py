@@ -104,7 +104,7 @@ def _celery(session: Session, keys: QueueKeys) -> Finding | None:
     address, engine = session.engine.address, session.engine
     if find_spec("celery") is None or address.kind in ("cluster", "memory"):
         return None
-    prefix = engine.options.global_keyprefix
+    prefix = engine.prefix
     bindings, topic = f"{prefix}_kombu.binding.celery", f"{prefix}/{address.db}.celery"
     tried: list[tuple[str, tuple[Any, ...], str]] = [
         ("PING", (), "workers do not connect"),

@@ -85,14 +85,11 @@ def _of(entry: Mapping[str, Any], name: str, kind: Any) -> Any:
 def _older(session: Session) -> list[dict[str, Any]]:
     """What Celery workers of releases up to 14144c1 say of themselves."""
     from atomq.calls import Process
-    from atomq.cli.discovery import scan
-    from atomq.contrib import fleet
+    from atomq.cli.discovery import older_workers
 
-    keys = list(scan(session, f"{fleet.PREFIX}*", "string"))
-    entries = fleet.workers((key, session.reader.command("GET", key)) for key in keys)
     return [
         row(Process(each.name, int(each.settings.get("server_ms", 0)), dict(each.settings)))
-        for each in entries
+        for each in older_workers(session)
     ]
 
 

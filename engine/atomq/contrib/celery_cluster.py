@@ -4,6 +4,7 @@
                  backend="atomq-cluster://a:7000;atomq-cluster://b:7001")
 
 Keys are Celery's, but for those of a group, which lie in one slot: `celery-taskset-meta-{<id>}`.
+On a cluster without databases the namespace of a virtual host stands in front of them.
 The result of a task lies where its id says, or elsewhere if that shard was away when it was stored:
 no shard keeps a worker from the tasks of another. What belongs to a group lies in its slot alone.
 """
@@ -122,6 +123,14 @@ class Backend(stock.RedisBackend):
     def client(self) -> Client:
         """A client of the cluster."""
         return Client(engine_of(self.address))
+
+    def _get_key_for(self, prefix: Any, id: Any, key: Any = "") -> Any:  # noqa: A002 - Celery's
+        """The namespace of its virtual host stands in front: see `VirtualHost`."""
+        engine = engine_of(self.address)
+        namespace = engine.virtual_host.namespace
+        if namespace is None:
+            namespace = self.ensure(lambda: engine.namespace, ())
+        return self.key_t(namespace) + super()._get_key_for(prefix, id, key)
 
     def get_key_for_group(self, group_id: Any, key: str = "") -> Any:
         """The keys of a group lie in one slot."""

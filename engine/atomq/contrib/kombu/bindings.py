@@ -27,7 +27,7 @@ class Bindings:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._tables: dict[str, tuple[float, list[tuple[str, ...]]]] = {}
-        prefix = engine.options.global_keyprefix
+        prefix = engine.options.global_keyprefix  # a namespace is of a cluster: see `NodeBindings`
         self._table = prefix + "_kombu.binding."
         self._permanent = prefix + "_kombu.binding_permanent."
         self._deadlines = prefix + "_kombu.binding_deadlines"

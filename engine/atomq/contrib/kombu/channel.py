@@ -49,7 +49,7 @@ class Channel(Consuming):
     @property
     def global_keyprefix(self) -> str:
         """What stands before every key."""
-        return self.broker.engine.options.global_keyprefix
+        return self.broker.engine.prefix
 
     @property
     def sep(self) -> str:

@@ -179,7 +179,7 @@ class Claims:
     def pass_on(self, token: str) -> None:
         """Wake another consumer by a token for a queue that is not consumed here any more."""
         full = is_queue_key(token)
-        prefix = self._broker.engine.options.global_keyprefix
+        prefix = self._broker.engine.prefix
         if full is not None and full.startswith(prefix):
             self._broker.engine.run(self._broker.claim([full.removeprefix(prefix)], 0))
 

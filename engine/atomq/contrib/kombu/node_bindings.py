@@ -28,13 +28,12 @@ class NodeBindings(Bindings):
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
-        self._prefix = engine.options.global_keyprefix
         self._threads = NodeThreads()
         self._bound: set[str] = set()
 
     def key(self, exchange: str) -> str:
         """The table of an exchange."""
-        return f"_atomq.{{{(self._prefix + exchange).translate(_PLAIN)}}}.bindings"
+        return f"_atomq.{{{(self._engine.prefix + exchange).translate(_PLAIN)}}}.bindings"
 
     def read(self, exchange: str) -> list[tuple[str, ...]]:
         """The bindings of an exchange, as they are now; as they were, where its shard is away."""

@@ -117,7 +117,7 @@ class Publishing(Declaring):
 
     def reply_topic(self, queue: str) -> str:
         """The channel that replies are published to, on a cluster: they need no shard then."""
-        key_prefix = self.broker.engine.options.global_keyprefix
+        key_prefix = self.broker.engine.prefix
         return f"{key_prefix}{self.settings.fanout_prefix}reply/{queue}"
 
     def _put_reply(self, keys: QueueKeys, message: dict[str, Any]) -> None:
@@ -146,7 +146,7 @@ class Publishing(Declaring):
 
     def topics(self, exchange: str, routing_key: str) -> list[str]:
         """The server's channels that a fanout message is published to."""
-        key_prefix = self.broker.engine.options.global_keyprefix
+        key_prefix = self.broker.engine.prefix
         if routing_key and self.settings.fanout_patterns:
             exchange = f"{exchange}/{routing_key}"
         prefixes = (self.settings.fanout_prefix, self.settings.legacy_fanout_prefix)
