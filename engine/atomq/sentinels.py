@@ -11,16 +11,17 @@ import logging
 import selectors
 import threading
 import time
-from collections.abc import Awaitable
-from typing import Any, Protocol, cast
+from collections.abc import Generator
+from typing import Any, Protocol
 from weakref import WeakSet
 
 from redis import exceptions as server
 from redis.asyncio import sentinel as aio_sentinel
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from atomq import fork, wires
+from atomq import drive_aio, fork, wires
 from atomq.address import Address
+from atomq.drive import drive
 from atomq.shared import AsyncShared, Shared
 
 log = logging.getLogger("atomq.client")
@@ -42,23 +43,44 @@ class Audience(Protocol):
         """There are other credentials, of the same server. The same holds."""
 
 
-class Master:
-    """Asks the sentinels for the master, where redis-py's connection expects its pool."""
+class _Asker:
+    """Asks the sentinels for the master, where redis-py's connection expects its pool.
+
+    `sentinel` is one of redis-py's, for threads or for tasks.
+    """
 
     is_master = True
     check_connection = False
 
-    def __init__(self, address: Address, sentinel_kwargs: dict[str, Any]) -> None:
+    def __init__(self, address: Address, sentinel: Any) -> None:
         self.address = address
         self.service_name = address.master_name or ""
-        self.first: int | None = None
-        """Which sentinel is to be asked first: it was the first to hear of the last switch."""
-        self._sentinel = Sentinel(
+        self._sentinel = sentinel
+        self._all = tuple(sentinel.sentinels)
+
+    def _asking(self, heard: Master) -> Generator[str, Place, Place]:
+        """Yields the master's name, and is sent where the sentinels say it is. See `drive`."""
+        in_order(self._sentinel.sentinels, self._all, heard.first)
+        try:
+            found = yield self.service_name
+        except (MasterNotFoundError, aio_sentinel.MasterNotFoundError):
+            raise not_found(self.address) from None
+        heard.found(found)
+        return found
+
+
+class Master(_Asker):
+    """For threads. It listens to the sentinels too, for all of the process."""
+
+    def __init__(self, address: Address, sentinel_kwargs: dict[str, Any]) -> None:
+        sentinel = Sentinel(
             address.nodes,
             min_other_sentinels=address.options.min_other_sentinels,
             sentinel_kwargs=sentinel_kwargs,
         )
-        self._all = tuple(self._sentinel.sentinels)
+        super().__init__(address, sentinel)
+        self.first: int | None = None
+        """Which sentinel is to be asked first: it was the first to hear of the last switch."""
         self._shared = Shared[Place]()
         self._known: Place | None = None
         self._gate = fork.Lock()
@@ -75,13 +97,7 @@ class Master:
         return self._shared(self._ask)
 
     def _ask(self) -> Place:
-        in_order(self._sentinel.sentinels, self._all, self.first)
-        try:
-            found: Place = self._sentinel.discover_master(self.service_name)
-        except MasterNotFoundError:
-            raise not_found(self.address) from None
-        self.found(found)
-        return found
+        return drive(self._asking(self), self._sentinel.discover_master)
 
     def found(self, place: Place) -> None:
         """The sentinels name the master; the audience hears of it if it was not there before."""
@@ -201,22 +217,19 @@ def _readable(ears: dict[int, _Ear], seconds: float) -> list[int]:
         return [key.data for key, _ in selector.select(seconds)] or list(ears)
 
 
-class AsyncMaster:
-    """The asyncio twin of `Master`, which listens for it."""
+class AsyncMaster(_Asker):
+    """For tasks."""
 
-    is_master = True
-    check_connection = False
+    heard: Master
+    """What listens for it."""
 
     def __init__(self, address: Address, sentinel_kwargs: dict[str, Any]) -> None:
-        self.address = address
-        self.service_name = address.master_name or ""
-        self.heard: Master | None = None
-        self._sentinel = aio_sentinel.Sentinel(
+        sentinel = aio_sentinel.Sentinel(
             address.nodes,
             min_other_sentinels=address.options.min_other_sentinels,
             sentinel_kwargs=sentinel_kwargs,
         )
-        self._all = tuple(self._sentinel.sentinels)
+        super().__init__(address, sentinel)
         self._shared = AsyncShared[Place]()
 
     async def get_master_address(self) -> Place:
@@ -224,15 +237,7 @@ class AsyncMaster:
         return await self._shared(self._ask)
 
     async def _ask(self) -> Place:
-        in_order(self._sentinel.sentinels, self._all, self.heard.first if self.heard else None)
-        asked = cast(Awaitable[Any], self._sentinel.discover_master(self.service_name))
-        try:
-            found: Place = await asked
-        except aio_sentinel.MasterNotFoundError:
-            raise not_found(self.address) from None
-        if self.heard is not None:
-            self.heard.found(found)
-        return found
+        return await drive_aio.drive(self._asking(self.heard), self._sentinel.discover_master)
 
 
 def in_order(asked: list[Any], everyone: tuple[Any, ...], first: int | None) -> None:
