@@ -491,13 +491,6 @@ def test_a_worker_does_all_that_it_does_on_one_server(at: ClusterPlace, pool: st
     assert "Traceback" not in worker.log
 
 
-def test_a_transport_is_made_while_its_cluster_is_away() -> None:
-    """In a virtual host too, though the cluster says what that is."""
-    with Connection("atomq-cluster://127.0.0.1:1/1") as connection:
-        assert connection.transport.broker.engine.virtual_host.namespace is None
-        connection.clone()
-
-
 def test_workers_of_two_virtual_hosts_know_nothing_of_each_other(
     three: Cluster, tmp_path: Path
 ) -> None:

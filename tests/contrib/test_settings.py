@@ -485,3 +485,10 @@ def test_tls(tls: tuple[Server, str, Path], tmp_path: Path) -> None:
         ]
         at.ledger.await_starts(ids)
         assert all(worker.stop() == 0 for worker in workers)
+
+
+def test_a_transport_is_made_while_its_cluster_is_away() -> None:
+    """In a virtual host too, though the cluster says what that is."""
+    with Connection("atomq-cluster://127.0.0.1:1/1") as connection:
+        assert connection.transport.broker.engine.virtual_host.namespace is None
+        connection.clone()
