@@ -133,7 +133,12 @@ class _Read:
         asked: list[Call[list[QueueOverview | AtomqError]]] = [
             calls.overview(group, whole=whole) for group in groups
         ]
-        answers = yield from ask(Together(asked))
+        try:
+            answers = yield from ask(Together(asked))
+        except ServerUnavailable as error:  # none of these was answered
+            if len(groups[0]) > 1:
+                raise
+            answers = [error] * len(groups)
         for group, answer in zip(groups, answers, strict=True):
             if isinstance(answer, AtomqError):
                 if len(group) > 1:  # it is the server that is in trouble

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 from atomq import Engine, Queue, scripts
 from atomq.keys import QueueKeys
 from tests.acceptance.conftest import Atomq
+from tests.conftest import LONG
 from tests.faults.test_cluster import PARTIAL, Moving, in_trouble, name_on, url_of
 from tests.servers import Cluster, Server, wait_until
 
 pytestmark = [
     pytest.mark.parametrize("kind", ["valkey-9"], indirect=True),
     pytest.mark.slow,
-    pytest.mark.long,
 ]
 
 
@@ -38,6 +40,7 @@ def half_moved(cluster: Cluster, slot: int) -> Iterator[None]:
     moving.end()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["frozen", "half moved", "dead"])
 def test_a_shard_in_trouble_is_named_and_the_others_are_shown(
     three: Cluster, atomq: Atomq, how: str
@@ -70,6 +73,54 @@ def test_a_shard_in_trouble_is_named_and_the_others_are_shown(
     wait_until("it to take messages", lambda: atomq("put", troubled, '"y"', url=url).code == 0)
 
 
+@pytest.mark.parametrize("how", ["dead", pytest.param("frozen", marks=pytest.mark.long)])
+def test_of_a_queue_what_answers_is_shown_and_what_did_not_is_named(
+    three: Cluster, atomq: Atomq, how: str
+) -> None:
+    """Its first partition is away, which has the record of the others."""
+    name, url, soon = name_on(three, 1), url_of(three), ("--option", "retry_budget=0.2")
+    with Engine(url) as engine:
+        orders: Any = Queue(name, engine, partitions=3)
+        parts = {three.owner(part.keys.slot): part for part in orders.partitions()}
+        sent = []
+        for part in parts.values():
+            part.put("dead")
+            part.claim().reject("bad")
+            sent.append(part.put("ready"))
+            part.put("later", delay=60)
+        node = three.owner(engine.keys(name).slot)
+        there = [each for each in sent if each.id[-1] != "0"]
+    del parts[node]
+
+    def on(*arguments: str) -> str:
+        """What it prints, where a shard is away."""
+        done = atomq(*arguments, *soon, url=url)
+        assert done.code == 3, done
+        assert f"{name}: " in done.err
+        assert str(node.port) in done.err
+        return done.out
+
+    with in_trouble(node, how):
+        (row,) = json.loads(on("queues", "--json", name))
+        assert (row["queue"], row["ready"], row["unanswered"]) == (name, 2, [name])
+        assert len(json.loads(on("peek", name, "--json"))) == 2
+        assert len(json.loads(on("dead", "list", name, "--json"))) == 2
+        assert on("pause", name) == f"{name}: paused\n"
+        if LONG:
+            assert f"without {name}" in on("queues", name)
+            assert on("resume", name) == f"{name}: running\n"
+            assert len(json.loads(on("delayed", "list", name, "--json"))) == 2
+            assert len(json.loads(on("dead", "reasons", name, "--json"))) == 2
+            found = atomq("get", name, there[0].id, "--json", *soon, url=url)
+            assert (found.code, found.json("get")[0]["state"]) == (0, "ready")
+            assert "cancelled 2 messages" in on("cancel", name, *(each.id for each in there))
+            assert "put 2 messages back" in on("dead", "redrive", name, "--all")
+        assert "threw away 2 ready" in on("purge", name, "--ready", "--yes")
+        assert on("purge", name, "--all", "--settings", "--yes") == ""
+    wait_until("the shard", lambda: atomq("queues", name, url=url).code == 0)
+
+
+@pytest.mark.long
 def test_a_slot_that_moved_is_found(three: Cluster, atomq: Atomq) -> None:
     assert three.spare is not None
     url, name = url_of(three), name_on(three, 2)
@@ -80,6 +131,7 @@ def test_a_slot_that_moved_is_found(three: Cluster, atomq: Atomq) -> None:
     assert row["ready"] == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["dead", "frozen", "manual"])
 def test_a_command_waits_for_a_failover(kind: str, atomq: Atomq, how: str) -> None:
     """Within the patience it is given."""
@@ -93,6 +145,7 @@ def test_a_command_waits_for_a_failover(kind: str, atomq: Atomq, how: str) -> No
             cluster.nodes[0].resume()
 
 
+@pytest.mark.long
 def test_a_replica_that_joined_after_the_scripts_were_loaded_takes_over(
     kind: str, atomq: Atomq
 ) -> None:

@@ -101,6 +101,9 @@ def test_a_reason_that_there_is_not_is_a_typo(on: Atomq, engine: Engine) -> None
         assert said in done.err
     assert on("dead", "list", "--reason", "expired", "--json").json("dead") == []
     assert on("dead", "redrive", "q", "--reason", "expired").code == 0
+    done = on("dead", "purge", "q", "--all", "--reason", "unwanted", "--yes")
+    assert done.out == "q: threw away 1 dead letter\n"
+    assert len(on("dead", "list", "q", "--json").json("dead")) == 2
 
 
 def test_a_user_without_the_new_right_reads_the_longest_dead_first(

@@ -173,6 +173,8 @@ def test_a_process_begins_while_the_first_partition_is_away(make: Make, three: C
         part.put(1, delay=60)
     with Engine(f"redis+cluster://127.0.0.1:{three.nodes[0].port}") as other:
         other.run(calls.register(other.register.keys, names))
+    before = Engine(f"redis+cluster://127.0.0.1:{three.nodes[0].port}", retry_budget=1)
+    before.overview(["q"])
     dead = node_of(three, queue.partitions()[0])
     dead.kill()
     try:
@@ -181,7 +183,7 @@ def test_a_process_begins_while_the_first_partition_is_away(make: Make, three: C
         assert [part.name for part in late.partitions()] == names
         url = f"redis+cluster://127.0.0.1:{three.nodes[first].port}"
         with Engine(url, retry_budget=1) as other:
-            seen = [other.overview(), other.overview(["q"])]
+            seen = [other.overview(), other.overview(["q"]), before.overview(["q"])]
             plain = next(n for n in map("p{}".format, range(99)) if node_of(three, n) is dead)
             with pytest.raises(ServerUnavailable):
                 other.overview([plain])
@@ -196,6 +198,7 @@ def test_a_process_begins_while_the_first_partition_is_away(make: Make, three: C
         assert slowest < 1.5
         assert len(drained(late, len(put))) == len(put)
     finally:
+        before.close()
         dead.start()
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
-from atomq import Item, Queue
-from tests.servers import Server
-from tests.web.conftest import Open, shown
+from atomq import Engine, Item, Queue
+from atomq.web import asgi_app
+from tests.faults.test_cluster import PARTIAL, name_on, url_of
+from tests.servers import Cluster, Server
+from tests.web.conftest import OURS, Open, shown, text_of
 
 pytestmark = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
 
@@ -122,3 +126,22 @@ def test_a_page_of_100_000_dead_letters_is_two_calls_as_one_of_100_is(
     assert stats["cmdstat_xrevrange"]["calls"] == 3  # with a COUNT: it reads no more
     assert stats["cmdstat_evalsha"]["calls"] == 3
     assert not {"cmdstat_xrange", "cmdstat_scan", "cmdstat_keys"} & stats.keys()
+
+
+@pytest.mark.long
+def test_of_a_queue_whose_first_partition_is_away_the_others_are_shown(kind: str) -> None:
+    """And what is done is done to them, and says so."""
+    with Cluster(kind, nodes=3, options=PARTIAL) as cluster:
+        url, name = url_of(cluster), name_on(cluster, 1)
+        with Engine(url, retry_budget=0) as engine:
+            orders: Any = Queue(name, engine, partitions=3)
+            for part in orders.partitions():
+                part.put("x", id=f"in {part.name}")
+            cluster.nodes[1].kill()
+            page = TestClient(asgi_app(engine, writable=True), headers=OURS, follow_redirects=False)
+            assert "in " + orders.partitions()[1].name in shown(page, "/queue", name=name)
+            assert "Dead" in shown(page, "/queue", name=name, part="dead")
+            done = page.post("/do/pause", data={"queue": name})
+            assert done.status_code == 503, done.text
+            assert f"not to {name}." in text_of(done.text)
+            assert [part.state().paused for part in orders.partitions()[1:]] == [True, True]

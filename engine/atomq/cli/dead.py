@@ -13,7 +13,7 @@ import typer
 
 from atomq.cli.discovery import Names, One, discover
 from atomq.cli.help import group
-from atomq.cli.inspecting import inspect_all, spread
+from atomq.cli.inspecting import inspect_all, over, spread
 from atomq.cli.look import Limit
 from atomq.cli.output import Column, moment, number, plural
 from atomq.cli.session import Exit, Session, Usage, Yes, command, exactly_one, names_from
@@ -251,12 +251,23 @@ def redrive(
     repeat it. Exit code 1 if some stayed.
     """
     exactly_one(ids=bool(ids), all=all_ and reason is None, reason=reason is not None)
-    keys = session.keys(queue)
+    failed = 0
     if ids:
-        done, left = _redrive_named(session, keys, names_from(ids, what="ids"))
+        done, left = _redrive_named(session, session.keys(queue), names_from(ids, what="ids"))
     else:
-        done, left = _redrive_many(session, spread(session, queue), reason or "")
-    return session.report(queue, f"put {plural(done, 'message')} back to ready", done, left)
+        parts, failed = _counted(session, queue)
+        done, left = _redrive_many(session, parts, reason or "")
+    reported = session.report(queue, f"put {plural(done, 'message')} back to ready", done, left)
+    return failed or reported
+
+
+def _counted(session: Session, queue: str) -> tuple[dict[QueueKeys, int], int]:
+    """How many dead letters each partition has, and the exit code of those that are away."""
+    from atomq import calls
+
+    return over(
+        session, spread(session, queue), lambda keys: session.reader.run(calls.inspect(keys)).dead
+    )
 
 
 def _redrive_named(
@@ -294,17 +305,17 @@ def _redrive_named(
 
 
 def _redrive_many(
-    session: Session, parts: Sequence[QueueKeys], reason: str
+    session: Session, parts: dict[QueueKeys, int], reason: str
 ) -> tuple[int, dict[str, str]]:
-    from atomq import calls, flows
+    from atomq import flows
 
-    done, total = 0, sum(session.reader.run(calls.inspect(keys)).dead for keys in parts)
+    done, total = 0, sum(parts.values())
     with session.out.progress("putting back", None if reason else total) as report:
         for keys in parts:
             so_far = partial(_add, report, done)
             done += session.engine.run(flows.redrive_all(keys, reason=reason, report=so_far))
     if reason and not done:
-        _dead_of(session, parts, reason, total)
+        _dead_of(session, list(parts), reason, total)
     if reason or done >= total:
         return done, {}
     return done, {plural(total - done, "dead letter"): "cannot be decoded, stay"}
@@ -328,19 +339,20 @@ def purge(
 
     exactly_one(ids=bool(ids), all=all_ and reason is None, reason=reason is not None)
     by_part: dict[QueueKeys, list[str]]
-    parts = [session.keys(queue)] if ids else spread(session, queue)
+    parts: dict[QueueKeys, int] = {}
+    failed = 0
     if ids:
-        by_part = {parts[0]: [dead_id(name) for name in names_from(ids, what="ids")]}
-        total = len(by_part[parts[0]])
+        by_part = {session.keys(queue): [dead_id(name) for name in names_from(ids, what="ids")]}
     else:
-        total = sum(session.reader.run(calls.inspect(each)).dead for each in parts)
-        by_part = _dead_of(session, parts, reason, total) if reason else {}
-        total = sum(map(len, by_part.values())) if reason else total
+        parts, failed = _counted(session, queue)
+        by_part = _dead_of(session, list(parts), reason, sum(parts.values())) if reason else {}
+    total = sum(parts.values()) if all_ and not reason else sum(map(len, by_part.values()))
     if not session.agreed(f"Throw away {plural(total, 'dead letter')} of {queue}?", yes=yes):
         return Exit.NOT_ALL
-    if all_:
+    if all_ and not reason:
         done = sum(session.engine.run(calls.purge(each, dead=True)).dead for each in parts)
-        return session.report(queue, f"threw away {plural(done, 'dead letter')}", done, {})
+        reported = session.report(queue, f"threw away {plural(done, 'dead letter')}", done, {})
+        return failed or reported
     done = 0
     with session.out.progress("throwing away", total) as report:
         for keys, names in by_part.items():
@@ -349,7 +361,8 @@ def purge(
                 done += session.engine.run(calls.purge(keys, dead_ids=batch)).dead
                 report(done)
     left = {plural(total - done, "dead letter"): "not there"} if done < total else {}
-    return session.report(queue, f"threw away {plural(done, 'dead letter')}", done, left)
+    reported = session.report(queue, f"threw away {plural(done, 'dead letter')}", done, left)
+    return failed or reported
 
 
 # ── ids ───────────────────────────────────────────────────────────────────────────────────────

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atomq.cli.delayed import Ids
+from atomq.cli.delayed import Ids, in_any, steered
 from atomq.cli.discovery import One
-from atomq.cli.output import clean, moment, plural
+from atomq.cli.inspecting import over, spread
+from atomq.cli.output import clean, moment
 from atomq.cli.session import Exit, Session, command, names_from
 
 if TYPE_CHECKING:
@@ -39,15 +40,25 @@ def get(
     """
     from atomq import flows
 
-    keys = session.keys(queue)
     register = session.engine.register.keys
-    found = session.reader.run(flows.status(keys, register, message_id))
+    answers, failed = over(
+        session,
+        spread(session, queue),
+        lambda keys: session.reader.run(flows.status(keys, register, message_id)),
+    )
+    # In which partition it lies is not always in its id.
+    keys, found = min(answers.items(), key=lambda one: _NOWHERE.get(one[1].state, 0))
     row = _row(keys, found)
     if session.as_json:
         session.out.rows([row])
     else:
         _show(session, row, found.now_ms)
-    return Exit.NOT_ALL if found.state in ("unknown", "gone") else Exit.OK
+    if found.state not in _NOWHERE:
+        return Exit.OK
+    return failed or Exit.NOT_ALL
+
+
+_NOWHERE = {"gone": 1, "unknown": 2}
 
 
 def cancel(session: Session, queue: One, ids: Ids) -> int:
@@ -80,13 +91,11 @@ def _steer(
     done_text: str,
     why: str,
 ) -> int:
-    from atomq.calls import Verdict
-
     wanted = names_from(ids, what="ids")
-    verdicts = session.engine.run(verb(session.keys(queue), wanted))
-    done = verdicts.count(Verdict.DONE)
-    left = {n: why for n, v in zip(wanted, verdicts, strict=True) if v is not Verdict.DONE}
-    return session.report(queue, f"{done_text} {plural(done, 'message')}", done, left)
+    verdicts, failed = in_any(
+        session, queue, wanted, lambda keys, some: session.engine.run(verb(keys, some))
+    )
+    return steered(session, queue, wanted, verdicts, done_text, why, failed)
 
 
 def _row(keys: QueueKeys, found: MessageStatus) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atomq.cli.discovery import Names, One, discover
-from atomq.cli.inspecting import inspect_all, spread, whole
+from atomq.cli.inspecting import inspect_all, over, spread
 from atomq.cli.output import number
 from atomq.cli.session import Session, Usage, command
 
@@ -46,7 +46,7 @@ def peek(
         int, typer.Option(metavar="N", min=0, help="Pass over so many (not for dead letters).")
     ] = 0,
     body: Body = False,
-) -> None:
+) -> int:
     """Look at messages in the order they would be handed out; changes nothing.
 
     Task names are read from Celery's headers. A body is decoded where it is JSON or text, and shown
@@ -59,26 +59,28 @@ def peek(
         raise Usage("--offset is not for dead letters: see atomq dead list --after")
     name: Part = part.value
     parts = spread(session, queue)
-    states = [session.reader.run(calls.inspect(keys)) for keys in parts]
+    states, failed = over(session, parts, lambda keys: session.reader.run(calls.inspect(keys)))
     found: list[dict[str, Any]] = []
-    for keys, one in zip(parts, states, strict=True):
+    for keys, one in states.items():
         # One partition behind the other: what is passed over may be all of the first ones.
         count = getattr(one, name)
         some = messages.peeked(session, keys, name, limit=limit - len(found), offset=offset)
         found += [messages.row(keys, name, each, whole=body) for each in some]
         offset = max(0, offset - count)
-    state = whole(states)[0]
+    now_ms = max(state.now_ms for state in states.values())
     if part is PartName.UNACKED:
         messages.name_holders(session, found)
     if session.as_json:
         session.out.rows(found)
-        return
+        return failed
     if body:
         for row in found:
-            messages.show_whole(session, name, row, state.now_ms)
+            messages.show_whole(session, name, row, now_ms)
     elif found:
-        messages.show(session, name, found, state.now_ms)
-    tell_of_rest(session, queue, name, len(found), getattr(state, name))
+        messages.show(session, name, found, now_ms)
+    total = sum(getattr(state, name) for state in states.values())
+    tell_of_rest(session, queue, name, len(found), total)
+    return failed
 
 
 def tell_of_rest(session: Session, queue: str, part: str, shown: int, total: int) -> None:

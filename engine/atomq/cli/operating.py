@@ -9,9 +9,10 @@ from typing import Annotated, Any, cast
 import typer
 
 from atomq.cli.discovery import Names, One, Some, discover
-from atomq.cli.inspecting import inspect_all, spread, whole
+from atomq.cli.inspecting import inspect_all, over, spread
 from atomq.cli.output import number, plural
 from atomq.cli.session import Exit, Session, Usage, Yes, command
+from atomq.errors import ServerUnavailable
 
 
 def register(root: typer.Typer) -> None:
@@ -38,17 +39,21 @@ def _set_paused(session: Session, queues: list[str], *, paused: bool) -> int:
     from atomq import calls
 
     all_keys = {name: spread(session, name) for name in queues}
-    rows = []
+    rows, failed = [], 0
     for name, parts in all_keys.items():
-        was = [session.engine.run(calls.pause(keys, paused=paused)) for keys in parts]
-        rows.append({"queue": name, "paused": paused, "changed": any(w != paused for w in was)})
+        was, away = over(
+            session, parts, lambda keys: session.engine.run(calls.pause(keys, paused=paused))
+        )
+        changed = any(w != paused for w in was.values())
+        rows.append({"queue": name, "paused": paused, "changed": changed})
+        failed = max(failed, away)
     if session.as_json:
         session.out.rows(rows)
-        return Exit.OK
+        return failed
     state = "paused" if paused else "running"
     for each in rows:
         session.out.line(f"{each['queue']}: {state}{'' if each['changed'] else ' (as before)'}")
-    return Exit.OK
+    return failed
 
 
 def purge(
@@ -81,15 +86,21 @@ def purge(
         raise Usage(
             "say what to throw away: --ready, --delayed, --unacked, --dead, --settings or --all"
         )
-    keys = spread(session, queue)
-    found = [session.reader.run(calls.inspect(each)) for each in keys]
-    state = whole(found)[0]
-    counts = {name: getattr(state, name) for name, wanted in parts.items() if wanted}
+    found, failed = over(
+        session, spread(session, queue), lambda keys: session.reader.run(calls.inspect(keys))
+    )
+    if failed and settings:
+        raise ServerUnavailable("the settings say which partitions there are: nothing was done")
+    counts = {
+        name: sum(getattr(state, name) for state in found.values())
+        for name, wanted in parts.items()
+        if wanted
+    }
     what = ", ".join(f"{number(count)} {name}" for name, count in counts.items()) or "its settings"
     if not session.agreed(f"Throw away {what} of {queue}?", yes=yes):
         return Exit.NOT_ALL
     done = calls.Counts()
-    for each in reversed(keys):  # which they are is among the settings of the first
+    for each in reversed(list(found)):  # which they are is among the settings of the first
         one = session.engine.run(
             calls.purge(each, settings=settings, **cast("dict[str, Any]", parts))
         )
@@ -101,7 +112,7 @@ def purge(
             ", ".join(f"{number(getattr(done, name))} {name}" for name in counts) or "its settings"
         )
         session.out.line(f"{queue}: threw away {gone}")
-    return Exit.OK
+    return failed
 
 
 def _add(report: Callable[[int], None], before: int, count: int) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atomq.cli.discovery import Names, discover, enter, roster
-from atomq.cli.inspecting import inspect_all, whole
+from atomq.cli.inspecting import inspect_whole
 from atomq.cli.output import Column, clean, duration, moment, number, table
 from atomq.cli.session import Exit, Session, Usage, command
 from atomq.errors import AtomqError
@@ -61,8 +61,7 @@ def queues(
         enter(session, discover(session, scanning=True))
     if watch:
         return _watch(session, names, interval)
-    states, failed = inspect_all(session, names or discover(session))
-    states = whole(states)
+    states, failed = inspect_whole(session, names or discover(session))
     if not names:
         states = without_vanished(session, states)
     if session.as_json:
@@ -223,8 +222,7 @@ def _looks(
             found = discover(session)
             # Where looking takes long, look the less often.
             until = time.monotonic() + max(_REDISCOVER_SECONDS, 20 * (time.monotonic() - began))
-        states, failed = inspect_all(session, found)
-        states = whole(states)
+        states, failed = inspect_whole(session, found)
         if failed and not states:
             raise typer.Exit(failed)
         yield states, {s.name: _rates(before.get(s.name), s) for s in states}

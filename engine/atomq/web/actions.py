@@ -19,6 +19,7 @@ from atomq.calls import QueueOverview, Verdict
 from atomq.cli.dead import LAST, order
 from atomq.cli.messages import PARTS, row
 from atomq.cli.output import clean, plural
+from atomq.errors import ServerUnavailable
 from atomq.keys import QueueKeys
 from atomq.web.numbers import known, spread
 from atomq.web.site import Links, Site
@@ -140,6 +141,9 @@ def act(site: Site, request: Request, body: bytes) -> Response:
             "parts": list(form.parts),
         },
     )
+    if state.unanswered and not form.names:
+        away = ", ".join(state.unanswered)
+        raise ServerUnavailable(f"It is done to what answers of {state.name!r}, not to {away}.")
     where: dict[str, Any] = {"name": state.name, "part": form.part or action.part}
     path = "/queue"
     if form.page in _PAGES:

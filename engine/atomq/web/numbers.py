@@ -60,5 +60,6 @@ def known(site: Site, name: str) -> QueueOverview:
 
 
 def spread(site: Site, state: QueueOverview) -> list[QueueKeys]:
-    """The keys of a queue, or else of its partitions."""
-    return [site.session.keys(name) for name in state.partitions or (state.name,)]
+    """The keys of a queue, or else of those of its partitions that answered."""
+    names = [name for name in state.partitions if name not in state.unanswered]
+    return [site.session.keys(name) for name in names or (state.name,)]

@@ -38,7 +38,8 @@ def queue(site: Site, request: Request) -> Response:
     query = request.query_params
     part = part_of(query.get("part") or "ready")
     state = known(site, query.get("name", ""))
-    home = next((each for each in state.by_partition if getattr(each, part)), state)
+    parts = state.by_partition or (state,)  # those that answered
+    home = next((each for each in parts if getattr(each, part)), parts[0])
     listed = _listed(site, site.session.keys(home.name), part, request)
     if part == "unacked":
         messages.name_holders(site.session, listed.rows)
