@@ -33,6 +33,16 @@ from tests.servers import KINDS, ROOT, Cluster, NotAvailable, Sentinel, Server, 
 # How often a test with real workers is tried again: see the Makefile. All others fail at once.
 RERUNS = int(os.environ.get("RERUNS", "0"))
 LONG = os.environ.get("ATOMQ_LONG") == "1"
+# What goes on in the client is tried on one kind of cluster; at full length on the others too.
+ON_CLUSTERS = pytest.mark.parametrize(
+    "kind",
+    [
+        "valkey-9",
+        pytest.param("redis-7", marks=pytest.mark.long),
+        pytest.param("redis-8", marks=pytest.mark.long),
+    ],
+    indirect=True,
+)
 
 # A shell's background job ignores these, and so would every program that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -13,12 +13,12 @@ import pytest
 from atomq import Engine, Queue, scripts
 from atomq.keys import QueueKeys
 from tests.acceptance.conftest import Atomq
-from tests.conftest import LONG
+from tests.conftest import LONG, ON_CLUSTERS
 from tests.faults.test_cluster import PARTIAL, Moving, in_trouble, name_on, url_of
 from tests.servers import Cluster, Server, wait_until
 
 pytestmark = [
-    pytest.mark.parametrize("kind", ["valkey-9"], indirect=True),
+    ON_CLUSTERS,
     pytest.mark.slow,
 ]
 
@@ -110,7 +110,7 @@ def test_of_a_queue_what_answers_is_shown_and_what_did_not_is_named(
             assert f"without {name}" in on("queues", name)
             assert on("resume", name) == f"{name}: running\n"
             assert len(json.loads(on("delayed", "list", name, "--json"))) == 2
-            assert len(json.loads(on("dead", "reasons", name, "--json"))) == 2
+            assert json.loads(on("dead", "reasons", name, "--json"))[0]["count"] == 2
             found = atomq("get", name, there[0].id, "--json", *soon, url=url)
             assert (found.code, found.json("get")[0]["state"]) == (0, "ready")
             assert "cancelled 2 messages" in on("cancel", name, *(each.id for each in there))
@@ -118,6 +118,41 @@ def test_of_a_queue_what_answers_is_shown_and_what_did_not_is_named(
         assert "threw away 2 ready" in on("purge", name, "--ready", "--yes")
         assert on("purge", name, "--all", "--settings", "--yes") == ""
     wait_until("the shard", lambda: atomq("queues", name, url=url).code == 0)
+
+
+def test_the_demo_holds_on_three_nodes_and_leaves_no_queue(three: Cluster, atomq: Atomq) -> None:
+    short = ("--files", "50", "--seconds", "1", "--lease", "1")
+    done = atomq("demo", *short, "--json", "--url", url_of(three))
+    assert done.code == 0, done
+    facts = json.loads(done.out)
+    assert (facts["lost"], facts["left_over"], facts["faults"]) == (0, 0, [])
+    assert not json.loads(atomq("queues", "--json", "--scan", url=url_of(three)).out)
+
+
+def test_dead_letters_on_three_nodes(three: Cluster, atomq: Atomq) -> None:
+    """Of queues of two nodes, and of one whose partitions lie on all."""
+    url, names = url_of(three), [name_on(three, 0), name_on(three, 1), name_on(three, 2)]
+    with Engine(url) as engine:
+        queues = [Queue(names[0], engine), Queue(names[1], engine)]
+        queues.append(Queue(names[2], engine, partitions=3))
+        for queue in queues:
+            queue.put_many(range(3))
+            queue.put(3)
+            for message in queue.claim_many(4):
+                message.reject("odd" if message.body % 2 else "even")
+    letters = atomq("dead", "list", *names, "--json", url=url).json("dead")
+    assert len(letters) == 12
+    reasons = atomq("dead", "reasons", *names, "--json", url=url).json("reasons")
+    assert sorted((row["queue"], row["reason"]) for row in reasons) == sorted(
+        (name, reason) for name in names for reason in ("odd", "even")
+    )
+    one = letters[0]
+    assert atomq("dead", "show", one["queue"], one["dead_id"], url=url).code == 0
+    for name in names:
+        said = atomq("dead", "redrive", name, "--reason", "odd", url=url).out
+        assert said == f"{name}: put 2 messages back to ready\n"
+        said = atomq("dead", "purge", name, "--all", "--yes", url=url).out
+        assert said == f"{name}: threw away 2 dead letters\n"
 
 
 @pytest.mark.long

@@ -106,6 +106,8 @@ def test_a_queue_of_partitions_is_one_queue(on: Atomq, server: Server, engine: E
     letters = json.loads(on("dead", "list", "orders", "--json").out)
     assert len(letters) == 6
     assert len({letter["queue"] for letter in letters}) > 1
+    reasons = on("dead", "reasons", "orders", "--json").json("reasons")
+    assert {(row["queue"], row["count"]) for row in reasons} == {("orders", 5), ("orders", 1)}
     one = letters[0]
     assert on("dead", "redrive", one["queue"], one["dead_id"]).code == 0
     assert "put 5 messages back" in on("dead", "redrive", "orders", "--all").out

@@ -8,18 +8,18 @@ import pytest
 
 from tests.bench.versus.__main__ import COSTS, arguments, page, run
 from tests.bench.versus.safety import SCENARIOS
-from tests.bench.versus.side import Group
+from tests.bench.versus.side import CLUSTER, Group
 from tests.contrib.rig import KIND
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def _met(*words: str) -> tuple[list[Group], set[str]]:
+def _met(*words: str, side: str = "atomq") -> tuple[list[Group], set[str]]:
     """What these scenarios tell of atomq, and the names of those that promise something."""
     chosen = [each for word in words for each in ("--only", word)]
-    groups = run(arguments(["--quick", "--side", "atomq", "--server", KIND, *chosen]))
+    groups = run(arguments(["--quick", "--side", side, "--server", KIND, *chosen]))
     rows = {(group.name, row.what): row for group in groups for row in group.rows}
-    missed = {name: row.atomq for name, row in rows.items() if row.met is False}
+    missed = {name: row.atomq or row.cluster for name, row in rows.items() if row.met is False}
     assert not missed
     return groups, {name for name, _ in rows if rows[name, _].met}
 
@@ -30,6 +30,22 @@ def test_nothing_is_lost_or_started_twice_on_atomq() -> None:
     assert {"restore", "reconnect"} < met
     assert "| sigkill |" not in page(groups, {}, quick=True)
     assert "## sigkill" in page(groups, {}, quick=True)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "reconnect",
+        *(
+            pytest.param(each.name, marks=pytest.mark.long)
+            for each in SCENARIOS
+            if each.on_a_cluster and each.name != "reconnect"
+        ),
+    ],
+)
+def test_nothing_is_lost_or_started_twice_on_a_cluster(word: str) -> None:
+    _, met = _met(word, side=CLUSTER)
+    assert word in met
 
 
 @pytest.mark.alone

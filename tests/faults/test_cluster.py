@@ -22,12 +22,12 @@ from atomq.errors import AtomqError, PermissionDenied, ServerError, ServerUnavai
 from atomq.keys import QueueKeys
 from atomq.wires import Wire
 from tests.conformance.twin import Loop, Twin
-from tests.conftest import LONG
+from tests.conftest import LONG, ON_CLUSTERS
 from tests.servers import Cluster, Server, wait_until
 from tests.threads import running
 
 pytestmark = [
-    pytest.mark.parametrize("kind", ["valkey-9"], indirect=True),
+    ON_CLUSTERS,
     pytest.mark.parametrize("make", ["sync", "asyncio"], indirect=True),
     pytest.mark.slow,
     pytest.mark.alone,
@@ -426,6 +426,8 @@ class Moving:
 
     def at_once(self) -> None:
         """As Valkey 9 does it: the slot is refused for a moment only."""
+        if not self.cluster.kind.startswith("valkey"):
+            pytest.skip("only Valkey moves a slot at once")
         target = self.cluster.id_of(self.target)
         client = self.source.client()
         client.execute_command(
@@ -1045,6 +1047,8 @@ def test_one_node_is_no_single_server_and_says_so(three: Cluster, make: Make) ->
 
 
 def test_databases_of_a_cluster_are_apart_where_it_has_them(kind: str, make: Make) -> None:
+    if not kind.startswith("valkey"):
+        pytest.skip("only Valkey has databases in a cluster")
     with Cluster(kind, options={"cluster-databases": "2"}) as cluster:
         url = url_of(cluster)
         zero, one = (make.queue("q", make.engine(each)) for each in (url, f"{url}/1"))

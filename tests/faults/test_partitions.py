@@ -20,11 +20,11 @@ from atomq.keys import QueueKeys
 from atomq.partitions import COPIES
 from atomq.wires import Wire
 from tests.conformance.twin import Loop, Twin
-from tests.conftest import LONG
+from tests.conftest import LONG, ON_CLUSTERS
 from tests.servers import Cluster, Server, wait_until
 
 pytestmark = [
-    pytest.mark.parametrize("kind", ["valkey-9"], indirect=True),
+    ON_CLUSTERS,
     pytest.mark.parametrize("make", ["sync", "asyncio"], indirect=True),
     pytest.mark.slow,
     pytest.mark.alone,

@@ -13,7 +13,7 @@ import typer
 
 from atomq.cli.discovery import Names, One, discover
 from atomq.cli.help import group
-from atomq.cli.inspecting import inspect_all, over, spread
+from atomq.cli.inspecting import inspect_all, inspect_parts, over, spread
 from atomq.cli.look import Limit
 from atomq.cli.output import Column, moment, number, plural
 from atomq.cli.session import Exit, Session, Usage, Yes, command, exactly_one, names_from
@@ -124,15 +124,17 @@ def reasons(session: Session, names: Names = None, *, since: Since = None) -> in
 
     It reads them all: --since reads those that died since.
     """
-    states, failed = inspect_all(session, names or discover(session))
+    states, partitions, failed = inspect_parts(session, names or discover(session))
+    wholes = {part: queue for queue, parts in partitions.items() for part in parts}
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     looking = _Looking(session, since)
     with session.out.progress("reading", sum(state.dead for state in states)) as report:
         for seen, (keys, letter) in enumerate(looking.letters(states, newest=False)):
             report(seen)
             reason, died = letter.reason or "unknown", letter.time_ms or 0
-            new = {"queue": keys.name, "reason": reason, "count": 0, "first_ms": died}
-            row = rows.setdefault((keys.name, reason), new)
+            queue = wholes.get(keys.name, keys.name)
+            new = {"queue": queue, "reason": reason, "count": 0, "first_ms": died}
+            row = rows.setdefault((queue, reason), new)
             row |= {"count": row["count"] + 1, "last_ms": died}
     most_first = sorted(rows.values(), key=lambda row: -row["count"])
     if session.as_json:

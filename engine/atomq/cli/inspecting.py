@@ -22,7 +22,7 @@ def inspect_all(session: Session, names: Sequence[str]) -> tuple[list[QueueState
 
     The partitions of a queue are queues here, also of one whose first partition is away.
     """
-    states, _, failed = _inspect(session, names)
+    states, _, failed = inspect_parts(session, names)
     return states, failed
 
 
@@ -30,7 +30,7 @@ def inspect_whole(session: Session, names: Sequence[str]) -> tuple[list[QueueSta
     """The same, with the partitions of a queue as one."""
     from atomq import merging
 
-    states, partitions, failed = _inspect(session, names)
+    states, partitions, failed = inspect_parts(session, names)
     by_name = {state.name: state for state in states}
     parts = {name for queue, all_ in partitions.items() for name in all_ if name != queue}
     found = []
@@ -51,7 +51,7 @@ def inspect_whole(session: Session, names: Sequence[str]) -> tuple[list[QueueSta
     return found, failed
 
 
-def _inspect(
+def inspect_parts(
     session: Session, names: Sequence[str]
 ) -> tuple[list[QueueState], dict[str, tuple[str, ...]], int]:
     """The queues in numbers, the partitions of those that have any, and what failed."""

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from tests.bench.versus import cost
 from tests.bench.versus.safety import SCENARIOS, Fact, Scenario
-from tests.bench.versus.side import SIDES, Group, Row, both
+from tests.bench.versus.side import CLUSTER, SIDES, Group, Row, both
 from tests.servers import NotAvailable, find_binary
 
 COSTS = {"cost": cost.worker_cost, "green": cost.green, "raw": cost.raw, "idle": cost.idle}
@@ -37,9 +37,10 @@ Told = dict[str, list[Fact]]
 
 
 def safety(scenario: Scenario, given: Any) -> Group:
-    """One scenario, on both sides."""
+    """One scenario, on both sides, and of atomq on a cluster."""
     told: Told = {}
-    with both(given.server, given.side) as sides:
+    names = (*SIDES, CLUSTER) if scenario.on_a_cluster else SIDES
+    with both(given.server, given.side, names) as sides:
 
         def run(side: Any) -> None:
             told[side.name] = scenario.run(side, given.quick)
@@ -49,8 +50,9 @@ def safety(scenario: Scenario, given: Any) -> Group:
             list(pool.map(run, sides))
     group = Group(scenario.name, scenario.meaning)
     for i, fact in enumerate(next(iter(told.values()))):
-        texts = [told[side][i].text if side in told else "" for side in SIDES]
-        ours = told["atomq"][i] if "atomq" in told else None
+        texts = [told[side][i].text if side in told else "" for side in (*SIDES, CLUSTER)]
+        facts = [told[side][i] for side in ("atomq", CLUSTER) if side in told]
+        ours = max(facts, key=lambda each: each.value, default=None)  # the worse one
         row = Row(fact.what, *texts)
         if ours is not None and ours.most is not None:
             row.value, row.met = ours.value, ours.value <= ours.most
@@ -75,13 +77,15 @@ def run(given: Any, status: Any = print) -> list[Group]:
         return not given.only or any(word in name for word in given.only)
 
     chosen = [scenario for scenario in SCENARIOS if wanted(scenario.name)]
+    if given.side == CLUSTER:
+        chosen = [scenario for scenario in chosen if scenario.on_a_cluster]
     with ThreadPoolExecutor(3 if given.quick else 1) as pool:
         groups = []
         for group in pool.map(lambda scenario: safety(scenario, given), chosen):
             status(f"{group.name}: done")
             groups.append(group)
     for name in COSTS:
-        if wanted(name) and not (given.side and name == "raw"):
+        if wanted(name) and not (given.side and name == "raw") and given.side != CLUSTER:
             groups += costs(name, given)
             status(f"{name}: done")
     return groups
@@ -114,14 +118,15 @@ def _value(row: Row) -> str:
 
 def table(groups: Sequence[Group]) -> Table:
     shown = Table()
-    for title in ("scenario", "what", "stock", "atomq", "ratio", "target", ""):
+    for title in ("scenario", "what", "stock", "atomq", "cluster", "ratio", "target", ""):
         shown.add_column(title, justify="right" if title in ("ratio", "target") else "left")
     for group in groups:
         shown.add_section()
         for i, row in enumerate(group.rows):
             mark = {True: "[green]met[/]", False: "[bold red]missed[/]", None: ""}[row.met]
             name = f"[bold]{group.name}[/]" if i == 0 else ""
-            shown.add_row(name, row.what, row.stock, row.atomq, _value(row), row.target, mark)
+            cells = (row.what, row.stock, row.atomq, row.cluster, _value(row), row.target, mark)
+            shown.add_row(name, *cells)
     return shown
 
 
@@ -132,7 +137,8 @@ def page(groups: Sequence[Group], facts: dict[str, str], *, quick: bool) -> str:
         "",
         "Made by `make versus-stock`: the same Celery app, tasks and settings on Kombu's Redis",
         "transport and on atomq, with nothing changed but the URL's scheme. Each side has a fresh",
-        "server for each scenario.",
+        "server for each scenario. What becomes of tasks is tried on a cluster too, of three",
+        "primaries, with atomq.",
         "",
         "Counts (losses, starts, round trips, commands, bytes) do not depend on the machine. CPU",
         "and rates do, and are medians of alternating runs: read the ratio. A target is what atomq",
@@ -150,10 +156,13 @@ def page(groups: Sequence[Group], facts: dict[str, str], *, quick: bool) -> str:
             group.meaning.rstrip(".").capitalize()[:1] + group.meaning.rstrip(".")[1:] + ".",
             "",
         ]
-        lines += ["| what | stock | atomq | ratio | target | |", "|---|---|---|---|---|---|"]
+        on_a_cluster = any(row.cluster for row in group.rows)
+        titles = ["what", "stock", "atomq", *(["on a cluster"] * on_a_cluster), "ratio", "target"]
+        lines += [f"| {' | '.join(titles)} | |", "|---" * (len(titles) + 1) + "|"]
         for row in group.rows:
             mark = {True: "met", False: "**missed**", None: ""}[row.met]
-            cells = (row.what, row.stock, row.atomq, _value(row), row.target, mark)
+            ours = (row.atomq, *([row.cluster] * on_a_cluster))
+            cells = (row.what, row.stock, *ours, _value(row), row.target, mark)
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
@@ -170,7 +179,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only", action="append", metavar="NAME", help=f"one of: {names}; again for more"
     )
-    parser.add_argument("--side", choices=SIDES, help="run one side only")
+    parser.add_argument("--side", choices=(*SIDES, CLUSTER), help="run one side only")
     parser.add_argument("--server", default="valkey-9", help="valkey-9, redis-7 or redis-6.2")
     parser.add_argument("--strict", action="store_true", help="fail on CPU and rates, too")
     parser.add_argument("--docs", type=Path, help="write the table there as Markdown")

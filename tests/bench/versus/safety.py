@@ -38,16 +38,19 @@ class Scenario:
     name: str
     meaning: str
     run: Callable[[Side, bool], list[Fact]]
+    on_a_cluster: bool = True
+    """Whether it can be had on a cluster too."""
 
 
 SCENARIOS: list[Scenario] = []
 
 
-def scenario(name: str) -> Callable[[Any], Any]:
+def scenario(name: str, *, on_a_cluster: bool = True) -> Callable[[Any], Any]:
     """A scenario; the docstring is its meaning."""
 
     def declared(run: Any) -> Any:
-        SCENARIOS.append(Scenario(name, " ".join(run.__doc__.split()), run))
+        meaning = " ".join(run.__doc__.split())
+        SCENARIOS.append(Scenario(name, meaning, run, on_a_cluster))
         return run
 
     return declared
@@ -108,7 +111,7 @@ def recovery(side: Side, quick: bool) -> list[Fact]:
     and up to 100 s of stock's sweep, against a minute.
     """
     visibility, lease = (6, 2) if quick else (12, 3)
-    more = {"lease": lease} if side.name == "atomq" else {}
+    more = {"lease": lease} if side.is_ours else {}
     settings = transport(visibility, **more)
     dead = side.worker("threads", 2, **settings)
     heir = side.worker("threads", 8, queues="other", **settings)
@@ -270,7 +273,8 @@ def poison(side: Side, quick: bool) -> list[Fact]:
         else:
             where["lost"] += 1
         worker = worker if worker.alive else None
-        side.admin.delete("celery", "unacked", "unacked_index")
+        for key in ("celery",) if side.is_ours else ("celery", "unacked", "unacked_index"):
+            side.admin.delete(key)
     n = len(kinds)
     return [
         Fact("kinds that ended the worker", f"{killed} of {n}", killed, 0),
@@ -290,7 +294,8 @@ def _dead(side: Side) -> int:
 # ── many leases end at once, far from the server ─────────────────────────────────────────────
 
 
-@scenario("restore")
+# Nodes name their own addresses: no proxy stands between them and a worker.
+@scenario("restore", on_a_cluster=False)
 def restore(side: Side, quick: bool) -> list[Fact]:
     """A worker dies that held many messages; another one, 2 ms from the server, brings them back
     while a third works on 300 tasks a second beside it.
@@ -380,8 +385,9 @@ def reconnect(side: Side, quick: bool) -> list[Fact]:
     ids = side.publish(4, "work", kwargs={"seconds": seconds})
     side.ledger.await_starts(ids)
     time.sleep(0.5)
-    side.admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    side.admin.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    for admin in side.admins:
+        admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        admin.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     until(lambda: not set(ids) - set(side.ledger.ends()), 2 * seconds + 8, 0.1)
     side.drained(seconds=2 * seconds)
     starts = side.ledger.starts()

@@ -1,4 +1,7 @@
-"""The two sides: a fresh server each, an app that sends, workers to start and to kill."""
+"""The sides: fresh servers each, an app that sends, workers to start and to kill.
+
+A third one is atomq on a cluster: what becomes of tasks is looked at there too.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,13 @@ from typing import Any
 
 import redis
 
+from atomq.keys import QueueKeys
 from tests.bench.core import Meter
 from tests.contrib.rig import Place, Worker
-from tests.servers import Server
+from tests.servers import Cluster, Server
 
 SIDES = ("stock", "atomq")
+CLUSTER = "cluster"
 BARE = ("--without-mingle", "--without-gossip", "--without-heartbeat", "-l", "WARNING")
 
 
@@ -31,6 +36,7 @@ class Row:
     what: str
     stock: str
     atomq: str
+    cluster: str = ""
     value: float | None = None
     """What the target is about."""
     unit: str = ""
@@ -63,21 +69,47 @@ class Group:
             target, met = f"≤ {most:g}{unit}", value <= most
         elif value is not None and least is not None:
             target, met = f"≥ {least:g}{unit}", value >= least
-        self.rows.append(Row(what, stock, atomq, value, unit, target, met))
+        self.rows.append(Row(what, stock, atomq, "", value, unit, target, met))
 
 
 class Side(Place):
-    """Stock or atomq: a broker on a server of its own, and its workers."""
+    """Stock or atomq: a broker on servers of its own, and its workers."""
 
     def __init__(self, name: str, kind: str, directory: Path) -> None:
         self._stack = ExitStack()
-        server = self._stack.enter_context(Server(kind))
-        super().__init__(server, directory)
+        self._cluster: Cluster | None = None
+        if name == CLUSTER:
+            options = {"cluster-require-full-coverage": "no"}
+            self._cluster = self._stack.enter_context(Cluster(kind, nodes=3, options=options))
+        else:
+            self._server = self._stack.enter_context(Server(kind))
+        super().__init__(self._server_of("celery"), directory)
         self.name = name
-        self.meter = Meter(server)
+        self.meter = Meter(self.server)
         self.admin: redis.Redis = self.meter.admin
-        self.url = self.speak(server.url)
+        """A client of the server that has the queue `celery`."""
+        self.url = self.speak(self.server.url)
+        if self._cluster is not None:
+            ports = [node.port for node in self._cluster.nodes]
+            self.url = ";".join(f"atomq-cluster://127.0.0.1:{port}" for port in ports)
+            self.engine_url = self.url
         self.app = self.make_app()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is atomq."""
+        return self.name != "stock"
+
+    def _server_of(self, queue: str) -> Server:
+        if self._cluster is None:
+            return self._server
+        return self._cluster.owner(QueueKeys(queue, layout="cluster").slot)
+
+    @property
+    def admins(self) -> list[redis.Redis]:
+        """A client of each server."""
+        nodes = [self.server] if self._cluster is None else self._cluster.nodes
+        return [node.client() for node in nodes]
 
     def speak(self, url: str) -> str:
         """A URL in this side's scheme."""
@@ -102,8 +134,9 @@ class Side(Place):
     def flood(self, count: int, name: str = "mark", queue: str = "celery") -> list[str]:
         """The same at once, as a crowd of stock producers would: copies of one message."""
         (first,) = self.publish(1, name, "versus-template")
-        (raw,) = self.admin.lrange("versus-template", 0, 0)  # type: ignore[misc]
-        self.admin.delete("versus-template")
+        there = self._server_of("versus-template").client()
+        (raw,) = there.lrange("versus-template", 0, 0)  # type: ignore[misc]
+        there.delete("versus-template")
         tag = json.loads(raw)["properties"]["delivery_tag"]
         text = raw.decode().replace("versus-template", queue)
         ids = [str(uuid.uuid4()) for _ in range(count)]
@@ -113,8 +146,8 @@ class Side(Place):
 
     def _places(self, queue: str) -> list[tuple[str, str]]:
         """Where messages are that are not done with: how to ask, and whom."""
-        held = ("HLEN", "unacked" if self.name == "stock" else f"_atomq.{{{queue}}}.records")
-        later = [("ZCARD", f"_atomq.{{{queue}}}.delayed")] if self.name == "atomq" else []
+        held = ("HLEN", "unacked" if not self.is_ours else f"_atomq.{{{queue}}}.records")
+        later = [("ZCARD", f"_atomq.{{{queue}}}.delayed")] if self.is_ours else []
         return [("LLEN", queue), held, *later]
 
     def ready(self, queue: str = "celery") -> int:
@@ -148,7 +181,8 @@ class Side(Place):
             worker.kill()
         self.workers.clear()
         self.ledger.path.write_text("")
-        self.admin.flushall()
+        for admin in self.admins:
+            admin.flushall()
 
     def close(self) -> None:
         """End everything; no log is shown."""
@@ -162,11 +196,11 @@ class Side(Place):
 
 
 @contextlib.contextmanager
-def both(kind: str, only: str | None = None) -> Iterator[list[Side]]:
-    """Stock and atomq (or one of them), each with a fresh server. Nothing is left behind."""
+def both(kind: str, only: str | None = None, names: Sequence[str] = SIDES) -> Iterator[list[Side]]:
+    """Stock and atomq (or one of them), each with fresh servers. Nothing is left behind."""
     with tempfile.TemporaryDirectory(prefix="atomq-versus-") as root, ExitStack() as stack:
         sides = []
-        for name in [only] if only else SIDES:
+        for name in [only] if only else names:
             directory = Path(root) / name
             directory.mkdir()
             side = Side(name, kind, directory)
