@@ -3,9 +3,9 @@
 A script under `lua/` may begin with lines `local clock = require("lib.clock")`. Each module is put
 in front of it once. The server makes every function anew at each call, so functions of modules that
 nothing in the bundle calls are left out, and all modules that are required further in, where they
-are needed now and then, are one function until then. Lines that hold only a comment are left out
-too: a comment changes no SHA. What the server says of a line is translated back to the file it came
-from.
+are needed now and then, are one function: what stands in it is made when it is asked for. Lines that
+hold only a comment are left out too: a comment changes no SHA. What the server says of a line is
+translated back to the file it came from.
 """
 
 from __future__ import annotations
@@ -267,47 +267,42 @@ class _Bundle:
             # A block, not a function: that would be one more to make and to call.
             lines += [("do", file, first), *self._linked(kept[:-1])]
             lines.append((f"{_name(module)} = M end", file, last))
-        asked = {
-            found[2]
-            for kept in (main, *self._early.values())
-            for text, _, _ in kept
-            if (found := _required(text))
-        }
-        return lines + self._hidden(late, asked, f"{script}.lua") + self._linked(main)
+        return lines + self._hidden(late, f"{script}.lua") + self._linked(main)
 
-    def _hidden(self, late: dict[str, list[_Line]], asked: set[str], script: str) -> list[_Line]:
-        """`load_late(name)`: one function, in which those of the late modules are made.
+    def _hidden(self, late: dict[str, list[_Line]], script: str) -> list[_Line]:
+        """`load_late(name)`: one function, in which the late modules are made.
 
-        Locals, not fields of a table, which would cost three times as much. `asked` are the modules
-        that are required outside of it.
+        A branch each, which asks for what the module needs by the same function. A function each
+        would have to be made before any of them is known to be needed.
         """
         if not late:
             return []
-        makers = ", ".join(f"late_{_name(module)}" for module in late)
-        opening = ["local load_late", "function load_late(name)", f"local {makers}"]
+        opening = (
+            "local load_late",
+            "function load_late(name)",  # keeps what it made, from its first call on
+            "local made = {}",
+            "function load_late(name)",
+            "if made[name] then return made[name] end",
+        )
         lines = [(text, script, 1) for text in opening]
+        branch = "if"
         for module, kept in late.items():
             (_, file, first), (_, _, last) = kept[0], kept[-1]
-            load = f"late_{_name(module)}"
-            lines += [(f"function {load}()", file, first), *self._linked(kept[:-1], inside=True)]
-            # Made once: from now on it answers what it made.
-            lines.append((f"function {load}() return M end return M end", file, last))
-        choices = "".join(
-            f'if which == "{name}" then return late_{name}() end '
-            for name in sorted(asked & {_name(module) for module in late})
-        )
-        closing = [f"function load_late(which) {choices}end", "return load_late(name) end"]
+            lines.append((f'{branch} name == "{_name(module)}" then', file, first))
+            lines += self._linked(kept[:-1])
+            lines.append((f"made.{_name(module)} = M return M", file, last))
+            branch = "elseif"
+        closing = ("end end", "return load_late(name) end")
         return lines + [(text, script, 1) for text in closing]
 
-    def _linked(self, lines: Sequence[_Line], *, inside: bool = False) -> list[_Line]:
+    def _linked(self, lines: Sequence[_Line]) -> list[_Line]:
         found: list[_Line] = []
         for text, file, number in lines:
             if wanted := _required(text):
                 indent, name, module = wanted.groups()
                 if module in self._early or self._constants.get(name):
                     continue
-                load = f"late_{name}()" if inside else f'load_late("{name}")'
-                text = f"{indent}local {name} = {load}"  # noqa: PLW2901 - it reads best so
+                text = f'{indent}local {name} = load_late("{name}")'  # noqa: PLW2901 - it reads best so
             found.append((self._written(text, file), file, number))
         return found
 
