@@ -44,29 +44,30 @@
 --   BADARG  WRONGTYPE
 local limits = require("lib.limits")
 local unacked, records, delayed, tokens, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[6], KEYS[8], 11
-local TASTE, QUIET = 4, 250 -- see lib/delivering, lib/outage
+local TASTE, QUIET = 4, limits.RESOLUTION_MS -- see lib/delivering, lib/quiet
 local claim_id, limit, lease = ARGV[1], tonumber(ARGV[3]) or 0, tonumber(ARGV[4]) or 0
 local max_bytes, acks, byte, time = tonumber(ARGV[7]) or 0, #ARGV - 11, string.byte, redis.call("TIME")
 local now = time[1] .. string.sub("00000" .. time[2], -6, -4)
 
--- Nearly every claim is of one queue in which nothing falls due, and gets plain messages of its first step. What is
--- here runs for every task there is, so nothing is called that can be done without. Anything else, and be it a fault,
--- is for lib/claiming.
+-- Nearly every claim is of one queue in which nothing falls due, and gets plain messages of one step. What is here runs
+-- for every task there is, so nothing is called that can be done without. Anything else, and be it a fault, is for
+-- lib/claiming.
 local is_plain = acks >= 0 and acks <= 1000 and tonumber(ARGV[11]) == acks and ARGV[2] == "0" and #claim_id <= 96
   and limit >= 1 and limit <= 1000 and lease >= QUIET and lease <= limits.LONGEST_MS and max_bytes <= limits.MOST_BYTES
   and #ARGV[6] > 0 and #ARGV[6] < 10 and #ARGV[9] > 0 and #ARGV[9] < 12 and #KEYS == READY + (tonumber(ARGV[8]) or 0)
   -- tonumber takes 1e2 and 0x10 as well
   and not string.find(ARGV[3] .. ARGV[4] .. ARGV[6] .. ARGV[7] .. ARGV[9] .. ARGV[11], "%D")
-local ready, left, largest, take, has_token, is_idle = KEYS[READY + 1], 0, 0, 0, false, false
+local ready, step, left, largest, take, has_token, is_idle = KEYS[READY + 1], "1", 0, 0, 0, false, false
 local size, there, due -- of the first ready list; how many other keys there are, if it is empty; messages due
 local timer_at, has_rested -- another consumer has to keep the time; nothing is held, which the next need not look for
 
 -- Reads how many it takes, none if it is not plain, and what it leaves. That no lease has ended it knows from `quiet`,
--- or there is none. Of what is delayed counts what goes before. Behind the last message another consumer has to keep
--- the time of the next, if none does.
+-- or there is none. Of what is delayed counts what goes before; anything, where the first step has nothing ready.
+-- Behind the last message another consumer has to keep the time of the next, if none does.
 local function look()
-  local others = 0
+  local others, in_unacked = 0, nil
   size = redis.call("LLEN", ready)
+  local found = size
   if size == 0 then
     there = redis.call("EXISTS", unacked, delayed, tokens, unpack(KEYS, READY + 2))
     due = there > 0 and redis.call("ZCOUNT", delayed, "-inf", now .. ".5") or 0
@@ -76,32 +77,47 @@ local function look()
   end
   local set = redis.call("HMGET", KEYS[7], "paused", "seen", "renew", "largest", "steps", "quiet", "cancels")
   local since, rest = now - (tonumber(set[2]) or 0), (tonumber(set[6]) or 0) - now
-  left, largest = size - limit, tonumber(set[4]) or max_bytes
+  largest = tonumber(set[4]) or max_bytes
   local is_quiet = since >= 0 and since <= QUIET and rest > 0 and rest <= QUIET
   if set[1] == "1" or set[3] ~= ARGV[5] or set[5] ~= ARGV[8] or set[7] and set[7] - now > 0 then
     return
   elseif size == 0 then
-    local in_unacked = there > 0 and redis.call("ZCARD", unacked) or 0
-    if is_quiet or in_unacked + acks == 0 then
-      local idle = require("lib.idle")
-      is_idle = idle.is_idle(now, acks, is_quiet, in_unacked > 0 and there - 1 or there)
+    in_unacked = there > 0 and redis.call("ZCARD", unacked) or 0
+    if not is_quiet and in_unacked + acks > 0 then
+      return
     end
-    return
-  elseif not is_quiet and redis.call("ZCARD", unacked) == 0 then
-    local outage = require("lib.outage")
+    local besides, first = in_unacked > 0 and there - 1 or there, 1
+    local later = besides > 0 and redis.call("ZCARD", delayed) or 0
+    has_token = besides > 0 and redis.call("LLEN", tokens) > 0
+    if besides == (later > 0 and 1 or 0) + (has_token and 1 or 0) then
+      local idle = require("lib.idle")
+      is_idle = idle.is_idle(now, acks, is_quiet, later, has_token)
+      return
+    elseif later > 0 then
+      return
+    end
+    while found == 0 do
+      first = first + 1
+      found = redis.call("LLEN", KEYS[READY + first])
+    end
+    ready, step = KEYS[READY + first], first < 10 and string.char(48 + first) or "10"
+  end
+  if not is_quiet and (in_unacked or redis.call("ZCARD", unacked)) == 0 then
+    local noted = require("lib.noted")
     local known = redis.call("HMGET", KEYS[7], "seen", "grace", "renew", "renewals")
-    is_quiet = outage.is_noted(known[1], known[2], known[3], known[4], tonumber(ARGV[5]), tonumber(now))
+    is_quiet = noted.is_recent(known[1], known[2], known[3], known[4], tonumber(ARGV[5]), tonumber(now))
     has_rested = is_quiet
   end
+  left = found - limit
   if not is_quiet or largest * limit > max_bytes then
     return
   elseif left > 0 then
-    others = redis.call("ZCOUNT", delayed, "-inf", now .. ".5")
+    others = size > 0 and redis.call("ZCOUNT", delayed, "-inf", now .. ".5") or 0
   else
-    for step = 2, #KEYS - READY do
-      others = others + redis.call("LLEN", KEYS[READY + step])
+    for later = step + 1, #KEYS - READY do
+      others = others + redis.call("LLEN", KEYS[READY + later])
     end
-    local later = redis.call("ZCARD", delayed)
+    local later = size > 0 and redis.call("ZCARD", delayed) or 0
     if later > 0 and others == 0 then
       local timer = require("lib.timer")
       local is_kept = timer.is_kept(later, now)
@@ -112,9 +128,10 @@ local function look()
     redis.call("HLEN", records)
     redis.call("ZCARD", unacked)
   end
-  if others == 0 then
-    has_token, take = redis.call("LLEN", tokens) > 0, left < 0 and size or limit
+  if size > 0 and others == 0 then
+    has_token = redis.call("LLEN", tokens) > 0
   end
+  take = others > 0 and 0 or left < 0 and found or limit
 end
 
 -- Acks, of which it answers what found nothing. They go before the leases if they are many, as the server looks through
@@ -163,7 +180,8 @@ end
 is_plain = is_plain and type(redis.pcall("HINCRBY", stats, "delivered", take)) == "number"
 if is_plain then
   missing = acks > 1 and settle() or nil
-  local header, front, deadline, held, scores = "1 1 " .. now .. " ", claim_id .. ".0.", now + lease, {}, {}
+  local header, front, held, scores = "1 " .. step .. " " .. now .. " ", claim_id .. ".0.", {}, {}
+  local deadline = step == "1" and now + lease or (step - 1) * limits.BAND + now + lease
   local digits = take > 1 and { [0] = "0", "1", "2", "3", "4", "5", "6", "7", "8", "9" } or { "1" }
   if take > 1 then
     deadline = string.format("%.0f", deadline)
@@ -218,5 +236,5 @@ if (left > 0 or timer_at) and not has_token then
 elseif left <= 0 and not timer_at and has_token then
   redis.call("DEL", tokens)
 end
-out[1] = now .. (left > 0 and " -1 0 1 1 0 1 1 1 1 " or " -1 0 0 0 1 1 1 1 ") .. take .. missing
+out[1] = now .. (left > 0 and " -1 0 1 1 0 1 1 1 " or " -1 0 0 0 1 1 1 ") .. step .. " " .. take .. missing
 return out

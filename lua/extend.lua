@@ -43,7 +43,7 @@ end
 local now = clock.now()
 local changes, renewed, lost, seen = {}, {}, {}, {}
 outage.look(known[1], known[2], known[3], known[4], known[5], renew, now, changes)
-if known[6] and lease < outage.RESOLUTION then
+if known[6] and lease < limits.RESOLUTION_MS then
   changes[#changes + 1], changes[#changes + 2] = "quiet", 0
 end
 for i = 1, items do

@@ -25,6 +25,7 @@ local clock = require("lib.clock")
 local due = require("lib.due")
 local guard = require("lib.guard")
 local limits = require("lib.limits")
+local noted = require("lib.noted")
 local outage = require("lib.outage")
 
 local FIXED = 4
@@ -81,7 +82,7 @@ local function has_work(first)
   local set = redis.call(
     "HMGET", meta, "paused", "seen", "grace", "renew", "renewals", "had_grace", "steps", "timer_at")
   local ended, is_back, changes = now, false, {}
-  if not outage.is_noted(set[2], set[3], set[4], set[5], renew, now) then
+  if not noted.is_recent(set[2], set[3], set[4], set[5], renew, now) then
     local _
     ended, _, is_back = outage.look(set[2], set[3], set[4], set[5], set[6], renew, now, changes)
   end

@@ -3,9 +3,9 @@
 A script under `lua/` may begin with lines `local clock = require("lib.clock")`. Each module is put
 in front of it once. The server makes every function anew at each call, so functions of modules that
 nothing in the bundle calls are left out, and all modules that are required further in, where they
-are needed now and then, are one function: what stands in it is made when it is asked for. Lines that
-hold only a comment are left out too: a comment changes no SHA. What the server says of a line is
-translated back to the file it came from.
+are needed now and then, are one function: what stands in it is made when it is asked for. Lines
+that hold only a comment are left out too: a comment changes no SHA. What the server says of a line
+is translated back to the file it came from.
 """
 
 from __future__ import annotations
@@ -194,6 +194,7 @@ class _Bundle:
         self._early: dict[str, list[_Line]] = {}  # made at once, in this order
         self._late: dict[str, list[_Line]] = {}  # made by a function, when they are needed
         self._asked: list[str] = []  # late ones still to be read
+        self._numbers: dict[str, int] = {}  # by which late ones are asked for
         self._constants: dict[str, dict[str, str]] = {}  # of modules that are nothing else
         self._read(script, self._early)
         while self._asked:
@@ -259,7 +260,8 @@ class _Bundle:
     def _together(self, script: str) -> list[_Line]:
         main = self._early.pop(script)
         late = {module: lines for module, lines in self._late.items() if module not in self._early}
-        lines: list[_Line] = []
+        self._numbers = {_name(module): number for number, module in enumerate(late, 1)}
+        lines: list[_Line] = [("local load_late", f"{script}.lua", 1)] if late else []
         if self._early:
             lines.append((f"local {', '.join(map(_name, self._early))}", f"{script}.lua", 1))
         for module, kept in self._early.items():
@@ -270,7 +272,7 @@ class _Bundle:
         return lines + self._hidden(late, f"{script}.lua") + self._linked(main)
 
     def _hidden(self, late: dict[str, list[_Line]], script: str) -> list[_Line]:
-        """`load_late(name)`: one function, in which the late modules are made.
+        """`load_late(number)`: one function, in which the late modules are made.
 
         A branch each, which asks for what the module needs by the same function. A function each
         would have to be made before any of them is known to be needed.
@@ -278,22 +280,30 @@ class _Bundle:
         if not late:
             return []
         opening = (
-            "local load_late",
-            "function load_late(name)",  # keeps what it made, from its first call on
-            "local made = {}",
-            "function load_late(name)",
-            "if made[name] then return made[name] end",
+            "function load_late(number)",  # keeps what it made, from its first call on
+            f"local made = {{ {', '.join(['false'] * len(late))} }}",
+            "function load_late(number)",
+            "if made[number] then return made[number] end",
         )
-        lines = [(text, script, 1) for text in opening]
-        branch = "if"
-        for module, kept in late.items():
-            (_, file, first), (_, _, last) = kept[0], kept[-1]
-            lines.append((f'{branch} name == "{_name(module)}" then', file, first))
-            lines += self._linked(kept[:-1])
-            lines.append((f"made.{_name(module)} = M return M", file, last))
-            branch = "elseif"
-        closing = ("end end", "return load_late(name) end")
-        return lines + [(text, script, 1) for text in closing]
+        closing = ("end", "return load_late(number) end")
+        return [
+            *((text, script, 1) for text in opening),
+            *self._branches(list(late.values())),
+            *((text, script, 1) for text in closing),
+        ]
+
+    def _branches(self, modules: Sequence[list[_Line]], first: int = 1) -> list[_Line]:
+        """Where each of them is made, found by halves: the server compares at each call."""
+        if len(modules) > 1:
+            half = len(modules) // 2
+            below = self._branches(modules[:half], first)
+            above = self._branches(modules[half:], first + half)
+            (_, file, line), (_, other, last) = below[0], above[-1]
+            opening = (f"if number < {first + half} then", file, line)
+            return [opening, *below, ("else", other, last), *above, ("end", other, last)]
+        [kept] = modules
+        _, file, last = kept[-1]
+        return [*self._linked(kept[:-1]), (f"made[{first}] = M return M", file, last)]
 
     def _linked(self, lines: Sequence[_Line]) -> list[_Line]:
         found: list[_Line] = []
@@ -302,7 +312,8 @@ class _Bundle:
                 indent, name, module = wanted.groups()
                 if module in self._early or self._constants.get(name):
                     continue
-                text = f'{indent}local {name} = load_late("{name}")'  # noqa: PLW2901 - it reads best so
+                load = f"load_late({self._numbers[name]})"
+                text = f"{indent}local {name} = {load}"  # noqa: PLW2901 - it reads best so
             found.append((self._written(text, file), file, number))
         return found
 

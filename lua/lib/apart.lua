@@ -34,7 +34,10 @@ function M.send(this, call, said, step, body, name, may)
   name = name or string.format("%s.apart%03d", call.id, call.aside)
   redis.call("HSET", KEYS[this.at + 2], name, record.header(said.deliveries, step, call.now_text) .. body)
   redis.call("ZADD", KEYS[this.at + 1], bands.at(step + bands.APART, call.now) + 0.5, name)
-  delivering.track(this, call, body, "h", name)
+  if string.byte(body, 3) == 120 then -- "x-..., see lib/tracking
+    local tracking = require("lib.tracking")
+    this.tracked = tracking.note(this.tracked, body, "h", call.us, name)
+  end
   delivering.change(this, "quiet", 0)
 end
 

@@ -1,4 +1,4 @@
--- What a claim does with the messages of one queue: hand them out under a lease, or dead-letter them.
+-- What a claim does with the messages of one queue: hand them out under a lease. What it does not is in lib/aside.
 -- `this` is the queue as it was read, `call` is what all queues of the claim share.
 local bands = require("lib.bands")
 local record = require("lib.record")
@@ -11,45 +11,6 @@ local NOTHING = { deliveries = 0, spared = 0, expires = 0 } -- is said of most m
 
 function M.change(this, field, value)
   this.changes[#this.changes + 1], this.changes[#this.changes + 2] = field, value
-end
-
--- Note where a message goes, if it is tracked.
-function M.track(this, call, body, state, name)
-  if string.byte(body, 3) == 120 then -- "x-...
-    local tracking = require("lib.tracking")
-    this.tracked = tracking.note(this.tracked, body, state, call.us, name)
-  end
-end
-
--- Drop this message if it was cancelled under this name; whether it was.
-function M.drop(this, call, body, name)
-  local key = KEYS[this.at + 11]
-  if not name or redis.pcall("HDEL", key, name) ~= 1 then
-    return false
-  end
-  M.track(this, call, body, "x")
-  this.dropped, call.aside, call.freed = (this.dropped or 0) + 1, call.aside + 1, true
-  if redis.call("HLEN", key) == 0 then
-    M.change(this, "cancels", 0)
-  end
-  return true
-end
-
--- Drop it if it was cancelled while it was ready, which only a tracked one can be; whether it was.
-local function was_cancelled(this, call, body)
-  local tracking = require("lib.tracking")
-  return M.drop(this, call, body, tracking.of(body))
-end
-
--- `detail`: the id, where the message will not say it.
-function M.dead_letter(this, call, reason, deliveries, step, body, detail)
-  local dead = require("lib.dead")
-  local id = dead.add(KEYS[this.at + 5], reason, detail or "", deliveries, step, body)
-  M.track(this, call, body, "d", id)
-  this.first_death, this.last_death = this.first_death or id, id
-  this.reasons = this.reasons or {}
-  this.reasons[reason] = (this.reasons[reason] or 0) + 1
-  this.deaths, call.aside, call.bytes = (this.deaths or 0) + 1, call.aside + 1, call.bytes + #body
 end
 
 -- How many more messages may be handed out.
@@ -89,8 +50,9 @@ end
 function M.hand(this, call, said, step, bodies, from, to)
   local reason, deliveries = M.reason(call, said), said.deliveries + 1
   if reason then
+    local aside = require("lib.aside")
     for i = from, to do
-      M.dead_letter(this, call, reason, deliveries - 1, step, bodies[i])
+      aside.dead_letter(this, call, reason, deliveries - 1, step, bodies[i])
     end
     return to + 1
   end
@@ -103,19 +65,25 @@ function M.hand(this, call, said, step, bodies, from, to)
   end
   local header, deadline, receipts = call.header, call.deadline, call.receipts
   local held, scores, out, count, bytes = call.held, call.scores, call.out, call.count, call.bytes
-  local n, most, may_be_tracked = #held, call.max_bytes, said.may_be_tracked
+  local n, most, may_be_tracked, byte = #held, call.max_bytes, said.may_be_tracked, string.byte
   for i = from, to do
     if bytes >= most then
       to = i - 1
       break
     end
     local body, receipt = bodies[i], receipts[count + 1]
-    if not (may_be_tracked and this.cancels and was_cancelled(this, call, body)) then
+    local is_odd, is_dropped = may_be_tracked and byte(body, 3) == 120, false -- it may be tracked: "x-...
+    if is_odd and this.cancels then
+      local aside = require("lib.aside")
+      is_dropped = aside.was_cancelled(this, call, body)
+    end
+    if not is_dropped then
       out[count + 2] = body
       held[n + 1], held[n + 2] = receipt, header .. body
       scores[n + 1], scores[n + 2] = deadline, receipt
-      if may_be_tracked then
-        M.track(this, call, body, "h", receipt)
+      if is_odd then
+        local tracking = require("lib.tracking")
+        this.tracked = tracking.note(this.tracked, body, "h", call.us, receipt)
       end
       count, n = count + 1, n + 2
     end
@@ -124,11 +92,6 @@ function M.hand(this, call, said, step, bodies, from, to)
   M.add_run(this, call, deliveries, step, count - call.count)
   call.count, call.bytes = count, bytes
   return to + 1
-end
-
--- The one message that this claim hands out is all that its consumer holds.
-function M.alone(call)
-  redis.call("ZADD", KEYS[call.last_at + 1], "XX", call.last_score + 0.5, call.receipts[1])
 end
 
 -- Write the leases that were collected.
@@ -160,7 +123,8 @@ function M.pop(this, call, step)
     while at <= n and M.room(call) > 0 do
       local said = odd[at]
       if said == false then
-        M.dead_letter(this, call, "undecodable", 0, step, bodies[at])
+        local aside = require("lib.aside")
+        aside.dead_letter(this, call, "undecodable", 0, step, bodies[at])
         at = at + 1
       else
         said = said or NOTHING

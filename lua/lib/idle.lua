@@ -1,32 +1,27 @@
 -- The short way of a claim of one queue that has nothing to hand out: its consumer has worked it off, or polls.
-local outage = require("lib.outage")
+local noted = require("lib.noted")
 
 local M = { has_token = false, keeps_time = false }
 
 -- Reads. Is there nothing, and nothing to note but acks and the time of what is delayed? `is_quiet`: no lease has
--- ended; else none is held. `there`: how many of the other keys there are.
-function M.is_idle(now, acks, is_quiet, there)
+-- ended; else none is held. `later`: how many are delayed.
+function M.is_idle(now, acks, is_quiet, later, has_token)
   if acks > 0 and string.find(ARGV[#ARGV], " ", 1, true) then -- of a tracked message
     return false
   elseif not is_quiet then
     local set = redis.call("HMGET", KEYS[7], "seen", "grace", "renew", "renewals")
-    if not outage.is_noted(set[1], set[2], set[3], set[4], tonumber(ARGV[5]), tonumber(now)) then
+    if not noted.is_recent(set[1], set[2], set[3], set[4], tonumber(ARGV[5]), tonumber(now)) then
       return false
     end
   end
-  if there > 0 then
-    local later = redis.call("ZCARD", KEYS[3])
-    M.has_token = redis.call("LLEN", KEYS[6]) > 0
-    if there > (later > 0 and 1 or 0) + (M.has_token and 1 or 0) then
+  M.has_token = has_token
+  if later > 0 then
+    local timer = require("lib.timer")
+    local is_kept = timer.is_kept(later, now, true)
+    if is_kept == nil then
       return false
-    elseif later > 0 then
-      local timer = require("lib.timer")
-      local is_kept = timer.is_kept(later, now, true)
-      if is_kept == nil then
-        return false
-      end
-      M.keeps_time = not is_kept
     end
+    M.keeps_time = not is_kept
   end
   if acks > 0 then
     redis.call("HLEN", KEYS[2])

@@ -5,6 +5,7 @@ M.BAND = 4398046511104 -- 2^42: a band of scores, see lib/bands
 M.LAST_MS = 4398046511103 -- the last ms a band holds: 15 May 2109
 M.LONGEST_MS = 31622400000 -- of leases and what is kept: a year and a day
 M.HOUR_MS = 3600000
+M.RESOLUTION_MS = 250 -- `seen` and `quiet` of a queue are written no more often than that, see lib/outage, lib/quiet
 M.TRACKED_US = 86400000000 -- a record of a tracked message is kept for so long at least, see lib/tracking
 M.SECOND_US = 1000000
 M.SMALL = 8192 -- bytes: below this the size of a message does not limit how many are popped at once

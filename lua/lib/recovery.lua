@@ -3,63 +3,10 @@
 local bands = require("lib.bands")
 local due = require("lib.due")
 local delivering = require("lib.delivering")
-local message = require("lib.message")
-local record = require("lib.record")
+local runs = require("lib.runs")
 
 local M = {}
 local MOST = 200 -- a claim that took so many expired or due ones stops: a thousand would take 10 ms
-
--- A run of one: what is said of the message in this record (see lib/message), and how long the record's header is. Its
--- `deliveries` is false if it is no record. `more`: it was spared so often besides.
-local function open(text, more)
-  local deliveries, size = record.header_of(text)
-  if not deliveries then
-    return { deliveries = false, spared = 0 }, 0
-  elseif string.byte(text, size + 3) ~= 120 then -- it has no head: not "x-...
-    return { deliveries = deliveries, spared = math.min(more, deliveries), expires = 0, has_no_head = true }, size
-  end
-  local run = message.said(string.sub(text, size + 1), deliveries)
-  run.spared = math.min(run.spared + more, deliveries)
-  return run, size
-end
-
--- What is in these records, as far as it fits: how many, their messages, and runs of those of which the same is said.
--- Nearly all are alike and have no head, and no more is looked at. A message that goes alone is taken by itself, if
--- this claim has nothing yet, and the others stay where they are.
-local function read(this, call, held, ended_alone, at)
-  local bodies, runs, sub, byte = {}, {}, string.sub, string.byte
-  local bytes, most, largest = call.bytes, call.max_bytes, this.largest
-  local has_nothing, run, header, size, front, was_alone = call.company + call.count == 0, nil, nil, nil, nil, nil
-  for i = 1, #held do
-    local text, is_alone = held[i] or "", ended_alone and ended_alone[at + i]
-    local body
-    if bytes >= most then -- they are larger than any before
-      return i - 1, bodies, runs
-    elseif header and is_alone == was_alone and sub(text, 1, size) == header and byte(text, size + 3) ~= 120 then
-      body, run.to = front and front .. sub(text, size + 2) or sub(text, size + 1), i
-    else
-      run, size = open(text, is_alone == false and 1 or 0)
-      if run.spared > 1 and has_nothing and i > 1 then
-        return i - 1, bodies, runs
-      end
-      body, run.from, run.to, runs[#runs + 1] = sub(text, size + 1), i, i, run
-      if run.deliveries then
-        body = message.spare(body, run.spared)
-      end
-      header = run.has_no_head and not this.cancels and sub(text, 1, size) -- each is looked for by itself then
-      front, was_alone = run.spared > 0 and message.front(run.spared), is_alone
-    end
-    bodies[i], bytes = body, bytes + #body
-    if #body > largest then
-      largest = #body
-      this.largest = largest
-    end
-    if run.spared > 1 and has_nothing then
-      return 1, bodies, runs
-    end
-  end
-  return #held, bodies, runs
-end
 
 -- Hand these entries out, dead-letter them or set them apart, as long as there is room. Answers how many have left the
 -- index. `ended_alone`: the entries are leases that have ended; it holds which of them were alone.
@@ -71,14 +18,19 @@ local function take_out(this, call, step, index, records, found, ended_alone)
       break
     end
     local held = redis.call("HMGET", records, unpack(found, at + 1, at + room))
-    local many, bodies, runs = read(this, call, held, ended_alone, at)
+    local many, bodies, alike = runs.read(this, call, held, ended_alone, at)
     redis.call("ZREM", index, unpack(found, at + 1, at + many))
     redis.call("HDEL", records, unpack(found, at + 1, at + many))
     call.freed = true
-    for _, run in ipairs(runs) do
+    for _, run in ipairs(alike) do
       local i = run.from
       local body, name = bodies[i], found[at + i]
-      if this.cancels and is_lease and delivering.drop(this, call, body, "!" .. name) then
+      local is_dropped = false
+      if this.cancels and is_lease then
+        local aside = require("lib.aside")
+        is_dropped = aside.drop(this, call, body, "!" .. name)
+      end
+      if is_dropped then
         call.bytes = call.bytes + #body
       elseif run.deliveries and run.spared > 1 then
         local apart = require("lib.apart")
@@ -86,7 +38,8 @@ local function take_out(this, call, step, index, records, found, ended_alone)
       elseif run.deliveries then
         delivering.hand(this, call, run, step, bodies, i, run.to)
       elseif held[i] then
-        delivering.dead_letter(this, call, "corrupt", 0, step, body, not is_lease and name)
+        local aside = require("lib.aside")
+        aside.dead_letter(this, call, "corrupt", 0, step, body, not is_lease and name)
       end
     end
     delivering.lease(this, call)

@@ -4,6 +4,7 @@ local bands = require("lib.bands")
 local delivering = require("lib.delivering")
 local limits = require("lib.limits")
 local outage = require("lib.outage")
+local quiet = require("lib.quiet")
 
 local M = {}
 local FIXED, SMALL = 11, limits.SMALL
@@ -43,7 +44,8 @@ function M.read(q, call, known)
     redis.call("HLEN", KEYS[at + 4])
   end
   if is_back then
-    this.ahead = outage.heal(unacked, known_steps, now + math.max(call.lease, 3 * longest), now, changes)
+    local set_back = require("lib.set_back")
+    this.ahead = set_back.heal(unacked, known_steps, now + math.max(call.lease, 3 * longest), now, changes)
   end
   local is_deep = false
   if in_unacked > 0 then
@@ -52,7 +54,7 @@ function M.read(q, call, known)
     this.has_due = this.ended_first > 0 or is_deep
   end
   local last_held = is_deep and math.max(2, known_steps) or 1
-  outage.rest(unacked, this.ended_first > 0 or is_back, last_held, set[9], call.lease, now, changes)
+  quiet.keep(unacked, this.ended_first > 0 or is_back, last_held, set[9], call.lease, now, changes)
   if in_delayed > 0 then
     this.due_first = known.due or bands.due(delayed, now)
     this.has_due = this.has_due or this.due_first > 0 or known_steps > 1 and bands.past_first_step(delayed)
@@ -60,39 +62,24 @@ function M.read(q, call, known)
   return this
 end
 
--- Into the answer: the dead letters that this claim made. The keys of their results are not among its own, so the
--- consumer stores the results by `tell`. Which letters they are is kept for a retry.
-local function report(this, call)
-  local dead = require("lib.dead")
-  if this.deaths then
-    delivering.change(this, "deaths", call.claim_id .. " " .. this.first_death .. " " .. this.last_death)
+-- Everything that grows is written by this: a claim that took nothing frees first, so that full memory allows it.
+local function grow(this, call, command, key, ...)
+  if not call.freed then
+    redis.call("DEL", KEYS[this.at + 6])
+    this.tokens, call.freed = 0, true
   end
-  local entries = redis.call("XRANGE", KEYS[this.at + 5], this.first_death, this.last_death)
-  local out = call.dead_lettered or {}
-  call.dead_lettered = out
-  for i = 1, #entries do
-    local letter, n = dead.fields(entries[i]), #out
-    out[n + 1], out[n + 2], out[n + 3], out[n + 4] = this.index, letter.reason, letter.detail, letter.message
+  redis.call(command, KEYS[this.at + key], ...)
+end
+
+local function count(this, call, name, n)
+  if n and n > 0 then
+    grow(this, call, "HINCRBY", 8, name, n)
   end
 end
 
 -- Write down what became of a queue; leave a token where a consumer should claim again. Answers whether it has more.
 function M.write(this, call)
   local at, changes, wake = this.at, this.changes, false
-  -- Everything that grows is written by this: a claim that took nothing frees first, so that full memory allows it.
-  local function grow(command, key, ...)
-    if not call.freed then
-      redis.call("DEL", KEYS[at + 6])
-      this.tokens, call.freed = 0, true
-    end
-    redis.call(command, KEYS[at + key], ...)
-  end
-  local function count(name, n)
-    if n and n > 0 then
-      grow("HINCRBY", 8, name, n)
-    end
-  end
-
   if not this.paused then
     wake = this.left > 0 or this.parked ~= nil
       or (this.ended_first or 0) + (this.due_first or 0) > 0 and delivering.room(call) <= 0
@@ -110,33 +97,29 @@ function M.write(this, call)
     tracking.write(at + 9, this.tracked, call.us)
   end
   if this.first_death then
-    report(this, call)
+    local aside = require("lib.aside")
+    aside.report(this, call)
   end
-  count("delivered", this.delivered)
-  count("acked", this.acked)
-  count("expired", this.redelivered)
-  count("dead", this.deaths)
-  count("cancelled", this.dropped)
+  count(this, call, "delivered", this.delivered)
+  count(this, call, "acked", this.acked)
+  count(this, call, "expired", this.redelivered)
+  count(this, call, "dead", this.deaths)
+  count(this, call, "cancelled", this.dropped)
   if this.deaths then
-    local dead = require("lib.dead")
-    for reason, n in pairs(this.reasons) do
-      dead.count(KEYS[at + 8], n, reason)
-    end
-    if call.keep ~= "" then
-      dead.bound(KEYS[at + 5], KEYS[at + 8], call.keep, this.last_death)
-    end
+    local aside = require("lib.aside")
+    aside.count(this, call)
   end
   if this.largest > this.known_largest then
     delivering.change(this, "largest", this.largest)
   end
   if #changes > 0 then
-    grow("HSET", 7, unpack(changes))
+    grow(this, call, "HSET", 7, unpack(changes))
   end
   if this.ahead and #this.ahead > 0 then
-    grow("ZADD", 1, "XX", unpack(this.ahead))
+    grow(this, call, "ZADD", 1, "XX", unpack(this.ahead))
   end
   if wake and this.tokens == 0 then
-    grow("RPUSH", 6, "1")
+    grow(this, call, "RPUSH", 6, "1")
   elseif not wake and this.tokens > 0 then
     redis.call("DEL", KEYS[at + 6])
   end

@@ -1187,8 +1187,8 @@ def _happens(q: Queue, what: str, turn: int) -> None:
         q.db.lpush(q.keys.ready[0], msg(turn, size=turn * 100), msg(f"{turn} too"))
     elif what == "odd" and turn % 3 == 0:
         q.db.lpush(q.keys.ready[0], b"no message", b'{"x-deliveries":2,"body":"%d"}' % turn)
-    elif what == "low" and turn % 10 == 0:
-        q.put(f"{turn} low", step=2)
+    elif what == "low" and turn % 2 == 0:
+        q.put(*(f"{turn} low {i}" for i in range(turn % 5 + 1)), step=2 + turn // 2 % 3)
     elif what == "delay" and turn % 3 == 0:
         q.put(f"{turn} later", delay_ms=60_000)
     elif what == "time":
@@ -1291,6 +1291,26 @@ def test_a_claim_is_plain_beside_a_lease_of_another_step(q: Queue) -> None:
     assert not _is_plain(q, q.claiming(1)), "it ends soon"
     q.pass_one_lease(low.receipt)
     assert names(q.take()) == ["c", "low"]
+
+
+def test_a_claim_of_a_later_step_is_plain(q: Queue) -> None:
+    """It took the long way, 31 commands: each but those of the first step did."""
+    q.put("next", "last", step=3)
+    q.put("low", step=4)
+    q.put("first")
+    q.take(1)
+    before = q.now()
+    got, ran = _ran(q, q.claiming(1))
+    assert (names(got.deliveries), got.more, ran) == (["next"], ("q",), 14)
+    (delivery,) = got.deliveries
+    held = q.unacked[delivery.receipt]
+    assert (delivery.step, held.deliveries, held.step) == (3, 1, 3)
+    assert before + 60_000 <= held.deadline <= q.now() + 60_000
+    q.put("later", step=3, delay_ms=60_000)
+    assert not _is_plain(q, q.claiming(1)), "it may be due before"
+    assert q.run(calls.cancel(q.keys, ["later"])) == [calls.Verdict.DONE]
+    assert not _is_plain(q, q.claiming(2)), "the last of a step, and one of the next"
+    assert [names(q.take(2)), q.tokens, q.take()] == [["last", "low"], 0, []]
 
 
 def test_what_is_due_is_asked_for_once(q: Queue) -> None:
