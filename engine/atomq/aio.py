@@ -6,14 +6,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Self, TypeVar
 
-from redis import exceptions as server
-
-from atomq import flows, fork, probing, retrying
-from atomq.actions import BRIEF
+from atomq import flows, fork, probing
 from atomq.address import Address
 from atomq.calls import Call, Outgoing, Published
 from atomq.cancellation import Unhurried, cancelling, to_the_end
@@ -29,7 +25,6 @@ from atomq.pool_aio import AsyncPool
 from atomq.retrying import Retry
 from atomq.runner_aio import AsyncRunner
 from atomq.shards_aio import AsyncShards
-from atomq.translating import SERVER_ERRORS, translated, unsent
 from atomq.waiter_aio import AsyncWaiter
 
 log = logging.getLogger("atomq.client")
@@ -161,33 +156,6 @@ class AsyncEngine(AsyncRunner):
         """Find out what all names begin with, if it is not known: see `VirtualHost`."""
         if self.virtual_host.namespace is None:
             await asyncio.to_thread(self.virtual_host.find, self.retry)
-
-    async def _run_briefly(self, call: Call[T]) -> T:
-        """A call that is tried once, and is answered soon or not at all."""
-        if (why := self._pool.hopeless(call.queue.slot)) is not None:
-            raise unsent(why, call) from why
-        once = replace(self.retry, attempts=0)
-        try:
-            async with asyncio.timeout(BRIEF):
-                standing = self._pool.standing_of(call)
-                if not standing.verified:
-                    await self._probe_briefly(call, once, standing)
-                    standing = self._pool.standing_of(call)
-                    standing.verified = True
-                answer: Any
-                try:  # with what others have to send
-                    answer = [await self._pool.one(call)]
-                except SERVER_ERRORS as error:
-                    answer = error
-                calling = retrying.calling((call,), once)
-                result: T = (await self._drive(calling, standing, answer))[0]
-            if call.noted:
-                await self._note(call)
-            return result
-        except TimeoutError as error:
-            self._pool.was_silent(call)
-            late = server.TimeoutError("no answer in time")
-            raise translated(late, call) from error
 
     async def _verify(self, call: Call[Any]) -> Retry:
         """Find out whether this user may run what the scripts run; the patience that is left.

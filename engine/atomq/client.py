@@ -10,13 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 from redis import exceptions as server
 from redis.connection import AbstractConnection
 
-from atomq import arguments, flows, fork, probing, retrying
+from atomq import arguments, flows, fork, probing
 from atomq.actions import BRIEF, Elsewhere, NoAnswer
 from atomq.address import Address
 from atomq.calls import Call, Outgoing
@@ -29,7 +28,7 @@ from atomq.pool import Pool
 from atomq.retrying import Retry
 from atomq.runner import Runner
 from atomq.shards import Shards
-from atomq.translating import SERVER_ERRORS, bare, translated, unsent
+from atomq.translating import SERVER_ERRORS, bare, translated
 from atomq.waiter import Waiter
 
 NOT_AGAIN = Retry(attempts=0, budget=0.0)
@@ -159,20 +158,6 @@ class Engine(Runner):
     def find_namespace(self) -> None:
         """Find out what all names begin with, if it is not known: see `VirtualHost`."""
         self.virtual_host.find(self.retry)
-
-    def _run_briefly(self, call: Call[T]) -> T:
-        """A call that is tried once, and is answered soon or not at all."""
-        if (why := self._pool.hopeless(call.queue.slot)) is not None:
-            raise unsent(why, call) from why
-        standing, once = self._pool.standing_of(call), replace(self.retry, attempts=0)
-        if not standing.verified:
-            self._probe_briefly(call, once, standing)
-            standing = self._pool.standing_of(call)
-            standing.verified = True
-        result: T = self._drive(retrying.calling((call,), once, within=BRIEF), standing)[0]
-        if call.noted:
-            self._note(call)
-        return result
 
     def _verify(self, call: Call[Any]) -> Retry:
         """Find out whether this user may run what the scripts run; the patience that is left.

@@ -283,12 +283,6 @@ class Nodes(Generic[P]):
         place = call.place or self.map.owner(call.queue.slot)
         return self._unknown if place is None else self.pool(place).standing
 
-    def was_silent(self, call: Call[Any]) -> None:
-        """A brief call was not answered in time."""
-        place = self.map.owner(call.queue.slot)
-        if place is not None:
-            self.map.doubt(place)
-
     def hopeless(self, slot: int | None) -> Exception | None:
         """Why a brief call is not worth a try now: the node of its slot is in doubt.
 

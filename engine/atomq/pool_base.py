@@ -45,9 +45,6 @@ class PoolBase:
 
     # ── what is known of the server ───────────────────────────────────────────────────────────
 
-    def was_silent(self, _call: Call[Any]) -> None:
-        """A brief call was not answered in time."""
-
     def hopeless(self, _slot: int) -> Exception | None:
         """Why a brief call is not worth a try now."""
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from types import GeneratorType
 from typing import Any, TypeVar, overload
 
@@ -22,7 +23,7 @@ from atomq.outage import Standing
 from atomq.outage_report import OutageReport
 from atomq.overview import Overview, overview
 from atomq.retrying import Retry
-from atomq.translating import SERVER_ERRORS, bare, translated
+from atomq.translating import SERVER_ERRORS, bare, translated, unsent
 from atomq.waiter_aio import AsyncWaiter
 
 NOT_AGAIN = Retry(attempts=0, budget=0.0)
@@ -187,6 +188,21 @@ class AsyncRunner(EngineBase):
                     return self.retry
         return await self._verify(calls[0])
 
+    async def _run_briefly(self, call: Call[T]) -> T:
+        """A call that is tried once, and is answered soon or not at all."""
+        if (why := self._pool.hopeless(call.queue.slot)) is not None:
+            raise unsent(why, call) from why
+        standing, once = self._pool.standing_of(call), replace(self.retry, attempts=0)
+        if not standing.verified:
+            await self._probe_briefly(call, once, standing)
+            standing = self._pool.standing_of(call)
+            standing.verified = True
+        results = await self._drive(retrying.calling((call,), once, within=BRIEF), standing)
+        if call.noted:
+            await self._note(call)
+        result: T = results[0]
+        return result
+
     async def _probe_briefly(self, call: Call[Any], once: Retry, standing: Standing) -> None:
         try:
             await self._drive(probing.probing(call, once, within=BRIEF), standing)
@@ -297,10 +313,6 @@ class AsyncRunner(EngineBase):
 
     async def find_namespace(self) -> None:
         """Find out what all names begin with, if it is not known: see `VirtualHost`."""
-        raise NotImplementedError
-
-    async def _run_briefly(self, call: Call[T]) -> T:
-        """A call that is tried once, and is answered soon or not at all."""
         raise NotImplementedError
 
     async def _verify(self, call: Call[Any]) -> Retry:

@@ -210,6 +210,9 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "engine/atomq/runner_aio.py": {
+        "less than no further try is none": (
+            "standing, once = self._pool.standing_of(call), replace(self.retry, attempts= -1)",
+        ),
         "of one call, or command, there is one result: first and last": (
             "return results[ -1]",
             "result: T = results[ -1]",

@@ -152,15 +152,6 @@ def test_what_is_known_of_a_call_is_known_of_its_node() -> None:
     assert [(s.verified, s.verifying) for s in nodes.everywhere()] == [(False, None)] * 3
 
 
-def test_a_node_that_was_silent_is_in_doubt() -> None:
-    nodes, call = Knocking(), calls.ack(KEYS, ["r1"])
-    nodes.was_silent(call)
-    assert nodes.map.doubted == set()
-    nodes.map.learn(A, whole(A))
-    nodes.was_silent(call)
-    assert nodes.map.doubted == {A}
-
-
 def test_a_node_in_doubt_is_knocked_at_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
