@@ -51,38 +51,46 @@ class AsyncEngine(AsyncRunner):
     def _begin(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listeners: dict[Place | None, Listener] = {}
-        self._gatherings: dict[str, Gathering] = {}
+        self._gatherings: dict[str, Gathering[tuple[QueueKeys, bool]]] = {}
         self._pool: AsyncPool | AsyncShards = (
             AsyncShards(self) if self.address.kind == "cluster" else AsyncPool(self)
         )
 
-    async def publish(self, keys: QueueKeys, message: Outgoing) -> bool:
+    async def publish(self, keys: QueueKeys, message: Outgoing, *, brief: bool = False) -> bool:
         """Put one message; False if its id was known, so that it was not put again.
 
-        What several tasks put at the same moment travels together: see `Gathering`.
+        What several tasks put at the same moment travels together: see `Gathering`. `brief`: as
+        `publish_briefly` does it.
         """
         self._enter_loop()
-        gathering = self._gatherings.get(keys.name)
+        gathering = self._gatherings.get(keys.whole)
         if gathering is None:
             await self.find_namespace()
-            gathering = self._gatherings.setdefault(
-                keys.name, Gathering(partial(self._publish, keys))
-            )
+            gathering = self._gatherings.setdefault(keys.whole, Gathering(self._publish))
         if gathering.under_way and message.is_plain and len(message.message) <= TOGETHER:
-            await gathering.put(message)
+            await gathering.put((keys, brief), message)
             return True
         gathering.under_way += 1
         try:
-            call = flows.publish(keys, [message], self.producers, self.options)
-            done = await self._run_one(call)
+            done = await self._publish((keys, brief), [message])
         finally:
             gathering.under_way -= 1
         return not done.known
 
     def _publish(
-        self, keys: QueueKeys, messages: Sequence[Outgoing]
+        self, place: tuple[QueueKeys, bool], messages: Sequence[Outgoing]
     ) -> Coroutine[Any, Any, Published]:
+        keys, brief = place
+        if brief:
+            flow = flows.publish_briefly(keys, messages, self.producers, self.options)
+            return self.run_flow(flow)
         return self._run_one(flows.publish(keys, messages, self.producers, self.options))
+
+    def gathers(self, keys: QueueKeys) -> bool:
+        """Whether messages for a queue wait to be sent together, at the end of this turn."""
+        gathering = self._gatherings.get(keys.whole)
+        places = ((keys, True), (keys, False))
+        return gathering is not None and any(map(gathering.waits, places))
 
     async def settle(self, work: Flow[T], say: Callable[[Flow[T]], Coroutine[Any, Any, R]]) -> R:
         """What `say` answers, which runs the flow it is given and notes the answer.

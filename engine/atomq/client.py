@@ -61,8 +61,14 @@ class Engine(Runner):
         """A sync engine for the same server, for a thread of this process."""
         return Engine(address)
 
-    def publish(self, keys: QueueKeys, message: Outgoing) -> bool:
-        """Put one message; False if its id was known, so that it was not put again."""
+    def publish(self, keys: QueueKeys, message: Outgoing, *, brief: bool = False) -> bool:
+        """Put one message; False if its id was known, so that it was not put again.
+
+        `brief`: as `publish_briefly` does it.
+        """
+        if brief:
+            flow = flows.publish_briefly(keys, [message], self.producers, self.options)
+            return not self.run_flow(flow).known
         call = flows.publish(keys, [message], self.producers, self.options)
         return not self._run_one(call).known
 

@@ -100,6 +100,10 @@ class EngineBase:
         """What connections are made for: a namespace lies in database 0."""
         return self.address.of_database(0) if self.namespace else self.address
 
+    def gathers(self, keys: QueueKeys) -> bool:  # noqa: ARG002 - AsyncEngine looks at them
+        """Whether messages for a queue wait to be sent together: those of threads never do."""
+        return False
+
     def keys(self, queue: str) -> QueueKeys:
         """The keys of a queue. Raises `InvalidArgument` if no queue may be called so."""
         found = self._keys.get(queue) if isinstance(queue, str) else None

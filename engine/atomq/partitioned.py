@@ -14,9 +14,9 @@ from atomq import tracing
 from atomq.arguments import Seconds
 from atomq.calls import Progress, Verdict
 from atomq.client import Engine
-from atomq.errors import InvalidArgument
+from atomq.errors import InvalidArgument, ServerFull, ServerUnavailable
 from atomq.message_base import messages_of
-from atomq.partitioned_base import PartitionedBase, Put
+from atomq.partitioned_base import PartitionedBase, Put, Share, is_nowhere
 from atomq.queue import Message, Queue, Receiver, Sent
 from atomq.queue_base import Item
 
@@ -31,11 +31,12 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
     within some seconds. `InvalidArgument` is raised where it is used with a lower one that it never
     had: to lower it, delete the queue.
 
-    A message that names nothing goes to one partition after another, and while a shard is away to
-    the others. Those of one `key` stay together: they are handed out in their order, as far as a
-    queue keeps one. So does an `id` of its own. While the shard of such a message is away,
-    `ServerUnavailable` is raised, as it is of a queue. Messages of different partitions have no
-    order, and a priority goes before others in its partition only.
+    A message that names nothing goes to the partition that got the fewest of this process, and
+    while a shard is away to the others. What several tasks put in one turn of the event loop goes
+    to one partition together. Those of one `key` stay together: they are handed out in their order,
+    as far as a queue keeps one. So does an `id` of its own. While the shard of such a message is
+    away, `ServerUnavailable` is raised, as it is of a queue. Messages of different partitions have
+    no order, and a priority goes before others in its partition only.
 
     What asks all partitions raises `ServerUnavailable` behind the last one if some did not answer,
     and names them; `state` says in `unanswered` which they are.
@@ -76,11 +77,41 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
         of the id, else to any. With both, `wait` needs both.
         """
         item = Item(body, delay, at, priority, id, headers, ttl, key, tracked)
-        try:
-            found = self._put_items([item], durability, None)
-        except InvalidArgument as error:
-            raise type(error)(str(error).removeprefix("message 0: ")) from error
-        return found[0]
+        if tracing.active is None:
+            return self._put_one(item, durability)
+        with tracing.active.sending(self) as sent:
+            found = self._put_one(item, durability)
+            sent(found.id)
+        return found
+
+    def _put_one(self, item: Item, durability: str | None) -> Sent:
+        """Put it; in asyncio in one call with what other tasks put there at the same moment."""
+        confirmed_by = self._confirmed_by(durability)
+        if not self._parts:
+            self.engine.run(self._loaded())
+        named = self._named(item)
+        is_free = named is None
+        at = self._next_turn() if named is None else named
+        if is_free and self._is_doubted(at):
+            self.engine.run(self._knock(at))
+            at = self._at_hand(at)[0]
+        part = self._parts[at]
+        message = part._outgoing(item)
+        if confirmed_by is None:
+            brief = is_free and self._on_shards
+            self._under_way += is_free
+            try:
+                new = self.engine.publish(part.keys, message, brief=brief)
+            except (ServerFull, ServerUnavailable) as error:
+                if not (brief and is_nowhere(error)):
+                    raise
+            else:
+                return Sent(message.id, part, new)
+            finally:
+                self._under_way -= is_free
+        share = Share(at, [item], (0,), [message], is_free)
+        share, put = self.engine.run(self._put_share(share, confirmed_by))
+        return Sent(share.messages[0].id, self._parts[share.at], put[0])
 
     def put_many(self, items: Iterable[Any], *, durability: str | None = None) -> list[Sent]:
         """Put many messages: all is as in `Queue.put_many`, but where they go.
@@ -91,19 +122,13 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
         if isinstance(items, Mapping) or not isinstance(items, Iterable):
             raise InvalidArgument("put_many takes messages: a list of bodies, or of Items")
         given = [*items]
-        return self._put_items(given, durability, len(given)) if given else []
-
-    def _put_items(
-        self, items: Sequence[Any], durability: str | None, count: int | None
-    ) -> list[Sent]:
-        flow = self._publish(items, durability)
+        if not given:
+            return []
+        flow = self._publish(given, durability)
         if tracing.active is None:
             return _sent(self.engine.run(flow))
-        with tracing.active.sending(self, count) as sent:
-            found = _sent(self.engine.run(flow))
-            if count is None:
-                sent(found[0].id)
-        return found
+        with tracing.active.sending(self, len(given)):
+            return _sent(self.engine.run(flow))
 
     # ── consume, settle ───────────────────────────────────────────────────────────────────────
 

@@ -35,7 +35,7 @@ from atomq.queue_base import EngineT, Item, QueueBase, check_key, names_of_dead
 log = logging.getLogger("atomq.queue")
 
 T = TypeVar("T")
-TOGETHER = 64  # calls
+TOGETHER = 128  # messages: calls to one node share reads and writes
 READ_AGAIN = 4.0  # seconds after which a consumer looks whether there are more partitions
 
 
@@ -48,7 +48,7 @@ class Put(NamedTuple):
     new: bool
 
 
-class _Share(NamedTuple):
+class Share(NamedTuple):
     """Messages for one partition; `free`: for another one just as well, in one call."""
 
     at: int
@@ -72,8 +72,10 @@ class PartitionedBase(QueueBase[EngineT]):
         self._map = PartitionMap(name, ())
         self._parts: list[Any] = []  # none: the record was not read yet
         self._read_at = 0.0  # when the record was read last (monotonic)
-        self._turn = random.randrange(self._count)
-        self._joined = self._under_way = 0  # free shares, since it is the turn of that one; at all
+        self._turn = 0  # the partition of what names none
+        self._given: list[float] = []  # how many of these each got; a fraction more: their order
+        self._joined = 0  # messages, since it is the turn of that one
+        self._under_way = 0  # calls of such messages
 
     # ── the record ────────────────────────────────────────────────────────────────────────────
 
@@ -123,6 +125,10 @@ class PartitionedBase(QueueBase[EngineT]):
             for at, name in enumerate(found.names)
         ]
         self._map, self._turn = found, self._turn % len(self._parts)
+        count = len(self._parts)
+        least, first = min(self._given, default=0.0), random.randrange(count)
+        new = [least + (at - first) % count / count for at in range(count)]
+        self._given = [*self._given[:count], *new[len(self._given) :]]
 
     def _partition(self, name: str, mark: str) -> Any:
         part = self._partition_type(
@@ -154,59 +160,65 @@ class PartitionedBase(QueueBase[EngineT]):
                 put[i] = Put(message.id, self._parts[at.at], is_new)
         return [put[i] for i in range(len(items))]
 
-    def _shares(self, items: Sequence[Any]) -> list[_Share]:
+    def _shares(self, items: Sequence[Any]) -> list[Share]:
         fixed: dict[int, list[int]] = {}
         free: list[int] = []
         for i, item in enumerate(items):
-            at = self._named(item, i)
+            try:
+                at = self._named(item)
+            except InvalidArgument as error:
+                raise type(error)(f"message {i}: {error}") from error
             if at is None:
                 free.append(i)
             else:
                 fixed.setdefault(at, []).append(i)
         shares = [self._share(at, items, positions) for at, positions in fixed.items()]
         for some in flows.batches(free):
-            whole = self._share(self._next_turn(), items, some)
+            whole = self._share(self._next_turn(len(some)), items, some)
             first = 0
             for messages in flows.by_size(whole.messages, self.engine.options.max_bytes):
                 end = first + len(messages)
                 part = whole.items[first:end], whole.positions[first:end]
-                shares.append(_Share(whole.at, *part, list(messages), free=True))
+                shares.append(Share(whole.at, *part, list(messages), free=True))
                 first = end
         return shares
 
-    def _next_turn(self) -> int:
-        """One after another; what is put at the same time travels together, some at least."""
-        self._joined += 1
-        if not self._under_way or self._joined > TOGETHER:
-            self._turn, self._joined = (self._turn + 1) % len(self._parts), 1
+    def _next_turn(self, count: int = 1) -> int:
+        """The partition that so many messages go to: the one that got the fewest of this process.
+
+        What is put at the same time goes to the same one, some messages at least, and always those
+        that travel in one call.
+        """
+        self._joined += count
+        ends = self._joined > TOGETHER and not self.engine.gathers(self._parts[self._turn].keys)
+        if ends or not self._under_way:
+            self._turn, self._joined = self._given.index(min(self._given)), count
+        self._given[self._turn] += count
         return self._turn
 
-    def _named(self, item: Any, position: int) -> int | None:
+    def _named(self, item: Any) -> int | None:
         """The partition that an item names by its key or its id; None: none."""
         if not isinstance(item, Item):
             return None
-        try:
-            check_key(item.key)
-            if item.id is not None:
-                arguments.text("id", item.id, 256, least=1)
-        except InvalidArgument as error:
-            raise InvalidArgument(f"message {position}: {error}") from error
+        check_key(item.key)
+        if item.id is not None:
+            arguments.text("id", item.id, 256, least=1)
         if item.key is not None:
             return self._map.of_key(item.key)
         return None if item.id is None else self._map.of_id(item.id)
 
-    def _share(self, at: int, items: Sequence[Any], positions: Sequence[int]) -> _Share:
+    def _share(self, at: int, items: Sequence[Any], positions: Sequence[int]) -> Share:
         part, messages = self._parts[at], []
         for i in positions:
             try:
                 messages.append(part._outgoing(items[i]))
             except InvalidArgument as error:
                 raise type(error)(f"message {i}: {error}") from error
-        return _Share(at, [items[i] for i in positions], positions, messages)
+        return Share(at, [items[i] for i in positions], positions, messages)
 
     def _put_share(
-        self, share: _Share, durability: Durability | None
-    ) -> Flow[tuple[_Share, list[bool]]]:
+        self, share: Share, durability: Durability | None
+    ) -> Flow[tuple[Share, list[bool]]]:
         if not share.free or not self._on_shards:
             return share, (yield from self._parts[share.at]._put(share.messages, durability))
         yield from self._knock(share.at)
@@ -217,8 +229,8 @@ class PartitionedBase(QueueBase[EngineT]):
             self._under_way -= 1
 
     def _put_anywhere(
-        self, share: _Share, durability: Durability | None
-    ) -> Flow[tuple[_Share, list[bool]]]:
+        self, share: Share, durability: Durability | None
+    ) -> Flow[tuple[Share, list[bool]]]:
         """Put it into the first partition that takes it, for as long as a call is tried again."""
         until = time.monotonic() + self.engine.retry.budget
         while True:
@@ -230,7 +242,7 @@ class PartitionedBase(QueueBase[EngineT]):
                 try:
                     return share, (yield from self._put_once(share, durability))
                 except (ServerFull, ServerUnavailable) as error:
-                    if isinstance(error, ServerUnavailable) and not error.unsent:
+                    if not is_nowhere(error):
                         raise
                     trouble = error
             assert trouble is not None
@@ -239,34 +251,19 @@ class PartitionedBase(QueueBase[EngineT]):
                 raise trouble
             yield from ask(Sleep(random.uniform(0.05, 0.3)))
 
-    def _put_once(self, share: _Share, durability: Durability | None) -> Flow[list[bool]]:
-        """Publish in one call. What got no answer is tried again here, and nowhere else.
-
-        Raises `ServerUnavailable`, and it says if the messages were surely not put.
-        """
+    def _put_once(self, share: Share, durability: Durability | None) -> Flow[list[bool]]:
         engine, keys = self.engine, self._parts[share.at].keys
-        call = flows.publish(keys, share.messages, engine.producers, engine.options, durability)
-        call.brief = durability is None
-        try:
-            done = yield from ask(call)
-        except ServerUnavailable as error:
-            if error.unsent or durability is not None:
-                raise
-            try:
-                done = yield from ask(call.again())
-            except ServerUnavailable as again:
-                again.unsent = False
-                raise
-        except NotDurable as error:
-            error.ids = [message.id for message in share.messages]
-            raise
+        done = yield from flows.publish_briefly(
+            keys, share.messages, engine.producers, engine.options, durability
+        )
         known = set(done.known)
         return [i not in known for i in range(len(share.messages))]
 
     def _at_hand(self, at: int) -> list[int]:
         """All partitions, beginning with this one; those whose node is in doubt come last."""
         order = [*range(at, len(self._parts)), *range(at)]
-        return sorted(order, key=self._is_doubted)
+        slots = self.engine.slots
+        return sorted(order, key=self._is_doubted) if slots and slots.doubted else order
 
     def _is_doubted(self, at: int) -> bool:
         slots = self.engine.slots
@@ -413,3 +410,8 @@ class PartitionedBase(QueueBase[EngineT]):
             found += [(yield from ask(part._delete(force)))]
         self._parts = []
         return merging.counts(found)
+
+
+def is_nowhere(error: ServerFull | ServerUnavailable) -> bool:
+    """Whether what raised this was surely not put."""
+    return isinstance(error, ServerFull) or error.unsent

@@ -17,6 +17,7 @@ import pytest
 
 from atomq import calls, flows
 from atomq.calls import Call, Claimed, DeadLettered, Outgoing, Redriven, Verdict
+from atomq.durability import Durability
 from atomq.errors import InvalidArgument, NotDurable, PermissionDenied, ServerUnavailable
 from atomq.flows import (
     Acks,
@@ -938,6 +939,49 @@ def test_what_was_put_without_being_confirmed_is_named_with_what_was_put_before(
     with pytest.raises(NotDurable) as error:
         play.go(NotDurable("not confirmed", 0, 1))
     assert error.value.ids == ["i0", "i1"]
+
+
+def briefly(durability: Durability | None = None) -> Play:
+    some = [Outgoing("x", f"i{n}") for n in range(3)]
+    return Play(flows.publish_briefly(Q, some, Producers(), Options(), durability))
+
+
+def away(*, unsent: bool) -> ServerUnavailable:
+    error = ServerUnavailable("away")
+    error.unsent = unsent
+    return error
+
+
+def test_a_brief_publish_is_tried_once_where_it_was_surely_not_carried_out() -> None:
+    play = briefly()
+    assert play.effect.brief
+    play.go(done := calls.Published(3))
+    assert play.result is done
+    with pytest.raises(ServerUnavailable) as raised:
+        briefly().go(away(unsent=True))
+    assert raised.value.unsent
+
+
+def test_a_brief_publish_without_an_answer_is_the_same_call_again_and_patient() -> None:
+    play = briefly()
+    first = play.effect
+    again = play.go(away(unsent=False))
+    assert (again.keys, again.args, again.repeated) == (first.keys, first.args, True)
+    assert not again.brief
+    with pytest.raises(ServerUnavailable) as raised:
+        play.go(away(unsent=True))
+    assert not raised.value.unsent, "the first one may have been carried out"
+
+
+def test_a_publish_that_is_to_be_confirmed_is_not_brief_and_names_what_is_not() -> None:
+    fsync = Durability.of("fsync", 1)
+    assert not briefly(fsync).effect.brief
+    for unsent in (True, False):
+        with pytest.raises(ServerUnavailable):
+            briefly(fsync).go(away(unsent=unsent))
+    with pytest.raises(NotDurable) as error:
+        briefly(fsync).go(NotDurable("not confirmed", 0, 1))
+    assert error.value.ids == ["i0", "i1", "i2"]
 
 
 def test_redrive_goes_on_until_it_has_seen_them_all_and_not_those_that_die_meanwhile() -> None:

@@ -29,6 +29,7 @@ ALONE = {
     "Engine.reads": "for results of Celery, whose backend is sync",
     "Engine.briefly": "the same",
     "AsyncQueue.__aiter__": "of __iter__",
+    "AsyncEngine.gathers": "what threads put shares no call",
     "AsyncEngine.listener": "one connection for all tasks that wait for results",
 }
 NAMES = {"__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__iter__"}

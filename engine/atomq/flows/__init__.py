@@ -34,7 +34,7 @@ from atomq.flows.operating import (
     whole_roster,
 )
 from atomq.flows.pace import Pace
-from atomq.flows.publishing import by_size, publish, publish_all
+from atomq.flows.publishing import by_size, publish, publish_all, publish_briefly
 from atomq.flows.results import await_result, follow
 from atomq.flows.times import Stop, clock, deadline_of, is_set, seconds_left
 
@@ -74,6 +74,7 @@ __all__ = [
     "leave",
     "publish",
     "publish_all",
+    "publish_briefly",
     "redrive",
     "redrive_all",
     "run_now",

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from atomq import calls
 from atomq.calls import Call
 from atomq.durability import Durability
-from atomq.errors import (
-    NotDurable,
-)
+from atomq.errors import NotDurable, ServerUnavailable
 from atomq.flows.base import Flow, ask
 from atomq.ids import Producers
 from atomq.keys import QueueKeys
@@ -32,6 +30,34 @@ def publish(
         dedup_window_ms=options.dedup_window_ms,
         durability=durability,
     )
+
+
+def publish_briefly(
+    keys: QueueKeys,
+    messages: Sequence[calls.Outgoing],
+    producers: Producers,
+    options: Options,
+    durability: Durability | None = None,
+) -> Flow[calls.Published]:
+    """Publish in one call. What got no answer is tried again here, and nowhere else.
+
+    Raises `ServerUnavailable`, soon if the messages were surely not put, and it says so.
+    """
+    call = publish(keys, messages, producers, options, durability)
+    call.brief = durability is None
+    try:
+        return (yield from ask(call))
+    except ServerUnavailable as error:
+        if error.unsent or durability is not None:
+            raise
+        try:
+            return (yield from ask(call.again()))
+        except ServerUnavailable as again:
+            again.unsent = False
+            raise
+    except NotDurable as error:
+        error.ids = [message.id for message in messages]
+        raise
 
 
 def publish_all(
