@@ -2,7 +2,8 @@
 
 A server has numbered databases, and so has a cluster of Valkey 9 whose `cluster-databases` says so.
 On any other cluster all keys lie in database 0, and each virtual host puts a text of its own before
-all its names: see `keys.namespace`. Which of the two it is the cluster says, once for a process.
+all its names: see `keys.namespace`. Which of the two it is the cluster says, once for all engines
+of a process.
 """
 
 from __future__ import annotations
