@@ -488,6 +488,10 @@ class Cluster(_Started):
             replica.client().execute_command("CLUSTER REPLICATE", self.id_of(node))
         for node, replica in zip(self.nodes, self.replicas, strict=False):
             wait_until(f"{replica!r} to follow", partial(_follows, replica, node))
+            name = self.id_of(node)  # to a primary that has not heard of it, it is no heir yet
+            for each in self.nodes:
+                known = partial(each.client().execute_command, "CLUSTER REPLICAS", name)
+                wait_until(f"{each!r} to know of {replica!r}", known)
 
     def _whole(self, node: Server) -> bool:
         info = node.client().execute_command("CLUSTER INFO")

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Self
 import pytest
 from celery import chain, chord, group
 from celery.app.task import Context
+from celery.result import ResultSet
 from kombu import Connection, Consumer, Exchange, Producer, Queue
 
 from atomq import calls, scripts
@@ -437,8 +438,10 @@ def keep_apart(cluster: Cluster, by: str) -> None:
 
 def test_two_applications_of_one_cluster_keep_apart(kind: str) -> None:
     """By `/1`, where the cluster has databases, or by a prefix."""
-    with Cluster(kind, options={"cluster-databases": "2"}) as cluster:
-        for by in ("database", "prefix"):
+    has_databases = kind.startswith("valkey")
+    options = {"cluster-databases": "2"} if has_databases else {}
+    with Cluster(kind, options=options) as cluster:
+        for by in ("database", "prefix") if has_databases else ("prefix",):
             keep_apart(cluster, by)
 
 
@@ -689,6 +692,24 @@ def test_results_of_a_frozen_shard_keep_no_task_of_another(at: ClusterPlace, poo
     assert at.reader.AsyncResult(done[0]).status == "PENDING"
     assert worker.alive
     assert "ServerUnavailable" not in worker.log
+
+
+def test_a_result_is_waited_for_while_its_shard_is_away(at: ClusterPlace) -> None:
+    """It is stored elsewhere meanwhile, and heard of, alone or among others."""
+    ids = [id_on(1), id_on(0), id_on(1)]
+    stores = at.make_app(backend=at.backend).backend
+
+    def store() -> None:
+        for number, one in enumerate(ids):
+            stores.store_result(one, number, "SUCCESS")
+
+    with frozen(at.cluster.nodes[1]):
+        soon = threading.Timer(0.5, store)
+        soon.start()
+        assert at.reader.AsyncResult(ids[0]).get(timeout=8) == 0
+        results = [at.reader.AsyncResult(one) for one in ids]
+        assert ResultSet(results, app=at.reader).get(timeout=8) == [0, 1, 2]
+        soon.join(8)
 
 
 def test_a_worker_in_its_books_waits_for_no_shard_of_a_chord(at: ClusterPlace) -> None:

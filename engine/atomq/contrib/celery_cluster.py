@@ -11,7 +11,9 @@ no shard keeps a worker from the tasks of another. What belongs to a group lies 
 
 from __future__ import annotations
 
+import random
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property, partial
 from typing import Any
@@ -60,21 +62,37 @@ class ResultConsumer(stock.ResultConsumer):
                 with self.reconnect_on_error():
                     ear.check()
                 if time.monotonic() - self._read_at > AGAIN:
-                    self._read(list(self.subscribed_to)[:READ])
+                    keys = list(self.subscribed_to)
+                    self._read(random.sample(keys, min(READ, len(keys))))
         super().drain_events(min(1.0, 1.0 if timeout is None else timeout))
+
+    def on_wait_for_pending(self, result: Any, **kwargs: Any) -> None:
+        """Take in what is there already; of a shard that is away it is heard, or read later."""
+        waited_for = getattr(result, "results", None) or [result]
+        keys = [self.backend.get_key_for_task(each.id) for each in waited_for]
+        metas = [self._decode_result(value) for value in self._found(keys).values()]
+        super().on_wait_for_pending(_Known(metas), **kwargs)
 
     def _read(self, keys: list[Any]) -> None:
         self._read_at = time.monotonic()
+        for value in self._found(keys).values():
+            self.on_state_change(self._decode_result(value), None)
+
+    def _found(self, keys: list[Any]) -> dict[str, bytes]:
+        """Those of these results that are known soon, wherever they lie."""
         client = self.backend.client
-        known = client.known(keys)
-        unknown = [key for key in map(_text, keys) if known.get(key) is None]
-        aside = client.aside(unknown)
-        for key, value in {**known, **aside}.items():
-            if value is not None:
-                self.on_state_change(self._decode_result(value), None)
-            elif key in self.subscribed_to:  # to the end: others are read next time
-                self.subscribed_to.discard(key)
-                self.subscribed_to.add(key)
+        known = {key: value for key, value in client.known(keys).items() if value is not None}
+        return {**known, **client.aside([key for key in keys if _text(key) not in known])}
+
+
+class _Known:
+    """Results that were read, as `on_wait_for_pending` asks for them."""
+
+    def __init__(self, metas: list[Any]) -> None:
+        self._metas = metas
+
+    def _iter_meta(self, **_: Any) -> Iterator[Any]:
+        return iter(self._metas)
 
 
 class Backend(stock.RedisBackend):

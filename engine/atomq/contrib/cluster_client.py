@@ -59,11 +59,10 @@ class Client:
                 raise value
         return found
 
-    def known(self, keys: Sequence[Any]) -> dict[str, Any]:
-        """The values of keys; those of nodes that do not answer are left out."""
+    def known(self, keys: Sequence[str]) -> dict[str, Any]:
+        """The values of keys; those of nodes that do not answer soon are left out."""
         names = [_text(key) for key in keys]
-        found = self.engine.reads([("GET", name) for name in names])
-        pairs = zip(names, found, strict=True)
+        pairs = zip(names, self.engine.briefly(*(("GET", name) for name in names)), strict=True)
         return {name: value for name, value in pairs if not isinstance(value, Exception)}
 
     def store(self, key: Any, value: Any, seconds: int | None) -> None:
