@@ -91,10 +91,6 @@ CELERY = Suite(
         _BACKEND + "test_failure_expires": _CLIENT,
         _BACKEND + "test_chord_expires": _CLIENT,
         _BACKEND + "test_chord_part_return_records_each_header_task_once": _CLIENT,
-        _T + "test_request_backend_down.py": (
-            "fails: a result waits 10 s (`retry_budget`) each time that Celery tries to store it, "
-            "so that this takes longer than the test allows"
-        ),
     },
     short=(
         _TASKS + "::test_simple_call",
