@@ -698,6 +698,7 @@ def test_a_result_is_waited_for_while_its_shard_is_away(at: ClusterPlace) -> Non
     """It is stored elsewhere meanwhile, and heard of, alone or among others."""
     ids = [id_on(1), id_on(0), id_on(1)]
     stores = at.make_app(backend=at.backend).backend
+    stores.store_result(ids[2], None, "STARTED")
 
     def store() -> None:
         for number, one in enumerate(ids):

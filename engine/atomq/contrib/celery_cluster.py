@@ -70,19 +70,23 @@ class ResultConsumer(stock.ResultConsumer):
         """Take in what is there already; of a shard that is away it is heard, or read later."""
         waited_for = getattr(result, "results", None) or [result]
         keys = [self.backend.get_key_for_task(each.id) for each in waited_for]
-        metas = [self._decode_result(value) for value in self._found(keys).values()]
-        super().on_wait_for_pending(_Known(metas), **kwargs)
+        super().on_wait_for_pending(_Known(self._found(keys)), **kwargs)
 
     def _read(self, keys: list[Any]) -> None:
         self._read_at = time.monotonic()
-        for value in self._found(keys).values():
-            self.on_state_change(self._decode_result(value), None)
+        for meta in self._found(keys):
+            self.on_state_change(meta, None)
 
-    def _found(self, keys: list[Any]) -> dict[str, bytes]:
-        """Those of these results that are known soon, wherever they lie."""
-        client = self.backend.client
-        known = {key: value for key, value in client.known(keys).items() if value is not None}
-        return {**known, **client.aside([key for key in keys if _text(key) not in known])}
+    def _found(self, keys: list[Any]) -> list[Any]:
+        """What is known soon of these results. One that is not final may be so elsewhere."""
+        client, metas = self.backend.client, dict[str, Any]()
+        for key, value in client.known(keys).items():
+            if value is not None:
+                metas[key] = self._decode_result(value)
+        ready = {key for key, meta in metas.items() if meta["status"] in states.READY_STATES}
+        for key, value in client.aside([key for key in keys if _text(key) not in ready]).items():
+            metas[key] = self._decode_result(value)
+        return list(metas.values())
 
 
 class _Known:
