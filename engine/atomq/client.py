@@ -31,8 +31,6 @@ from atomq.shards import Shards
 from atomq.translating import SERVER_ERRORS, bare, translated
 from atomq.waiter import Waiter
 
-NOT_AGAIN = Retry(attempts=0, budget=0.0)
-
 T = TypeVar("T")
 R = TypeVar("R")
 

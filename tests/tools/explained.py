@@ -20,6 +20,7 @@ ONE_SLOT = "a group of several is one queue, as what waits on one line is in one
 INSTANT = "they differ at one instant of a clock that counts nanoseconds"
 FITS = "if len(messages) <= calls.MOST and sum([len(m.message) for m in messages]) <= max_bytes:"
 LONG_AGO = "long ago is long ago"
+ONE_RESULT = "of one call, or command, there is one result: first and last"
 FOR_EVER = "it runs for ever, and the tests with it"
 NO_END = "any of them is without end"
 STDIN = "descriptor 0 is standard input"
@@ -38,6 +39,17 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         "shards.py reads it, whose tests have servers": tuple(
             f"NEAR = {seconds}  # seconds in which one has to do that; then another one is asked"
             for seconds in (1.4, -0.6)
+        ),
+    },
+    "engine/atomq/client.py": {
+        ONE_RESULT: (
+            "result: T = self._drive(retrying.calling((call,), once, within=BRIEF), standing)[ -1]",
+        ),
+    },
+    "engine/atomq/aio.py": {
+        ONE_RESULT: ("result: T = (await self._drive(calling, standing, answer))[ -1]",),
+        "of a byte more it is the only one in its call": (
+            "if gathering.under_way and message.is_plain and len(message.message) < TOGETHER:",
         ),
     },
     "engine/atomq/answer_aio.py": {
@@ -213,7 +225,7 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         "less than no further try is none": (
             "standing, once = self._pool.standing_of(call), replace(self.retry, attempts= -1)",
         ),
-        "of one call, or command, there is one result: first and last": (
+        ONE_RESULT: (
             "return results[ -1]",
             "result: T = results[ -1]",
         ),
@@ -252,6 +264,13 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             'return struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1000001.0)))',
         ),
         STDIN: ("if number > 0:", "if number >= 1:"),
+    },
+    "engine/atomq/contrib/kombu/worker.py": {
+        "a second more or less; tests read it": tuple(
+            f"BEGINS_IN = {seconds}  # seconds in which a thread or greenlet that was started has "
+            "begun its task"
+            for seconds in (1.01, -0.99)
+        ),
     },
     "engine/atomq/contrib/kombu/nodes.py": {
         "it rings with one byte": tuple(f"self._bell.recv( {bytes_})" for bytes_ in (4095, 4097)),

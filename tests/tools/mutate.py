@@ -99,7 +99,9 @@ TESTS = {
     "engine/atomq/node_threads.py": ["tests/unit/test_node_threads.py"],
     "engine/atomq/runner*": ["tests/unit/test_runner.py", "tests/conformance tests/faults"],
     "engine/atomq/waiter*": ["tests/unit/test_waiter.py", "tests/faults/test_waiting.py"],
-    "engine/atomq/cluster.py": ["tests/unit/test_cluster.py tests/unit/test_nodes.py"],
+    "engine/atomq/cluster.py": [
+        "tests/unit/test_cluster.py tests/unit/test_nodes.py tests/unit/test_watched.py"
+    ],
     "engine/atomq/gathering.py": ["tests/unit/test_gathering.py"],
     **{
         f"engine/atomq/{name}": ["tests/unit/test_pool_aio.py", "tests/conformance tests/faults"]
