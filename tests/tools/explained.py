@@ -35,6 +35,12 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "engine/atomq/cluster.py": {
+        "one more or less; tests read it": tuple(
+            f"FEW = {many}  # lists of one node, at most, for which a consumer waits over a "
+            "connection each"
+            for many in (3, 5)
+        ),
+        "those that go together are of one node": ("self.map.check(some[ -1])",),
         "any negative number is no place in a list of replies": ("self._at.append(- 2)",),
         "shards.py reads it, whose tests have servers": tuple(
             f"NEAR = {seconds}  # seconds in which one has to do that; then another one is asked"
@@ -51,6 +57,9 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         "of a byte more it is the only one in its call": (
             "if gathering.under_way and message.is_plain and len(message.message) < TOGETHER:",
         ),
+    },
+    "engine/atomq/cli/nodes.py": {
+        "of one server there is one: first and last": ("place = places(opened)[ -1]",),
     },
     "engine/atomq/answer_aio.py": {
         SET_BEFORE: ("self._asyncio_future_blocking = True",),

@@ -26,6 +26,7 @@ from atomq.cluster import (
     unserved,
 )
 from atomq.conversation import packed
+from atomq.drive import drive
 from atomq.durability import Confirmed, Durability
 from atomq.ids import CallId
 from atomq.keys import Place, QueueKeys, hash_slot
@@ -34,6 +35,7 @@ from atomq.retrying import Unsent
 
 A, B, C = ("a", 1), ("b", 2), ("c", 3)
 KEYS = QueueKeys("q", layout="cluster")
+GONE = server.ConnectionError("gone")
 
 
 def whole(owner: Place) -> Any:
@@ -262,3 +264,87 @@ def test_without_a_slot_any_node_will_do(monkeypatch: pytest.MonkeyPatch) -> Non
     assert slots.owner(None) == [B]
     slots.doubt(B)
     assert slots.owner(None) == [A, B]
+
+
+# ── the map is asked for, and lists are waited for ────────────────────────────────────────────
+
+
+def part(owner: Place, first: int, last: int) -> Any:
+    return [[first, last, [owner[0].encode(), owner[1], b"id"]]]
+
+
+def ask(slots: SlotMap, slot: int | None, says: dict[Place, Any]) -> list[Place]:
+    """Which nodes are asked, that say this to CLUSTER SLOTS."""
+    asked: list[Place] = []
+
+    def say(place: Place) -> Any:
+        asked.append(place)
+        if isinstance(said := says[place], Exception):
+            raise said
+        return said
+
+    drive(Knocking(slots).asking(slot), say)
+    return asked
+
+
+def test_nodes_are_asked_until_one_knows_the_owner() -> None:
+    slots = SlotMap([A, B, C], None)
+    asked = ask(slots, 9, {A: GONE, B: part(B, 0, 5), C: part(C, 6, 16383)})
+    assert (asked[-1], slots.owner(9)) == (C, C)
+    slots = SlotMap([A, B], None)
+    slots.to_ask = lambda: [A, B]  # type: ignore[method-assign]
+    assert ask(slots, 9, {A: part(A, 0, 9), B: GONE}) == [A], "it is enough"
+    slots = SlotMap([A, B, C], None)
+    slots.to_ask = lambda: [A, B, C]  # type: ignore[method-assign]
+    assert ask(slots, 9, {A: part(A, 0, 5), B: GONE, C: part(C, 6, 9)}) == [A, B, C]
+    assert (slots.owner(0), slots.owner(9)) == (A, C), "what the second says adds to it"
+    slots.to_ask = lambda: [B, A]  # type: ignore[method-assign]
+    assert ask(slots, 9, {B: GONE, A: part(A, 0, 9)}) == [B, A]
+    assert slots.owner(9) == A, "what the first says that answers replaces what was known"
+
+
+def test_it_is_raised_that_none_answers_where_there_is_no_map() -> None:
+    slots = SlotMap([A, B], None)
+    with pytest.raises(Unsent, match="gone"):
+        ask(slots, 9, {A: GONE, B: GONE})
+    assert slots.within == 2 * WITHIN
+    ask(slots, 9, {A: GONE, B: part(B, 0, 5)})
+    assert slots.within == WITHIN
+    ask(slots, 9, {A: GONE, B: GONE})
+    assert slots.owner(0) == B, "the map of before will do"
+    slots = SlotMap([A], None)
+    slots.to_ask = list  # type: ignore[method-assign]
+    assert ask(slots, 9, {}) == []
+    ask(SlotMap([A], None), 9, {A: []})
+
+
+def opened(keys: list[str], gone: set[str], doubted: set[str] | None = None) -> Any:
+    """Of which lists there is a connection, and which were tried; each is of a node of its own."""
+    nodes = Knocking()
+    tried: list[str] = []
+
+    def check(key: str) -> None:
+        if key in (doubted or ()):
+            raise server.ConnectionError(f"{key} is in doubt")
+
+    def connect(key: str) -> str:
+        tried.append(key)
+        if key in gone:
+            raise server.ConnectionError(f"{key} is gone")
+        return f"to {key}"
+
+    nodes._engine = SimpleNamespace(may_watch=False)  # type: ignore[assignment]
+    nodes.map.check = check  # type: ignore[method-assign,assignment]
+    found = drive(nodes.opening(keys), connect)
+    assert found == [(f"to {key}", [key]) for _, (key,) in found]
+    return [key for _, (key,) in found], tried
+
+
+def test_a_list_whose_node_cannot_be_reached_is_not_waited_for() -> None:
+    assert opened(["a", "b"], set()) == (["a", "b"], ["a", "b"])
+    assert opened(["a", "b"], {"a"}) == (["b"], ["a", "b"])
+    assert opened(["a", "b"], set(), {"a"}) == (["b"], ["b"]), "it would take time"
+    assert opened(["a"], set(), {"a"}) == (["a"], ["a"]), "there is no other"
+    with pytest.raises(server.ConnectionError, match="b is gone"):
+        opened(["a", "b"], {"a", "b"})
+    assert opened([], set()) == ([], [])

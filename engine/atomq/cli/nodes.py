@@ -25,8 +25,8 @@ class Place:
     node: Node
     server: str
     version: str
-    replica: bool = False
-    in_cluster: bool = False
+    replica: bool
+    in_cluster: bool
 
     def info(self, section: str) -> dict[str, str]:
         """INFO of one section. Raises `PermissionDenied` if this user may not."""
