@@ -235,7 +235,7 @@ class LeaseKeeper:
             if left <= 0 and (receipts := backlog.withdraw()):
                 later = Later(backlog.queue.name, receipts, backlog.give_back)
                 self._settling.settle_now(later, now)
-            elif 0 < left < inf:
+            elif left > 0:
                 with self.lock:
                     self._look_at = min(self._look_at, now + left)
 

@@ -40,6 +40,7 @@ class Renewal:
     ) -> None:
         self.lease_ms = options.lease_ms
         self.renew_ms = renewal_ms(self.lease_ms)
+        self._soon = min(0.5, self.renew_ms / 3000)  # seconds until what failed is tried again
         self.max_lease = options.max_lease
         self._engine = engine
         self._thread = thread
@@ -121,9 +122,9 @@ class Renewal:
 
     def _extend(self, by_queue: dict[str, list[str]]) -> float:
         """Extend these; seconds until the next time. Of a cluster each node has its own thread."""
-        soon, pause = min(0.5, self.renew_ms / 3000), self.renew_ms / 1000
+        pause = self.renew_ms / 1000
         if self._engine.slots is None:
-            return soon if self._extend_some(by_queue) else pause
+            return self._soon if self._extend_some(by_queue) else pause
         for place, queues in by_place(by_queue, self._engine.place).items():
             some = {queue: by_queue[queue] for queue in queues}
             if self._nodes.do(place, "leases", partial(self._extend_at_node, some)) is None:
@@ -137,8 +138,7 @@ class Renewal:
     def _retry_soon(self, queues: Iterable[str]) -> None:
         with self._thread.wake:
             self._unrenewed.update(queues)
-            soon = time.monotonic() + min(0.5, self.renew_ms / 3000)
-            self._retry_at = min(self._retry_at, soon)
+            self._retry_at = min(self._retry_at, time.monotonic() + self._soon)
             if not self._thread.closing:
                 self._thread.rouse()
 

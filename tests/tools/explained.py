@@ -61,6 +61,26 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
     "engine/atomq/cli/nodes.py": {
         "of one server there is one: first and last": ("place = places(opened)[ -1]",),
     },
+    "engine/atomq/leases.py": {
+        "a second more or less; tests read it": (
+            *(
+                f"LEAVING = {seconds}  # seconds, at most, for the nodes of a cluster to take what "
+                "waits, at the end"
+                for seconds in (1.0, 3.0)
+            ),
+            *(
+                f"IDLE = {seconds}  # seconds after which the thread ends when nothing is held"
+                for seconds in (4.0, 6.0)
+            ),
+        ),
+        "what is alone is one message": (
+            "strictly = claim.alone and claim.deliveries[ -1].spared > 1",
+        ),
+        "what is settled together is of one queue": (
+            "lease = self._leases.get(receipts[ -1]) if receipts else None",
+        ),
+        INSTANT: ("elif left >= 0:",),
+    },
     "engine/atomq/answer_aio.py": {
         SET_BEFORE: ("self._asyncio_future_blocking = True",),
     },

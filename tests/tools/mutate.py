@@ -79,13 +79,10 @@ TESTS = {
     "engine/atomq/aio.py": ["tests/unit/test_engines.py tests/unit/test_runner.py"],
     "engine/atomq/cli/nodes.py": ["tests/unit/test_cli_nodes.py", "tests/acceptance"],
     "engine/atomq/leases.py": [
-        "tests/unit/test_leases.py tests/unit/test_kombu_channel.py",
+        "tests/unit/test_leases.py",
         "tests/faults/test_leases.py",
     ],
-    "engine/atomq/renewal.py": [
-        "tests/unit/test_leases.py tests/unit/test_kombu_channel.py",
-        "tests/faults/test_leases.py",
-    ],
+    "engine/atomq/renewal.py": ["tests/unit/test_renewal.py", "tests/faults/test_leases.py"],
     "engine/atomq/register.py": [
         "tests/unit/test_register.py",
         "tests/conformance/test_register.py",

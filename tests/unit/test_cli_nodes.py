@@ -34,7 +34,7 @@ class Node:
 
 def engine(*nodes: Node, url: str = "redis://host:7", **options: Any) -> Any:
     address = Address.parse(url, **options)
-    return SimpleNamespace(address=address, nodes=lambda: list(nodes))
+    return SimpleNamespace(address=address, reached=address, nodes=lambda: list(nodes))
 
 
 # ── one server ────────────────────────────────────────────────────────────────────────────────
