@@ -47,13 +47,7 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             for seconds in (1.4, -0.6)
         ),
     },
-    "engine/atomq/client.py": {
-        ONE_RESULT: (
-            "result: T = self._drive(retrying.calling((call,), once, within=BRIEF), standing)[ -1]",
-        ),
-    },
     "engine/atomq/aio.py": {
-        ONE_RESULT: ("result: T = (await self._drive(calling, standing, answer))[ -1]",),
         "of a byte more it is the only one in its call": (
             "if gathering.under_way and message.is_plain and len(message.message) < TOGETHER:",
         ),

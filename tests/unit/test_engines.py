@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from redis import exceptions as server
 
-from atomq import aio, calls, client, flows
+from atomq import aio, calls, flows, probing, retrying
 from atomq.actions import BRIEF, Elsewhere, NoAnswer
 from atomq.aio import AsyncEngine
 from atomq.calls import Call, Outgoing
@@ -56,9 +56,6 @@ class Pool:
 
     def hopeless(self, *_: Any) -> Any:
         return self.why
-
-    def was_silent(self, call: Any) -> None:
-        self.did.append("silent")
 
     def answer(self, *asked: Any) -> Any:
         self.did.append(asked)
@@ -274,9 +271,8 @@ class Either:
         self.engine._pool = self.pool
         self.engine._drive = self.awaited(self.drive)
         self.engine._note = self.awaited(self.noted.append)
-        for module in (aio, client):
-            monkeypatch.setattr(module.probing, "probing", lambda *given, **more: (given, more))
-            monkeypatch.setattr(module.retrying, "calling", lambda *given, **more: (given, more))
+        monkeypatch.setattr(probing, "probing", lambda *given, **more: (given, more))
+        monkeypatch.setattr(retrying, "calling", lambda *given, **more: (given, more))
 
     def awaited(self, do: Callable[..., Any]) -> Callable[..., Any]:
         async def later(*given: Any) -> Any:
@@ -306,15 +302,13 @@ def test_a_brief_call_is_tried_once_and_its_node_is_verified_first(either: Eithe
     call, one = ack(), either.engine
     once = Retry(attempts=0, budget=one.retry.budget)
     either.pool.standing.verified = False
-    answer: Any = "done" if either.is_async else ["done"]
-    either.pool.answers += [["probed"], answer]
+    either.pool.answers += [["probed"], ["done"]]
     assert either.do(one._run_briefly, call) == "done"
     (probe, within), *called = either.driven
     assert (probe, within) == ((call, once), {"within": BRIEF})
-    assert [given[:2] for given, _ in called] == [((call,), once)]
+    assert called == [(((call,), once), {"within": BRIEF})]
     assert either.pool.standing.verified
     assert either.noted == []
-    either.pool.answers.append(answer)
     either.do(one._run_briefly, calls.publish(queue(), [Outgoing("{}", "i")]))
     assert len(either.noted) == 1
 
@@ -325,16 +319,6 @@ def test_a_brief_call_that_is_hopeless_is_not_tried(either: Either) -> None:
         either.do(either.engine._run_briefly, ack())
     assert raised.value.unsent
     assert either.driven == []
-
-
-@in_loop
-async def test_a_brief_call_of_a_task_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aio, "BRIEF", 0.001)
-    one, pool = in_tasks()
-    pool.one = lambda _: asyncio.get_running_loop().create_future()
-    with pytest.raises(ServerUnavailable, match="no answer in time"):
-        await one._run_briefly(ack())
-    assert pool.did == ["silent"]
 
 
 # ── rights are verified once for all that come at the same time ───────────────────────────────
