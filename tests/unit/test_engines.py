@@ -163,7 +163,7 @@ class Gatherings:
         return calls.Published(size, self.known)
 
     def put(self, size: int = 1, name: str = "q", **more: Any) -> asyncio.Task[bool]:
-        put = self.engine.publish(queue(name), Outgoing("x" * size, "i", **more))
+        put = self.engine.publish(self.engine.keys(name), Outgoing("x" * size, "i", **more))
         return asyncio.ensure_future(put)
 
     async def said(self) -> list[int]:
