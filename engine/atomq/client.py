@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Self, TypeVar
 
 from redis import exceptions as server
@@ -18,9 +19,10 @@ from redis.connection import AbstractConnection
 from atomq import arguments, flows, fork, probing
 from atomq.actions import BRIEF, Elsewhere, NoAnswer
 from atomq.address import Address
-from atomq.calls import Call, Outgoing
+from atomq.calls import Call, Outgoing, Published
 from atomq.errors import AtomqError, ServerUnavailable
 from atomq.flows import Flow
+from atomq.gathering_threads import ThreadGathering
 from atomq.keys import Place, QueueKeys
 from atomq.node import Node
 from atomq.options import Options
@@ -53,6 +55,7 @@ class Engine(Runner):
         super().__init__(address, options, **more)
         self._pool: Pool | Shards = Shards(self) if self.address.kind == "cluster" else Pool(self)
         self._gate = fork.Lock()
+        self._gatherings: dict[str, ThreadGathering] = {}
 
     @staticmethod
     def for_thread(address: Address) -> Engine:
@@ -62,13 +65,21 @@ class Engine(Runner):
     def publish(self, keys: QueueKeys, message: Outgoing, *, brief: bool = False) -> bool:
         """Put one message; False if its id was known, so that it was not put again.
 
-        `brief`: as `publish_briefly` does it.
+        What several threads put at the same moment travels together: see `ThreadGathering`.
+        `brief`: as `publish_briefly` does it, alone.
         """
         if brief:
             flow = flows.publish_briefly(keys, [message], self.producers, self.options)
             return not self.run_flow(flow).known
-        call = flows.publish(keys, [message], self.producers, self.options)
-        return not self._run_one(call).known
+        gathering = self._gatherings.get(keys.name)
+        if gathering is None:
+            gathering = self._gatherings[keys.name] = ThreadGathering(
+                partial(self._publishing, keys), self._run_one
+            )
+        return gathering.put(message)
+
+    def _publishing(self, keys: QueueKeys, messages: Sequence[Outgoing]) -> Call[Published]:
+        return flows.publish(keys, messages, self.producers, self.options)
 
     def reads(self, many: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Several commands that change nothing, in one round trip, of a cluster to all nodes.
@@ -149,6 +160,8 @@ class Engine(Runner):
     def forked(self) -> None:
         """Begin anew in a child process."""
         super().forked()
+        fork.leak(self._gatherings)
+        self._gatherings = {}
         self._pool.forget()
 
     def __enter__(self) -> Self:

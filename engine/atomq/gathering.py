@@ -2,7 +2,7 @@
 
 A put that is alone goes at once. While one is under way, others may come: what is put in one turn
 of the loop is gathered, and goes at the end of that turn. No put waits for the answer to another.
-Each partition of a queue has calls of its own.
+Each partition of a queue has calls of its own. `gathering_threads.py` is that for threads.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Gathering(Generic[T]):
         except AtomqError as error:
             for _, future in puts:
                 if not future.done():
-                    future.set_exception(_own(error))
+                    future.set_exception(own(error))
         except BaseException:  # the loop ends
             for _, future in puts:
                 future.cancel()
@@ -89,8 +89,8 @@ class Gathering(Generic[T]):
             self.under_way -= 1
 
 
-def _own(error: AtomqError) -> AtomqError:
+def own(error: AtomqError) -> AtomqError:
     """The same for one caller: what raises it writes down where."""
-    own = copy(error)
-    own.__cause__ = error.__cause__
-    return own
+    mine = copy(error)
+    mine.__cause__ = error.__cause__
+    return mine

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from atomq import arguments
 from atomq.errors import InvalidArgument, InvalidMessage
-from atomq.serializers import JSON, Serializer, parsed, strict_json
+from atomq.serializers import JSON, Serializer, parsed, quoted_json, strict_json
 
 # ── writing ───────────────────────────────────────────────────────────────────────────────────
 
@@ -37,6 +37,7 @@ class Writer:
     ) -> None:
         self.serializer = serializer
         self._dumps = serializer.dumps
+        self._quoted = quoted_json if serializer.dumps is JSON.dumps else quoted
         self._check = check
         kind = quoted(serializer.content_type)
         info = f'{{"exchange":"","routing_key":{quoted(queue)}}}'
@@ -67,11 +68,12 @@ class Writer:
             self._check(seen)
         tag = quoted(message_id)
         if isinstance(data, str) and not (headers or priority):  # as most are
-            return f'{{"body":{quoted(data)}{self._plain}{time.time():.0f},"delivery_tag":{tag}}}}}'
+            text = self._quoted(data)
+            return f'{{"body":{text}{self._plain}{time.time():.0f},"delivery_tag":{tag}}}}}'
         said = ""
         more = strict_json(dict(headers), "the headers are") if headers else "{}"
         if isinstance(data, str):
-            head = f'{{"body":{quoted(data)}{self._text}{more}'
+            head = f'{{"body":{self._quoted(data)}{self._text}{more}'
         elif not isinstance(data, bytes | bytearray):
             raise InvalidMessage(f"a serializer makes text or bytes, not {type(data).__name__}")
         else:

@@ -27,6 +27,15 @@ class Serializer:
             raise InvalidArgument("dumps and loads of a Serializer must be callable")
 
 
+def quoted_json(text: str) -> str:
+    """The same as `quoted`, of what `JSON.dumps` wrote: that is printable ASCII throughout.
+
+    `quoted` looks at each character on its own, which takes a sixth of a `put`.
+    """
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 _decoder = json.JSONDecoder()
 
 

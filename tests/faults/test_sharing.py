@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from atomq import (
     AsyncEngine,
     AsyncQueue,
+    AtomqError,
     InvalidArgument,
     Queue,
     ServerFull,
@@ -21,6 +24,7 @@ from atomq import (
 )
 from tests.proxy import Proxy
 from tests.servers import Server, full_memory, wait_until
+from tests.threads import running
 
 # What is tested here goes on in the client.
 pytestmark = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
@@ -84,6 +88,66 @@ def test_calls_that_wait_at_the_same_moment_travel_together(server: Server) -> N
     assert opened == 0
     assert scripts < 100, "those of one moment are one call"
     assert db.hget("_atomq.{q}.stats", "published") == b"641"
+
+
+def by_threads(queue: Queue, many: int, each: Callable[[int], object]) -> list[Exception | None]:
+    """What is raised for each of so many threads."""
+    errors: list[Exception | None] = [None] * many
+
+    def work(thread: int) -> None:
+        try:
+            each(thread)
+        except AtomqError as error:
+            errors[thread] = error
+
+    with running(*(partial(work, thread) for thread in range(many))):
+        pass
+    return errors
+
+
+def test_what_many_threads_put_travels_together(server: Server) -> None:
+    db = server.client()
+
+    def scripts() -> int:
+        commands: Any = db.info("commandstats")
+        calls: int = commands["cmdstat_evalsha"]["calls"]
+        return calls
+
+    with Queue("q", server.url) as queue:
+        queue.put("first")
+        before = scripts()
+        puts = lambda thread: [queue.put([thread, n]) for n in range(60)]  # noqa: E731
+        assert by_threads(queue, 16, puts) == [None] * 16
+        assert scripts() - before < 800, "960 puts"
+        assert db.hget("_atomq.{q}.stats", "published") == b"961"
+
+
+def test_connections_cut_under_threads_that_put_lose_and_double_nothing(
+    proxy: Proxy, server: Server
+) -> None:
+    done = threading.Event()
+
+    def cut() -> None:
+        while not done.wait(0.02):
+            proxy.cut()
+
+    with Queue("q", proxy.url, retry_attempts=9) as queue:
+        queue.put(["first", 0])
+        puts = lambda thread: [queue.put([thread, n]) for n in range(20)]  # noqa: E731
+        with running(cut, stop=done):
+            assert by_threads(queue, 32, puts) == [None] * 32
+    wanted = [("first", 0)] + [(thread, n) for thread in range(32) for n in range(20)]
+    assert bodies(server) == Counter(wanted)
+
+
+def test_full_memory_is_told_to_each_thread_that_puts(server: Server) -> None:
+    with Queue("q", server.url) as queue:
+        queue.put("first")
+        with full_memory(server.client()):
+            errors = by_threads(queue, 8, lambda _: queue.put("x"))
+        assert [type(error) for error in errors] == [ServerFull] * 8
+        assert len(set(map(id, errors))) == 8
+    assert bodies(server) == Counter(["first"])
 
 
 def test_a_call_that_is_alone_waits_for_no_other(server: Server) -> None:

@@ -100,6 +100,7 @@ TESTS = {
         "tests/unit/test_cluster.py tests/unit/test_nodes.py tests/unit/test_watched.py"
     ],
     "engine/atomq/gathering.py": ["tests/unit/test_gathering.py"],
+    "engine/atomq/gathering_threads.py": ["tests/unit/test_gathering_threads.py"],
     **{
         f"engine/atomq/{name}": ["tests/unit/test_pool_aio.py", "tests/conformance tests/faults"]
         for name in ("pool_aio.py", "pool_base.py", "commands*", "opening*")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from atomq.serializers import JSON, _encoder
+from atomq.serializers import JSON, _encoder, quoted_json
 
 BODIES = [None, True, 0, -1.5, "", "ü\u2028\ud83d", [], {}, {"a": [1, {"b": ()}]}]
 
@@ -33,3 +33,9 @@ def test_a_body_is_read_as_json_reads_it(text: str | bytes) -> None:
 def test_where_json_has_no_encoder_in_c_its_own_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("json.encoder.c_make_encoder", None)
     assert _encoder(",", ":")({"a": [1, 2]}) == '{"a":[1,2]}'
+
+
+@pytest.mark.parametrize("body", [*BODIES, "".join(map(chr, range(0x180))), '\\"\\\\'], ids=ascii)
+def test_json_within_json_is_what_json_makes_of_it(body: Any) -> None:
+    text = str(JSON.dumps(body))
+    assert quoted_json(text) == json.dumps(text)
