@@ -174,7 +174,7 @@ class Pool(Commands):
             elif patience or within is not None or self._late is not None:
                 replies = converse(line, data, self._waits(line, patience, within), meanwhile)
             else:
-                replies = converse(line, data)
+                replies = converse(line, data, None, meanwhile)
         except SERVER_ERRORS:
             line.wire.close()
             self.close()  # what idles beside it is most likely dead too

@@ -173,6 +173,36 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             for seconds in (4.0, 6.0)
         ),
     },
+    "engine/atomq/pool.py": {
+        NO_END: (
+            *(
+                f"every = longest = min(within, self.engine.options.socket_timeout or {many})"
+                for many in ("999999999.0", "1000000001.0")
+            ),
+            *(
+                "if rested < (self.engine.options.health_check_interval or "
+                f"{many}) and not hung_up(line):"
+                for many in ("999999999.0", "1000000001.0")
+            ),
+            *(
+                f"every, longest = LATE, patience + (self.engine.options.socket_timeout or {many})"
+                for many in ("999999999.0", "1000000001.0")
+            ),
+        ),
+        ONE_RESULT: ("return self._over(data)[ -1]",),
+        "nothing idles then": ("continue",),
+        FOR_EVER: (
+            "self._places = _Places(most) if not most else None",
+            "self._free -= 2",
+            "self._free += 0",
+            "while not self._free <= 0 and me not in self._threads:",
+            "while self._free <= 0 or me not in self._threads:",
+            "while self._free <= 1 and me not in self._threads:",
+            "if left <= -1 or wire.readable(min(every, left)):",
+            "if left <= 0 and wire.readable(min(every, left)):",
+            "if left < 0 or wire.readable(min(every, left)):",
+        ),
+    },
     "engine/atomq/pool_aio.py": {
         "one more or less; tests read it": (
             *(

@@ -105,6 +105,7 @@ TESTS = {
         f"engine/atomq/{name}": ["tests/unit/test_pool_aio.py", "tests/conformance tests/faults"]
         for name in ("pool_aio.py", "pool_base.py", "commands*", "opening*")
     },
+    "engine/atomq/pool.py": ["tests/unit/test_pool.py", "tests/conformance tests/faults"],
     "engine/atomq/flows/*": [
         "tests/unit/test_flows.py tests/unit/test_claiming.py",
         "tests/unit/test_consumer.py tests/unit/test_operating.py tests/unit/test_leases.py",

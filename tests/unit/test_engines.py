@@ -146,6 +146,13 @@ def test_a_put_says_whether_the_id_was_known(reply: Any, was_put: bool) -> None:
     assert asyncio.run(main()) is was_put
 
 
+@pytest.mark.parametrize("known", [(), (0,)])
+def test_a_brief_put_of_a_thread_says_so_too(known: tuple[int, ...]) -> None:
+    one, _ = engine()
+    one.run_flow = lambda _: calls.Published(1 - len(known), known)
+    assert one.publish(queue(), Outgoing("{}", "i"), brief=True) is (not known)
+
+
 class Gatherings:
     """An engine whose puts wait until a test lets them go: how many messages each call has."""
 
@@ -204,6 +211,21 @@ async def test_a_put_goes_alone_that_is_of_another_queue_or_has_more_to_be_told(
     assert len(await stage.said()) == 4
     stage.known = (0,)
     assert await stage.end(*puts) == [False] * 4
+
+
+@pytest.mark.parametrize("brief", [False, True])
+@in_loop
+async def test_it_is_known_of_a_queue_whether_messages_wait_to_go_together(brief: bool) -> None:
+    stage = Gatherings()
+    keys, other = stage.engine.keys("q"), stage.engine.keys("other")
+    assert not stage.engine.gathers(keys)
+    one = stage.put()
+    await asyncio.sleep(0)
+    assert not stage.engine.gathers(keys), "it is sent"
+    waits = stage.engine._gatherings["q"].put((keys, brief), Outgoing("x", "i"))
+    assert (stage.engine.gathers(keys), stage.engine.gathers(other)) == (True, False)
+    waits.cancel()
+    await stage.end(one)
 
 
 # ── several commands ──────────────────────────────────────────────────────────────────────────
