@@ -149,12 +149,23 @@ class ThreadGathering:
             self._took(time.monotonic() - began)
         finally:
             place.pop()
-        for other in put.batch:
-            if other is not put:
-                other.error = None if put.error is None else own(put.error)
-                other.woken.release()
+        others = [other for other in put.batch if other is not put]
+        try:
+            self._wake(others, put.error)
+        except BaseException:  # interrupted: nothing else would wake them
+            self._wake(others, put.error)
+            raise
         if self._waiting:
             self._go_on()
+
+    def _wake(self, others: list[_Put], error: AtomqError | None) -> None:
+        """Have the others of a call go on; each leaves the list after that."""
+        while others:
+            other = others[-1]
+            other.error = None if error is None else own(error)
+            if other.woken.locked():
+                other.woken.release()
+            others.pop()
 
     def _gathered(self, put: _Put) -> list[_Put]:
         found, size, waiting = [put], len(put.message.message), self._waiting

@@ -171,6 +171,26 @@ def test_a_thread_that_is_interrupted_leaves_the_call_to_another(server: Server)
     assert not server.gathering._under_way
 
 
+def test_one_that_is_interrupted_while_it_wakes_the_others_wakes_all(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    puts = [server.put(name) for name in "abcde"]
+    server.answer(0, 1)
+    server.until_said("a", "b", "cde")
+    copy, interrupts = gathering_threads.own, [KeyboardInterrupt()]
+
+    def interrupted(error: ServerFull) -> Any:
+        if interrupts:
+            raise interrupts.pop()
+        return copy(error)
+
+    monkeypatch.setattr(gathering_threads, "own", interrupted)
+    server.answers[2].set_exception(ServerFull("full"))
+    assert isinstance(puts[2].exception(10), KeyboardInterrupt)
+    assert [str(put.exception(10)) for put in puts[3:]] == ["full", "full"]
+    assert not server.gathering._under_way
+
+
 @pytest.mark.parametrize("its_turn", [False, True])
 def test_one_that_is_interrupted_while_it_waits_is_not_put(
     server: Server, monkeypatch: pytest.MonkeyPatch, its_turn: bool
