@@ -19,7 +19,7 @@ from redis.connection import AbstractConnection
 from atomq import arguments, flows, fork, probing
 from atomq.actions import BRIEF, Elsewhere, NoAnswer
 from atomq.address import Address
-from atomq.calls import Call, Outgoing, Published
+from atomq.calls import Call, Outgoing
 from atomq.errors import AtomqError, ServerUnavailable
 from atomq.flows import Flow
 from atomq.gathering_threads import ThreadGathering
@@ -73,13 +73,9 @@ class Engine(Runner):
             return not self.run_flow(flow).known
         gathering = self._gatherings.get(keys.name)
         if gathering is None:
-            gathering = self._gatherings[keys.name] = ThreadGathering(
-                partial(self._publishing, keys), self._run_one
-            )
+            make = partial(flows.publish, keys, producers=self.producers, options=self.options)
+            gathering = self._gatherings[keys.name] = ThreadGathering(make, self._run_one)
         return gathering.put(message)
-
-    def _publishing(self, keys: QueueKeys, messages: Sequence[Outgoing]) -> Call[Published]:
-        return flows.publish(keys, messages, self.producers, self.options)
 
     def reads(self, many: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Several commands that change nothing, in one round trip, of a cluster to all nodes.

@@ -641,6 +641,10 @@ ELSEWHERE = {
     "calls no callable `password`",
     "takes any `visibility_timeout`, also text and fractions, and fails later",
     "`priority_steps` need not begin with 0",
+    (
+        "forgets a task that ends by `sys.exit()` in a thread or greenlet: it has no result, "
+        "and stays unacked while the worker lives"
+    ),
 }
 
 
