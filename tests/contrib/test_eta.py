@@ -58,6 +58,18 @@ def test_tasks_start_when_they_are_due_in_every_pool(fleet: Fleet) -> None:
     fleet.await_all_empty()
 
 
+def test_a_task_that_is_due_after_some_idle_seconds_starts_then(fleet: Fleet) -> None:
+    base = time.time()
+    sent: dict[str, float] = {}
+    for pool in POOLS:
+        for due in (base + 2.7, base + 5.4):
+            sent[fleet.send("early", eta=datetime.fromtimestamp(due, UTC), queue=pool)] = due
+    fleet.ledger.await_starts(list(sent), 20)
+    late = sorted(fleet.ledger.started(one)[0] - due for one, due in sent.items())
+    assert late[0] > -0.002
+    assert late[-2] <= 0.1, late  # one may meet a busy moment
+
+
 def test_an_eta_in_the_body_is_kept_by_the_worker(fleet: Fleet) -> None:
     """As Celery's first protocol has it: the server does not see it, so it holds nothing back."""
     first = fleet.make_app(task_protocol=1)

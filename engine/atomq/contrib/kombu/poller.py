@@ -136,6 +136,12 @@ class Poller:
             self.on_readable()
         self._hand_over()
 
+    @property
+    def next_at(self) -> float:
+        """When there is something to do though nothing is heard (monotonic)."""
+        at: float = self._intake.next_at
+        return at
+
     def _hand_over(self) -> None:
         """Hand over what waits here, for some time: then the loop sees to what came of it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from typing import Any
 
 import redis
@@ -164,13 +165,14 @@ class Transport(virtual.Transport):
 
     def wake_in(self, seconds: float) -> None:
         """A delayed message falls due then."""
-        # What falls due later is found by the claim of every second.
+        # For what falls due later the timer is set in time, by the look of every second.
         if self._loop is not None and seconds < 2.0:
             self._loop.call_later(max(0.0, seconds), self._on_tick)
 
     def _every_second(self) -> None:
         self._on_tick()
         if self._loop is not None:
+            self.wake_in(self.poller.next_at - time.monotonic())
             self._keep_bindings()
 
     def _keep_bindings(self) -> None:
