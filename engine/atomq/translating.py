@@ -48,6 +48,8 @@ _PASSING_CODES = frozenset(
 )
 REFUSED = (server.AuthenticationError, server.AuthenticationWrongNumberOfArgsError)
 AWAY = (server.ConnectionError, server.TimeoutError, OSError)
+_CLUSTER_URL = "redis+cluster://host:port, in Celery atomq-cluster://host:port"
+_ONE_NODE = (server.MovedError, server.AskError, server.ClusterCrossSlotError)
 
 
 def connecting(error: Exception) -> Exception:
@@ -134,8 +136,8 @@ def translated(error: Exception, call: Call[Any] | None = None) -> AtomqError:
         detail += ": stop its consumers, or delete(force=True) and their acks will find nothing"
     if code in _CODES:
         return _CODES[code](f"{detail}{where}")
-    if isinstance(error, server.MovedError):
-        return ServerError("this server is one node of a cluster: write redis+cluster://host:port")
+    if isinstance(error, _ONE_NODE):
+        return ServerError(f"this server is one node of a cluster: write {_CLUSTER_URL}")
     return _unforeseen(text, where)
 
 
@@ -172,7 +174,7 @@ def _unforeseen(text: str, where: str) -> AtomqError:
     if "SELECT is not allowed" in text:
         return ServerError(
             f"this server is one node of a cluster, which has no such database ({text}): write "
-            "redis+cluster://host:port, where the number is a namespace"
+            f"{_CLUSTER_URL}, where the number is a namespace"
         )
     if any(says in text for says in _NO_DATABASE):
         return ServerError(

@@ -1040,10 +1040,28 @@ def test_a_wrong_password_is_said_at_once(three: Cluster, make: Make) -> None:
     assert time.monotonic() - began < 1
 
 
-def test_one_node_is_no_single_server_and_says_so(three: Cluster, make: Make) -> None:
-    name = name_on(three, 0)
-    with pytest.raises(ServerError, match=r"one node of a cluster: write redis\+cluster://"):
-        make.queue(name, make.engine(three.nodes[1].tcp_url, layout="cluster")).put("x")
+@pytest.mark.parametrize(("layout", "home"), [("stock", 0), ("stock", 1), ("cluster", 0)])
+def test_one_node_is_no_single_server_and_says_so(
+    three: Cluster, make: Make, layout: str, home: int
+) -> None:
+    """It says MOVED if another node has the first key, or CROSSSLOT: "stock" keys lie apart."""
+    queue = make.queue(name_on(three, home), make.engine(three.nodes[1].tcp_url, layout=layout))
+    verbs: dict[str, Callable[[], object]] = {
+        "put": lambda: queue.put("x"),
+        "put_many": lambda: queue.put_many(["x"]),
+        "claim": queue.claim,
+        "consume": lambda: list(queue.consume(timeout=0.1)),
+        "state": queue.state,
+        "peek": queue.peek,
+        "get": lambda: queue.get("1"),
+        "cancel": lambda: queue.cancel("1"),
+        "purge": queue.purge,
+        "redrive": queue.redrive,
+        "delete": queue.delete,
+    }
+    for verb, call in verbs.items():
+        with pytest.raises(ServerError, match=r"one node of a cluster: write redis\+cluster://"):
+            pytest.fail(f"{verb} answered {call()!r}")
 
 
 def test_databases_of_a_cluster_are_apart_where_it_has_them(kind: str, make: Make) -> None:

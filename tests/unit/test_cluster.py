@@ -204,7 +204,10 @@ def test_what_did_not_answer_is_named_once() -> None:
 def test_one_node_of_a_cluster_says_so() -> None:
     error = translated(said("MOVED 7721 127.0.0.1:23401"))
     assert isinstance(error, ServerError)
-    assert str(error) == "this server is one node of a cluster: write redis+cluster://host:port"
+    assert str(error) == (
+        "this server is one node of a cluster: write redis+cluster://host:port, "
+        "in Celery atomq-cluster://host:port"
+    )
     error = translated(said("ERR This instance has cluster support disabled"))
     assert "no cluster: write redis://" in str(error)
 

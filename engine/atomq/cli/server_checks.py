@@ -31,7 +31,7 @@ def _server(session: Session, place: Place) -> Findings:
         return
     kind = session.engine.address.kind
     if place.in_cluster and kind != "cluster":
-        advice = f"write redis+cluster://{place.name}, here and for the workers"
+        advice = f"write redis+cluster://{place.name}, for Celery atomq-cluster://{place.name}"
         yield Finding("version", "fail", f"{what}, one node of a cluster", advice)
         return
     if place.replica:
