@@ -12,6 +12,9 @@
 -- whether it was done: one whose number is not above it is answered as done, and not done again. An id that is delayed
 -- right now is not put again. Begins with a growing command, so a server at full memory refuses it whole.
 --
+-- What is put into a queue that expires (see `touch`) expires too. Whether it does is looked for where a producer comes
+-- for the first time, or no token is there.
+--
 -- KEYS
 --   producer         string  the number of its last call, and which messages that left out; expires
 --   delayed          zset    id -> due (bands)
@@ -33,7 +36,7 @@
 --   message          text    * group * message
 -- RETURNS
 --   messages put, if that is all there is to say; else one text of whole numbers: messages put; 1 if the call was a
---   repeated one; positions, over all groups, of messages whose id was known
+--   repeated one, 2 if the queue was found to expire, or 0; positions, over all groups, of messages whose id was known
 -- ERRORS
 --   BADARG  WRONGTYPE
 local limits = require("lib.limits")
@@ -60,11 +63,14 @@ end
 local set, waiting, was = nil, nil, nil
 if is_plain then
   waiting = try("LLEN", tokens)
-  set = (waiting == 0 or largest > SMALL) and try("HMGET", meta, "paused", "largest") or {}
-  is_plain = type(waiting) == "number" and not set.err
+  is_plain = type(waiting) == "number"
   if is_plain and number > 0 then
     was = try("SET", producer, call, "PX", ARGV[2], "GET")
     is_plain = not was or type(was) == "string" and (tonumber(was) or number) < number
+  end
+  if is_plain and (waiting == 0 or largest > SMALL or was == false) then -- mostly not
+    set = try("HMGET", meta, "paused", "largest", "expires")
+    is_plain = not set.err
   end
   is_plain = is_plain and type(try("HINCRBY", stats, "published", total)) == "number"
   if is_plain and type(try("LPUSH", ready, unpack(ARGV, 4))) ~= "number" then
@@ -86,5 +92,11 @@ end
 if puts > 0 then
   local tracking = require("lib.tracking")
   tracking.put("r", tracking.now(), #KEYS - total + 1, #KEYS)
+end
+if set and set[3] then
+  redis.call("PEXPIRE", tokens, set[3])
+  redis.call("PEXPIRE", stats, set[3])
+  redis.call("PEXPIRE", ready, set[3])
+  return total .. " 2 "
 end
 return total

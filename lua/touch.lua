@@ -1,6 +1,7 @@
 -- touch: a queue that expires is in use, so its keys live on for as long again.
 --
--- What is leased, delayed or dead keeps its keys for good. Works at full memory.
+-- What is leased, delayed or dead keeps its keys for good. The queue's `meta` says that it expires, so that what others
+-- publish expires with it. Works at full memory.
 --
 -- KEYS
 --   wake             list    tokens
@@ -24,8 +25,11 @@ if fault then
   return redis.error_reply(fault)
 end
 
-local there = 0
+local there, ms = 0, string.format("%.0f", expires)
 for i = 1, #KEYS do
-  there = there + redis.call("PEXPIRE", KEYS[i], string.format("%.0f", expires))
+  there = there + redis.call("PEXPIRE", KEYS[i], ms)
+end
+if redis.call("HSET", KEYS[2], "expires", ms) == 1 then
+  redis.call("PEXPIRE", KEYS[2], ms)
 end
 return there

@@ -143,9 +143,10 @@ class Runner(EngineBase):
             answer = error
         else:
             if not isinstance(answer, Exception):  # as nearly always: no more ado
+                read: T = call.parse(answer, call.repeated)
                 if call.noted and (call.queue.noted < time.monotonic() or call.noted == GONE):
                     self._note(call)
-                return call.parse(answer, call.repeated)
+                return read
             answer = [answer]
         try:
             results = self._drive(retrying.calling((call,), retry), standing, answer)

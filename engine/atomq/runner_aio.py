@@ -151,9 +151,10 @@ class AsyncRunner(EngineBase):
             answer = error
         else:
             if not isinstance(answer, Exception):  # as nearly always: no more ado
+                read: T = call.parse(answer, call.repeated)
                 if call.noted and (call.queue.noted < time.monotonic() or call.noted == GONE):
                     await self._note(call)
-                return call.parse(answer, call.repeated)
+                return read
             answer = [answer]
         try:
             results = await self._drive(retrying.calling((call,), retry), standing, answer)

@@ -64,7 +64,7 @@ function M.run(was)
   -- All reads. A key of another type is answered before anything is written.
   local skipped, set, is_waking = {}, nil, nil
   local function look()
-    set = redis.call("HMGET", meta, "paused", "largest", "timer_at", "seen", "ids_end")
+    set = redis.call("HMGET", meta, "paused", "largest", "timer_at", "seen", "ids_end", "expires")
     is_waking = redis.call("LLEN", tokens) > 0
     redis.call("HLEN", stats)
     for i = 1, #groups do
@@ -142,7 +142,14 @@ function M.run(was)
   if known then
     once(groups, known, set[5])
   end
-  return size .. " 0 " .. left_out
+  if set[6] then
+    redis.call("PEXPIRE", tokens, set[6])
+    redis.call("PEXPIRE", stats, set[6])
+    for i = READY + 1, behind - 1 do
+      redis.call("PEXPIRE", KEYS[i], set[6])
+    end
+  end
+  return size .. (set[6] and " 2 " or " 0 ") .. left_out
 end
 
 return M

@@ -622,6 +622,25 @@ def test_a_queue_that_expires_lives_while_it_is_used(wire: Wire) -> None:
     wait_until("the queue to expire", lambda: not wire.db.exists(*lists), 5)
 
 
+def test_what_others_put_into_a_queue_that_expires_goes_with_it(wire: Wire) -> None:
+    """As workers put results into the queue of a client with Celery's `rpc://`."""
+    queue = Queue(next(_names), Exchange(""), durable=False, auto_delete=True, expires=1)
+    received: list[Any] = []
+    connection = wire.connect("atomq")
+    Consumer(connection, [queue], on_message=received.append, no_ack=True).consume()
+    with atomq.Queue(queue.name, wire.server.url) as worker:
+
+        def left() -> set[bytes]:
+            return {key for key in wire.db.scan_iter(f"*{queue.name}*") if b".producer." not in key}
+
+        for n in (1, 2):
+            worker.put(n)
+            drain(connection, received, n)
+        assert left()
+        wait_until("the queue to expire", lambda: not left(), 5)
+        assert queue.name not in [found.name for found in worker.engine.overview().queues]
+
+
 def test_missing_bindings_heal_themselves(wire: Wire) -> None:
     exchange = Exchange(next(_names))
     connection = wire.connect("atomq")

@@ -75,12 +75,7 @@ def spoil(rig: Rig, key: str) -> None:
 # Keys that a verb takes, and that these calls go nowhere near.
 UNTOUCHED: dict[str, Callable[[QueueKeys], Sequence[str]]] = {
     "publish": lambda keys: (keys.delayed_records, *keys.ready[1:]),
-    "publish tracked": lambda keys: (
-        keys.delayed,
-        keys.delayed_records,
-        keys.meta,
-        *keys.ready[1:],
-    ),
+    "publish tracked": lambda keys: (keys.delayed, keys.delayed_records, *keys.ready[1:]),
     "publish delayed": lambda keys: (
         keys.producer(""),
         *(key for step, key in enumerate(keys.ready, 1) if step != 2),

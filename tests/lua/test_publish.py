@@ -224,9 +224,10 @@ def test_a_publish_costs_seven_commands_at_most(q: Queue) -> None:
         return sum(n["calls"] for name, n in stats.items() if not name.startswith(beside))
 
     q.put("x")
-    assert ran("a", 1) == 5
+    assert ran("a", 1) == 6, "the first of a producer"
+    assert ran("a", 2) == 5
     q.db.delete(q.keys.wake)
-    assert ran("b", 2) == 7, "a consumer is to be woken"
+    assert ran("b", 3) == 7, "a consumer is to be woken"
 
 
 def test_an_id_is_put_once_a_window(q: Queue) -> None:
@@ -606,3 +607,18 @@ def test_the_largest_message_is_remembered_for_claims(q: Queue) -> None:
     q.put("c")
     assert int(q.meta["largest"]) == len(big)
     assert name_of(q.ready[1]) == "b"
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_what_is_put_into_a_queue_that_expires_expires_with_it(q: Queue, step: int) -> None:
+    """A producer that declared it keeps nothing alive: who waits for a reply does."""
+    q.run(calls.touch(q.keys, 5000))
+    q.put("a", step=step)
+    q.put("b", step=step)  # a token is there
+
+    kept = [q.keys.wake, q.keys.meta, q.keys.stats, q.keys.ready[step - 1]]
+    assert all(0 < q.db.pttl(key) <= 5000 for key in kept)
+    assert q.keys.noted == float("inf")
+    q.db.delete(q.keys.ready[0])
+    q.run(calls.publish(q.keys, [Outgoing(msg("c"), "c")], call_id=Producers().next()))
+    assert 0 < q.db.pttl(q.keys.ready[0]) <= 5000, "a producer that is new"

@@ -67,6 +67,7 @@ class Outgoing(NamedTuple):
         return self[2:] == _PLAIN
 
 
+_REPEATED, _EXPIRES = 1, 2  # as the script has it
 _PLAIN = Outgoing("", "")[2:]
 _PLAIN_TRACKED = Outgoing("", "", tracked=True)[2:]
 
@@ -133,7 +134,7 @@ def publish(
         names = [*names, *keys.once, *results]
     if some_tracked:
         names = [*names, *(keys.put(out.id) for out in messages if out.tracked)]
-    parse = partial(_published, call_id)
+    parse = partial(_published, call_id, keys)
     return Call(_PUBLISH, keys, names, args, parse, durability=durability, noted=IN_USE)
 
 
@@ -143,10 +144,12 @@ def _settings(group: Any, count: int, id_ms: int) -> str:
     return f"{count} {step} {delay_ms} {at_ms} {ttl_ms} {alive_ms} {named} {id_ms} {tracked:d}"
 
 
-def _published(call_id: CallId | None, reply: Any, _repeated: bool) -> Published:
+def _published(call_id: CallId | None, keys: QueueKeys, reply: Any, _repeated: bool) -> Published:
     if call_id is not None:
         call_id.answered()
     if type(reply) is int:
         return Published(reply)
-    count, repeated, *known = map(int, reply.split())
-    return Published(count, tuple([at - 1 for at in known]), repeated == 1)
+    count, how, *known = map(int, reply.split())
+    if how == _EXPIRES:
+        keys.noted = float("inf")  # it passes by itself: the register does without its name
+    return Published(count, tuple([at - 1 for at in known]), how == _REPEATED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from queue import Empty
 from typing import Any, Protocol
 
@@ -90,6 +91,9 @@ class Consuming(Publishing):
         self._order.update(self._claimed_wholes())
         for name in self.broker.spread.names(queue):
             self._receiver.changed(self.broker.keys(name))
+        if queue in self._expires and queue not in self.fanout_queues and not is_reply_queue(queue):
+            with suppress(ServerUnavailable):  # on a cluster other shards are well
+                self._touch(queue)
         return found
 
     def basic_cancel(self, consumer_tag: str) -> Any:
