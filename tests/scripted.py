@@ -20,6 +20,7 @@ from atomq.contrib.kombu.broker import Broker
 from atomq.contrib.kombu.channel import Channel
 from atomq.contrib.kombu.transport import Transport
 from atomq.errors import AtomqError
+from atomq.partitions import PartitionMap
 
 _names = itertools.count(1)
 NOW_MS = 1_800_000_000_000
@@ -182,7 +183,7 @@ class ScriptedEngine(Engine):
         self.commands.append(args)
         return self._answer(args[0], args, {"TIME": (1_800_000_000, 0), "LLEN": 0}.get(args[0]))
 
-    def connection(self) -> Any:
+    def connection(self, place: Any = None) -> Any:
         if trouble := self.answers.get("connect"):
             raise trouble
         self.lines.append(Line())
@@ -204,13 +205,15 @@ class ScriptedEngine(Engine):
 class Stage:
     """A transport with one channel, whose server is a script."""
 
+    url = "atomq://nowhere.invalid"
+
     def __init__(self, monkeypatch: Any, **options: Any) -> None:
         monkeypatch.setattr("atomq.contrib.kombu.broker.Engine", ScriptedEngine)
         monkeypatch.setattr("atomq.leases.Engine", ScriptedEngine)
         monkeypatch.setattr("atomq.wires.taken", lambda line: line)
         name = f"scripted-{next(_names)}"  # brokers are known by their address
         options = {"client_name": name, **options}
-        self.transport = Transport(Connection("atomq://nowhere.invalid", transport_options=options))
+        self.transport = Transport(Connection(self.url, transport_options=options))
         self.broker: Broker = self.transport.broker
         self.engine: Any = self.broker.engine
         self.engine.register._off = True  # its thread would look for a server
@@ -230,6 +233,14 @@ class Stage:
         on = channel or self.channel
         callback = more.pop("callback", self.got.append)
         on.basic_consume(queue, no_ack, callback, f"tag-{queue}-{id(on)}")
+
+    def spread(self, queue: str, *numbers: int) -> tuple[str, ...]:
+        """Have the queue be known to have partitions, of these numbers behind the first."""
+        self.broker.spread.declare({queue: len(numbers) + 1})
+        found: Any = self.broker.spread.get(queue)
+        found._learn(PartitionMap(queue, numbers))
+        names: tuple[str, ...] = found.names
+        return names
 
     @property
     def line(self) -> Line:

@@ -337,6 +337,53 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             for at in (1.0, -1.0)
         ),
     },
+    "engine/atomq/contrib/kombu/consuming.py": {
+        "one more or less; tests read it": (
+            *(f"MOST_CLAIMED = {many}  # messages in one claim" for many in (99, 101)),
+            *(
+                f"HEARD_MOST = {many}  # broadcasts remembered, to know those again that come twice"
+                for many in (999, 1001)
+            ),
+            *(
+                f"FAILURES = {many}  # deliveries after which what the consumer cannot take is dead"
+                for many in (2, 4)
+            ),
+        ),
+        "Kombu takes it, and makes nothing of it": tuple(
+            f"self, prefetch_size: int = {size}, prefetch_count: int = 0, "
+            f"apply_global: bool = {is_global}"
+            for size, is_global in (("-1", False), ("1", False), ("0", True))
+        ),
+        "a thousandth of the time more or less": tuple(
+            f"self.broker.keeper.put_off(delivery.receipt, (due_ms - now_ms) / {many})"
+            for many in (999, 1001)
+        ),
+        "it is claimed for one: first and last": (
+            "return found[ -1]",
+            "self._end_turn(queue, found[ -1].queue)",
+        ),
+        "no room is none, whichever line says so": ("if free < 0:", "if free <= -1:"),
+        LONG_AGO: tuple(f"self._pace, self._claimed_at = 1, {at}" for at in (1.0, -1.0)),
+        "it is set with the limit, and read where there is one": tuple(
+            f"self._enough = {room}  # room that is worth a call" for room in (1, -1)
+        ),
+    },
+    "engine/atomq/contrib/kombu/declaring.py": {
+        "a thousandth of the time more or less": tuple(
+            f"KEEP_EVERY = LEAST_MS / {ms}  # seconds between two renewals of the bindings of "
+            "queues that expire"
+            for ms in (2999, 3001)
+        ),
+        "consuming.py says whether it is": (
+            "def _new_queue(self, queue: str, auto_delete: bool = True, **kwargs: Any) -> None:",
+        ),
+        "Kombu takes it, and makes nothing of it": (
+            "self, queue: str, if_unused: bool = True, if_empty: bool = False, **kwargs: Any",
+        ),
+        "of one there is one: first and last": (
+            'return sum(self.broker.engine.command("LLEN", key) for key in parts[ -1].ready)',
+        ),
+    },
     "engine/atomq/contrib/kombu/intake.py": {
         LONG_AGO: (
             *(f"self.claims.chores_at = {at}" for at in (-1.0, 1.0)),

@@ -49,11 +49,11 @@ TESTS = {
         "tests/contrib",
     ],
     "engine/atomq/contrib/kombu/consuming.py": [
-        "tests/unit/test_kombu_channel.py tests/unit/test_kombu_*.py",
+        "tests/unit/test_kombu_c[ho]*.py tests/unit/test_kombu_poller.py",
         "tests/contrib",
     ],
     "engine/atomq/contrib/kombu/declaring.py": [
-        "tests/unit/test_kombu_channel.py tests/unit/test_kombu_*.py",
+        "tests/unit/test_kombu_declaring.py tests/unit/test_kombu_channel.py",
         "tests/contrib",
     ],
     "engine/atomq/contrib/kombu/worker.py": [
@@ -79,14 +79,11 @@ TESTS = {
     "engine/atomq/aio.py": ["tests/unit/test_engines.py tests/unit/test_runner.py"],
     "engine/atomq/cli/nodes.py": ["tests/unit/test_cli_nodes.py", "tests/acceptance"],
     "engine/atomq/leases.py": [
-        "tests/unit/test_leases.py",
+        "tests/unit/test_leases.py tests/unit/test_kombu_channel.py",
         "tests/faults/test_leases.py",
     ],
     "engine/atomq/renewal.py": ["tests/unit/test_renewal.py", "tests/faults/test_leases.py"],
-    "engine/atomq/register.py": [
-        "tests/unit/test_register.py",
-        "tests/conformance/test_register.py",
-    ],
+    "engine/atomq/register.py": ["tests/conformance/test_register.py"],
     "engine/atomq/calls/*": [
         "tests/unit/test_operating.py tests/unit/test_[cf]l*.py tests/unit/test_kombu_*.py",
         "tests/lua",

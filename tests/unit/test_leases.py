@@ -95,7 +95,7 @@ def test_what_waits_is_looked_at_when_its_time_comes_and_not_all_the_time(
     held(keeper)
     waits = Waiting(keeper._engine.keys("q"), 0.2)
     keeper.watch(waits, patience=0.0)
-    assert waits.over.wait(20)
+    assert waits.over.wait(5)
     assert waits.looks < 10
 
 

@@ -17,8 +17,13 @@ from atomq.translating import translated
 AGE = 2.0  # seconds a table is believed
 LEAST_MS = 60 * 60 * 1000  # a table lives for so long at least: a solo worker may be busy meanwhile
 
-Binding = tuple[str, str, str]
-"""Routing key, pattern and queue."""
+Binding = tuple[str | None, str | None, str]
+"""Routing key, pattern and queue, as Kombu's exchanges make it."""
+
+
+def stored(binding: Binding) -> tuple[str, ...]:
+    """A binding as a table has it."""
+    return tuple(part or "" for part in binding)
 
 
 class Bindings:
@@ -48,7 +53,7 @@ class Bindings:
 
     def bind(self, exchange: str, binding: Binding, expires_ms: int | None = None) -> None:
         """Add a binding; doing it again heals what was lost. `expires_ms` is that of the queue."""
-        member = self._engine.options.sep.join(binding)
+        member = self._engine.options.sep.join(stored(binding))
         # The table comes last: it is never there without what keeps it from being swept.
         if expires_ms is None:
             self._engine.command("SADD", self._permanent + exchange, member, patient=True)
@@ -60,7 +65,7 @@ class Bindings:
 
     def unbind(self, exchange: str, binding: Binding) -> None:
         """Take a binding away."""
-        member = self._engine.options.sep.join(binding)
+        member = self._engine.options.sep.join(stored(binding))
         for key in (self._table, self._permanent):
             self._engine.command("SREM", key + exchange, member)
         self._tables.pop(exchange, None)

@@ -110,13 +110,13 @@ class Consuming(Publishing):
 
     def look_for_partitions(self) -> None:
         """Now and then: consume from partitions that another process has added."""
-        known = self._consumed
-        for queue in self._active_queues if known is not None else ():
+        known = self.claimed_queues(), self.popped_queues()
+        for queue in self._active_queues:
+            spread = self.broker.spread.get(queue)
+            if spread is None or queue in self.fanout_queues or queue in self.reply_queues:
+                continue
             self.broker.spread.look(queue)
-            names = self.broker.spread.names(queue)
-            if len(names) > 1 and (new := {*names}.difference(*known or ())):
-                if queue in self.fanout_queues or queue in self.reply_queues:
-                    continue
+            if new := {*spread.names}.difference(*known):
                 self._regroup()
                 for name in sorted(new):
                     self._receiver.changed(self.broker.keys(name))
@@ -178,6 +178,9 @@ class Consuming(Publishing):
         """A message came from this queue, or partition: others go before it next time."""
         queue = self.broker.spread.whole(name)
         self._order.rotate(queue)
+        self._end_turn(queue, name)
+
+    def _end_turn(self, queue: str, name: str) -> None:
         names = self.broker.spread.names(queue)
         if len(names) > 1 and name in names:
             self._turns[queue] = (names.index(name) + 1) % len(names)
@@ -329,8 +332,7 @@ class Consuming(Publishing):
                 trouble = error
                 continue
             if found := self.broker.hold(claimed):
-                if len(names) > 1:
-                    self.rotate(found[0].queue)
+                self._end_turn(queue, found[0].queue)
                 return found[0]
         if trouble is not None:
             raise trouble

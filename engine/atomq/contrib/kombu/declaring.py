@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
+from math import inf
 from typing import Any, ClassVar
 
 from kombu.exceptions import KombuError
@@ -15,7 +17,7 @@ from kombu.transport import virtual
 from kombu.transport.base import to_rabbitmq_queue_arguments
 
 from atomq import calls
-from atomq.contrib.kombu.bindings import LEAST_MS
+from atomq.contrib.kombu.bindings import LEAST_MS, stored
 from atomq.contrib.kombu.broker import Broker
 from atomq.contrib.kombu.reading import Base64
 from atomq.contrib.kombu.settings import Settings
@@ -71,7 +73,7 @@ class Declaring(virtual.Channel):
             self.auto_delete_queues.add(queue)
         expires = (kwargs.get("arguments") or {}).get("x-expires")
         if auto_delete or expires:
-            keys.noted = float("inf")  # it passes by itself: the register does without its name
+            keys.noted = inf  # it passes by itself: the register does without its name
         if isinstance(expires, int | float) and expires > 0:
             self._expires[queue] = max(1, int(min(expires, calls.LONGEST_LIFE)))
         else:
@@ -87,15 +89,13 @@ class Declaring(virtual.Channel):
             for keys in self._partitions(queue)
         )
 
-    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str | None, queue: str) -> None:
         if self.typeof(exchange).type == "fanout":
             self.fanout_queues[queue] = (exchange, routing_key.replace("#", "*"))
             self._regroup()
-        if not self._needs_table(exchange):
-            return
-        self.broker.bindings.bind(
-            exchange, (routing_key or "", pattern or "", queue or ""), self._expires.get(queue)
-        )
+        if self._needs_table(exchange):
+            binding = routing_key, pattern, queue
+            self.broker.bindings.bind(exchange, binding, self._expires.get(queue))
 
     def _needs_table(self, exchange: str) -> bool:
         """Whether it is written down what the exchange leads to.
@@ -114,11 +114,10 @@ class Declaring(virtual.Channel):
         **_: Any,
     ) -> None:
         self.state.binding_delete(queue, exchange, routing_key)
-        key, pattern, queue = self.typeof(exchange).prepare_bind(
-            queue, exchange, routing_key, arguments
-        )
         if self._needs_table(exchange):
-            self.broker.bindings.unbind(exchange, (key or "", pattern or "", queue or ""))
+            kind = self.typeof(exchange)
+            binding = kind.prepare_bind(queue, exchange, routing_key, arguments)
+            self.broker.bindings.unbind(exchange, binding)
 
     def queue_delete(
         self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any
@@ -126,7 +125,8 @@ class Declaring(virtual.Channel):
         """Delete a queue that this connection declared.
 
         With `if_empty` only if nothing is ready or delayed: the server looks and deletes in one
-        step, so that no message is lost which arrives meanwhile.
+        step, so that no message is lost which arrives meanwhile. Of several partitions each is
+        deleted so, after a look at all of them.
         """
         if if_empty and any(self.state.queue_bindings(queue)):
             try:
@@ -136,7 +136,10 @@ class Declaring(virtual.Channel):
         super().queue_delete(queue, if_unused, dropped=if_empty, **kwargs)
 
     def _drop(self, queue: str, *, if_empty: bool = False) -> None:
-        for keys in reversed(self._partitions(queue)):  # the first has the record of them
+        parts = self._partitions(queue)
+        if if_empty and len(parts) > 1 and any(s.ready or s.delayed for s in self._states(parts)):
+            raise QueueInUse(f"messages are ready or delayed in {queue!r}")
+        for keys in reversed(parts):  # the first has the record of them
             self.broker.engine.run(
                 calls.purge(
                     keys,
@@ -154,16 +157,16 @@ class Declaring(virtual.Channel):
         queue: str,
         exchange: str,
         routing_key: str,
-        pattern: str,
+        pattern: str | None,
         *_args: Any,
-        dropped: bool = False,
+        dropped: bool,
         **_kwargs: Any,
     ) -> None:
         self.auto_delete_queues.discard(queue)
         if not self._needs_table(exchange):
             self.reply_queues.pop(queue, None)
             return
-        self.broker.bindings.unbind(exchange, (routing_key or "", pattern or "", queue or ""))
+        self.broker.bindings.unbind(exchange, (routing_key, pattern, queue))
         if not dropped:
             self._drop(queue)
 
@@ -194,15 +197,13 @@ class Declaring(virtual.Channel):
 
     def _healed(self, exchange: str) -> list[tuple[str, ...]]:
         """The table, with what this connection bound and what is gone written once more."""
-        table = self.broker.bindings.table(exchange)
-        healed = False
+        table, kind = self.broker.bindings.table(exchange), self.typeof(exchange)
         for queue, source, routing_key in list(self.state.bindings):
             if source == exchange:
-                meta = self.typeof(exchange).prepare_bind(queue, exchange, routing_key, {})
-                if tuple(part or "" for part in meta) not in table:
-                    self._queue_bind(exchange, *meta)
-                    healed = True
-        return self.broker.bindings.table(exchange) if healed else []
+                binding = kind.prepare_bind(queue, exchange, routing_key, {})
+                if stored(binding) not in table:
+                    self._queue_bind(exchange, *binding)
+        return self.broker.bindings.table(exchange)
 
     def _touch(self, queue: str) -> None:
         """A queue that expires is used: it lives on."""
@@ -213,7 +214,7 @@ class Declaring(virtual.Channel):
                 self.broker.engine.run(calls.touch(keys, expires))
 
     def _touch_now_and_then(self, queue: str) -> None:
-        since = time.monotonic() - self._touched.get(queue, 0.0)
+        since = time.monotonic() - self._touched.get(queue, -inf)
         if since * 4000 > self._expires[queue]:
             self._touch(queue)
 
@@ -255,12 +256,14 @@ class Declaring(virtual.Channel):
         parts = self._partitions(queue)
         if len(parts) == 1:
             return sum(self.broker.engine.command("LLEN", key) for key in parts[0].ready)
-        ready = 0
-        for state in self.broker.engine.run_all(list(map(calls.inspect, parts))):
+        return sum(state.ready for state in self._states(parts))
+
+    def _states(self, parts: Sequence[QueueKeys]) -> list[calls.QueueState]:
+        states = self.broker.engine.run_all(list(map(calls.inspect, parts)))
+        for state in states:
             if isinstance(state, AtomqError):
                 raise state
-            ready += state.ready
-        return ready
+        return states
 
     def _size_on_cluster(self, queue: str) -> int:
         passes = self.auto_delete_queues.union(self.fanout_queues, self.reply_queues)

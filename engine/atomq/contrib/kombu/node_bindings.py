@@ -12,7 +12,7 @@ import time
 from functools import partial
 
 from atomq.client import Engine
-from atomq.contrib.kombu.bindings import AGE, Binding, Bindings, lifetime_ms
+from atomq.contrib.kombu.bindings import AGE, Binding, Bindings, lifetime_ms, stored
 from atomq.errors import AtomqError, ServerUnavailable
 from atomq.keys import hash_slot
 from atomq.node_threads import NodeThreads
@@ -58,7 +58,7 @@ class NodeBindings(Bindings):
         Where the shard does not answer soon, a thread goes on trying.
         """
         deadline = "+inf" if expires_ms is None else str(_now_ms() + lifetime_ms(expires_ms))
-        member = self._engine.options.sep.join(binding)
+        member = self._engine.options.sep.join(stored(binding))
         self._bound.add(exchange)
         trouble: list[AtomqError] = []
         job = partial(self._bind, exchange, member, deadline, trouble)
@@ -89,7 +89,7 @@ class NodeBindings(Bindings):
 
     def unbind(self, exchange: str, binding: Binding) -> None:
         """Take a binding away."""
-        member = self._engine.options.sep.join(binding)
+        member = self._engine.options.sep.join(stored(binding))
         self._engine.command("ZREM", self.key(exchange), member)
         self._tables.pop(exchange, None)
 

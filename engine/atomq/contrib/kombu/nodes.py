@@ -21,6 +21,7 @@ from redis import exceptions as server
 from atomq import fork, wires
 from atomq.client import Engine
 from atomq.contrib.kombu.line import Line
+from atomq.conversation import Command
 from atomq.errors import AtomqError
 from atomq.keys import Place
 from atomq.node_threads import NodeThreads
@@ -88,7 +89,7 @@ class NodeLine:
         place = self.place if self.line is None else self.line.wire.node
         return "any node" if place is None else "{}:{}".format(*place)
 
-    def say(self, *said: tuple[tuple[Any, ...], Any]) -> None:
+    def say(self, *said: tuple[Command, Any]) -> None:
         """Send commands, each with the function of its answer."""
         line = self.line
         if line is None:

@@ -23,7 +23,7 @@ from atomq.calls import Call, Claimed
 from atomq.contrib.kombu.claims import Claims, Outcome
 from atomq.contrib.kombu.looks import LOOK
 from atomq.contrib.kombu.rights import WAIT
-from atomq.conversation import CACHING
+from atomq.conversation import CACHING, Command
 from atomq.errors import AtomqError, PermissionDenied
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class ClaimedQueue(ShardQueue):
 
     # ── claims ────────────────────────────────────────────────────────────────────────────────
 
-    def _send(self, _purpose: Any, *command: Any) -> None:
+    def _send(self, _purpose: Any, command: Command) -> None:
         line = self._sent_over = self.line
         assert line is not None
         self.look_at = time.monotonic() + LOOK
