@@ -60,6 +60,10 @@ TESTS = {
         "tests/unit/test_kombu_worker.py tests/unit/test_kombu_*.py",
         "tests/contrib",
     ],
+    "engine/atomq/contrib/kombu/shard*.py": [
+        "tests/unit/test_kombu_shards.py",
+        "tests/contrib/test_cluster.py",
+    ],
     "engine/atomq/contrib/kombu/nodes.py": ["tests/unit/test_kombu_nodes.py", "tests/contrib"],
     "engine/atomq/contrib/kombu/*": [
         "tests/unit/test_kombu_*.py",
@@ -85,7 +89,7 @@ TESTS = {
     "engine/atomq/renewal.py": ["tests/unit/test_renewal.py", "tests/faults/test_leases.py"],
     "engine/atomq/register.py": ["tests/conformance/test_register.py"],
     "engine/atomq/calls/*": [
-        "tests/unit/test_operating.py tests/unit/test_[cf]l*.py tests/unit/test_kombu_*.py",
+        "tests/unit/test_operating.py tests/unit/test_[cf]l*.py",
         "tests/lua",
     ],
     "engine/atomq/listening_aio.py": ["tests/unit/test_waiter.py"],

@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from atomq import gathering_threads
-from atomq.calls import Outgoing, Published
+from atomq.calls import MOST, Outgoing, Published
 from atomq.errors import ServerFull
 from atomq.gathering import TOGETHER
 from atomq.gathering_threads import COST, ThreadGathering
@@ -31,11 +32,12 @@ class Said:
 class Server:
     """What takes the calls of threads, each answered when it is told so."""
 
-    def __init__(self, trip: float = 0.0) -> None:
+    def __init__(self, trip: float | None = 0.0) -> None:
         self.calls: list[Said] = []
         self.answers: list[Future[None]] = []
         self.gathering = ThreadGathering(self._made, self._run)
-        self.gathering._took(trip)
+        if trip is not None:
+            self.gathering._took(trip)
 
     @staticmethod
     def _made(messages: Sequence[Outgoing]) -> Any:
@@ -116,6 +118,21 @@ def test_how_far_it_is_the_fastest_call_of_late_says(server: Server) -> None:
     for _ in range(100):
         gathering._took(1.0)
     assert 25 < gathering._most < 30  # 1.01 ** 100 is 2.7
+
+
+def test_calls_that_meet_say_how_far_it_is_and_one_that_is_alone_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(gathering_threads, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    server = Server(trip=None)
+    for names, most in (("a", MOST), ("bc", 20), ("d", 20)):
+        at = len(server.calls)
+        puts = [server.put(name) for name in names]
+        now[0] += 20.5 * COST
+        server.answer(*range(at, at + len(names)))
+        assert all(put.result(10) for put in puts)
+        assert server.gathering._most == most
 
 
 def test_what_is_not_plain_or_large_goes_alone(server: Server) -> None:

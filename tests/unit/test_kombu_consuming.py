@@ -82,6 +82,9 @@ def test_partitions_without_acks_are_popped(stage: Stage) -> None:
     stage.spread("q", 7)
     stage.consume("q", no_ack=True)
     assert (stage.channel.claimed_queues(), stage.channel.popped_queues()) == ([], ["q", "q#1.7"])
+    stage.spread("q", 7, 8)
+    stage.channel.look_for_partitions()
+    assert stage.channel.popped_queues() == ["q", "q#1.7", "q#2.8"]
 
 
 @pytest.fixture

@@ -12,9 +12,13 @@ from hiredis import PushNotification, Reader
 from redis import exceptions as server
 
 from atomq import scripts, wires
-from atomq.contrib.kombu.shards import Shards
+from atomq.contrib.kombu import shards as module
+from atomq.contrib.kombu.looks import LOOK
+from atomq.contrib.kombu.rights import LISTEN, WAIT
+from atomq.contrib.kombu.shards import ASK, DEAF, LAPSE, LATE, OPENING, PATIENCE, Shards
+from atomq.errors import PermissionDenied, ServerError, ServerUnavailable
 from atomq.keys import SLOTS
-from tests.scripted import ScriptedEngine, Stage, claimed
+from tests.scripted import ScriptedEngine, Stage, claimed, push, raw
 
 A, B = ("a.invalid", 1), ("b.invalid", 2)
 AWAY = server.ConnectionError("away")
@@ -106,6 +110,7 @@ class ClusterStage(Stage):
         first, other = (A, B) if self.slot("a") < self.slot("b") else (B, A)
         parts = [[0, half - 1, [*first]], [half, SLOTS - 1, [*other]]]
         self.slots.learn(A, parts)
+        self.engine.nodes = lambda: None
         self.wakes: list[float] = []
         monkeypatch.setattr(self.transport, "wake_in", self.wakes.append)
 
@@ -219,3 +224,651 @@ def test_what_no_node_is_known_to_serve_has_the_nodes_asked(stage: ClusterStage)
     stage.work()
     assert asked == [True]
     assert stage.nodes == []
+
+
+def test_what_may_hold_more_is_claimed_while_another_claim_is_under_way(
+    stage: ClusterStage, now: list[float]
+) -> None:
+    for queue in "ab":
+        stage.consume(queue)
+    stage.pump()
+    assert stage.node(A).names() == ["CLIENT", "claim"]
+    stage.node(B).asked()
+    now[0] += LAPSE - 0.01
+    stage.shards.pump()
+    assert stage.node(B).asked() == [], "the room is still the other's"
+    now[0] += 0.02
+    stage.shards.pump()
+    assert stage.node(B).names() == ["claim"], "that node may stand still"
+
+
+def test_one_that_found_nothing_is_waited_for_and_a_token_brings_a_claim(
+    stage: ClusterStage,
+) -> None:
+    idle(stage, "a")
+    stage.shards.pump()
+    assert stage.node(A).asked() == [], "nothing changed"
+    stage.read(A, push(b"invalidate", [b"unknown", stage.broker.keys("a").wake.encode()]))
+    stage.shards.pump()
+    assert stage.node(A).asked() == [
+        ("LPOP", stage.broker.keys("a").wake),
+        ("CLIENT", "CACHING", "YES"),
+        ("LLEN", stage.broker.keys("a").wake),
+    ]
+    stage.read(A, b"", "OK", 0)
+    stage.shards.pump()
+    assert stage.node(A).names() == ["claim"]
+    assert len(stage.read(A, claimed("m"))) == 1
+
+
+def test_another_consumer_was_quicker(stage: ClusterStage) -> None:
+    idle(stage, "a")
+    stage.read(A, push(b"invalidate", None))
+    stage.shards.pump()
+    assert stage.node(A).names() == WAITS, "all keys were removed, and with them this one"
+    stage.read(A, None, "OK", 0)
+    stage.shards.pump()
+    assert stage.node(A).asked() == []
+
+
+def test_a_token_that_comes_before_the_server_watches_is_taken(stage: ClusterStage) -> None:
+    idle(stage, "a")
+    stage.read(A, push(b"invalidate", None))
+    stage.shards.pump()
+    assert stage.node(A).names() == WAITS
+    stage.read(A, None, "OK", 1)
+    stage.shards.pump()
+    assert stage.node(A).names() == WAITS, "it asks anew"
+
+
+def test_what_came_while_the_connection_is_read_is_not_waited_for(stage: ClusterStage) -> None:
+    stage.consume("a")
+    stage.pump()
+    stage.node(A).asked()
+    assert not stage.shards.has_answer
+    stage.node(A).say("OK", claimed("m"))
+    stage.shards.hear()
+    assert stage.shards.has_answer
+    assert stage.shards.read_on() is False
+    assert stage.poller._buffer.waiting, "one message waits here to be handed over"
+
+
+def test_once_a_second_it_is_looked_for_what_no_token_tells_of(
+    stage: ClusterStage, now: list[float]
+) -> None:
+    idle(stage, "a")
+    now[0] += LOOK + 0.5
+    stage.shards.pump()
+    assert stage.node(A).names() == ["look"]
+    stage.shards.pump()
+    assert stage.node(A).asked() == [], "one look at a time"
+    stage.read(A, b"")
+    stage.shards.pump()
+    assert stage.node(A).asked() == []
+    now[0] += LOOK + 0.1
+    stage.shards.pump()
+    assert stage.node(A).names() == ["look"]
+    stage.read(A, b"1")
+    stage.shards.pump()
+    assert stage.node(A).names() == ["claim"], "there is something"
+
+
+@pytest.mark.parametrize("error", ["ERR no", "NOPERM look", "NOSCRIPT no"])
+def test_what_cannot_be_looked_at_is_claimed(
+    stage: ClusterStage, now: list[float], error: str
+) -> None:
+    idle(stage, "a")
+    now[0] += LOOK + 0.1
+    stage.shards.pump()
+    assert stage.node(A).names() == ["look"]
+    stage.jobs.clear()
+    stage.read(A, server.ResponseError(error))
+    assert [(place, what) for place, what, _ in stage.jobs] == (
+        [(A, "load")] if error.startswith("NOSCRIPT") else []
+    )
+    stage.work()
+    assert len(stage.engine.called("look")) == int(error.startswith("NOSCRIPT"))
+    stage.shards.pump()
+    assert stage.node(A).names() == ["claim"]
+
+
+def test_what_falls_due_is_claimed_in_time(stage: ClusterStage, now: list[float]) -> None:
+    stage.consume("a")
+    stage.pump()
+    stage.node(A).asked()
+    stage.read(A, "OK", claimed(wait_ms=300))
+    stage.shards.pump()
+    assert stage.node(A).names() == WAITS
+    stage.read(A, None, "OK", 0)
+    now[0] += 0.29
+    stage.shards.pump()
+    assert stage.node(A).asked() == []
+    now[0] += 0.02
+    stage.shards.pump()
+    assert stage.node(A).names() == ["claim"]
+
+
+def test_the_loop_is_told_when_there_is_something_to_do(
+    stage: ClusterStage, now: list[float]
+) -> None:
+    stage.consume("a")
+    stage.shards.pump()
+    assert stage.wakes == [pytest.approx(LAPSE)], "a line is to be opened"
+    stage.work()
+    stage.shards.pump()
+    stage.read(A, "OK", claimed(wait_ms=500))
+    stage.shards.pump()
+    stage.read(A, None, "OK", 0)
+    now[0] += LAPSE
+    stage.wakes.clear()
+    stage.shards.pump()
+    assert stage.wakes == [pytest.approx(0.3)], "what falls due"
+    assert stage.shards.next_at == pytest.approx(now[0] + 0.3)
+    stage.shards.pump()
+    assert len(stage.wakes) == 1, "once"
+    now[0] += 0.31
+    stage.shards.pump()
+    assert stage.node(A).names()[-1] == "claim"
+    assert stage.wakes[1:] == [pytest.approx(LAPSE)], "an answer is to come"
+
+
+def test_a_worker_that_stops_claims_nothing(
+    stage: ClusterStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.consume("a")
+    monkeypatch.setattr(module, "stopping", lambda: True)
+    stage.pump()
+    assert stage.node(A).names() == ["CLIENT"]
+
+
+# ── claims without an answer ──────────────────────────────────────────────────────────────────
+
+
+def claim_under_way(stage: ClusterStage) -> None:
+    stage.consume("a")
+    stage.pump()
+    assert stage.node(A).names() == ["CLIENT", "claim"]
+    stage.read(A, "OK")
+    stage.jobs.clear()
+
+
+def test_a_claim_whose_line_breaks_is_asked_for_by_the_engine(
+    stage: ClusterStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim_under_way(stage)
+    stage.node(A).far.close()
+    stage.lines.hear()
+    assert [what for _, what, _ in stage.jobs] == ["ask"]
+    assert stage.slots.doubted == {A}
+    answers: list[Any] = [ServerUnavailable("away"), claimed("m")]
+    rests: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", rests.append)
+
+    def answer(_: Any) -> Any:
+        found = answers.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    stage.engine.answers["claim"] = answer
+    stage.work()
+    tries = [call.args[1] for call in stage.engine.called("claim")]
+    assert (tries, rests) == ([1, 2], [module.REST]), "the same claim, as another try"
+    stage.poller._hand_over()
+    assert [message.delivery_tag for message in stage.got] == ["m"]
+
+
+@pytest.mark.parametrize("error", [ServerError("broken"), KeyError("x")])
+def test_what_the_engine_raises_for_a_claim_is_raised_where_the_connection_is_asked(
+    stage: ClusterStage, error: Exception
+) -> None:
+    claim_under_way(stage)
+    stage.node(A).far.close()
+    stage.lines.hear()
+    stage.engine.answers["claim"] = error
+    stage.work()
+    with pytest.raises(type(error)):
+        stage.shards.pump()
+    stage.shards.pump()
+    assert len(stage.broker.unanswered) == 1
+
+
+def test_no_claim_is_asked_for_once_the_connection_is_closed(stage: ClusterStage) -> None:
+    claim_under_way(stage)
+    stage.node(A).far.close()
+    stage.lines.hear()
+    stage.engine.answers["claim"] = ServerUnavailable("away")
+    (job, *_) = (job for _, what, job in stage.jobs if what == "ask")
+    stage.shards.close()
+    job()
+    assert len(stage.engine.called("claim")) == 1
+    assert len(stage.broker.unanswered) == 1, "the next connection asks"
+
+
+@pytest.mark.parametrize("error", ["MOVED 1 b.invalid:2", "ASK 1 b.invalid:2", "ERR no"])
+def test_a_claim_that_its_node_refuses(stage: ClusterStage, error: str) -> None:
+    claim_under_way(stage)
+    moved = error.replace(" 1 ", f" {stage.slot('a')} ")
+    stage.read(A, server.ResponseError(moved))
+    if error.startswith("MOVED"):
+        stage.pump()
+        assert stage.node(B).names() == ["CLIENT", "claim"], "it goes to the one that serves it"
+    else:
+        assert [what for _, what, _ in stage.jobs] == ["ask"], "the engine knows what to do"
+        stage.engine.answers["claim"] = claimed("m")
+        stage.work()
+        stage.poller._hand_over()
+        assert len(stage.got) == 1
+
+
+def test_an_answer_that_comes_after_another_was_asked_is_nothing(stage: ClusterStage) -> None:
+    claim_under_way(stage)
+    one = stage.shards._claimed["a"]
+    line = one.line
+    one.disconnected(line)
+    assert not one.is_sent
+    one._answered(line, claimed("m"))
+    assert stage.read(A, claimed("m")) == []
+
+
+# ── nodes that are silent, and lines that are lost ────────────────────────────────────────────
+
+
+def test_a_node_that_is_silent_is_in_doubt_and_then_given_up(
+    stage: ClusterStage, now: list[float]
+) -> None:
+    claim_under_way(stage)
+    began, jobs = now[0], []
+    for after, doubted, asked in (
+        (LATE, False, 0),
+        (LATE + 0.01, True, 0),  # they were asked when the line was opened
+        (ASK, True, 1),
+        (2 * ASK - 0.01, True, 1),
+        (2 * ASK, True, 2),
+        (PATIENCE, True, 3),
+    ):
+        now[0] = began + after
+        stage.shards.pump()
+        jobs = [what for _, what, _ in stage.jobs]
+        assert (stage.slots.doubted, jobs) == ({A} if doubted else set(), asked * ["map"])
+    assert not stage.node(A).closed
+    now[0] = began + PATIENCE + 0.01
+    stage.shards.pump()
+    assert stage.node(A).closed
+    assert [what for _, what, _ in stage.jobs][3:] == ["ask"], "the engine asks for the claim"
+
+
+def test_a_silent_node_that_serves_nothing_any_more_is_given_up_at_once(
+    stage: ClusterStage, now: list[float]
+) -> None:
+    claim_under_way(stage)
+    line = stage.shards._claimed["a"].line
+    stage.slots.learn(B, [[0, SLOTS - 1, [*B]]])
+    now[0] += LATE + 0.01
+    stage.shards.pump()
+    assert stage.nodes[0].closed
+    assert stage.shards._claimed["a"].line is not line
+
+
+def test_a_line_that_no_queue_needs_is_hung_up_once_it_is_answered(stage: ClusterStage) -> None:
+    claim_under_way(stage)
+    stage.slots.learn(B, [[0, SLOTS - 1, [*B]]])
+    stage.pump()
+    assert not stage.node(A).closed, "an answer is to come"
+    stage.read(A, claimed())
+    stage.pump()
+    assert stage.node(A).closed
+    assert stage.lines.every()[:-1] == [stage.lines.to(B)]
+
+
+def test_a_queue_that_moves_is_claimed_and_waited_for_at_its_new_node(
+    stage: ClusterStage,
+) -> None:
+    idle(stage, "a")
+    stage.slots.learn(B, [[0, SLOTS - 1, [*B]]])
+    stage.pump()
+    assert stage.node(B).names() == ["CLIENT", "claim"]
+    stage.read(B, "OK", claimed())
+    stage.shards.pump()
+    assert stage.node(B).names() == WAITS
+
+
+def test_when_a_line_is_made_anew_its_queues_are_claimed(stage: ClusterStage) -> None:
+    idle(stage, "a")
+    stage.node(A).far.close()
+    stage.lines.hear()
+    stage.shards._claimed["a"].line._not_before = 0.0
+    stage.pump()
+    assert stage.node(A).names() == ["CLIENT", "claim"], "a token may be lost"
+    stage.read(A, "OK", claimed())
+    stage.shards.pump()
+    assert stage.node(A).names() == WAITS
+
+
+def test_a_node_that_cannot_be_reached_keeps_no_other_waiting(stage: ClusterStage) -> None:
+    stage.away = {A}
+    for queue in "ab":
+        stage.consume(queue)
+    stage.pump()
+    assert stage.node(B).names() == ["CLIENT", "claim"]
+
+
+def test_who_may_not_wait_is_told_unless_it_could_before(stage: ClusterStage) -> None:
+    stage.consume("a")
+    stage.pump()
+    denied = server.ResponseError("NOPERM no CLIENT")
+    with pytest.raises(PermissionDenied, match="may not wait"):
+        stage.read(A, denied)
+    stage.broker.rights.grant(WAIT)
+    stage.shards._track(stage.shards._claimed["a"].line)
+    stage.read(A, claimed(), denied)
+    assert WAIT in stage.broker.rights.denied
+    stage.shards._track(stage.shards._claimed["a"].line)
+    stage.read(A, server.ResponseError("ERR no"))
+    assert WAIT in stage.broker.rights.denied, "that says nothing of rights"
+    stage.shards._track(stage.shards._claimed["a"].line)
+    stage.read(A, "OK")
+    assert WAIT not in stage.broker.rights.denied
+
+
+# ── consumers without acks ────────────────────────────────────────────────────────────────────
+
+
+def lists(stage: ClusterStage) -> tuple[str, ...]:
+    return stage.broker.keys("a").ready
+
+
+def pop(stage: ClusterStage, *replies: Any) -> list[Any]:
+    """Let the node answer each question in turn; what was popped from, or waited for."""
+    asked = []
+    for reply in replies:
+        stage.shards.pump()
+        words = [words for words in stage.node(A).asked() if words[0] != "CLIENT"]
+        asked += words
+        stage.read(A, *([reply] if words[0][0] == "RPOP" else ["OK", reply]))
+    return asked
+
+
+def test_without_acks_lists_are_popped_by_priority_and_then_waited_for(
+    stage: ClusterStage, now: list[float]
+) -> None:
+    stage.consume("a", no_ack=True)
+    stage.pump()
+    assert stage.node(A).asked() == [
+        ("CLIENT", "TRACKING", "ON", "OPTIN"),
+        ("RPOP", lists(stage)[0]),
+    ]
+    stage.shards.pump()
+    assert stage.node(A).asked() == [], "one at a time"
+    (message,) = stage.read(A, "OK", raw("one"))
+    assert message.payload == "one"
+    assert pop(stage, None, None, raw("low"), None) == [
+        ("RPOP", lists(stage)[at]) for at in (0, 1, 2, 0)
+    ], "what has come may be followed by what is more urgent"
+    assert pop(stage, None, None, None, 0)[-1] == ("EXISTS", *lists(stage))
+    stage.shards.pump()
+    assert stage.node(A).asked() == [], "it is told"
+    stage.read(A, push(b"invalidate", [lists(stage)[2].encode()]))
+    assert pop(stage, None)[0] == ("RPOP", lists(stage)[0])
+
+
+def test_without_acks_it_is_looked_once_a_second(stage: ClusterStage, now: list[float]) -> None:
+    stage.consume("a", no_ack=True)
+    stage.pump()
+    stage.node(A).asked()
+    stage.read(A, "OK", None)
+    pop(stage, None, None, None, 0)
+    now[0] += LOOK - 0.01
+    stage.shards.pump()
+    assert stage.node(A).asked() == []
+    now[0] += 0.02
+    assert pop(stage, 1) == [("EXISTS", *lists(stage))]
+    assert pop(stage, raw("x"))[0] == ("RPOP", lists(stage)[0])
+
+
+def test_without_acks_an_error_is_asked_anew(stage: ClusterStage, now: list[float]) -> None:
+    stage.consume("a", no_ack=True)
+    stage.pump()
+    stage.node(A).asked()
+    stage.read(A, "OK", server.ResponseError("ERR no"))
+    assert pop(stage, None, None, None, None) == [("RPOP", one) for one in lists(stage)]
+    assert pop(stage, server.ResponseError("ERR no"), 0) == 2 * [("EXISTS", *lists(stage))]
+
+
+def test_without_acks_a_queue_that_moves_is_popped_at_its_new_node(
+    stage: ClusterStage, now: list[float]
+) -> None:
+    stage.consume("a", no_ack=True)
+    stage.pump()
+    stage.read(A, "OK")
+    stage.slots.learn(B, [[0, SLOTS - 1, [*B]]])
+    stage.pump()
+    assert stage.node(B).names() == ["CLIENT", "RPOP"]
+    assert len(stage.read(A, raw("of the old one"))) == 1, "what was popped is handed over"
+    stage.read(B, "OK", None)
+    stage.shards.pump()
+    assert stage.node(B).asked() == [("RPOP", lists(stage)[1])]
+    stage.node(B).far.close()
+    stage.lines.hear()
+    stage.lines.to(B)._not_before = 0.0
+    stage.pump()
+    assert stage.node(B).asked()[1:] == [("RPOP", lists(stage)[0])], "from the first again"
+
+
+# ── consumers that come and go ────────────────────────────────────────────────────────────────
+
+
+def test_a_consumer_that_goes_passes_a_token_on(stage: ClusterStage) -> None:
+    idle(stage, "a")
+    stage.read(A, push(b"invalidate", None))
+    stage.shards.pump()
+    stage.read(A, b"", "OK", 0)
+    stage.node(A).asked()
+    stage.channel.basic_cancel(f"tag-a-{id(stage.channel)}")
+    assert stage.node(A).names() == ["claim"]
+    stage.read(A, claimed())
+    stage.pump()
+    assert stage.node(A).closed, "no queue needs it"
+
+
+def test_a_consumer_that_goes_and_took_no_token_says_nothing(stage: ClusterStage) -> None:
+    idle(stage, "a", "b")
+    stage.channel.basic_cancel(f"tag-a-{id(stage.channel)}")
+    assert stage.node(A).asked() == []
+    other = stage.transport.create_channel(stage.connection)
+    stage.consume("b", channel=other)
+    stage.channel.basic_cancel(f"tag-b-{id(stage.channel)}")
+    assert stage.node(B).asked() == [], "another channel consumes it"
+    assert "b" in stage.shards._claimed
+
+
+def test_what_a_consumer_that_went_was_claimed_goes_back(stage: ClusterStage) -> None:
+    claim_under_way(stage)
+    stage.channel.basic_cancel(f"tag-a-{id(stage.channel)}")
+    stage.shards.pump()
+    assert stage.read(A, claimed("m")) == []
+    assert [one[0] for one in stage.released()] == ["m"]
+    stage.shards.pump()
+    assert stage.shards._claimed == {}
+
+
+def test_a_consumer_that_comes_has_its_queue_claimed(stage: ClusterStage) -> None:
+    idle(stage, "a")
+    other = stage.transport.create_channel(stage.connection)
+    stage.consume("a", channel=other)
+    stage.shards.pump()
+    assert stage.node(A).names() == ["claim"]
+
+
+def test_closing_waits_for_claims_and_gives_back_what_they_brought(
+    stage: ClusterStage,
+) -> None:
+    claim_under_way(stage)
+    stage.node(A).say(claimed("m"))
+    numbers: list[Any] = []
+    stage.shards.attach(numbers.append)
+    stage.shards.close()
+    assert [one[0] for one in stage.released()] == ["m"]
+    assert (stage.node(A).closed, stage.lines.is_closed) == (True, True)
+    assert numbers[1:] == [None]
+    assert stage.broker.unanswered == []
+    assert (stage.shards.has_news(), stage.shards.can_read(0)) == (False, False)
+    stage.shards.pump()
+    stage.shards.close()
+
+
+def test_closing_waits_for_a_second_at_most(stage: ClusterStage, now: list[float]) -> None:
+    claim_under_way(stage)
+
+    def readable(seconds: float) -> bool:
+        now[0] += 0.1
+        return False
+
+    began = now[0]
+    stage.lines.readable = readable  # type: ignore[method-assign]
+    stage.shards.close()
+    assert 1.0 <= now[0] - began <= 1.2
+    assert len(stage.broker.unanswered) == 1
+
+
+def test_a_connection_that_is_lost_asks_for_nothing_more(stage: ClusterStage) -> None:
+    claim_under_way(stage)
+    stage.transport.lost = True
+    stage.shards.close()
+    assert stage.node(A).asked() == []
+    assert len(stage.broker.unanswered) == 1
+
+
+# ── broadcasts ────────────────────────────────────────────────────────────────────────────────
+
+
+def listen(stage: ClusterStage, queue: str = "f", exchange: str = "x") -> None:
+    stage.channel.fanout_queues[queue] = (exchange, "")
+    stage.consume(queue)
+
+
+def confirms(stage: ClusterStage, monkeypatch: pytest.MonkeyPatch, *replies: Any) -> None:
+    """Have threads work at once, and the node that listens answer so."""
+    readable = stage.lines.readable
+    left = list(replies)
+
+    def wait(seconds: float) -> bool:
+        stage.work()
+        node = stage.lines.ear.line
+        if node is not None and left:
+            node.wire.say(left.pop(0))  # type: ignore[union-attr]
+        return readable(0)
+
+    monkeypatch.setattr(stage.lines, "readable", wait)
+
+
+PATTERN = b"/0.x"
+
+
+def test_a_consumer_of_broadcasts_begins_once_a_node_has_confirmed(
+    stage: ClusterStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = push(b"psubscribe", PATTERN, 1), push(b"psubscribe", b"/0.y", 2)
+    confirms(stage, monkeypatch, both[0])
+    listen(stage)
+    ear: Any = stage.lines.ear.line
+    assert ear.wire.asked() == [("PSUBSCRIBE", "/0.x")]
+    assert stage.shards._listens
+    ear.wire.say(push(b"pmessage", PATTERN, PATTERN, raw("news")))
+    stage.shards.hear()
+    assert stage.shards.read() is True
+    assert [message.payload for message in stage.got] == ["news"]
+    confirms(stage, monkeypatch, both[1])
+    listen(stage, "g", "y")
+    assert ear.wire.asked() == [("PSUBSCRIBE", "/0.y")]
+    stage.channel.basic_cancel(f"tag-f-{id(stage.channel)}")
+    assert ear.wire.asked() == [("PUNSUBSCRIBE", "/0.x")]
+
+
+def test_what_is_broadcast_while_another_is_subscribed_is_handed_over(
+    stage: ClusterStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confirms(
+        stage,
+        monkeypatch,
+        push(b"psubscribe", PATTERN, 1),
+        push(b"pmessage", PATTERN, PATTERN, raw("news")),
+        push(b"psubscribe", b"/0.y", 2),
+    )
+    listen(stage)
+    listen(stage, "g", "y")
+    assert [message.payload for message in stage.got] == ["news"]
+
+
+def test_a_consumer_of_broadcasts_waits_for_a_second_at_most(
+    stage: ClusterStage, now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.away = {None}
+
+    def readable(_: float) -> bool:
+        now[0] += 0.1
+        stage.work()
+        return False
+
+    monkeypatch.setattr(stage.lines, "readable", readable)
+    began = now[0]
+    listen(stage)
+    assert OPENING <= now[0] - began < OPENING + 0.2
+    monkeypatch.undo()
+
+
+def test_the_line_that_listens_is_subscribed_anew_where_it_is_made_anew(
+    stage: ClusterStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confirms(stage, monkeypatch, push(b"psubscribe", PATTERN, 1))
+    listen(stage)
+    first: Any = stage.lines.ear.line
+    first.wire.far.close()
+    stage.lines.hear()
+    assert not stage.lines.ear.is_open
+    stage.lines.ear._not_before = 0.0
+    stage.pump()
+    second: Any = stage.lines.ear.line
+    assert second is not first
+    assert second.wire.asked() == [("PSUBSCRIBE", "/0.x")]
+
+
+def test_who_may_not_listen_is_told(stage: ClusterStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    denied = server.ResponseError("NOPERM no channels")
+    confirms(stage, monkeypatch, denied)
+    with pytest.raises(PermissionDenied, match="may not listen"):
+        listen(stage)
+    stage.broker.rights.grant(LISTEN)
+    assert stage.shards._on_listen(denied) is False
+    assert not stage.lines.ear.is_open, "another line is tried"
+    assert stage.shards._on_listen([]) is True
+    assert LISTEN not in stage.broker.rights.denied
+
+
+@pytest.mark.parametrize("in_doubt", [False, True])
+def test_a_line_that_listens_and_is_silent_is_left_for_another_node(
+    stage: ClusterStage,
+    now: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    in_doubt: bool,
+) -> None:
+    with monkeypatch.context() as patch:
+        confirms(stage, patch, push(b"psubscribe", PATTERN, 1))
+        listen(stage)
+    ear: Any = stage.lines.ear.line
+    ear.wire.node = B
+    ear.wire.asked()
+    stage.shards.pump()
+    assert ear.wire.asked() == [("PING",)], "it is asked about once a second"
+    stage.shards.pump()
+    assert ear.wire.asked() == []
+    if in_doubt:
+        stage.slots.doubt(B)
+    patience = LATE if in_doubt else DEAF
+    now[0] += patience
+    stage.shards.pump()
+    assert not ear.wire.closed
+    now[0] += 0.01
+    stage.shards.pump()
+    assert ear.wire.closed
+    assert B in stage.slots.doubted
