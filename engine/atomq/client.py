@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from functools import partial
 from typing import Any, Self, TypeVar
 
 from redis import exceptions as server
@@ -73,8 +72,10 @@ class Engine(Runner):
             return not self.run_flow(flow).known
         gathering = self._gatherings.get(keys.name)
         if gathering is None:
-            make = partial(flows.publish, keys, producers=self.producers, options=self.options)
-            gathering = self._gatherings[keys.name] = ThreadGathering(make, self._run_one)
+            producers, options = self.producers, self.options
+            gathering = self._gatherings[keys.name] = ThreadGathering(
+                lambda messages: flows.publish(keys, messages, producers, options), self._run_one
+            )
         return gathering.put(message)
 
     def reads(self, many: Sequence[tuple[Any, ...]]) -> list[Any]:

@@ -153,6 +153,22 @@ class Conversation(Iterator[tuple[Any, Any]]):
             self._parsed.extend(received)
         return self
 
+    def collect(self, received: bytes | Sequence[Any], replies: list[Any], count: int) -> bool:
+        """Take in what was received, and add the replies to a list until it has `count` of them.
+
+        Whether it has. For a driver that has the connection to itself and waits for all that it
+        sent: it needs no purposes, and says nothing here. Pushes are passed over.
+        """
+        self.feed(received)
+        parsed, gets = self._parsed, self._gets
+        while len(replies) < count:
+            reply = parsed.popleft() if parsed else gets()
+            if reply is _NOTHING:
+                return False
+            if type(reply) is not PushNotification:
+                replies.append(reply)
+        return True
+
     def __iter__(self) -> Self:
         return self
 

@@ -48,9 +48,9 @@ def converse(
     `meanwhile` is called once all is sent, and `wait` before each read. Once an answer is late,
     `late` says how to wait from then on.
     """
-    talk, wire = line.talk, line.wire
+    wire, count = line.wire, len(data)
     replies: list[Any] = []
-    wire.send(talk.say_packed(data, data))
+    wire.send(b"".join(data) if count > 1 else data[0])
     if meanwhile is not None:
         meanwhile()
     while True:
@@ -63,8 +63,5 @@ def converse(
                 raise
             wait = late()
             continue
-        for asked, reply in talk.feed(received):
-            if asked is data:
-                replies.append(reply)
-                if len(replies) == len(data):
-                    return replies
+        if line.talk.collect(received, replies, count):
+            return replies

@@ -125,13 +125,12 @@ class Pool(Commands):
         self._begin()
 
     def _take(self, *, looked_at: bool, within: float | None) -> Line:
-        now = time.monotonic()
         while self._idle:
             try:
                 line = self._idle.pop()
             except IndexError:
                 break
-            rested = now - line.since
+            rested = time.monotonic() - line.since
             if rested < FRESH and not looked_at:
                 return line
             if rested < (self.engine.options.health_check_interval or 1e9) and not hung_up(line):
@@ -168,13 +167,12 @@ class Pool(Commands):
         except SERVER_ERRORS as error:
             raise connecting(error) from error
         try:
-            if line.impatient and not patience and within is None:
+            wait = late = None
+            if patience or within is not None or (self._late is not None and not line.impatient):
+                wait = self._waits(line, patience, within)
+            elif line.impatient:
                 late = partial(self._waits, line, 0.0, None, late_by=self._late_after)
-                replies = converse(line, data, None, meanwhile, late)
-            elif patience or within is not None or self._late is not None:
-                replies = converse(line, data, self._waits(line, patience, within), meanwhile)
-            else:
-                replies = converse(line, data, None, meanwhile)
+            replies = converse(line, data, wait, meanwhile, late)
         except SERVER_ERRORS:
             line.wire.close()
             self.close()  # what idles beside it is most likely dead too

@@ -156,6 +156,10 @@ class Sent(NamedTuple):
         return self.queue.wait(self.id, timeout, on_progress=on_progress)
 
 
+_sent: Callable[[tuple[str, Queue, bool]], Sent]
+_sent = partial(tuple.__new__, Sent)  # in a quarter of the time of `Sent`
+
+
 class Queue(QueueBase[Engine]):
     """A queue. Any number of threads may use it.
 
@@ -241,7 +245,7 @@ class Queue(QueueBase[Engine]):
         if confirmed_by is not None:
             put = self.engine.run_flow(self._put([message], confirmed_by))
             return Sent(message.id, self, put[0])
-        return Sent(message.id, self, self.engine.publish(self.keys, message))
+        return _sent((message.id, self, self.engine.publish(self.keys, message)))
 
     def put_many(self, items: Iterable[Any], *, durability: str | None = None) -> list[Sent]:
         """Put many messages; each a body, or an `Item` with settings of its own.
@@ -255,7 +259,7 @@ class Queue(QueueBase[Engine]):
         if not messages:
             return []
         put = self.engine.run_flow(self._put(messages, self._confirmed_by(durability)))
-        return [Sent(m.id, self, new) for m, new in zip(messages, put, strict=True)]
+        return [_sent((m.id, self, new)) for m, new in zip(messages, put, strict=True)]
 
     def _put_traced(
         self, items: list[Any], durability: str | None, count: int | None = None
@@ -268,7 +272,7 @@ class Queue(QueueBase[Engine]):
             put = self.engine.run_flow(self._put(messages, self._confirmed_by(durability)))
             if one:
                 sent(messages[0].id)
-        return [Sent(m.id, self, new) for m, new in zip(messages, put, strict=True)]
+        return [_sent((m.id, self, new)) for m, new in zip(messages, put, strict=True)]
 
     # ── consume ───────────────────────────────────────────────────────────────────────────────
 

@@ -161,6 +161,10 @@ class AsyncSent(NamedTuple):
         return await self.queue.wait(self.id, timeout, on_progress=on_progress)
 
 
+_sent: Callable[[tuple[str, AsyncQueue, bool]], AsyncSent]
+_sent = partial(tuple.__new__, AsyncSent)  # in a quarter of the time of `AsyncSent`
+
+
 class AsyncQueue(QueueBase[AsyncEngine]):
     """A queue. Any number of tasks of one event loop may use it.
 
@@ -246,7 +250,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         if confirmed_by is not None:
             put = await self.engine.run_flow(self._put([message], confirmed_by))
             return AsyncSent(message.id, self, put[0])
-        return AsyncSent(message.id, self, await self.engine.publish(self.keys, message))
+        return _sent((message.id, self, await self.engine.publish(self.keys, message)))
 
     async def put_many(
         self, items: Iterable[Any], *, durability: str | None = None
@@ -262,7 +266,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         if not messages:
             return []
         put = await self.engine.run_flow(self._put(messages, self._confirmed_by(durability)))
-        return [AsyncSent(m.id, self, new) for m, new in zip(messages, put, strict=True)]
+        return [_sent((m.id, self, new)) for m, new in zip(messages, put, strict=True)]
 
     async def _put_traced(
         self, items: list[Any], durability: str | None, count: int | None = None
@@ -275,7 +279,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
             put = await self.engine.run_flow(self._put(messages, self._confirmed_by(durability)))
             if one:
                 sent(messages[0].id)
-        return [AsyncSent(m.id, self, new) for m, new in zip(messages, put, strict=True)]
+        return [_sent((m.id, self, new)) for m, new in zip(messages, put, strict=True)]
 
     # ── consume ───────────────────────────────────────────────────────────────────────────────
 

@@ -180,7 +180,7 @@ class QueueBase(Generic[EngineT]):
         if tracing.active is not None or self._tracked:
             return self._outgoing(Item(body))
         message_id = message_ids.next() + self._id_suffix
-        return Outgoing(self._writer.write(body, message_id), message_id)
+        return calls.plain(self._writer.write(body, message_id), message_id)
 
     def _all_outgoing(self, items: Iterable[Any]) -> list[Outgoing]:
         """The same for many. An error names the position of its item, from 0."""
@@ -188,12 +188,12 @@ class QueueBase(Generic[EngineT]):
             raise InvalidArgument(f"put_many takes messages, got {arguments.shown(items)}")
         found: list[Outgoing] = []
         plain, write = tracing.active is None and not self._tracked, self._writer.write
-        next_id, suffix = message_ids.next, self._id_suffix
+        next_id, suffix, outgoing = message_ids.next, self._id_suffix, calls.plain
         for item in items:
             try:
                 if plain and not isinstance(item, Item):
                     message_id = next_id() + suffix
-                    found.append(Outgoing(write(item, message_id), message_id))
+                    found.append(outgoing(write(item, message_id), message_id))
                 else:
                     found.append(self._outgoing(item))
             except InvalidArgument as error:

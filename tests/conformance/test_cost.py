@@ -158,7 +158,7 @@ def test_idle_consumers_ask_little(
 @pytest.mark.parametrize(
     ("work", "fill", "calls"),
     [
-        pytest.param(put, 0, 35, id="put"),
+        pytest.param(put, 0, 32, id="put"),
         pytest.param(claim_and_ack, 1, 101, id="claim, ack"),
         pytest.param(claim_and_complete, 1, 117, id="claim, complete"),
         pytest.param(claim_and_reject, 1, 121, id="claim, reject"),

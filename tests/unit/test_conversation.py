@@ -112,6 +112,27 @@ def test_each_command_gets_its_own_answer(said: list[Said], cuts: list[int], los
     assert talk.under_way == 0
 
 
+@given(
+    st.lists(replies | st.just(NO), min_size=1, max_size=5),
+    pushes,
+    st.lists(st.integers(0), max_size=6),
+)
+def test_one_that_is_alone_collects_its_replies(
+    given: list[Any], pushed: list[Any], cuts: list[int]
+) -> None:
+    talk, found = Conversation(), list[Any]()
+    said = b"".join(map(resp, [*pushed, *given]))
+    done = [talk.collect(piece, found, len(given)) for piece in chopped(said, cuts)]
+    assert done.index(True) == len(done) - 1
+    heard = [type(r) if isinstance(r, Exception) else r for r in found]
+    assert heard == [Said(reply).heard(0)[0][1] for reply in given]
+    next_one: list[Any] = []
+    assert not talk.collect(b"", next_one, 1)
+    assert talk.collect(b":1\r\n:2\r\n", next_one, 1)
+    assert talk.collect(b"", next_one, 2)  # what is beyond stays in here
+    assert next_one == [1, 2]
+
+
 def test_false_is_an_answer() -> None:
     talk = Conversation()
     talk.say(("A",), 1)

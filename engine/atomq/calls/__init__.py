@@ -41,7 +41,7 @@ from atomq.calls.numbers import QueueNumbers, counters
 from atomq.calls.operating import Counts, Redriven, cancel, pause, purge, redrive
 from atomq.calls.overview import QueueOverview, overview
 from atomq.calls.partitioning import partitions
-from atomq.calls.publishing import Outgoing, Published, publish
+from atomq.calls.publishing import Outgoing, Published, plain, publish
 from atomq.calls.registering import GONE, IN_USE, Process, Roster, register, roster
 from atomq.calls.results import failed, tell
 from atomq.calls.settling import Rejection, ack, complete, dead_letter, extend, reject, release
@@ -113,6 +113,7 @@ __all__ = [
     "partitions",
     "pause",
     "peek",
+    "plain",
     "probe",
     "progress",
     "publish",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from enum import Enum
 from functools import lru_cache
 from typing import Any, Generic, Literal, TypeVar
@@ -68,25 +69,22 @@ class Call(Generic[T_co]):
         keys: Sequence[str],
         args: Sequence[Any],
         parse: Callable[[Any, bool], T_co],
-        *,
         attempt_at: int | None = None,
-        repeated: bool = False,
+        *,
         large: bool = False,
-        durability: Durability | None = None,
-        place: Place | None = None,
         noted: int = 0,
+        durability: Durability | None = None,
     ) -> None:
         self.script = script
         self.queue = queue
         self.keys = keys
         self.args = args
         self.parse = parse
-        self.repeated = repeated
         self.large = large
-        self.durability = durability
-        self.place = place
         self.noted = noted
-        self.brief = False
+        self.repeated = self.brief = False
+        self.durability = durability
+        self.place: Place | None = None
         self._attempt_at = attempt_at
 
     def command(self) -> tuple[Any, ...]:
@@ -97,58 +95,35 @@ class Call(Generic[T_co]):
         """The same as it is sent. Raises redis-py's `DataError` for a word of another type."""
         if type(self.keys) is not tuple:
             return packed(self.command())
-        args, keys = self.args, self.keys
+        args = self.args
         words = packed(args)
-        return b"*%d\r\n%b%b" % (
-            3 + len(keys) + len(args),
-            _packed_head(self.script.sha, keys),
-            words[words.index(b"\n") + 1 :],
-        )
+        head = _packed_head(self.script.sha, self.keys, len(args))
+        return head + words[words.index(b"\n") + 1 :]
 
     def again(self) -> Call[T_co]:
         """The call to send after this one got no answer: harmless if this one was carried out."""
-        args = self.args
+        call = self.at(None)
+        call.repeated = True
         if self._attempt_at is not None:
-            args = list(args)
-            args[self._attempt_at] = min(args[self._attempt_at] + 1, 9)
-        return Call(
-            self.script,
-            self.queue,
-            self.keys,
-            args,
-            self.parse,
-            attempt_at=self._attempt_at,
-            repeated=True,
-            large=self.large,
-            durability=self.durability,
-            noted=self.noted,
-        )
+            call.args = [*self.args]
+            call.args[self._attempt_at] = min(call.args[self._attempt_at] + 1, 9)
+        return call
 
     def at(self, place: Place | None) -> Call[T_co]:
         """The same call, to be sent to that node; None: to the one that the slot map names."""
-        return Call(
-            self.script,
-            self.queue,
-            self.keys,
-            self.args,
-            self.parse,
-            attempt_at=self._attempt_at,
-            repeated=self.repeated,
-            large=self.large,
-            durability=self.durability,
-            noted=self.noted,
-            place=place,
-        )
+        call = copy(self)
+        call.place, call.brief = place, False
+        return call
 
     def __repr__(self) -> str:
         return f"Call({self.script.name} {self.queue.name!r}, {len(self.args)} arguments)"
 
 
 @lru_cache(maxsize=1024)
-def _packed_head(sha: str, keys: tuple[str, ...]) -> bytes:
-    """What calls of one script have in common that have the same keys, but for the count."""
+def _packed_head(sha: str, keys: tuple[str, ...], count: int) -> bytes:
+    """What calls of one script have in common that have the same keys and so many arguments."""
     words = packed(("EVALSHA", sha, len(keys), *keys))
-    return words[words.index(b"\n") + 1 :]
+    return b"*%d%b" % (3 + len(keys) + count, words[words.index(b"\r") :])
 
 
 class Verdict(Enum):

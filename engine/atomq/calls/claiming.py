@@ -45,6 +45,7 @@ _CLAIM = scripts.declared(
         "acks * queue",
     ),
 )
+_ATTEMPT_AT = 1  # of the arguments, from 0
 
 
 class DeadLettered(NamedTuple):
@@ -141,9 +142,9 @@ class Claims:
             args.append(check_items("acks", receipts) if receipts else 0)
             args += receipts
         parse = partial(self._claimed, claim_id, company == SOLE, sent)
-        return Call(
-            _CLAIM, self.queues[0], self._keys, args, parse, attempt_at=1, large=limit > FEW
-        )
+        call = Call(_CLAIM, self.queues[0], self._keys, args, parse, _ATTEMPT_AT)
+        call.large = limit > FEW
+        return call
 
     def _claimed(
         self,

@@ -69,6 +69,14 @@ class Outgoing(NamedTuple):
 
 _REPEATED, _EXPIRES = 1, 2  # as the script has it
 _PLAIN = Outgoing("", "")[2:]
+_new = tuple.__new__  # what a NamedTuple does beyond it takes as long as the packing of a call
+
+
+def plain(message: str | bytes, id: str) -> Outgoing:  # noqa: A002 - as in `Outgoing`
+    """A message without settings."""
+    return _new(Outgoing, (message, id, *_PLAIN))
+
+
 _PLAIN_TRACKED = Outgoing("", "", tracked=True)[2:]
 
 
@@ -83,10 +91,12 @@ class Published(NamedTuple):
     """An earlier, equal call had done it already; this is what it did."""
 
 
+_ONE = Published(1)
+
+
 def publish(
     keys: QueueKeys,
     messages: Sequence[Outgoing],
-    *,
     call_id: CallId | None = None,
     window_ms: int = CALL_WINDOW_MS,
     dedup_window_ms: int = 600_000,
@@ -100,8 +110,34 @@ def publish(
     """
     if durability is not None and call_id is None:
         raise InvalidArgument("durability needs a call_id")
+    number, producer = (0, "") if call_id is None else (call_id.number, call_id.producer)
+    names = (keys.producer_prefix + producer, *keys.publish)
+    more: Sequence[str] = ()
+    args: Sequence[Any]
+    if len(messages) == 1 and messages[0][2:] == _PLAIN:  # as nearly always
+        message = messages[0].message
+        if len(message) > LARGEST:
+            check_size("message 0", message)
+        args = ("", message)
+    else:
+        args, more = _in_groups(keys, messages, dedup_window_ms)
     # Given up after half of the window at the latest, it may be said again for a whole one.
-    args: list[Any] = [call_id.number if call_id is not None else 0, 2 * window_ms]
+    call = Call(
+        _PUBLISH,
+        keys,
+        [*names, *more] if more else names,
+        (number, 2 * window_ms, *args),
+        partial(_published, call_id, keys),
+    )
+    call.noted, call.durability = IN_USE, durability
+    return call
+
+
+def _in_groups(
+    keys: QueueKeys, messages: Sequence[Outgoing], dedup_window_ms: int
+) -> tuple[list[Any], list[str]]:
+    """The arguments: before those that have settings in common, these. And what keys they need."""
+    args: list[Any] = []
     results: list[str] = []
     total, group, settings_at, group_at, named = 0, None, 0, 0, False
     some_tracked = False
@@ -128,14 +164,10 @@ def publish(
         args[settings_at] = (
             "t" if group == _PLAIN_TRACKED else _settings(group, total - group_at, dedup_window_ms)
         )
-    producer = keys.producer(call_id.producer if call_id is not None else "")
-    names: Sequence[str] = (producer, *keys.publish)
-    if results:
-        names = [*names, *keys.once, *results]
+    more = [*keys.once, *results] if results else []
     if some_tracked:
-        names = [*names, *(keys.put(out.id) for out in messages if out.tracked)]
-    parse = partial(_published, call_id, keys)
-    return Call(_PUBLISH, keys, names, args, parse, durability=durability, noted=IN_USE)
+        more += [keys.put(out.id) for out in messages if out.tracked]
+    return args, more
 
 
 def _settings(group: Any, count: int, id_ms: int) -> str:
@@ -148,7 +180,7 @@ def _published(call_id: CallId | None, keys: QueueKeys, reply: Any, _repeated: b
     if call_id is not None:
         call_id.answered()
     if type(reply) is int:
-        return Published(reply)
+        return _ONE if reply == 1 else Published(reply)
     count, how, *known = map(int, reply.split())
     if how == _EXPIRES:
         keys.noted = float("inf")  # it passes by itself: the register does without its name

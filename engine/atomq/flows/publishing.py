@@ -25,10 +25,10 @@ def publish(
     return calls.publish(
         keys,
         messages,
-        call_id=producers.next(),
-        window_ms=options.call_window_ms,
-        dedup_window_ms=options.dedup_window_ms,
-        durability=durability,
+        producers.next(),
+        options.call_window_ms,
+        options.dedup_window_ms,
+        durability,
     )
 
 
