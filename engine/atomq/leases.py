@@ -50,7 +50,7 @@ class LeaseKeeper:
         self._thread = Background(self._turn, "atomq-leases", "renews leases", log, RETRY)
         options, thread = engine.options, self._thread
         self._renewal = Renewal(self._engine, options, thread, self.lost, self.cancelled)
-        self._settling = Settling(self._engine, thread, self.drop)
+        self._settling = Settling(self._engine, thread, self.drop, self._renewal.renew_ms)
         self.acks = self._settling.acks
         self.lease_ms, self.renew_ms = self._renewal.lease_ms, self._renewal.renew_ms
         self.max_lease = options.max_lease
@@ -187,7 +187,8 @@ class LeaseKeeper:
         with self.lock:
             self._leases.clear()
             self._renewal.stop()
-            self._settling.due = self._look_at = inf
+            self._settling.stop()
+            self._look_at = inf
             self._thread.close()
         self._thread.join(2.0)
         self.register.left_by(self)
@@ -209,11 +210,11 @@ class LeaseKeeper:
         now = time.monotonic()
         if now >= self._look_at:
             self._give_back_waiting()
-        if now >= self._settling.due:
+        if now >= self._settling.due():
             self._settling.turn(now)
         self._renewal.turn(now)
         with self._thread.wake:
-            due = min(self._look_at, self._settling.due, self._renewal.due())
+            due = min(self._look_at, self._settling.due(), self._renewal.due())
             idle = due == inf
             seconds = due - time.monotonic()
             if not self._thread.closing and seconds > 0:

@@ -39,12 +39,22 @@ class Settling:
 
     Of a cluster each node has a thread of its own. `drop` is called with the receipts of what is
     settled, which are not held any more.
+
+    What is acked is not renewed any more, so its ack has to arrive while its lease lasts. One that
+    a call took along is sent once more if that call is not answered for half of the time between
+    two renewals (`renew_ms`). The loop that is to read the answer may stand still meanwhile: all
+    places of a green pool are taken, a task occupies the thread. Half of the lease is left then.
     """
 
     def __init__(
-        self, engine: Engine, thread: Background, drop: Callable[[Iterable[str]], None]
+        self,
+        engine: Engine,
+        thread: Background,
+        drop: Callable[[Iterable[str]], None],
+        renew_ms: int,
     ) -> None:
         self._engine = engine
+        self._patience = renew_ms / 2000
         self._thread = thread
         self._drop = drop
         self.acks = Acks(waiting=self._send_soon, lost=_too_late)
@@ -56,18 +66,25 @@ class Settling:
         self.later: deque[Later] = deque()
         self._acking = False
         self._troubles = Troubles("acks")
-        self.due = inf
-        """When the thread is to send (monotonic)."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Send nothing more, until something is to be sent anew."""
+        self.send_at = self._repeat_at = inf
+
+    def due(self) -> float:
+        """When the thread is to do something (monotonic)."""
+        return min(self.send_at, self._repeat_at)
 
     def _send_soon(self) -> None:
         # While acks come all the time the thread looks by itself every few milliseconds: rousing it
         # costs the thread that works more than the ack does.
         self._acking = True
-        if self.due != inf:
+        if self.send_at != inf:
             return
         with self._thread.wake:
-            if self.due == inf:
-                self.due = time.monotonic() + ACK_DELAY
+            if self.send_at == inf:
+                self.send_at = time.monotonic() + ACK_DELAY
                 self._thread.rouse()
 
     def settle(
@@ -104,14 +121,14 @@ class Settling:
         """Have the thread do it, in so many seconds."""
         with self._thread.wake:
             self.later.append(Later(queue, receipts, flow))
-            self.due = min(self.due, time.monotonic() + within)
+            self.send_at = min(self.send_at, time.monotonic() + within)
             self._thread.rouse()
 
     def settle_now(self, later: Later, now: float) -> None:
         """Do it with the turn that began `now`: what says so is the thread itself."""
         with self._thread.wake:
             self.later.append(later)
-            self.due = now
+            self.send_at = now
 
     def send(self, wait: float) -> None:
         """Send it now, if there is any. What cannot be sent is kept."""
@@ -120,17 +137,45 @@ class Settling:
 
     def turn(self, now: float) -> None:
         """Send what is due."""
+        if now >= self.send_at:
+            self._send_waiting(now)
+        if now >= self._repeat_at:
+            self._repeat(now)
+        # Each ack that is added is followed by a turn, so this sees it: it waits or was taken.
+        at = (now if self.acks.queues() else self.acks.taken_since()) + self._patience
         with self._thread.wake:
-            self.due = now + ACK_DELAY if self._acking else inf
+            self._repeat_at = at if at > now else now + min(self._patience, RETRY)
+
+    def _send_waiting(self, now: float) -> None:
+        with self._thread.wake:
+            self.send_at = now + ACK_DELAY if self._acking else inf
             self._acking = False
         oldest = self.acks.since()
         if oldest + ACK_DELAY > now and not self.later:
             # A claim may take them along before their time is up.
             with self._thread.wake:
-                self.due = min(self.due, max(oldest + ACK_DELAY, now + 0.001))
+                self.send_at = min(self.send_at, max(oldest + ACK_DELAY, now + 0.001))
         elif not self.flush():
             with self._thread.wake:
-                self.due = now + RETRY
+                self.send_at = now + RETRY
+
+    def _repeat(self, now: float) -> None:
+        """Send once more what a call took along that is not answered for so long."""
+        batches = self.acks.unanswered(now - self._patience)
+        if self._engine.slots is None:
+            self._repeat_some(batches)
+            return
+        for node, some in by_place(batches, lambda each: self._engine.place(each[0])).items():
+            self._nodes.do(node, "unanswered acks", partial(self._repeat_some, some))
+
+    def _repeat_some(self, batches: Sequence[tuple[str, Sequence[str]]]) -> None:
+        for name, receipts in batches:
+            log.debug("%d acks of %s are not answered: sent once more", len(receipts), name)
+            try:
+                self._engine.run(flows.repeat(self._engine.keys(name), receipts, self.acks))
+                self._troubles.over(name)
+            except AtomqError as error:
+                self._troubles.met(error, name, "acks of %s are kept, to be sent: %s", name)
 
     def flush(self, wait: float = 0.0) -> bool:
         """Send what waits to be sent; whether all was. `wait`: seconds, for the nodes of a cluster.
@@ -157,7 +202,7 @@ class Settling:
     def _send_to_node(self, names: Sequence[str], later: Sequence[Later]) -> None:
         if not self._send_some(names, later):
             with self._thread.wake:
-                self.due = min(self.due, time.monotonic() + RETRY)
+                self.send_at = min(self.send_at, time.monotonic() + RETRY)
                 if not self._thread.closing:
                     self._thread.rouse()
 

@@ -14,10 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
+from kombu import Connection, Consumer
+from kombu import Queue as KombuQueue
 
 from atomq import AsyncQueue, Engine, LeaseLost, Queue, calls, workers
 from atomq.address import Address
@@ -402,6 +404,56 @@ def test_an_ack_that_waits_for_a_claim_is_sent_when_the_engine_is_closed(server:
     queue.keeper.ack_later(queue.keys, message.receipt)
     queue.engine.close()
     assert server.client().hget("_atomq.{q}.stats", "acked") == b"1"
+
+
+@pytest.mark.parametrize("worker", ["kombu", "asyncio"])
+def test_an_ack_whose_claim_has_no_answer_arrives_while_its_loop_stands_still(
+    server: Server, worker: str
+) -> None:
+    """The claim that took it along is lost, and the loop that would notice works for longer."""
+    queue = Queue("q", server.url)
+    queue.put_many(["acked", "next"])
+
+    def stands_still() -> list[Any]:
+        with rival(server) as got:
+            wait_until("both to be acked", lambda: queue.state().stats.get("acked") == 2)
+        return [message.body for message in got]
+
+    def by_kombu(proxy: Proxy) -> list[Any]:
+        url, got = proxy.url.replace("redis+socket", "atomq+socket"), []
+        with Connection(url, transport_options={"lease": LEASE}) as connection:
+            channel = connection.channel()
+            with Consumer(channel, [KombuQueue("q")], on_message=got.append):
+                connection.drain_events(timeout=5)
+                proxy.drop_request(matching=got[0].delivery_tag.encode())
+                keeper = channel.broker.keeper
+                with keeper.lock, suppress(TimeoutError):  # else its thread may send it first
+                    got[0].ack()
+                    connection.drain_events(timeout=0)
+                assert keeper.acks.under_way("q")
+                return stands_still()
+
+    async def by_asyncio(proxy: Proxy) -> list[Any]:
+        async def others() -> list[Any]:
+            for _ in range(1_000_000):
+                if messages.keeper.acks.under_way("q"):
+                    return stands_still()
+                await asyncio.sleep(0)
+            raise AssertionError("no claim took the ack along")
+
+        async with AsyncQueue("q", proxy.url, lease=LEASE) as messages:
+            blocking = asyncio.create_task(others())
+            async for message in messages.consume(prefetch=1, timeout=0):
+                async with message:
+                    if message.body == "acked":
+                        proxy.drop_request(matching=message.receipt.encode())
+            return await blocking
+
+    with Proxy(server.socket) as proxy:
+        taken = by_kombu(proxy) if worker == "kombu" else asyncio.run(by_asyncio(proxy))
+        assert proxy.dropped == 1
+    assert taken == ["next"]
+    queue.engine.close()
 
 
 def test_settled_messages_leave_nothing_behind(server: Server) -> None:

@@ -826,6 +826,53 @@ def test_who_leaves_waits_for_acks_that_others_are_sending() -> None:
     assert play.over
 
 
+def test_what_a_call_took_along_is_sent_once_more_while_it_is_not_answered() -> None:
+    lost: list[str] = []
+    acks = Acks(lost=lambda _, receipts: lost.extend(receipts))
+    assert (acks.unanswered(), acks.taken_since()) == ([], float("inf"))
+    acks.add("q", "r1")
+    taken, since = acks.take("q"), acks.taken_since()
+    assert 0 < since <= time.monotonic()
+    assert acks.unanswered(since) == acks.unanswered() == [("q", ["r1"])]
+    assert acks.unanswered(since - 1) == []
+    play = Play(flows.repeat(Q, taken, acks))
+    assert (play.effect.script.name, play.effect.args, play.effect.repeated) == (
+        "ack",
+        ["r1"],
+        True,
+    )
+    play.go([Verdict.UNKNOWN])
+    assert play.over
+    assert (acks.unanswered(), acks.under_way("q")) == ([], False)
+    acks.answered("q", taken, ["r1"])
+    assert lost == [], "it found nothing as it was acked beside"
+    acks.add("q", "r1")
+    acks.answered("q", acks.take("q"), ["r1"])
+    assert lost == ["r1"]
+
+
+def test_what_is_sent_once_more_in_vain_stays_under_way() -> None:
+    acks = Acks()
+    acks.add("q", "r1")
+    taken = acks.take("q")
+    with pytest.raises(ServerUnavailable):
+        Play(flows.repeat(Q, taken, acks)).go(ServerUnavailable("gone"))
+    assert acks.unanswered() == [("q", ["r1"])]
+    acks.put_back("q", taken)
+    assert (acks.unanswered(), acks.queues()) == ([], ["q"])
+
+
+def test_a_call_that_took_nothing_along_answers_for_no_other() -> None:
+    acks = Acks()
+    acks.add("q", "r1")
+    taken = acks.take("q")
+    acks.answered("q", acks.take("q"), [])
+    assert acks.under_way("q")
+    assert not acks.under_way("r")
+    acks.answered("q", taken, [])
+    assert not acks.under_way("q")
+
+
 def test_acks_that_are_said_again_are_overdue() -> None:
     acks = Acks()
     acks.add("q", "r1")

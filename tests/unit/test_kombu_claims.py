@@ -60,7 +60,7 @@ def test_a_claim_under_way_reserves_room_of_its_channel_for_a_time(
     assert claims.reserved(other, 2.0) == 0
     now[0] += 1.5
     assert claims.reserved(stage.channel, 2.0) == 0
-    claims.forget()
+    claims.give_up()
     assert claims.reserved(stage.channel, 9.0) == 0
 
 

@@ -419,6 +419,7 @@ def test_one_that_closes_waits_for_an_answer_until_the_server_counts_as_dead(
     stage: Stage, taken_in: Intake, clock: list[float]
 ) -> None:
     stage.consume()
+    stage.broker.keeper.acks.add("q", "a")
     stage.poller.pump()
     began = clock[0]
     taken_in.close()
@@ -426,3 +427,5 @@ def test_one_that_closes_waits_for_an_answer_until_the_server_counts_as_dead(
     assert set(stage.line.waited) == {0.1}
     assert stage.line.closed
     assert taken_in.claims.under_way is None
+    assert stage.broker.keeper.acks.queues() == ["q"], "its acks are sent without it"
+    assert len(stage.broker.unanswered) == 1, "what it claimed is asked for again"

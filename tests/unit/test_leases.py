@@ -412,13 +412,13 @@ def test_a_turn_does_what_is_due_and_waits_for_the_next_thing(
     keeper: LeaseKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns = Turns(keeper, monkeypatch)
-    keeper._look_at, keeper._settling.due, keeper._renewal.renew_at = 101.0, 102.0, 103.0
+    keeper._look_at, keeper._settling.send_at, keeper._renewal.renew_at = 101.0, 102.0, 103.0
     assert turns.turn() == (True, ["renewal"], [1.0])
     turns.now = 101.0
     assert turns.turn() == (True, ["backlogs", "renewal"], [])
     keeper._look_at, turns.now = inf, 102.0
     assert turns.turn() == (True, ["settling", "renewal"], [])
-    keeper._settling.due = inf
+    keeper._settling.send_at = inf
     assert turns.turn() == (True, ["renewal"], [1.0])
     keeper._renewal.renew_at = 102.5
     assert turns.turn() == (True, ["renewal"], [0.5])
@@ -447,9 +447,9 @@ def test_at_the_end_what_waits_is_sent_and_nothing_is_renewed_any_more(
     monkeypatch.setattr(keeper._thread, "join", joined.append)
     one = claim("a")
     keeper.hold(one, one.deliveries)
-    keeper._look_at = keeper._settling.due = 5.0
+    keeper._look_at = keeper._settling.send_at = 5.0
     keeper.close()
-    assert (keeper.holds_any, keeper._look_at, keeper._settling.due) == (False, inf, inf)
+    assert (keeper.holds_any, keeper._look_at, keeper._settling.send_at) == (False, inf, inf)
     assert (keeper._renewal.due(), keeper._thread.closing, joined) == (inf, True, [2.0])
     keeper.send()
     assert settled.done == [("flush", leases.LEAVING), ("send", leases.LEAVING)]

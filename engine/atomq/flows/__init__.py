@@ -7,7 +7,7 @@ drive the same flow.
 
 from __future__ import annotations
 
-from atomq.flows.acks import Acks, flush
+from atomq.flows.acks import Acks, flush, repeat
 from atomq.flows.base import (
     Answer,
     Filled,
@@ -77,6 +77,7 @@ __all__ = [
     "publish_briefly",
     "redrive",
     "redrive_all",
+    "repeat",
     "run_now",
     "seconds_left",
     "status",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 
 from atomq import calls, fork
 from atomq.calls import Verdict
@@ -15,8 +16,10 @@ from atomq.keys import QueueKeys
 class Acks:
     """Acks that may wait a moment, to ride along with the next claim. Any thread may add.
 
-    What is taken is not forgotten until its call was answered: `put_back` if it was not. `waiting`
-    is called when the first one comes to wait for a queue, `lost` of those that came too late.
+    What is taken is not forgotten until its call was answered: `put_back` if it was not. Until then
+    it is `unanswered`, so `put_back` and `answered` are given the very list that `take` answered.
+    `waiting` is called when the first one comes to wait for a queue, `lost` of those that came too
+    late.
 
     There is no lock: Python may run the finalizer of an abandoned consumer at any moment, which
     takes and adds in the midst of what its thread does here. Each step is one operation on a deque,
@@ -37,7 +40,8 @@ class Acks:
         """In a child process: they are the parent's."""
         self._receipts: dict[str, deque[str]] = {}
         self._since: dict[str, float] = {}
-        self._under_way: list[str] = []  # the queue of each batch
+        # What was taken: queue, receipts and when (monotonic), by the identity of the receipts.
+        self._under_way: dict[int, tuple[str, list[str], float]] = {}
         self._repeated: set[str] = set()
 
     def add(self, queue: str, receipt: str) -> None:
@@ -61,27 +65,24 @@ class Acks:
         if not waiting:
             return []
         taken: list[str] = []
-        self._under_way.append(queue)
+        self._under_way[id(taken)] = queue, taken, time.monotonic()
         try:
             while waiting and len(taken) < calls.MOST:
                 taken.append(waiting.popleft())
         except IndexError:
             pass  # another thread, or a finalizer, took the last one
         if not taken:
-            self._arrived(queue)
+            self._arrived(taken)
         return taken
 
-    def _arrived(self, queue: str) -> None:
-        try:  # noqa: SIM105 - each claim comes here, and suppress() takes three times as long
-            self._under_way.remove(queue)
-        except ValueError:
-            pass  # a forked child ends what its parent began
+    def _arrived(self, receipts: Sequence[str]) -> None:
+        self._under_way.pop(id(receipts), None)  # a forked child ends what its parent began
 
     def put_back(self, queue: str, receipts: Sequence[str]) -> None:
         """These were taken and not answered for: it is not known whether they were carried out."""
         if receipts:
             self.send_again(queue, receipts)
-            self._arrived(queue)
+            self._arrived(receipts)
 
     def send_again(self, queue: str, receipts: Sequence[str]) -> None:
         """These were sent, and not answered for."""
@@ -93,7 +94,7 @@ class Acks:
 
     def answered(self, queue: str, receipts: Sequence[str], missing: Sequence[str]) -> None:
         """These were taken and carried out; `missing` of them found nothing."""
-        self._arrived(queue)
+        self._arrived(receipts)
         if self._repeated:
             # Sent before, and maybe carried out then: that they find nothing says nothing.
             missing = [receipt for receipt in missing if receipt not in self._repeated]
@@ -107,7 +108,24 @@ class Acks:
 
     def under_way(self, queue: str) -> bool:
         """Whether some are taken and not answered for yet, by another thread maybe."""
-        return queue in self._under_way
+        return any(name == queue for name, _, _ in self._under_way.copy().values())
+
+    def unanswered(self, until: float = inf) -> list[tuple[str, list[str]]]:
+        """What was taken until then (monotonic) and not answered for: each queue with receipts."""
+        batches = self._under_way.copy().values()
+        return [(queue, receipts) for queue, receipts, at in batches if at <= until]
+
+    def taken_since(self) -> float:
+        """When the oldest was taken that is not answered for (monotonic); inf: there is none."""
+        return min([at for _, _, at in self._under_way.copy().values()], default=inf)
+
+    def repeats(self, receipts: Sequence[str]) -> None:
+        """These are said again, beside the call that took them: one of the two finds nothing."""
+        self._repeated.update(receipts)
+
+    def repeated(self, receipts: Sequence[str]) -> None:
+        """They were carried out, whatever becomes of the call that took them."""
+        self._arrived(receipts)
 
     def queues(self) -> list[str]:
         """The queues something waits for."""
@@ -115,7 +133,7 @@ class Acks:
 
     def since(self) -> float:
         """When the one that waits longest came (monotonic); inf: none waits."""
-        return min([self._since.get(queue, 0.0) for queue in self.queues()], default=float("inf"))
+        return min([self._since.get(queue, 0.0) for queue in self.queues()], default=inf)
 
 
 def flush(queue: QueueKeys, acks: Acks) -> Flow[None]:
@@ -129,3 +147,10 @@ def flush(queue: QueueKeys, acks: Acks) -> Flow[None]:
         pairs = zip(receipts, verdicts, strict=True)
         missing = [receipt for receipt, verdict in pairs if verdict is Verdict.LOST]
         acks.answered(queue.name, receipts, missing)
+
+
+def repeat(queue: QueueKeys, receipts: Sequence[str], acks: Acks) -> Flow[None]:
+    """Send once more what a call took along that is not answered yet."""
+    acks.repeats(receipts)
+    yield from ask(calls.ack(queue, receipts).again())
+    acks.repeated(receipts)

@@ -165,16 +165,12 @@ class Claims:
         return bool(claimed.deliveries)
 
     def give_up(self) -> None:
-        """The connection is lost: the broker asks for the answer when the next one is made."""
+        """The connection has ended: the broker asks for the answer when the next one is made."""
         if self.under_way is not None:
             _, call, acks = self.under_way
             self._put_back(acks)
             self._broker.unanswered.append(call)
             self.under_way = None
-
-    def forget(self) -> None:
-        """The connection is closed: no answer comes any more."""
-        self.under_way = None
 
     def pass_on(self, token: str) -> None:
         """Wake another consumer by a token for a queue that is not consumed here any more."""

@@ -138,7 +138,7 @@ class Intake:
                 log.debug("while hanging up: %s", error)
         self._buffer.give_back()
         self._hang_up()
-        self.claims.forget()
+        self.claims.give_up()
 
     def _hang_up(self) -> None:
         self.socket.hang_up()
