@@ -1,7 +1,8 @@
 -- purge: throw away what a queue holds in the parts named; or single dead letters.
 --
 -- Frees in the background. With the part `settings` nothing of the queue is left but what passes by itself: results and
--- what is remembered of producers. A queue that is in use, or holds messages, may be spared.
+-- what is remembered of producers. A queue that is in use, or holds messages, may be spared: so one that passes with
+-- its last consumer (`auto_delete` in Kombu) leaves nothing.
 --
 -- KEYS
 --   unacked          zset
@@ -27,12 +28,14 @@
 --   settings         int     1: pause, timer, counters and remembered ids too
 --   if_unused        int     1: only if nothing is unacked
 --   if_empty         int     1: only if nothing is ready or delayed
+--   if_idle          int     1: only if it holds nothing, has no partitions, and no consumer said that it is there
 --   id               text    * item    these dead letters only
 -- RETURNS
 --   messages thrown away: ready, delayed, unacked, dead
 -- ERRORS
 --   BADARG  WRONGTYPE  INUSE
 local args = require("lib.args")
+local clock = require("lib.clock")
 local guard = require("lib.guard")
 
 local unacked, records, delayed, delayed_records = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -45,6 +48,7 @@ local parts = {
   settings = args.int("settings", 0, 1) == 1,
 }
 local if_unused, if_empty = args.int("if_unused", 0, 1) == 1, args.int("if_empty", 0, 1) == 1
+local if_idle = args.int("if_idle", 0, 1) == 1
 local items = args.items("id", 1, 1000)
 local sizes = { 0, guard.zset(delayed), guard.zset(unacked), guard.stream(dead) }
 local ready = guard.ready(READY)
@@ -60,6 +64,15 @@ elseif if_empty and sizes[1] + sizes[2] > 0 then
   return redis.error_reply("INUSE the queue has messages, " .. sizes[1] + sizes[2])
 elseif if_unused and sizes[3] > 0 then
   return redis.error_reply("INUSE the queue has unacked messages, " .. sizes[3])
+elseif if_idle then
+  local set, now = redis.call("HMGET", meta, "consumers", "partitions"), clock.now()
+  local in_use = set[2]
+  for _, deadline in string.gmatch(set[1] or "", "(%S+) (%d+)") do
+    in_use = in_use or tonumber(deadline) > now
+  end
+  if in_use or sizes[1] + sizes[2] + sizes[3] + sizes[4] > 0 then
+    return redis.error_reply("INUSE the queue is not idle")
+  end
 end
 
 if items > 0 then

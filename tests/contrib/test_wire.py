@@ -641,6 +641,33 @@ def test_what_others_put_into_a_queue_that_expires_goes_with_it(wire: Wire) -> N
         assert queue.name not in [found.name for found in worker.engine.overview().queues]
 
 
+def test_nothing_is_left_of_a_queue_that_went_with_its_consumer(wire: Wire) -> None:
+    """As in Kombu's pattern of a call with a reply: each call has a queue of its own."""
+    queue = Queue(next(_names), Exchange(""), exclusive=True, auto_delete=True)
+    received: list[Any] = []
+
+    def left() -> set[bytes]:
+        found = wire.db.scan_iter(f"*{queue.name}*")
+        return {key for key in found if b".producer." not in key}
+
+    with atomq.Queue(queue.name, wire.server.url) as answers:
+        connection = wire.connect("atomq")
+        with consuming(connection, queue, received):
+            answers.put(1)
+            drain(connection, received, 1)
+        assert not left()
+        assert not answers.engine.overview().queues
+
+        other = wire.connect("atomq")
+        with consuming(connection, queue, received), consuming(other, queue, received):
+            answers.put(2)
+            drain(connection, received, 2)
+        answers.put(3)
+        with consuming(connection, queue, received):
+            answers.put(4)
+        assert len(answers.peek()) == 2, "what was not consumed stays, as in stock"
+
+
 def test_missing_bindings_heal_themselves(wire: Wire) -> None:
     exchange = Exchange(next(_names))
     connection = wire.connect("atomq")

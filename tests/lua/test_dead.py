@@ -293,6 +293,34 @@ def test_a_queue_that_is_used_is_purged_whole_or_not_at_all(q: Queue) -> None:
     assert q.run(call) == Counts(ready=3)
 
 
+def test_a_queue_that_is_not_idle_is_not_purged(q: Queue) -> None:
+    call = calls.purge(
+        q.keys, ready=True, delayed=True, unacked=True, dead=True, settings=True, if_idle=True
+    )
+
+    def is_spared() -> None:
+        stored = q.rig.snapshot()
+        with pytest.raises(QueueInUse):
+            q.run(call)
+        assert q.rig.snapshot() == stored
+
+    q.put("a", step=2)
+    is_spared()
+    (held,) = q.take()
+    is_spared()
+    q.run(calls.reject(q.keys, [calls.Rejection(held.receipt, "", "rejected")]))
+    is_spared()  # a dead letter
+    q.run(calls.purge(q.keys, dead=True))
+    q.run(calls.attend(q.keys, "w", alive_ms=60_000))
+    is_spared()
+    q.run(calls.attend(q.keys, "w"))
+    q.db.hset(q.keys.meta, "partitions", "2")
+    is_spared()
+    q.db.hdel(q.keys.meta, "partitions")
+    q.run(call)
+    assert q.db.keys() == []
+
+
 def test_a_queue_that_holds_messages_is_purged_whole_or_not_at_all(q: Queue) -> None:
     call = calls.purge(q.keys, ready=True, delayed=True, settings=True, if_empty=True)
     for settings in ({}, {"step": 4}, {"delay_ms": 60_000}):

@@ -102,7 +102,17 @@ def redrive(
 _PURGE = scripts.declared(
     "purge",
     keys=(*QUEUE, "calls", "calls_old", "ids", *_TRACKED, "cancelled", "ready * step"),
-    argv=("ready", "delayed", "unacked", "dead", "settings", "if_unused", "if_empty", "id * item"),
+    argv=(
+        "ready",
+        "delayed",
+        "unacked",
+        "dead",
+        "settings",
+        "if_unused",
+        "if_empty",
+        "if_idle",
+        "id * item",
+    ),
 )
 
 
@@ -125,15 +135,17 @@ def purge(
     settings: bool = False,
     if_unused: bool = False,
     if_empty: bool = False,
+    if_idle: bool = False,
     dead_ids: Sequence[str] = (),
 ) -> Call[Counts]:
     """Throw away what lies in the parts named, or single dead letters; how many that were.
 
     With `if_unused` its run raises `QueueInUse`, and nothing is changed, if messages are unacked;
-    with `if_empty`, if messages are ready or delayed.
+    with `if_empty`, if messages are ready or delayed; with `if_idle`, if it holds any at all, has
+    partitions, or a consumer of the Kombu transport said in the last minute that it is there.
     """
     check_names("dead_ids", dead_ids, least=0)
-    parts = (ready, delayed, unacked, dead, settings, if_unused, if_empty)
+    parts = (ready, delayed, unacked, dead, settings, if_unused, if_empty, if_idle)
     flags = [arguments.flag("a part of purge", part) for part in parts]
     args = [*flags, *dead_ids]
     gone = GONE if settings and ready and delayed and unacked and dead else 0

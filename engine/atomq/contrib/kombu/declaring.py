@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from math import inf
 from typing import Any, ClassVar
 
@@ -151,6 +152,23 @@ class Declaring(virtual.Channel):
                 )
             )
         self.broker.spread.forget(queue)
+
+    def consumer_left(self, queue: str) -> None:
+        """A consumer of a queue left: if the queue is `auto_delete`, and idle, nothing of it stays.
+
+        What it still holds stays, as in stock. Raises our exceptions.
+        """
+        passes = queue in self.auto_delete_queues and queue not in self._expires
+        if not passes or queue in self.fanout_queues or is_reply_queue(queue):
+            return
+        self.broker.keeper.send()  # or what was acked just now still counts as held
+        keys = self.broker.keys(queue)
+        gone = calls.purge(
+            keys, ready=True, delayed=True, unacked=True, dead=True, settings=True, if_idle=True
+        )
+        with suppress(QueueInUse):
+            self.broker.engine.run(gone)
+        keys.noted = inf
 
     def _delete(
         self,

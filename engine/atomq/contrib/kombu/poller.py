@@ -83,6 +83,7 @@ class Poller:
             if not self._transport.lost:
                 for queue in queues:
                     self._intake.leave(queue)
+                    channel.consumer_left(queue)
         except (server.RedisError, OSError, AtomqError) as error:
             if not channel.closed:
                 raise
