@@ -2,7 +2,8 @@
 --
 -- Messages that share their settings travel as a group. "": all that follows is ready at once, in the first
 -- priority step; "t": and it is tracked (see lib/tracking); else they are nine whole numbers:
--- `count step delay_ms at_ms ttl_ms alive_ms named id_ms tracked`.
+-- `count step delay_ms at_ms ttl_ms alive_ms named id_ms tracked`. A "p" in front of the first says that this is a
+-- partition: nothing is put into one that was never put into and has no record. No consumer would look there.
 -- So many messages, 1,000 in a call. The step is 1 to the number of ready lists. Due at the server's `at_ms` or, when
 -- that is 0, in `delay_ms`. It expires in `ttl_ms`; 0: never. It is delayed only if a consumer was seen within
 -- `alive_ms`, else ready at once; 0: always. Named 1: each message has its id before it; 2: and is put once, for its id
@@ -38,7 +39,7 @@
 --   messages put, if that is all there is to say; else one text of whole numbers: messages put; 1 if the call was a
 --   repeated one, 2 if the queue was found to expire, or 0; positions, over all groups, of messages whose id was known
 -- ERRORS
---   BADARG  WRONGTYPE
+--   BADARG  WRONGTYPE  NOPART
 local limits = require("lib.limits")
 local producer, tokens, meta, stats, ready = KEYS[1], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local SMALL = limits.SMALL
@@ -48,8 +49,10 @@ local call, total, try = ARGV[1], #ARGV - 3, redis.pcall
 -- time. What is here runs for every task there is: nothing is called that can be done without, and three keys are found
 -- to be of another type only when they are written. Anything else, and be it a fault, is for lib/publishing.
 local number = total > 0 and #call < 15 and #ARGV[2] < 12 and not string.find(call, "%D") and tonumber(call)
-local is_plain = number and total <= 1000 and (ARGV[3] == "" or ARGV[3] == "t")
-local puts = ARGV[3] == "t" and total or 0
+local settings = ARGV[3]
+local is_tracked = settings == "t" or settings == "pt"
+local is_plain = number and total <= 1000 and (settings == "" or settings == "p" or is_tracked)
+local puts = is_tracked and total or 0
 is_plain = is_plain and #KEYS - puts > 6 and #KEYS - puts < 17
 local largest, byte = 0, string.byte
 for i = 4, is_plain and total + 3 or 0 do
@@ -72,8 +75,12 @@ if is_plain then
     set = try("HMGET", meta, "paused", "largest", "expires")
     is_plain = not set.err
   end
-  is_plain = is_plain and type(try("HINCRBY", stats, "published", total)) == "number"
-  if is_plain and type(try("LPUSH", ready, unpack(ARGV, 4))) ~= "number" then
+  local published = is_plain and try("HINCRBY", stats, "published", total)
+  is_plain = type(published) == "number"
+  if is_plain and published == total and string.byte(settings) == 112 then -- p, for the first time
+    redis.call("HDEL", stats, "published")
+    is_plain = false
+  elseif is_plain and type(try("LPUSH", ready, unpack(ARGV, 4))) ~= "number" then
     redis.call("HINCRBY", stats, "published", -total)
     is_plain = false
   end

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         ServerFull,
         ServerTooOld,
         ServerUnavailable,
+        UnknownPartition,
         WrongType,
     )
     from atomq.options import Options
@@ -70,7 +71,7 @@ _HOMES = {
         "AtomqError DurabilityUnavailable EmbeddedServerError InvalidAddress InvalidArgument "
         "InvalidMessage InvalidOptions LeaseLost MessageCancelled MessageFailed NotDurable "
         "PermissionDenied QueueInUse ResultTimeout ScriptFault ScriptsNotLoaded ServerError "
-        "ServerFull ServerTooOld ServerUnavailable WrongType"
+        "ServerFull ServerTooOld ServerUnavailable UnknownPartition WrongType"
     ),
     "atomq.serializers": "BYTES JSON Serializer",
     "atomq.options": "Options",
@@ -147,6 +148,7 @@ __all__ = [
     "ServerFull",
     "ServerTooOld",
     "ServerUnavailable",
+    "UnknownPartition",
     "Verdict",
     "WrongType",
     "__version__",

@@ -54,7 +54,7 @@ class Engine(Runner):
         super().__init__(address, options, **more)
         self._pool: Pool | Shards = Shards(self) if self.address.kind == "cluster" else Pool(self)
         self._gate = fork.Lock()
-        self._gatherings: dict[str, ThreadGathering] = {}
+        self._gatherings: dict[QueueKeys, ThreadGathering] = {}
 
     @staticmethod
     def for_thread(address: Address) -> Engine:
@@ -70,10 +70,10 @@ class Engine(Runner):
         if brief:
             flow = flows.publish_briefly(keys, [message], self.producers, self.options)
             return not self.run_flow(flow).known
-        gathering = self._gatherings.get(keys.name)
+        gathering = self._gatherings.get(keys)
         if gathering is None:
             producers, options = self.producers, self.options
-            gathering = self._gatherings[keys.name] = ThreadGathering(
+            gathering = self._gatherings[keys] = ThreadGathering(
                 lambda messages: flows.publish(keys, messages, producers, options), self._run_one
             )
         return gathering.put(message)

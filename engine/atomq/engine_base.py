@@ -59,6 +59,7 @@ class EngineBase:
         self.producers = Producers()
         """Those of all that publish by this engine."""
         self._keys: dict[str, QueueKeys] = {}
+        self._partition_keys: dict[tuple[str, str], QueueKeys] = {}
         self.virtual_host = virtual_host_of(address, self.for_thread)
         """What a `virtual_host` other than 0 is on a cluster."""
         prefix = self.options.global_keyprefix
@@ -108,20 +109,29 @@ class EngineBase:
         """The keys of a queue. Raises `InvalidArgument` if no queue may be called so."""
         found = self._keys.get(queue) if isinstance(queue, str) else None
         if found is None:
-            options, namespace = self.options, self.virtual_host.namespace
-            how: dict[str, Any] = {
-                "prefix": (namespace or "") + options.global_keyprefix,
-                "sep": options.sep,
-                "steps": options.priority_steps,
-                "layout": self.layout,
-                "keep": options.dead_kept,
-            }
-            found = self._keys[queue] = (
-                QueueKeys(queue, **how)
-                if namespace is not None
-                else LateQueueKeys(queue, namespace=lambda: self.namespace, **how)
-            )
+            found = self._keys[queue] = self._keys_of(queue)
         return found
+
+    def partition_keys(self, name: str, whole: str) -> QueueKeys:
+        """The keys of a partition, as those have them that put into the `whole` queue."""
+        found = self._partition_keys.get((name, whole))
+        if found is None:
+            found = self._partition_keys[name, whole] = self._keys_of(name, whole)
+        return found
+
+    def _keys_of(self, name: str, whole: str = "") -> QueueKeys:
+        options, namespace = self.options, self.virtual_host.namespace
+        how: dict[str, Any] = {
+            "prefix": (namespace or "") + options.global_keyprefix,
+            "sep": options.sep,
+            "steps": options.priority_steps,
+            "layout": self.layout,
+            "keep": options.dead_kept,
+            "whole": whole,
+        }
+        if namespace is not None:
+            return QueueKeys(name, **how)
+        return LateQueueKeys(name, namespace=lambda: self.namespace, **how)
 
     def durability(self, name: str | None = None) -> Durability | None:
         """What has to be confirmed of a publish; None: nothing. By default what the options say.

@@ -118,6 +118,20 @@ class ScriptFault(ServerError):
     """
 
 
+class UnknownPartition(ServerError):
+    """The record of the queue names no such partition, or not any more. Nothing was put.
+
+    Raised where a partition is used by itself that a process has from before the queue, or the
+    whole server, was deleted: ask `partitions()` again. The queue itself does that and puts the
+    message where the record says.
+
+    See docs/reference/errors.md#unknownpartition.
+    """
+
+    partition = ""
+    """Its name."""
+
+
 class DurabilityUnavailable(ServerError):
     """The server cannot confirm what `durability` asks for. Nothing was published.
 

@@ -78,6 +78,7 @@ class QueueKeys:
         "noted",
         "once",
         "overview",
+        "part",
         "pause",
         "peek",
         "probe",
@@ -116,13 +117,18 @@ class QueueKeys:
         steps: Sequence[int] = STEPS,
         layout: Layout = "stock",
         keep: str = "",
+        whole: str = "",
     ) -> None:
-        """`name` as users know it. Raises `InvalidArgument` if no queue may be called so."""
+        """`name` as users know it. Raises `InvalidArgument` if no queue may be called so.
+
+        `whole` is the queue that this is a partition of; itself, if it is the first one.
+        """
         check_name(name, sep=sep, layout=layout)
         if layout == "cluster" and ("{" in prefix or "}" in prefix):
             raise InvalidArgument(f"in a cluster global_keyprefix has no braces, got {prefix!r}")
-        # `whole` is the queue that this is a partition of; itself, if it is not known to be one.
-        self.name, self.whole, self.layout, self.steps = name, name, layout, tuple(steps)
+        self.name, self.whole, self.layout, self.steps = name, whole or name, layout, tuple(steps)
+        self.part = "p" if whole else ""
+        """What the settings of a publish begin with: "p" into a partition."""
         self.keep = keep
         """Which dead letters are kept, as the scripts that write them have it; "": all."""
         self.noted = 0.0

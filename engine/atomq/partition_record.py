@@ -1,6 +1,7 @@
-"""Over which partitions a queue is spread: a record beside the first, on a cluster copied to all.
+"""Over which partitions a queue is spread: a record beside the first, copied to all others.
 
 The first client that uses the queue writes it. One that wants more partitions raises their number.
+Where the record is lost, it is written again as a copy has it, or a client that is there.
 """
 
 from __future__ import annotations
@@ -33,8 +34,11 @@ class PartitionRecord:
         """What is written down; "" if nothing is."""
         return self.ask(calls.partitions(self._keys))
 
-    def agreed(self) -> Flow[PartitionMap]:
-        """What is written down, in which there are as many as this queue was said to have."""
+    def agreed(self, known: PartitionMap | None = None) -> Flow[PartitionMap]:
+        """What is written down, in which there are as many as this queue was said to have.
+
+        `known` is what this client read before.
+        """
         try:
             record = yield from self.ask(calls.partitions(self._keys))
         except ServerUnavailable as error:
@@ -46,9 +50,10 @@ class PartitionRecord:
                 return self._checked(PartitionMap.read(self._name, record))
             record = yield from ask(calls.partitions(self._keys))
         while True:
-            chosen, raised = self._chosen(record)
+            copies = yield from self._copies(record)
+            chosen, raised = self._chosen(self._longest(record, copies, known))
             if chosen.record == record:
-                if self._on_shards and not (yield from self._is_copied(chosen)):
+                if any(self._is_old(copy, chosen) for copy in copies):
                     yield from self._copy(chosen)
                 return chosen
             paused = (yield from self._pause_alike(raised)) if raised else None
@@ -104,31 +109,52 @@ class PartitionRecord:
                 log.info("it is not known whether %r is paused: %s", name, error)
         return paused
 
-    def _is_copied(self, chosen: PartitionMap) -> Flow[bool]:
-        """Whether the copies that are sought when the first is away are those of this record.
+    def _copies(self, record: str) -> Flow[list[str]]:
+        """The copies that are sought when the first is away, without those of nodes that are too.
 
-        They are written last. A node that is away is not asked for long, and counts as right.
+        They are written last, so they are those of this record if all are. Without a record they
+        are sought on a cluster, where it may be lost alone.
         """
+        found: list[str] = []
+        if not record:
+            if self._on_shards:
+                found.append((yield from flows.copied_record(self._engine.keys, self._name)))
+            return found
+        names = PartitionMap.read(self._name, record).names
         for at in COPIES:
-            for name in chosen.names[at : at + 1]:
+            for name in names[at : at + 1]:
                 try:
-                    found = yield from self.ask(calls.partitions(self._engine.keys(name)))
+                    copy = yield from self.ask(calls.partitions(self._engine.keys(name)))
                 except ServerUnavailable:
                     continue
-                if self._is_old(found, chosen):
-                    return False
-        return True
+                found.append(copy.removeprefix(COPY))
+        return found
+
+    def _longest(self, record: str, copies: Sequence[str], known: PartitionMap | None) -> str:
+        """The record, or the longest that goes on where it ends: one that was lost."""
+        names = PartitionMap.names_of(self._name, record)
+        for other in (*copies, known.record if known is not None else ""):
+            others = PartitionMap.names_of(self._name, other)
+            if len(others) > len(names) and others[: len(names)] == names:
+                record, names = other, others
+        return record
+
+    def copy(self, chosen: PartitionMap, name: str) -> Flow[None]:
+        """Write the record down beside this partition too.
+
+        For the time when the first is away; and it is what says that this is a partition.
+        """
+        keys, found, known = self._engine.keys(name), "", None
+        try:
+            while known != found and self._is_old(found, chosen):
+                known, copy = found, calls.partitions(keys, chosen.copy, found, copy=True)
+                found = yield from self.ask(copy)
+        except AtomqError as error:
+            log.info("%r has no copy of the record of its partitions: %s", name, error)
 
     def _copy(self, chosen: PartitionMap) -> Flow[None]:
-        """Write it down beside each partition too, for the time when the first is away."""
         for name in reversed(chosen.names[1:]):
-            keys, found, known = self._engine.keys(name), "", None
-            try:
-                while known != found and self._is_old(found, chosen):
-                    known, copy = found, calls.partitions(keys, chosen.copy, found, copy=True)
-                    found = yield from self.ask(copy)
-            except AtomqError as error:
-                log.info("%r has no copy of the record of its partitions: %s", name, error)
+            yield from self.copy(chosen, name)
 
     def _is_old(self, copy: str, chosen: PartitionMap) -> bool:
         """Whether a copy is older than this record: it was raised since."""

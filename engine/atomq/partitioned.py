@@ -14,7 +14,7 @@ from atomq import tracing
 from atomq.arguments import Seconds
 from atomq.calls import Progress, Verdict
 from atomq.client import Engine
-from atomq.errors import InvalidArgument, ServerFull, ServerUnavailable
+from atomq.errors import InvalidArgument, ServerFull, ServerUnavailable, UnknownPartition
 from atomq.message_base import messages_of
 from atomq.partitioned_base import PartitionedBase, Put, Share, is_nowhere
 from atomq.queue import Message, Queue, Receiver, Sent
@@ -105,13 +105,15 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
             except (ServerFull, ServerUnavailable) as error:
                 if not (brief and is_nowhere(error)):
                     raise
+            except UnknownPartition as error:
+                self.engine.run(self._refused(error))
+                return Sent(*(self.engine.run(self._publish([item], None)))[0])
             else:
                 return Sent(message.id, part, new)
             finally:
                 self._under_way -= is_free
-        share = Share(at, [item], (0,), [message], is_free)
-        share, put = self.engine.run(self._put_share(share, confirmed_by))
-        return Sent(share.messages[0].id, self._parts[share.at], put[0])
+        share = Share(at, part, [item], (0,), [message], is_free)
+        return Sent(*self.engine.run(self._put_routed(share, confirmed_by)))
 
     def put_many(self, items: Iterable[Any], *, durability: str | None = None) -> list[Sent]:
         """Put many messages: all is as in `Queue.put_many`, but where they go.
@@ -124,7 +126,7 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
         given = [*items]
         if not given:
             return []
-        flow = self._publish(given, durability)
+        flow = self._publish(given, self._confirmed_by(durability))
         if tracing.active is None:
             return _sent(self.engine.run(flow))
         with tracing.active.sending(self, len(given)):

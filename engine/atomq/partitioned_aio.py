@@ -14,7 +14,7 @@ from atomq import tracing
 from atomq.aio import AsyncEngine
 from atomq.arguments import Seconds
 from atomq.calls import Progress, Verdict
-from atomq.errors import InvalidArgument, ServerFull, ServerUnavailable
+from atomq.errors import InvalidArgument, ServerFull, ServerUnavailable, UnknownPartition
 from atomq.message_base import messages_of
 from atomq.partitioned_base import PartitionedBase, Put, Share, is_nowhere
 from atomq.queue_aio import AsyncMessage, AsyncQueue, AsyncReceiver, AsyncSent
@@ -105,13 +105,15 @@ class AsyncPartitionedQueue(PartitionedBase[AsyncEngine], AsyncQueue):
             except (ServerFull, ServerUnavailable) as error:
                 if not (brief and is_nowhere(error)):
                     raise
+            except UnknownPartition as error:
+                await self.engine.run(self._refused(error))
+                return AsyncSent(*(await self.engine.run(self._publish([item], None)))[0])
             else:
                 return AsyncSent(message.id, part, new)
             finally:
                 self._under_way -= is_free
-        share = Share(at, [item], (0,), [message], is_free)
-        share, put = await self.engine.run(self._put_share(share, confirmed_by))
-        return AsyncSent(share.messages[0].id, self._parts[share.at], put[0])
+        share = Share(at, part, [item], (0,), [message], is_free)
+        return AsyncSent(*await self.engine.run(self._put_routed(share, confirmed_by)))
 
     async def put_many(
         self, items: Iterable[Any], *, durability: str | None = None
@@ -126,7 +128,7 @@ class AsyncPartitionedQueue(PartitionedBase[AsyncEngine], AsyncQueue):
         given = [*items]
         if not given:
             return []
-        flow = self._publish(given, durability)
+        flow = self._publish(given, self._confirmed_by(durability))
         if tracing.active is None:
             return _sent(await self.engine.run(flow))
         with tracing.active.sending(self, len(given)):

@@ -24,6 +24,7 @@ from atomq.errors import (
     QueueInUse,
     ServerFull,
     ServerUnavailable,
+    UnknownPartition,
 )
 from atomq.flows import Flow, Sleep, ask
 from atomq.keys import QueueKeys
@@ -36,6 +37,7 @@ log = logging.getLogger("atomq.queue")
 
 T = TypeVar("T")
 TOGETHER = 128  # messages: calls to one node share reads and writes
+ROUTES = 4  # times that a message is put before it is said that its partition is none
 READ_AGAIN = 4.0  # seconds after which a consumer looks whether there are more partitions
 
 
@@ -52,6 +54,7 @@ class Share(NamedTuple):
     """Messages for one partition; `free`: for another one just as well, in one call."""
 
     at: int
+    part: Any
     items: Sequence[Any]
     positions: Sequence[int]
     messages: list[Outgoing]
@@ -92,23 +95,36 @@ class PartitionedBase(QueueBase[EngineT]):
         return (yield from self._loaded())
 
     def _read_again(self) -> Flow[None]:
-        """Learn whether another process has raised their number. What fails changes nothing.
-
-        It is raised here if that could not be done when the first partition was away.
-        """
-        self._read_at = time.monotonic()
+        """Learn whether they are others by now. What fails changes nothing."""
         try:
-            record = yield from self._record.read()
-            if not record:
-                return
-            found = PartitionMap.read(self.name, record)
-            if len(found.names) < self._count:
-                found = yield from self._record.agreed()
+            yield from self._refreshed()
         except AtomqError as error:
             log.debug("the partitions of %r stay as they were known: %s", self.name, error)
-            return
+
+    def _refreshed(self) -> Flow[None]:
+        """Learn what the record says now: another process may have raised their number.
+
+        It is raised here if that could not be done when the first partition was away. Where the
+        record is lost, it is written again.
+        """
+        self._read_at = time.monotonic()
+        record = yield from self._record.read()
+        found = PartitionMap.read(self.name, record) if record else None
+        if found is None or len(found.names) < self._count:
+            found = yield from self._record.agreed(self._map)
         if found.record != self._map.record:
             self._learn(found)
+
+    def _refused(self, error: UnknownPartition) -> Flow[None]:
+        """Something was not put: learn where the partitions are, or enter this one as one of them.
+
+        It has never been put into, and its copy of the record was not written: its node was away,
+        or a release wrote the record that writes none.
+        """
+        yield from self._refreshed()
+        log.info("%s: %r has %d", error, self.name, len(self._map.names))
+        if error.partition in self._map.names:
+            yield from self._record.copy(self._map, error.partition)
 
     def _grown(self, names: list[str]) -> Flow[list[Any] | None]:
         """The partitions, for a consumer that knows these, if they are others by now."""
@@ -136,36 +152,48 @@ class PartitionedBase(QueueBase[EngineT]):
         )
         part._writer, part._durability, part._id_suffix = self._writer, self._durability, mark
         part._tracked = self._tracked
-        part.keys.whole = self.name
+        part.keys = self.engine.partition_keys(name, self.name)
         return part
 
     # ── publish ───────────────────────────────────────────────────────────────────────────────
 
-    def _publish(self, items: Sequence[Any], durability: str | None) -> Flow[list[Put]]:
+    def _publish(self, items: Sequence[Any], durability: Durability | None) -> Flow[list[Put]]:
         """Put messages; each may be a body or an `Item`. An error names the position of its item.
 
         Those with a key or an id of their own go where these say, the others together to one
         partition: to another one if its node cannot be reached, and so surely has not got them.
         """
-        confirmed_by = self._confirmed_by(durability)
         yield from self._loaded()
         put: dict[int, Put] = {}
-        for share in self._shares(items):
+        for route in range(ROUTES):
             try:
-                at, new = yield from self._put_share(share, confirmed_by)
+                yield from self._put_shares(items, put, durability)
+                break
+            except UnknownPartition as error:
+                if route == ROUTES - 1:
+                    raise
+                yield from self._refused(error)
+        return [put[i] for i in range(len(items))]
+
+    def _put_shares(
+        self, items: Sequence[Any], put: dict[int, Put], durability: Durability | None
+    ) -> Flow[None]:
+        """Put those that are not `put` yet."""
+        for share in self._shares(items, [i for i in range(len(items)) if i not in put]):
+            try:
+                at, new = yield from self._put_share(share, durability)
             except NotDurable as error:
                 error.ids = [*(put[i].id for i in sorted(put)), *error.ids]
                 raise
             for i, message, is_new in zip(share.positions, at.messages, new, strict=True):
-                put[i] = Put(message.id, self._parts[at.at], is_new)
-        return [put[i] for i in range(len(items))]
+                put[i] = Put(message.id, at.part, is_new)
 
-    def _shares(self, items: Sequence[Any]) -> list[Share]:
+    def _shares(self, items: Sequence[Any], positions: Sequence[int]) -> list[Share]:
         fixed: dict[int, list[int]] = {}
         free: list[int] = []
-        for i, item in enumerate(items):
+        for i in positions:
             try:
-                at = self._named(item)
+                at = self._named(items[i])
             except InvalidArgument as error:
                 raise type(error)(f"message {i}: {error}") from error
             if at is None:
@@ -179,7 +207,7 @@ class PartitionedBase(QueueBase[EngineT]):
             for messages in flows.by_size(whole.messages, self.engine.options.max_bytes):
                 end = first + len(messages)
                 part = whole.items[first:end], whole.positions[first:end]
-                shares.append(Share(whole.at, *part, list(messages), free=True))
+                shares.append(Share(whole.at, whole.part, *part, list(messages), free=True))
                 first = end
         return shares
 
@@ -214,19 +242,29 @@ class PartitionedBase(QueueBase[EngineT]):
                 messages.append(part._outgoing(items[i]))
             except InvalidArgument as error:
                 raise type(error)(f"message {i}: {error}") from error
-        return Share(at, [items[i] for i in positions], positions, messages)
+        return Share(at, part, [items[i] for i in positions], positions, messages)
 
     def _put_share(
         self, share: Share, durability: Durability | None
     ) -> Flow[tuple[Share, list[bool]]]:
         if not share.free or not self._on_shards:
-            return share, (yield from self._parts[share.at]._put(share.messages, durability))
+            return share, (yield from share.part._put(share.messages, durability))
         yield from self._knock(share.at)
         self._under_way += 1
         try:
             return (yield from self._put_anywhere(share, durability))
         finally:
             self._under_way -= 1
+
+    def _put_routed(self, share: Share, durability: Durability | None) -> Flow[Put]:
+        """Put one message; if its partition is none any more, where it belongs now."""
+        try:
+            share, new = yield from self._put_share(share, durability)
+        except UnknownPartition as error:
+            yield from self._refused(error)
+        else:
+            return Put(share.messages[0].id, share.part, new[0])
+        return (yield from self._publish(share.items, durability))[0]
 
     def _put_anywhere(
         self, share: Share, durability: Durability | None
@@ -237,8 +275,9 @@ class PartitionedBase(QueueBase[EngineT]):
             trouble: AtomqError | None = None
             for at in self._at_hand(share.at):
                 if at != share.at:
-                    messages = [self._parts[at]._outgoing(item) for item in share.items]
-                    share = share._replace(at=at, messages=messages)
+                    part = self._parts[at]
+                    messages = [part._outgoing(item) for item in share.items]
+                    share = share._replace(at=at, part=part, messages=messages)
                 try:
                     return share, (yield from self._put_once(share, durability))
                 except (ServerFull, ServerUnavailable) as error:
@@ -252,7 +291,7 @@ class PartitionedBase(QueueBase[EngineT]):
             yield from ask(Sleep(random.uniform(0.05, 0.3)))
 
     def _put_once(self, share: Share, durability: Durability | None) -> Flow[list[bool]]:
-        engine, keys = self.engine, self._parts[share.at].keys
+        engine, keys = self.engine, share.part.keys
         done = yield from flows.publish_briefly(
             keys, share.messages, engine.producers, engine.options, durability
         )
@@ -261,7 +300,8 @@ class PartitionedBase(QueueBase[EngineT]):
 
     def _at_hand(self, at: int) -> list[int]:
         """All partitions, beginning with this one; those whose node is in doubt come last."""
-        order = [*range(at, len(self._parts)), *range(at)]
+        count = len(self._parts)  # it may be smaller than when this one was chosen
+        order = [*range(at, count), *range(min(at, count))]
         slots = self.engine.slots
         return sorted(order, key=self._is_doubted) if slots and slots.doubted else order
 

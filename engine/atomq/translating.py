@@ -20,6 +20,7 @@ from atomq.errors import (
     ServerFull,
     ServerTooOld,
     ServerUnavailable,
+    UnknownPartition,
     WrongType,
 )
 from atomq.keys import RegisterKeys
@@ -138,7 +139,7 @@ def translated(error: Exception, call: Call[Any] | None = None) -> AtomqError:
         return _CODES[code](f"{detail}{where}")
     if isinstance(error, _ONE_NODE):
         return ServerError(f"this server is one node of a cluster: write {_CLUSTER_URL}")
-    return _unforeseen(text, where)
+    return _unforeseen(text, where, call)
 
 
 def unavailable(text: str, *, unsent: bool) -> ServerUnavailable:
@@ -156,6 +157,13 @@ def unsent(error: Exception, call: Call[Any]) -> AtomqError:
     return found
 
 
+def _unknown_partition(call: Call[Any]) -> UnknownPartition:
+    name = call.queue.name
+    error = UnknownPartition(f"{name!r} is no partition of its queue, or not any more")
+    error.partition = name
+    return error
+
+
 _NO_DATABASE = ("SELECT is not allowed", "DB index is out of range")
 
 
@@ -168,7 +176,9 @@ def _wants_one(text: str) -> bool:
     return "HELLO must be called" in text or "Authentication required" in text
 
 
-def _unforeseen(text: str, where: str) -> AtomqError:
+def _unforeseen(text: str, where: str, call: Call[Any] | None) -> AtomqError:
+    if text.startswith("NOPART ") and call is not None:
+        return _unknown_partition(call)
     if "unknown command" in text.lower() or "Unknown Redis command" in text:
         return ServerTooOld(f"{text}{where}: atomq needs Redis 6.2 or Valkey 7.2")
     if "SELECT is not allowed" in text:

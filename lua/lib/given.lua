@@ -59,13 +59,17 @@ local function fill(group, count, at)
 end
 
 -- The number of the call; its groups; how many messages; the largest of them, in bytes; the first key behind the ready
--- lists; whether any is put once. What is wrong is in `args.fault`.
+-- lists; whether any is put once; whether they are for a partition. What is wrong is in `args.fault`.
 function M.groups(ready, time)
   local call, groups, total, largest, once, tracked = args.int("call", 0, 99999999999999), {}, 0, 0, 0, 0
+  local is_part = false
   args.int("keep_ms", 1, LONGEST)
   while args.at < #ARGV and not args.fault or total == 0 and not args.fault do
     local group = { step = 1, named = 0, bodies = {}, ids = {}, from = 1, before = total }
     local settings = args.text("settings", 256)
+    if total == 0 and string.byte(settings) == 112 then -- p
+      is_part, settings = true, string.sub(settings, 2)
+    end
     if settings == "" or settings == "t" then
       group.to, group.tracked = #ARGV - args.at, settings == "t"
     else
@@ -93,7 +97,7 @@ function M.groups(ready, time)
       args.refuse("step", group.step, "the number of a ready list")
     end
   end
-  return call, groups, total, largest, ready + steps + 1, once > 0
+  return call, groups, total, largest, ready + steps + 1, once > 0, is_part
 end
 
 return M

@@ -55,18 +55,18 @@ function M.run(was)
     redis.call("UNLINK", producer)
   end
   local time = redis.call("TIME")
-  local call, groups, total, largest, behind, some_once = given.groups(READY, time)
+  local call, groups, total, largest, behind, some_once, is_part = given.groups(READY, time)
   if args.fault then
     return redis.error_reply(args.fault)
   end
   local known = some_once and KEYS[behind] -- ids of messages
 
   -- All reads. A key of another type is answered before anything is written.
-  local skipped, set, is_waking = {}, nil, nil
+  local skipped, set, is_waking, published = {}, nil, nil, nil
   local function look()
-    set = redis.call("HMGET", meta, "paused", "largest", "timer_at", "seen", "ids_end", "expires")
+    set = redis.call("HMGET", meta, "paused", "largest", "timer_at", "seen", "ids_end", "expires", "partitions")
     is_waking = redis.call("LLEN", tokens) > 0
-    redis.call("HLEN", stats)
+    published = redis.call("HGET", stats, "published")
     for i = 1, #groups do
       redis.call("LLEN", KEYS[READY + groups[i].step])
       if groups[i].named > 0 then
@@ -84,6 +84,10 @@ function M.run(was)
       kinds[behind], kinds[behind + 1], kinds[behind + 2] = "zset", "set", "set"
     end
     return redis.error_reply(guard.blame(fault, #KEYS, unpack(kinds)))
+  end
+
+  if is_part and not published and not set[7] then
+    return redis.error_reply("NOPART nothing says that this is a partition")
   end
 
   local left_out = table.concat(skipped, " ")

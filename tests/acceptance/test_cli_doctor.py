@@ -197,6 +197,26 @@ def test_what_lies_in_the_queues(on: Atomq, server: Server, engine: Engine) -> N
 
 
 @ONE_KIND
+@pytest.mark.parametrize("named", [[], ["orders", "mails"]])
+def test_partitions_are_said_as_they_are(on: Atomq, server: Server, named: list[str]) -> None:
+    """And a message that lies where the record says that there is none."""
+    with Queue("orders", server.url, partitions=3) as orders:
+        for n in range(6):
+            orders.put(n)
+        Queue("mails", orders.engine).put(1)
+        Queue("orders#7.0", orders.engine).put(1)
+        said = {f["check"]: f for f in on("doctor", *named, "--json").json("doctor")}
+        count = 7 if named else 8
+        queues = f"{2 if named else 3} queues, 1 of them in 3 partitions: {count} ready"
+        assert said["queues"]["found"].startswith(queues)
+        assert ", 2 queues" in said["database"]["found"]
+        if not named:
+            stray = said["queue orders#7.0"]
+            assert stray["status"] == "warn"
+            assert stray["found"] == "1 message, and 'orders' has no such partition"
+
+
+@ONE_KIND
 def test_a_consumer_that_overlooks_partitions(on: Atomq, server: Server) -> None:
     orders: Any = Queue("orders", server.url, partitions=3)
     with orders:

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from atomq import Counts, InvalidArgument, Item, QueueInUse, ResultTimeout, Verdict
+from atomq import (
+    Counts,
+    InvalidArgument,
+    Item,
+    QueueInUse,
+    ResultTimeout,
+    UnknownPartition,
+    Verdict,
+)
 from tests.servers import wait_until
 
 pytestmark = pytest.mark.parametrize("place", ["valkey-9", "valkey-9 cluster"], indirect=True)
@@ -322,3 +330,108 @@ def test_an_item_that_cannot_be_put_is_named_and_none_is_put(q: Any) -> None:
         q.put(1, id="")
     assert q.put_many([]) == []
     assert q.state().ready == 0
+
+
+# ── a record that is lost, or another one ─────────────────────────────────────────────────────
+
+
+def put_in_all_ways(queue: Any) -> int:
+    """Messages with a key, an id and neither, by themselves and together; how many."""
+    for i in range(10):
+        queue.put(i)
+        queue.put(i, key=f"k{i}")
+        queue.put(i, id=f"id{i}", delay=60)
+    queue.put_many([*range(5), *(Item(i, key=f"k{i}") for i in range(10))])
+    return 45
+
+
+def test_a_process_that_outlives_its_queue_puts_where_the_record_says(
+    q: Any, make: Any, place: Any
+) -> None:
+    """Else what it puts lies where no consumer looks, for ever."""
+    q.put_many(range(5))
+    place.db.flushall()
+    other = make(partitions=3)
+    other.put("x")
+    assert len(other.partitions()) == 3
+    count = put_in_all_ways(q)
+    state = other.state()
+    assert state.ready + state.delayed == count + 1
+    assert state.partitions == q.state().partitions
+    assert len(state.partitions) == 5  # as this process was said
+
+
+def test_a_process_that_outlives_the_whole_server_writes_its_record_again(
+    q: Any, make: Any, place: Any
+) -> None:
+    q.put("x")
+    names = q.state().partitions
+    place.db.flushall()
+    count = put_in_all_ways(q)
+    state = make(partitions=5).state()
+    assert (state.ready + state.delayed, state.partitions) == (count, names)
+
+
+def test_a_process_outlives_the_restoring_of_an_older_copy(q: Any, make: Any, place: Any) -> None:
+    q.put("old")
+    keys = {key: place.db.dump(key) for key in place.db.scan_iter()}
+    more = make(partitions=9)
+    for _ in range(9):
+        more.put("new")
+    names = more.state().partitions
+    place.db.flushall()
+    for key, value in keys.items():
+        place.db.restore(key, 0, value)
+    count = put_in_all_ways(more)
+    state = make(partitions=9).state()
+    assert (state.ready + state.delayed, state.partitions) == (count + 1, names)
+
+
+def test_a_consumer_that_outlives_its_queue_takes_from_where_the_record_says(
+    q: Any, make: Any, place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atomq.partitioned_base.READ_AGAIN", 0.1)
+    monkeypatch.setattr("atomq.receiver_base.TAKE_IN", 0.2)
+    assert q.claim() is None
+    place.db.flushall()
+    other = make(partitions=7)
+    for i in range(7):
+        other.put(i)
+    seen: set[int] = set()
+
+    def takes() -> bool:
+        seen.update(message.body for message in q.claim_many(7, 0.1))
+        return len(seen) == 7
+
+    wait_until("all of them", takes)
+
+
+def test_a_raise_that_a_failover_lost_is_written_again(q: Any, make: Any, place: Any) -> None:
+    """The partitions that it added have messages, and copies of the record."""
+    q.put("x")
+    record = place.db.hget(q.partitions()[0].keys.meta, "partitions")
+    more = make(partitions=9)
+    assert [more.put(i).new for i in range(9)] == [True] * 9
+    place.db.hset(q.partitions()[0].keys.meta, "partitions", record)
+    again = make(partitions=5)
+    assert again.state().partitions == more.state().partitions
+    assert again.state().ready == 10
+
+
+def test_a_partition_by_itself_says_that_it_is_none_any_more(q: Any, place: Any) -> None:
+    part = q.partitions()[2]
+    assert part.put("x").new
+    place.db.flushall()
+    for put in (lambda: part.put("x"), lambda: part.put("x", delay=60), lambda: part.put_many([1])):
+        with pytest.raises(UnknownPartition, match=f"'{part.name}' is no partition of its queue"):
+            put()
+    assert not [*place.db.scan_iter("_atomq.{q*")]
+    assert q.partitions()[2].put("x").new
+
+
+def test_the_record_of_a_release_that_writes_no_copies(q: Any, place: Any) -> None:
+    parts = q.partitions()
+    for part in parts[1:]:
+        place.db.delete(part.keys.meta)
+    assert put_in_all_ways(q) == q.state().ready + q.state().delayed
+    assert all(place.db.hget(part.keys.meta, "partitions") for part in parts)

@@ -17,6 +17,7 @@ import atomq
 from atomq import InvalidArgument, InvalidOptions, ServerUnavailable
 from atomq.contrib import fleet
 from atomq.contrib.kombu import spread
+from atomq.contrib.kombu.broker import broker_of
 from tests.contrib.rig import LONG, ON_ONE_KIND, Place, ours
 from tests.servers import Cluster, Server, wait_until
 
@@ -50,6 +51,14 @@ def broker(request: pytest.FixtureRequest, server: Server, cluster: Cluster) -> 
         return Broker(ours(server.url), server.url, server)
     url = cluster.url.replace("redis://", "atomq-cluster://")
     return Broker(url, url, cluster.nodes[0])
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_new_process() -> None:
+    """What tests before this one said and read is known to the process, and would be in force."""
+    for known in broker_of.made():
+        known.spread._queues.clear()
+        known.spread._wholes.clear()
 
 
 def put(producer: Producer, body: Any, **more: Any) -> None:
@@ -232,6 +241,37 @@ def test_without_acks_they_are_popped_from_all(broker: Broker) -> None:
             put(out.Producer(), "late")
             drained(connection, lambda: got[-1] == "late")
         assert sum(ready(queue)) == 0
+
+
+def test_what_outlives_its_queue_puts_and_takes_where_the_record_says(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is emptied, and another process is the first one there."""
+    monkeypatch.setattr(spread, "READ_AGAIN", 0.1)
+    with broker.connected() as out, broker.connected() as connection:
+        with consuming(connection) as got:
+            producer = out.Producer()
+            for n in range(4):
+                put(producer, n)
+            drained(connection, lambda: len(got) == 4)
+            broker.node.client().flushall()
+            with broker.queue(3) as queue:
+                assert len(queue.partitions()) == 3
+                for part in queue.partitions():
+                    part.put(part.name)
+            drained(connection, lambda: len(got) == 7)
+        broker.node.client().flushall()
+        with broker.queue(3) as queue:
+            first = {part.name for part in queue.partitions()}
+            for n in range(4):
+                put(producer, n)
+                put(producer, n, partition_key=f"k{n}")
+            with producer.batch():
+                for n in range(4):
+                    put(producer, n)
+                    put(producer, n, partition_key=f"k{n}")
+            names = queue.state().partitions
+            assert (sum(ready(queue)), len(names), first < set(names)) == (16, 4, True)
 
 
 def test_one_message_at_a_time_and_the_end_of_the_queue(broker: Broker) -> None:

@@ -52,7 +52,7 @@ def test_header(name: str) -> None:
     contract = scripts.get(name).contract
     assert contract.summary.startswith(f"{name}: ")
     assert contract.returns
-    assert set(contract.errors) <= {"BADARG", "WRONGTYPE", "INUSE"}
+    assert set(contract.errors) <= {"BADARG", "WRONGTYPE", "INUSE", "NOPART"}
     assert "BADARG" in contract.errors
     for each in (*contract.keys, *contract.argv):
         assert each.type in TYPES, each

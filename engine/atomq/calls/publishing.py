@@ -118,7 +118,7 @@ def publish(
         message = messages[0].message
         if len(message) > LARGEST:
             check_size("message 0", message)
-        args = ("", message)
+        args = (keys.part, message)
     else:
         args, more = _in_groups(keys, messages, dedup_window_ms)
     # Given up after half of the window at the latest, it may be said again for a whole one.
@@ -164,6 +164,7 @@ def _in_groups(
         args[settings_at] = (
             "t" if group == _PLAIN_TRACKED else _settings(group, total - group_at, dedup_window_ms)
         )
+    args[0] = keys.part + args[0]
     more = [*keys.once, *results] if results else []
     if some_tracked:
         more += [keys.put(out.id) for out in messages if out.tracked]

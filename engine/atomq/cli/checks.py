@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +103,7 @@ def _queues_to_check(session: Session, names: Sequence[str] | None) -> Any:
 
 def _database(session: Session, names: Sequence[str]) -> Findings:
     from atomq.cli.nodes import words
+    from atomq.partitions import queue_of
 
     address = session.engine.address
     if address.kind == "cluster":
@@ -115,7 +116,8 @@ def _database(session: Session, names: Sequence[str]) -> Findings:
         if name.startswith("db")
     }
     here = f"db{address.db}"
-    found = f"{here}: {plural(counts.pop(here, 0), 'key')}, {plural(len(names), 'queue')}"
+    queues = {name for name in names if queue_of(name) not in names}
+    found = f"{here}: {plural(counts.pop(here, 0), 'key')}, {plural(len(queues), 'queue')}"
     others = ", ".join(f"{name} {number(keys)}" for name, keys in counts.items() if keys)
     yield Finding("database", "ok", found + (f"; other databases: {others}" if others else ""))
 
@@ -193,9 +195,9 @@ def _queues(session: Session, names: Sequence[str]) -> Findings:
     from atomq.cli.discovery import roster
 
     states: list[QueueState] = []
-    reader = session.reader
-    for i in range(0, len(names), 50):
-        some = names[i : i + 50]
+    reader, known, left = session.reader, {*names}, list(names)
+    while left:
+        some, left = left[:50], left[50:]
         found = reader.run_all([calls.inspect(session.keys(name)) for name in some])
         for name, state in zip(some, found, strict=True):
             if isinstance(state, PermissionDenied):
@@ -211,16 +213,21 @@ def _queues(session: Session, names: Sequence[str]) -> Findings:
                 yield Finding(f"queue {name}", "fail", words, advice)
             else:
                 states.append(state)
+                left += [part for part in state.partitions if part not in known]
+                known.update(state.partitions)
     total = {part: sum(getattr(s, part) for s in states) for part in calls.Counts._fields}
     text = ", ".join(f"{number(count)} {part}" for part, count in total.items())
-    yield Finding(
-        "queues", "ok", f"{plural(len(states), 'queue')}: {text}" if states else "none yet"
-    )
     spread = [state for state in states if len(state.partitions) > 1]
+    wholes = {name: state.name for state in spread for name in state.partitions}
+    queues = plural(len({wholes.get(state.name, state.name) for state in states}), "queue")
+    if wholes:
+        queues += f", {len(spread)} of them in {plural(len(wholes), 'partition')}"
+    yield Finding("queues", "ok", f"{queues}: {text}" if states else "none yet")
     processes = roster(session).processes if spread else []
     for state in states:
         yield from _queue(state)
         yield from _steps(session, state.name)
+        yield from _stray(state, {each.name: each for each in spread})
     for state in spread:
         yield from _overlooked(state, processes)
 
@@ -266,6 +273,19 @@ def _overlooked(state: QueueState, processes: Sequence[Process]) -> Findings:
     advice += f'broker_transport_options={{"partitions": {{{json.dumps(name)}: {count}}}}}'
     text = f"of its {count} partitions only the first is consumed by {who}{more}"
     yield Finding(f"queue {name}", "warn", text, advice)
+
+
+def _stray(state: QueueState, spread: Mapping[str, QueueState]) -> Findings:
+    """What is called like a partition of a queue that has others."""
+    from atomq.partitions import queue_of
+
+    whole = spread.get(queue_of(state.name))
+    count = state.ready + state.delayed + state.unacked
+    if whole is None or state.name in whole.partitions or not count:
+        return
+    text = f"{plural(count, 'message')}, and {whole.name!r} has no such partition"
+    advice = f"no consumer of {whole.name!r} takes them: consume {state.name!r} by its name"
+    yield Finding(f"queue {state.name}", "warn", text, advice)
 
 
 def _steps(session: Session, name: str) -> Findings:

@@ -14,11 +14,13 @@ from atomq.contrib.kombu.broker import eta_ms
 from atomq.contrib.kombu.declaring import Declaring, is_reply_queue
 from atomq.contrib.kombu.spread import PARTITION_KEY, SpreadQueue, key_of
 from atomq.durability import Durability
-from atomq.errors import AtomqError, NotDurable, ServerUnavailable
+from atomq.errors import AtomqError, NotDurable, ServerUnavailable, UnknownPartition
 from atomq.keys import QueueKeys
 from atomq.message import tracked as mark_tracked
 
 REPLY_TTL_MS = 60_000  # of a reply that was not fetched: its client may be dead
+_Message = tuple[Outgoing, str | None]  # and the key that chooses its partition
+_Messages = dict[tuple[QueueKeys, Durability | None], list[_Message]]
 CONSUMER_ALIVE_MS = 60_000  # a consumer was seen within: renewals come every 20 s at least
 
 
@@ -67,7 +69,8 @@ class Publishing(Declaring):
         spread = self.broker.spread.get(queue)
         key = key_of(message) if spread is not None else None
         if batch is not None:
-            batch.add(keys if spread is None else batch.home(spread, key), outgoing, durability)
+            home = keys if spread is None else batch.home(spread, key)
+            batch.add(home, outgoing, durability, key)
             return
         unconfirmed = self.broker.unconfirmed
         known = unconfirmed.take(queue, message)
@@ -79,10 +82,11 @@ class Publishing(Declaring):
             return calls.publish(keys, [outgoing], call_id=call_id, durability=durability, **window)
 
         try:
-            if spread is None or known is not None:
+            if spread is None:
                 self.broker.engine.run(publish(self.broker.keys(at)))
             else:
-                self.broker.engine.run(spread.put(publish, key))
+                again = at if known is not None else ""
+                self.broker.engine.run(spread.put(publish, key, again))
         except ServerUnavailable:
             unconfirmed.add(queue, message, call_id, at)
             raise
@@ -159,7 +163,7 @@ class PublishBatch:
     def __init__(self, channel: Publishing, max_size: int) -> None:
         self.channel = channel
         self.max_size = max(1, max_size)
-        self._messages: dict[tuple[QueueKeys, Durability | None], list[Outgoing]] = {}
+        self._messages: _Messages = {}
         self._broadcasts: list[tuple[str, str]] = []
         self._homes: dict[str, QueueKeys] = {}  # of queues with partitions: one for the whole batch
         self._count = 0
@@ -175,10 +179,14 @@ class PublishBatch:
         return result
 
     def add(
-        self, keys: QueueKeys, outgoing: Outgoing, durability: Durability | None = None
+        self,
+        keys: QueueKeys,
+        outgoing: Outgoing,
+        durability: Durability | None = None,
+        key: str | None = None,
     ) -> None:
-        """One message, for one queue."""
-        self._messages.setdefault((keys, durability), []).append(outgoing)
+        """One message, for one queue; in a partition, with the key that led there."""
+        self._messages.setdefault((keys, durability), []).append((outgoing, key))
         self._count += 1
 
     def home(self, spread: SpreadQueue, key: str | None) -> QueueKeys:
@@ -210,29 +218,34 @@ class PublishBatch:
 
     def _send(
         self,
-        messages: dict[tuple[QueueKeys, Durability | None], list[Outgoing]],
+        messages: _Messages,
         broadcasts: list[tuple[str, str]],
         homes: dict[str, QueueKeys],
     ) -> None:
         broker, window = self.channel.broker, self.channel._window()
 
         def publishing(
-            some: Sequence[Outgoing], durability: Durability | None
+            some: Sequence[_Message], durability: Durability | None
         ) -> Callable[[QueueKeys], Call[Published]]:
-            call_id = broker.engine.producers.next()
+            call_id, outgoing = broker.engine.producers.next(), [each for each, _ in some]
             return lambda keys: calls.publish(
-                keys, some, call_id=call_id, durability=durability, **window
+                keys, outgoing, call_id=call_id, durability=durability, **window
             )
 
         published = [
-            (keys, publishing(some, durability))
+            (keys, publishing(some, durability), some, durability)
             for (keys, durability), waiting in messages.items()
             for some in flows.batches(waiting)
         ]
-        results = broker.engine.run_all([publish(keys) for keys, publish in published])
-        for (keys, publish), result in zip(published, results, strict=True):
+        results = broker.engine.run_all([publish(keys) for keys, publish, *_ in published])
+        for (keys, publish, some, durability), result in zip(published, results, strict=True):
             spread = broker.spread.get(broker.spread.whole(keys.name))
             if not isinstance(result, AtomqError):
+                continue
+            if isinstance(result, UnknownPartition) and spread is not None:
+                for key in dict.fromkeys(key for _, key in some):
+                    those = [each for each in some if each[1] == key]
+                    broker.engine.run(spread.put(publishing(those, durability), key))
                 continue
             is_unsent = isinstance(result, ServerUnavailable) and result.unsent
             if spread is None or homes.get(spread.name) is not keys or not is_unsent:

@@ -17,11 +17,17 @@ from typing import Any
 
 from atomq.calls import Call, Published
 from atomq.client import Engine
-from atomq.errors import AtomqError, InvalidArgument, ServerFull, ServerUnavailable
+from atomq.errors import (
+    AtomqError,
+    InvalidArgument,
+    ServerFull,
+    ServerUnavailable,
+    UnknownPartition,
+)
 from atomq.flows import Flow, ask
 from atomq.keys import QueueKeys
 from atomq.node_threads import NodeThreads
-from atomq.partitioned_base import READ_AGAIN, PartitionedBase
+from atomq.partitioned_base import READ_AGAIN, ROUTES, PartitionedBase
 from atomq.partitions import PartitionMap
 from atomq.queue_base import QueueBase, check_key
 
@@ -73,6 +79,14 @@ class SpreadQueue(PartitionedBase[Engine]):
         """Whether it is time to look if another process has raised their number."""
         return time.monotonic() - self._read_at > READ_AGAIN
 
+    def _refreshed(self) -> Flow[None]:
+        if not self.is_found:
+            yield from super()._refreshed()
+            return
+        self._read_at = time.monotonic()  # what others said is followed, and not written
+        record = yield from self._record.read()
+        self._learn(PartitionMap.read(self.name, record or "1"))
+
     def learn(self) -> Flow[None]:
         """Read which they are, again if they were read."""
         yield from self._current()
@@ -87,11 +101,30 @@ class SpreadQueue(PartitionedBase[Engine]):
         keys: QueueKeys = self._parts[at].keys
         return keys
 
-    def put(self, call_for: Callable[[QueueKeys], Call[Published]], key: str | None) -> Flow[None]:
+    def put(
+        self, call_for: Callable[[QueueKeys], Call[Published]], key: str | None, at: str = ""
+    ) -> Flow[None]:
         """Publish to the partition of the key, or else to the first that can be reached.
 
-        A publish that got no answer is tried again on its own partition, and on no other.
+        A publish that got no answer is tried again on its own partition, which is `at`, and on no
+        other.
         """
+        for route in range(ROUTES):
+            try:
+                if at:
+                    yield from ask(call_for(self.engine.partition_keys(at, self.name)))
+                else:
+                    yield from self._put_now(call_for, key)
+                return
+            except UnknownPartition as error:
+                if route == ROUTES - 1:
+                    raise
+                yield from self._refused(error)
+                at = ""  # where it is not
+
+    def _put_now(
+        self, call_for: Callable[[QueueKeys], Call[Published]], key: str | None
+    ) -> Flow[None]:
         at = yield from self.home(key)
         if key is not None or not self._on_shards:
             yield from ask(call_for(self.keys_at(at)))
@@ -161,9 +194,9 @@ class Spread:
         return (queue,) if found is None else found.names
 
     def all_names(self, queue: str) -> tuple[str, ...]:
-        """The partitions of a queue; they are read first, if they were not. Raises our errors."""
+        """The partitions of a queue; they are read first, if it is time. Raises our errors."""
         found = self.get(queue)
-        if found is not None and not found.is_known:
+        if found is not None and (not found.is_known or found.is_old):
             self._engine.run(found.learn())
         return self.names(queue)
 
