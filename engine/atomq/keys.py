@@ -73,6 +73,7 @@ class QueueKeys:
         "layout",
         "look",
         "looked",
+        "looking",
         "meta",
         "name",
         "noted",
@@ -133,6 +134,8 @@ class QueueKeys:
         """Which dead letters are kept, as the scripts that write them have it; "": all."""
         self.noted = 0.0
         """Until when (monotonic) its name need not be written into the register again."""
+        self.looking = 0.0
+        """When a consumer of this process began to look into it last (monotonic)."""
         self._sep = sep
         self._fill(prefix)
 

@@ -5,7 +5,8 @@ queue is looked at once a second as long as a consumer waits for it; by one of t
 finds nothing is announced on the queue's channel. A consumer that hears of it puts off its own look
 until shortly before the second is over; the one that looked last looks again before that. So it
 goes on looking, and the others only listen. When it dies, or has work to do, the first of the
-others whose time comes takes its place.
+others whose time comes takes its place. Those of one process need not hear of a look: a mark in the
+keys of the queue says that one of them has begun it. So however busy the process, one looks.
 """
 
 from __future__ import annotations

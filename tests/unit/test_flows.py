@@ -108,6 +108,42 @@ def test_while_nothing_is_found_the_wait_goes_on() -> None:
     assert play.effect.seconds > 0.9, "others look before it does"
 
 
+def waits_and_is_due(queue: QueueKeys) -> tuple[Consumer, Play]:
+    one = consumer(queue)
+    play = Play(one.receive(5, None))
+    play.go(claimed())
+    one._looks._at = dict.fromkeys([queue.name], time.monotonic())
+    one._looks._reckon()
+    return one, play
+
+
+def test_of_the_consumers_of_a_process_one_looks_at_a_time() -> None:
+    """The others have not heard of it yet: the process is busy, or the look is under way."""
+    queue = QueueKeys("together")
+    (_, first), (_, second) = waits_and_is_due(queue), waits_and_is_due(queue)
+    assert first.go(None).script.name == "look"
+    wait = second.go(None)
+    assert isinstance(wait, Wait)
+    assert 0.8 < wait.seconds < 1, "as if it had heard of that look"
+
+
+@pytest.mark.parametrize("answer", [("together",), PermissionDenied("this user may not look")])
+def test_a_look_that_finds_something_puts_off_no_other(answer: Any) -> None:
+    queue = QueueKeys("together")
+    (_, first), (_, second) = waits_and_is_due(queue), waits_and_is_due(queue)
+    assert first.go(None).script.name == "look"
+    first.go(answer)
+    assert second.go(None).script.name == "look"
+
+
+def test_a_look_that_was_begun_long_ago_puts_off_no_other() -> None:
+    """Its process was forked meanwhile, or its task cancelled."""
+    queue = QueueKeys("together")
+    _, play = waits_and_is_due(queue)
+    queue.looking = time.monotonic() - 0.6
+    assert play.go(None).script.name == "look"
+
+
 def test_what_a_look_finds_is_claimed_by_what_stands_behind_the_wait() -> None:
     play = Play(consumer().receive(5, None))
     play.go(claimed())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from atomq import calls
 from atomq.arguments import Seconds
@@ -50,6 +50,7 @@ class Consumer(Claiming):
         """`fair`: no queue goes before another; else those of a server go in this order."""
         super().__init__(queues, options, acks, company, fair=fair)
         self._by_wake = {queue.wake: queue for queue in queues}
+        self._names = {queue.name: queue for queue in queues}
         self._wakes = tuple(self._by_wake)
         self._waiting = False
         self.until = NEVER
@@ -292,7 +293,10 @@ class Consumer(Claiming):
     def _look(self, now: float) -> Flow[set[str] | None]:
         """Look at the queues whose time it is; those to claim from, None: all."""
         # None is due where a connection broke: then any token may be lost.
-        names = self._looks.due(now) or [queue.name for queue in self.queues]
+        due = self._looks.due(now)
+        names = [name for name in due or self._names if not (due and self._is_looked_at(name, now))]
+        for name in names:
+            self._names[name].looking = now
         found: set[str] = set()
         try:
             for claims in self._groups:
@@ -307,9 +311,26 @@ class Consumer(Claiming):
         except AtomqError as error:
             log.debug("all is claimed, as it could not be looked at: %s", error)
             self._looks.claimed(names, now)
+            self._done_looking(names)
             return None
+        self._done_looking(found)  # nothing is said of these: others look too
         self._looks.looked([name for name in names if name not in found], now)
         return found
+
+    def _done_looking(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._names[name].looking = 0.0
+
+    def _is_looked_at(self, name: str, now: float) -> bool:
+        """Whether another consumer of this process has begun to, and it will be heard of soon.
+
+        Else all of a busy process would look, as none hears of a look before it is over.
+        """
+        since = self._names[name].looking
+        if not now - self.options.wait_cap / 2 < since <= now:
+            return False
+        self._looks.heard(name, "", since)
+        return True
 
     def _wakes_at_hand(self) -> tuple[str, ...]:
         return tuple(wake for wake, queue in self._by_wake.items() if queue.name not in self._aside)
