@@ -24,9 +24,7 @@ class Lease:
 
     __slots__ = ("begins", "claimed", "holder", "queue", "since", "started", "tracked")
 
-    def __init__(
-        self, queue: str, holder: weakref.ref[Any], since: float, *, tracked: bool
-    ) -> None:
+    def __init__(self, queue: str, holder: weakref.ref[Any], since: float, tracked: bool) -> None:
         self.queue = queue
         self.tracked = tracked
         self.holder = holder

@@ -93,15 +93,15 @@ class LeaseKeeper:
             since = clock()
         with self.lock:
             strictly = claim.alone and claim.deliveries[0].spared > 1
-            alone, renewal = self.alone, self._renewal
+            alone, renewal, ref = self.alone, self._renewal, weakref.ref
             if self._leases and (alone.must_be() or (strictly and alone.holds())):
                 return False
             if claim.alone or alone.message is not None:
                 alone.note(claim, strictly=strictly)
-            for delivery, one in zip(claim.deliveries, holders, strict=True):
+            for at, delivery in enumerate(claim.deliveries):
+                one = holders[at]
                 tracked = delivery.word is not delivery.receipt
-                lease = Lease(delivery.queue, weakref.ref(one), since, tracked=tracked)
-                self._leases[one.receipt] = lease
+                self._leases[one.receipt] = Lease(delivery.queue, ref(one), since, tracked)
                 if tracked and renewal.ask_at == inf:
                     renewal.ask_soon()
             if renewal.renew_at == inf:

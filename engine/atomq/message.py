@@ -50,7 +50,6 @@ class Writer:
         self,
         body: Any,
         message_id: str,
-        *,
         priority: int = 0,
         headers: Mapping[str, Any] | None = None,
     ) -> str:

@@ -183,7 +183,7 @@ class MessageBase(Generic[QueueT]):
         """The envelope as it lies in the server."""
         return self._delivery.envelope.raw
 
-    def _hand_over(self, *, rides: bool) -> Self:
+    def _hand_over(self, rides: bool) -> Self:
         """Note that its handler begins to work."""
         self._rides = rides
         if rides and tracing.active is not None:

@@ -124,7 +124,7 @@ class Pool(Commands):
         fork.leak(self._idle)
         self._begin()
 
-    def _take(self, *, looked_at: bool, within: float | None) -> Line:
+    def _take(self, looked_at: bool, within: float | None) -> Line:
         while self._idle:
             try:
                 line = self._idle.pop()
@@ -163,7 +163,7 @@ class Pool(Commands):
     ) -> list[Any]:
         era = self.engine.era
         try:
-            line = self._take(looked_at=looked_at, within=within)
+            line = self._take(looked_at, within)
         except SERVER_ERRORS as error:
             raise connecting(error) from error
         try:

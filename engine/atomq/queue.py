@@ -279,7 +279,7 @@ class Queue(QueueBase[Engine]):
     def claim(self, timeout: Seconds | None = 0) -> Message | None:
         """One message, or None after `timeout` seconds (None: wait for ever)."""
         found = self.claim_many(1, timeout)
-        return found[0]._hand_over(rides=False) if found else None
+        return found[0]._hand_over(False) if found else None
 
     def claim_many(self, limit: int, timeout: Seconds | None = 0) -> list[Message]:
         """Up to `limit` messages (at most 1,000). Waits for the first one only."""
@@ -340,7 +340,7 @@ class Queue(QueueBase[Engine]):
                         if (message := backlog.next()) is None:
                             break
                         count += 1
-                        yield message._hand_over(rides=True)
+                        yield message._hand_over(True)
                         del message
                 finally:
                     pace.took(time.monotonic() - began, count)

@@ -286,7 +286,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
     async def claim(self, timeout: Seconds | None = 0) -> AsyncMessage | None:
         """One message, or None after `timeout` seconds (None: wait for ever)."""
         found = await self.claim_many(1, timeout)
-        return found[0]._hand_over(rides=False) if found else None
+        return found[0]._hand_over(False) if found else None
 
     async def claim_many(self, limit: int, timeout: Seconds | None = 0) -> list[AsyncMessage]:
         """Up to `limit` messages (at most 1,000). Waits for the first one only."""
@@ -347,7 +347,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
                         if (message := backlog.next()) is None:
                             break
                         count += 1
-                        yield message._hand_over(rides=True)
+                        yield message._hand_over(True)
                         del message
                 finally:
                     pace.took(time.monotonic() - began, count)

@@ -142,7 +142,7 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         while True:
             if self.grown is None:
                 receive = self._consumer.receive
-                yield from receive(limit, left, claimed, patient=patient, stop=stop)
+                yield from receive(limit, left, claimed, patient, stop)
             else:
                 yield from self._receive_from(
                     self.grown, limit, left, claimed, messages, patient, stop

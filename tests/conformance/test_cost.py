@@ -162,7 +162,7 @@ def test_idle_consumers_ask_little(
         pytest.param(claim_and_ack, 1, 101, id="claim, ack"),
         pytest.param(claim_and_complete, 1, 117, id="claim, complete"),
         pytest.param(claim_and_reject, 1, 121, id="claim, reject"),
-        pytest.param(consume, 1, 77, id="consume(prefetch=1)"),
+        pytest.param(consume, 1, 75, id="consume(prefetch=1)"),
     ],
 )
 def test_a_message_runs_no_more_python_than_it_did(

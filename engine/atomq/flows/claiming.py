@@ -151,7 +151,7 @@ class Claiming:
         self.asked = clock()
         try:
             company = self._company.company() if limit else calls.HOLDS
-            call = claims.call(claim_id, limit, company=company, acks=acks)
+            call = claims.call(claim_id, limit, company, acks)
             call.brief = self._several
             claimed = yield from ask(call)
         except BaseException as error:
@@ -161,9 +161,9 @@ class Claiming:
             if limit and not refused:
                 self._unanswered[self._group(claims)] = (claims, claim_id, limit)
             raise
-        for name, receipts in zip(claims.names, acks, strict=True):
+        for at, receipts in enumerate(acks):
             if receipts:
-                lost = claimed.lost_acks
+                name, lost = claims.names[at], claimed.lost_acks
                 missing = [receipt for queue, receipt in lost if queue == name] if lost else ()
                 self.acks.answered(name, receipts, missing)
         self._note(claims, claimed)

@@ -72,7 +72,6 @@ class Consumer(Claiming):
         limit: int,
         timeout: Seconds | None,
         claimed_by: ClaimedBy = lambda _: None,
-        *,
         patient: bool = False,
         stop: Stop | None = None,
     ) -> Flow[list[Delivery]]:

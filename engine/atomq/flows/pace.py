@@ -46,6 +46,8 @@ class Pace:
 
         Of several workers that tells little: what they `worked` counts.
         """
+        if self._most == self._workers == 1:  # whatever the pace
+            return
         if self._workers > 1:
             worked = [self._worked.popleft() for _ in range(len(self._worked))]
             seconds, messages = sum(worked) / self._workers, len(worked)
