@@ -173,10 +173,17 @@ class Conversation(Iterator[tuple[Any, Any]]):
         return self
 
     def __next__(self) -> tuple[Any, Any]:
+        answer = self.answer()
+        if answer is None:
+            raise StopIteration
+        return answer
+
+    def answer(self) -> tuple[Any, Any] | None:
+        """What iterating gives next; None: the server has not said more yet."""
         while True:
             reply = self._parsed.popleft() if self._parsed else self._gets()
             if reply is _NOTHING:
-                raise StopIteration
+                return None
             if type(reply) is PushNotification:
                 if not self._confirms(reply):
                     return PUSHED, reply

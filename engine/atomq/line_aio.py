@@ -65,7 +65,7 @@ class Line:
         """How many calls are not answered yet."""
         return len(self._pending) + len(self._unsent)
 
-    def is_sound(self, *, looked_at: bool) -> bool:
+    def is_sound(self, looked_at: bool) -> bool:
         """Whether it can be used after a rest. The socket is looked at: the loop may be late."""
         rested = time.monotonic() - self._heard
         if rested >= self._trusted:
@@ -75,7 +75,7 @@ class Line:
         number = self._wire.fileno()
         return number < 0 or not readable(number)  # memory:// has none
 
-    def say(self, data: Sequence[bytes], asked: Asked, *, large: bool, patience: float) -> None:
+    def say(self, data: Sequence[bytes], asked: Asked, large: bool, patience: float) -> None:
         """Send commands, each of which answers `asked`, by `patience` seconds later than others."""
         if large:
             self._pool.occupied(self)
@@ -108,10 +108,12 @@ class Line:
         answers: list[tuple[Asked, Any]] = []
         led_astray = False
         try:
-            for asked, reply in self._talk.feed(data):
+            next_answer = self._talk.feed(data).answer
+            while (answer := next_answer()) is not None:
+                asked, reply = answer
                 if asked is PUSHED:
                     continue
-                answers.append((asked, reply))
+                answers.append(answer)
                 if isinstance(reply, Exception) and leads_astray(reply):
                     led_astray = True
         except server.RedisError as error:

@@ -68,7 +68,7 @@ class Writer:
         tag = quoted(message_id)
         if isinstance(data, str) and not (headers or priority):  # as most are
             text = self._quoted(data)
-            return f'{{"body":{text}{self._plain}{time.time():.0f},"delivery_tag":{tag}}}}}'
+            return f'{{"body":{text}{self._plain}{int(time.time())},"delivery_tag":{tag}}}}}'
         said = ""
         more = strict_json(dict(headers), "the headers are") if headers else "{}"
         if isinstance(data, str):
@@ -83,7 +83,7 @@ class Writer:
         if headers and "id" in headers:  # else that would be taken for the message's
             said += f'"message_id":{tag},'
         return (
-            f'{head}{self._properties}{said}"timestamp":{time.time():.0f},"delivery_tag":{tag}}}}}'
+            f'{head}{self._properties}{said}"timestamp":{int(time.time())},"delivery_tag":{tag}}}}}'
         )
 
 

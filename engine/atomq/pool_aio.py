@@ -91,7 +91,7 @@ class AsyncPool(AsyncCommands):
         """
         data = call.packed()
         answer = Answer(self.loop or self._loop())
-        self._say((data,), answer, large=call.large or len(data) > SMALL)
+        self._say((data,), answer, call.large or len(data) > SMALL)
         return answer
 
     async def over(
@@ -122,20 +122,19 @@ class AsyncPool(AsyncCommands):
         self,
         data: Sequence[bytes],
         asked: Asked,
-        *,
         large: bool,
         looked_at: bool = False,
         patience: float = 0.0,
     ) -> None:
-        line = self._with_room(large=large, looked_at=looked_at)
+        line = self._with_room(large, looked_at)
         if line is not None:
-            line.say(data, asked, large=large, patience=patience)
+            line.say(data, asked, large, patience)
             return
         wanting = self._wanting_large if large else self._wanting
         wanting.append(_Wanting(data, asked, looked_at, patience))
         self._open_more()
 
-    def _with_room(self, *, large: bool, looked_at: bool) -> Line | None:
+    def _with_room(self, large: bool, looked_at: bool) -> Line | None:
         """The first that small calls travel over, or that is free; None: another may be opened."""
         for line in tuple(self._lines):
             if line.era != self.engine.era:
@@ -143,7 +142,7 @@ class AsyncPool(AsyncCommands):
             elif under_way := line.under_way:
                 if under_way < UNDER_WAY and not large:
                     return line
-            elif line.is_sound(looked_at=looked_at):
+            elif line.is_sound(looked_at):
                 return line
             else:
                 line.close()

@@ -48,6 +48,7 @@ def bare(url: str) -> Work:
     connection.send_command("SCRIPT", "LOAD", "return 1")
     sha = connection.read_response()
     data = connection.pack_command("EVALSHA", sha, 0, "x" * 330)[0]
+    connection._sock.settimeout(None)  # else Python polls before each read and each write
 
     def work(count: int) -> None:
         for _ in range(count):
@@ -87,6 +88,30 @@ def bare_in_a_task(url: str) -> Work:
             await calls.answer
 
     return lambda count: (connection, runner.run(work(count)))
+
+
+def bare_put(url: str) -> Work:
+    """What any client does that puts this message: its id, JSON, the envelope, the packed words."""
+    from hiredis import Reader, pack_command
+
+    from atomq.client import Engine
+    from atomq.message import Writer
+
+    connection: Any = Engine(url).connection()
+    connection.send_command("SCRIPT", "LOAD", "return 1")
+    head = pack_command(("EVALSHA", connection.read_response(), 0, 1, 240_000, "", ""))
+    head, reader = head[: head.rindex(b"$")], Reader()
+    connection._sock.settimeout(None)
+    write = Writer("q").write
+
+    def work(count: int) -> None:
+        for number in range(count):
+            words = pack_command((write(BODY, f"abcdefabcdefabcdefabcdef-{number}"),))
+            connection._sock.sendall(head + words[words.index(b"\n") + 1 :])
+            reader.feed(connection._sock.recv(65536))
+            assert reader.gets() == 1
+
+    return work
 
 
 def put(url: str) -> Work:
@@ -225,6 +250,7 @@ def threads_that_put(url: str) -> Work:
 CASES = {
     "bare": bare,
     "bare-task": bare_in_a_task,
+    "bare-put": bare_put,
     "put": put,
     "put-task": put_in_a_task,
     "put-many": put_many,

@@ -6,7 +6,8 @@
 The checkouts take turns. A line has the least µs a message, the least CPU of client and of server,
 and the commands that the server runs for each message, inner ones too. Of many short rounds the
 least says most on a busy machine; there client and server share a core, and the sum of their CPU is
-the time. `--delay` puts so many ms between client and server. Starts a server of its own.
+the time. With 0 threads it is a script that does nothing, over a bare socket: what no client saves.
+`--delay` puts so many ms between client and server. Starts a server of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.bench.instructions import BODY, ROOT, environment
+from tests.bench.instructions import BODY, ROOT, bare, environment
 from tests.servers import Server
 
 MESSAGES, ROUNDS = 2_000, 10
@@ -31,13 +32,17 @@ def _child(url: str, threads: int) -> None:
 
     queue = Queue("q", url)
     queue.put(BODY)
+    call = bare(url)
 
     def work() -> None:
+        if not threads:
+            call(MESSAGES)
+            return
         for _ in range(MESSAGES // threads):
             queue.put(BODY)
 
     for _ in range(ROUNDS):
-        workers = [threading.Thread(target=work) for _ in range(threads)]
+        workers = [threading.Thread(target=work) for _ in range(threads or 1)]
         began, cpu = time.perf_counter(), time.process_time()
         for worker in workers:
             worker.start()

@@ -58,11 +58,11 @@ class Line:
     def under_way(self) -> int:
         return len(self.asked)
 
-    def is_sound(self, *, looked_at: bool) -> bool:
+    def is_sound(self, looked_at: bool) -> bool:
         self.looked_at.append(looked_at)
         return self.sound
 
-    def say(self, data: Any, asked: Any, *, large: bool, patience: float = 0.0) -> None:
+    def say(self, data: Any, asked: Any, large: bool, patience: float = 0.0) -> None:
         if large:
             self.pool.occupied(self)  # type: ignore[arg-type]
         self.said.append((list(data), large, patience))
