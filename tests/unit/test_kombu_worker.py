@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -151,6 +153,32 @@ def test_every_request_that_is_alive_is_found(celery: Celery) -> None:
     del circle
     found = worker.requests()
     assert (found, bare.message) == ({"a": kept[0], "b": kept[1]}, bare.message)
+
+
+def test_threads_make_tuples_while_the_heap_is_looked_through(celery: Celery) -> None:
+    """`tuple(generator)` raises SystemError while another thread has a list of all objects."""
+    celery.module("celery.worker.request", Request=celery.kind)
+    kept, heap = celery.request("a"), [[each] for each in range(50_000)]
+    ended = threading.Event()
+
+    def make() -> int:
+        made = 0
+        while not ended.is_set():
+            made += len(tuple(same(each) for each in range(15)))
+        return made
+
+    def same(each: int) -> int:
+        return each
+
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(make)
+        try:
+            found = [worker.requests() for _ in range(20)]
+        finally:
+            ended.set()
+        assert made.result() > 0
+    assert found == [{"a": kept}] * 20
+    assert heap
 
 
 def test_what_celery_cancelled_and_will_not_settle_is_found(celery: Celery) -> None:

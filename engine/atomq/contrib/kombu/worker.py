@@ -147,10 +147,17 @@ def _requests() -> Iterator[tuple[str, Any]]:
 
 
 def _alive(kind: type | None) -> list[Any]:
-    """Every object of this class that is alive."""
+    """Every object of this class, or of one below it, that is alive: each refers to its class.
+
+    A list of the whole heap would also refer to the tuples that other threads are making, and
+    `tuple(generator)` raises SystemError there (CPython, Objects/tupleobject.c).
+    """
     if kind is None:
         return []
-    return [thing for thing in gc.get_objects() if issubclass(type(thing), kind)]
+    kinds = [kind]
+    for each in kinds:
+        kinds += each.__subclasses__()
+    return [thing for thing in gc.get_referrers(*kinds) if type(thing) in kinds]
 
 
 def cancelled() -> Iterator[Any]:
