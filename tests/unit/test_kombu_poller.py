@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from redis import exceptions as server
 
-from atomq.contrib.kombu import claims, intake, line, rights, worker
+from atomq.contrib.kombu import claims, intake, line, rights, waker, worker
 from atomq.contrib.kombu import poller as module
 from atomq.contrib.kombu.intake import CAP, PATIENCE
 from atomq.contrib.kombu.rights import FORBIDDEN
-from atomq.contrib.kombu.waker import Waker
+from atomq.contrib.kombu.waker import Alarm, Waker
 from atomq.contrib.kombu.watch import LINGER
 from atomq.errors import AtomqError, PermissionDenied, ServerFull, ServerUnavailable
 from tests.scripted import Line, Stage, claimed, push, raw
@@ -493,7 +496,7 @@ def test_in_a_loop_the_bell_rings_for_what_is_left(
     waker = Waker()
     files: list[int | None] = []
     stage.consume()
-    stage.poller.watch(files.append, waker)
+    stage.poller.watch(files.append, waker, Mock())
     stage.poller.pump()
     assert files == [3]
     stage.give(claimed("a", "b", "c"))
@@ -513,7 +516,7 @@ def test_a_callback_that_raises_leaves_the_rest_to_the_next_turn(stage: Stage) -
         raise KeyError
 
     stage.consume(callback=callback)
-    stage.poller.watch(lambda _: None, waker)
+    stage.poller.watch(lambda _: None, waker, Mock())
     stage.poller.pump()
     stage.line.replies.append(claimed("a", "b"))
     with pytest.raises(KeyError):
@@ -778,15 +781,68 @@ def test_what_was_popped_for_a_consumer_that_left_is_put_back(stage: Stage) -> N
     assert (call.keys[1], call.args) == ("n", [0, raw("hello")])
 
 
-def test_a_loop_is_told_when_something_falls_due(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+class Loop:
+    """The timers of an event loop, for a clock that a test sets."""
+
+    def __init__(self, clock: list[float]) -> None:
+        self._clock = clock
+        self.timers: list[tuple[float, Callable[[], object]]] = []
+
+    def call_later(self, seconds: float, ring: Callable[[], object]) -> Mock:
+        self.timers.append((self._clock[0] + seconds, ring))
+        return Mock()
+
+    def fire(self) -> None:
+        """Those whose time it is, the earliest first."""
+        for timer in sorted(self.timers, key=itemgetter(0)):
+            if timer[0] <= self._clock[0] + 0.01:
+                self.timers.remove(timer)
+                timer[1]()
+
+
+@pytest.mark.parametrize("seconds", [0.3, 6.0, 7200.0])
+def test_a_loop_has_a_timer_for_what_falls_due_however_late(
+    stage: Stage, clock: list[float], monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    told: list[float] = []
-    monkeypatch.setattr(stage.transport, "wake_in", told.append)
+    monkeypatch.setattr(waker, "time", module.time)
+    loop = Loop(clock)
+    tick = stage.poller.tick
+    stage.poller.watch(lambda _: None, Mock(is_set=False), Alarm(loop.call_later, tick))
     stage.consume()
-    stage.claim(wait_ms=300)
-    stage.claim()
-    assert told == [0.3]
+    stage.claim(wait_ms=int(seconds * 1000))
+    for _ in range(3):
+        tick()
+    assert [round(at, 1) for at, _ in loop.timers] == [seconds], "one timer for one moment"
+    stage.engine.answers["CLIENT UNBLOCK"] = lambda _: stage.line.replies.append(None)
+    stage.line.replies.append(None)  # of the watcher's election
+    clock[0] = seconds + 0.005
+    loop.fire()
+    assert len(stage.line.claims()) == 2
+    assert not loop.timers
+    tick()
+    assert not loop.timers, "what is due and under way is not waited for by a timer"
+
+
+def test_a_timer_stays_where_an_earlier_one_is_set(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waker, "time", module.time)
+    loop, rung, now = Loop(clock), list[float](), time.monotonic()
+    alarm = Alarm(loop.call_later, lambda: rung.append(clock[0]))
+    alarm.set(now + 60)
+    alarm.set(now + 1)
+    assert alarm.at == now + 1
+    clock[0] = 1.0
+    loop.fire()
+    assert (rung, alarm.at) == ([1.0], now + 60)
+    clock[0] = 60.0
+    loop.fire()
+    assert (rung, alarm.at) == ([1.0, 60.0], math.inf)
+    alarm.set(now + 90)
+    (timer,) = [each for _, each in alarm._timers]
+    alarm.cancel()
+    timer.cancel.assert_called_once_with()
+    assert alarm.at == math.inf
 
 
 def test_a_wait_that_is_refused_for_a_moment_is_sent_again(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from math import inf
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from redis import exceptions as server
@@ -153,7 +154,7 @@ def test_in_one_turn_of_a_loop_as_many_are_handed_over_as_time_allows(
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(module, "runs_in_delivery", lambda *, in_loop: in_loops.append(in_loop))
     stage.consume(callback=callback)
-    stage.poller.watch(lambda _: None, waker)
+    stage.poller.watch(lambda _: None, waker, Mock())
     stage.poller.pump()
     stage.give(claimed("a", "b", "c"))
     assert (len(stage.got), waker.is_set) == (handed, handed < 3)

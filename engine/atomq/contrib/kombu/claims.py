@@ -200,7 +200,6 @@ class Claims:
         if claimed.wait_ms is not None:
             self.due_at = min(self.due_at, time.monotonic() + claimed.wait_ms / 1000)
             self._due.update(acks)
-            self._transport.wake_in(claimed.wait_ms / 1000)
         self._buffer.add(channel, deliveries, claimed.now_ms)
         if channel.closed:  # meanwhile
             self._buffer.give_back(lambda one, _: one is channel)

@@ -268,7 +268,6 @@ class Intake:
                 self.unable_since = float("inf")
             elif self.unable_since == float("inf"):
                 self.unable_since = now
-                self._transport.wake_in(LINGER)
         if now >= self.unable_since + LINGER:
             self.unable_since = float("inf")
             self.resign(staying={name for channel in able for name in channel.claimed_queues()})

@@ -19,7 +19,7 @@ from atomq.contrib.kombu.channel import Channel
 from atomq.contrib.kombu.hand_over import HandOver
 from atomq.contrib.kombu.intake import Intake
 from atomq.contrib.kombu.shards import Shards
-from atomq.contrib.kombu.waker import Waker
+from atomq.contrib.kombu.waker import Alarm, Waker
 from atomq.contrib.kombu.worker import (
     acks_between_drains,
     in_gevent_hub,
@@ -50,6 +50,7 @@ class Poller:
         self._broker = transport.broker
         self._handed_at = 0.0
         self._waker: Waker | None = None
+        self._alarm: Alarm | None = None
         self._buffer = HandOver(self._broker)
         kind = Shards if self._broker.on_cluster else Intake
         self._intake: Any = kind(transport, self._buffer)
@@ -104,12 +105,13 @@ class Poller:
 
     # ── what the transport asks ───────────────────────────────────────────────────────────────
 
-    def watch(self, on_socket: Callable[[int | None], None], waker: Waker) -> None:
+    def watch(self, on_socket: Callable[[int | None], None], waker: Waker, alarm: Alarm) -> None:
         """Call `on_socket` with the file number to watch, and None when there is none any more.
 
-        While `waker` is set, `on_waker` is to be called too.
+        While `waker` is set, `on_waker` is to be called too; and `tick` at each turn of the event
+        loop, of which there is one when `alarm` rings.
         """
-        self._waker = waker
+        self._waker, self._alarm = waker, alarm
         self._intake.attach(on_socket)
 
     def close(self) -> None:
@@ -137,11 +139,13 @@ class Poller:
             self.on_readable()
         self._hand_over()
 
-    @property
-    def next_at(self) -> float:
-        """When there is something to do though nothing is heard (monotonic)."""
-        at: float = self._intake.next_at
-        return at
+    def tick(self) -> None:
+        """A turn of the event loop: send what there is to send, and be called when more is due."""
+        now = time.monotonic()
+        self.pump()
+        # What was due before this turn waits for room, or for an answer: both make a turn.
+        if self._alarm is not None and now < (at := self._intake.next_at) < self._alarm.at:
+            self._alarm.set(at)
 
     def _hand_over(self) -> None:
         """Hand over what waits here, for some time: then the loop sees to what came of it.

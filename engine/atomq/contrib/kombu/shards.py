@@ -287,17 +287,14 @@ class Shards:
             self._broker.engine.nodes()
 
     def _tick(self, now: float) -> None:
-        """Have this called again when there is something to do."""
+        """Say when there is something to do."""
         needed = [line for line in self.lines.every() if line.place or self._broadcasts.patterns]
         soon = LAPSE if any(line.is_asked or not line.is_open for line in needed) else 1.0
         later = [self._chores_at]
         for one in self._claimed.values():
             later += (one.look_at, one.claims.due_at)
         # What is due and was not done now waits for room, or for an answer.
-        at = min([now + soon, *(at for at in later if at > now)])
-        if not now < self._ticks_at <= at:
-            self._ticks_at = at
-            self._transport.wake_in(at - now)
+        self._ticks_at = min([now + soon, *(at for at in later if at > now)])
 
     def _do_chores(self, now: float) -> None:
         self._chores_at = now + random.uniform(*EVERY)

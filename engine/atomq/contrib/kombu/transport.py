@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from typing import Any
 
 import redis
@@ -19,7 +18,7 @@ from atomq.contrib.kombu.consuming import Receiver
 from atomq.contrib.kombu.poller import Poller, let_go
 from atomq.contrib.kombu.registry import STOCK_SCHEMES
 from atomq.contrib.kombu.settings import Settings
-from atomq.contrib.kombu.waker import Waker
+from atomq.contrib.kombu.waker import Alarm, Waker
 from atomq.errors import AtomqError, ServerError, ServerUnavailable
 
 log = logging.getLogger("atomq.kombu")
@@ -68,6 +67,7 @@ class Transport(virtual.Transport):
         self._loop: Any = None
         self._timer: Any = None
         self._waker: Waker | None = None
+        self._alarm: Alarm | None = None
         super().__init__(client, **kwargs)
         self.poller = Poller(self)
         self.receiver: Receiver = self.poller
@@ -120,6 +120,9 @@ class Transport(virtual.Transport):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
         self.poller.close()
         if self._waker is not None:
             loop.remove(self._waker)
@@ -154,7 +157,8 @@ class Transport(virtual.Transport):
         if self._waker is None:
             self._waker = Waker()
         loop.add_reader(self._waker, self.poller.on_waker)
-        self.poller.watch(on_socket, self._waker)
+        self._alarm = Alarm(loop.call_later, self._on_tick)
+        self.poller.watch(on_socket, self._waker, self._alarm)
         loop.on_tick.add(self._on_tick)
         self._timer = loop.call_repeatedly(1.0, self._every_second)
 
@@ -163,16 +167,9 @@ class Transport(virtual.Transport):
         """Whether an event loop drives it; else a program drains it by hand."""
         return self._loop is not None
 
-    def wake_in(self, seconds: float) -> None:
-        """A delayed message falls due then."""
-        # For what falls due later the timer is set in time, by the look of every second.
-        if self._loop is not None and seconds < 2.0:
-            self._loop.call_later(max(0.0, seconds), self._on_tick)
-
     def _every_second(self) -> None:
         self._on_tick()
         if self._loop is not None:
-            self.wake_in(self.poller.next_at - time.monotonic())
             self._keep_bindings()
 
     def _keep_bindings(self) -> None:
@@ -186,7 +183,7 @@ class Transport(virtual.Transport):
 
     def _on_tick(self) -> None:
         if self._loop is not None:
-            self.poller.pump()
+            self.poller.tick()
 
     # ── what Kombu shows ──────────────────────────────────────────────────────────────────────
 
