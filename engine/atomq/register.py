@@ -21,6 +21,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -313,7 +314,7 @@ class Register:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "started_ms": self._started_ms,
-            "version": metadata.version("atomq"),
+            "version": _version(),
             "queue_count": len(queues),
             "limits": limits,
             "concurrency": self.concurrency() or sum(one.concurrency for one in consumers),
@@ -332,6 +333,11 @@ class Register:
             if len(text) <= LARGEST or not most:
                 return text
             most //= 2
+
+
+@cache  # it is read from a file
+def _version() -> str:
+    return metadata.version("atomq")
 
 
 def _limits(

@@ -27,12 +27,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from tests.bench.stock import Stock
 from tests.servers import Server
 
 BODY = {"task": "resize", "n": 1, "text": "x" * 200}  # 230 bytes as JSON
 SLOWER = 40  # times: so much Cachegrind takes longer, and so much the timers of the client wait
 ROOT = Path(__file__).resolve().parents[2]
 FEW, MANY = 100, 500  # calls
+TIMERS = {"ACK_DELAY", "COST", "PACE", "TURN"}
 
 Work = Callable[[int], Any]
 
@@ -247,6 +249,41 @@ def threads_that_put(url: str) -> Work:
     return work
 
 
+def kombu_publish(url: str) -> Work:
+    """A message through an exchange, as `SimpleQueue` does."""
+    peer = Stock(f"atomq+{url.removeprefix('redis+')}", "q")
+    return lambda count: peer.publish(BODY, count)
+
+
+def kombu_consume(url: str) -> Work:
+    """A message consumed and acked in Kombu's event loop."""
+    from atomq.client import Engine
+
+    peer, connection = Stock(f"atomq+{url.removeprefix('redis+')}", "q"), Engine(url).connection()
+    peer.publish(BODY, 1)
+    connection.send_command("LPOP", "q")
+    message = connection.read_response()
+
+    def work(count: int) -> None:
+        connection.send_command("LPUSH", "q", *[message] * count)
+        connection.read_response()
+        peer.published = count
+        peer.consume()
+
+    return work
+
+
+def kombu_consumer(url: str) -> Work:
+    """A consumer of Kombu's that begins, takes one message and ends."""
+    work = kombu_consume(url)
+
+    def works(count: int) -> None:
+        for _ in range(count):
+            work(1)
+
+    return works
+
+
 CASES = {
     "bare": bare,
     "bare-task": bare_in_a_task,
@@ -259,25 +296,23 @@ CASES = {
     "consume-1-task": consume_in_a_task,
     "consume-64": consume_64,
     "claim-ack": claim_and_ack,
+    "kombu-publish": kombu_publish,
+    "kombu-consume": kombu_consume,
+    "kombu-consumer": kombu_consumer,
 }
 
 
 def _slow_clock() -> None:
     """Have timers of the client go off as often a call as they do where nothing counts."""
-    import atomq.leases
-
-    module: Any
-    for module in (atomq.leases, sys.modules.get("atomq.settling")):
-        if hasattr(module, "ACK_DELAY"):
-            module.ACK_DELAY *= SLOWER
-    together: Any = sys.modules.get("atomq.gathering_threads")
-    if hasattr(together, "COST"):
-        together.COST *= SLOWER
+    for name, module in [*sys.modules.items()]:
+        if name.startswith("atomq."):
+            for timer in TIMERS.intersection(vars(module)):
+                setattr(module, timer, getattr(module, timer) * SLOWER)
 
 
 def _child(case: str, url: str, count: int) -> None:
-    _slow_clock()
     work = CASES[case](url)
+    _slow_clock()
     work(FEW)  # connections, caches
     gc.collect()
     work(count)

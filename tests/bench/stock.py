@@ -20,7 +20,8 @@ class Stock:
         self._exchange = Exchange(queue, type="direct")
         self._queue = Queue(queue, self._exchange, routing_key=queue)
         self._queue.bind(self._producer.channel).declare()
-        self._published = 0
+        self.published = 0
+        """What was published and is not consumed yet."""
         self._in.register_with_event_loop(self._hub)
         self._left = 0
         self._consumer = Consumer(self._in, [self._queue], on_message=self._handle)
@@ -34,12 +35,12 @@ class Stock:
         exchange = self._exchange if routed else ""
         for _ in range(count):
             self._producer.publish(body, exchange=exchange, routing_key=self._queue.name)
-        self._published += count
+        self.published += count
         return count
 
     def consume(self) -> int:
         """Consume and ack all that was published."""
-        count, self._left, self._published = self._published, self._published, 0
+        count, self._left, self.published = self.published, self.published, 0
         with self._consumer:
             loop = self._hub.create_loop()
             while self._left:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from operator import countOf, itemgetter
 from typing import TYPE_CHECKING
 
 from atomq.delivery import Delivery
@@ -19,6 +20,8 @@ log = logging.getLogger("atomq.kombu")
 
 Waiting = tuple["Channel", Delivery, int]
 """A message for a channel, and when it was claimed by the server's clock (ms since 1970)."""
+
+_channel_of = itemgetter(0)
 
 
 class HandOver:
@@ -45,7 +48,7 @@ class HandOver:
 
     def count(self, channel: Channel) -> int:
         """How many wait for this channel."""
-        return sum(1 for one in self.waiting if one[0] is channel)
+        return countOf(map(_channel_of, self.waiting), channel)
 
     def next(self) -> Waiting | None:
         """The oldest one; None: it was let go meanwhile, or this process stood still.

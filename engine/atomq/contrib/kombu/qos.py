@@ -28,13 +28,14 @@ log = logging.getLogger("atomq.kombu")
 class Message(virtual.Message):
     """A message that remembers its delivery, and whether it could be decoded."""
 
+    undecodable: BaseException | None = None
+    revoked = False
+    """Whether a Celery worker ends its task by its own revoke: see `worker_hooks`."""
+    failure = ""
+    """What its task failed of, where a Celery worker notes it: see `worker_hooks`."""
+
     def __init__(self, payload: dict[str, Any], channel: Any = None, **kwargs: Any) -> None:
         self.delivery: Delivery | None = payload.pop("atomq.delivery", None)
-        self.undecodable: BaseException | None = None
-        self.revoked = False
-        """Whether a Celery worker ends its task by its own revoke: see `worker_hooks`."""
-        self.failure = ""
-        """What its task failed of, where a Celery worker notes it: see `worker_hooks`."""
         try:
             super().__init__(payload, channel=channel, **kwargs)
         except Exception as error:
