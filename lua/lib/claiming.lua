@@ -11,17 +11,17 @@ local FIXED = 11 -- keys of a queue before its ready lists
 
 -- All reads, into `opened`. Answers whether some receipts of this claim are held: it is sent again.
 local function look(call, known, opened, queues)
-  local leased, available, is_held = 0, 0, false
+  local available, is_held = 0, false
   for q = 1, queues do
     local this = state.read(q, call, known)
-    opened[q], leased = this, leased + this.in_unacked
+    opened[q] = this
     available = available + this.left + this.in_unacked + this.in_delayed
   end
   local names = receipts.named(call.id, math.min(call.limit, available))
   call.receipts = names
   for q = 1, queues do
     -- A claim id is used once. If a consumer uses one twice, no lease is overwritten.
-    if leased == 0 or #names == 0 then
+    if opened[q].in_unacked == 0 or #names == 0 then
       redis.call("HLEN", KEYS[opened[q].at + 2])
     else
       local held = redis.call("HMGET", KEYS[opened[q].at + 2], unpack(names))

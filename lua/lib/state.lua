@@ -17,11 +17,19 @@ function M.read(q, call, known)
   local first = known.size or redis.call("LLEN", KEYS[at + FIXED + 1])
   local sizes, left = { first }, first
   local unacked, delayed = KEYS[at + 1], KEYS[at + 3]
-  local in_unacked, in_delayed = redis.call("ZCARD", unacked), redis.call("ZCARD", delayed)
-  local tokens = redis.call("LLEN", KEYS[at + 6])
-  local others = (in_unacked > 0 and 1 or 0) + (in_delayed > 0 and 1 or 0) + (tokens > 0 and 1 or 0)
-  for step = 2, steps do -- they are empty if there are only the others
-    local size = known.there == others and 0 or redis.call("LLEN", KEYS[at + FIXED + step])
+  -- How many of its other keys are there and not read yet: mostly few. A user who may not ask that reads all.
+  local there = known.there or tonumber(
+    redis.pcall("EXISTS", unacked, delayed, KEYS[at + 6], unpack(KEYS, at + FIXED + 2, at + FIXED + steps))
+  ) or 2 + steps
+  local in_unacked = there > 0 and redis.call("ZCARD", unacked) or 0
+  there = in_unacked > 0 and there - 1 or there
+  local tokens = there > 0 and redis.call("LLEN", KEYS[at + 6]) or 0
+  there = tokens > 0 and there - 1 or there
+  local in_delayed = there > 0 and redis.call("ZCARD", delayed) or 0
+  there = in_delayed > 0 and there - 1 or there
+  for step = 2, steps do
+    local size = there > 0 and redis.call("LLEN", KEYS[at + FIXED + step]) or 0
+    there = size > 0 and there - 1 or there
     sizes[step], left = size, left + size
   end
   local set = redis.call(
