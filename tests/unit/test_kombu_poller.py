@@ -781,6 +781,24 @@ def test_what_was_popped_for_a_consumer_that_left_is_put_back(stage: Stage) -> N
     assert (call.keys[1], call.args) == ("n", [0, raw("hello")])
 
 
+def test_what_falls_due_where_there_is_no_room_is_left_to_another(
+    stage: Stage, clock: list[float]
+) -> None:
+    stage.channel.basic_qos(0, 1, False)
+    stage.consume()
+    stage.claim(wait_ms=300)
+    stage.poller._intake.claims.hot.add("q")
+    stage.claim("a")
+    stage.engine.answers["claim"] = claimed()
+    stage.poller.pump()
+    assert not stage.engine.called("claim")
+    clock[0] = 0.31
+    stage.poller.pump()
+    stage.poller.pump()
+    (call,) = stage.engine.called("claim")
+    assert (call.keys[0], call.args[2]) == ("_atomq.{q}.unacked", 0)
+
+
 class Loop:
     """The timers of an event loop, for a clock that a test sets."""
 

@@ -81,10 +81,11 @@ class Claims:
         self.hot.update(queues)
         self.has_found = True
 
-    def fall_due(self) -> None:
-        """It is time to claim what is delayed."""
-        self.hot |= self._due
-        self._due, self.due_at = set(), float("inf")
+    def fall_due(self) -> set[str]:
+        """It is time to claim what is delayed: of these queues."""
+        due, self._due, self.due_at = self._due, set(), float("inf")
+        self.hot |= due
+        return due
 
     def send(self, channel: Channel, queues: list[str], room: int) -> None:
         """Send a claim, with the acks that wait."""

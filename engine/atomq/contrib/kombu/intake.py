@@ -187,7 +187,7 @@ class Intake:
         if rooms and stopping():
             rooms = {}
         if is_due:
-            claims.fall_due()
+            self._leave_due(claims.fall_due(), rooms)
         if is_time:
             self._do_chores(now)
         if may_look and rooms:  # also while there is always something to claim from some queues
@@ -207,6 +207,13 @@ class Intake:
             or self.demand.waits.get(channels) != self.blocked
         ):
             self._block(channels)
+
+    def _leave_due(self, due: Collection[str], able: Collection[Channel]) -> None:
+        """What fell due and cannot be taken here is for another consumer, which does not know."""
+        here = {name for channel in able for name in channel.claimed_queues()}
+        for name in due:
+            if name not in here:
+                self.claims.pass_on(self._broker.keys(name).wake)
 
     def _renew_socket(self) -> None:
         if self.socket.has_moved:
