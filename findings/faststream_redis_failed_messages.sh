@@ -6,7 +6,7 @@
 #
 # Seen: faststream 0.7.8, redis-py 8.1.0, Valkey 9.1.2: a list is popped, so a failure, or a body that does not fit
 # the handler's type, is the end of the message; in a consumer group it stays pending, and the same consumer reads
-# only new ones after a restart. A body lies in a binary envelope that begins with \\x89BIN.
+# only new ones after a restart. A body lies in a binary envelope that begins with \x89BIN.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'cat "$dir"/pid* 2>/dev/null | xargs -r kill 2>/dev/null || true; rm -rf "$dir"' EXIT
