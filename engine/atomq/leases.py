@@ -104,7 +104,9 @@ class LeaseKeeper:
                 self._leases[one.receipt] = Lease(delivery.queue, ref(one), since, tracked)
                 if tracked and renewal.ask_at == inf:
                     renewal.ask_soon()
-            if renewal.renew_at == inf:
+            if clock() - since > self.renew_ms / 1000:
+                renewal.renew_now()  # the answer lay unread: by the next turn they may have ended
+            elif renewal.renew_at == inf:
                 renewal.renew_in_time()
         return True
 

@@ -65,6 +65,11 @@ class Renewal:
         self.renew_at = time.monotonic() + self.renew_ms / 1000
         self._thread.rouse()
 
+    def renew_now(self) -> None:
+        """Something is held whose lease is not fresh any more; the lock is held too."""
+        self.renew_at = time.monotonic()
+        self._thread.rouse()
+
     def ask_soon(self) -> None:
         """Something tracked is held; the lock is held too."""
         self.ask_at = time.monotonic() + ASK

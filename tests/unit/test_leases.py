@@ -214,6 +214,20 @@ def test_the_first_that_is_held_says_when_to_renew(keeper: LeaseKeeper, settled:
     assert keeper._renewal.ask_at == asks
 
 
+def test_what_was_claimed_long_before_its_answer_was_read_is_renewed_at_once(
+    keeper: LeaseKeeper, settled: Settled
+) -> None:
+    """A loop that stood still reads it: by the next renewal its lease may have ended."""
+    first, late, later = claim("a"), claim("b"), claim("c")
+    keeper.hold(first, first.deliveries)
+    in_time, roused = keeper._renewal.renew_at, len(settled.roused)
+    keeper.hold(late, late.deliveries, clock() - 19)
+    assert keeper._renewal.renew_at == in_time > time.monotonic() + 10
+    keeper.hold(later, later.deliveries, clock() - 21)
+    assert keeper._renewal.renew_at <= time.monotonic()
+    assert len(settled.roused) == roused + 1
+
+
 def test_an_ack_ends_the_lease_of_its_receipt_also_where_it_is_tracked(
     keeper: LeaseKeeper, settled: Settled
 ) -> None:
