@@ -53,7 +53,7 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
 
     def partitions(self) -> list[Queue]:
         """The partitions, as queues of their own: to look at one, or for a receiver."""
-        return list(self.engine.run(self._current()))
+        return list(self.engine.run(self._current_or_anew()))
 
     # ── publish ───────────────────────────────────────────────────────────────────────────────
 

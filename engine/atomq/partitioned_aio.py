@@ -53,7 +53,7 @@ class AsyncPartitionedQueue(PartitionedBase[AsyncEngine], AsyncQueue):
 
     async def partitions(self) -> list[AsyncQueue]:
         """The partitions, as queues of their own: to look at one, or for a receiver."""
-        return list(await self.engine.run(self._current()))
+        return list(await self.engine.run(self._current_or_anew()))
 
     # ── publish ───────────────────────────────────────────────────────────────────────────────
 

@@ -94,21 +94,29 @@ class PartitionedBase(QueueBase[EngineT]):
             yield from self._read_again()
         return (yield from self._loaded())
 
-    def _read_again(self) -> Flow[None]:
-        """Learn whether they are others by now. What fails changes nothing."""
+    def _current_or_anew(self) -> Flow[list[Any]]:
+        """The same for what puts or consumes: where there is no record, it is written."""
+        if self._parts:
+            yield from self._read_again(anew=True)
+        return (yield from self._loaded())
+
+    def _read_again(self, *, anew: bool = False) -> Flow[None]:
+        """Learn whether they are others by now. What fails changes nothing. See `_refreshed`."""
         try:
-            yield from self._refreshed()
+            yield from self._refreshed(anew=anew)
         except AtomqError as error:
             log.debug("the partitions of %r stay as they were known: %s", self.name, error)
 
-    def _refreshed(self) -> Flow[None]:
+    def _refreshed(self, *, anew: bool) -> Flow[None]:
         """Learn what the record says now: another process may have raised their number.
 
-        It is raised here if that could not be done when the first partition was away. Where the
-        record is lost, it is written again.
+        It is raised here if that could not be done when the first partition was away. Where there
+        is no record, it is written `anew`: by what puts or consumes, and not by what only looks.
         """
         self._read_at = time.monotonic()
         record = yield from self._record.read()
+        if not (record or anew):
+            return
         found = PartitionMap.read(self.name, record) if record else None
         if found is None or len(found.names) < self._count:
             found = yield from self._record.agreed(self._map)
@@ -121,7 +129,7 @@ class PartitionedBase(QueueBase[EngineT]):
         It has never been put into, and its copy of the record was not written: its node was away,
         or a release wrote the record that writes none.
         """
-        yield from self._refreshed()
+        yield from self._refreshed(anew=True)
         log.info("%s: %r has %d", error, self.name, len(self._map.names))
         if error.partition in self._map.names:
             yield from self._record.copy(self._map, error.partition)
@@ -129,7 +137,7 @@ class PartitionedBase(QueueBase[EngineT]):
     def _grown(self, names: list[str]) -> Flow[list[Any] | None]:
         """The partitions, for a consumer that knows these, if they are others by now."""
         if time.monotonic() - self._read_at > READ_AGAIN:
-            yield from self._read_again()
+            yield from self._read_again(anew=True)
         parts = self._parts
         return parts if parts and [part.name for part in parts] != names else None
 

@@ -79,9 +79,9 @@ class SpreadQueue(PartitionedBase[Engine]):
         """Whether it is time to look if another process has raised their number."""
         return time.monotonic() - self._read_at > READ_AGAIN
 
-    def _refreshed(self) -> Flow[None]:
+    def _refreshed(self, *, anew: bool) -> Flow[None]:
         if not self.is_found:
-            yield from super()._refreshed()
+            yield from super()._refreshed(anew=anew)
             return
         self._read_at = time.monotonic()  # what others said is followed, and not written
         record = yield from self._record.read()
@@ -89,7 +89,7 @@ class SpreadQueue(PartitionedBase[Engine]):
 
     def learn(self) -> Flow[None]:
         """Read which they are, again if they were read."""
-        yield from self._current()
+        yield from self._current_or_anew()
 
     def home(self, key: str | None) -> Flow[int]:
         """The partition of this key; without one, that of the next turn whose node is well."""
