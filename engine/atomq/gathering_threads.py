@@ -169,7 +169,7 @@ class ThreadGathering:
 
     def _gathered(self, put: _Put) -> list[_Put]:
         found, size, waiting = [put], len(put.message.message), self._waiting
-        while waiting and len(found) < MOST:
+        while len(found) < MOST:
             try:
                 other = waiting.popleft()
             except IndexError:

@@ -34,6 +34,19 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             for bytes_ in (12287, 12289)
         ),
     },
+    "engine/atomq/gathering_threads.py": {
+        "a byte more or less": (
+            "if is_crowded and message.is_plain and len(message.message) < TOGETHER:",
+        ),
+        "a moment; tests set it": tuple(
+            f"PATIENCE = {seconds}  # seconds: what is under way for longer is in trouble, and "
+            "nothing waits for it"
+            for seconds in (1.05, -0.95)
+        ),
+        "it is read beside another call only": tuple(
+            f"began = time.monotonic() if beside else {at}" for at in (1.0, -1.0)
+        ),
+    },
     "engine/atomq/cluster.py": {
         "one more or less; tests read it": tuple(
             f"FEW = {many}  # lists of one node, at most, for which a consumer waits over a "
@@ -366,6 +379,111 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         LONG_AGO: tuple(f"self._pace, self._claimed_at = 1, {at}" for at in (1.0, -1.0)),
         "it is set with the limit, and read where there is one": tuple(
             f"self._enough = {room}  # room that is worth a call" for room in (1, -1)
+        ),
+    },
+    "engine/atomq/calls/base.py": {
+        "what does not pass the quick way passes the other": (
+            *(
+                f"if type(given) in _LISTS and {limits}:  # as nearly always"
+                for limits in ("least < len(given) <= MOST", "least <= len(given) < MOST")
+            ),
+        ),
+        "one more or less": ("@lru_cache(maxsize= 1023)", "@lru_cache(maxsize= 1025)"),
+    },
+    "engine/atomq/calls/settling.py": {
+        "positions begin with 1": ("if position < 1:", "if position <= 0:"),
+    },
+    "engine/atomq/calls/publishing.py": {
+        SET_BEFORE: tuple(
+            f"total, group, settings_at, group_at, named = {values}"
+            for values in (
+                *("0, None, 1, 0, False", "0, None, -1, 0, False"),
+                *("0, None, 0, 1, False", "0, None, 0, -1, False", "0, None, 0, 0, True"),
+            )
+        ),
+    },
+    "engine/atomq/contrib/kombu/shards.py": {
+        "it may as well be a second more or less; tests read it": tuple(
+            f"{name} = {seconds}  # {what}"
+            for name, values, what in (
+                (
+                    "LAPSE",
+                    (1.2, -0.8),
+                    "seconds for which a claim keeps room from others: its node may stand still",
+                ),
+                (
+                    "LATE",
+                    (1.3, -0.7),
+                    "seconds of silence after which another node may serve what this one did",
+                ),
+                ("PATIENCE", (6.0, 4.0), "seconds of silence after which a line counts as dead"),
+                ("DEAF", (2.0, 0.0), "the same for the line that listens: another node will do"),
+                (
+                    "ASK",
+                    (1.5, -0.5),
+                    "seconds between two times that the nodes are asked which of them serves what",
+                ),
+                (
+                    "REST",
+                    (1.2, -0.8),
+                    "seconds before a claim is asked for again that no node answered",
+                ),
+            )
+            for seconds in values
+        ),
+        "how long one of its waits is: there is another until it is time": tuple(
+            f"if self.lines.readable({seconds}):" for seconds in (" -0.98", " 1.02")
+        ),
+        "any name will do for a thread": tuple(
+            f'self.lines.threads.do((f"claim of {{name}}", {port}), f"ask {{id(call)}}", job)'
+            for port in (-1, 1)
+        ),
+        SET_BEFORE: ("self._listens = True  # whether the subscriptions of the ear were answered",),
+        LONG_AGO: (
+            *(f"self._chores_at = {at}" for at in (1.0, -1.0)),
+            *(f"self._chores_at = self._asks_at = self._ticks_at = {at}" for at in (1.0, -1.0)),
+        ),
+        INSTANT: (
+            "if time.monotonic() >= until:",
+            "elif silent >= LATE or not line.is_open:",
+            "if silent > DEAF or (silent >= LATE and node in self._slots.doubted):",
+            "if silent >= DEAF or (silent > LATE and node in self._slots.doubted):",
+            "if silent >= LATE and line.place is not None:",
+            "if now > one.claims.due_at:",
+            "is_time = now > self._chores_at",
+            "elif ear.is_open and not silent and now > self._chores_at:",
+        ),
+        FOR_EVER: (
+            "continue",
+            "for line, purpose, reply in []:",
+            "while ear.line is not None and ear.line.has_answer or not self._listens:",
+            (
+                "while not self._listens and (now := time.monotonic()) < until or "
+                "not self.lines.is_closed:"
+            ),
+        ),
+    },
+    "engine/atomq/contrib/kombu/shard_queue.py": {
+        "it is set with the line, and read where there is one": (
+            "self._armed = True  # whether the server reports the next change, or is asked to",
+            "self.is_asked = True",
+            "self._looks = True",
+            *(
+                f"self._step: int | None = {at}  # of the list to pop from next; None: all are "
+                "empty"
+                for at in (1, -1)
+            ),
+        ),
+        SET_BEFORE: ("self._look_at = 1.0", "self._look_at = -1.0"),
+        "a look is read alike at each try": (
+            "if isinstance(reply, Exception) or look.parse(reply, True):",
+        ),
+        LONG_AGO: ("self.look_at = 1.0", "self.look_at = -1.0"),
+        INSTANT: (
+            "return self.claims.has_found or now > self.look_at",
+            "if now <= self.look_at or self._looks or line is None:",
+            "and now > self.claims.rests_until",
+            "if self._step is None and now > self._look_at:",
         ),
     },
     "engine/atomq/contrib/kombu/declaring.py": {

@@ -15,7 +15,7 @@ from atomq import gathering_threads
 from atomq.calls import MOST, Outgoing, Published
 from atomq.errors import ServerFull
 from atomq.gathering import TOGETHER
-from atomq.gathering_threads import COST, ThreadGathering
+from atomq.gathering_threads import COST, ThreadGathering, _Put
 from tests.servers import wait_until
 
 
@@ -135,6 +135,21 @@ def test_calls_that_meet_say_how_far_it_is_and_one_that_is_alone_does_not(
         assert server.gathering._most == most
 
 
+def test_a_call_of_several_says_how_far_it_is_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(gathering_threads, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(gathering_threads, "PATIENCE", 20.0)
+    server = Server(trip=2.5 * COST)
+    puts = [server.put(name) for name in "abcd"]
+    now[0] += 9 * COST
+    server.answer(0, 1)
+    server.until_said("a", "b", "cd")
+    now[0] += COST
+    server.answer(2)
+    assert all(put.result(10) for put in puts)
+    assert server.gathering._trip == pytest.approx(COST)
+
+
 def test_what_is_not_plain_or_large_goes_alone(server: Server) -> None:
     puts = [server.put(name) for name in "abc"]
     puts.append(server.put("d", delay_ms=1))
@@ -154,6 +169,13 @@ def test_a_call_holds_as_much_as_may_share_a_connection(server: Server) -> None:
         server.until_said("a", "b", *said)
         server.answer(1 + len(said))
     assert all(put.result(10) for put in puts)
+
+
+def test_a_call_holds_no_more_messages_than_the_server_takes(server: Server) -> None:
+    gathering, puts = server.gathering, [_Put(Outgoing("x", "m")) for _ in range(MOST + 1)]
+    gathering._waiting.extend(puts[1:])
+    assert gathering._gathered(puts[0]) == puts[:MOST]
+    assert list(gathering._waiting) == puts[MOST:]
 
 
 def test_each_caller_has_its_own_error_and_the_next_call_is_made(server: Server) -> None:

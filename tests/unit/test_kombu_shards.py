@@ -11,7 +11,7 @@ import pytest
 from hiredis import PushNotification, Reader
 from redis import exceptions as server
 
-from atomq import scripts, wires
+from atomq import calls, scripts, wires
 from atomq.contrib.kombu import shards as module
 from atomq.contrib.kombu.looks import LOOK
 from atomq.contrib.kombu.rights import LISTEN, WAIT
@@ -67,7 +67,7 @@ class Node:
         self.near.close()
 
     def asked(self) -> list[tuple[str, ...]]:
-        """What it was asked since the last look; of a script its name and the first key."""
+        """What it was asked since the last look; of a script its name and its arguments."""
         try:
             self._reader.feed(self.far.recv(1 << 20))
         except BlockingIOError:
@@ -76,7 +76,7 @@ class Node:
         while command := self._reader.gets():
             words = tuple(word.decode() for word in command)
             if words[0] == "EVALSHA":
-                words = (NAMES[words[1]], *words[3:])
+                words = (NAMES[words[1]], *words[3 + int(words[2]) :])
             found.append(words)
         return found
 
@@ -85,6 +85,10 @@ class Node:
 
     def say(self, *replies: Any) -> None:
         self.far.sendall(b"".join(map(resp, replies)))
+
+
+class _Held:
+    """A message that a consumer holds."""
 
 
 NAMES = {scripts.get(name).sha: name for name in ("claim", "look")}
@@ -119,12 +123,13 @@ class ClusterStage(Stage):
         """As `NodeThreads` does, when the test says so."""
         self.jobs.append((place, what.split(maxsplit=1)[0], job))
 
-    def work(self) -> None:
+    def work(self, *, hear: bool = True) -> None:
         """Let the threads do what they were given, and hear of it."""
         jobs, self.jobs = self.jobs, []
         for _, _, job in jobs:
             job()
-        self.lines.hear()
+        if hear:
+            self.lines.hear()
 
     def _opened(self, place: Any) -> Node:
         if place in self.away:
@@ -291,6 +296,29 @@ def test_what_came_while_the_connection_is_read_is_not_waited_for(stage: Cluster
     assert stage.poller._buffer.waiting, "one message waits here to be handed over"
 
 
+def test_a_program_that_drains_by_hand_is_given_one_message(stage: ClusterStage) -> None:
+    stage.consume("a")
+    stage.pump()
+    stage.node(A).say("OK", claimed("m", "n"))
+    assert stage.poller.receive(0.5)
+    assert [message.delivery_tag for message in stage.got] == ["m"]
+
+
+def test_acks_ride_with_the_next_claim(stage: ClusterStage) -> None:
+    """They reach the node also where what the claim brings is read late."""
+    stage.consume("a")
+    stage.pump()
+    stage.node(A).asked()
+    (message,) = stage.read(A, "OK", claimed("m"))
+    message.ack()
+    stage.shards.pump()
+    assert stage.node(A).names() == WAITS
+    stage.read(A, b"", "OK", 0)
+    stage.shards.pump()
+    ((name, *words),) = stage.node(A).asked()
+    assert (name, words[-2:]) == ("claim", ["1", "m"])
+
+
 def test_once_a_second_it_is_looked_for_what_no_token_tells_of(
     stage: ClusterStage, now: list[float]
 ) -> None:
@@ -298,8 +326,10 @@ def test_once_a_second_it_is_looked_for_what_no_token_tells_of(
     now[0] += LOOK + 0.5
     stage.shards.pump()
     assert stage.node(A).names() == ["look"]
+    now[0] += LOOK + 0.1
     stage.shards.pump()
     assert stage.node(A).asked() == [], "one look at a time"
+    now[0] -= LOOK + 0.1
     stage.read(A, b"")
     stage.shards.pump()
     assert stage.node(A).asked() == []
@@ -309,6 +339,43 @@ def test_once_a_second_it_is_looked_for_what_no_token_tells_of(
     stage.read(A, b"1")
     stage.shards.pump()
     assert stage.node(A).names() == ["claim"], "there is something"
+
+
+def test_a_look_that_a_line_took_along_is_made_again(stage: ClusterStage, now: list[float]) -> None:
+    idle(stage, "a")
+    now[0] += LOOK + 0.5
+    stage.shards.pump()
+    assert stage.node(A).names() == ["look"]
+    stage.node(A).far.close()
+    stage.lines.hear()
+    now[0] += 0.1
+    stage.pump()
+    assert stage.node(A).names() == ["CLIENT", "claim"]
+    stage.read(A, "OK", claimed())
+    stage.shards.pump()
+    assert stage.node(A).names() == WAITS
+    stage.read(A, None, "OK", 0)
+    now[0] += LOOK + 0.5
+    stage.shards.pump()
+    assert stage.node(A).names() == ["look"]
+
+
+@pytest.mark.parametrize("how", ["found", "time to look", "neither"])
+def test_where_there_is_little_room_a_queue_is_asked_if_it_is_time_or_it_has_something(
+    stage: ClusterStage, now: list[float], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    idle(stage, "a")
+    monkeypatch.setattr("atomq.contrib.kombu.worker.waiting", lambda: True)
+    stage.channel.qos._delivered.update({str(n): _Held() for n in range(8)})
+    one = stage.shards._claimed["a"]
+    stage.shards._chores_at = now[0] + 60
+    if how == "found":
+        one.claims.found(["a"])
+    else:
+        now[0] += LOOK + 0.1 if how == "time to look" else 0.1
+    stage.shards.pump()
+    asked = {"found": ["claim"], "time to look": ["look"], "neither": []}
+    assert stage.node(A).names() == asked[how]
 
 
 @pytest.mark.parametrize("error", ["ERR no", "NOPERM look", "NOSCRIPT no"])
@@ -374,6 +441,44 @@ def test_a_worker_that_stops_claims_nothing(
     assert stage.node(A).names() == ["CLIENT"]
 
 
+def test_what_an_old_node_says_of_tokens_changes_nothing(stage: ClusterStage) -> None:
+    idle(stage, "a")
+    stage.read(A, push(b"invalidate", None))
+    stage.shards.pump()
+    assert stage.node(A).names() == WAITS
+    stage.slots.learn(B, [[0, SLOTS - 1, [*B]]])
+    stage.pump()
+    stage.node(B).asked()
+    stage.read(B, "OK", claimed())
+    stage.shards.pump()
+    assert stage.node(B).names() == WAITS
+    stage.read(B, None, "OK", 0)
+    stage.read(A, None, "OK", 1)
+    stage.shards.pump()
+    assert stage.node(B).asked() == []
+
+
+@pytest.mark.parametrize("could", [False, True])
+def test_who_may_not_take_tokens_is_told_unless_it_could_before(
+    stage: ClusterStage, could: bool
+) -> None:
+    idle(stage, "a")
+    stage.broker.rights._granted.discard(WAIT)
+    if could:
+        stage.broker.rights.grant(WAIT)
+    stage.read(A, push(b"invalidate", None))
+    stage.shards.pump()
+    assert stage.node(A).names() == WAITS
+    denied = server.ResponseError("NOPERM no LPOP")
+    if could:
+        stage.read(A, denied, "OK", 0)
+        stage.shards.pump()
+        assert stage.node(A).names() == WAITS, "it is tried again"
+    else:
+        with pytest.raises(PermissionDenied, match="may not wait"):
+            stage.read(A, denied, "OK", 0)
+
+
 # ── claims without an answer ──────────────────────────────────────────────────────────────────
 
 
@@ -409,6 +514,18 @@ def test_a_claim_whose_line_breaks_is_asked_for_by_the_engine(
     assert (tries, rests) == ([1, 2], [module.REST]), "the same claim, as another try"
     stage.poller._hand_over()
     assert [message.delivery_tag for message in stage.got] == ["m"]
+
+
+def test_a_line_that_breaks_is_no_affair_of_claims_at_other_nodes(stage: ClusterStage) -> None:
+    for queue in "ab":
+        stage.consume(queue)
+    stage.pump()
+    assert stage.node(A).names() == ["CLIENT", "claim"]
+    stage.node(B).far.close()
+    stage.lines.hear()
+    assert stage.jobs == []
+    (message,) = stage.read(A, "OK", claimed("m"))
+    assert message.delivery_tag == "m"
 
 
 @pytest.mark.parametrize("error", [ServerError("broken"), KeyError("x")])
@@ -538,6 +655,25 @@ def test_when_a_line_is_made_anew_its_queues_are_claimed(stage: ClusterStage) ->
     assert stage.node(A).names() == WAITS
 
 
+def test_nodes_are_asked_for_the_map_where_one_is_away_and_not_where_all_are_well(
+    stage: ClusterStage, now: list[float]
+) -> None:
+    idle(stage, "a")
+    for _ in range(3):
+        now[0] += ASK
+        stage.shards.pump()
+        if "look" in stage.node(A).names():
+            stage.read(A, b"")
+    assert stage.jobs == []
+    stage.away = {A}
+    stage.node(A).far.close()
+    stage.lines.hear()
+    stage.jobs.clear()
+    now[0] += ASK + 0.01
+    stage.shards.pump()
+    assert sorted(what for _, what, _ in stage.jobs) == ["map", "open"]
+
+
 def test_a_node_that_cannot_be_reached_keeps_no_other_waiting(stage: ClusterStage) -> None:
     stage.away = {A}
     for queue in "ab":
@@ -619,6 +755,40 @@ def test_without_acks_it_is_looked_once_a_second(stage: ClusterStage, now: list[
     assert pop(stage, raw("x"))[0] == ("RPOP", lists(stage)[0])
 
 
+def test_without_acks_what_an_old_node_has_is_no_answer_of_the_new_one(
+    stage: ClusterStage, now: list[float]
+) -> None:
+    """A message of the first list was then taken for one of the second."""
+    stage.consume("a", no_ack=True)
+    stage.pump()
+    stage.read(A, "OK")
+    stage.slots.learn(B, [[0, SLOTS - 1, [*B]]])
+    stage.pump()
+    assert stage.node(B).names() == ["CLIENT", "RPOP"]
+    stage.read(A, None)
+    stage.shards.pump()
+    assert stage.node(B).asked() == []
+    del stage.transport._callbacks["a"]
+    stage.read(B, "OK", raw("one"))
+    (call,) = stage.engine.called("put_back")
+    expected = calls.put_back(stage.broker.keys("a"), raw("one"), step=1)
+    assert (call.keys, call.args) == (expected.keys, expected.args)
+
+
+def test_a_drain_ends_with_what_was_popped_and_not_with_an_empty_list(
+    stage: ClusterStage,
+) -> None:
+    stage.consume("a", no_ack=True)
+    stage.pump()
+    for reply, is_done in ((None, False), (raw("x"), True)):
+        stage.node(A).say("OK", reply) if reply is None else stage.node(A).say(reply)
+        stage.shards.hear()
+        if reply is None:
+            assert stage.shards.read() is False
+        assert stage.shards.read() is is_done
+        stage.shards.pump()
+
+
 def test_without_acks_an_error_is_asked_anew(stage: ClusterStage, now: list[float]) -> None:
     stage.consume("a", no_ack=True)
     stage.pump()
@@ -638,6 +808,8 @@ def test_without_acks_a_queue_that_moves_is_popped_at_its_new_node(
     stage.pump()
     assert stage.node(B).names() == ["CLIENT", "RPOP"]
     assert len(stage.read(A, raw("of the old one"))) == 1, "what was popped is handed over"
+    stage.shards.pump()
+    assert stage.node(B).asked() == [], "its own answer is to come"
     stage.read(B, "OK", None)
     stage.shards.pump()
     assert stage.node(B).asked() == [("RPOP", lists(stage)[1])]
@@ -658,7 +830,8 @@ def test_a_consumer_that_goes_passes_a_token_on(stage: ClusterStage) -> None:
     stage.read(A, b"", "OK", 0)
     stage.node(A).asked()
     stage.channel.basic_cancel(f"tag-a-{id(stage.channel)}")
-    assert stage.node(A).names() == ["claim"]
+    ((name, _, _, room, *_),) = stage.node(A).asked()
+    assert (name, room) == ("claim", "0")
     stage.read(A, claimed())
     stage.pump()
     assert stage.node(A).closed, "no queue needs it"
@@ -673,6 +846,24 @@ def test_a_consumer_that_goes_and_took_no_token_says_nothing(stage: ClusterStage
     stage.channel.basic_cancel(f"tag-b-{id(stage.channel)}")
     assert stage.node(B).asked() == [], "another channel consumes it"
     assert "b" in stage.shards._claimed
+
+
+def test_a_consumer_without_acks_that_goes_is_popped_for_no_more(stage: ClusterStage) -> None:
+    stage.consume("b")
+    stage.consume("a", no_ack=True)
+    stage.pump()
+    stage.node(A).asked()
+    stage.read(A, "OK")
+    stage.channel.basic_cancel(f"tag-a-{id(stage.channel)}")
+    stage.shards.pump()
+    assert not stage.node(A).closed, "an answer is to come"
+    stage.read(A, raw("m"))
+    (call,) = stage.engine.called("put_back")
+    assert call.queue.name == "a", "and goes back"
+    stage.shards.pump()
+    stage.shards.pump()
+    assert stage.node(A).asked() == []
+    assert stage.node(A).closed
 
 
 def test_what_a_consumer_that_went_was_claimed_goes_back(stage: ClusterStage) -> None:
@@ -727,6 +918,7 @@ def test_closing_waits_for_a_second_at_most(stage: ClusterStage, now: list[float
 def test_a_connection_that_is_lost_asks_for_nothing_more(stage: ClusterStage) -> None:
     claim_under_way(stage)
     stage.transport.lost = True
+    stage.lines.readable = pytest.fail  # type: ignore[method-assign,assignment]
     stage.shards.close()
     assert stage.node(A).asked() == []
     assert len(stage.broker.unanswered) == 1
@@ -746,7 +938,7 @@ def confirms(stage: ClusterStage, monkeypatch: pytest.MonkeyPatch, *replies: Any
     left = list(replies)
 
     def wait(seconds: float) -> bool:
-        stage.work()
+        stage.work(hear=False)
         node = stage.lines.ear.line
         if node is not None and left:
             node.wire.say(left.pop(0))  # type: ignore[union-attr]
@@ -767,7 +959,7 @@ def test_a_consumer_of_broadcasts_begins_once_a_node_has_confirmed(
     ear: Any = stage.lines.ear.line
     assert ear.wire.asked() == [("PSUBSCRIBE", "/0.x")]
     assert stage.shards._listens
-    ear.wire.say(push(b"pmessage", PATTERN, PATTERN, raw("news")))
+    ear.wire.say(push(b"pmessage", PATTERN, b"/0.its topic", raw("news")))
     stage.shards.hear()
     assert stage.shards.read() is True
     assert [message.payload for message in stage.got] == ["news"]

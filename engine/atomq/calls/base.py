@@ -213,10 +213,9 @@ def check_size(what: str, text: str | bytes) -> None:
 
 def check_reason(reason: str) -> None:
     """Why a message was rejected: a line of 1 to 64 characters. Raises `InvalidArgument`."""
-    if not (isinstance(reason, str) and 0 < len(reason) <= 64 and "\n" not in reason):
-        shown = arguments.shown(reason)
-        raise InvalidArgument(f"reason must be one line of 1 to 64 characters: {shown}")
-    arguments.text("reason", reason, 64)
+    arguments.text("reason", reason, 64, least=1)
+    if "\n" in reason:
+        raise InvalidArgument(f"reason must be one line: {arguments.shown(reason)}")
 
 
 def check_limit(limit: int) -> None:

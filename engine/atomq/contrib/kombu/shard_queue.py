@@ -9,7 +9,6 @@ token tells of, as `looks.py` says.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Collection
 from functools import partial
@@ -24,15 +23,13 @@ from atomq.contrib.kombu.claims import Claims, Outcome
 from atomq.contrib.kombu.looks import LOOK
 from atomq.contrib.kombu.rights import WAIT
 from atomq.conversation import CACHING, Command
-from atomq.errors import AtomqError, PermissionDenied
+from atomq.errors import PermissionDenied
 
 if TYPE_CHECKING:
     from atomq.contrib.kombu.broker import Broker
     from atomq.contrib.kombu.hand_over import HandOver
     from atomq.contrib.kombu.nodes import NodeLine
     from atomq.contrib.kombu.popped import Popped
-
-log = logging.getLogger("atomq.kombu")
 
 
 class ShardQueue:
@@ -198,12 +195,7 @@ class ClaimedQueue(ShardQueue):
             return
         if isinstance(reply, NotLoaded):
             self._load(look)
-        try:
-            has_found = isinstance(reply, Exception) or bool(look.parse(reply, False))
-        except AtomqError as error:
-            log.debug("it is claimed, as it could not be looked at: %s", error)
-            has_found = True
-        if has_found:
+        if isinstance(reply, Exception) or look.parse(reply, False):
             self.claims.found([self.name])
 
 
@@ -242,7 +234,8 @@ class PoppedQueue(ShardQueue):
             self._armed = False  # it is looked at once a second, whatever the server reports
         if self._step is not None:
             self.is_asked = True
-            line.say((("RPOP", self.waits_for[self._step]), partial(self._got, line)))
+            key = self.waits_for[self._step]
+            line.say((("RPOP", key), partial(self._got, line, key)))
         elif not self._armed:
             self.is_asked = self._armed = True
             self._look_at = now + LOOK
@@ -251,18 +244,21 @@ class PoppedQueue(ShardQueue):
                 (("EXISTS", *self.waits_for), partial(self._counted, line)),
             )
 
-    def _got(self, line: NodeLine, reply: Any) -> bool:
-        step, self.is_asked = self._step, False
-        if isinstance(reply, bytes) and step is not None:
+    def _got(self, line: NodeLine, key: str, reply: Any) -> bool:
+        if line is self.line:
+            self.is_asked = False
+        if isinstance(reply, bytes):
             self._step = 0
-            self._popped.hand_over(self.waits_for[step], self.name, reply)
+            self._popped.hand_over(key, self.name, reply)
             return True
-        if self._heard(line, reply) and step is not None:
-            self._step = step + 1 if step + 1 < len(self.waits_for) else None
+        if self._heard(line, reply):
+            step = self.waits_for.index(key) + 1
+            self._step = step if step < len(self.waits_for) else None
         return False
 
     def _counted(self, line: NodeLine, reply: Any) -> None:
-        self.is_asked = False
+        if line is self.line:
+            self.is_asked = False
         if self._heard(line, reply) and reply:
             self._step = 0
 
