@@ -393,7 +393,24 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
     "engine/atomq/calls/settling.py": {
         "positions begin with 1": ("if position < 1:", "if position <= 0:"),
     },
+    "engine/atomq/calls/operating.py": {
+        "no list has fewer than none": tuple(
+            f'check_names("{name}", {name}, least= -1)' for name in ("ids", "messages")
+        ),
+    },
+    "engine/atomq/calls/claiming.py": {
+        "the queues of one claim share engine and slot: first and last": (
+            "len(queues[ -1].steps),",
+            "_CLAIM, self.queues[ -1], self._keys, args, parse, attempt_at=1, large=limit > FEW",
+            "self._keys: Sequence[str] = queues[ -1].claim",
+            "keep = self.queues[ -1].keep",
+            "first = queues[ -1]",
+        ),
+        "of none there is none": ("if len(rest) >= end and not repeated:",),
+    },
     "engine/atomq/calls/publishing.py": {
+        "what is tracked is looked for, and not found, at some cost": ("some_tracked = True",),
+        "it is asked again": ("if len(message) >= LARGEST:",),
         SET_BEFORE: tuple(
             f"total, group, settings_at, group_at, named = {values}"
             for values in (
@@ -406,6 +423,11 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         "it may as well be a second more or less; tests read it": tuple(
             f"{name} = {seconds}  # {what}"
             for name, values, what in (
+                (
+                    "EVERY",
+                    ("( 1.75, 0.9)", "( -0.25, 0.9)", "(0.75, 1.9)", "(0.75, -0.1)"),
+                    "seconds between two times of what is done once a second",
+                ),
                 (
                     "LAPSE",
                     (1.2, -0.8),
@@ -434,6 +456,15 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         "how long one of its waits is: there is another until it is time": tuple(
             f"if self.lines.readable({seconds}):" for seconds in (" -0.98", " 1.02")
         ),
+        "a second more or less": tuple(
+            f"OPENING, CLOSING = {seconds}  # seconds, at most, that are waited for nodes"
+            for seconds in ("2.0, 1.0", "0.0, 1.0", "1.0, 2.0", "1.0, 0.0")
+        ),
+        "the transport asks once a second too": tuple(
+            "soon = LAPSE if any(line.is_asked or not line.is_open for line in needed) else "
+            f"{seconds}"
+            for seconds in (2.0, 0.0)
+        ),
         "any name will do for a thread": tuple(
             f'self.lines.threads.do((f"claim of {{name}}", {port}), f"ask {{id(call)}}", job)'
             for port in (-1, 1)
@@ -446,6 +477,13 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         INSTANT: (
             "if time.monotonic() >= until:",
             "elif silent >= LATE or not line.is_open:",
+            "if silent > PATIENCE or (silent >= LATE and not serves):",
+            "if silent >= PATIENCE or (silent > LATE and not serves):",
+            (
+                "while not self._listens and (now := time.monotonic()) <= until and "
+                "not self.lines.is_closed:"
+            ),
+            "at = min([now + soon, *(at for at in later if at >= now)])",
             "if silent > DEAF or (silent >= LATE and node in self._slots.doubted):",
             "if silent >= DEAF or (silent > LATE and node in self._slots.doubted):",
             "if silent >= LATE and line.place is not None:",
@@ -456,6 +494,9 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         FOR_EVER: (
             "continue",
             "for line, purpose, reply in []:",
+            "while self.has_answer and not is_done or not self._buffer:",
+            "while self.has_answer or not is_done and not self._buffer:",
+            "while ear.line is not None or ear.line.has_answer and not self._listens:",
             "while ear.line is not None and ear.line.has_answer or not self._listens:",
             (
                 "while not self._listens and (now := time.monotonic()) < until or "

@@ -89,7 +89,7 @@ TESTS = {
     "engine/atomq/renewal.py": ["tests/unit/test_renewal.py", "tests/faults/test_leases.py"],
     "engine/atomq/register.py": ["tests/conformance/test_register.py"],
     "engine/atomq/calls/*": [
-        "tests/unit/test_calls.py tests/unit/test_operating.py tests/unit/test_claiming.py",
+        "tests/unit/test_calls*.py tests/unit/test_operating.py",
         "tests/lua",
     ],
     "engine/atomq/listening_aio.py": ["tests/unit/test_waiter.py"],

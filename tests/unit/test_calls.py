@@ -135,7 +135,8 @@ def test_how_often_a_lease_is_renewed(lease: int, renew: int | None, said: int) 
 def test_a_lease_lasts_for_a_leap_year_at_most() -> None:
     year = 366 * 24 * 3600 * 1000
     assert calls.extend(Q, ["a"], lease_ms=year).args[0] == year
-    assert calls.Claims([Q], lease_ms=1).call("c", 1).args[3] == 1
+    for lease in (1, year):
+        assert calls.Claims([Q], lease_ms=lease).call("c", 1).args[3] == lease
     for lease in (0, year + 1):
         with pytest.raises(InvalidArgument, match="lease_ms"):
             calls.Claims([Q], lease_ms=lease)
@@ -187,10 +188,12 @@ def test_results_last_for_a_day_unless_it_is_said() -> None:
 
 def test_plain_messages_say_nothing_of_themselves() -> None:
     call = calls.publish(Q, [Outgoing("m", "i"), Outgoing("n", "j")])
-    assert call.args == [0, 2 * 120_000, "", "m", "n"]
+    assert [*call.args] == [0, 2 * 120_000, "", "m", "n"]
     assert [*call.keys] == [Q.producer(""), *Q.publish]
     assert (call.noted, call.durability) == (IN_USE, None)
-    assert calls.publish(Q, [Outgoing("m", "i", tracked=True)]).args[2:] == ["t", "m"]
+    assert [*calls.publish(Q, [Outgoing("m", "i", tracked=True)]).args[2:]] == ["t", "m"]
+    one = calls.publish(Q, [Outgoing("m", "i")])
+    assert ([*one.args], [*one.keys]) == ([0, 2 * 120_000, "", "m"], [*call.keys])
     assert [Outgoing("m", "i").is_plain, Outgoing("m", "i", step=2).is_plain] == [True, False]
 
 
@@ -198,16 +201,16 @@ def test_messages_of_the_same_kind_share_what_is_said_of_them() -> None:
     messages = [
         Outgoing("a", "i", step=2),
         Outgoing("b", "j", step=2),
-        Outgoing("c", "k", delay_ms=5),
+        Outgoing("c", "k", delay_ms=1),
         Outgoing("d", "l", at_ms=1),
         Outgoing("e", "m", ttl_ms=7, alive_ms=8),
         Outgoing("f", "n", dedup=True, tracked=True),
         Outgoing("g", "o"),
     ]
     call = calls.publish(Q, messages, dedup_window_ms=9)
-    assert call.args[2:] == [
+    assert [*call.args[2:]] == [
         *("2 2 0 0 0 0 0 9 0", "a", "b"),
-        *("1 1 5 0 0 0 1 9 0", "k", "c"),
+        *("1 1 1 0 0 0 1 9 0", "k", "c"),
         *("1 1 0 1 0 0 1 9 0", "l", "d"),
         *("1 1 0 0 7 8 0 9 0", "e"),
         *("1 1 0 0 0 0 2 9 1", "n", "f"),
@@ -216,17 +219,21 @@ def test_messages_of_the_same_kind_share_what_is_said_of_them() -> None:
     more = [*Q.once, Q.result("n"), Q.put("n")]
     assert [*call.keys] == [Q.producer(""), *Q.publish, *more]
     twice = calls.publish(Q, [Outgoing("g", "o"), *messages[:2]])
-    assert twice.args[2:] == ["1 1 0 0 0 0 0 600000 0", "g", "2 2 0 0 0 0 0 600000 0", "a", "b"]
+    assert [*twice.args[2:]] == ["1 1 0 0 0 0 0 600000 0", "g", "2 2 0 0 0 0 0 600000 0", "a", "b"]
 
 
 def test_what_a_publish_did() -> None:
     call_id = CallId("p", 7)
     call = calls.publish(Q, [Outgoing("m", "i")] * 3, call_id=call_id, window_ms=10)
-    assert call.args[:2] == [7, 20], "it may be said again for the whole of the window"
+    assert [*call.args[:2]] == [7, 20], "it may be said again for the whole of the window"
     assert call.keys[0] == Q.producer("p")
-    assert call.parse(3, False) == Published(3)
+    assert call.parse(3, False) == (3, (), False)
     assert call.parse(b"1 0 2 3", False) == Published(1, (1, 2), repeated=False)
     assert call.parse(b"3 1", False) == Published(3, (), repeated=True)
+    keys = QueueKeys("passes")
+    assert calls.publish(keys, [Outgoing("m", "i")]).parse(b"1 2", False) == (1, (), False)
+    assert keys.noted == float("inf"), "the register does without its name"
+    assert Q.noted == 0.0
     assert calls.publish(Q, [Outgoing("m", "i")]).parse(1, False) == Published(1)
 
 
@@ -240,6 +247,8 @@ def test_how_many_messages_and_how_large() -> None:
         def __len__(self) -> int:
             return LARGEST + 1
 
+    with pytest.raises(InvalidMessage, match=r"message 0 has [0-9,]+ bytes"):
+        calls.publish(Q, [Outgoing(Large(), "i")])
     with pytest.raises(InvalidMessage, match=r"message 1 has [0-9,]+ bytes"):
         calls.publish(Q, [Outgoing("m", "i"), Outgoing(Large(), "i")])
     with pytest.raises(InvalidArgument, match="call_id"):
@@ -284,6 +293,9 @@ def test_what_a_claim_got() -> None:
     ]
     assert [d.envelope.raw for d in found.deliveries] == [b"x", b"y", b"z"]
     assert (found.dead_lettered, found.alone, found.drain_ms) == ((), False, 7)
+    runs = b" ".join(b"1 1 %d 1" % step for step in (1, 2, 3, 4))
+    found = call.parse([b"5 6 7 0 0 4 " + runs, b"w", b"x", b"y", b"z"], False)
+    assert [d.step for d in found.deliveries] == [1, 2, 3, 4]
 
 
 def test_a_claim_of_messages_of_before_has_their_receipts() -> None:
@@ -296,6 +308,7 @@ def test_a_claim_of_messages_of_before_has_their_receipts() -> None:
         ("r", "r3", b"z"),
     ]
     assert found.wait_ms is None
+    assert calls.Claimed(0, None, (), (), [])[5:] == ((), False, 0)
 
 
 @pytest.mark.parametrize(("company", "count"), [(0, 1), (0, 2), (1, 1)])
@@ -322,6 +335,7 @@ def test_which_queues_a_look_found_something_in() -> None:
     call = calls.look([Q, R], "c", renew_ms=7)
     assert call.args == ["c", 7, len(Q.steps), 0]
     assert [*call.keys] == [*chain(Q.look, R.look)]
+    assert calls.look([R], "c", renew_ms=7).parse(b"1", False) == ("r",)
     assert [call.parse(reply, False) for reply in (b"", b"2", b"1 2")] == [(), ("r",), ("q", "r")]
 
 
@@ -342,6 +356,7 @@ def test_what_a_purge_takes() -> None:
         call = calls.purge(Q, **{**every, part: False})  # type: ignore[arg-type]
         assert call.noted == 0, "something of it may be left"
     assert calls.purge(Q).parse([1, 2, 3, 4], False) == calls.Counts(1, 2, 3, 4)
+    assert calls.Counts() == (0, 0, 0, 0)
 
 
 def test_what_a_redrive_says_and_hears() -> None:
@@ -358,8 +373,9 @@ def test_what_a_redrive_says_and_hears() -> None:
     assert calls.redrive(Q, limit=calls.MOST).args[1] == calls.MOST
     with pytest.raises(InvalidArgument, match="1 messages of 2"):
         calls.redrive(Q, ["1-0", "2-0"], messages=["i"])
-    found = one.parse([1, 2, b"2-0", [b"1-0", b"{", b"2-0", b"["]], False)
-    assert found == calls.Redriven(1, 2, "2-0", [("1-0", ""), ("2-0", "")])
+    message = b'{"headers": {"id": "j"}}'
+    found = one.parse([1, 2, b"2-0", [b"1-0", b"{", b"2-0", message]], False)
+    assert found == calls.Redriven(1, 2, "2-0", [("1-0", ""), ("2-0", "j")])
 
 
 def test_a_queue_is_paused_or_resumed() -> None:

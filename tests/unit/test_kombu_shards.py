@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -224,6 +225,11 @@ def test_what_no_node_is_known_to_serve_has_the_nodes_asked(stage: ClusterStage)
     assert [what for _, what, _ in stage.jobs] == ["map"]
     asked: list[bool] = []
     stage.engine.nodes = lambda: asked.append(True)
+    stage.slots._owners[stage.slot("b")] = B
+    stage.consume("b")
+    stage.shards.pump()
+    assert [(place, what) for place, what, _ in stage.jobs[1:]] == [(B, "open")], "it has one"
+    stage.jobs.pop()
     stage.work()
     assert asked == [True]
     assert stage.nodes == []
@@ -475,7 +481,7 @@ def test_who_may_not_take_tokens_is_told_unless_it_could_before(
         stage.shards.pump()
         assert stage.node(A).names() == WAITS, "it is tried again"
     else:
-        with pytest.raises(PermissionDenied, match="may not wait"):
+        with pytest.raises(PermissionDenied, match=r"may not wait.*no LPOP"):
             stage.read(A, denied, "OK", 0)
 
 
@@ -606,6 +612,16 @@ def test_a_node_that_is_silent_is_in_doubt_and_then_given_up(
     stage.shards.pump()
     assert stage.node(A).closed
     assert [what for _, what, _ in stage.jobs][3:] == ["ask"], "the engine asks for the claim"
+
+
+def test_a_node_that_answers_is_in_doubt_no_more(stage: ClusterStage, now: list[float]) -> None:
+    """It was for as long as no other connection of the process asked it."""
+    claim_under_way(stage)
+    now[0] += LATE + 0.01
+    stage.shards.pump()
+    assert stage.slots.doubted == {A}
+    stage.read(A, claimed())
+    assert stage.slots.doubted == set()
 
 
 def test_a_silent_node_that_serves_nothing_any_more_is_given_up_at_once(
@@ -775,6 +791,14 @@ def test_without_acks_what_an_old_node_has_is_no_answer_of_the_new_one(
     assert (call.keys, call.args) == (expected.keys, expected.args)
 
 
+def test_a_drain_does_not_end_with_what_a_node_reports(stage: ClusterStage) -> None:
+    idle(stage, "a")
+    stage.node(A).say(push(b"invalidate", None))
+    stage.shards.hear()
+    assert stage.shards.has_answer
+    assert stage.shards.read_on() is False
+
+
 def test_a_drain_ends_with_what_was_popped_and_not_with_an_empty_list(
     stage: ClusterStage,
 ) -> None:
@@ -901,6 +925,17 @@ def test_closing_waits_for_claims_and_gives_back_what_they_brought(
     stage.shards.close()
 
 
+def test_closing_passes_a_token_on(stage: ClusterStage) -> None:
+    idle(stage, "a")
+    stage.read(A, push(b"invalidate", None))
+    stage.shards.pump()
+    stage.read(A, b"", "OK", 0)
+    node = stage.node(A)
+    node.asked()
+    stage.shards.close()
+    assert node.names()[0] == "claim"
+
+
 def test_closing_waits_for_a_second_at_most(stage: ClusterStage, now: list[float]) -> None:
     claim_under_way(stage)
 
@@ -951,7 +986,7 @@ PATTERN = b"/0.x"
 
 
 def test_a_consumer_of_broadcasts_begins_once_a_node_has_confirmed(
-    stage: ClusterStage, monkeypatch: pytest.MonkeyPatch
+    stage: ClusterStage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     both = push(b"psubscribe", PATTERN, 1), push(b"psubscribe", b"/0.y", 2)
     confirms(stage, monkeypatch, both[0])
@@ -963,6 +998,11 @@ def test_a_consumer_of_broadcasts_begins_once_a_node_has_confirmed(
     stage.shards.hear()
     assert stage.shards.read() is True
     assert [message.payload for message in stage.got] == ["news"]
+    ear.wire.say(push(b"pmessage", PATTERN, b"/0.its topic", b"no JSON"))
+    with caplog.at_level(logging.WARNING, "atomq.kombu"):
+        stage.shards.hear()
+        assert stage.shards.read() is False
+    assert "on b'/0.its topic' was dropped" in caplog.text
     confirms(stage, monkeypatch, both[1])
     listen(stage, "g", "y")
     assert ear.wire.asked() == [("PSUBSCRIBE", "/0.y")]

@@ -149,7 +149,7 @@ class Shards:
         return is_done
 
     def _answered(self, line: NodeLine, purpose: Callable[[Any], object], reply: Any) -> object:
-        if isinstance(reply, Exception) and line.place is not None:
+        if line.place is not None:
             reply = self._slots.judged(line.place, reply)
         return purpose(reply)
 
