@@ -10,6 +10,7 @@ import re
 ALWAYS = {
     "a parameter may be given by its place too": r"^.*\*,.*\n  \+ .*/,",
     "what is not equally long cannot be there; it is said louder": r"strict=False",
+    "no list has fewer than none": r"\n  \+ .*check_(names|items)\(.*least= -1\)",
     "only mypy reads it": r"TypeVar\(|^if TYPE_CHECKING:",
     "with slots or without, it does the same": r"^@dataclass",
 }
@@ -37,11 +38,17 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
     "engine/atomq/gathering_threads.py": {
         "a byte more or less": (
             "if is_crowded and message.is_plain and len(message.message) < TOGETHER:",
+            "if size >= TOGETHER:",
         ),
         "a moment; tests set it": tuple(
             f"PATIENCE = {seconds}  # seconds: what is under way for longer is in trouble, and "
             "nothing waits for it"
             for seconds in (1.05, -0.95)
+        ),
+        FOR_EVER: (
+            "continue",
+            "self._hand_over(others[ -1], self._under_way)",
+            "others[ -1].call = None if put.call is None else put.call.again()",
         ),
         "it is read beside another call only": tuple(
             f"began = time.monotonic() if beside else {at}" for at in (1.0, -1.0)
@@ -393,18 +400,33 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
     "engine/atomq/calls/settling.py": {
         "positions begin with 1": ("if position < 1:", "if position <= 0:"),
     },
-    "engine/atomq/calls/operating.py": {
-        "no list has fewer than none": tuple(
-            f'check_names("{name}", {name}, least= -1)' for name in ("ids", "messages")
+    "engine/atomq/calls/registering.py": {
+        "any two that are not alike, and not 0": tuple(
+            f"IN_USE, GONE = {values}  # of what is noted in the register"
+            for values in ("2, -1", "1, - 2")
+        ),
+    },
+    "engine/atomq/calls/overview.py": {
+        "the queues of one call share engine and slot: first and last": (
+            "return Call(_OVERVIEW, queues[ -1], keys, args, parse, large=True)",
+            "args = [len(queues[ -1].steps), spread, max_bytes]",
+        ),
+        "any number below 0 is none": (
+            "numbers = [0] * (steps + 5) + [- 2, -1]",
+            "numbers = [0] * (steps + 5) + [-1, - 2]",
         ),
     },
     "engine/atomq/calls/claiming.py": {
         "the queues of one claim share engine and slot: first and last": (
             "len(queues[ -1].steps),",
-            "_CLAIM, self.queues[ -1], self._keys, args, parse, attempt_at=1, large=limit > FEW",
+            "call = Call(_CLAIM, self.queues[ -1], self._keys, args, parse, _ATTEMPT_AT)",
             "self._keys: Sequence[str] = queues[ -1].claim",
             "keep = self.queues[ -1].keep",
             "first = queues[ -1]",
+        ),
+        "the keys of one are packed once, as a tuple, or each time": (
+            "if len(queues) >= 1:",
+            "if len(queues) > 0:",
         ),
         "of none there is none": ("if len(rest) >= end and not repeated:",),
     },
@@ -460,10 +482,10 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             f"OPENING, CLOSING = {seconds}  # seconds, at most, that are waited for nodes"
             for seconds in ("2.0, 1.0", "0.0, 1.0", "1.0, 2.0", "1.0, 0.0")
         ),
-        "the transport asks once a second too": tuple(
+        "what is done once a second is due before": tuple(
             "soon = LAPSE if any(line.is_asked or not line.is_open for line in needed) else "
             f"{seconds}"
-            for seconds in (2.0, 0.0)
+            for seconds in (2.0,)
         ),
         "any name will do for a thread": tuple(
             f'self.lines.threads.do((f"claim of {{name}}", {port}), f"ask {{id(call)}}", job)'

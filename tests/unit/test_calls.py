@@ -63,6 +63,7 @@ def test_a_call_that_is_sent_again_says_so_and_counts_to_nine() -> None:
     there = call.at(("a", 1))
     assert (there.place, there.repeated, there.args[1], call.place) == (("a", 1), True, 9, None)
     assert there.again().args[1] == 9
+    assert (there.brief, there.large, there.noted) == (False, True, 3)
     assert (one.noted, one.repeated, one.large, one.brief) == (0, False, False, False)
 
 
@@ -343,13 +344,13 @@ def test_which_queues_a_look_found_something_in() -> None:
 
 
 def test_what_a_purge_takes() -> None:
-    parts = ("ready", "delayed", "unacked", "dead", "settings", "if_unused", "if_empty")
-    assert calls.purge(Q).args == [0] * 7
+    parts = ("ready", "delayed", "unacked", "dead", "settings", "if_unused", "if_empty", "if_idle")
+    assert calls.purge(Q).args == [0] * 8
     for at, part in enumerate(parts):
         call = calls.purge(Q, **{part: True})  # type: ignore[arg-type]
-        assert call.args == [int(i == at) for i in range(7)]
+        assert call.args == [int(i == at) for i in range(8)]
         assert call.noted == 0
-    assert calls.purge(Q, dead_ids=["1-0"]).args[7:] == ["1-0"]
+    assert calls.purge(Q, dead_ids=["1-0"]).args[8:] == ["1-0"]
     every = dict.fromkeys(parts[:5], True)
     assert calls.purge(Q, **every).noted == GONE  # type: ignore[arg-type]
     for part in parts[:5]:
@@ -384,6 +385,7 @@ def test_a_queue_is_paused_or_resumed() -> None:
 
 
 def test_a_record_of_partitions_has_the_register_know_the_queue_unless_it_is_a_copy() -> None:
+    assert len({IN_USE, GONE, 0}) == 3
     assert calls.partitions(Q).args == ["", ""]
     assert [
         calls.partitions(Q).noted,

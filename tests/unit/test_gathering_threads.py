@@ -47,7 +47,7 @@ class Server:
         answer = Future[None]()
         self.answers.append(answer)
         self.calls.append(call)
-        answer.result(10)
+        answer.result(5)
         return Published(len(call.names))
 
     @property
@@ -65,14 +65,14 @@ class Server:
                 done.set_exception(error)
 
         threading.Thread(target=work, daemon=True).start()
-        wait_until(f"{name} waits", lambda: self._waiting() > before)
+        wait_until(f"{name} waits", lambda: self._waiting() > before, 5)
         return done
 
     def _waiting(self) -> int:
         return len(self.gathering._waiting) + len(self.calls)
 
     def until_said(self, *expected: str) -> None:
-        wait_until(f"the calls are {expected}", lambda: self.said == list(expected))
+        wait_until(f"the calls are {expected}", lambda: self.said == list(expected), 5)
 
     def answer(self, *calls: int) -> None:
         for call in calls:
@@ -89,7 +89,7 @@ def test_two_go_alone_and_what_comes_beside_them_is_one_call(server: Server) -> 
     puts = [server.put(name) for name in "abcde"]
     assert server.said == ["a", "b"]
     server.answer(0)
-    assert puts[0].result(10)
+    assert puts[0].result(5)
     assert server.said == ["a", "b"]  # half as many calls at a time, while some wait
     server.answer(1)
     server.until_said("a", "b", "cde")
@@ -97,7 +97,7 @@ def test_two_go_alone_and_what_comes_beside_them_is_one_call(server: Server) -> 
     puts.append(server.put("f"))
     assert server.said == ["a", "b", "cde", "f"]  # nothing waits any more
     server.answer(2, 3)
-    assert all(put.result(10) for put in puts)
+    assert all(put.result(5) for put in puts)
     assert not server.gathering._under_way
 
 
@@ -106,7 +106,7 @@ def test_to_a_server_that_is_far_away_each_goes_alone() -> None:
     puts = [server.put(name) for name in "abcdefghij"]
     assert server.said == list("abcdefghij")
     server.answer(*range(10))
-    assert all(put.result(10) for put in puts)
+    assert all(put.result(5) for put in puts)
 
 
 def test_how_far_it_is_the_fastest_call_of_late_says(server: Server) -> None:
@@ -131,7 +131,7 @@ def test_calls_that_meet_say_how_far_it_is_and_one_that_is_alone_does_not(
         puts = [server.put(name) for name in names]
         now[0] += 20.5 * COST
         server.answer(*range(at, at + len(names)))
-        assert all(put.result(10) for put in puts)
+        assert all(put.result(5) for put in puts)
         assert server.gathering._most == most
 
 
@@ -146,7 +146,7 @@ def test_a_call_of_several_says_how_far_it_is_too(monkeypatch: pytest.MonkeyPatc
     server.until_said("a", "b", "cd")
     now[0] += COST
     server.answer(2)
-    assert all(put.result(10) for put in puts)
+    assert all(put.result(5) for put in puts)
     assert server.gathering._trip == pytest.approx(COST)
 
 
@@ -158,7 +158,7 @@ def test_what_is_not_plain_or_large_goes_alone(server: Server) -> None:
     server.answer(0, 1, 2, 3)
     server.until_said("a", "b", "d", "e", "c")
     server.answer(4)
-    assert all(put.result(10) for put in puts)
+    assert all(put.result(5) for put in puts)
 
 
 def test_a_call_holds_as_much_as_may_share_a_connection(server: Server) -> None:
@@ -168,7 +168,7 @@ def test_a_call_holds_as_much_as_may_share_a_connection(server: Server) -> None:
     for said in (["cd"], ["cd", "ef"], ["cd", "ef", "g"]):
         server.until_said("a", "b", *said)
         server.answer(1 + len(said))
-    assert all(put.result(10) for put in puts)
+    assert all(put.result(5) for put in puts)
 
 
 def test_a_call_holds_no_more_messages_than_the_server_takes(server: Server) -> None:
@@ -184,14 +184,14 @@ def test_each_caller_has_its_own_error_and_the_next_call_is_made(server: Server)
     server.until_said("a", "b", "cd")
     other = [server.put(name) for name in "ef"]
     server.answers[2].set_exception(ServerFull("full"))
-    errors = [put.exception(10) for put in puts[2:]]
+    errors = [put.exception(5) for put in puts[2:]]
     assert [type(error) for error in errors] == [ServerFull, ServerFull]
     assert errors[0] is not errors[1]
     assert server.said == ["a", "b", "cd", "e"]
     server.answer(3)
     server.until_said("a", "b", "cd", "e", "f")
     server.answer(4)
-    assert all(put.result(10) for put in other)
+    assert all(put.result(5) for put in other)
 
 
 def test_a_thread_that_is_interrupted_leaves_the_call_to_another(server: Server) -> None:
@@ -201,12 +201,12 @@ def test_a_thread_that_is_interrupted_leaves_the_call_to_another(server: Server)
     server.answers[2].set_exception(KeyboardInterrupt())
     server.until_said("a", "b", "cde", "cde")
     assert [call.attempt for call in server.calls] == [0, 0, 0, 1]  # it may have been carried out
-    assert isinstance(puts[2].exception(10), KeyboardInterrupt)
+    assert isinstance(puts[2].exception(5), KeyboardInterrupt)
     server.answers[3].set_exception(SystemExit())
     server.until_said("a", "b", "cde", "cde", "cde")
     server.answer(4)
-    assert puts[4].result(10)
-    assert isinstance(puts[3].exception(10), SystemExit)
+    assert puts[4].result(5)
+    assert isinstance(puts[3].exception(5), SystemExit)
     assert not server.gathering._under_way
 
 
@@ -225,8 +225,8 @@ def test_one_that_is_interrupted_while_it_wakes_the_others_wakes_all(
 
     monkeypatch.setattr(gathering_threads, "own", interrupted)
     server.answers[2].set_exception(ServerFull("full"))
-    assert isinstance(puts[2].exception(10), KeyboardInterrupt)
-    assert [str(put.exception(10)) for put in puts[3:]] == ["full", "full"]
+    assert isinstance(puts[2].exception(5), KeyboardInterrupt)
+    assert [str(put.exception(5)) for put in puts[3:]] == ["full", "full"]
     assert not server.gathering._under_way
 
 
@@ -241,7 +241,7 @@ def test_one_that_is_interrupted_while_it_waits_is_not_put(
             if waits:
                 if its_turn:
                     server.answer(0, 1)
-                    assert all(put.result(10) for put in puts)
+                    assert all(put.result(5) for put in puts)
                 raise KeyboardInterrupt
 
         def release(self) -> None:
@@ -253,9 +253,9 @@ def test_one_that_is_interrupted_while_it_waits_is_not_put(
     monkeypatch.undo()
     if not its_turn:
         server.answer(0, 1)
-    assert all(put.result(10) for put in puts)
+    assert all(put.result(5) for put in puts)
     assert server.said == ["a", "b"]
-    wait_until("its place is free", lambda: not server.gathering._under_way)
+    wait_until("its place is free", lambda: not server.gathering._under_way, 5)
 
 
 def test_a_call_that_takes_too_long_holds_up_no_other(
@@ -266,9 +266,9 @@ def test_a_call_that_takes_too_long_holds_up_no_other(
     third = server.put("c")
     server.until_said("a", "b", "c")
     server.answer(2)
-    assert third.result(10)
+    assert third.result(5)
     server.answer(0, 1)
-    assert all(put.result(10) for put in stuck)
+    assert all(put.result(5) for put in stuck)
     assert not server.gathering._under_way
 
 

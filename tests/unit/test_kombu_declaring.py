@@ -287,6 +287,36 @@ def test_a_queue_is_deleted_if_it_is_empty_in_one_step(stage: Stage, tables: Tab
     assert tables.said[1:] == [("unbind", "x", "k", "", "q")]
 
 
+@pytest.mark.parametrize("busy", [False, True])
+def test_an_auto_delete_queue_goes_with_its_consumer_if_it_is_idle(
+    stage: Stage, tables: Tables, busy: bool
+) -> None:
+    sent: list[bool] = []
+    stage.broker.keeper.send = lambda: sent.append(True)  # type: ignore[method-assign]
+    if busy:
+        stage.engine.answers["purge"] = QueueInUse("messages")
+    stage.channel._new_queue("q", auto_delete=True)
+    stage.channel.consumer_left("q")
+    parts = {"ready": True, "delayed": True, "unacked": True, "dead": True, "settings": True}
+    expected = calls.purge(stage.broker.keys("q"), if_idle=True, **parts)  # type: ignore[arg-type]
+    assert purged(stage) == [("q", tuple(expected.args))]
+    assert sent == [True], "what was acked is not held"
+    assert stage.broker.keys("q").noted > 1e9
+
+
+def test_no_other_queue_goes_with_its_consumer(stage: Stage, tables: Tables) -> None:
+    declare(stage, "fan", "fanout")
+    channel = stage.channel
+    channel._new_queue("kept")
+    channel._new_queue("expires", auto_delete=True, arguments={"x-expires": 7})
+    for name in ("f", REPLY):
+        channel._new_queue(name, auto_delete=True)
+    channel.queue_bind("f", "fan")
+    for name in ("kept", "expires", "f", REPLY):
+        channel.consumer_left(name)
+    assert purged(stage) == []
+
+
 class State:
     """A queue in numbers."""
 

@@ -426,6 +426,7 @@ def test_it_says_when_there_is_something_to_do(stage: ClusterStage, now: list[fl
 
     stage.consume("a")
     assert seconds() == pytest.approx(LAPSE), "a line is to be opened"
+    assert stage.slots.doubted == set()
     stage.work()
     stage.shards.pump()
     stage.read(A, "OK", claimed(wait_ms=500))

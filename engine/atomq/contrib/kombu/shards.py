@@ -214,8 +214,7 @@ class Shards:
             if not self._claimed[name].claims.under_way:  # its answer belongs to a closed one
                 del self._claimed[name]
         for name in self._pops.keys() - set(popped):
-            if not self._pops[name].is_asked:
-                del self._pops[name]
+            del self._pops[name]
         self._by_key = {key: one for one in self._every() for key in one.waits_for}
 
     def _every(self) -> Iterator[ShardQueue]:
