@@ -213,9 +213,10 @@ def check_size(what: str, text: str | bytes) -> None:
 
 def check_reason(reason: str) -> None:
     """Why a message was rejected: a line of 1 to 64 characters. Raises `InvalidArgument`."""
-    arguments.text("reason", reason, 64, least=1)
-    if "\n" in reason:
-        raise InvalidArgument(f"reason must be one line: {arguments.shown(reason)}")
+    if not isinstance(reason, str) or not 1 <= len(reason) <= 64 or "\n" in reason:
+        shown = arguments.shown(reason)
+        raise InvalidArgument(f"reason must be one line of 1 to 64 characters: {shown}")
+    arguments.text("reason", reason, len(reason))
 
 
 def check_limit(limit: int) -> None:
