@@ -433,6 +433,13 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
     "engine/atomq/calls/publishing.py": {
         "what is tracked is looked for, and not found, at some cost": ("some_tracked = True",),
         "it is asked again": ("if len(message) >= LARGEST:",),
+        "one that is plain goes the quick way or the other, in the same words": (
+            *(
+                f"if len(messages) == 1 and {part} == _PLAIN:  # as nearly always"
+                for part in ("messages[0][ 3:]", "messages[0][ 1:]", "messages[ -1][2:]")
+            ),
+            "message = messages[ -1].message",
+        ),
         SET_BEFORE: tuple(
             f"total, group, settings_at, group_at, named = {values}"
             for values in (

@@ -228,7 +228,7 @@ def test_what_a_publish_did() -> None:
     call = calls.publish(Q, [Outgoing("m", "i")] * 3, call_id=call_id, window_ms=10)
     assert [*call.args[:2]] == [7, 20], "it may be said again for the whole of the window"
     assert call.keys[0] == Q.producer("p")
-    assert call.parse(3, False) == (3, (), False)
+    assert [call.parse(n, False) for n in (0, 1, 2, 3)] == [(n, (), False) for n in (0, 1, 2, 3)]
     assert call.parse(b"1 0 2 3", False) == Published(1, (1, 2), repeated=False)
     assert call.parse(b"3 1", False) == Published(3, (), repeated=True)
     keys = QueueKeys("passes")
