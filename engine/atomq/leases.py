@@ -276,7 +276,7 @@ class LeaseKeeper:
             holder = lease.holder() if lease is not None else None
             if lease is not None and holder is not None and not (holder.lost or holder.settled):
                 holder.lost = True
-                text = "lost the lease of %r: another consumer has the message"
+                text = "lost the lease of %r: another consumer has the message, or it is gone"
                 log.warning(text, holder, extra=log_extra(holder, lease.queue))
 
 

@@ -217,7 +217,7 @@ class MessageBase(Generic[QueueT]):
     def _left(self, verdicts: list[Verdict]) -> None:
         self._queue._settled([self], verdicts)
         if self.lost:
-            text = "%s: the lease was lost, another consumer has the message"
+            text = "%s: the lease was lost, another consumer has the message, or it is gone"
             log.warning(text, self, extra=self.log_extra)
 
     def _stuck(self, error: BaseException | None, trouble: AtomqError) -> None:

@@ -91,3 +91,18 @@ def test_workers_of_older_releases_are_found_by_a_scan(on: Atomq, server: Server
     (row,) = on("workers", "--scan", "--json").json("workers")
     assert (row["host"], row["pid"], row["queues"]) == ("a", 7, ["q"])
     assert on("workers", "--scan").code == 0
+
+
+def test_what_is_shown_with_its_queue_or_expires_is_not_missing(on: Atomq, server: Server) -> None:
+    with Queue("spread", server.url, partitions=6) as spread:
+        spread.put(1)  # into one of them: the others are made and have no message yet
+        short = spread.engine.keys("short")
+        spread.engine.run(calls.touch(short, 60_000))
+        assert len(spread.engine.run(calls.roster(spread.engine.register.keys)).queues) < 6
+        assert "queue short" not in on("doctor").out
+        assert "register" not in on("doctor").out
+        server.client().delete(RegisterKeys().queues)
+        Queue("newer", spread.engine).put(1)
+        doctor = on("doctor", "--json").json("doctor")
+        (finding,) = (each for each in doctor if each["check"] == "register")
+        assert "lacks 1 queue, as spread" in finding["found"]

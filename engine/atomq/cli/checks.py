@@ -94,11 +94,32 @@ def _queues_to_check(session: Session, names: Sequence[str] | None) -> Any:
             yield Finding("queues", "skip", "skipped: needs +scan +smembers", advice)
         return known
     # Where there is nothing, no script is loaded for this: a later check says which there are.
-    if found and (missing := set(found) - set(roster(session).queues)):
+    if found and (missing := _not_shown(session, found, set(roster(session).queues))):
         text = f"lacks {plural(len(missing), 'queue')}, as {min(missing)}"
         advice = "`atomq queues` shows them after `atomq queues --scan`"
         yield Finding("register", "warn", text, advice)
     return found
+
+
+def _not_shown(session: Session, found: Sequence[str], known: set[str]) -> list[str]:
+    """Those of these queues that `atomq queues` leaves out, though they are there to stay.
+
+    A partition enters the register with its first message, and is shown with its queue before. A
+    queue that expires never enters it.
+    """
+    from atomq.partitions import queue_of
+
+    names = {*found}
+    missing = [name for name in found if name not in known]
+    alone = [name for name in missing if queue_of(name) not in names]
+    return [name for name in alone if not _expires(session, name)]
+
+
+def _expires(session: Session, queue: str) -> bool:
+    try:
+        return bool(session.reader.command("HGET", session.keys(queue).meta, "expires"))
+    except AtomqError:  # a user that may not see it: a later check names the queue
+        return False
 
 
 def _database(session: Session, names: Sequence[str]) -> Findings:
