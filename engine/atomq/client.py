@@ -124,6 +124,13 @@ class Engine(Runner):
         except SERVER_ERRORS as error:
             raise translated(error) from bare(error)
 
+    def replicas(self) -> list[Node]:
+        """The replicas of a cluster, as its nodes name them now. Of other servers none is known."""
+        try:
+            return [Node(name, pool) for name, pool in self._pool.replicas()]
+        except SERVER_ERRORS as error:
+            raise translated(error) from bare(error)
+
     def connection(self, place: Place | None = None) -> AbstractConnection:
         """A connection of the caller's own, connected: for those with a loop of their own.
 

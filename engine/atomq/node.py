@@ -8,10 +8,11 @@ from typing import Any
 from redis import exceptions as server
 
 from atomq import arguments
+from atomq.actions import BRIEF
 from atomq.errors import AtomqError, ScriptsNotLoaded
 from atomq.pool import Pool
-from atomq.scripts import Script, every
-from atomq.translating import SERVER_ERRORS, translated
+from atomq.scripts import Script, every, get
+from atomq.translating import SERVER_ERRORS, is_away, passes, translated
 
 
 class Node:
@@ -45,6 +46,20 @@ class Node:
             if sha != script.sha:
                 raise AtomqError(f"{self.name} named {script.name} {sha}, not {script.sha}")
         return list(scripts)
+
+    def knows_scripts(self) -> bool:
+        """Whether this node knows the scripts of this release, by one of them. Asks no right.
+
+        Raises `ServerUnavailable` if it does not answer soon, or cannot say so yet.
+        """
+        try:
+            (reply,) = self._pool.commands([("EVALSHA", get("ack").sha, 0)], BRIEF)
+        except SERVER_ERRORS as error:
+            raise translated(error) from error
+        refused = isinstance(reply, server.NoPermissionError)
+        if isinstance(reply, Exception) and (refused or passes(reply) or is_away(reply)):
+            raise translated(reply) from reply
+        return not isinstance(reply, server.NoScriptError)  # it says that there are no keys
 
     def missing(self) -> list[Script]:
         """The scripts this node does not know."""

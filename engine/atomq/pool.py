@@ -109,6 +109,10 @@ class Pool(Commands):
         """Each server that runs scripts, with its name."""
         return [(self.engine.address.safe_url, self)]
 
+    def replicas(self) -> list[tuple[str, Pool]]:
+        """None is known of."""
+        return []
+
     def close(self) -> None:
         """Close what idles; what is in use is closed, or idles, when its answer has come."""
         with contextlib.suppress(IndexError):  # several threads may close at once

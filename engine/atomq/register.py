@@ -3,7 +3,8 @@
 A process that consumes says every 20 s where it runs, what it consumes and what it works on, in one
 call, by a thread, over a connection that it opens for that: in a cluster the register lives in one
 slot, and no other call waits for the server of that. An entry that is not said again for a minute
-is not there any more. What cannot be written is tried again later; nothing depends on it.
+is not there any more. What cannot be written is tried again later; nothing depends on it. In a
+cluster the thread then looks at replicas: see `heirs.py`.
 
 An entry names a queue with partitions once, and says how many of them the process consumes. Among
 the names of queues in use are those of partitions too: by these a queue is found while the node of
@@ -30,6 +31,7 @@ from atomq import calls, fork
 from atomq.background import Background
 from atomq.calls import Call
 from atomq.errors import AtomqError, PermissionDenied
+from atomq.heirs import Heirs
 from atomq.keys import QueueKeys, RegisterKeys
 from atomq.outage import Unreported
 from atomq.retrying import Retry
@@ -142,6 +144,7 @@ class Register:
         self._gone: set[str] = set()
         self._next = self._not_before = 0.0
         self._listed = self._refused = False
+        self._heirs = Heirs()
 
     def forked(self) -> None:
         """In a child process: it has not said anything yet."""
@@ -227,6 +230,8 @@ class Register:
                 self._next = time.monotonic() + EVERY
         if new or gone or (is_due and (consumers or self._listed)):
             self._say(new, gone, consumers)
+            if is_due and consumers and not is_last:
+                self._prepare()
             if self._engine is not None:  # nothing is said for 20 s: no connection idles so long
                 self._engine.close()
         with self._wake:
@@ -284,6 +289,16 @@ class Register:
             self._listed = self._listed and bool(consumers)
         for queue in names.values():
             queue.noted = max(queue.noted, now + noted)
+
+    def _prepare(self) -> None:
+        """Have replicas of a cluster know the scripts."""
+        try:
+            for replica in self._heirs.to_look_at(self._engine.replicas()):
+                if self._thread.closing:
+                    break
+                self._heirs.prepare(replica)
+        except AtomqError as error:
+            log.debug("the replicas are not known: %s", error)
 
     def _run(self, call: Call[int], *, leaving: bool) -> None:
         if self._engine is None:

@@ -89,7 +89,16 @@ class Shards(Reach):
     def nodes(self) -> list[tuple[str, Pool]]:
         """The primaries."""
         self._asking(lambda: self._ask(None))
-        return [("{}:{}".format(*place), self.pool(place)) for place in self.map.primaries]
+        return self._named(self.map.primaries)
+
+    def replicas(self) -> list[tuple[str, Pool]]:
+        """The other nodes."""
+        self._asking(lambda: self._ask(None))
+        primaries = {*self.map.primaries}
+        return self._named([place for place in self.map.nodes if place not in primaries])
+
+    def _named(self, places: Sequence[Place]) -> list[tuple[str, Pool]]:
+        return [("{}:{}".format(*place), self.pool(place)) for place in places]
 
     def forget(self) -> None:
         """Begin anew in a child process."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from atomq import AsyncEngine, AsyncQueue, AsyncReceiver, Engine, Queue, Receiver
+from atomq import AsyncEngine, AsyncQueue, AsyncReceiver, Engine, Queue, Receiver, scripts
 from atomq.cli import checks
 from atomq.cli.session import Session
 from atomq.errors import AtomqError, PermissionDenied, ServerError, ServerUnavailable
@@ -598,6 +598,34 @@ def test_a_failover_is_followed_within_a_second(heirs: Cluster, make: Make, how:
     assert not others.errors
     assert others.gap() < 1
     assert max(went_on) - elected < 1
+
+
+def test_a_worker_that_may_load_has_replicas_know_the_scripts(heirs: Cluster, make: Make) -> None:
+    """So a failover to one that joined after `scripts load` stops no user that may not load."""
+    name = name_on(heirs, 0)
+    engine = make.engine(url_of(heirs, *heirs.everyone))
+    queue = make.queue(name, engine)
+    index = heirs.everyone.index(heirs.owner(engine.keys(name).slot))
+    heir = heirs.everyone[(index + 3) % 6]
+    for node in heirs.everyone:
+        admin = node.client()
+        admin.execute_command("ACL SETUSER", "plain", "on", ">p", "~*", "&*", "+@all", "-script")
+        for script in scripts.every():
+            admin.script_load(script.text)
+    heir.client().script_flush()  # as one that joined just now
+    stop = threading.Event()
+
+    def consume() -> None:
+        for message in queue.consume(stop=stop):
+            message.ack()
+
+    with running(consume, stop=stop):
+        shas = [script.sha for script in scripts.every()]
+        wait_until("it to know them", lambda: all(heir.client().script_exists(*shas)), 5)
+        heir.client().execute_command("CLUSTER FAILOVER")
+        wait_until("it to take over", lambda: heirs.owns(heir, engine.keys(name).slot))
+        plain = make.engine(url_of(heirs, heir).replace("//", "//plain:p@"))
+        assert make.queue(name, plain).put("x").new
 
 
 @contextmanager

@@ -25,6 +25,7 @@ TWINS = [
 # What only one of the two has, and why.
 ALONE = {
     "Engine.nodes": "preloading is a deploy step, and the CLI is sync",
+    "Engine.replicas": "a thread of the process looks at them",
     "Engine.connection": "for those who wait in a loop of their own, as Kombu does",
     "Engine.reads": "for results of Celery, whose backend is sync",
     "Engine.briefly": "the same",
