@@ -543,14 +543,14 @@ def test_what_may_have_lapsed_is_given_back_and_not_handed_over(stage: Stage) ->
 def test_a_lease_counts_from_when_its_claim_was_sent(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = [100.0]
+    now = [began := claims.clock()]
     monkeypatch.setattr(claims, "clock", lambda: now[0])
     stage.consume()
     stage.poller.pump()
-    now[0] = 150.0
+    now[0] += 5.0
     stage.line.replies.append(claimed("a"))
     stage.poller._intake.read_on()
-    assert stage.broker.keeper._leases["a"].since == 100.0
+    assert stage.broker.keeper._leases["a"].since == began
 
 
 def test_what_is_known_to_be_lost_is_not_handed_over(stage: Stage) -> None:
