@@ -602,13 +602,15 @@ def test_a_failover_is_followed_within_a_second(heirs: Cluster, make: Make, how:
 
 def test_a_worker_that_may_load_has_replicas_know_the_scripts(heirs: Cluster, make: Make) -> None:
     """So a failover to one that joined after `scripts load` stops no user that may not load."""
-    name = name_on(heirs, 0)
-    engine = make.engine(url_of(heirs, *heirs.everyone))
+    name, user = name_on(heirs, 0), f"loads-{make.kind}"
+    # Of a user of its own: what other tests began with this cluster looks at new replicas alone.
+    engine = make.engine(url_of(heirs, *heirs.everyone).replace("//", f"//{user}:p@"))
     queue = make.queue(name, engine)
     index = heirs.everyone.index(heirs.owner(engine.keys(name).slot))
     heir = heirs.everyone[(index + 3) % 6]
     for node in heirs.everyone:
         admin = node.client()
+        admin.execute_command("ACL SETUSER", user, "on", ">p", "~*", "&*", "+@all")
         admin.execute_command("ACL SETUSER", "plain", "on", ">p", "~*", "&*", "+@all", "-script")
         for script in scripts.every():
             admin.script_load(script.text)
