@@ -17,7 +17,7 @@ function M.read(q, call, known)
   local first = known.size or redis.call("LLEN", KEYS[at + FIXED + 1])
   local sizes, left = { first }, first
   local unacked, delayed = KEYS[at + 1], KEYS[at + 3]
-  -- How many of its other keys are there and not read yet: mostly few. A user who may not ask that reads all.
+  -- How many of its other keys are there and not read yet: mostly few. A user that may not ask this reads all.
   local there = known.there or tonumber(
     redis.pcall("EXISTS", unacked, delayed, KEYS[at + 6], unpack(KEYS, at + FIXED + 2, at + FIXED + steps))
   ) or 2 + steps
