@@ -24,6 +24,7 @@ pytestmark = [
 ]
 
 LEASE = 0.2
+ENDS = 1.5  # seconds without a message: that a lease has ended is noticed within one
 OPTIONS: dict[str, Any] = {"lease": LEASE, "max_deliveries": 3}
 SIGSEGV = 139
 
@@ -59,7 +60,7 @@ def handler_of(ran: Ran) -> Callable[[Any], None]:
 
 def work(url: str, ran: Ran, prefetch: int | None) -> None:
     queue = Queue("q", url, **OPTIONS)
-    queue.work(handler_of(ran), prefetch=prefetch, timeout=4 * LEASE)
+    queue.work(handler_of(ran), prefetch=prefetch, timeout=ENDS)
 
 
 def work_in_asyncio(url: str, ran: Ran, prefetch: int | None) -> None:
@@ -70,14 +71,14 @@ def work_in_asyncio(url: str, ran: Ran, prefetch: int | None) -> None:
             handler(message)
 
         queue = AsyncQueue("q", url, **OPTIONS)
-        await queue.work(handle, prefetch=prefetch, timeout=4 * LEASE)
+        await queue.work(handle, prefetch=prefetch, timeout=ENDS)
 
     asyncio.run(main())
 
 
 def work_in_batches(url: str, ran: Ran, _: int | None) -> None:
     queue, handler = Queue("q", url, **OPTIONS), handler_of(ran)
-    while messages := queue.claim_many(64, timeout=4 * LEASE):
+    while messages := queue.claim_many(64, timeout=ENDS):
         for message in messages:
             with message:
                 handler(message)
@@ -92,7 +93,7 @@ def work_in_threads(url: str, ran: Ran, prefetch: int | None) -> None:
         handler(message)
 
     def one() -> None:
-        queue.work(slowly, prefetch=prefetch, timeout=4 * LEASE)
+        queue.work(slowly, prefetch=prefetch, timeout=ENDS)
 
     threads = [threading.Thread(target=one, daemon=True) for _ in range(8)]
     for thread in threads:
