@@ -6,7 +6,7 @@ Whatever is passed, the answer is a value that can be sent, or `InvalidArgument`
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -30,14 +30,6 @@ def shown(value: Any) -> str:
     except Exception:  # noqa: BLE001 - an int of 5,000 digits has no text either
         text = f"<{type(value).__name__}>"
     return " ".join(text.split())
-
-
-def several(what: str, items: Any) -> None:
-    """Raise `InvalidArgument` for one message where `what` takes several: a dict, or a text."""
-    if isinstance(items, (Mapping, str, bytes, bytearray)) or not isinstance(items, Iterable):
-        raise InvalidArgument(
-            f"{what} takes messages: a list of bodies, or of Items, got {shown(items)}"
-        )
 
 
 def expect(name: str, value: Any, met: bool, what: str) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from atomq import arguments, tracing
+from atomq import tracing
 from atomq.aio import AsyncEngine
 from atomq.arguments import Seconds
 from atomq.calls import Progress, Verdict
-from atomq.errors import ServerFull, ServerUnavailable, UnknownPartition
+from atomq.errors import InvalidArgument, ServerFull, ServerUnavailable, UnknownPartition
 from atomq.message_base import messages_of
 from atomq.partitioned_base import PartitionedBase, Put, Share, is_nowhere
 from atomq.queue_aio import AsyncMessage, AsyncQueue, AsyncReceiver, AsyncSent
@@ -123,7 +123,8 @@ class AsyncPartitionedQueue(PartitionedBase[AsyncEngine], AsyncQueue):
         Those that name neither a key nor an id stay together, 1,000 (or `max_bytes`) in a
         partition; each call is for one.
         """
-        arguments.several("put_many", items)
+        if isinstance(items, Mapping) or not isinstance(items, Iterable):
+            raise InvalidArgument("put_many takes messages: a list of bodies, or of Items")
         given = [*items]
         if not given:
             return []

@@ -184,7 +184,8 @@ class QueueBase(Generic[EngineT]):
 
     def _all_outgoing(self, items: Iterable[Any]) -> list[Outgoing]:
         """The same for many. An error names the position of its item, from 0."""
-        arguments.several("put_many", items)
+        if isinstance(items, Mapping) or not isinstance(items, Iterable):
+            raise InvalidArgument(f"put_many takes messages, got {arguments.shown(items)}")
         found: list[Outgoing] = []
         plain, write = tracing.active is None and not self._tracked, self._writer.write
         next_id, suffix, outgoing = message_ids.next, self._id_suffix, calls.plain

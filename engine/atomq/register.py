@@ -45,7 +45,6 @@ REFUSED = 600.0  # seconds until what this user may not write is tried again
 AGAIN = 60.0  # the same for the name of a queue that could not be written
 PATIENCE = 5.0  # seconds for which a server that is away is tried
 CLOSING = 1.0  # seconds that the end of a process waits for the last word
-BRIEF = 0.05  # seconds: of consumers that come and go in less nothing is said
 IDLE = 5.0  # seconds after which the thread looks whether anything needs it
 QUEUES, WORK = 100, 20  # how many of each an entry names
 LARGEST = 60_000  # bytes of an entry
@@ -221,7 +220,6 @@ class Register:
     def _turn(self) -> bool:
         """Say what is due, then wait for the next thing; False once nothing is left to be said."""
         with self._wake:
-            self._wake.wait_for(lambda: self._thread.closing or not self._consumers, BRIEF)
             new, self._new = self._new, {}
             gone, self._gone = self._gone, set()
             consumers = self._there()

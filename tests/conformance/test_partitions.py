@@ -381,7 +381,7 @@ def test_a_process_outlives_the_restoring_of_an_older_copy(q: Any, make: Any, pl
     names = more.state().partitions
     place.db.flushall()
     for key, value in keys.items():
-        place.db.restore(key, 0, value)
+        place.db.restore(key, 0, value, replace=True)  # the register may be written meanwhile
     count = put_in_all_ways(more)
     state = make(partitions=9).state()
     assert (state.ready + state.delayed, state.partitions) == (count + 1, names)

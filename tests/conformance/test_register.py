@@ -18,7 +18,7 @@ from atomq.calls import Roster
 from atomq.client import Engine
 from atomq.keys import REGISTER
 from atomq.queue import Receiver
-from atomq.register import Consuming, Register, Work
+from atomq.register import Consuming, Work
 from tests.servers import Cluster, Server
 
 ONE = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
@@ -206,23 +206,6 @@ def test_what_a_consumer_says_of_the_process_goes_with_it(server: Server) -> Non
         engine.register.leave([kombu])
         found = awaited(lambda: (p := mine(engine)) and p.queues == ["mails"] and p)
         assert (found.entry["kind"], found.entry.get("prefetch")) == ("atomq", None)
-
-
-@ONE
-def test_of_a_consumer_that_goes_at_once_nothing_is_said(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each connected twice: a Kombu program that looks whether there is a reply paid for it."""
-    said: list[object] = []
-    monkeypatch.setattr(Register, "_say", lambda _, *given: said.append(given))
-    with Engine(server.url) as engine:
-        brief, long = (Consuming((), 1, Nothing(), lambda: 0.0, {}) for _ in range(2))
-        engine.register.change(brief, [engine.keys("tasks")])
-        engine.register.leave([brief])
-        awaited(lambda: not engine.register._thread.runs)
-        assert not said
-        engine.register.change(long, [engine.keys("tasks")])
-        awaited(lambda: said)
 
 
 @ONE
