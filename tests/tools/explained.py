@@ -556,6 +556,9 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "if self._step is None and now > self._look_at:",
         ),
     },
+    "engine/atomq/contrib/kombu/waker.py": {
+        "there is one byte": ("self._heard.recv( 2)",),
+    },
     "engine/atomq/contrib/kombu/declaring.py": {
         "a thousandth of the time more or less": tuple(
             f"KEEP_EVERY = LEAST_MS / {ms}  # seconds between two renewals of the bindings of "

@@ -64,6 +64,7 @@ TESTS = {
         "tests/unit/test_kombu_shards.py",
         "tests/contrib/test_cluster.py",
     ],
+    "engine/atomq/contrib/kombu/waker.py": ["tests/unit/test_kombu_waker.py", "tests/contrib"],
     "engine/atomq/contrib/kombu/nodes.py": ["tests/unit/test_kombu_nodes.py", "tests/contrib"],
     "engine/atomq/contrib/kombu/*": [
         "tests/unit/test_kombu_*.py",
@@ -87,7 +88,15 @@ TESTS = {
         "tests/faults/test_leases.py",
     ],
     "engine/atomq/renewal.py": ["tests/unit/test_renewal.py", "tests/faults/test_leases.py"],
-    "engine/atomq/register.py": ["tests/conformance/test_register.py"],
+    "engine/atomq/settling.py": [
+        "tests/unit/test_settling.py tests/unit/test_leases.py tests/unit/test_kombu_qos.py",
+        "tests/faults/test_leases.py",
+    ],
+    "engine/atomq/heirs.py": ["tests/unit/test_heirs.py"],
+    "engine/atomq/register.py": [
+        "tests/unit/test_register.py",
+        "tests/conformance/test_register.py",
+    ],
     "engine/atomq/calls/*": [
         "tests/unit/test_calls*.py tests/unit/test_operating.py",
         "tests/lua",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 import time
 from collections.abc import Callable, Iterator
 from operator import itemgetter
@@ -839,28 +838,6 @@ def test_a_loop_has_a_timer_for_what_falls_due_however_late(
     assert not loop.timers
     tick()
     assert not loop.timers, "what is due and under way is not waited for by a timer"
-
-
-def test_a_timer_stays_where_an_earlier_one_is_set(
-    clock: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(waker, "time", module.time)
-    loop, rung, now = Loop(clock), list[float](), time.monotonic()
-    alarm = Alarm(loop.call_later, lambda: rung.append(clock[0]))
-    alarm.set(now + 60)
-    alarm.set(now + 1)
-    assert alarm.at == now + 1
-    clock[0] = 1.0
-    loop.fire()
-    assert (rung, alarm.at) == ([1.0], now + 60)
-    clock[0] = 60.0
-    loop.fire()
-    assert (rung, alarm.at) == ([1.0, 60.0], math.inf)
-    alarm.set(now + 90)
-    (timer,) = [each for _, each in alarm._timers]
-    alarm.cancel()
-    timer.cancel.assert_called_once_with()
-    assert alarm.at == math.inf
 
 
 def test_a_wait_that_is_refused_for_a_moment_is_sent_again(
