@@ -153,7 +153,8 @@ class AsyncSent(NamedTuple):
         claim found it past its `ttl`, delivered `max_deliveries` times, or damaged. No result comes
         of a message that no consumer claims, that is cancelled or purged, that a Celery worker
         dead-lettered, or whose consumer died before it could report: so give it a timeout.
-        A server that was there and goes away is waited for.
+        A server that was there and goes away is waited for. One that is away at first is tried for
+        `retry_budget` seconds, no longer than `timeout`: then `ServerUnavailable` is raised.
 
         `on_progress`, a plain function, is called with what the holder says of its progress: the
         last of each half second.
@@ -477,7 +478,8 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         claim found it past its `ttl`, delivered `max_deliveries` times, or damaged. No result comes
         of a message that no consumer claims, that is cancelled or purged, that a Celery worker
         dead-lettered, or whose consumer died before it could report: so give it a timeout.
-        A server that was there and goes away is waited for.
+        A server that was there and goes away is waited for. One that is away at first is tried for
+        `retry_budget` seconds, no longer than `timeout`: then `ServerUnavailable` is raised.
 
         `on_progress`, a plain function, is called with what the holder says of its progress: the
         last of each half second.

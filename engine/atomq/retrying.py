@@ -131,16 +131,20 @@ def carried_out(batch: Batch, patience: Patience, within: float | None) -> Actio
     return batch.results
 
 
-def asking(args: Sequence[Any], retry: Retry) -> Actions:
-    """Carry out one command, and try it again for as long as the server surely did not do it."""
+def asking(args: Sequence[Any], retry: Retry, *, reads: bool = False) -> Actions:
+    """Carry out one command, and try it again for as long as the server surely did not do it.
+
+    One that only `reads` is tried again, too, where its answer was lost.
+    """
     patience = Patience(retry)
     while True:
         try:
             return [(yield Ask(args))]
         except (*AWAY, server.RedisError, UnicodeEncodeError) as error:
-            if _lost(error):
+            lost = _lost(error)
+            if lost and not (reads and is_away(error)):
                 raise translated(error) from error
-            yield patience.pause(bare(error), str(args[0]), lost=False)
+            yield patience.pause(bare(error), str(args[0]), lost=lost)
 
 
 class Batch:

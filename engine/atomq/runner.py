@@ -263,7 +263,7 @@ class Runner(EngineBase):
 
     def _perform(self, effect: Any, waiter: Waiter | None) -> Any:
         if isinstance(effect, Get):
-            return self._get(effect.key)
+            return self._get(effect)
         if isinstance(effect, Filled):
             return self._filled(effect.keys)
         if isinstance(effect, Together):
@@ -287,11 +287,20 @@ class Runner(EngineBase):
             return waiter.listen(effect.channel, effect.seconds)
         raise InvalidArgument(f"{effect!r} is no effect")
 
-    def _get(self, key: str) -> Any:
+    def _get(self, get: Get) -> Any:
+        trouble: Exception
         try:
-            return self._pool.get(key)
+            return self._pool.get(get.key)
         except SERVER_ERRORS as error:
-            raise translated(error) from bare(error)
+            if not get.patience:
+                raise translated(error) from bare(error)
+            trouble = error
+        retry = replace(self.retry, budget=min(self.retry.budget, get.patience))
+        asking = retrying.asking(("GET", get.key), retry, reads=True)
+        try:
+            return (self._drive(asking, Standing(self.outage), trouble))[0]
+        finally:
+            del trouble  # an exception that its own frame keeps keeps what is dropped
 
     def _filled(self, keys: Sequence[str]) -> list[str]:
         try:

@@ -271,7 +271,7 @@ class AsyncRunner(EngineBase):
 
     async def _perform(self, effect: Any, waiter: AsyncWaiter | None) -> Any:
         if isinstance(effect, Get):
-            return await self._get(effect.key)
+            return await self._get(effect)
         if isinstance(effect, Filled):
             return await self._filled(effect.keys)
         if isinstance(effect, Together):
@@ -295,12 +295,21 @@ class AsyncRunner(EngineBase):
             return await waiter.listen(effect.channel, effect.seconds)
         raise InvalidArgument(f"{effect!r} is no effect")
 
-    async def _get(self, key: str) -> Any:
+    async def _get(self, get: Get) -> Any:
         self._enter_loop()
+        trouble: Exception
         try:
-            return await self._pool.get(key)
+            return await self._pool.get(get.key)
         except SERVER_ERRORS as error:
-            raise translated(error) from bare(error)
+            if not get.patience:
+                raise translated(error) from bare(error)
+            trouble = error
+        retry = replace(self.retry, budget=min(self.retry.budget, get.patience))
+        asking = retrying.asking(("GET", get.key), retry, reads=True)
+        try:
+            return (await self._drive(asking, Standing(self.outage), trouble))[0]
+        finally:
+            del trouble  # an exception that its own frame keeps keeps what is dropped
 
     async def _filled(self, keys: Sequence[str]) -> list[str]:
         try:

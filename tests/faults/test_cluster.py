@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -539,6 +540,64 @@ def test_a_slot_that_had_no_node_is_used_as_soon_as_one_serves_it(
     hasty.put("x")
     assert done[0] - added < 1
     assert hasty.state().ready == 2
+
+
+def test_every_verb_waits_for_a_slot_that_has_no_node(three: Cluster, make: Make) -> None:
+    """For `retry_budget`, whether the engine is new or has served."""
+    name = name_on(three, 2)
+    slot = QueueKeys(name, layout="cluster").slot
+    engine, owner = make.engine(url_of(three)), three.owner(slot)
+    queue = make.queue(name, engine)
+    queue.put_many(["x"] * 6)
+    held = queue.claim_many(6)
+    answered = held[3].id
+    new = make.queue(name, make.engine(url_of(three)))
+    for node in (owner, *(node for node in three.everyone if node is not owner)):
+        node.client().execute_command("CLUSTER DELSLOTS", slot)
+    verbs: dict[str, Callable[[], object]] = {
+        "put": lambda: queue.put("x"),
+        "put of a new engine": lambda: new.put("x"),
+        "put_many": lambda: queue.put_many(["x", "y"]),
+        "put, delayed": lambda: queue.put("x", delay=60),
+        "claim": queue.claim,
+        "claim_many": lambda: queue.claim_many(3),
+        "receive": lambda: make.receiver([queue]).receive(1, 0),
+        "wait": lambda: queue.wait(answered, 5),
+        "wait of a new engine": lambda: new.wait(answered, 5),
+        "ack": held[0].ack,
+        "release": held[1].release,
+        "reject": held[2].reject,
+        "complete": lambda: held[3].complete(1),
+        "extend": held[4].extend,
+        "progress": lambda: held[4].progress(0.5),
+        "ack_many": lambda: queue.ack_many(held[5:]),
+        "state": queue.state,
+        "peek": queue.peek,
+        "get": lambda: queue.get("none"),
+        "cancel": lambda: queue.cancel("none"),
+        "run_now": lambda: queue.run_now("none"),
+        "redrive": queue.redrive,
+        "purge": lambda: queue.purge("dead"),
+        "pause": queue.pause,
+        "resume": queue.resume,
+    }
+    ended: dict[str, Exception | None] = {}
+
+    def trying(verb: str) -> None:
+        error = None
+        try:
+            verbs[verb]()
+        except AtomqError as raised:
+            error = raised
+        ended[verb] = error
+
+    with running(*(partial(trying, verb) for verb in verbs)):
+        time.sleep(0.5)
+        early = dict(ended)
+        owner.client().execute_command("CLUSTER ADDSLOTS", slot)
+        wait_until("all of them", lambda: len(ended) == len(verbs), 5)
+    assert not early
+    assert {verb: error for verb, error in ended.items() if error is not None} == {}
 
 
 # ── another primary ───────────────────────────────────────────────────────────────────────────

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -1102,9 +1103,17 @@ def test_redrive_goes_on_until_it_has_seen_them_all_and_not_those_that_die_meanw
 
 def test_a_result_that_is_there_costs_one_look() -> None:
     play = Play(flows.await_result("k", None))
-    assert play.effect == Get("k")
+    assert play.effect == Get("k", inf)
     play.go(b"1")
     assert play.result == b"1"
+
+
+def test_a_server_that_is_away_when_a_wait_begins_is_tried_for_no_longer_than_it_lasts() -> None:
+    play = Play(flows.await_result("k", 3.0))
+    assert isinstance(play.effect, Get)
+    assert 2.9 < play.effect.patience <= 3.0
+    assert play.go(None) == Listen("k", 0)
+    assert play.go(None) == Get("k"), "then the wait itself goes on"
 
 
 def test_it_listens_before_it_looks_again() -> None:

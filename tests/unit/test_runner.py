@@ -399,6 +399,35 @@ def test_a_command_is_not_tried_again_but_with_patience(stage: Stage, rests: lis
     assert len(rests) == 1
 
 
+def test_a_string_that_is_read_with_patience_is_tried_again(
+    make: str, loop: asyncio.Runner, rests: list[float]
+) -> None:
+    """Also where an answer was lost, as reading changes nothing; else it is tried once."""
+    stage = Stage(make, loop, retry_attempts=1)
+
+    def read(patience: float) -> Any:
+        def flow() -> Iterator[Any]:
+            return (yield Get("k", patience))
+
+        return stage.do(lambda engine: engine.run(flow()))
+
+    stage.pool.replies += [server.ClusterDownError("down"), AWAY, b"v"]
+    assert read(5.0) == b"v"
+    assert len(rests) == 2
+    stage.pool.replies += [AWAY, AWAY]
+    with pytest.raises(ServerUnavailable, match="2 attempts"):
+        read(5.0)
+    for patience, tried in ((0.0, 1), (1e-9, 1)):
+        stage.pool.replies[:] = [AWAY] * 2
+        with pytest.raises(ServerUnavailable):
+            read(patience)
+        assert len(stage.pool.replies) == 2 - tried
+    stage.pool.replies[:] = [server.ResponseError("WRONGTYPE no")]
+    with pytest.raises(AtomqError, match="no"):
+        read(5.0)
+    assert set(stage.pool.asked) == {("GET", "k")}
+
+
 # ── flows ─────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -77,9 +77,13 @@ class Listen(Effect["bytes | None"]):
 
 @dataclass(frozen=True, slots=True)
 class Get(Effect["bytes | None"]):
-    """Read a string. Answer: its bytes, or None."""
+    """Read a string. Answer: its bytes, or None.
+
+    `patience`: seconds, at most, for which it is tried again, as calls are.
+    """
 
     key: str
+    patience: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from math import inf
 
 from atomq import calls
 from atomq.arguments import Seconds
@@ -45,10 +46,11 @@ def await_result(
 
     Listens before it looks, so nothing falls between, and looks again every 5 s. Whenever it heard
     nothing its connection may be another by now, so it listens anew before it relies on a look. A
-    server that served once and is away is waited for.
+    server that is away at the beginning is tried as for calls; one that served once is waited for.
     """
     deadline = deadline_of(timeout)
-    found = yield from ask(Get(key))
+    patience = inf if deadline is None else max(0.0, deadline - time.monotonic())
+    found = yield from ask(Get(key, patience))
     seconds, pause = 0.0, 5.0 if look is None else FOLLOW
     while found is None:
         left = pause if deadline is None else deadline - time.monotonic()
