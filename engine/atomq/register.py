@@ -235,6 +235,8 @@ class Register:
             if self._engine is not None:  # nothing is said for 20 s: no connection idles so long
                 self._engine.close()
         with self._wake:
+            if self._consumers and not self._listed:  # they came while it was taken out
+                self._next = min(self._next, self._not_before)
             more = self._new or self._gone
             if (is_last and self._thread.closing) or not (more or self._consumers or self._listed):
                 self._engine = None

@@ -210,7 +210,7 @@ class Settling:
         sent = True
         for name in names:
             try:
-                self._engine.run(flows.flush(self._engine.keys(name), self.acks))
+                self._engine.run(flows.flush(self._engine.keys(name), self.acks, quietly=True))
                 self._troubles.over(name)
             except AtomqError as error:  # which may be the trouble of this one queue
                 self._troubles.met(error, name, "acks of %s are kept, to be sent: %s", name)

@@ -835,6 +835,13 @@ def test_acks_say_when_the_first_one_waits() -> None:
     acks.put_back("q", ["r1", "r2"])
     assert len(waiting) == 3
     assert acks.take("q") == ["r1", "r2"]
+    acks.put_back("q", ["r1", "r2"], quietly=True)
+    assert (len(waiting), acks.take("q")) == (3, ["r1", "r2"])
+    acks.send_again("q", ["r1"])
+    assert len(waiting) == 4
+    with pytest.raises(ServerUnavailable):
+        Play(flows.flush(Q, acks)).go(ServerUnavailable("gone"))
+    assert len(waiting) == 5
     acks.forked()
     assert acks.queues() == []
 

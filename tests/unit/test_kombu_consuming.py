@@ -87,6 +87,18 @@ def test_partitions_without_acks_are_popped(stage: Stage) -> None:
     assert stage.channel.popped_queues() == ["q", "q#1.7", "q#2.8"]
 
 
+def test_what_is_consumed_is_sorted_once_until_that_changes(stage: Stage) -> None:
+    """The event loop asks at every turn."""
+    stage.consume("q")
+    stage.consume("p", no_ack=True)
+    popped, claimed = stage.channel.popped_queues(), stage.channel.claimed_queues()
+    assert (popped, claimed) == (["p"], ["q"])
+    assert stage.channel.popped_queues() is popped
+    assert stage.channel.claimed_queues() is claimed
+    stage.channel._regroup()
+    assert stage.channel.popped_queues() == ["p"]
+
+
 @pytest.fixture
 def heard(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the connection is told of what is consumed."""
@@ -207,6 +219,16 @@ def test_a_queue_that_expires_lives_on_while_it_is_fetched_from(stage: Stage) ->
     stage.engine.answers["claim"] = lambda _: claimed("a")
     stage.channel.basic_get("q")
     assert len(stage.engine.called("touch")) == 1
+
+
+def test_a_queue_that_expires_lives_on_from_when_a_consumer_comes(stage: Stage) -> None:
+    """What lies in no list, broadcasts and replies, has nothing that could expire."""
+    stage.channel.fanout_queues["topic"] = ("x", "")
+    for queue in ("q", "topic", "a.reply.celery.pidbox"):
+        stage.channel._new_queue(queue, arguments={"x-expires": 10_000})
+    for queue in ("q", "topic", "a.reply.celery.pidbox", "plain"):
+        stage.consume(queue)
+    assert [call.queue.name for call in stage.engine.called("touch")] == ["q"]
 
 
 def test_what_is_fetched_and_unreadable_says_why_it_is_dead(stage: Stage) -> None:

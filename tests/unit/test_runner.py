@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from redis import exceptions as server
 
-from atomq import calls
+from atomq import calls, flows
 from atomq.aio import AsyncEngine
 from atomq.calls import Call, Outgoing
 from atomq.client import Engine
@@ -429,6 +429,34 @@ def test_a_string_that_is_read_with_patience_is_tried_again(
 
 
 # ── flows ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class Host:
+    """A virtual host that is not known to be a namespace until the cluster is asked."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.namespace: str | None = None
+        self.asked: list[int] = []
+        self._pool = pool
+
+    def find(self, _retry: Any) -> str:
+        self.asked.append(len(self._pool.asked))
+        self.namespace = "1:"
+        return self.namespace
+
+
+@pytest.mark.parametrize("is_flow", [True, False])
+def test_what_all_names_begin_with_is_found_out_once_and_before_anything_is_sent(
+    stage: Stage, is_flow: bool
+) -> None:
+    host = stage.engine.virtual_host = Host(stage.pool)
+    for _ in range(2):
+        stage.pool.replies.append([])
+        if is_flow:
+            stage.run(flows.ask(ack()))
+        else:
+            stage.do(lambda engine: engine.command("LRANGE", "k", 0, -1))
+    assert host.asked == [0]
 
 
 def test_the_effects_of_a_flow_are_carried_out(stage: Stage, rests: list[float]) -> None:

@@ -78,19 +78,23 @@ class Acks:
     def _arrived(self, receipts: Sequence[str]) -> None:
         self._under_way.pop(id(receipts), None)  # a forked child ends what its parent began
 
-    def put_back(self, queue: str, receipts: Sequence[str]) -> None:
-        """These were taken and not answered for: it is not known whether they were carried out."""
+    def put_back(self, queue: str, receipts: Sequence[str], *, quietly: bool = False) -> None:
+        """These were taken and not answered for: it is not known whether they were carried out.
+
+        `quietly`: the caller sends them again, so `waiting` is not called.
+        """
         if receipts:
-            self.send_again(queue, receipts)
+            self.send_again(queue, receipts, quietly=quietly)
             self._arrived(receipts)
 
-    def send_again(self, queue: str, receipts: Sequence[str]) -> None:
+    def send_again(self, queue: str, receipts: Sequence[str], *, quietly: bool = False) -> None:
         """These were sent, and not answered for."""
         if receipts:
             self._repeated.update(receipts)
             self._since[queue] = 0.0
             self._of(queue).extendleft(reversed(receipts))
-            self._waiting()
+            if not quietly:
+                self._waiting()
 
     def answered(self, queue: str, receipts: Sequence[str], missing: Sequence[str]) -> None:
         """These were taken and carried out; `missing` of them found nothing."""
@@ -136,13 +140,13 @@ class Acks:
         return min([self._since.get(queue, 0.0) for queue in self.queues()], default=inf)
 
 
-def flush(queue: QueueKeys, acks: Acks) -> Flow[None]:
-    """Send the acks that wait for a queue."""
+def flush(queue: QueueKeys, acks: Acks, *, quietly: bool = False) -> Flow[None]:
+    """Send the acks that wait for a queue. What is not answered is put back: see `put_back`."""
     while receipts := acks.take(queue.name):
         try:
             verdicts = yield from ask(calls.ack(queue, receipts))
         except BaseException:
-            acks.put_back(queue.name, receipts)
+            acks.put_back(queue.name, receipts, quietly=quietly)
             raise
         pairs = zip(receipts, verdicts, strict=True)
         missing = [receipt for receipt, verdict in pairs if verdict is Verdict.LOST]
