@@ -81,11 +81,15 @@ class Reach(Nodes[Pool]):
         return asked(self._engine.reached.of_node(*place), within, "CLUSTER", "SLOTS")
 
     def _knock(self, place: Place) -> None:
-        """See `Nodes.knock`."""
+        """Find out whether a node answers again."""
         with contextlib.suppress(*SERVER_ERRORS):
-            self._look()
             self._slots(place, BRIEF)
             self.map.doubted.discard(place)
+
+    def _look_again(self) -> None:
+        """Find out whether other nodes serve what did one that is in doubt."""
+        with contextlib.suppress(*SERVER_ERRORS):
+            self._look()
 
     def _is_replaced(self, place: Place) -> bool:
         """An answer of a node is late: whether others serve its slots now."""

@@ -81,11 +81,15 @@ class AsyncReach(Nodes[AsyncPool]):
         return await asked(self._engine.reached.of_node(*place), within, "CLUSTER", "SLOTS")
 
     async def _knock(self, place: Place) -> None:
-        """See `Nodes.knock`."""
+        """Find out whether a node answers again."""
         with contextlib.suppress(*SERVER_ERRORS):
-            await self._look()
             await self._slots(place, BRIEF)
             self.map.doubted.discard(place)
+
+    async def _look_again(self) -> None:
+        """Find out whether other nodes serve what did one that is in doubt."""
+        with contextlib.suppress(*SERVER_ERRORS):
+            await self._look()
 
     async def _is_replaced(self, place: Place) -> bool:
         """An answer of a node is late: whether others serve its slots now."""

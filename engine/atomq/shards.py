@@ -38,7 +38,8 @@ class Shards(Reach):
             raise server.TimeoutError("Timeout reading from socket: another node serves its slots")
 
     def knock(self, place: Place) -> None:
-        """See `Nodes`: a thread of its own does it."""
+        """See `Nodes`: a thread of its own does it. The map is not kept waiting by the node."""
+        self._knocking.do(None, "look", self._look_again)
         self._knocking.do(place, "knock", partial(self._knock, place))
 
     def _send(self, shares: Sequence[Share], replies: list[Any], within: float | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as server
@@ -24,7 +25,7 @@ class AsyncShards(AsyncReach):
     def __init__(self, engine: EngineBase) -> None:
         super().__init__(engine, lambda place: AsyncPool(engine, place, self._late))
         self._looking: asyncio.Task[None] | None = None
-        self._knocking: dict[Place, asyncio.Task[None]] = {}
+        self._knocking: dict[Place | None, asyncio.Task[None]] = {}
 
     def _late(self, pool: AsyncPool, place: Place) -> None:
         """An answer is late: see `AsyncPool`."""
@@ -38,10 +39,11 @@ class AsyncShards(AsyncReach):
             pool.abandon(server.TimeoutError(text))
 
     def knock(self, place: Place) -> None:
-        """See `Nodes`: a task of its own does it."""
-        known = self._knocking.get(place)
-        if known is None or known.done():
-            self._knocking[place] = asyncio.ensure_future(self._knock(place))
+        """See `Nodes`: a task of its own does it. The map is not kept waiting by the node."""
+        for whose, find_out in ((None, self._look_again), (place, partial(self._knock, place))):
+            known = self._knocking.get(whose)
+            if known is None or known.done():
+                self._knocking[whose] = asyncio.ensure_future(find_out())
 
     async def _send(
         self, shares: Sequence[Share], replies: list[Any], within: float | None

@@ -989,9 +989,10 @@ def test_many_short_consumers_of_many_queues_leave_nothing(three: Cluster, make:
     assert not any(map(watching, three.nodes))
 
 
-@pytest.mark.parametrize("how", ["manual", "dead"])
+@pytest.mark.parametrize("how", ["manual", "dead", "frozen"])
 def test_a_consumer_of_many_queues_follows_a_failover(heirs: Cluster, make: Make, how: str) -> None:
-    seldom(make, how, ("manual", "asyncio"), ("dead", "sync"), ("dead", "asyncio"))
+    some = ("manual", "asyncio"), ("dead", "sync"), ("dead", "asyncio"), ("frozen", "sync")
+    seldom(make, how, *some)
     everyone = heirs.everyone
     with receiving(make, heirs, url_of(heirs, *everyone), 18) as (queues, got):
         come(queues[:6], got, "before")
@@ -1001,7 +1002,11 @@ def test_a_consumer_of_many_queues_follows_a_failover(heirs: Cluster, make: Make
             come(queues[1:6:3] + queues[2:6:3], got, "well")
             admin = heir.client(socket_timeout=1)
             wait_until("the election", lambda: role(heir, admin) == "master", 10)
+            elected = time.monotonic()
+            queues[0].put("elected")
+            wait_until("the message", lambda: "elected" in got)
             come(queues, got, "after")
+    assert got["elected"] - elected < 1
     wait_until("the old one to be a replica", lambda: role(master) == "slave")
 
 

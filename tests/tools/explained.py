@@ -150,8 +150,8 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ONE_SLOT: (
             'return claims.names[ -1] if self._several else ""',
             "self._aside.pop(claims.names[ -1], None)",
-            "known = claims.names[ -1] in self._aside",
-            "self._aside[claims.names[ -1]] = Aside(until, error)",
+            "now, known = time.monotonic(), self._aside.get(claims.names[ -1])",
+            "self._aside[claims.names[ -1]] = Aside(until, error, since)",
             "aside = self._aside.get(claims.names[ -1])",
         ),
         INSTANT: ("return aside is not None and time.monotonic() <= aside.until",),

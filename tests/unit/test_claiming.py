@@ -139,17 +139,24 @@ def test_what_may_be_held_is_asked_for_as_the_last_attempt_that_there_can_be() -
 # ── a node in trouble ─────────────────────────────────────────────────────────────────────────
 
 
-def test_a_node_in_trouble_is_left_aside_for_less_than_half_a_second(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("after", "spent", "least", "most"),
+    [(0, 0, 0.2, 0.25), (59, 0.1, 0.2, 0.25), (60, 0.1, 0.8, 1), (0, 0.6, 0.96, 1.2)],
+)
+def test_a_node_in_trouble_is_left_aside_for_a_moment_and_after_a_minute_for_a_second(
+    after: float, spent: float, least: float, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     one = consumer(A, B)
+    one._set_aside(one._groups[0], ServerUnavailable("gone"), 0)
+    now[0] += after
     waits = set()
     for _ in range(40):
-        one._set_aside(one._groups[0], ServerUnavailable("gone"))
-        waits.add(one._aside["a"].until - 100)
-    assert min(waits) >= 0.32
-    assert max(waits) <= 0.4
+        one._set_aside(one._groups[0], ServerUnavailable("gone"), spent)
+        waits.add(one._aside["a"].until - now[0])
+    assert min(waits) >= least - 1e-9
+    assert max(waits) <= most + 1e-9
     assert len(waits) > 20, "not all consumers come back in step"
 
 
@@ -172,6 +179,21 @@ def test_meanwhile_nothing_is_claimed_from_it(caplog: pytest.LogCaptureFixture) 
     play.go(ServerUnavailable("gone"))
     levels = [r.levelno for r in caplog.records if "the other queues go on" in r.getMessage()]
     assert levels == [logging.INFO, logging.DEBUG], "it is said once that it is in trouble"
+
+
+def test_once_one_queue_is_served_again_the_others_left_aside_are_tried_too() -> None:
+    one = consumer(A, B, C)
+    play = Play(one.receive(3, 0))
+    while play.effect is not None:
+        play.go(claimed(delivery()) if play.effect.queue == C else ServerUnavailable("gone"))
+    one._aside["a"] = one._aside["a"]._replace(until=0)
+    asked = set()
+    for _ in range(2):
+        play = Play(one.receive(3, 0))
+        while play.effect is not None:
+            asked.add(play.effect.queue.name)
+            play.go(claimed())
+    assert asked == {"a", "b", "c"}, "though it is not b's time"
 
 
 def test_while_all_nodes_are_left_aside_the_trouble_is_said_without_asking_again() -> None:

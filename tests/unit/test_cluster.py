@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import queue
+import threading
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -22,6 +24,7 @@ from atomq.retrying import Retry, calling
 from atomq.shards import Shards
 from atomq.shards_aio import AsyncShards
 from atomq.translating import Unsent, translated
+from tests.servers import wait_until
 
 A, B, C = ("a", 1), ("b", 2), ("c", 3)
 NODES = (A, B, C)
@@ -166,6 +169,37 @@ def test_a_node_in_doubt_is_knocked_at_beside_what_is_brief() -> None:
     assert knocks == [place], "at a bounded rate"
     shards.map.judged(place, 1)
     assert shards.hopeless(SLOT) is None
+
+
+def test_while_a_node_is_knocked_at_in_vain_the_map_is_asked_for_again() -> None:
+    """To know that a node stands still takes over half a second; others are elected meanwhile."""
+    shards, gate = Shards(Engine("redis+cluster://127.0.0.1:1")), threading.Event()
+    looks, played = queue.SimpleQueue[None](), cast(Any, shards)
+    played._look, played._slots = lambda: looks.put(None), lambda *_: gate.wait(5)
+    for _ in range(2):
+        shards.knock(A)
+        assert looks.get(timeout=5) is None
+        wait_until("it to be looked", lambda: not shards._knocking._by_place[None]._under_way)
+    gate.set()
+
+
+def test_while_a_task_knocks_at_a_node_in_vain_the_map_is_asked_for_again() -> None:
+    async def knocks() -> int:
+        shards, looks = AsyncShards(AsyncEngine("redis+cluster://127.0.0.1:1")), list[int]()
+
+        async def look(_slot: int | None = None) -> None:
+            looks.append(1)
+
+        played: Any = shards
+        played._look, played._slots = look, lambda *_: asyncio.sleep(5)
+        for _ in range(2):
+            shards.knock(A)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        await shards.close()
+        return len(looks)
+
+    assert asyncio.run(knocks()) == 2
 
 
 def test_a_refusal_says_more_than_silence() -> None:

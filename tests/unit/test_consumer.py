@@ -183,6 +183,28 @@ def test_what_is_left_aside_is_not_looked_at_until_its_time_comes(
     assert play.effect.queue.name == sick, "what it may hold is asked for again"
 
 
+def test_a_wait_ends_when_it_is_time_for_what_is_left_aside_and_nothing_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another node may serve it by now: a look is due a second later at most, which is late."""
+    now = [100.0]
+    one, play, _, sick = half_away(now, monkeypatch)
+    assert play.effect.seconds == pytest.approx(one._aside[sick].until - 100)
+    assert play.effect.seconds <= 0.25
+    now[0] = one._aside[sick].until
+    call = play.go(None)
+    assert (call.script.name, call.queue.name) == ("claim", sick)
+    wait = play.go(ServerUnavailable("still gone"))
+    assert isinstance(wait, Wait), "the other queue is not claimed from"
+    assert wait.seconds == pytest.approx(one._aside[sick].until - now[0])
+
+
+def test_while_all_are_left_aside_they_are_asked_again_as_soon_as_one_of_them_would_be() -> None:
+    play = Play(consumer(A, B).receive(1, None))
+    play.go(ServerUnavailable("gone"))
+    assert play.go(ServerUnavailable("gone")) == Sleep(0.25)
+
+
 def test_what_is_left_aside_is_not_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     one, play, well, sick = half_away([100.0], monkeypatch)
     one._minds.update({sick: 101.0, well: 101.0})

@@ -25,7 +25,10 @@ log = logging.getLogger("atomq.flows")
 
 T = TypeVar("T")
 BEYOND_RETRIES = 9  # the highest attempt a claim can have
-ASIDE = 0.4  # seconds for which queues are left aside whose node is in trouble
+ASIDE = 0.25  # seconds for which queues are left aside whose node is in trouble
+LONGER = 1.0  # the same, once the trouble has lasted for `LONG`
+LONG = 60.0  # seconds: by then another node would have taken over, if there were one
+TIMES = 2  # as long as it took to learn of the trouble: the other queues waited meanwhile
 
 
 class Company(Protocol):
@@ -74,6 +77,8 @@ class Aside(NamedTuple):
     until: float
     """Monotonic."""
     error: ServerUnavailable
+    since: float
+    """Monotonic."""
 
 
 Refused = Sequence[tuple[QueueKeys, Sequence[str]]]
@@ -253,20 +258,21 @@ class Claiming:
                 if self._aside and self._stays_aside(claims):
                     continue
                 self._come_last(claims)
+                began = time.monotonic()
                 try:
                     if self._unanswered:
                         yield from self._give_back_unanswered(claims)
                     claimed = yield from self.claim(claims, limit - len(got))
                 except AtomqError as error:
                     if self._several and isinstance(error, ServerUnavailable):
-                        trouble = self._set_aside(claims, error)
+                        trouble = self._set_aside(claims, error, time.monotonic() - began)
                         continue
                     if not got:
                         raise
                     log.warning("handing over what was claimed before this: %s", error)
                     break
                 if self._aside:
-                    self._aside.pop(claims.names[0], None)
+                    self._is_served(claims)
             refused, beside = claimed_by(claimed), self._company.accompanied()
             if refused or beside or claimed.drain_ms:
                 claimed = yield from self._set_apart(claims, claimed, refused or (), beside)
@@ -325,14 +331,35 @@ class Claiming:
             self._turns.pop(claims.names[0], None)
             self._turns[claims.names[0]] = None
 
-    def _set_aside(self, claims: Claims, error: ServerUnavailable) -> ServerUnavailable:
-        """Its node is in trouble: claim from it again in a while, from the others meanwhile."""
+    def _set_aside(
+        self, claims: Claims, error: ServerUnavailable, spent: float
+    ) -> ServerUnavailable:
+        """Its node is in trouble: claim from it again in a while, from the others meanwhile.
+
+        While the node is in doubt nothing is sent to it, so no time is `spent`: it is seen soon
+        that another one has taken over.
+        """
         self._turns.pop(claims.names[0], None)
-        known = claims.names[0] in self._aside
-        until = time.monotonic() + ASIDE * random.uniform(0.8, 1)
-        self._aside[claims.names[0]] = Aside(until, error)
+        now, known = time.monotonic(), self._aside.get(claims.names[0])
+        since = now if known is None else known.since
+        pause = max(ASIDE if now - since < LONG else LONGER, TIMES * spent)
+        until = now + pause * random.uniform(0.8, 1)
+        self._aside[claims.names[0]] = Aside(until, error, since)
         log.log(logging.DEBUG if known else logging.INFO, "the other queues go on: %s", error)
         return error
+
+    def _is_served(self, claims: Claims) -> None:
+        """Its node answered. If it was in trouble, so it may be for others of that node."""
+        if self._aside.pop(claims.names[0], None) is not None:
+            self._aside = {name: aside._replace(until=0.0) for name, aside in self._aside.items()}
+
+    def _look_at(self) -> float:
+        """When to look, or to claim again from what is left aside."""
+        return min([self._looks.next_at, *(aside.until for aside in self._aside.values())])
+
+    def _aside_until(self, now: float) -> set[str]:
+        """The groups that are claimed from again by now."""
+        return {name for name, aside in self._aside.items() if now >= aside.until}
 
     def _stays_aside(self, claims: Claims) -> bool:
         aside = self._aside.get(claims.names[0])

@@ -19,7 +19,7 @@ from atomq.errors import (
 from atomq.flows.acks import Acks, flush
 from atomq.flows.base import Filled, Flow, Sleep, Wait, Withdraw, ask
 from atomq.flows.batching import give_back
-from atomq.flows.claiming import ClaimedBy, Claiming, Company
+from atomq.flows.claiming import ASIDE, ClaimedBy, Claiming, Company
 from atomq.flows.times import Stop, clock, deadline_of, is_set, seconds_left
 from atomq.keys import QueueKeys
 from atomq.options import Options
@@ -102,7 +102,7 @@ class Consumer(Claiming):
                 if is_set(stop):
                     return []
                 wanted = None
-                yield from ask(Sleep(random.uniform(0.2, 1.0)))
+                yield from ask(Sleep(ASIDE if self._several else random.uniform(0.2, 1.0)))
                 continue
             if self._unreported:
                 yield from self._tell()
@@ -191,7 +191,7 @@ class Consumer(Claiming):
         # There is always work in some queue, so it does not wait: it may miss that of the others.
         if now >= self._seen + GLANCE:
             wanted += yield from self._glance(now)
-        wanted += [name for name, aside in self._aside.items() if now >= aside.until]
+        wanted += self._aside_until(now)
         if now >= self._looks.next_at:
             found = yield from self._look(now)
             if found is None:
@@ -226,7 +226,8 @@ class Consumer(Claiming):
         self.asked = clock()
         try:
             while True:
-                seconds = max(0.0, min(end, until, self._looks.next_at) - time.monotonic())
+                look_at = self._looks.next_at if not self._aside else self._look_at()
+                seconds = max(0.0, min(end, until, look_at) - time.monotonic())
                 wakes = self._wakes if not self._aside else self._wakes_at_hand()
                 answer = yield from ask(Wait(wakes, seconds, ahead, lasts, self._channels))
                 if isinstance(answer, str | Claimed):
@@ -237,10 +238,11 @@ class Consumer(Claiming):
                 if until <= now < end and not is_set(stop):
                     self._pausing = True
                     return (), None
-                time_is_up = answer is None or now >= min(end, self._looks.next_at)
-                is_over = (time_is_up and end <= self._looks.next_at) or is_set(stop)
+                look_at = self._looks.next_at if not self._aside else self._look_at()
+                time_is_up = answer is None or now >= min(end, look_at)
+                is_over = (time_is_up and end <= look_at) or is_set(stop)
                 if time_is_up and not is_over:
-                    found = yield from self._look(now)
+                    found = yield from self._look_or_retry(now)
                 if is_over or (time_is_up and found != set()):
                     answer = yield from self._waited(is_over=is_over)
                     break
@@ -288,6 +290,11 @@ class Consumer(Claiming):
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             self._unanswered[self._group(ahead[0])] = ahead
+
+    def _look_or_retry(self, now: float) -> Flow[Collection[str] | None]:
+        """What to claim from: what a look finds, or what was left aside until now."""
+        retried = self._aside_until(now) if now < self._looks.next_at else None
+        return retried or (yield from self._look(now))
 
     def _look(self, now: float) -> Flow[set[str] | None]:
         """Look at the queues whose time it is; those to claim from, None: all."""
