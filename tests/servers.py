@@ -494,10 +494,16 @@ class Cluster(_Started):
                 wait_until(f"{each!r} to know of {replica!r}", known)
 
     def _whole(self, node: Server) -> bool:
-        info = node.client().execute_command("CLUSTER INFO")
-        text = info if isinstance(info, dict) else dict(_colon_lines(info))
-        known = int(text["cluster_known_nodes"])
-        return text["cluster_state"] == "ok" and known == len(self.everyone)
+        known = int(self._info(node)["cluster_known_nodes"])
+        return not self.is_down(node) and known == len(self.everyone)
+
+    def is_down(self, node: Server) -> bool:
+        """Whether a node serves nothing: a slot has no primary, or too few are there."""
+        return self._info(node)["cluster_state"] != "ok"
+
+    def _info(self, node: Server) -> dict[str, str]:
+        info = node.client(socket_timeout=1).execute_command("CLUSTER INFO")
+        return info if isinstance(info, dict) else dict(_colon_lines(info))
 
     def id_of(self, node: Server) -> str:
         """What the cluster calls a node."""

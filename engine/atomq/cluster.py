@@ -19,7 +19,7 @@ from atomq.actions import Elsewhere, NoAnswer, NotLoaded
 from atomq.conversation import packed
 from atomq.flight import SMALL, Behind
 from atomq.keys import SLOTS, Place, hash_slot
-from atomq.outage import Standing
+from atomq.outage import Outage, Standing
 from atomq.translating import SERVER_ERRORS, Unsent, connecting
 
 if TYPE_CHECKING:
@@ -282,6 +282,12 @@ class Nodes(Generic[P]):
         """What is known of the node that serves a call; while none is known, of the cluster."""
         place = call.place or self.map.owner(call.queue.slot)
         return self._unknown if place is None else self.pool(place).standing
+
+    def outage_of(self, args: Sequence[Any]) -> Outage:
+        """The outage of the node that serves a command; of the cluster, where any node will do."""
+        key = key_of(args)
+        place = None if key is None else self.map.owner(hash_slot(key))
+        return (self._unknown if place is None else self.pool(place).standing).outage
 
     def hopeless(self, slot: int | None) -> Exception | None:
         """Why a brief call is not worth a try now: the node of its slot is in doubt.

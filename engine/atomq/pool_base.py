@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from atomq.address import Address
 from atomq.errors import ServerTooOld
 from atomq.keys import Place
-from atomq.outage import Standing, outage_of
+from atomq.outage import Outage, Standing, outage_of
 
 if TYPE_CHECKING:
     from atomq.calls import Call
@@ -52,6 +52,10 @@ class PoolBase:
     def standing_of(self, _call: Call[Any]) -> Standing:
         """What is known of the server that carries out a call."""
         return self.standing
+
+    def outage_of(self, _args: Sequence[Any]) -> Outage:
+        """The outage of the server that carries out a command."""
+        return self.standing.outage
 
     def everywhere(self) -> list[Standing]:
         """What is known of each server."""

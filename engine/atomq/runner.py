@@ -120,7 +120,7 @@ class Runner(EngineBase):
             self.find_namespace()
         if patient:
             asking = retrying.asking(args, self.retry)
-            results = self._drive(asking, Standing(self.outage))
+            results = self._drive(asking, Standing(self._pool.outage_of(args)))
             return results[0]
         try:
             return self._pool.command(args)
@@ -296,9 +296,11 @@ class Runner(EngineBase):
                 raise translated(error) from bare(error)
             trouble = error
         retry = replace(self.retry, budget=min(self.retry.budget, get.patience))
-        asking = retrying.asking(("GET", get.key), retry, reads=True)
+        args = ("GET", get.key)
+        standing = Standing(self._pool.outage_of(args))
         try:
-            return (self._drive(asking, Standing(self.outage), trouble))[0]
+            asking = retrying.asking(args, retry, reads=True)
+            return (self._drive(asking, standing, trouble))[0]
         finally:
             del trouble  # an exception that its own frame keeps keeps what is dropped
 

@@ -127,7 +127,7 @@ class AsyncRunner(EngineBase):
             await self.find_namespace()
         if patient:
             asking = retrying.asking(args, self.retry)
-            results = await self._drive(asking, Standing(self.outage))
+            results = await self._drive(asking, Standing(self._pool.outage_of(args)))
             return results[0]
         try:
             return await self._pool.command(args)
@@ -305,9 +305,11 @@ class AsyncRunner(EngineBase):
                 raise translated(error) from bare(error)
             trouble = error
         retry = replace(self.retry, budget=min(self.retry.budget, get.patience))
-        asking = retrying.asking(("GET", get.key), retry, reads=True)
+        args = ("GET", get.key)
+        standing = Standing(self._pool.outage_of(args))
         try:
-            return (await self._drive(asking, Standing(self.outage), trouble))[0]
+            asking = retrying.asking(args, retry, reads=True)
+            return (await self._drive(asking, standing, trouble))[0]
         finally:
             del trouble  # an exception that its own frame keeps keeps what is dropped
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -22,6 +24,7 @@ from celery.result import ResultSet
 from kombu import Connection, Consumer, Exchange, Producer, Queue
 
 from atomq import calls, scripts
+from atomq.conversation import INVALIDATED
 from atomq.errors import ServerUnavailable
 from atomq.keys import QueueKeys, hash_slot
 from tests.contrib.rig import ON_ONE_KIND, POOLS, Place, Worker
@@ -127,6 +130,35 @@ def test_messages_of_every_shard_come_over_one_connection_a_node(three: Cluster)
                 got.clear()
                 got.append(None)
             assert sorted(late)[len(late) // 2] < 0.2
+
+
+def test_the_server_reports_what_is_waited_for_and_not_what_claims_read(
+    three: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each publish of others would send three reports: of the ready list, tokens, counters."""
+    queues, got, reported = [a_queue(name_on(three, 0)) for _ in range(2)], [], set[bytes]()
+
+    def take(body: Any, message: Any) -> None:
+        got.append(body)
+        message.ack()
+
+    with Connection(url_of(three)) as out, Connection(url_of(three)) as connection:
+        intake = connection.transport.poller._intake
+        pushed = intake._pushed
+
+        def noting(push: Any) -> Any:
+            reported.update(push[1] or () if push[0] == INVALIDATED else ())
+            return pushed(push)
+
+        monkeypatch.setattr(intake, "_pushed", noting)
+        with Consumer(connection, queues, callbacks=[take]):
+            for number in range(6):
+                put(Producer(out), queues[number % 2], number)
+                drained(connection, lambda number=number: got == [*range(number + 1)])
+                with suppress(TimeoutError):  # it claims, finds nothing, and waits
+                    connection.drain_events(timeout=0.05)
+        wakes = {connection.transport.broker.keys(queue.name).wake.encode() for queue in queues}
+    assert reported == wakes
 
 
 def test_broadcasts_and_queues_without_acks(three: Cluster) -> None:
@@ -364,19 +396,25 @@ def test_a_queue_of_partitions_goes_on_while_a_shard_is_away(
         assert len(numbers) == len(set(numbers))
 
 
-def test_declaring_and_replies_need_no_shard_but_their_own(three: Cluster) -> None:
-    """A binding whose shard stands still is made good when it is back."""
-    name, other = name_on(three, 0), name_on(three, 1)
-    reply = "{}.reply.celery.pidbox"
+def test_declaring_and_replies_need_no_shard_but_their_own(
+    three: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A binding whose shard stands still is made good when it is back.
+
+    It is the shard of a reply's queue, and of a table of its exchange, if there were these.
+    """
+    reply, table = "{}.reply.celery.pidbox", "_atomq.{reply.celery.pidbox}.bindings"
+    away = hash_slot(table) * 3 // 16384
+    name, other = name_on(three, (away + 1) % 3), name_on(three, away)
     oid = next(
         oid
         for oid in map(str, range(1000))
-        if QueueKeys(reply.format(oid), layout="cluster").slot * 3 // 16384 == 1
+        if QueueKeys(reply.format(oid), layout="cluster").slot * 3 // 16384 == away
     )
     with OneByOne(three, a_queue(name)) as at:
         put(at.producer, a_queue(name), "before")
         assert at.take()[0] == "before"
-        with frozen(three.nodes[1]):
+        with frozen(three.nodes[away]):
             began = time.monotonic()
             Queue(name, Exchange(other), routing_key=name)(at.producer.channel).declare()
             exchange = Exchange("reply.celery.pidbox", type="direct")
@@ -394,6 +432,8 @@ def test_declaring_and_replies_need_no_shard_but_their_own(three: Cluster) -> No
             at.producer.publish("during", routing_key=name)
             assert at.take()[0] == "during"
             assert time.monotonic() - began < 4
+        later = [m for r in caplog.records if "is bound later" in (m := r.getMessage())]
+        assert [m.split("'")[1] for m in later] == [other], "no reply waits for a table"
         bindings = at.producer.channel.broker.bindings
         wait_until("the binding", lambda: [row[2] for row in bindings.read(other)] == [name])
 
@@ -633,16 +673,25 @@ def gap(at: ClusterPlace, ids: list[str]) -> float:
     return max(b - a for a, b in itertools.pairwise(starts_of(at, ids)))
 
 
-def fail_over(cluster: Cluster, index: int, how: str) -> float:
-    """End a primary, or have it stand still, and wait until its replica is one; when that was."""
-    slot = 16384 * index // len(cluster.nodes)
-    node, replica = cluster.nodes[index], cluster.replicas[index]
+def end(node: Server, how: str) -> None:
+    """End a primary, or have it stand still."""
     if how == "kill":
         node.kill()
     else:
         node.pause()
+
+
+def elected_at(cluster: Cluster, index: int) -> float:
+    """Wait until the replica of a primary is one; when that was."""
+    slot, replica = 16384 * index // len(cluster.nodes), cluster.replicas[index]
     wait_until("the replica to be a primary", lambda: cluster.owns(replica, slot), 20)
     return time.time()
+
+
+def fail_over(cluster: Cluster, index: int, how: str) -> float:
+    """End a primary, or have it stand still, and wait until its replica is one; when that was."""
+    end(cluster.nodes[index], how)
+    return elected_at(cluster, index)
 
 
 def id_on(index: int) -> str:
@@ -692,6 +741,15 @@ def test_results_of_a_frozen_shard_keep_no_task_of_another(at: ClusterPlace, poo
     assert at.reader.AsyncResult(done[0]).status == "PENDING"
     assert worker.alive
     assert "ServerUnavailable" not in worker.log
+
+
+def test_results_of_all_shards_are_read_at_once(at: ClusterPlace) -> None:
+    """Celery asks for them by one MGET, which no cluster answers for several slots."""
+    ids, backend = [id_on(index) for index in (0, 1, 2)], at.reader.backend
+    for number, one in enumerate(ids):
+        backend.store_result(one, number, "SUCCESS")
+    found = dict(backend.get_many(ids, timeout=5))
+    assert [found[one]["result"] for one in ids] == [0, 1, 2]
 
 
 def test_a_result_is_waited_for_while_its_shard_is_away(at: ClusterPlace) -> None:
@@ -769,6 +827,63 @@ def test_a_primary_that_ends_under_load_loses_nothing(
             assert resumed[0] - elected < 3.0
             assert max(gap(at, sender.sent[names[0]]), gap(at, sender.sent[names[2]])) < 1.0
             assert not twice
+        finally:
+            at.close()
+
+
+@pytest.mark.parametrize(
+    ("how", "pool", "seconds"),
+    [
+        ("kill", "prefork", 1.0),
+        *(
+            pytest.param(how, pool, 20.0, marks=pytest.mark.long)
+            for how in ("kill", "freeze")
+            for pool in ("prefork", "threads", "gevent")
+        ),
+    ],
+)
+@pytest.mark.timeout(300)
+def test_a_cluster_that_needs_all_slots_comes_back_as_a_whole(
+    kind: str, tmp_path: Path, how: str, pool: str, seconds: float
+) -> None:
+    """`cluster-require-full-coverage yes`: while one shard has no primary no shard serves.
+
+    Producers and the worker, results included, come back by themselves, and the log says in a few
+    lines what was amiss.
+    """
+    options = {"cluster-node-timeout": "1000" if seconds < 10 else "2000"}
+    with Cluster(kind, nodes=3, replicas=True, options=options) as cluster:
+        at = ClusterPlace(cluster, tmp_path)
+        try:
+            names = [name_on(cluster, index) for index in (0, 1, 2)]
+            worker = at.worker(pool, 4, queues=",".join(names)).ready()
+            at.ledger.await_ends([at.send("work", queue=name) for name in names], 20)
+            with Sender(at, names, 50) as sender:
+                time.sleep(0.5)
+                end(cluster.nodes[1], how)
+                with frozen(cluster.replicas[1]):  # there is no election meanwhile
+                    wait_until("all to be down", lambda: cluster.is_down(cluster.nodes[0]), 10)
+                    time.sleep(seconds)
+                elected = elected_at(cluster, 1)
+                time.sleep(seconds)
+            if how == "freeze":
+                cluster.nodes[1].resume()
+            sent = [one for ids in sender.sent.values() for one in ids]
+            at.ledger.await_ends(sent, 20)
+            assert worker.alive
+            twice = {one for one, count in at.ledger.starts().items() if count > 1}
+            starts = [starts_of(at, sender.sent[name]) for name in names]
+            resumed = [min(at for at in times if at > elected) - elected for times in starts]
+            print(f"{len(sent)} sent, {sender.refused} refused, {len(twice)} twice,", end=" ")
+            print(f"resumed {[round(one, 2) for one in resumed]} s after the election")
+            assert max(resumed) < 3.0
+            assert not twice
+            assert {at.outcome(one)["status"] for one in sent} == {"SUCCESS"}
+            assert "Traceback" not in worker.log
+            # A process that misses a node for a second says so once, and names no other.
+            waits = Counter(re.findall(r"/(\S+)\] waiting for the server (\S+): ", worker.log))
+            assert set(waits.values()) <= {1}, waits
+            assert {where for _, where in waits} <= {f"127.0.0.1:{n.port}" for n in cluster.nodes}
         finally:
             at.close()
 

@@ -5,6 +5,7 @@ Each with the sync engine and the asyncio one. `test_cluster.py` has what befall
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import pytest
 from atomq import cluster as cluster_map
 from atomq.errors import ServerUnavailable
 from atomq.keys import QueueKeys
-from tests.faults.test_cluster import Make, _loop, make, name_on, seldom
+from tests.faults.test_cluster import Calls, Make, _loop, make, name_on, seldom, url_of
 from tests.servers import Cluster, free_port, tls_options, wait_until
 from tests.threads import running
 
@@ -96,16 +97,12 @@ def test_a_cluster_that_needs_all_slots_is_waited_for_as_a_whole(
             with message:
                 got.append(message.body)
 
-    def is_down() -> bool:
-        states = [node.client().execute_command("CLUSTER INFO") for node in tls.nodes]
-        return all(b"fail" in (s if isinstance(s, bytes) else str(s).encode()) for s in states)
-
     with running(consume, stop=stop):
         hasty.put("first")
         wait_until("it", lambda: got == ["first"])
         for node in tls.nodes:
             node.client().execute_command("CLUSTER DELSLOTS", lost)
-        wait_until("both to know", is_down)
+        wait_until("both to know", lambda: all(map(tls.is_down, tls.nodes)))
         with pytest.raises(ServerUnavailable, match="down"):
             hasty.put("x")
         patient = running(lambda: queue.put("second"))
@@ -114,6 +111,70 @@ def test_a_cluster_that_needs_all_slots_is_waited_for_as_a_whole(
             tls.nodes[1].client().execute_command("CLUSTER ADDSLOTS", lost)
         wait_until("it", lambda: "second" in got, 5)
         make.queue(other, engine).put("third")
+
+
+@pytest.fixture(scope="module")
+def whole(kind: str) -> Iterator[Cluster]:
+    """Three primaries, each with a replica, of which each slot is needed for any."""
+    options = {"cluster-require-full-coverage": "yes", "cluster-node-timeout": "1000"}
+    with Cluster(kind, nodes=3, replicas=True, options=options) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+def test_a_cluster_that_needs_all_slots_goes_on_once_another_primary_is_elected(
+    whole: Cluster, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until then no shard serves: calls wait, and so do consumers, without an error."""
+    index = 0 if make.kind == "sync" else 1
+    master, heir = whole.nodes[index], whole.replicas[index]
+    engine, other = make.engine(url_of(whole)), whole.nodes[2]
+    names = [name_on(whole, index), name_on(whole, 2)]
+    queues = [make.queue(name, engine) for name in names]
+    got: dict[str, list[tuple[float, int]]] = {name: [] for name in names}
+    stop = threading.Event()
+    receiver = make.receiver(queues)
+
+    def consume() -> None:
+        while not stop.is_set():
+            for message in receiver.receive(4, 1, patient=True, stop=stop):
+                with message:
+                    name, number = message.body
+                    got[name].append((time.monotonic(), number))
+
+    def putting(queue: Any) -> Calls:
+        numbers = itertools.count()
+        return Calls(other, lambda: queue.put([queue.name, next(numbers)]))
+
+    puts = [putting(queue) for queue in queues]
+    with running(consume, stop=stop):
+        with puts[0].run(), puts[1].run():
+            wait_until("both", lambda: all(got.values()))
+            replicated = len(puts[0].done)
+            master.client().execute_command("WAIT", 1, 1000)
+            master.kill()
+            heir.pause()  # there is no election meanwhile
+            wait_until("all to be down", lambda: whole.is_down(other), 10)
+            down = time.monotonic()
+            time.sleep(1.2)
+            heir.resume()
+            wait_until("the election", lambda: whole.owns(heir, engine.keys(names[0]).slot), 10)
+            elected = time.monotonic()
+            for one, came in zip(puts, got.values(), strict=True):
+                wait_until("puts to go on", lambda one=one: one.done[-1] > elected, 3)
+                wait_until("the consumer to go on", lambda came=came: came[-1][0] > elected, 3)
+        went_on = [min(at for at in one.done if at > elected) - elected for one in puts]
+        went_on += [min(at for at, _ in each if at > elected) - elected for each in got.values()]
+        # What the heir had not heard of is lost with the old primary: replication is asynchronous.
+        safe = [n for n, at in enumerate(puts[0].done) if n < replicated or at > elected]
+        for numbers, came in zip((safe, range(len(puts[1].done))), got.values(), strict=True):
+            wait_until("all", lambda n=numbers, came=came: {*n} <= {m for _, m in came}, 10)
+    assert [error for one in puts for error in one.errors] == []
+    assert max(went_on) < 1, went_on
+    assert not any(down + 0.3 < at < elected - 0.3 for one in puts for at in one.done)
+    said = [m for r in caplog.records if (m := r.getMessage()).startswith("waiting for")]
+    assert len(said) == len({m.split(": ")[0] for m in said}), said
+    receiver.close()
 
 
 @pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)

@@ -30,7 +30,7 @@ from atomq.drive import drive
 from atomq.durability import Confirmed, Durability
 from atomq.ids import CallId
 from atomq.keys import Place, QueueKeys, hash_slot
-from atomq.outage import Standing
+from atomq.outage import Outage, Standing
 from atomq.retrying import Unsent
 
 A, B, C = ("a", 1), ("b", 2), ("c", 3)
@@ -102,7 +102,7 @@ class Knocking(Nodes[Any]):
         given = {"socket_timeout": 1.0, "socket_connect_timeout": 2.0, **seconds}
         engine: Any = SimpleNamespace(
             slots=slots,
-            outage=None,
+            outage=Outage("the cluster"),
             options=SimpleNamespace(**given),
             address=SimpleNamespace(nodes=[A]),
         )
@@ -110,7 +110,7 @@ class Knocking(Nodes[Any]):
 
     def _pool(self, place: Place) -> Any:
         self.made.append(place)
-        return SimpleNamespace(standing=Standing(None), place=place)  # type: ignore[arg-type]
+        return SimpleNamespace(standing=Standing(Outage(f"{place}")), place=place)
 
     def knock(self, place: Place) -> None:
         self.knocks.append(place)
@@ -152,6 +152,16 @@ def test_what_is_known_of_a_call_is_known_of_its_node() -> None:
         standing.verifying = object()  # type: ignore[assignment]
     nodes.begin()
     assert [(s.verified, s.verifying) for s in nodes.everywhere()] == [(False, None)] * 3
+
+
+def test_the_trouble_of_a_command_is_that_of_its_node() -> None:
+    """What another node does, or any, says nothing about it."""
+    nodes = Knocking()
+    key = ("GET", "k")
+    cluster = nodes.outage_of(key)
+    nodes.map.learn(A, whole(A))
+    assert nodes.outage_of(key) is nodes.pool(A).standing.outage is not cluster
+    assert nodes.outage_of(("PUBLISH", "c", "m")) is nodes.outage_of(("PING",)) is cluster
 
 
 def test_a_node_in_doubt_is_knocked_at_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

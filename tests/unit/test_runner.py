@@ -45,6 +45,9 @@ class Pool:
     def standing_of(self, _call: Call[Any]) -> Standing:
         return self.standing
 
+    def outage_of(self, _args: Any) -> Any:
+        return self.standing.outage
+
     def hopeless(self, _call: Call[Any]) -> None:
         return None
 
