@@ -556,6 +556,72 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "if self._step is None and now > self._look_at:",
         ),
     },
+    "engine/atomq/shards_aio.py": {
+        "there is one: first and last": ("await sends[ -1]",),
+    },
+    "engine/atomq/register.py": {
+        "one more or less; tests read it": (
+            *(f"KEPT_MS = {ms}" for ms in (59999, 60001)),
+            *(
+                f"{name} = {seconds}  # seconds {what}"
+                for name, values, what in (
+                    ("EVERY", (19.0, 21.0), "between two words of a process"),
+                    (
+                        "NOTED",
+                        (3599.0, 3601.0),
+                        "after which the name of a queue in use is written again",
+                    ),
+                    (
+                        "REFUSED",
+                        (599.0, 601.0),
+                        "until what this user may not write is tried again",
+                    ),
+                    ("PATIENCE", (4.0, 6.0), "for which a server that is away is tried"),
+                    ("CLOSING", (2.0,), "that the end of a process waits for the last word"),
+                    (
+                        "IDLE",
+                        (4.0, 6.0),
+                        "after which the thread looks whether anything needs it",
+                    ),
+                )
+                for seconds in values
+            ),
+            *(
+                f"AGAIN = {seconds}  # the same for the name of a queue that could not be written"
+                for seconds in (59.0, 61.0)
+            ),
+            *(
+                f"QUEUES, WORK = {many}  # how many of each an entry names"
+                for many in ("99, 20", "101, 20", "100, 19", "100, 21")
+            ),
+            *(f"LARGEST = {size}  # bytes of an entry" for size in (59999, 60001)),
+            (
+                'self._thread = Background(self._turn, "atomq-register", "writes the register", '
+                "log, 2.0)"
+            ),
+        ),
+        "a thousandth of the time more or less": tuple(
+            f"if idle < KEPT_MS / {many} or one.holder.working(0)[0]:" for many in (999, 1001)
+        ),
+        "how many it holds is read, and none that it names": tuple(
+            f"if idle < KEPT_MS / 1000 or one.holder.working( {most})[0]:" for most in (-1, 1)
+        ),
+        LONG_AGO: tuple(
+            line.format(at)
+            for line in (
+                "self.asked = {}  # when it began to ask for messages (monotonic)",
+                "self._next = self._not_before = {}",
+                "self._next = {}",
+                "self._not_before = {}",
+            )
+            for at in (-1.0, 1.0)
+        ),
+        INSTANT: (
+            "return not self._listed or any(queue.noted <= now for queue in consumer.queues)",
+        ),
+        "all that come behind it are passed over as well": ("continue",),
+        FOR_EVER: ("most //= 1",),
+    },
     "engine/atomq/contrib/kombu/waker.py": {
         "there is one byte": ("self._heard.recv( 2)",),
     },

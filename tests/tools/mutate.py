@@ -105,7 +105,7 @@ TESTS = {
     "engine/atomq/drive*": ["tests/unit/test_waiter.py"],
     "engine/atomq/node_threads.py": ["tests/unit/test_node_threads.py"],
     "engine/atomq/shards*": [
-        "tests/unit/test_cluster.py tests/unit/test_nodes.py",
+        "tests/unit/test_shards.py tests/unit/test_cluster.py tests/unit/test_nodes.py",
         "tests/conformance tests/faults",
     ],
     "engine/atomq/runner*": ["tests/unit/test_runner.py", "tests/conformance tests/faults"],

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from math import inf
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -95,8 +96,9 @@ class Stage:
 
     def _join(self, seconds: float) -> None:
         self.joined.append(seconds)
-        while self._thread.runs:
-            self.turn()
+        for _ in range(3 if seconds > 0 else 0):
+            if self._thread.runs:
+                self.turn()
 
     def _wait(self, seconds: float) -> None:
         self.waited = seconds
@@ -283,12 +285,15 @@ def test_what_is_no_news_waits_for_the_next_word(stage: Stage) -> None:
 
 
 def test_what_a_consumer_consumes_from_now_on_is_said_at_once(stage: Stage) -> None:
-    one = stage.consume(queue("q"))
-    stage.turn()
-    stage.register.change(one, [queue("p")])
-    (said,) = stage.heard(BEGIN + 1)
-    assert said.entry is not None
-    assert said.entry["queues"] == ["p"]
+    one = stage.consuming()
+    for at, name in enumerate("qp"):
+        stage.register.change(one, [queue(name)])
+        assert stage.roused == at + 1
+        (said,) = stage.heard(BEGIN + at)
+        assert said.entry is not None
+        assert said.entry["queues"] == [name]
+    stage.register.consume(one)
+    assert stage.roused == 2, "it is known already"
 
 
 def test_a_change_that_comes_while_it_is_said_is_said_next(stage: Stage) -> None:
@@ -480,8 +485,12 @@ def test_what_this_user_may_not_write_is_tried_every_ten_minutes_and_logged_once
     stage.heard(BEGIN + 3 * REFUSED)
     stage.trouble = PermissionDenied("may not")
     stage.heard(BEGIN + 4 * REFUSED)
+    stage.trouble = None
+    stage.heard(BEGIN + 5 * REFUSED)
+    stage.trouble = PermissionDenied("may not")
+    stage.heard(BEGIN + 6 * REFUSED)
     levels = [each.levelname for each in caplog.records if each.name == "atomq.register"]
-    assert levels == ["INFO", "DEBUG", "DEBUG", "DEBUG", "INFO"]
+    assert levels == ["INFO", "DEBUG", "DEBUG", "DEBUG", "INFO", "INFO"]
     assert caplog.records[0].getMessage() == "the register could not be written: may not"
     assert one.listed
 
@@ -493,6 +502,23 @@ def test_a_name_that_is_refused_is_not_asked_for_sooner_than_it_was_to_be(stage:
     stage.register.note(keys)
     assert names(stage.heard()) == [["q"]]
     assert keys.noted == inf
+
+
+def test_the_thread_rests_after_a_fault_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rests = SimpleQueue[float]()
+    monkeypatch.setattr("atomq.background.time", SimpleNamespace(sleep=rests.put))
+
+    def make_engine() -> Any:
+        raise KeyError("a fault of ours")
+
+    register = Register(RegisterKeys(), make_engine, off=False)
+    register.note(queue("q"))
+    assert rests.get(timeout=5) > 0
+    register._thread.join(5)
+    assert not register._thread.runs
+    assert "the thread that writes the register goes on" in caplog.text
 
 
 # ── replicas ──────────────────────────────────────────────────────────────────────────────────
