@@ -150,11 +150,13 @@ class LeaseKeeper:
     def settle(self, receipts: Sequence[str], flow: Callable[[], Flow[Any]]) -> bool:
         """Settle what is held by a flow; whether that was done now.
 
-        If the server is gone it is done by the thread, as soon as the server is back.
+        If the server is gone it is done by the thread, as soon as the server is back. Until then it
+        is held: its lease is renewed, and `abandoned` does not name it.
         """
-        lease = self._leases.get(receipts[0]) if receipts else None
-        queue = lease.queue if lease is not None else None
-        return self._settling.settle(queue, receipts, flow)
+        leases = [lease for each in receipts if (lease := self._leases.get(each)) is not None]
+        queue = leases[0].queue if leases else None
+        holders = [lease.holder() for lease in leases]
+        return self._settling.settle(queue, receipts, flow, holders)
 
     def abandoned(self) -> list[tuple[QueueKeys, list[str]]]:
         """Receipts whose holder is garbage, by queue. They are forgotten here."""

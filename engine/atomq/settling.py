@@ -32,6 +32,8 @@ class Later(NamedTuple):
     queue: str | None
     receipts: Sequence[str]
     flow: Callable[[], Flow[Any]]
+    holders: Sequence[Any] = ()
+    """They live until it is settled, so their leases are renewed, and they are not abandoned."""
 
 
 class Settling:
@@ -88,20 +90,24 @@ class Settling:
                 self._thread.rouse()
 
     def settle(
-        self, queue: str | None, receipts: Sequence[str], flow: Callable[[], Flow[Any]]
+        self,
+        queue: str | None,
+        receipts: Sequence[str],
+        flow: Callable[[], Flow[Any]],
+        holders: Sequence[Any] = (),
     ) -> bool:
         """Settle what is held of a queue by a flow; whether that was done now.
 
         If the server is gone it is done by the thread, as soon as the server is back.
         """
         if self._is_in_doubt(queue):
-            self.settle_later(queue, receipts, flow)
+            self.settle_later(queue, receipts, flow, holders=holders)
             return False
         try:
             self._engine.run(flow())
         except ServerUnavailable as error:
             log.info("%d messages are settled later: %s", len(receipts), error)
-            self.settle_later(queue, receipts, flow)
+            self.settle_later(queue, receipts, flow, holders=holders)
             return False
         self._drop(receipts)
         return True
@@ -117,10 +123,11 @@ class Settling:
         receipts: Sequence[str],
         flow: Callable[[], Flow[Any]],
         within: float = RETRY,
+        holders: Sequence[Any] = (),
     ) -> None:
-        """Have the thread do it, in so many seconds."""
+        """Have the thread do it, in so many seconds. `holders` are those of the receipts."""
         with self._thread.wake:
-            self.later.append(Later(queue, receipts, flow))
+            self.later.append(Later(queue, receipts, flow, holders))
             self.send_at = min(self.send_at, time.monotonic() + within)
             self._thread.rouse()
 

@@ -252,6 +252,27 @@ def test_a_settlement_names_the_queue_of_what_is_held(
     assert [given[0] for given in settled.settled] == ["q", None, None]
 
 
+def test_what_is_settled_once_the_server_is_back_is_held_until_then(
+    keeper: LeaseKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = []
+
+    def away(_: Any) -> None:
+        raise ServerUnavailable("away")
+
+    monkeypatch.setattr(keeper._engine, "run", away)
+    monkeypatch.setattr(keeper._thread, "rouse", lambda: None)  # it sends when the test says so
+    one = claim("a", "b")
+    keeper.hold(one, one.deliveries)
+    assert not keeper.settle(["a"], lambda: sent.append("a"))  # type: ignore[arg-type,func-returns-value]
+    del one
+    assert keeper.abandoned() == [(keeper._engine.keys("q"), ["b"])], "a is not given back"
+    assert keeper._renewal.held() == {"q": ["a"]}
+    monkeypatch.setattr(keeper._engine, "run", lambda _: None)
+    assert keeper._settling.flush()
+    assert (sent, keeper.holds_any) == (["a", "a"], False)
+
+
 def test_what_is_garbage_is_found_once(keeper: LeaseKeeper, settled: Settled) -> None:
     one, other = claim("a", "b"), claim("c")
     keeper.hold(one, one.deliveries)
