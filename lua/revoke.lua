@@ -52,7 +52,7 @@ local function mark(name, ms)
   redis.call("HDEL", cancelled, name)
   redis.call("HSET", cancelled, name, string.format("%.0f", now))
   redis.call("PEXPIRE", cancelled, string.format("%.0f", MONTH))
-  redis.call("HSET", meta, "cancels", string.format("%.0f", until_ms))
+  redis.call("HSET", meta, "cancels", string.format("%.0f", until_ms), "quiet", 0)
 end
 
 if receipt ~= "" then

@@ -33,14 +33,14 @@ local function look(call, known, opened, queues)
   return is_held
 end
 
--- It is `now_text` in ms, and `us` in microseconds. `is_sound` and `known` are what `claim` has found out by itself. Is
+-- It is `now_text` in ms, and `us` in microseconds. `known` is what `claim` has found out by itself, see lib/plain. Is
 -- `missing` there, the acks were carried out and these found nothing; `ended` are the ids of those that were tracked.
-function M.run(now_text, us, is_sound, known)
+function M.run(now_text, us, known)
   local call = {
     now = tonumber(now_text), now_text = now_text, us = us, held = {}, scores = {}, out = { "" }, count = 0, bytes = 0,
     aside = 0, freed = false, drain = 0, runs = {},
   }
-  local wrong = asked.read(call, is_sound)
+  local wrong = asked.read(call, known.is_sound)
   if wrong then
     return redis.error_reply(wrong)
   end
@@ -119,6 +119,9 @@ function M.run(now_text, us, is_sound, known)
   call.out[1] = now_text .. " " .. wait .. " " .. drain .. " " .. record.text(mores) .. more .. " " .. at .. alike
     .. lost_acks
   call.out[#call.out + 1] = call.dead_lettered
+  if not call.dead_lettered and #call.out < 3 then
+    return table.concat(call.out, "\n")
+  end
   return call.out
 end
 

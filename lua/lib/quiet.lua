@@ -1,12 +1,13 @@
--- `quiet` of a queue: a plain claim before that moment need not look whether a lease has ended, nor write `seen`.
--- Leases that are there end later, and one given or renewed meanwhile for less time than that takes it back. The first
--- release does not: what it gives for less than 250 ms is taken so much later.
+-- `quiet` of a queue: a plain claim before that moment need not look whether a lease has ended or a message was
+-- cancelled, nor write `seen`. Leases that are there end later, and one given or renewed meanwhile for less time than
+-- that takes it back. The first release does not: what it gives for less than 250 ms is taken so much later.
 local bands = require("lib.bands")
 local limits = require("lib.limits")
 
 local M = {}
 
--- `has_due`: something may be taken now. `steps`: the last step of which a lease may be there.
+-- `has_due`: something may be taken now, or each claim has to look. `steps`: the last step of which a lease may be
+-- there.
 function M.keep(unacked, has_due, steps, quiet, lease, now, changes)
   quiet = tonumber(quiet) or 0
   if has_due or lease < limits.RESOLUTION_MS then

@@ -62,7 +62,7 @@ function M.read(q, call, known)
     this.has_due = this.ended_first > 0 or is_deep
   end
   local last_held = is_deep and math.max(2, known_steps) or 1
-  quiet.keep(unacked, this.ended_first > 0 or is_back, last_held, set[9], call.lease, now, changes)
+  quiet.keep(unacked, this.ended_first > 0 or is_back or this.cancels, last_held, set[9], call.lease, now, changes)
   if in_delayed > 0 then
     this.due_first = known.due or bands.due(delayed, now)
     this.has_due = this.has_due or this.due_first > 0 or known_steps > 1 and bands.past_first_step(delayed)

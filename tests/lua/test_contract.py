@@ -193,7 +193,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 def test_a_comment_changes_no_sha(copy: Path) -> None:
     before = bundled("claim").sha
-    edit(copy / "claim.lua", "local ready", "-- a word more\n\n    -- and one\nlocal ready")
+    edit(copy / "claim.lua", "local take", "-- a word more\n\n    -- and one\nlocal take")
     edit(copy / "lib/delivering.lua", "local M", "-- a word more\nlocal M")
     assert bundled("claim").sha == before
 

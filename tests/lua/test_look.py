@@ -171,7 +171,7 @@ def test_after_an_outage_it_begins_the_grace(q: Queue) -> None:
 
 def test_what_a_clock_that_was_set_back_left_is_for_a_claim(q: Queue) -> None:
     q.claim()
-    q.db.hset(q.keys.meta, "seen", q.now() + 60_000)
+    q.db.hset(q.keys.meta, mapping={"seen": q.now() + 60_000, "quiet": q.now() + 60_250})
     assert look(q)
     q.claim()
     assert not look(q)

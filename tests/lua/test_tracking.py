@@ -299,6 +299,21 @@ def test_a_tracked_one_amid_a_long_queue_is_dropped_by_the_claim_that_meets_it(q
     assert q.meta["cancels"] == "0", "claims take the short way again"
 
 
+@pytest.mark.parametrize("keeps", [True, False], ids=["others held", "each acked"])
+def test_plain_claims_before_it_hand_no_cancelled_one_out(q: Queue, keeps: bool) -> None:
+    """They look at nothing but `quiet`, which is taken back, and not given while it is there."""
+    put(q, *(f"m{i}" for i in range(9)))
+    got = []
+    for at in range(8):
+        if at == 2:
+            q.run(calls.revoke(q.keys, "m5"))
+        (one,) = q.take(1)
+        got.append(one.envelope.id)
+        if not keeps:
+            q.run(calls.ack(q.keys, [one.word]))
+    assert got == [f"m{i}" for i in (0, 1, 2, 3, 4, 6, 7, 8)]
+
+
 def test_the_holder_of_a_cancelled_one_hears_of_it(q: Queue) -> None:
     q.put("a", "b")
     a, b = q.take()

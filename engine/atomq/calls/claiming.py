@@ -155,6 +155,8 @@ class Claims:
         repeated: bool,
     ) -> Claimed:
         names = self.names
+        if type(reply) is bytes:
+            reply = reply.split(b"\n", 1)
         now, wait, drain, mores, *rest = map(int, reply[0].split())
         dead_lettered: Sequence[DeadLettered] = ()
         if type(reply[-1]) is list:
