@@ -208,10 +208,14 @@ class Settling:
 
     def _send_to_node(self, names: Sequence[str], later: Sequence[Later]) -> None:
         if not self._send_some(names, later):
-            with self._thread.wake:
-                self.send_at = min(self.send_at, time.monotonic() + RETRY)
-                if not self._thread.closing:
-                    self._thread.rouse()
+            self._try_again(revive=False)
+
+    def _try_again(self, *, revive: bool) -> None:
+        """Have the thread try it some time later. With `revive` also one that is to end."""
+        with self._thread.wake:
+            self.send_at = min(self.send_at, time.monotonic() + RETRY)
+            if revive or not self._thread.closing:
+                self._thread.rouse()
 
     def _send_some(self, names: Sequence[str], later: Sequence[Later]) -> bool:
         sent = True
@@ -222,6 +226,8 @@ class Settling:
             except AtomqError as error:  # which may be the trouble of this one queue
                 self._troubles.met(error, name, "acks of %s are kept, to be sent: %s", name)
                 sent = False
+        if not sent:
+            self._try_again(revive=True)  # what is done would be started again
         for each in later:
             try:
                 self._engine.run(each.flow())
