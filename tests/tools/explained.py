@@ -300,6 +300,7 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         ONE_RESULT: (
             "return results[ -1]",
+            "return (await self._drive(asking, standing, trouble))[ -1]",
             "result: T = results[ -1]",
         ),
         "either of them is enough": tuple(
@@ -556,6 +557,11 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "if self._step is None and now > self._look_at:",
         ),
     },
+    "engine/atomq/reach_aio.py": {
+        "the reply is read as it was heard": tuple(
+            f"share.say_packed(data, {at}, asking=asking is not None)" for at in (-1, 1)
+        ),
+    },
     "engine/atomq/shards_aio.py": {
         "there is one: first and last": ("await sends[ -1]",),
     },
@@ -713,6 +719,9 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "if left >= WATCH_MS / 1000 - RENEW_AFTER:",
             "if self._mine.pop(queue, 0.0) >= now:",
         ),
+    },
+    "engine/atomq/contrib/kombu/hand_over.py": {
+        FOR_EVER: ("if not lapsed(oldest[1].receipt):",),
     },
     "engine/atomq/contrib/kombu/poller.py": {
         LONG_AGO: ("self._handed_at = 1.0", "self._handed_at = -1.0"),

@@ -104,6 +104,10 @@ TESTS = {
     "engine/atomq/listening_aio.py": ["tests/unit/test_waiter.py"],
     "engine/atomq/drive*": ["tests/unit/test_waiter.py"],
     "engine/atomq/node_threads.py": ["tests/unit/test_node_threads.py"],
+    "engine/atomq/reach*": [
+        "tests/unit/test_shards.py tests/unit/test_cluster.py tests/unit/test_nodes.py",
+        "tests/conformance tests/faults",
+    ],
     "engine/atomq/shards*": [
         "tests/unit/test_shards.py tests/unit/test_cluster.py tests/unit/test_nodes.py",
         "tests/conformance tests/faults",

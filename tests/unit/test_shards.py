@@ -1,18 +1,21 @@
-"""How several nodes of a cluster are asked at once, by threads and by tasks. Needs no server."""
+"""Which nodes of a cluster are asked, and several at once: by threads and tasks, without one."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from redis import exceptions as server
+from redis.connection import DefaultParser
 
 from atomq import AsyncEngine, Engine, calls
-from atomq.actions import BRIEF, NoAnswer
+from atomq.actions import BRIEF, WAYS, Elsewhere, NoAnswer
+from atomq.cluster import EVERY, NEAR
 from atomq.conversation import packed
 from atomq.keys import Place, QueueKeys, hash_slot
 from atomq.shards import Shards
@@ -42,8 +45,11 @@ class Node:
     def __init__(self, stage: Stage, place: Place) -> None:
         self._stage, self.name = stage, place[0]
         self.trouble: Exception | None = None
+        self.replies: list[list[Any]] = []
+        """What it answers first, instead of its name."""
         self.asked: list[tuple[list[bytes], bool, float | None]] = []
-        self.forgotten = self.abandoned = 0
+        self.large: list[bool] = []
+        self.forgotten = self.abandoned = self.closed = 0
 
     def over(
         self,
@@ -54,6 +60,7 @@ class Node:
         meanwhile: Callable[[], None] | None = None,
     ) -> Any:
         self.asked.append((load.data, looked_at, within))
+        self.large.append(load.large)
         if self._stage.is_async:
             return self._later(len(load.data))
         if self.trouble is not None:
@@ -62,7 +69,7 @@ class Node:
         if meanwhile is not None:
             meanwhile()
         self._stage.log.append(f"of {self.name}")
-        return [self.name] * len(load.data)
+        return self.replies.pop(0) if self.replies else [self.name] * len(load.data)
 
     async def _later(self, many: int) -> list[Any]:
         self._stage.log.append(f"to {self.name}")
@@ -70,7 +77,18 @@ class Node:
         if self.trouble is not None:
             raise self.trouble
         self._stage.log.append(f"of {self.name}")
-        return [self.name] * many
+        return self.replies.pop(0) if self.replies else [self.name] * many
+
+    def one(self, call: Any) -> Any:
+        self.asked.append(([call.packed()], False, None))
+        return self._stage.said(self.trouble or (self.replies.pop(0)[0] if self.replies else 1))
+
+    def fresh(self) -> Any:
+        return self._stage.said(self.trouble or f"line to {self.name}")
+
+    def close(self) -> Any:
+        self.closed += 1
+        return self._stage.said(None)
 
     def forget(self) -> None:
         self.forgotten += 1
@@ -93,11 +111,37 @@ class Stage:
         self.looks = 0
         self.nodes = {place: Node(self, place) for place in PLACES}
         monkeypatch.setattr(self.shards, "_pools", self.nodes)
+        self._real_look = self.shards._look
         monkeypatch.setattr(self.shards, "_look", self._look)
 
     def _look(self, _slot: int | None = None) -> Any:
         self.looks += 1
         return asyncio.sleep(0) if self.is_async else None
+
+    def said(self, value: Any) -> Any:
+        """What a node says. Errors of the connection are raised, those of the server replied."""
+
+        def say() -> Any:
+            if isinstance(value, server.ConnectionError | server.TimeoutError):
+                raise value
+            return value
+
+        async def later() -> Any:
+            return say()
+
+        return later() if self.is_async else say()
+
+    def asks(self, monkeypatch: pytest.MonkeyPatch, view: Any) -> list[Place]:
+        """Have nodes asked for the map, which they say is this one; those that are."""
+        asked: list[Place] = []
+
+        def slots(place: Place, _within: float) -> Any:
+            asked.append(place)
+            return self.said(view)
+
+        self.shards._look = self._real_look
+        monkeypatch.setattr(self.shards, "_slots", slots)
+        return asked
 
     def do(self, ask: Callable[[Any], Any]) -> Any:
         """What comes of it, in a loop if tasks do it."""
@@ -129,6 +173,161 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
 
 def acks(*places: Place) -> list[Any]:
     return [calls.ack(QUEUES[place], ["r-1.0.1"]) for place in places]
+
+
+def get(place: Place) -> Callable[[Any], Any]:
+    return lambda shards: shards.get(KEYS[place])
+
+
+def parsed(text: str) -> Any:
+    """An error as redis-py makes it of what a server says."""
+    parser: Any = DefaultParser
+    return parser.parse_error(text)
+
+
+# ── which node ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_call_or_a_command_goes_to_the_node_of_its_key(stage: Stage, place: Place) -> None:
+    assert stage.do(get(place)) == place[0]
+    assert stage.do(lambda shards: shards.command(("LLEN", KEYS[place]))) == place[0]
+    assert stage.do(lambda shards: shards.one(acks(place)[0])) == 1
+    assert stage.do(lambda shards: shards.fresh(KEYS[place])) == f"line to {place[0]}"
+    assert [len(node.asked) for node in stage.nodes.values()].count(0) == 2
+    assert stage.nodes[place].large == [False, True], "no task waits for what may be large"
+
+
+def test_what_has_no_key_goes_to_a_node_that_is_well(stage: Stage) -> None:
+    for place in (A, C):
+        stage.map.doubt(place)
+    assert stage.do(lambda shards: shards.command(("TIME",))) == "b"
+    assert stage.do(lambda shards: shards.fresh()) == "line to b"
+
+
+def test_a_command_is_sent_on_to_the_node_that_a_node_names(stage: Stage) -> None:
+    slot, sent = hash_slot(KEYS[A]), packed(("GET", KEYS[A]))
+    stage.nodes[A].replies = [[parsed(f"ASK {slot} b:2")], [parsed(f"MOVED {slot} c:3")]]
+    stage.nodes[B].replies = [["OK", b"in B"]]
+    assert stage.do(get(A)) == b"in B"
+    assert (stage.map.owner(slot), stage.nodes[B].asked[0][0]) == (A, [packed(("ASKING",)), sent])
+    assert stage.do(get(A)) == "c"
+    assert (stage.map.owner(slot), stage.nodes[C].asked[0][0]) == (C, [sent])
+
+
+def test_a_command_is_not_sent_on_for_ever(stage: Stage) -> None:
+    slot = hash_slot(KEYS[A])
+    stage.nodes[A].replies = [[parsed(f"MOVED {slot} b:2")] for _ in range(9)]
+    stage.nodes[B].replies = [[parsed(f"MOVED {slot} a:1")] for _ in range(9)]
+    with pytest.raises(server.ResponseError):
+        stage.do(get(A))
+    assert sum(len(node.asked) for node in stage.nodes.values()) == WAYS
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_what_any_node_does_is_given_to_others_while_one_may_be_well(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, sound: bool
+) -> None:
+    if sound:  # as where nodes answer again, and fall silent
+        monkeypatch.setattr(type(stage.map), "is_any_sound", True)
+    for node in stage.nodes.values():
+        node.trouble = server.TimeoutError("late")
+    with pytest.raises(server.TimeoutError, match=r"[abc]:[123]: late"):
+        stage.do(lambda shards: shards.command(("PUBLISH", "c", "m")))
+    asked = [each for node in stage.nodes.values() for each in node.asked]
+    assert [each[1:] for each in asked] == [(True, NEAR)] * (WAYS if sound else 3)
+
+
+def test_what_one_node_does_is_asked_of_no_other(stage: Stage) -> None:
+    stage.nodes[A].trouble = server.TimeoutError("late")
+    with pytest.raises(server.TimeoutError, match="a:1: late"):
+        stage.do(get(A))
+    assert [len(node.asked) for node in stage.nodes.values()] == [1, 0, 0]
+    assert stage.map.doubted == {A}
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda shards: shards.one(acks(A)[0]), lambda shards: shards.fresh(KEYS[A])],
+    ids=["call", "connection"],
+)
+def test_the_error_of_a_node_names_it_and_the_node_is_in_doubt(
+    stage: Stage, ask: Callable[[Any], Any]
+) -> None:
+    stage.nodes[A].trouble = server.ConnectionError("gone")
+    with pytest.raises(server.ConnectionError, match="a:1: gone"):
+        stage.do(ask)
+    assert stage.map.doubted == {A}
+
+
+def test_the_map_learns_from_what_is_said_to_a_call(stage: Stage) -> None:
+    slot = hash_slot(KEYS[A])
+    stage.nodes[A].replies = [[parsed(f"MOVED {slot} b:2")]]
+    assert isinstance(stage.do(lambda shards: shards.one(acks(A)[0])), Elsewhere)
+    assert stage.map.owner(slot) == B
+    stage.map.doubt(C)
+    stage.do(lambda shards: shards.one(acks(C)[0]))
+    assert not stage.map.doubted, "it answers"
+
+
+def test_scripts_are_loaded_before_what_runs_them(stage: Stage) -> None:
+    one, other = acks(A, A)
+    stage.nodes[A].replies = [["sha", "first", "second"]]
+    replies = stage.do(lambda shards: shards.send([one, other], [one.at(A)]))
+    assert replies == ["sha", "first", "second"]
+    ((data, *_),) = stage.nodes[A].asked
+    assert data == [packed(("SCRIPT", "LOAD", one.script.text)), one.packed(), other.packed()]
+
+
+def test_waits_are_ended_at_their_nodes(stage: Stage) -> None:
+    stage.do(lambda shards: shards.unblock([(A, 7), (B, 8), (A, 9)]))
+    assert stage.nodes[A].asked == [
+        ([packed(("CLIENT", "UNBLOCK", n)) for n in (7, 9)], True, BRIEF)
+    ]
+    stage.nodes[B].trouble = server.TimeoutError("late")
+    with pytest.raises(server.TimeoutError, match="b:2: late"):
+        stage.do(lambda shards: shards.unblock([(A, 7), (B, 8)]))
+
+
+# ── the map ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_map_is_asked_for_when_a_node_is_in_doubt_and_not_all_the_time(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, asked = [100.0], stage.asks(monkeypatch, WHOLE)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for now[0], asks in ((100.0, 1), (100.0 + EVERY / 2, 1), (100.0 + EVERY, 2)):
+        stage.map.doubt(A)
+        assert stage.do(get(A)) == "a"
+        assert len(asked) == asks
+    assert stage.do(get(B)) == "b"
+    assert len(asked) == 2
+
+
+def test_connections_to_nodes_that_left_are_closed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = stage.nodes[C]
+    stage.asks(monkeypatch, [*WHOLE[:2], [10001, 16383, [b"b", 2]]])
+    stage.map.doubt(C)
+    assert stage.do(get(C)) == "b"
+    assert [node.closed for node in (stage.nodes[A], stage.nodes[B], left)] == [0, 0, 1]
+    assert C not in stage.nodes
+
+
+def test_a_node_is_in_doubt_until_it_answers(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[Any] = [server.TimeoutError("late"), WHOLE]
+    monkeypatch.setattr(stage.shards, "_slots", lambda *_: stage.said(answers.pop(0)))
+    stage.map.doubt(A)
+    for doubted in ({A}, set()):
+        stage.do(lambda shards: shards._knock(A))
+        assert stage.map.doubted == doubted
+
+
+def test_all_is_closed(stage: Stage) -> None:
+    stage.do(lambda shards: shards.close())
+    assert [node.closed for node in stage.nodes.values()] == [1, 1, 1]
 
 
 # ── all at once ───────────────────────────────────────────────────────────────────────────────
