@@ -100,6 +100,9 @@ class Conversation(Iterator[tuple[Any, Any]]):
 
     def say_packed(self, commands: Sequence[bytes], purpose: Any) -> bytes:
         """The same for several that are packed already, each with this purpose."""
+        if len(commands) == 1:
+            self.pending.append(purpose)
+            return commands[0]
         self.pending.extend([purpose] * len(commands))
         return b"".join(commands)
 
@@ -159,8 +162,11 @@ class Conversation(Iterator[tuple[Any, Any]]):
         Whether it has. For a driver that has the connection to itself and waits for all that it
         sent: it needs no purposes, and says nothing here. Pushes are passed over.
         """
-        self.feed(received)
         parsed, gets = self._parsed, self._gets
+        if type(received) is bytes:  # as `feed` does, which here would be one more call
+            self._reader.feed(received)
+        else:
+            parsed.extend(received)
         while len(replies) < count:
             reply = parsed.popleft() if parsed else gets()
             if reply is _NOTHING:

@@ -137,7 +137,7 @@ def test_a_lease_lasts_for_a_leap_year_at_most() -> None:
     year = 366 * 24 * 3600 * 1000
     assert calls.extend(Q, ["a"], lease_ms=year).args[0] == year
     for lease in (1, year):
-        assert calls.Claims([Q], lease_ms=lease).call("c", 1).args[3] == lease
+        assert calls.Claims([Q], lease_ms=lease).call("c", 1).args[3] == str(lease)
     for lease in (0, year + 1):
         with pytest.raises(InvalidArgument, match="lease_ms"):
             calls.Claims([Q], lease_ms=lease)
@@ -261,11 +261,12 @@ def test_how_many_messages_and_how_large() -> None:
 
 def test_what_a_claim_says() -> None:
     call = claims(max_deliveries=5, max_bytes=77).call("c-1", 3)
-    assert call.args == ["c-1", 0, 3, 60_000, 20_000, 5, 77, len(Q.steps), 0, Q.keep, 0]
+    settings = map(str, (60_000, 20_000, 5, 77, len(Q.steps)))
+    assert call.args == ["c-1", 0, 3, *settings, 0, Q.keep, 0]
     assert [*call.keys] == [*Q.claim]
     assert (calls.SOLE, calls.HOLDS, calls.NO_CAP) == (0, 1, 0), "as the script reads them"
     both = claims(Q, R, renew_ms=4).call("c-1", 0, company=calls.HOLDS, acks=[[], ["x"]])
-    assert both.args[4:6] == [4, 0]
+    assert both.args[4:6] == ["4", "0"]
     assert both.args[8:] == [1, Q.keep, 0, 1, "x"]
     assert [*both.keys] == [*Q.claim, *R.claim]
     assert [claims().call("c", n).large for n in (10, 11)] == [False, True]
@@ -297,6 +298,14 @@ def test_what_a_claim_got() -> None:
     runs = b" ".join(b"1 1 %d 1" % step for step in (1, 2, 3, 4))
     found = call.parse([b"5 6 7 0 0 4 " + runs, b"w", b"x", b"y", b"z"], False)
     assert [d.step for d in found.deliveries] == [1, 2, 3, 4]
+
+
+def test_a_claim_of_one_message_is_one_text() -> None:
+    call = claims(Q).call("c-1", 9)
+    found = call.parse(b"5 -1 0 1 1 0 1 1 1 1 1\nx\ny", False)
+    assert [(d.receipt, d.envelope.raw) for d in found.deliveries] == [("c-1.0.1", b"x\ny")]
+    assert (found.now_ms, found.wait_ms, found.more) == (5, None, ("q",))
+    assert call.parse(b"5 -1 0 0 0 0", False)[:5] == (5, None, (), (), [])
 
 
 def test_a_claim_of_messages_of_before_has_their_receipts() -> None:

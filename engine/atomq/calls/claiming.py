@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from atomq import arguments, scripts
@@ -107,13 +107,14 @@ class Claims:
         self._keys: Sequence[str] = queues[0].claim
         if len(queues) > 1:
             self._keys = [key for queue in queues for key in queue.claim]
-        self._settings = (
+        settings = (
             arguments.whole("lease_ms", lease_ms, 1, 31_622_400_000),
             renew_ms or renewal_ms(lease_ms),
             max_deliveries or NO_CAP,
             max_bytes,
             len(queues[0].steps),
         )
+        self._settings = tuple(map(str, settings))  # as they are sent
 
     def call(
         self,
@@ -157,7 +158,8 @@ class Claims:
         names = self.names
         if type(reply) is bytes:
             reply = reply.split(b"\n", 1)
-        now, wait, drain, mores, *rest = map(int, reply[0].split())
+        now, _, said = reply[0].partition(b" ")
+        wait, drain, mores, *rest = _numbers(said)
         dead_lettered: Sequence[DeadLettered] = ()
         if type(reply[-1]) is list:
             dead_lettered = _dead_lettered(names, reply.pop())
@@ -189,7 +191,7 @@ class Claims:
         claimed: Claimed = _new(
             Claimed,
             (
-                now,
+                int(now),
                 wait if wait >= 0 else None,
                 tuple([names[i - 1] for i in rest[:mores]]) if mores else (),
                 lost_acks,
@@ -200,6 +202,12 @@ class Claims:
             ),
         )
         return claimed
+
+
+@lru_cache(maxsize=256)
+def _numbers(said: bytes) -> tuple[int, ...]:
+    """What a claim says beside the time: of most claims it is the same."""
+    return tuple(map(int, said.split()))
 
 
 def claim(
