@@ -125,7 +125,10 @@ class Engine(Runner):
             raise translated(error) from bare(error)
 
     def replicas(self) -> list[Node]:
-        """The replicas of a cluster, as its nodes name them now. Of other servers none is known."""
+        """The replicas of a cluster, or of a master behind Sentinels, as these name them now.
+
+        Of other servers none is known.
+        """
         try:
             return [Node(name, pool) for name, pool in self._pool.replicas()]
         except SERVER_ERRORS as error:

@@ -38,6 +38,7 @@ from atomq import fork
 from atomq.address import Address
 from atomq.embedded import check, start
 from atomq.errors import InvalidOptions
+from atomq.keys import Place
 from atomq.sentinels import AsyncMaster, Audience, Master
 
 Connector = Callable[[], AbstractConnection]
@@ -320,6 +321,11 @@ class _AsyncEmbeddedConnection(_AsyncUnixConnection):
 def _master(address: Address, _pid: int) -> Master:
     """One for the process: its connections to the sentinels are shared, but not with a fork."""
     return Master(address, _sentinel_kwargs(address, Retry(NoBackoff(), 0)))
+
+
+def replicas(address: Address) -> list[Place]:
+    """The replicas of the master that living sentinels name; none if no sentinel says so."""
+    return _master(address, os.getpid()).replicas()
 
 
 def _found_by_threads(address: Address, audience: Audience | None) -> Master:

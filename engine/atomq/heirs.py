@@ -1,9 +1,10 @@
-"""The replicas of a cluster, each of which may be a primary soon: the scripts are loaded there.
+"""The nodes of a cluster, or a master and its replicas behind Sentinels: they know the scripts.
 
 A node has the scripts that were loaded there, and a replica gets none from its primary. As the new
 primary it would answer NOSCRIPT, and users that may not load could do nothing about it. So a
-process that consumes looks, whenever it writes the register, at the replicas that it has not looked
-at yet, and at one of the others by chance, for a node that began anew has no scripts either.
+process that consumes looks, whenever it writes the register, at the nodes that it has not looked at
+yet, and at one of the others by chance, for a node that began anew has no scripts either. If a call
+of this process was answered NOSCRIPT, it looks at all of them at once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from atomq.errors import AtomqError, ScriptsNotLoaded
 log = logging.getLogger("atomq.client")
 
 
-class Replica(Protocol):
+class Heir(Protocol):
     """One of them: see `Node`."""
 
     name: str
@@ -39,30 +40,33 @@ class Heirs:
         self._ready: set[str] = set()
         self._warned: set[str] = set()
 
-    def to_look_at(self, replicas: Sequence[Replica]) -> list[Replica]:
-        """Those to be prepared now: the new ones, and one of the others."""
-        names = {replica.name for replica in replicas}
+    def to_look_at(self, nodes: Sequence[Heir], *, anew: bool = False) -> list[Heir]:
+        """Those to be prepared now: the new ones, and one of the others; `anew`: all."""
+        if anew:
+            return list(nodes)
+        names = {node.name for node in nodes}
         self._ready &= names
         self._warned &= names
-        new = [replica for replica in replicas if replica.name not in self._ready]
-        others = [each for each in replicas if each.name in self._ready - self._warned]
+        new = [node for node in nodes if node.name not in self._ready]
+        others = [each for each in nodes if each.name in self._ready - self._warned]
         return new + random.sample(others, min(1, len(others)))
 
-    def prepare(self, replica: Replica) -> None:
+    def prepare(self, node: Heir) -> None:
         """Have it know the scripts, or say that it does not. One that is away is tried again."""
         try:
-            if not replica.knows_scripts():
-                replica.load()
-                log.info("the replica %s knows the scripts now", replica.name)
+            if not node.knows_scripts():
+                node.load()
+                log.info("%s knows the scripts now", node.name)
         except ScriptsNotLoaded:
-            self._warned.add(replica.name)
-            log.warning(
-                "the replica %s does not know the scripts, and this user may not load them: run "
-                "`atomq scripts load` before it becomes the primary",
-                replica.name,
-            )
+            if node.name not in self._warned:
+                self._warned.add(node.name)
+                log.warning(
+                    "%s does not know the scripts, and this user may not load them: run `atomq "
+                    "scripts load`, for a replica before it becomes the primary",
+                    node.name,
+                )
         except AtomqError as error:
-            self._ready.discard(replica.name)
-            log.debug("the replica %s was not looked at: %s", replica.name, error)
+            self._ready.discard(node.name)
+            log.debug("%s was not looked at: %s", node.name, error)
             return
-        self._ready.add(replica.name)
+        self._ready.add(node.name)

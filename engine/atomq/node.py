@@ -50,10 +50,11 @@ class Node:
     def knows_scripts(self) -> bool:
         """Whether this node knows the scripts of this release, by one of them. Asks no right.
 
+        It is one that no consumer or producer runs, so that no call of theirs has it loaded alone.
         Raises `ServerUnavailable` if it does not answer soon, or cannot say so yet.
         """
         try:
-            (reply,) = self._pool.commands([("EVALSHA", get("ack").sha, 0)], BRIEF)
+            (reply,) = self._pool.commands([("EVALSHA", get("hand_back").sha, 0)], BRIEF)
         except SERVER_ERRORS as error:
             raise translated(error) from error
         refused = isinstance(reply, server.NoPermissionError)

@@ -85,6 +85,7 @@ class Pool(Commands):
 
     def _begin(self) -> None:
         self._idle: deque[Line] = deque()
+        self._replicas: dict[Place, Pool] = {}
         most = self.engine.options.max_connections
         self._places = _Places(most) if most else None
 
@@ -110,11 +111,17 @@ class Pool(Commands):
         return [(self.engine.address.safe_url, self)]
 
     def replicas(self) -> list[tuple[str, Pool]]:
-        """None is known of."""
-        return []
+        """Those of the master behind Sentinels, as these name them now; else none is known."""
+        if self.engine.address.kind != "sentinel":
+            return []
+        places = connect.replicas(self.engine.address)
+        self._replicas = {p: self._replicas.get(p) or Pool(self.engine, p) for p in places}
+        return [("{}:{}".format(*place), pool) for place, pool in self._replicas.items()]
 
     def close(self) -> None:
         """Close what idles; what is in use is closed, or idles, when its answer has come."""
+        for pool in list(self._replicas.values()):
+            pool.close()
         with contextlib.suppress(IndexError):  # several threads may close at once
             while True:
                 self._idle.pop().wire.close()
@@ -125,7 +132,7 @@ class Pool(Commands):
     def forget(self) -> None:
         """Begin anew in a child process."""
         self.standing.verified, self.standing.verifying = False, None
-        fork.leak(self._idle)
+        fork.leak(self._idle, [pool._idle for pool in self._replicas.values()])
         self._begin()
 
     def _take(self, looked_at: bool, within: float | None) -> Line:

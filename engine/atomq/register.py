@@ -4,7 +4,7 @@ A process that consumes says every 20 s where it runs, what it consumes and what
 call, by a thread, over a connection that it opens for that: in a cluster the register lives in one
 slot, and no other call waits for the server of that. An entry that is not said again for a minute
 is not there any more. What cannot be written is tried again later; nothing depends on it. In a
-cluster the thread then looks at replicas: see `heirs.py`.
+cluster, and behind Sentinels, the thread then looks at the nodes: see `heirs.py`.
 
 An entry names a queue with partitions once, and says how many of them the process consumes. Among
 the names of queues in use are those of partitions too: by these a queue is found while the node of
@@ -144,7 +144,7 @@ class Register:
         self._gone: set[str] = set()
         self._next = self._not_before = 0.0
         self._listed = self._refused = False
-        self._heirs = Heirs()
+        self._heirs, self._looks = Heirs(), False
 
     def forked(self) -> None:
         """In a child process: it has not said anything yet."""
@@ -190,6 +190,16 @@ class Register:
             if queues or self._thread.runs:
                 self._thread.rouse()
 
+    def look(self) -> None:
+        """A call needed a script that its node did not know: it may lack others, for other users.
+
+        If this process consumes, the thread looks at all nodes soon.
+        """
+        with self._wake:
+            if self._consumers and not self._looks:
+                self._looks = True
+                self._thread.rouse()
+
     def _is_news(self, consumer: Consuming) -> bool:
         now = time.monotonic()
         return not self._listed or any(queue.noted < now for queue in consumer.queues)
@@ -222,22 +232,25 @@ class Register:
         with self._wake:
             new, self._new = self._new, {}
             gone, self._gone = self._gone, set()
+            looks, self._looks = self._looks, False
             consumers = self._there()
             # If it is not the last turn, what it says may be what the end takes back.
             is_last = self._thread.closing
             is_due = is_last or time.monotonic() >= self._next
             if is_due:  # set before it is said: what comes meanwhile may bring it forward
                 self._next = time.monotonic() + EVERY
-        if new or gone or (is_due and (consumers or self._listed)):
+        says = new or gone or (is_due and (consumers or self._listed))
+        prepares = consumers and (is_due or looks) and not is_last
+        if says:
             self._say(new, gone, consumers)
-            if is_due and consumers and not is_last:
-                self._prepare()
-            if self._engine is not None:  # nothing is said for 20 s: no connection idles so long
-                self._engine.close()
+        if prepares:
+            self._prepare(anew=looks)
+        if says or prepares:  # nothing is said for 20 s: no connection idles so long
+            self._connected().close()
         with self._wake:
             if self._consumers and not self._listed:  # they came while it was taken out
                 self._next = min(self._next, self._not_before)
-            more = self._new or self._gone
+            more = self._new or self._gone or self._looks
             if (is_last and self._thread.closing) or not (more or self._consumers or self._listed):
                 self._engine = None
                 self._thread.ended()
@@ -292,24 +305,32 @@ class Register:
         for queue in names.values():
             queue.noted = max(queue.noted, now + noted)
 
-    def _prepare(self) -> None:
-        """Have replicas of a cluster know the scripts."""
+    def _prepare(self, *, anew: bool) -> None:
+        """Have the nodes of a cluster, or a master and its replicas, know the scripts."""
+        engine = self._connected()
         try:
-            for replica in self._heirs.to_look_at(self._engine.replicas()):
+            replicas = engine.replicas()
+            is_alone = not replicas and engine.slots is None
+            nodes = [] if is_alone else [*engine.nodes(), *replicas]
+            for node in self._heirs.to_look_at(nodes, anew=anew):
                 if self._thread.closing:
                     break
-                self._heirs.prepare(replica)
+                self._heirs.prepare(node)
         except AtomqError as error:
-            log.debug("the replicas are not known: %s", error)
+            log.debug("the nodes are not known: %s", error)
 
-    def _run(self, call: Call[int], *, leaving: bool) -> None:
+    def _connected(self) -> Any:
         if self._engine is None:
             engine = self._engine = self._make_engine()
             for standing in engine._pool.everywhere():
                 standing.outage = Unreported(self.keys.name)
-        self._engine.retry = Retry(attempts=0 if leaving else 3, budget=PATIENCE)
-        self._engine.verified = True  # whether this user may do the rest is nothing to it
-        self._engine.run(call)
+        return self._engine
+
+    def _run(self, call: Call[int], *, leaving: bool) -> None:
+        engine = self._connected()
+        engine.retry = Retry(attempts=0 if leaving else 3, budget=PATIENCE)
+        engine.verified = True  # whether this user may do the rest is nothing to it
+        engine.run(call)
 
     def _entry(self, consumers: Sequence[Consuming], consumed: Collection[QueueKeys]) -> str:
         wholes = {queue.name: queue.whole for queue in consumed}

@@ -30,6 +30,9 @@ from atomq.translating import (
     unavailable,
 )
 
+HEALS = 10  # times that scripts are loaded for one call: they may be flushed without end
+GIVEN = 6  # times that a call waits for another user to load what its own may not: some 0.8 s
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:
@@ -123,6 +126,8 @@ def carried_out(batch: Batch, patience: Patience, within: float | None) -> Actio
                 counts = lost and not isinstance(trouble, Replaced)
                 pause = patience.pause(trouble, named_call(call), lost=counts, call=call)
             except ServerUnavailable as error:
+                if isinstance(trouble, ScriptsNotLoaded):
+                    raise trouble from trouble.__cause__
                 if not batch.gave_up(error):
                     raise
                 break
@@ -157,8 +162,9 @@ class Batch:
         self._single = single
         self.loads: list[Call[Any]] = []
         """One call for each script that a server did not know."""
-        self._heals = 10  # then NOSCRIPT is an error like others: scripts are flushed without end
+        self._heals = HEALS  # then NOSCRIPT is an error like others
         self._ways = WAYS
+        self._on_cluster = False  # as far as a node that lacks a script has said
 
     def unanswered(self) -> list[Call[Any]]:
         """What is left to be answered."""
@@ -167,14 +173,22 @@ class Batch:
     def answered(self, replies: Sequence[Any]) -> tuple[Exception | None, bool]:
         """Sort the replies; the trouble of those that are left, if any, and whether it is a loss.
 
-        What passes by itself is none: the server surely did not do what it was asked for.
+        What passes by itself is none: the server surely did not do what it was asked for. In a
+        cluster that is so, for a moment, of a node that lacks a script which this user may not
+        load: a replica may have become the primary before a consumer looked at it (`heirs.py`).
         """
         trouble: Exception | None = None
+        denied: Exception | None = None
         lost = went_on = False
         left = []
         loads, self.loads = self.loads, []
         for call, reply in zip(loads, replies, strict=False):
-            _check_loaded(call, reply)
+            try:
+                _check_loaded(call, reply)
+            except ScriptsNotLoaded as error:
+                if not (self._on_cluster and self._heals > HEALS - GIVEN):
+                    raise
+                denied = error
         unloaded: dict[tuple[str, Any], Call[Any]] = {}
         for i, reply in zip(self.left, replies[len(loads) :], strict=True):
             call = self.calls[i]
@@ -190,10 +204,13 @@ class Batch:
             trouble, lost = again.trouble or trouble, lost or again.lost
             went_on = went_on or again.went_on
             if again.unloaded:
-                unloaded.setdefault((call.script.name, getattr(reply, "place", None)), call)
+                place = getattr(reply, "place", None)
+                unloaded.setdefault((call.script.name, place), call)
+                self._on_cluster = place is not None
         self.left = left
         self.loads = list(unloaded.values())
         self._heals -= bool(unloaded)
+        trouble = trouble or (denied if unloaded else None)
         self._ways -= went_on
         if trouble is None and self._ways < 0:
             trouble, self._ways = server.ClusterDownError("its nodes do not agree on a slot"), WAYS

@@ -253,7 +253,10 @@ class Runner(EngineBase):
     def _act(self, action: Action, report: OutageReport) -> Any:
         match action:
             case Send(calls, loads, within):
-                return self._pool.send(calls, loads, within)
+                replies = self._pool.send(calls, loads, within)
+                if loads and not any(isinstance(each, Exception) for each in replies[: len(loads)]):
+                    self.register.look()
+                return replies
             case Ask(args):
                 return self._pool.command(args)
             case Pause():

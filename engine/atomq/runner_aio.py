@@ -261,7 +261,10 @@ class AsyncRunner(EngineBase):
     async def _act(self, action: Action, report: OutageReport) -> Any:
         match action:
             case Send(calls, loads, within):
-                return await self._pool.send(calls, loads, within)
+                replies = await self._pool.send(calls, loads, within)
+                if loads and not any(isinstance(each, Exception) for each in replies[: len(loads)]):
+                    self.register.look()
+                return replies
             case Ask(args):
                 return await self._pool.command(args)
             case Pause():

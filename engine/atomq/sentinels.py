@@ -99,6 +99,11 @@ class Master(_Asker):
     def _ask(self) -> Place:
         return drive(self._asking(self), self._sentinel.discover_master)
 
+    def replicas(self) -> list[Place]:
+        """Where the replicas of the master are that live, as the first sentinel says that may."""
+        found = self._sentinel.discover_slaves(self.service_name)
+        return [(host, int(port)) for host, port in found]
+
     def found(self, place: Place) -> None:
         """The sentinels name the master; the audience hears of it if it was not there before."""
         before, self._known = self._known, place

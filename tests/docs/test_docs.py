@@ -229,7 +229,7 @@ def test_each_client_meets_each_trouble_in_a_test() -> None:
     cells = [row for row in rows if row[0] in ("one server", "Sentinel", "cluster")]
     clients = next(row for row in rows if row[0] == "where")[2:]
     assert len(clients) == 6
-    assert [row[0] for row in cells].count("cluster") == 7
+    assert [row[0] for row in cells].count("cluster") == 8
     named = set()
     for where, trouble, *found in cells:
         assert len(found) == len(clients), trouble

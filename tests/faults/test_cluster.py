@@ -661,7 +661,50 @@ def test_a_failover_is_followed_within_a_second(heirs: Cluster, make: Make, how:
 
 def test_a_worker_that_may_load_has_replicas_know_the_scripts(heirs: Cluster, make: Make) -> None:
     """So a failover to one that joined after `scripts load` stops no user that may not load."""
-    name, user = name_on(heirs, 0), f"loads-{make.kind}"
+    with loading(heirs, make) as (name, engine, heir):
+        wait_until("it to know them", lambda: knows_all(heir), 5)
+        heir.client().execute_command("CLUSTER FAILOVER")
+        wait_until("it to take over", lambda: heirs.owns(heir, engine.keys(name).slot))
+        plain = make.engine(url_of(heirs, heir).replace("//", "//plain:p@"))
+        assert make.queue(name, plain).put("x").new
+
+
+def test_a_primary_without_scripts_is_given_them_by_the_first_that_may(
+    heirs: Cluster, make: Make
+) -> None:
+    """One that took over as soon as it had joined, say: not what that one runs, but all of them."""
+    with loading(heirs, make) as (name, engine, heir):
+        wait_until("it to know them", lambda: knows_all(heir), 5)
+        plain = make.queue(name, make.engine(url_of(heirs).replace("//", "//plain:p@")))
+        puts = Calls(heirs.owner(engine.keys(name_on(heirs, 1)).slot), lambda: plain.put("x"))
+        with puts.run():
+            heir.client().script_flush()
+            heir.client().execute_command("CLUSTER FAILOVER")
+            wait_until("it to take over", lambda: heirs.owns(heir, engine.keys(name).slot))
+            elected = time.monotonic()
+            wait_until("it to know them", lambda: knows_all(heir), 2)
+            wait_until("puts to go on", lambda: puts.done[-1] > elected, 2)
+    assert not puts.errors
+    assert puts.gap() < 1
+
+
+def mapped(cluster: Cluster) -> set[int]:
+    """The ports of the nodes that every node names: those that serve slots, or may do so soon."""
+    maps = [node.client().execute_command("CLUSTER SLOTS") for node in cluster.everyone]
+    return set.intersection(*({int(one[1]) for _, _, *some in m for one in some} for m in maps))
+
+
+def knows_all(node: Server) -> bool:
+    return all(node.client().script_exists(*(script.sha for script in scripts.every())))
+
+
+@contextmanager
+def loading(heirs: Cluster, make: Make) -> Iterator[tuple[str, Any, Server]]:
+    """A consumer that may load scripts, of a queue whose primary has a replica without them.
+
+    The user `plain` may not load any.
+    """
+    name, user = name_on(heirs, 0), f"loads-{next(_numbers)}"
     # Of a user of its own: what other tests began with this cluster looks at new replicas alone.
     engine = make.engine(url_of(heirs, *heirs.everyone).replace("//", f"//{user}:p@"))
     queue = make.queue(name, engine)
@@ -673,6 +716,8 @@ def test_a_worker_that_may_load_has_replicas_know_the_scripts(heirs: Cluster, ma
         admin.execute_command("ACL SETUSER", "plain", "on", ">p", "~*", "&*", "+@all", "-script")
         for script in scripts.every():
             admin.script_load(script.text)
+    queue.put("x")  # a replica that was sent nothing yet is in no map
+    wait_until("all to be in the map", lambda: mapped(heirs) == {n.port for n in heirs.everyone})
     heir.client().script_flush()  # as one that joined just now
     stop = threading.Event()
 
@@ -681,12 +726,7 @@ def test_a_worker_that_may_load_has_replicas_know_the_scripts(heirs: Cluster, ma
             message.ack()
 
     with running(consume, stop=stop):
-        shas = [script.sha for script in scripts.every()]
-        wait_until("it to know them", lambda: all(heir.client().script_exists(*shas)), 5)
-        heir.client().execute_command("CLUSTER FAILOVER")
-        wait_until("it to take over", lambda: heirs.owns(heir, engine.keys(name).slot))
-        plain = make.engine(url_of(heirs, heir).replace("//", "//plain:p@"))
-        assert make.queue(name, plain).put("x").new
+        yield name, engine, heir
 
 
 @contextmanager

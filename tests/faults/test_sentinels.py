@@ -18,7 +18,7 @@ import pytest
 from kombu import Connection
 
 import atomq.celery
-from atomq import AsyncEngine, AsyncQueue, Engine, Queue, ServerUnavailable
+from atomq import AsyncEngine, AsyncQueue, Engine, Queue, ServerUnavailable, scripts
 from tests.servers import Sentinel, Server, wait_until
 from tests.threads import running
 
@@ -158,6 +158,33 @@ def test_a_consumer_that_waits_follows_to_the_new_master(sentinel: Sentinel) -> 
         wait_until("the switch", lambda: queue.engine.moves > 0)
         queue.put("after")
         wait_until("the second", lambda: got == ["before", "after"], 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+def test_a_replica_that_takes_over_knows_the_scripts(sentinel: Sentinel) -> None:
+    """A consumer that may load them saw to that: else one that may not load could put no more."""
+    servers = sentinel.master, sentinel.replica
+    for one in servers:
+        one.client().execute_command("ACL SETUSER plain on >p ~* &* +@all -script")
+    queue = Queue("q", sentinel.url, master_name=sentinel.master_name)
+    url = sentinel.url.replace("//", "//plain:p@")
+    plain = Queue("q", url, master_name=sentinel.master_name, sentinel_kwargs={"username": None})
+    stop = threading.Event()
+
+    def knows_all(node: Server) -> bool:
+        return all(node.client().script_exists(*(script.sha for script in scripts.every())))
+
+    with running(lambda: queue.work(lambda _: None, stop=stop), stop=stop):
+        wait_until("both to know them", lambda: all(map(knows_all, servers)), 5)
+        plain.put("before")
+        planned_failover(sentinel)
+        wait_until("the switch", lambda: queue.engine.moves > 0)
+        assert plain.put("after").new
+        sentinel.replica.client().script_flush()  # as one that began anew
+        wait_until("it to know them again", lambda: knows_all(sentinel.replica), 5)
+    for one in (queue, plain):
+        one.close()
     queue.engine.close()
 
 

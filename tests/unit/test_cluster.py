@@ -420,10 +420,8 @@ def test_a_user_who_may_not_load_the_script_there_is_told_so() -> None:
 
     def refusing(place: Place, data: list[bytes]) -> list[Any]:
         refused = said("NOPERM User u has no permissions to run the 'script|load' command")
-        return [
-            refused if b"LOAD" in sent else reply
-            for sent, reply in zip(data, load(place, data), strict=True)
-        ]
+        heard = iter(load(place, [sent for sent in data if b"LOAD" not in sent]))
+        return [refused if b"LOAD" in sent else next(heard) for sent in data]
 
     played.over = refusing  # type: ignore[method-assign]
     with pytest.raises(AtomqError, match="atomq scripts load"):

@@ -1,4 +1,4 @@
-"""Which replicas are looked at for the scripts, and what becomes of them. Needs no server."""
+"""Which nodes are looked at for the scripts, and what becomes of them. Needs no server."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Replica:
         self.knows = True
 
 
-def turn(heirs: Heirs, *replicas: Replica) -> list[str]:
+def turn(heirs: Heirs, *replicas: Replica, anew: bool = False) -> list[str]:
     looked = []
-    for replica in heirs.to_look_at(replicas):
+    for replica in heirs.to_look_at(replicas, anew=anew):
         looked.append(replica.name)
         heirs.prepare(replica)
     return looked
@@ -77,7 +77,17 @@ def test_a_user_that_may_not_load_is_warned_once(caplog: pytest.LogCaptureFixtur
     assert turn(heirs, bare) == ["a"]
     assert turn(heirs, bare) == []
     (said,) = (each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING)
-    assert "the replica a does not know the scripts" in said
+    assert "a does not know the scripts" in said
+    assert turn(heirs, bare, anew=True) == ["a"]
+    assert len([each for each in caplog.records if each.levelno >= logging.WARNING]) == 1
+
+
+def test_where_a_script_was_missing_all_are_looked_at() -> None:
+    heirs, nodes = Heirs(), [Replica("a"), Replica("b"), Replica("c")]
+    turn(heirs, *nodes)
+    nodes[1].knows = nodes[2].knows = False
+    assert turn(heirs, *nodes, anew=True) == ["a", "b", "c"]
+    assert [one.loaded for one in nodes] == [1, 2, 2]
 
 
 class Pool:

@@ -84,8 +84,9 @@ class Stage:
         self.standing = SimpleNamespace(outage=None)
         self._pool = SimpleNamespace(everywhere=lambda: [self.standing])
         self.retry: Any = None
+        self.slots: Any = None
         self.verified = False
-        self.asked_for_replicas = 0
+        self.asked_for_nodes = 0
         self.found: Callable[[], Sequence[Any]] = list
 
     def _rouse(self) -> None:
@@ -118,8 +119,12 @@ class Stage:
         return 1
 
     def replicas(self) -> Sequence[Any]:
-        self.asked_for_replicas += 1
-        return self.found()
+        self.asked_for_nodes += 1
+        return self.found()[1:]
+
+    def nodes(self) -> Sequence[Any]:
+        assert self.slots is not None or self.found()[1:], "of one server nothing is asked"
+        return self.found()[:1]
 
     def close(self) -> None:
         self.closed += 1
@@ -521,10 +526,10 @@ def test_the_thread_rests_after_a_fault_and_goes_on(
     assert "the thread that writes the register goes on" in caplog.text
 
 
-# ── replicas ──────────────────────────────────────────────────────────────────────────────────
+# ── nodes that are to know the scripts ─────────────────────────────────────────────────────────
 
 
-class Replica:
+class Heir:
     """One that does not know the scripts."""
 
     def __init__(self, name: str, load: Callable[[], object] = lambda: None) -> None:
@@ -534,41 +539,82 @@ class Replica:
         return False
 
 
-def test_replicas_are_looked_at_when_a_process_says_that_it_is_there(stage: Stage) -> None:
+def test_nodes_are_looked_at_when_a_process_says_that_it_is_there(stage: Stage) -> None:
     loaded: list[str] = []
-    stage.found = lambda: [Replica(n, lambda n=n: loaded.append(n)) for n in "ab"]  # type: ignore[misc]
+    stage.found = lambda: [Heir(n, lambda n=n: loaded.append(n)) for n in "ab"]  # type: ignore[misc]
     stage.register.note(queue("p"))
     stage.turn()
-    assert stage.asked_for_replicas == 0, "what only publishes looks at none"
+    assert stage.asked_for_nodes == 0, "what only publishes looks at none"
     one = stage.consume(queue("q"))
     stage.turn()
     assert loaded == ["a", "b"]
     stage.register.note(queue("new"))
     stage.turn(BEGIN + 1)
-    assert stage.asked_for_replicas == 1
+    assert stage.asked_for_nodes == 1
     stage.turn(BEGIN + EVERY)
-    assert stage.asked_for_replicas == 2
+    assert stage.asked_for_nodes == 2
     stage.register.leave([one])
     stage.turn()
-    assert stage.asked_for_replicas == 2
+    assert stage.asked_for_nodes == 2
 
 
-def test_a_process_that_ends_looks_at_no_more_replicas(stage: Stage) -> None:
+def test_where_a_script_was_missing_all_nodes_are_looked_at_soon(stage: Stage) -> None:
+    """But by what consumes, and once for all that were missing."""
+    loaded: list[str] = []
+    stage.found = lambda: [Heir(n, lambda n=n: loaded.append(n)) for n in "ab"]  # type: ignore[misc]
+    stage.register.look()
+    assert stage.roused == 0
+    _one = stage.consume(queue("q"))
+    stage.turn()
+    said, roused = len(stage.said), stage.roused
+    for _ in range(3):
+        stage.register.look()
+    assert stage.roused == roused + 1
+    stage.turn(BEGIN + 1)
+    stage.turn(BEGIN + 2)
+    assert loaded == ["a", "b"] * 2
+    assert len(stage.said) == said, "nothing else is said before its time"
+    assert stage.closed == 2
+
+
+def test_a_cluster_without_replicas_is_looked_at_and_one_server_is_not(stage: Stage) -> None:
+    loaded: list[str] = []
+    stage.found = lambda: [Heir("a", lambda: loaded.append("a"))]
+    _one = stage.consume(queue("q"))
+    stage.turn()
+    assert loaded == []
+    stage.slots = object()
+    stage.turn(BEGIN + EVERY)
+    assert loaded == ["a"]
+
+
+def test_a_script_that_is_missing_meanwhile_has_them_looked_at_once_more(stage: Stage) -> None:
+    stage.found = list
+    _one = stage.consume(queue("q"))
+    stage.meanwhile = stage.register.look
+    stage.turn()
+    assert stage.waited is None
+    stage.meanwhile = lambda: None
+    stage.turn(BEGIN + 1)
+    assert (stage.asked_for_nodes, stage.waited) == (2, IDLE)
+
+
+def test_a_process_that_ends_looks_at_no_more_nodes(stage: Stage) -> None:
     loaded: list[str] = []
 
     def load() -> None:
         loaded.append("")
         stage._thread.closing = True
 
-    stage.found = lambda: [Replica(n, load) for n in "ab"]
+    stage.found = lambda: [Heir(n, load) for n in "ab"]
     _one = stage.consume(queue("q"))
     stage.turn()
     assert len(loaded) == 1
     stage.turn()
-    assert stage.asked_for_replicas == 1, "nor with its last word"
+    assert stage.asked_for_nodes == 1, "nor with its last word"
 
 
-def test_replicas_that_are_not_known_stop_nothing(stage: Stage) -> None:
+def test_nodes_that_are_not_known_stop_nothing(stage: Stage) -> None:
     def found() -> list[Any]:
         raise ServerUnavailable("gone")
 

@@ -9,7 +9,7 @@ import pytest
 from redis import exceptions as server
 
 from atomq import calls, errors
-from atomq.actions import Pause, Replaced, Send
+from atomq.actions import NotLoaded, Pause, Replaced, Send
 from atomq.calls import Call, Outgoing
 from atomq.conversation import packed
 from atomq.durability import Confirmed, Durability
@@ -148,6 +148,34 @@ def test_an_unknown_script_is_loaded_and_the_call_sent_again_as_it_was() -> None
     assert not again.repeated, "it surely was not carried out"
     driver.answer(["sha", [1]])
     assert driver.result == [[calls.Verdict.LOST]]
+
+
+UNKNOWN = NotLoaded(("a", 1))  # as a node of a cluster says it
+NOPERM = server.NoPermissionError("NOPERM no script|load")
+
+
+def test_in_a_cluster_who_may_not_load_waits_for_a_moment_for_others_to_do_it() -> None:
+    driver = Driver(ack())
+    driver.answer([UNKNOWN])
+    for _ in range(2):
+        assert driver.loaded() == ["ack"]
+        step = driver.answer([NOPERM, UNKNOWN])
+        assert isinstance(step, Pause)
+        assert isinstance(step.trouble, errors.ScriptsNotLoaded)
+        driver.answer()
+    driver.answer([NOPERM, [1]])
+    assert driver.result == [[calls.Verdict.LOST]], "it was loaded in between"
+
+
+@pytest.mark.parametrize(("retry", "times"), [(Retry(), 5), (Retry(attempts=0), 0)])
+def test_in_a_cluster_too_it_is_said_what_is_to_be_done(retry: Retry, times: int) -> None:
+    driver = Driver(ack(), retry=retry)
+    driver.answer([UNKNOWN])
+    for _ in range(times):
+        assert isinstance(driver.answer([NOPERM, UNKNOWN]), Pause)
+        driver.answer()
+    with pytest.raises(errors.ScriptsNotLoaded, match=r"script ack .*atomq scripts load"):
+        driver.answer([NOPERM, UNKNOWN])
 
 
 def test_in_a_batch_each_unknown_script_is_loaded_once_and_only_those_calls_go_again() -> None:
