@@ -52,6 +52,7 @@ class AsyncEngine(AsyncRunner):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listeners: dict[Place | None, Listener] = {}
         self._gatherings: dict[str, Gathering[tuple[QueueKeys, bool]]] = {}
+        self.carriers.clear()
         self._pool: AsyncPool | AsyncShards = (
             AsyncShards(self) if self.address.kind == "cluster" else AsyncPool(self)
         )

@@ -248,11 +248,11 @@ class Nodes(Generic[P]):
         if trouble is not None and not (answered or self.map.primaries):
             raise connecting(trouble) from trouble
 
-    def opening(self, keys: Sequence[str]) -> Generator[str, C, list[tuple[C, list[str]]]]:
+    def opening(self, keys: Sequence[str]) -> Generator[list[str], C, list[tuple[C, list[str]]]]:
         """One connection a list: BLPOP takes keys of one slot. See `drive`.
 
-        More than `FEW` of one node have one connection together: see `watched.py`. Yields a list,
-        and is sent a connection to its node. Those that cannot be had are left out: of several,
+        More than `FEW` of one node have one connection together: see `watched.py`. Yields the lists
+        of one connection, and is sent that. Those that cannot be had are left out: of several,
         those to a node in doubt are not tried. Raises if none can be had.
         """
         found: list[tuple[C, list[str]]] = []
@@ -261,7 +261,7 @@ class Nodes(Generic[P]):
             try:
                 if len(keys) > 1:
                     self.map.check(some[0])
-                connection = yield some[0]
+                connection = yield some
                 found.append((connection, some))
             except SERVER_ERRORS as error:
                 trouble = error

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from atomq import calls, fork
 from atomq.address import Address
@@ -54,6 +55,8 @@ class EngineBase:
         """Whether this user may run CLIENT UNBLOCK; None: not tried yet."""
         self.may_watch = True
         """Whether this user may wait for lists of one node together: see `watched.py`."""
+        self.carriers: WeakSet[Any] = WeakSet()
+        """Waiters over whose connections calls may travel while no consumer waits there."""
         self.at_close: list[Callable[[], None]] = []
         """What has to be done before the connections are closed."""
         self.producers = Producers()
@@ -195,6 +198,7 @@ class EngineBase:
 
     def forked(self) -> None:
         """Begin anew in a child process: connections belong to the parent."""
+        self.carriers = WeakSet()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.address.safe_url!r})"

@@ -226,6 +226,7 @@ class LeaseKeeper:
                 idle = idle and not roused
             if self._thread.closing or idle:
                 self._thread.ended()
+                self._engine.close()  # what idles: nothing is held
                 return False
             return True
 

@@ -182,9 +182,17 @@ class Line:
         else:
             self.close()
 
+    def give(self) -> wires.AsyncWire | wires.AsyncMemoryWire:
+        """Its wire, for another one to hear: nothing is under way here, and nothing will be."""
+        self._end()
+        return self._wire
+
     def close(self) -> None:
         """Close it now."""
         self._wire.close()
+        self._end()
+
+    def _end(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None

@@ -135,6 +135,21 @@ class Pool(Commands):
         fork.leak(self._idle, [pool._idle for pool in self._replicas.values()])
         self._begin()
 
+    @property
+    def idles(self) -> bool:
+        """Whether a call would open no connection."""
+        return bool(self._idle)
+
+    def give(self) -> wires.Wire | wires.MemoryWire | None:
+        """A connection that idles: the caller's own from here on. None: none does."""
+        with contextlib.suppress(IndexError):
+            while True:
+                line = self._idle.pop()
+                if not hung_up(line):
+                    return line.wire
+                line.wire.close()
+        return None
+
     def _take(self, looked_at: bool, within: float | None) -> Line:
         while self._idle:
             try:

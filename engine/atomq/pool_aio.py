@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis import exceptions as server
 
-from atomq import connect
+from atomq import connect, wires
 from atomq.answer_aio import Answer
 from atomq.commands_aio import AsyncCommands
 from atomq.flight import SMALL, Load
@@ -148,6 +148,18 @@ class AsyncPool(AsyncCommands):
                 line.close()
         if not self._opening and self._count() >= self._most:
             return self._least_busy()
+        return None
+
+    @property
+    def idles(self) -> bool:
+        """Whether a call would open no connection."""
+        return bool(self._lines)
+
+    def give(self) -> wires.AsyncWire | wires.AsyncMemoryWire | None:
+        """A connection that idles: the caller's own from here on. None: none does."""
+        for line in tuple(self._lines):
+            if line.era == self.engine.era and not line.under_way and line.is_sound(True):
+                return line.give()
         return None
 
     def _least_busy(self) -> Line | None:

@@ -17,6 +17,7 @@ from redis.connection import AbstractConnection
 from atomq.actions import BRIEF, WAYS, Elsewhere, NoAnswer
 from atomq.cluster import (
     ANYWHERE,
+    FEW,
     NEAR,
     Nodes,
     Share,
@@ -33,6 +34,7 @@ from atomq.opening import asked
 from atomq.pool import Pool
 from atomq.shared import Shared
 from atomq.translating import SERVER_ERRORS
+from atomq.wires import Wire
 
 if TYPE_CHECKING:
     from atomq.calls import Call
@@ -103,14 +105,35 @@ class Reach(Nodes[Pool]):
         """Send one call."""
         slot = call.queue.slot
         place = self._known(slot) or self._place(slot)
+        pool = self.pool(place)
         try:
-            reply = self.pool(place).one(call)
+            carried = None if pool.idles else self._carried(pool, (call,))
+            reply = pool.one(call) if carried is None else carried[0]
         except SERVER_ERRORS as error:
             self.map.doubt(place)
             raise named(error, place) from error
         if isinstance(reply, Exception) or self.map.doubted:
             reply = self.map.judged(place, reply)
         return reply
+
+    def _carried(
+        self, pool: Pool, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()
+    ) -> list[Any] | None:
+        """The replies over a connection that a consumer waits on at other times; None: none can."""
+        for waiter in self._carriers():
+            try:
+                replies: list[Any] | None = waiter.carry(calls, loads)
+            except SERVER_ERRORS:
+                pool.standing.verified = False
+                raise
+            if replies is not None:
+                return replies
+        return None
+
+    def _carriers(self) -> Sequence[Any]:
+        """Not of many consumers: a connection that all share is found sooner."""
+        carriers = self._engine.carriers
+        return tuple(carriers) if 0 < len(carriers) <= FEW else ()
 
     def send(
         self,
@@ -119,6 +142,11 @@ class Reach(Nodes[Pool]):
         within: float | None = None,
     ) -> list[Any]:
         """Send several, to all nodes at once. `NoAnswer` stands for what a node did not answer."""
+        place = self._known(calls[0].queue.slot) if len(calls) == 1 else None
+        if place is not None and not (pool := self.pool(place)).idles:
+            carried = self._carried(pool, calls, loads)
+            if carried is not None:
+                return carried
         replies: list[Any] = [None] * (len(loads) + len(calls))
         shares: dict[Place, Share] = {}
         for at, call in enumerate((*loads, *calls)):
@@ -176,9 +204,14 @@ class Reach(Nodes[Pool]):
 
     def lengths(self, keys: Sequence[str]) -> list[Any]:
         """LLEN of each list, soon or not at all; None, or an error, where it is not known."""
-        replies: list[Any] = [None] * len(keys)
-        self._send(self.lengths_of(keys), replies, BRIEF)
-        return replies
+        found: dict[str, Any] = {}
+        for waiter in self._carriers():
+            found |= waiter.lengths({*keys}.difference(found))
+        others = [key for key in keys if key not in found]
+        replies: list[Any] = [None] * len(others)
+        self._send(self.lengths_of(others), replies, BRIEF)
+        found |= zip(others, replies, strict=True)
+        return [found[key] for key in keys]
 
     def unblock(self, lines: Sequence[tuple[Place | None, int]]) -> None:
         """CLIENT UNBLOCK of each connection, its node and its number, to all nodes at once."""
@@ -203,9 +236,16 @@ class Reach(Nodes[Pool]):
             self.map.doubt(place)
             raise named(error, place) from error
 
-    def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
+    def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection | Wire, list[str]]]:
         """Connections to wait for these lists: see `Nodes.opening`."""
-        return drive(self.opening(keys), self.fresh)
+        return drive(self.opening(keys), self._to_wait_on)
+
+    def _to_wait_on(self, keys: Sequence[str]) -> AbstractConnection | Wire:
+        """One that idles, where the calls that it was for travel over it from here on."""
+        idle = None
+        if len(keys) > 1 and self._carriers():
+            idle = self.pool(self._place(hash_slot(keys[0]))).give()
+        return idle if isinstance(idle, Wire) else self.fresh(keys[0])
 
     def close(self) -> None:
         """Close what is not in use, to all nodes."""

@@ -17,6 +17,7 @@ from redis.asyncio.connection import AbstractConnection
 from atomq.actions import BRIEF, WAYS, Elsewhere, NoAnswer
 from atomq.cluster import (
     ANYWHERE,
+    FEW,
     NEAR,
     Nodes,
     Share,
@@ -33,6 +34,7 @@ from atomq.opening_aio import asked
 from atomq.pool_aio import AsyncPool
 from atomq.shared import AsyncShared
 from atomq.translating import SERVER_ERRORS
+from atomq.wires import AsyncWire
 
 if TYPE_CHECKING:
     from atomq.calls import Call
@@ -103,14 +105,35 @@ class AsyncReach(Nodes[AsyncPool]):
         """Send one call."""
         slot = call.queue.slot
         place = self._known(slot) or await self._place(slot)
+        pool = self.pool(place)
         try:
-            reply = await self.pool(place).one(call)
+            carried = None if pool.idles else await self._carried(pool, (call,))
+            reply = await pool.one(call) if carried is None else carried[0]
         except SERVER_ERRORS as error:
             self.map.doubt(place)
             raise named(error, place) from error
         if isinstance(reply, Exception) or self.map.doubted:
             reply = self.map.judged(place, reply)
         return reply
+
+    async def _carried(
+        self, pool: AsyncPool, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]] = ()
+    ) -> list[Any] | None:
+        """The replies over a connection that a consumer waits on at other times; None: none can."""
+        for waiter in self._carriers():
+            try:
+                replies: list[Any] | None = await waiter.carry(calls, loads)
+            except SERVER_ERRORS:
+                pool.standing.verified = False
+                raise
+            if replies is not None:
+                return replies
+        return None
+
+    def _carriers(self) -> Sequence[Any]:
+        """Not of many consumers: a connection that all share is found sooner."""
+        carriers = self._engine.carriers
+        return tuple(carriers) if 0 < len(carriers) <= FEW else ()
 
     async def send(
         self,
@@ -119,6 +142,11 @@ class AsyncReach(Nodes[AsyncPool]):
         within: float | None = None,
     ) -> list[Any]:
         """Send several, to all nodes at once. `NoAnswer` stands for what a node did not answer."""
+        place = self._known(calls[0].queue.slot) if len(calls) == 1 else None
+        if place is not None and not (pool := self.pool(place)).idles:
+            carried = await self._carried(pool, calls, loads)
+            if carried is not None:
+                return carried
         replies: list[Any] = [None] * (len(loads) + len(calls))
         shares: dict[Place, Share] = {}
         for at, call in enumerate((*loads, *calls)):
@@ -178,9 +206,14 @@ class AsyncReach(Nodes[AsyncPool]):
 
     async def lengths(self, keys: Sequence[str]) -> list[Any]:
         """LLEN of each list, soon or not at all; None, or an error, where it is not known."""
-        replies: list[Any] = [None] * len(keys)
-        await self._send(self.lengths_of(keys), replies, BRIEF)
-        return replies
+        found: dict[str, Any] = {}
+        for waiter in self._carriers():
+            found |= await waiter.lengths({*keys}.difference(found))
+        others = [key for key in keys if key not in found]
+        replies: list[Any] = [None] * len(others)
+        await self._send(self.lengths_of(others), replies, BRIEF)
+        found |= zip(others, replies, strict=True)
+        return [found[key] for key in keys]
 
     async def unblock(self, lines: Sequence[tuple[Place | None, int]]) -> None:
         """CLIENT UNBLOCK of each connection, its node and its number, to all nodes at once."""
@@ -207,9 +240,18 @@ class AsyncReach(Nodes[AsyncPool]):
             self.map.doubt(place)
             raise named(error, place) from error
 
-    async def blocking(self, keys: Sequence[str]) -> list[tuple[AbstractConnection, list[str]]]:
+    async def blocking(
+        self, keys: Sequence[str]
+    ) -> list[tuple[AbstractConnection | AsyncWire, list[str]]]:
         """Connections to wait for these lists: see `Nodes.opening`."""
-        return await drive(self.opening(keys), self.fresh)
+        return await drive(self.opening(keys), self._to_wait_on)
+
+    async def _to_wait_on(self, keys: Sequence[str]) -> AbstractConnection | AsyncWire:
+        """One that idles, where the calls that it was for travel over it from here on."""
+        idle = None
+        if len(keys) > 1 and self._carriers():
+            idle = self.pool(await self._place(hash_slot(keys[0]))).give()
+        return idle if isinstance(idle, AsyncWire) else await self.fresh(keys[0])
 
     async def close(self) -> None:
         """Close what is not in use, to all nodes."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import selectors
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis import exceptions as server
 from redis.connection import AbstractConnection
@@ -21,6 +22,9 @@ from atomq.waiting import Line, Waiting
 if TYPE_CHECKING:
     from atomq.engine_base import EngineBase
 
+T = TypeVar("T")
+LOST = 5.0  # seconds: no call takes so long, so a thread was interrupted in the midst of taking it
+
 
 class Waiter:
     """Connections of their own for what blocks: BLPOP on tokens, a subscription to a result.
@@ -31,6 +35,10 @@ class Waiter:
     def __init__(self, engine: EngineBase) -> None:
         self._engine = engine
         self._waiting = Waiting(engine, inline=engine.address.kind == "memory")
+        # Its one element is taken by the thread that waits, or whose call travels. No lock: a
+        # finalizer may come in the midst, and what it calls is not to wait for what it interrupts.
+        self._free: SimpleQueue[None] = SimpleQueue()
+        self._free.put(None)
         self._ear: Line | None = None
         self._era = engine.era
 
@@ -50,11 +58,48 @@ class Waiter:
     ) -> Answer:
         """See `flows.Wait`."""
         rules = self._waiting.wait(keys, seconds, ahead, lasts=lasts, channels=channels)
-        return drive(rules, self._perform)
+        return self._alone(rules)
 
     def withdraw(self) -> list[str] | Claimed:
         """See `flows.Withdraw`."""
-        return drive(self._waiting.withdraw(), self._perform)
+        return self._alone(self._waiting.withdraw())
+
+    def _alone(self, rules: waiting.Actions[T]) -> T:
+        """Drive to the end, while no call of another thread travels."""
+        free = self._free
+        try:
+            free.get(timeout=LOST)
+        except Empty:
+            free = self._free = SimpleQueue()
+        try:
+            return drive(rules, self._perform)
+        finally:
+            free.put(None)
+
+    def carry(self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]]) -> list[Any] | None:
+        """See `Waiting.carry`. Any thread may call it; None also if another one is here."""
+        return self._beside(lambda: self._waiting.carry(calls, loads), None)
+
+    def lengths(self, names: Collection[str]) -> dict[str, Any]:
+        """See `Waiting.lengths`. Any thread may call it; nothing also if another one is here."""
+        return self._beside(lambda: self._waiting.lengths(names), {})
+
+    def _beside(self, rules: Callable[[], waiting.Actions[T]], otherwise: T) -> T:
+        free = self._free
+        try:
+            free.get_nowait()
+        except Empty:
+            return otherwise
+        try:
+            return drive(rules(), self._perform)
+        except SERVER_ERRORS:
+            raise
+        except BaseException:
+            for line in self._waiting.lines:  # interrupted: part of an answer may be lost
+                line.wire.close()
+            raise
+        finally:
+            free.put(None)
 
     def listen(self, channel: str, seconds: float) -> bytes | None:
         """The next message on a channel, or None after `seconds`; 0 only subscribes."""
@@ -102,7 +147,8 @@ class Waiter:
 
     def close(self) -> None:
         """Close the connections. A token that was not read is lost; others notice within 1.2 s."""
-        drive(self._waiting.close(), self._perform)
+        self._engine.carriers.discard(self)
+        self._alone(self._waiting.close())
         self._hang_up()
 
     def _hang_up(self) -> None:
@@ -125,6 +171,8 @@ class Waiter:
             case waiting.Unblock(blocked):
                 self._engine._pool.unblock(blocked)
             case waiting.Open(names):
+                if self._engine.slots is not None:
+                    self._engine.carriers.add(self)
                 return [_line(*found) for found in self._engine._pool.blocking(names)]
             case waiting.Close(lines):
                 for line in lines:
@@ -134,7 +182,9 @@ class Waiter:
         return None
 
 
-def _line(connection: AbstractConnection, names: Sequence[str]) -> Line:
+def _line(connection: AbstractConnection | wires.Wire, names: Sequence[str]) -> Line:
+    if isinstance(connection, wires.Wire):  # of the pool
+        return Line(connection, names)
     wire = wires.taken(connection)
     line = Line(wire, names)
     line.talk.feed(wire.read_before)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis import exceptions as server
 from redis.asyncio.connection import AbstractConnection
@@ -20,6 +20,8 @@ from atomq.waiting import Line, Waiting
 
 if TYPE_CHECKING:
     from atomq.aio import AsyncEngine
+
+T = TypeVar("T")
 MOST_HEARD = 64  # pieces that came and were not taken; then no more is read
 
 
@@ -31,6 +33,8 @@ class AsyncWaiter:
         self._waiting = Waiting(engine, listens=engine.address.kind != "memory")
         self._era = engine.era
         self._ear: Ear | None = None
+        self._busy = 0  # tasks that are here: the one that waits, and one whose call travels
+        self._carries: asyncio.Future[None] | None = None
 
     @property
     def connected(self) -> bool:
@@ -48,11 +52,41 @@ class AsyncWaiter:
     ) -> Answer:
         """See `flows.Wait`."""
         rules = self._waiting.wait(keys, seconds, ahead, lasts=lasts, channels=channels)
-        return await drive(rules, self._perform)
+        return await self._alone(rules)
 
     async def withdraw(self) -> list[str] | Claimed:
         """See `flows.Withdraw`."""
-        return await drive(self._waiting.withdraw(), self._perform)
+        return await self._alone(self._waiting.withdraw())
+
+    async def _alone(self, rules: waiting.Actions[T]) -> T:
+        """Drive to the end, while no call of another task travels."""
+        self._busy += 1
+        try:
+            if self._carries is not None:
+                await asyncio.wait((self._carries,))
+            return await drive(rules, self._perform)
+        finally:
+            self._busy -= 1
+
+    async def carry(
+        self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]]
+    ) -> list[Any] | None:
+        """See `Waiting.carry`. Any task may call it; None also if another one is here."""
+        return await self._beside(lambda: self._waiting.carry(calls, loads), None)
+
+    async def lengths(self, names: Collection[str]) -> dict[str, Any]:
+        """See `Waiting.lengths`. Any task may call it; nothing also if another one is here."""
+        return await self._beside(lambda: self._waiting.lengths(names), {})
+
+    async def _beside(self, rules: Callable[[], waiting.Actions[T]], otherwise: T) -> T:
+        if self._busy or self._carries is not None:
+            return otherwise
+        self._carries = asyncio.get_running_loop().create_future()
+        try:
+            return await drive(rules(), self._perform)
+        finally:
+            self._carries.set_result(None)
+            self._carries = None
 
     async def listen(self, channel: str, seconds: float) -> bytes | None:
         """The next message on a channel, or None after `seconds`; 0 only subscribes."""
@@ -75,7 +109,8 @@ class AsyncWaiter:
 
     async def close(self) -> None:
         """Close the connections. A token that was not read is lost; others notice within 1.2 s."""
-        await drive(self._waiting.close(), self._perform)
+        self._engine.carriers.discard(self)
+        await self._alone(self._waiting.close())
         self._hang_up()
 
     def _hang_up(self) -> None:
@@ -94,6 +129,8 @@ class AsyncWaiter:
             case waiting.Unblock(blocked):
                 await self._engine._pool.unblock(blocked)
             case waiting.Open(names):
+                if self._engine.slots is not None:
+                    self._engine.carriers.add(self)
                 found = await self._engine._pool.blocking(names)
                 return [Line(_Heard(connection), some) for connection, some in found]
             case waiting.Close(lines):
@@ -111,11 +148,16 @@ class _Heard:
     take stays with the server, which closes the connection of one that takes nothing for too long.
     """
 
-    def __init__(self, connection: AbstractConnection) -> None:
+    def __init__(self, connection: AbstractConnection | wires.AsyncWire) -> None:
         self._came: list[Any] = []
         self._error: Exception | None = None
         self.awaited: asyncio.Future[None] | None = None
-        self._wire = wires.taken_async(connection, self._received, self._lost)
+        self._wire: wires.AsyncWire | wires.AsyncMemoryWire
+        if isinstance(connection, wires.AsyncWire):  # of the pool
+            self._wire = connection
+            connection.received, connection.lost = self._received, self._lost
+        else:
+            self._wire = wires.taken_async(connection, self._received, self._lost)
         self.hello, self.node = self._wire.hello, self._wire.node
         self.write, self.close = self._wire.write, self._wire.close
 

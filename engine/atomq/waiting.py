@@ -11,21 +11,27 @@ driver is interrupted, the claim may have been carried out: `ServerUnavailable` 
 consumer asks for it again, under its id.
 
 On the same connection it is heard that another consumer has looked into a queue: see `looking.py`.
+
+Where several lists of one node are waited for (see `watched.py`) nothing blocks on the connection,
+so the consumer's brief calls to that node travel over it too: `carry`, `lengths`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Mapping, Sequence
+import time
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from redis import exceptions as server
 
-from atomq.actions import BRIEF
+from atomq.actions import BRIEF, NoAnswer
 from atomq.calls import Call, Claimed
-from atomq.conversation import ENDED, HEARD, INVALIDATED, PUSHED, Conversation
+from atomq.cluster import named
+from atomq.conversation import ENDED, HEARD, INVALIDATED, PUSHED, Conversation, packed
 from atomq.errors import AtomqError, ServerUnavailable
+from atomq.flight import Flight
 from atomq.flows import Answer
 from atomq.keys import Place
 from atomq.looking import Looked
@@ -65,6 +71,10 @@ class Line:
         """What the server calls this connection; None: it did not say."""
         found: int | None = self.wire.hello.get(b"id")
         return found
+
+
+class Replies(list[Any]):
+    """The purpose of commands that are sent beside a wait, and what they were answered so far."""
 
 
 @dataclass(slots=True)
@@ -139,6 +149,9 @@ class Waiting:
         self._ahead: Call[Claimed] | None = None
         self._claimed: Any = None  # what the claim behind the last wait was answered
         self._heard: list[Looked] = []
+        # Slots, and their nodes, whose calls go over other connections since one got no answer: the
+        # server may have closed this one, as one that hears of looks may get 32 MB at a time.
+        self._unfit: set[tuple[int | None, Place | None]] = set()
         self._untold: list[str] = []  # lists whose tokens may have been taken by lines now closed
 
     # ── what is waited for ────────────────────────────────────────────────────────────────────
@@ -291,6 +304,81 @@ class Waiting:
             data = b"".join([line.talk.subscribe("SSUBSCRIBE", [name], LISTEN) for name in names])
         yield Send(line, data)
 
+    # ── calls over a line on which nothing blocks ─────────────────────────────────────────────
+
+    def carry(
+        self, calls: Sequence[Call[Any]], loads: Sequence[Call[Any]]
+    ) -> Actions[list[Any] | None]:
+        """The replies to the one call, and before it to SCRIPT LOAD of the scripts of `loads`.
+
+        None: no such line leads to its node, or it is not to travel there. Raises redis-py's
+        exceptions if there is no answer within `BRIEF`.
+        """
+        slots, call = self._engine.slots, calls[0]
+        if slots is None or self._era != self._engine.era or call.place or call.durability:
+            return None
+        slot = call.queue.slot
+        place = slots.owner(slot)
+        for line in self.lines if (slot, place) not in self._unfit else ():
+            if line.watched is not None and line.wire.node == place:
+                flight = Flight(calls, loads)
+                if flight.large:
+                    return None
+                found = yield from self._answers({line: flight.data})
+                replies = found[line]
+                if isinstance(replies[-1], NoAnswer):
+                    self._unfit.add((slot, place))
+                    raise replies[-1].error
+                return replies
+        return None
+
+    def lengths(self, names: Collection[str]) -> Actions[dict[str, Any]]:
+        """The lengths of those lists that such lines wait for, or errors; of all nodes at once."""
+        asked = {
+            line: some
+            for line in self.lines
+            if line.watched is not None and (some := [n for n in line.names if n in names])
+        }
+        if not asked or self._era != self._engine.era:
+            return {}
+        loads = {line: [packed(("LLEN", n)) for n in some] for line, some in asked.items()}
+        replies = yield from self._answers(loads)
+        return {
+            n: r for line, some in asked.items() for n, r in zip(some, replies[line], strict=True)
+        }
+
+    def _answers(self, loads: Mapping[Line, Sequence[bytes]]) -> Actions[dict[Line, list[Any]]]:
+        """The replies to commands. A line without an answer is closed, and its error given."""
+        found, until = {line: Replies() for line in loads}, time.monotonic() + BRIEF
+        for line, data in loads.items():
+            try:
+                yield Send(line, line.talk.say_packed(data, found[line]))
+            except SERVER_ERRORS as error:
+                yield from self._lose(line, error, found[line], len(data))
+        for line, data in loads.items():
+            try:
+                while len(found[line]) < len(data):
+                    if (yield Hear((line,), max(0.0, until - time.monotonic()))) is None:
+                        raise server.TimeoutError("Timeout reading from socket")
+                    self._take(line)
+            except SERVER_ERRORS as error:
+                yield from self._lose(line, error, found[line], len(data))
+        return dict(found)
+
+    def _lose(self, line: Line, error: Exception, replies: Replies, many: int) -> Actions[None]:
+        """Its lists are waited for anew once their node is well."""
+        slots = self._engine.slots
+        assert slots is not None
+        assert line.watched is not None
+        slots.doubt(line.wire.node)
+        replies += [NoAnswer(named(error, line.wire.node))] * (many - len(replies))
+        self._untold += line.watched.untold()
+        self._left_out = [*self._left_out, *line.names]
+        self.lines = [other for other in self.lines if other is not line]
+        yield Close((line,))
+        if not self.lines:
+            yield from self.close()
+
     # ── what comes ────────────────────────────────────────────────────────────────────────────
 
     def _take(self, line: Line) -> None:
@@ -304,6 +392,9 @@ class Waiting:
                 self._heard.append(Looked(reply[1].decode(), reply[2].decode()))
             elif purpose is LISTEN and isinstance(reply, Exception):
                 log.debug("not heard is which consumer looked: %s", reply)
+            elif type(purpose) is Replies:
+                slots = self._engine.slots
+                purpose.append(reply if slots is None else slots.judged(line.wire.node, reply))
             elif line.watched is not None:
                 self._take_watched(line, line.watched, purpose, reply)
 
@@ -354,8 +445,12 @@ class Waiting:
     def _wait(self, seconds: float) -> Actions[str | Sequence[Looked] | None]:
         if self._untold:  # it is claimed from: that finds out
             return self._untold.pop()
+        if self._heard:  # beside a call
+            return self._looks()
         for each in self.lines:
             if each.watched is not None:
+                if (name := (yield from self._told(each.watched))) is not None:  # beside a call
+                    return name
                 if data := each.watched.ask(each.talk):
                     yield Send(each, data)
             elif not each.waits:
@@ -365,16 +460,20 @@ class Waiting:
         while line is not None:  # one consumer looks into many queues at once: each has its line
             self._take(line)
             if line.watched is not None:
-                if (name := line.watched.take()) is not None:
-                    if line.watched.trouble is not None:
-                        line.watched.trouble = None
-                        yield Rest(0.05)
+                if (name := (yield from self._told(line.watched))) is not None:
                     return name
             elif not line.waits or self._inline:
                 yield from self._answered(line)
                 return self._taken(line)
             line = (yield Hear(self.lines, 0)) if len(self.lines) > 1 else None
         return self._looks() if has_heard else None
+
+    def _told(self, watched: Watched) -> Actions[str | None]:
+        name, trouble = watched.take(), watched.trouble
+        if name is not None and trouble is not None:
+            watched.trouble = None
+            yield Rest(0.05)
+        return name
 
     def _taken(self, line: Line) -> str | None:
         token, line.token = line.token, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -17,7 +18,7 @@ from redis.crc import key_slot
 from atomq import AsyncEngine, Engine, calls
 from atomq.actions import Elsewhere, NoAnswer, Pause, Send
 from atomq.calls import Call
-from atomq.cluster import EVERY, NEAR, Share, SlotMap, key_of, named, no_answers, unserved
+from atomq.cluster import EVERY, FEW, NEAR, Share, SlotMap, key_of, named, no_answers, unserved
 from atomq.errors import AtomqError, ServerError, ServerUnavailable
 from atomq.keys import Place, QueueKeys, hash_slot
 from atomq.retrying import Retry, calling
@@ -200,6 +201,82 @@ def test_while_a_task_knocks_at_a_node_in_vain_the_map_is_asked_for_again() -> N
         return len(looks)
 
     assert asyncio.run(knocks()) == 2
+
+
+class Carrier:
+    """A consumer's connections, over which a call may travel."""
+
+    def __init__(self, reply: Any) -> None:
+        self.reply = reply
+        self.carried = 0
+
+    def carry(self, calls: Any, _loads: Any) -> Any:
+        if isinstance(self.reply, Exception):
+            raise self.reply
+        self.carried += len(calls)
+        return self.reply
+
+    def lengths(self, names: Any) -> Any:
+        return {name: 7 for name in names if name == self.reply}
+
+
+class Idle:
+    """The pool of a node, that opens a connection unless it `idles`."""
+
+    def __init__(self) -> None:
+        self.idles = False
+        self.opened = 0
+        self.standing = SimpleNamespace(verified=True)
+
+    def one(self, _call: Any) -> Any:
+        self.opened += 1
+        return b"pool"
+
+    def over(self, load: Any, **_: Any) -> Any:
+        self.opened += 1
+        return [b"pool"] * len(load.data)
+
+
+def carriers(*carriers: Carrier) -> tuple[Any, Idle]:
+    shards, pool = Shards(Engine("redis+cluster://127.0.0.1:1")), Idle()
+    shards.map.learn(A, WHOLE)
+    played: Any = shards
+    played.pool, played._engine.carriers = lambda _: pool, set(carriers)
+    return shards, pool
+
+
+def test_a_call_travels_over_a_consumers_connection_where_it_would_open_one() -> None:
+    carrier = Carrier([b"carried"])
+    shards, pool = carriers(carrier)
+    assert shards.one(ack()) == b"carried"
+    assert shards.send([ack()]) == [b"carried"]
+    assert (carrier.carried, pool.opened) == (2, 0)
+    assert shards.send([ack(), ack()]) == [b"pool"] * 2
+    pool.idles = True
+    assert (shards.one(ack()), shards.send([ack()])) == (b"pool", [b"pool"])
+    assert carrier.carried == 2
+
+
+def test_a_call_opens_a_connection_where_no_consumer_carries_it_or_there_are_many() -> None:
+    shards, _ = carriers(Carrier(None))
+    assert (shards.one(ack()), shards.send([ack()])) == (b"pool", [b"pool"])
+    many = [Carrier([b"carried"]) for _ in range(FEW)]
+    assert carriers(*many)[0].one(ack()) == b"carried"
+    assert carriers(*many, Carrier([b"carried"]))[0].one(ack()) == b"pool"
+
+
+def test_of_a_node_that_does_not_answer_a_consumer_nothing_is_known() -> None:
+    for how in ("one", "send"):
+        shards, pool = carriers(Carrier(server.TimeoutError("silent")))
+        with pytest.raises(server.TimeoutError, match="silent"):
+            getattr(shards, how)(ack() if how == "one" else [ack()])
+        assert not pool.standing.verified
+
+
+def test_lists_are_counted_over_a_consumers_connection_and_the_others_elsewhere() -> None:
+    shards, pool = carriers(Carrier("b"))
+    assert shards.lengths(["a", "b"]) == [b"pool", 7]
+    assert pool.opened == 1
 
 
 def test_a_refusal_says_more_than_silence() -> None:

@@ -145,6 +145,15 @@ def test_one_that_is_alone_is_written_at_once_and_what_comes_behind_it_together(
     assert stage.did == ["rests"]
 
 
+def test_a_wire_that_is_given_away_is_open_and_no_timer_of_here_rings(loop: Loop) -> None:
+    stage = Stage(loop, late=True)
+    stage.say()
+    stage.hear(b":1\r\n")
+    assert loop.timers
+    assert stage.line.give() is stage.line._wire
+    assert (stage.did, loop.timers) == (["rests", "gone"], [])
+
+
 def test_where_several_went_together_the_first_of_the_next_turn_waits_for_the_others(
     loop: Loop,
 ) -> None:

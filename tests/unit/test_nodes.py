@@ -337,7 +337,8 @@ def opened(keys: list[str], gone: set[str], doubted: set[str] | None = None) -> 
         if key in (doubted or ()):
             raise server.ConnectionError(f"{key} is in doubt")
 
-    def connect(key: str) -> str:
+    def connect(some: list[str]) -> str:
+        (key,) = some
         tried.append(key)
         if key in gone:
             raise server.ConnectionError(f"{key} is gone")

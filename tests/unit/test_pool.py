@@ -15,6 +15,7 @@ from atomq import connect, pool, wires
 from atomq.actions import Replaced
 from atomq.conversation import packed
 from atomq.flight import Bare
+from atomq.line import Line
 from atomq.outage import outage_of
 from atomq.pool import LOOK
 from atomq.pool_base import FRESH, LATE
@@ -158,6 +159,18 @@ def test_it_is_looked_at_after_a_rest_or_where_a_call_cannot_be_sent_again(made:
     one.now += 1e6
     one.get_one()
     assert len(one.wires) == 3, "it is well"
+
+
+def test_what_idles_can_be_had_and_does_not_idle_here_any_more(made: Any) -> None:
+    one = made()
+    assert (one.give(), one.idles) == (None, False)
+    for wire in (Wire(one), Wire(one)):
+        one._idle.append(Line(wire))  # type: ignore[arg-type]
+    first, last = one.wires
+    last.hung_up = True
+    assert one.idles
+    assert one.give() is first
+    assert (first.closed, last.closed, one.idles) == (False, True, False)
 
 
 def test_it_is_not_used_after_the_interval_at_which_connections_are_checked(made: Any) -> None:

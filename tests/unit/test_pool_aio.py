@@ -82,6 +82,10 @@ class Line:
         self.did.append("close")
         self.pool.left(self, answers=False)  # type: ignore[arg-type]
 
+    def give(self) -> str:
+        self.pool.left(self, answers=False)  # type: ignore[arg-type]
+        return "its wire"
+
     def broke(self, error: Exception) -> None:
         self.did.append(error)
 
@@ -379,6 +383,21 @@ async def test_waits_are_ended_by_their_number_and_begin_on_a_connection_of_thei
 
 
 # ── how connections come and go ───────────────────────────────────────────────────────────────
+
+
+@in_loop
+async def test_what_rests_can_be_had_and_takes_no_more_calls() -> None:
+    pool = Pool()
+    assert (pool.give(), pool.idles) == (None, False)
+    line = await pool.with_line()
+    assert pool.idles
+    for name, value in (("era", 1), ("asked", [1]), ("sound", False)):
+        was = getattr(line, name)
+        setattr(line, name, value)
+        assert pool.give() is None
+        setattr(line, name, was)
+    assert line.looked_at == [True], "it is the caller's for long"
+    assert (pool.give(), pool.idles, line.did) == ("its wire", False, [])
 
 
 @in_loop

@@ -20,7 +20,7 @@ from atomq.listening_aio import Listener
 from atomq.waiter import Waiter
 from atomq.waiter import _hear as heard_by_thread
 from atomq.waiter_aio import MOST_HEARD, AsyncWaiter, _hear, _Heard
-from atomq.waiting import LATE
+from atomq.waiting import LATE, Rest
 from tests.threads import rests_noted
 
 T = TypeVar("T")
@@ -106,7 +106,7 @@ def pool() -> Iterator[Pool]:
 
 
 def engine(pool: Any, **more: Any) -> Any:
-    about = {"era": 0, "slots": None, "may_unblock": True, **more}
+    about = {"era": 0, "slots": None, "may_unblock": True, "carriers": set(), **more}
     return SimpleNamespace(address=SimpleNamespace(kind="tcp"), _pool=pool, **about)
 
 
@@ -659,3 +659,113 @@ def test_in_a_cluster_a_task_hears_of_a_slot_that_moves(pool: Pool) -> None:
         assert not waiter.connected
 
     run(pool, main, slots=Slots())
+
+
+# ── calls over a connection that is waited on at other times ──────────────────────────────────
+
+
+class Played:
+    """Rules that say what the test says; `at` is called in their midst."""
+
+    def __init__(self, at: Callable[[], Any]) -> None:
+        self.at = at
+        self.lines: list[Any] = []
+
+    def carry(self, *_: Any) -> Any:
+        self.at()
+        yield Rest(0)
+        return ["answered"]
+
+    def lengths(self, *_: Any) -> Any:
+        yield Rest(0)
+        return {"a": 1}
+
+    def wait(self, *_: Any, **__: Any) -> Any:
+        self.at()
+        yield Rest(0)
+        return "token"
+
+    def close(self) -> Any:
+        yield Rest(0)
+
+
+def test_while_a_thread_waits_calls_of_others_do_not_travel_there(pool: Pool) -> None:
+    waiter = Waiter(engine(pool))
+    found: list[Any] = []
+    thread = (lambda: waiter.carry((), ())), (lambda: waiter.lengths(()))
+
+    def others() -> None:
+        for call in thread:
+            each = threading.Thread(target=lambda call=call: found.append(call()))
+            each.start()
+            each.join(5)
+
+    waiter._waiting = Played(others)  # type: ignore[assignment]
+    assert waiter.wait(("a",), 1) == "token"
+    assert found == [None, {}]
+    found.clear()
+    assert waiter.carry((), ()) == ["answered"]
+    assert found == [None, {}], "one at a time"
+    assert waiter.lengths(()) == {"a": 1}
+
+
+def test_a_thread_that_was_interrupted_as_it_came_keeps_no_other_from_waiting_for_ever(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atomq.waiter.LOST", 0.01)
+    waiter = Waiter(engine(pool))
+    waiter._waiting = Played(lambda: None)  # type: ignore[assignment]
+    waiter._free.get()
+    assert waiter.carry((), ()) is None
+    assert waiter.wait(("a",), 1) == "token"
+    assert waiter.carry((), ()) == ["answered"]
+
+
+def test_a_call_that_is_interrupted_closes_the_connections_and_an_error_does_not(
+    pool: Pool,
+) -> None:
+    closed: list[int] = []
+    waiter, errors = Waiter(engine(pool)), [server.TimeoutError("silent"), KeyboardInterrupt()]
+
+    def fails() -> None:
+        raise errors.pop(0)
+
+    played = waiter._waiting = Played(fails)  # type: ignore[assignment]
+    played.lines = [SimpleNamespace(wire=SimpleNamespace(close=lambda: closed.append(1)))]
+    with pytest.raises(server.TimeoutError):
+        waiter.carry((), ())
+    assert closed == []
+    with pytest.raises(KeyboardInterrupt):
+        waiter.carry((), ())
+    assert closed == [1], "a part of the answer may be lost"
+    assert waiter.lengths(()) == {"a": 1}
+
+
+def test_while_a_task_waits_calls_of_others_do_not_travel_there(pool: Pool) -> None:
+    async def tries() -> None:
+        waiter, gate = AsyncWaiter(engine(pool)), asyncio.Event()
+        played: Any = waiter
+        played._waiting = Played(lambda: None)
+        perform = waiter._perform
+
+        async def slowly(action: Any) -> Any:
+            await gate.wait()
+            return await perform(action)
+
+        played._perform = slowly
+        waits = asyncio.ensure_future(waiter.wait(("a",), 1))
+        await asyncio.sleep(0)
+        assert (await waiter.carry((), ()), await waiter.lengths(())) == (None, {})
+        gate.set()
+        assert await waits == "token"
+        gate.clear()
+        carries = asyncio.ensure_future(waiter.carry((), ()))
+        await asyncio.sleep(0)
+        assert await waiter.carry((), ()) is None, "one at a time"
+        waits = asyncio.ensure_future(waiter.wait(("a",), 1))
+        await asyncio.sleep(0)
+        gate.set()
+        assert (await carries, await waits) == (["answered"], "token")
+        assert await waiter.lengths(()) == {"a": 1}
+
+    asyncio.run(tries())

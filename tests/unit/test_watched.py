@@ -12,10 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import exceptions as server
 
-from atomq import waiting
+from atomq import calls, waiting
+from atomq.actions import NoAnswer
+from atomq.calls import Call
 from atomq.cluster import FEW, Nodes
 from atomq.drive import drive
-from atomq.keys import hash_slot
+from atomq.durability import Durability
+from atomq.flight import SMALL
+from atomq.keys import QueueKeys, hash_slot
 from atomq.looking import Looked
 from atomq.waiting import Actions, Line, Waiting
 
@@ -54,6 +58,8 @@ class Node:
             self.out += f"-{refused}\r\n".encode()
         elif verb == b"SSUBSCRIBE":
             self.out += b">3\r\n$10\r\nssubscribe\r\n$1\r\n%s\r\n:1\r\n" % words[1]
+        elif verb in (b"EVALSHA", b"SCRIPT"):
+            self.out += b"$%d\r\n%s\r\n" % (len(words[-1]), words[-1])
         elif verb == b"LPOP":
             self.out += b"$1\r\n1\r\n" if self.tokens[name] else b"_\r\n"
             if self.tokens[name]:
@@ -91,12 +97,15 @@ class Stage:
         self.some = some
         self.moved: set[str] = set()
         self.judged: list[Any] = []
+        self.doubted: list[Any] = []
         self.engine: Any = SimpleNamespace(may_unblock=True, may_watch=True, era=0)
         self.engine.slots = SimpleNamespace(
             serves=lambda _, name: name not in self.moved,
             is_sound=lambda _: True,
             doubted=set(),
-            judged=lambda _, reply: self.judged.append(reply),
+            owner=lambda _: ("h", 1),
+            judged=self.judge,
+            doubt=self.doubted.append,
         )
         self.waiting = Waiting(self.engine)
         self.opens: list[list[Sequence[str]]] = []
@@ -104,6 +113,11 @@ class Stage:
         self.rested = 0.0
         self.dead = False
         self.slept = False  # nothing came
+
+    def judge(self, _: Any, reply: Any) -> Any:
+        if isinstance(reply, Exception):
+            self.judged.append(reply)
+        return reply
 
     def run(self, actions: Actions[Any]) -> Any:
         answer: Any = None
@@ -281,11 +295,98 @@ def test_it_is_heard_that_another_consumer_looked() -> None:
     assert stage.run(stage.waiting.wait(NAMES, 1)) == [Looked("B", "other")]
 
 
+# ── calls over the same connection ────────────────────────────────────────────────────────────
+
+
+def call(what: str = "r-1.0.1") -> Call[Any]:
+    return calls.ack(QueueKeys("q", layout="cluster"), [what])
+
+
+def test_a_call_to_the_node_travels_over_the_connection_and_so_does_its_script() -> None:
+    stage = Stage()
+    assert stage.run(stage.waiting.carry((call(),), ())) is None, "there is none yet"
+    stage.wait()
+    stage.said()
+    assert stage.run(stage.waiting.carry((call("one"),), ())) == [b"one"]
+    script, reply = stage.run(stage.waiting.carry((call("two"),), (call(),)))
+    assert (script, reply) == (call().script.text.encode(), b"two")
+    assert stage.said() == ["EVALSHA", "SCRIPT", "EVALSHA"]
+    assert len(stage.opens) == 1
+
+
+@pytest.mark.parametrize("why", ["node", "asking", "durable", "large", "era", "blocks"])
+def test_what_is_not_to_travel_there_does_not(why: str) -> None:
+    stage, one = Stage(), call("x" * (SMALL if why == "large" else 1))
+    stage.engine.may_watch = why != "blocks"
+    stage.wait()
+    stage.said()
+    if why == "node":
+        stage.engine.slots.owner = lambda _: ("other", 1)
+    elif why == "era":
+        stage.engine.era = 1
+    elif why == "asking":
+        one = one.at(("h", 1))
+    elif why == "durable":
+        one.durability = Durability.of("replicas=1", 1)
+    assert stage.run(stage.waiting.carry((one,), ())) is None
+    assert stage.said() == []
+
+
+def test_a_call_without_an_answer_ends_its_line_and_the_next_ones_travel_elsewhere() -> None:
+    """The server may have closed it for this very answer: see `client-output-buffer-limit`."""
+    stage = Stage()
+    stage.wait()
+    stage.some = 0
+    with pytest.raises(server.TimeoutError, match="h:1: Timeout reading"):
+        stage.run(stage.waiting.carry((call(),), ()))
+    assert (stage.closed, stage.doubted, stage.waiting.lines) == (1, [("h", 1)], [])
+    stage.some = 1000
+    stage.wait()
+    assert len(stage.opens) == 2
+    assert stage.run(stage.waiting.carry((call(),), ())) is None
+    other = calls.ack(QueueKeys("other", layout="cluster"), ["r-1.0.1"])
+    assert stage.run(stage.waiting.carry((other,), ())) == [b"r-1.0.1"]
+
+
+def test_the_answer_to_a_call_that_was_interrupted_is_no_answer_to_the_next() -> None:
+    stage = Stage()
+    stage.wait()
+    interrupted = stage.waiting.carry((call("one"),), ())
+    stage.perform(next(interrupted))
+    interrupted.close()
+    assert stage.run(stage.waiting.carry((call("two"),), ())) == [b"two"]
+
+
+def test_what_comes_beside_a_call_is_not_forgotten() -> None:
+    stage = Stage()
+    stage.wait()
+    stage.node.out += b">3\r\n$8\r\nsmessage\r\n$1\r\nB\r\n$5\r\nother\r\n"
+    stage.node.change("c", 1)
+    assert stage.run(stage.waiting.carry((call("one"),), ())) == [b"one"]
+    assert stage.run(stage.waiting.wait(NAMES, 1)) == [Looked("B", "other")]
+    assert stage.wait() == "c"
+
+
+def test_lists_are_counted_over_it_and_nothing_is_taken() -> None:
+    stage = Stage()
+    assert stage.run(stage.waiting.lengths(NAMES)) == {}
+    stage.wait()
+    stage.said()
+    stage.node.change("c", 2)
+    assert stage.run(stage.waiting.lengths({"a", "c", "x"})) == {"a": 0, "c": 2}
+    assert stage.said() == ["LLEN a", "LLEN c"]
+    stage.dead = True
+    found = stage.run(stage.waiting.lengths(["a"]))
+    assert isinstance(found["a"], NoAnswer)
+    assert stage.closed == 1
+
+
 moves = st.lists(
     st.one_of(
         st.tuples(st.just("put"), st.sampled_from(NAMES)),
         st.tuples(st.just("take"), st.sampled_from(NAMES)),
         st.sampled_from([("wait", ""), ("withdraw", ""), ("flush", ""), ("cut", "")]),
+        st.sampled_from([("call", ""), ("count", "")]),
     ),
     max_size=40,
 )
@@ -319,6 +420,10 @@ def test_it_never_sleeps_beside_a_token(steps: list[tuple[str, str]], some: int)
             took += found is not None
             if found is None:
                 assert not any(node.tokens.values())
+        elif step == "call" and stage.waiting.lines:
+            assert stage.run(stage.waiting.carry((call("one"),), ())) == [b"one"]
+        elif step == "count" and stage.waiting.lines:
+            assert stage.run(stage.waiting.lengths(NAMES)) == node.tokens
         elif step == "withdraw":
             took += len(stage.run(stage.waiting.withdraw()))
     took += len(stage.run(stage.waiting.withdraw()))
@@ -334,7 +439,7 @@ class Map(Nodes[Any]):
         self._engine: Any = SimpleNamespace(may_watch=may_watch)
 
     def opened(self, keys: Sequence[str]) -> list[tuple[str, list[str]]]:
-        return drive(self.opening(keys), lambda key: f"to {key}")
+        return drive(self.opening(keys), lambda some: f"to {some[0]}")
 
 
 def test_more_than_a_few_lists_of_one_node_have_one_connection() -> None:
