@@ -109,6 +109,15 @@ class Proxy:
         """Part client and server: connections stay, nothing goes through in either direction."""
         self.open.clear()
 
+    def silence(self) -> None:
+        """Forget the connections there are now, as a router does: they stay, nothing goes through.
+
+        New ones go through.
+        """
+        with self._lock:
+            for link in self._links:
+                link.silent = True
+
     def unblock(self) -> None:
         """End `block()`. What was sent meanwhile goes through now, as TCP would do."""
         self.open.set()
@@ -159,6 +168,7 @@ class _Link:
             if each.family != socket.AF_UNIX:
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.swallow = False
+        self.silent = False
 
     def start(self) -> None:
         for run in (self._requests, self._replies):
@@ -180,6 +190,8 @@ class _Link:
     def _requests(self) -> None:
         tail = b""  # a match may lie across two chunks
         while data := self.client.recv(_CHUNK):
+            if self.silent:
+                continue
             self.proxy.open.wait()
             fault = self.proxy.take_fault(tail + data)
             if fault == "request":
@@ -193,6 +205,8 @@ class _Link:
         while data := self.server.recv(_CHUNK):
             if self.swallow:
                 return
+            if self.silent:
+                continue
             if self.proxy.seconds:
                 time.sleep(self.proxy.seconds)
             self.proxy.open.wait()

@@ -13,15 +13,17 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import Any
 
 from atomq import flows, fork
+from atomq.address import Address
 from atomq.alone import Alone
 from atomq.background import Background
 from atomq.backlog import PATIENCE, Waits
-from atomq.calls import Call, Claimed
+from atomq.calls import Call, Claimed, renewal_ms
 from atomq.client import Engine
 from atomq.engine_base import EngineBase
 from atomq.errors import AtomqError, ServerUnavailable
@@ -36,6 +38,7 @@ from atomq.settling import RETRY, Later, Settling
 log = logging.getLogger("atomq.leases")
 
 LEAVING = 2.0  # seconds, at most, for the nodes of a cluster to take what waits, at the end
+LEAST = 1.0  # seconds that an answer may take, however short the lease is
 IDLE = 5.0  # seconds after which the thread ends when nothing is held
 
 
@@ -44,7 +47,7 @@ class LeaseKeeper:
 
     def __init__(self, engine: EngineBase) -> None:
         # Tried again by the thread, at its own pace, so not by the engine.
-        self._engine = Engine(engine.address)
+        self._engine = Engine(_impatient(engine.address))
         if engine.slots is not None:
             self._engine.follow(engine.slots)
         self._thread = Background(self._turn, "atomq-leases", "renews leases", log, RETRY)
@@ -281,6 +284,25 @@ class LeaseKeeper:
                 holder.lost = True
                 text = "lost the lease of %r: another consumer has the message, or it is gone"
                 log.warning(text, holder, extra=log_extra(holder, lease.queue))
+
+
+def _impatient(address: Address) -> Address:
+    """The same, where no answer is waited for so long that what is held is lost meanwhile.
+
+    A connection may fall silent for good: a router forgot it. Two thirds of the lease are left for
+    another one, if it is not very short.
+    """
+    options = address.options
+    most = max(LEAST, renewal_ms(options.lease_ms) / 1000)
+    reply, connect = options.socket_timeout or most, options.socket_connect_timeout or most
+    return replace(
+        address,
+        options=replace(
+            options,
+            socket_timeout=min(reply, most),
+            socket_connect_timeout=min(connect, most),
+        ),
+    )
 
 
 def _beside(call: Call[Any]) -> Flow[None]:

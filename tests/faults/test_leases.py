@@ -67,6 +67,26 @@ def busy(seconds: float) -> None:
         pass
 
 
+@pytest.mark.parametrize("patience", [5, None])
+def test_a_connection_that_fell_silent_costs_no_lease(
+    server: Server, patience: float | None
+) -> None:
+    with (
+        Proxy(server.socket) as proxy,
+        Engine(proxy.url, lease=3, socket_timeout=patience) as engine,
+    ):
+        queue = Queue("q", engine)
+        queue.put("x")
+        message, renewal = queue.claim(), queue.keeper._renewal
+        renewal.renew()
+        proxy.silence()
+        began = time.monotonic()
+        wait_until("it is renewed", lambda: renewal.renew() == 1.0, seconds=10)
+        assert time.monotonic() - began < 2
+        assert message is not None
+        assert not message.lost
+
+
 def test_a_task_longer_than_its_lease_runs_once(server: Server) -> None:
     queue = Queue("q", server.url, lease=LEASE)
     queue.put_many(["asleep in C", "busy in Python", "asyncio, its loop blocked"])

@@ -89,6 +89,15 @@ def test_block_parts_and_unblock_delivers(proxy: Proxy, server: Server) -> None:
     assert client.ping()
 
 
+def test_silence_is_for_the_connections_there_are(proxy: Proxy) -> None:
+    old = proxy.client(socket_timeout=0.1)
+    assert old.ping()
+    proxy.silence()
+    with pytest.raises(redis.TimeoutError):
+        old.ping()
+    assert proxy.client().ping()
+
+
 def test_a_dead_server_is_a_dead_connection(proxy: Proxy, server: Server) -> None:
     client = proxy.client()
     server.kill()
