@@ -111,8 +111,8 @@ class Consuming:
 class Register:
     """That of one server and `global_keyprefix`, as this process writes it. For any thread.
 
-    The process has one entry there, so all engines that reach this server alike share this object,
-    whatever their other options are.
+    The process has one entry there for each address that it consumes by, so all engines that reach
+    this server alike share this object, whatever their other options are.
     """
 
     def __init__(
@@ -145,6 +145,7 @@ class Register:
         self._next = self._not_before = 0.0
         self._listed = self._refused = False
         self._heirs, self._looks = Heirs(), False
+        self._name = ""  # of its entry, while there is one
 
     def forked(self) -> None:
         """In a child process: it has not said anything yet."""
@@ -281,7 +282,7 @@ class Register:
         try:
             for some in _batches(sorted(gone)):
                 self._run(calls.register(self.keys, some, gone=True), leaving=self._thread.closing)
-            process = fork.process() if consumers or self._listed else ""
+            process = self._named() if consumers or self._listed else ""
             for some in list(_batches(sorted(names))) or [()]:
                 self._run(
                     calls.register(
@@ -295,6 +296,7 @@ class Register:
                 )
             self._not_before = 0.0
             self._listed, self._refused, noted = bool(consumers), False, NOTED
+            self._name = self._name if consumers else ""
         except AtomqError as error:
             known, self._refused = self._refused, isinstance(error, PermissionDenied)
             level = logging.INFO if self._refused and not known else logging.DEBUG
@@ -304,6 +306,19 @@ class Register:
             self._listed = self._listed and bool(consumers)
         for queue in names.values():
             queue.noted = max(queue.noted, now + noted)
+
+    def _named(self) -> str:
+        """The name of its entry: that of the process, or with a number behind it.
+
+        Two addresses that differ may lead to one server: there neither hides the other's consumers.
+        """
+        with _making:
+            taken = {one._name for one in list(_registers) if one is not self}
+            name, number = self._name or fork.process(), 2
+            while name in taken:
+                name, number = f"{fork.process()}-{number}", number + 1
+            self._name = name
+            return name
 
     def _prepare(self, *, anew: bool) -> None:
         """Have the nodes of a cluster, or a master and its replicas, know the scripts."""

@@ -42,7 +42,7 @@ def of(cluster: Cluster) -> str:
 
 def mine(engine: Engine) -> Any:
     """What this process says of itself, if it does."""
-    return next((p for p in roster(engine).processes if p.name == fork.process()), None)
+    return roster(engine).process_of(fork.process())
 
 
 def test_a_queue_is_known_from_its_first_message_until_it_is_deleted(server: Server) -> None:
@@ -314,3 +314,22 @@ def test_a_server_that_hangs_holds_up_no_queue_of_another(kind: str) -> None:
                 assert time.monotonic() - began < 1.0
             finally:
                 stuck.resume()
+
+
+@ONE
+def test_two_spellings_of_one_server_hide_no_consumer_of_each_other(server: Server) -> None:
+    """The process has an entry for each."""
+    spelled = [server.tcp_url.replace("127.0.0.1", host) for host in ("127.0.0.1", "localhost")]
+    with Queue("a", spelled[0]) as one, Queue("b", spelled[1]) as other:
+        for queue in (one, other):
+            queue.put(1)
+        held = {queue: queue.claim() for queue in (one, other)}
+
+        def queues() -> list[list[str]]:
+            return sorted(each.queues for each in roster(one.engine).processes)
+
+        awaited(lambda: queues() == [["a"], ["b"]])
+        for queue, message in held.items():
+            assert message is not None
+            assert queue.get(message.id).pid == os.getpid()
+            message.ack()

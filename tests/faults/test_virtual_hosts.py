@@ -16,7 +16,7 @@ from atomq.errors import PermissionDenied, ServerError, ServerUnavailable
 from atomq.keys import namespace, namespace_in
 from atomq.retrying import Retry
 from atomq.virtual_host import VirtualHost
-from tests.faults.test_cluster import PARTIAL, url_of
+from tests.faults.test_cluster import PARTIAL, name_on, url_of
 from tests.servers import Cluster, Server
 
 HOSTS = (0, 1, 2, 12)
@@ -255,6 +255,30 @@ def test_a_cluster_with_databases_has_no_namespaces(kind: str) -> None:
         denied = f"{url.replace('//', '//someone:right@')}/1"
         with Queue("q", denied) as queue, pytest.raises(PermissionDenied, match="select"):
             queue.put("x")
+
+
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+def test_nodes_that_differ_in_their_databases_say_so_or_agree_on_a_namespace(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What holds is what the node says that was asked, which is one by chance."""
+    cluster = Cluster(kind, nodes=2)
+    some, none = cluster.nodes
+    some._options["cluster-databases"] = "4"
+    found: list[str] = []
+    with cluster:
+        for asked in (some, none):
+            url, place = f"redis+cluster://127.0.0.1:{asked.port}/1", ("127.0.0.1", asked.port)
+            monkeypatch.setattr("atomq.cluster.random.choice", lambda _, place=place: place)
+            for index in range(2):
+                with Queue(name_on(cluster, index), url, retry_budget=1.0) as queue:
+                    try:
+                        queue.put("x")
+                    except ServerError as error:
+                        found.append(str(error).partition(" (")[0])
+                    else:
+                        found.append(queue.engine.namespace)
+    assert found == ["", "the server has no such database", "_atomq.1:", "_atomq.1:"]
 
 
 def test_a_single_server_is_no_cluster_in_a_virtual_host_either(server: Server) -> None:

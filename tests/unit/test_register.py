@@ -12,6 +12,7 @@ from math import inf
 from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import pytest
 
@@ -74,6 +75,7 @@ class Stage:
         self.trouble: AtomqError | None = None
         self.meanwhile: Callable[[], object] = lambda: None
         """What happens while the server is asked."""
+        monkeypatch.setattr("atomq.register._registers", WeakSet())
         self.register = Register(RegisterKeys(), self._make, off=off)
         self._thread: Any = self.register._thread
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
@@ -308,6 +310,19 @@ def test_a_change_that_comes_while_it_is_said_is_said_next(stage: Stage) -> None
     assert stage.waited == 0.0
     stage.meanwhile = lambda: None
     assert stage.entry["queues"] == ["p"]
+
+
+def test_two_addresses_have_an_entry_each_as_they_may_be_of_one_server(stage: Stage) -> None:
+    others = [Register(RegisterKeys(), stage._make, off=False) for _ in range(2)]
+    mine = fork.process()
+    assert [each._named() for each in others * 2] == [mine, f"{mine}-2"] * 2
+    one = stage.consume(queue("q"))
+    assert [said.process for said in stage.heard()] == [f"{mine}-3"]
+    stage.register.leave([one])
+    assert [(said.process, said.alive_ms) for said in stage.heard()] == [(f"{mine}-3", 0)]
+    others[0].forked()
+    _again = stage.consume(queue("q"))
+    assert [said.process for said in stage.heard(BEGIN + EVERY)] == [mine], "none has it now"
 
 
 def test_behind_the_last_consumer_the_entry_is_taken_out(stage: Stage) -> None:

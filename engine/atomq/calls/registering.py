@@ -49,7 +49,9 @@ class Process:
     """A process that consumes, as it says of itself, 20 s ago at most while it is well."""
 
     name: str
-    """What the names of its consumers, and so its receipts, begin with."""
+    """What the names of its consumers, and so its receipts, begin with. If it consumes by several
+    addresses, all entries but one have a number behind that.
+    """
     said_ms: int
     """When it said so, by the server's clock."""
     entry: dict[str, Any]
@@ -111,7 +113,7 @@ class Roster(NamedTuple):
     def process_of(self, consumer: str) -> Process | None:
         """The process of a consumer, by its name: what the receipts of its messages begin with."""
         name = consumer[: fork.NAME]
-        return next((process for process in self.processes if process.name == name), None)
+        return next((each for each in self.processes if each.name[: fork.NAME] == name), None)
 
 
 def roster(keys: RegisterKeys, *, after: str = "", limit: int = MOST) -> Call[Roster]:
