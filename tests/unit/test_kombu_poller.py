@@ -41,6 +41,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     for each in (module, claims, intake, line, rights):
         monkeypatch.setattr(each, "time", Clock)
+    monkeypatch.setattr(claims, "clock", Clock.monotonic)
     return ahead
 
 
@@ -117,6 +118,21 @@ def test_what_is_due_later_is_claimed_when_it_is_due(stage: Stage, clock: list[f
     stage.engine.answers["CLIENT UNBLOCK"] = lambda _: stage.line.replies.append(None)
     stage.poller.pump()
     assert ("CLIENT UNBLOCK", 7) in stage.engine.commands
+    assert len(stage.line.claims()) == 2
+
+
+def test_what_falls_due_is_no_later_for_an_answer_that_lay_unread(
+    stage: Stage, clock: list[float]
+) -> None:
+    stage.consume()
+    stage.poller.pump()
+    clock[0] = 0.2
+    stage.give(claimed(wait_ms=300))
+    stage.engine.answers["CLIENT UNBLOCK"] = lambda _: stage.line.replies.append(None)
+    stage.poller.pump()
+    stage.line.replies.append(None)  # of the watcher's election
+    clock[0] = 0.31
+    stage.poller.pump()
     assert len(stage.line.claims()) == 2
 
 
@@ -827,6 +843,7 @@ def test_a_loop_has_a_timer_for_what_falls_due_however_late(
     stage.poller.watch(lambda _: None, Mock(is_set=False), Alarm(loop.call_later, tick))
     stage.consume()
     stage.claim(wait_ms=int(seconds * 1000))
+    assert loop.timers, "with the answer: the loop may know already for how long it sleeps"
     for _ in range(3):
         tick()
     assert [round(at, 1) for at, _ in loop.timers] == [seconds], "one timer for one moment"

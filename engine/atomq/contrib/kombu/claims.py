@@ -87,6 +87,15 @@ class Claims:
         self.hot |= due
         return due
 
+    def _minds(self, queues: Collection[str], wait_ms: int) -> None:
+        """Claim from these again when the next delayed message falls due."""
+        # That counts from when the claim was sent: its answer may have lain unread for a while, and
+        # the claim that is sent then will be as long on its way.
+        sent_at = time.monotonic() - (clock() - self._sent_at)
+        self.due_at = min(self.due_at, sent_at + wait_ms / 1000)
+        self._due.update(queues)
+        self._transport.poller.ring_at(self.due_at)
+
     def send(self, channel: Channel, queues: list[str], room: int) -> None:
         """Send a claim, with the acks that wait."""
         acks = {name: self._broker.keeper.acks.take(name) for name in queues}
@@ -199,8 +208,7 @@ class Claims:
             keeper.acks.answered(queue, receipts, missing)
         self.hot.update(claimed.more)
         if claimed.wait_ms is not None:
-            self.due_at = min(self.due_at, time.monotonic() + claimed.wait_ms / 1000)
-            self._due.update(acks)
+            self._minds(acks, claimed.wait_ms)
         self._buffer.add(channel, deliveries, claimed.now_ms)
         if channel.closed:  # meanwhile
             self._buffer.give_back(lambda one, _: one is channel)

@@ -103,6 +103,15 @@ class Poller:
         """A queue was declared whose messages come as broadcasts do: listen to them."""
         self._intake.began(queue)
 
+    def ring_at(self, at: float) -> None:
+        """Have the event loop, if there is one, come back then (monotonic).
+
+        It asks its timers for how long it may sleep before it calls `tick`, so what comes of an
+        answer is said at once.
+        """
+        if self._alarm is not None and at < self._alarm.at:
+            self._alarm.set(at)
+
     # ── what the transport asks ───────────────────────────────────────────────────────────────
 
     def watch(self, on_socket: Callable[[int | None], None], waker: Waker, alarm: Alarm) -> None:
