@@ -91,7 +91,7 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "strictly = claim.alone and claim.deliveries[ -1].spared > 1",
         ),
         "what is settled together is of one queue": (
-            "lease = self._leases.get(receipts[ -1]) if receipts else None",
+            "queue = leases[ -1].queue if leases else None",
         ),
         INSTANT: ("elif left >= 0:",),
     },
@@ -139,9 +139,18 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "self._first = random.randrange(len(self.queues)) if fair else 1",
             "self._first = random.randrange(len(self.queues)) if fair else -1",
             "self._first = (self._first - 1) % len(self.queues)",
-            "self._first = (self._first - 1) % len(self._groups)",
+            "self._first = (self._first - 1) % len(names)",
         ),
-        "long ago is long ago": ("self.asked = 1.0", "self.asked = -1.0"),
+        LONG_AGO: (
+            *(f"self.asked = {at}" for at in (1.0, -1.0)),
+            *(
+                f"self._aside = {{name: aside._replace(until= {at}) for name, aside in "
+                "self._aside.items()}"
+                for at in (1.0, -1.0)
+            ),
+        ),
+        "what comes behind it is not claimed from either": ("break",),
+        FOR_EVER: ("if self._aside or self._stays_aside(claims):",),
         "to turn one of one is to do nothing": (
             "self._takes_turns = fair and not self._several and len(queues) > 0",
             "self._takes_turns = fair and not self._several and len(queues) >= 1",
@@ -149,14 +158,20 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         ONE_SLOT: (
             'return claims.names[ -1] if self._several else ""',
-            "self._aside.pop(claims.names[ -1], None)",
+            "if self._aside.pop(claims.names[ -1], None) is not None:",
+            "self._turns.pop(claims.names[ -1], None)",
+            "self._turns[claims.names[ -1]] = None",
             "now, known = time.monotonic(), self._aside.get(claims.names[ -1])",
             "self._aside[claims.names[ -1]] = Aside(until, error, since)",
             "aside = self._aside.get(claims.names[ -1])",
         ),
-        INSTANT: ("return aside is not None and time.monotonic() <= aside.until",),
+        INSTANT: (
+            "stays = aside is not None and time.monotonic() <= aside.until",
+            "return {name for name, aside in self._aside.items() if now > aside.until}",
+        ),
     },
     "engine/atomq/flows/consumer.py": {
+        LONG_AGO: tuple(f"self._names[name].looking = {at}" for at in (1.0, -1.0)),
         "a claim is sent ahead where there is one group only": (
             "claims, claim_id = self._groups[ -1], self._ids.next()",
             "self._note(self._groups[ -1], answer)",
@@ -180,9 +195,14 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "if self._several and not found and (left is None or left >= 0):",
             "if until <= now <= end and not is_set(stop):",
             "is_first, is_last = self._seen == NEVER, left is not None and left < 0",
-            "is_over = (time_is_up and end < self._looks.next_at) or is_set(stop)",
+            "is_over = (time_is_up and end < look_at) or is_set(stop)",
+            "if now > self._seen + GLANCE:",
+            "if now > self._looks.next_at:",
+            "retried = self._aside_until(now) if now <= self._looks.next_at else None",
+            "if not now - self.options.wait_cap / 2 < since < now:",
+            "if not now - self.options.wait_cap / 2 <= since <= now:",
             "if deadline is not None and time.monotonic() > deadline:",
-            "time_is_up = answer is None or now > min(end, self._looks.next_at)",
+            "time_is_up = answer is None or now > min(end, look_at)",
             "if now > aside.until:",
         ),
         FOR_EVER: ("if not not fired:", "if  fired:"),
@@ -725,7 +745,13 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "engine/atomq/contrib/kombu/poller.py": {
         LONG_AGO: ("self._handed_at = 1.0", "self._handed_at = -1.0"),
-        INSTANT: ("if self._waker is not None and time.monotonic() >= until:",),
+        INSTANT: (
+            "if self._waker is not None and time.monotonic() >= until:",
+            (
+                "if self._alarm is not None and now <= (at := self._intake.next_at) < "
+                "self._alarm.at:"
+            ),
+        ),
         FOR_EVER: (
             "if not self._intake.has_answer:",
             "while not self._buffer.waiting and not stopping():",

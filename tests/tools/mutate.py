@@ -125,8 +125,10 @@ TESTS = {
     },
     "engine/atomq/pool.py": ["tests/unit/test_pool.py", "tests/conformance tests/faults"],
     "engine/atomq/flows/*": [
-        "tests/unit/test_flows.py tests/unit/test_claiming.py",
-        "tests/unit/test_consumer.py tests/unit/test_operating.py tests/unit/test_leases.py",
+        " ".join(
+            f"tests/unit/test_{name}.py"
+            for name in ("flows", "claiming", "consumer", "operating", "leases")
+        ),
     ],
     "engine/atomq/*": [
         "tests/unit/test_retrying.py tests/unit/test_probing.py tests/unit/test_flows.py",

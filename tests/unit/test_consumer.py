@@ -10,7 +10,7 @@ import time
 import pytest
 
 from atomq.calls import DeadLettered, Verdict
-from atomq.errors import ServerFull, ServerUnavailable
+from atomq.errors import PermissionDenied, ServerFull, ServerUnavailable
 from atomq.flows import AHEAD, Acks, Consumer, Sleep, Wait, Withdraw
 from atomq.keys import QueueKeys
 from tests.played import Play, Q, claimed, consumer, delivery, limit_of
@@ -197,6 +197,52 @@ def test_a_wait_ends_when_it_is_time_for_what_is_left_aside_and_nothing_is_looke
     wait = play.go(ServerUnavailable("still gone"))
     assert isinstance(wait, Wait), "the other queue is not claimed from"
     assert wait.seconds == pytest.approx(one._aside[sick].until - now[0])
+
+
+def test_news_of_others_do_not_put_off_what_is_left_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    one, play, _, sick = half_away(now, monkeypatch)
+    now[0] = one._aside[sick].until
+    call = play.go(())
+    assert (call.script.name, call.queue.name) == ("claim", sick), "and there is no wait before"
+
+
+def test_what_is_left_aside_has_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its turn would have the consumer claim from others all the time, without a wait."""
+    now = [100.0]
+    one, play, well, sick = half_away(now, monkeypatch)
+    one._aside[sick] = one._aside[sick]._replace(until=200.0)
+    now[0] = 101.3
+    assert play.go(None).script.name == "look"
+    call = play.go(PermissionDenied("may not look"))
+    assert (call.script.name, call.queue.name) == ("claim", well), "all is claimed from"
+    assert isinstance(play.go(claimed()), Wait)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "after", "queues"), [(0.5, 0.2, "a"), (2.0, 0.2, "a"), (0.1, 0.3, "ab")]
+)
+def test_what_falls_due_is_claimed_and_at_the_end_all(
+    monkeypatch: pytest.MonkeyPatch, timeout: float, after: float, queues: str
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    one = consumer(A, B)
+    play = Play(one.receive(1, timeout))
+    while not isinstance(play.effect, Wait):
+        play.go(claimed(wait_ms=200 if play.effect.queue.name == "a" else None))
+    assert play.effect.seconds == pytest.approx(min(timeout, 0.2))
+    now[0] += after
+    play.go(None)
+    asked = set()
+    while play.effect is not None and not isinstance(play.effect, Wait):
+        if isinstance(play.effect, Withdraw):
+            play.go([])
+            continue
+        assert play.effect.script.name == "claim"
+        asked.add(play.effect.queue.name)
+        play.go(claimed())
+    assert asked == {*queues}
 
 
 def test_while_all_are_left_aside_they_are_asked_again_as_soon_as_one_of_them_would_be() -> None:

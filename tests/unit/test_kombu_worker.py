@@ -155,6 +155,16 @@ def test_every_request_that_is_alive_is_found(celery: Celery) -> None:
     assert (found, bare.message) == ({"a": kept[0], "b": kept[1]}, bare.message)
 
 
+def test_requests_of_classes_below_are_found_too(celery: Celery) -> None:
+    """Celery makes a class of its own for the requests of each task."""
+    celery.module("celery.worker.request", Request=celery.kind)
+    kept = [celery.request("a")]
+    for tag in "bc":
+        celery.kind = type("RequestOfTask", (celery.kind,), {})
+        kept.append(celery.request(tag))
+    assert worker.requests() == dict(zip("abc", kept, strict=True))
+
+
 def test_threads_make_tuples_while_the_heap_is_looked_through(celery: Celery) -> None:
     """`tuple(generator)` raises SystemError while another thread has a list of all objects."""
     celery.module("celery.worker.request", Request=celery.kind)
