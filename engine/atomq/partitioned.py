@@ -94,8 +94,11 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
         at = self._next_turn() if named is None else named
         if is_free and self._is_doubted(at):
             self.engine.run(self._knock(at))
-            at = self._at_hand(at)[0]
-        part = self._parts[at]
+            at = next(iter(self._at_hand(at)), at)
+        try:
+            part = self._part(at)
+        except UnknownPartition:
+            return Sent(*(self.engine.run(self._publish([item], confirmed_by)))[0])
         message = part._outgoing(item)
         if confirmed_by is None:
             brief = is_free and self._on_shards

@@ -84,9 +84,9 @@ class PartitionedBase(QueueBase[EngineT]):
 
     def _loaded(self) -> Flow[list[Any]]:
         """The partitions, as they are written down; the first that uses the queue does that."""
-        if not self._parts:
+        while not (parts := self._parts):
             self._learn((yield from self._record.agreed()))
-        return self._parts
+        return parts
 
     def _current(self, *names: str) -> Flow[list[Any]]:
         """The same as the record says now; with names of messages, if one is of none known."""
@@ -120,7 +120,7 @@ class PartitionedBase(QueueBase[EngineT]):
         found = PartitionMap.read(self.name, record) if record else None
         if found is None or len(found.names) < self._count:
             found = yield from self._record.agreed(self._map)
-        if found.record != self._map.record:
+        if found.record != self._map.record or not self._parts:
             self._learn(found)
 
     def _refused(self, error: UnknownPartition) -> Flow[None]:
@@ -144,15 +144,16 @@ class PartitionedBase(QueueBase[EngineT]):
     def _learn(self, found: PartitionMap) -> None:
         known = {part.name: part for part in self._parts}
         self._read_at = time.monotonic()
-        self._parts = [
+        parts = [
             known.get(name) or self._partition(name, found.mark(at))
             for at, name in enumerate(found.names)
         ]
-        self._map, self._turn = found, self._turn % len(self._parts)
-        count = len(self._parts)
+        count = len(parts)
         least, first = min(self._given, default=0.0), random.randrange(count)
         new = [least + (at - first) % count / count for at in range(count)]
         self._given = [*self._given[:count], *new[len(self._given) :]]
+        self._map, self._turn = found, self._turn % count
+        self._parts = parts  # last: where there are any, there is the rest
 
     def _partition(self, name: str, mark: str) -> Any:
         part = self._partition_type(
@@ -162,6 +163,16 @@ class PartitionedBase(QueueBase[EngineT]):
         part._tracked = self._tracked
         part.keys = self.engine.partition_keys(name, self.name)
         return part
+
+    def _part(self, at: int) -> Any:
+        """The partition that was chosen. Raises `UnknownPartition` if there are fewer by now.
+
+        Another thread or task may learn so at any moment; then it is chosen again: see `_refused`.
+        """
+        parts = self._parts
+        if at >= len(parts):
+            raise UnknownPartition(f"{self.name!r} has {len(parts)} partitions now: not put")
+        return parts[at]
 
     # ── publish ───────────────────────────────────────────────────────────────────────────────
 
@@ -226,11 +237,14 @@ class PartitionedBase(QueueBase[EngineT]):
         that travel in one call.
         """
         self._joined += count
-        ends = self._joined > TOGETHER and not self.engine.gathers(self._parts[self._turn].keys)
-        if ends or not self._under_way:
-            self._turn, self._joined = self._given.index(min(self._given)), count
-        self._given[self._turn] += count
-        return self._turn
+        given, parts, turn = self._given, self._parts, self._turn
+        is_there = turn < min(len(given), len(parts))
+        ends = self._joined > TOGETHER and is_there and not self.engine.gathers(parts[turn].keys)
+        if ends or not (self._under_way and is_there):
+            turn = given.index(min(given))
+            self._turn, self._joined = turn, count
+        given[turn] += count
+        return turn
 
     def _named(self, item: Any) -> int | None:
         """The partition that an item names by its key or its id; None: none."""
@@ -244,7 +258,7 @@ class PartitionedBase(QueueBase[EngineT]):
         return None if item.id is None else self._map.of_id(item.id)
 
     def _share(self, at: int, items: Sequence[Any], positions: Sequence[int]) -> Share:
-        part, messages = self._parts[at], []
+        part, messages = self._part(at), []
         for i in positions:
             try:
                 messages.append(part._outgoing(items[i]))
@@ -283,7 +297,7 @@ class PartitionedBase(QueueBase[EngineT]):
             trouble: AtomqError | None = None
             for at in self._at_hand(share.at):
                 if at != share.at:
-                    part = self._parts[at]
+                    part = self._part(at)
                     messages = [part._outgoing(item) for item in share.items]
                     share = share._replace(at=at, part=part, messages=messages)
                 try:
@@ -292,7 +306,8 @@ class PartitionedBase(QueueBase[EngineT]):
                     if not is_nowhere(error):
                         raise
                     trouble = error
-            assert trouble is not None
+            if trouble is None:
+                raise UnknownPartition(f"{self.name!r} has no partitions now: not put")
             tries_again = self.engine.retry.attempts and time.monotonic() < until
             if isinstance(trouble, ServerFull) or not tries_again:
                 raise trouble
@@ -314,16 +329,18 @@ class PartitionedBase(QueueBase[EngineT]):
         return sorted(order, key=self._is_doubted) if slots and slots.doubted else order
 
     def _is_doubted(self, at: int) -> bool:
-        slots = self.engine.slots
-        return slots is not None and slots.owner(self._parts[at].keys.slot) in slots.doubted
+        slots, parts = self.engine.slots, self._parts
+        if slots is None or at >= len(parts):
+            return False
+        return slots.owner(parts[at].keys.slot) in slots.doubted
 
     def _knock(self, at: int) -> Flow[None]:
         """Have it found out, beside this, whether a node that is in doubt answers again."""
         if self._is_doubted(at):
             try:
-                yield from self._record.ask(calls.partitions(self._parts[at].keys))
+                yield from self._record.ask(calls.partitions(self._part(at).keys))
             except AtomqError as error:
-                log.debug("not put into %r: %s", self._parts[at].name, error)
+                log.debug("not put into partition %d of %r: %s", at, self.name, error)
 
     # ── consume, settle ───────────────────────────────────────────────────────────────────────
 
@@ -342,16 +359,15 @@ class PartitionedBase(QueueBase[EngineT]):
         """The partition that has the message of this id, put with this key."""
         arguments.text("message_id", message_id, calls.LONGEST_NAME)
         check_key(key)
-        parts = yield from self._current(message_id)
-        found = self._map.of_id(message_id) if key is None else self._map.of_key(key)
-        return parts[found]
+        yield from self._current(message_id)
+        return self._part(self._map.of_id(message_id) if key is None else self._map.of_key(key))
 
     # ── what an operator does ─────────────────────────────────────────────────────────────────
 
     def _over(self, flow_of: Callable[[Any], Flow[T]]) -> Flow[merging.Answers[T]]:
         """Ask all partitions, one after another; what does not answer is named."""
         parts = yield from self._current()
-        answers = merging.Answers[T](self.name, self._map.names)
+        answers = merging.Answers[T](self.name, [part.name for part in parts])
         for at, part in enumerate(parts):
             try:
                 if self._on_shards:  # a flow of several calls would be patient with each
@@ -379,11 +395,11 @@ class PartitionedBase(QueueBase[EngineT]):
         return merging.peeked(part, found, limit, 0 if part == "dead" else offset)
 
     def _get(self, message_id: str) -> Flow[calls.MessageStatus]:
-        home = yield from self._with(message_id, None)
-        at = self._parts.index(home)
+        home, parts = (yield from self._with(message_id, None)), self._parts
+        at = next((i for i, part in enumerate(parts) if part is home), 0)
         found: calls.MessageStatus = yield from home._get(message_id)
         if self._map.marked(message_id) is None:
-            for i, part in enumerate(self._parts):
+            for i, part in enumerate(parts):
                 if found.state in ("unknown", "gone") and part is not home:
                     elsewhere = yield from part._get(message_id)
                     at, found = (at, found) if elsewhere.state == "unknown" else (i, elsewhere)
@@ -425,13 +441,13 @@ class PartitionedBase(QueueBase[EngineT]):
             answers = yield from self._over(lambda part: part._redrive(None, reason))
             return sum(answers.all("put back"))
         calls.check_names("ids", ids, least=0)
-        parts = yield from self._current(*ids)
+        yield from self._current(*ids)
         by_part: dict[int, list[str]] = {}
         for name in ids:
             by_part.setdefault(self._map.of_letter(name) or 0, []).append(name.partition("#")[0])
         total = 0
         for at, names in by_part.items():
-            total += yield from parts[at]._redrive(names, reason)
+            total += yield from self._part(at)._redrive(names, reason)
         return total
 
     def _purge(self, parts: Sequence[Part]) -> Flow[Counts]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from atomq import (
+    AtomqError,
     Counts,
     InvalidArgument,
     Item,
@@ -18,6 +20,7 @@ from atomq import (
     UnknownPartition,
     Verdict,
 )
+from atomq.partitions import PartitionMap
 from tests.servers import wait_until
 
 pytestmark = pytest.mark.parametrize("place", ["valkey-9", "valkey-9 cluster"], indirect=True)
@@ -435,3 +438,61 @@ def test_the_record_of_a_release_that_writes_no_copies(q: Any, place: Any) -> No
         place.db.delete(part.keys.meta)
     assert put_in_all_ways(q) == q.state().ready + q.state().delayed
     assert all(place.db.hget(part.keys.meta, "partitions") for part in parts)
+
+
+WORK = {
+    "put": lambda q, _: q.put("x"),
+    "put with a key": lambda q, key: q.put("x", key=key),
+    "put_many": lambda q, key: q.put_many([Item("x"), Item("y", key=key)]),
+    "get": lambda q, key: q.get(key),
+    "cancel": lambda q, key: q.cancel(key),
+    "redrive": lambda q, _: q.redrive(["1-1#4"]),
+    "state": lambda q, _: q.state(),
+    "peek": lambda q, _: q.peek(),
+}
+
+
+def shrinking(target: Any, known: str) -> Any:
+    """Have a queue learn of fewer partitions at one of its own looks at them, as by a thread."""
+
+    class Shrinks(type(target)):  # type: ignore[misc]
+        looks = 0
+
+        @property
+        def _parts(self) -> Any:
+            parts = self.__dict__["_parts"]
+            self.looks -= 1
+            if self.looks == 0:
+                if known:
+                    self._learn(PartitionMap.read(self.name, known))
+                else:  # the queue was deleted
+                    self.__dict__["_parts"] = []
+            return parts
+
+        @_parts.setter
+        def _parts(self, parts: Any) -> None:
+            self.__dict__["_parts"] = parts
+
+    target.__class__ = Shrinks
+    return target
+
+
+@pytest.mark.parametrize("known", ["1", ""], ids=["one", "none"])
+@pytest.mark.parametrize("what", WORK)
+def test_a_queue_that_has_fewer_partitions_meanwhile_raises_errors_of_ours_alone(
+    q: Any, what: str, known: str
+) -> None:
+    """At any moment another thread may learn so. What is put is put where consumers look."""
+    q.partitions()
+    target = shrinking(getattr(q, "target", q), known)
+    for look in range(1, 9):
+        for key in "abcde":
+            q.partitions()
+            target._given[:] = [target._given[-1] + (at != 4) for at in range(5)]  # the last's turn
+            target.looks = look
+            with suppress(() if what.startswith("put") else AtomqError):
+                WORK[what](q, key)
+            assert target.looks < look
+    target.looks = 0
+    put = {"put": 40, "put with a key": 40, "put_many": 80}.get(what, 0)
+    assert sum(where(q).values()) == put

@@ -94,11 +94,14 @@ class SpreadQueue(PartitionedBase[Engine]):
     def home(self, key: str | None) -> Flow[int]:
         """The partition of this key; without one, that of the next turn whose node is well."""
         yield from self._loaded()
-        return self._at_hand(self._next_turn())[0] if key is None else self._map.of_key(key)
+        if key is not None:
+            return self._map.of_key(key)
+        at = self._next_turn()
+        return next(iter(self._at_hand(at)), at)
 
     def keys_at(self, at: int) -> QueueKeys:
-        """The keys of a partition that is known."""
-        keys: QueueKeys = self._parts[at].keys
+        """The keys of a partition. Raises `UnknownPartition` if there are fewer by now."""
+        keys: QueueKeys = self._part(at).keys
         return keys
 
     def put(
