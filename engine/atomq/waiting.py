@@ -45,6 +45,7 @@ log = logging.getLogger("atomq.client")
 
 T = TypeVar("T")
 LATE = 0.1  # seconds after which the server ends a wait that was to be ended by then
+SILENT = 1.0  # seconds after which nothing comes any more of a wait that the server has ended
 GLANCE = 0.4  # seconds between two looks at the map of a cluster
 WAIT: Final = "the answer to BLPOP"
 CLAIM: Final = "the answer to the claim behind it"
@@ -147,6 +148,7 @@ class Waiting:
         self._left_out: Sequence[str] = ()  # for which no connection was to be had
         self._era = engine.era
         self._ahead: Call[Claimed] | None = None
+        self._over = 0.0  # when the server has surely ended the wait that a claim stands behind
         self._claimed: Any = None  # what the claim behind the last wait was answered
         self._heard: list[Looked] = []
         # Slots, and their nodes, whose calls go over other connections since one got no answer: the
@@ -208,7 +210,9 @@ class Waiting:
         try:
             # The server's own end of the wait is for a client that is there no more: a message must
             # not be handed to a client that died a minute ago.
-            yield from self._block(self.lines[0], max(seconds, lasts) + LATE, ahead)
+            lasts = max(seconds, lasts) + LATE
+            self._over = time.monotonic() + lasts + SILENT
+            yield from self._block(self.lines[0], lasts, ahead)
         except SERVER_ERRORS as error:
             raise (yield from self._given_up(error, 0.05)) from error
         return (yield from self._go_on(seconds))
@@ -503,6 +507,8 @@ class Waiting:
             line = self.lines[0]
             while (yield Hear((line,), self._at_once(seconds))) is None:
                 self._check_era()
+                if time.monotonic() > self._over:  # a router forgot it: no end of it is heard
+                    raise server.TimeoutError("the connection fell silent")
                 seconds -= GLANCE
                 if self._engine.slots is None or seconds <= 0:
                     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -321,6 +322,22 @@ def test_the_server_ends_a_wait_of_a_client_that_is_there_no_more() -> None:
     assert stage.run(stage.waiting.wait((KEY,), 0.5, ahead, lasts=8)) is None, "it goes on"
     assert stage.run(stage.waiting.wait((KEY,), 0.5, ahead, lasts=8)) == [b"c"]
     assert stage.unblocked == 1, "only to find out whether it may"
+
+
+def test_a_wait_whose_end_is_not_heard_is_over_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [50.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stage, ahead = Stage(iter(())), claim("c")
+    wait = partial(stage.waiting.wait, (KEY,), 0.5, ahead, lasts=8)
+    assert stage.run(wait()) is None
+    now[0] += 8 + waiting.LATE + waiting.SILENT
+    assert stage.run(wait()) is None
+    now[0] += 0.1
+    with pytest.raises(ServerUnavailable, match="silent"):
+        stage.run(wait())
+    assert stage.closed
 
 
 def test_what_several_nodes_tell_is_heard_at_once() -> None:
