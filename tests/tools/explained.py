@@ -751,6 +751,7 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
                 "if self._alarm is not None and now <= (at := self._intake.next_at) < "
                 "self._alarm.at:"
             ),
+            "if self._alarm is not None and at <= self._alarm.at:",
         ),
         FOR_EVER: (
             "if not self._intake.has_answer:",

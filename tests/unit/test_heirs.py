@@ -31,9 +31,9 @@ class Replica:
         self.knows = True
 
 
-def turn(heirs: Heirs, *replicas: Replica, anew: bool = False) -> list[str]:
+def turn(heirs: Heirs, *replicas: Replica, **how: bool) -> list[str]:
     looked = []
-    for replica in heirs.to_look_at(replicas, anew=anew):
+    for replica in heirs.to_look_at(replicas, **how):
         looked.append(replica.name)
         heirs.prepare(replica)
     return looked

@@ -15,11 +15,12 @@ from redis.connection import DefaultParser
 
 from atomq import AsyncEngine, Engine, calls
 from atomq.actions import BRIEF, WAYS, Elsewhere, NoAnswer
-from atomq.cluster import EVERY, NEAR
+from atomq.cluster import EVERY, FEW, NEAR
 from atomq.conversation import packed
 from atomq.keys import Place, QueueKeys, hash_slot
 from atomq.shards import Shards
 from atomq.shards_aio import AsyncShards
+from atomq.wires import AsyncWire, Wire
 
 A, B, C = PLACES = ("a", 1), ("b", 2), ("c", 3)
 WHOLE: Any = [
@@ -45,6 +46,9 @@ class Node:
     def __init__(self, stage: Stage, place: Place) -> None:
         self._stage, self.name = stage, place[0]
         self.trouble: Exception | None = None
+        self.idles = True
+        self.standing = SimpleNamespace(verified=True, verifying=None)
+        self.idle: Any = None
         self.replies: list[list[Any]] = []
         """What it answers first, instead of its name."""
         self.asked: list[tuple[list[bytes], bool, float | None]] = []
@@ -89,6 +93,9 @@ class Node:
     def close(self) -> Any:
         self.closed += 1
         return self._stage.said(None)
+
+    def give(self) -> Any:
+        return self.idle
 
     def forget(self) -> None:
         self.forgotten += 1
@@ -289,6 +296,91 @@ def test_waits_are_ended_at_their_nodes(stage: Stage) -> None:
         stage.do(lambda shards: shards.unblock([(A, 7), (B, 8)]))
 
 
+# ── over the connection of a consumer ─────────────────────────────────────────────────────────
+
+
+class Carrier:
+    """A consumer whose connection carries calls while it does not wait on it, of one node."""
+
+    def __init__(self, stage: Stage, place: Place, trouble: Exception | None = None) -> None:
+        self._stage, self._place, self._trouble = stage, place, trouble
+        self.carried = 0
+        stage.shards._engine.carriers.add(self)
+
+    def carry(self, calls: Sequence[Any], loads: Sequence[Any] = ()) -> Any:
+        if self._trouble is not None:
+            return self._stage.said(self._trouble)
+        if calls[0].queue.name != KEYS[self._place]:
+            return self._stage.said(None)
+        self.carried += 1
+        return self._stage.said([*("sha" for _ in loads), *("carried" for _ in calls)])
+
+    def lengths(self, keys: Any) -> Any:
+        return self._stage.said({key: 7 for key in keys if key == KEYS[self._place]})
+
+
+def test_where_no_connection_idles_a_call_goes_over_that_of_a_consumer(stage: Stage) -> None:
+    carriers = [Carrier(stage, B), Carrier(stage, A)]
+    stage.nodes[A].idles = False
+    assert stage.do(lambda shards: shards.one(acks(A)[0])) == "carried"
+    assert stage.do(lambda shards: shards.send(acks(A))) == ["carried"]
+    assert stage.do(lambda shards: shards.send(acks(A), acks(A))) == ["sha", "carried"]
+    assert ([each.carried for each in carriers], stage.nodes[A].asked) == ([0, 3], [])
+    assert stage.do(lambda shards: shards.send(acks(A, A))) == ["a", "a"], "several go to all nodes"
+    stage.nodes[C].idles = False
+    assert stage.do(lambda shards: shards.one(acks(C)[0])) == 1, "which none of them carries"
+    assert stage.do(lambda shards: shards.send(acks(C))) == ["c"]
+
+
+def test_where_one_idles_or_many_consume_no_connection_of_a_consumer_is_looked_for(
+    stage: Stage,
+) -> None:
+    _one = Carrier(stage, A)
+    assert stage.do(lambda shards: shards.one(acks(A)[0])) == 1
+    assert stage.do(lambda shards: shards.send(acks(A))) == ["a"]
+    stage.nodes[A].idles = False
+    _few = [Carrier(stage, A) for _ in range(FEW - 1)]
+    assert stage.do(lambda shards: shards.one(acks(A)[0])) == "carried"
+    _many = Carrier(stage, A)
+    assert stage.do(lambda shards: shards.one(acks(A)[0])) == 1
+
+
+def test_what_breaks_on_the_connection_of_a_consumer_is_the_trouble_of_the_node(
+    stage: Stage,
+) -> None:
+    _one = Carrier(stage, A, server.ConnectionError("gone"))
+    stage.nodes[A].idles = False
+    with pytest.raises(server.ConnectionError, match="a:1: gone"):
+        stage.do(lambda shards: shards.one(acks(A)[0]))
+    assert (stage.map.doubted, stage.nodes[A].standing.verified) == ({A}, False)
+
+
+def test_a_consumer_counts_the_lists_that_it_waits_for(stage: Stage) -> None:
+    _one = Carrier(stage, A)
+    keys = [KEYS[B], KEYS[A], KEYS[C]]
+    assert stage.do(lambda shards: shards.lengths(keys)) == ["b", 7, "c"]
+    assert stage.nodes[A].asked == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "consumes", "idles", "given"),
+    [
+        ([KEYS[A], "more"], True, True, True),
+        ([KEYS[A]], True, True, False),
+        ([KEYS[A], "more"], False, True, False),
+        ([KEYS[A], "more"], True, False, False),
+    ],
+)
+def test_a_consumer_of_several_lists_waits_on_the_connection_that_its_calls_leave(
+    stage: Stage, keys: list[str], consumes: bool, idles: bool, given: bool
+) -> None:
+    _one = Carrier(stage, B) if consumes else None
+    wire = object.__new__(AsyncWire if stage.is_async else Wire)
+    stage.nodes[A].idle = wire if idles else None
+    found = stage.do(lambda shards: shards._to_wait_on(keys))
+    assert found is wire if given else found == "line to a"
+
+
 # ── the map ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -482,8 +574,6 @@ def test_primaries_and_the_other_nodes_have_a_name(
 
 
 def test_a_forked_child_has_connections_of_its_own(threads: Stage) -> None:
-    for node in threads.nodes.values():
-        node.standing = SimpleNamespace(verified=True, verifying=None)  # type: ignore[attr-defined]
     knocking = threads.shards._knocking
     threads.shards.forget()
     assert [node.forgotten for node in threads.nodes.values()] == [1, 1, 1]
