@@ -581,6 +581,19 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         "the reply is read as it was heard": tuple(
             f"share.say_packed(data, {at}, asking=asking is not None)" for at in (-1, 1)
         ),
+        "of none there is none": tuple(
+            f"return tuple(carriers) if {least} len(carriers) <= FEW else ()"
+            for least in ("0 <=", "-1 <")
+        ),
+        ONE_RESULT: (
+            "reply = await pool.one(call) if carried is None else carried[ -1]",
+            "place = self._known(calls[ -1].queue.slot) if len(calls) == 1 else None",
+        ),
+        "lists that are waited for together are of one node: any of them will do": (
+            "idle = self.pool(await self._place(hash_slot(keys[ 1]))).give()",
+            "idle = self.pool(await self._place(hash_slot(keys[ -1]))).give()",
+            "return idle if isinstance(idle, AsyncWire) else await self.fresh(keys[ -1])",
+        ),
     },
     "engine/atomq/shards_aio.py": {
         "there is one: first and last": ("await sends[ -1]",),

@@ -857,6 +857,23 @@ def test_a_loop_has_a_timer_for_what_falls_due_however_late(
     assert not loop.timers, "what is due and under way is not waited for by a timer"
 
 
+def test_a_loop_has_a_timer_for_what_is_to_be_done_though_nothing_is_heard(
+    stage: Stage, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a worker that misses a right: it reports that after a while."""
+    monkeypatch.setattr(waker, "time", module.time)
+    loop, tick = Loop(clock), stage.poller.tick
+    stage.poller.watch(lambda _: None, Mock(is_set=False), Alarm(loop.call_later, tick))
+    stage.consume()
+    stage.claim()
+    tick()
+    assert not loop.timers
+    stage.poller._intake.unable_since = module.time.monotonic() + 10
+    tick()
+    tick()
+    assert [round(at) for at, _ in loop.timers] == [10]
+
+
 def test_a_wait_that_is_refused_for_a_moment_is_sent_again(
     stage: Stage, clock: list[float]
 ) -> None:
