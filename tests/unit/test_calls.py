@@ -137,7 +137,7 @@ def test_a_lease_lasts_for_a_leap_year_at_most() -> None:
     year = 366 * 24 * 3600 * 1000
     assert calls.extend(Q, ["a"], lease_ms=year).args[0] == year
     for lease in (1, year):
-        assert calls.Claims([Q], lease_ms=lease).call("c", 1).args[3] == str(lease)
+        assert calls.Claims([Q], lease_ms=lease).call("c", 1).args[3] == lease
     for lease in (0, year + 1):
         with pytest.raises(InvalidArgument, match="lease_ms"):
             calls.Claims([Q], lease_ms=lease)
@@ -261,12 +261,11 @@ def test_how_many_messages_and_how_large() -> None:
 
 def test_what_a_claim_says() -> None:
     call = claims(max_deliveries=5, max_bytes=77).call("c-1", 3)
-    settings = map(str, (60_000, 20_000, 5, 77, len(Q.steps)))
-    assert call.args == ["c-1", 0, 3, *settings, 0, Q.keep, 0]
+    assert call.args == ["c-1", 0, 3, 60_000, 20_000, 5, 77, len(Q.steps), 0, Q.keep, 0]
     assert [*call.keys] == [*Q.claim]
     assert (calls.SOLE, calls.HOLDS, calls.NO_CAP) == (0, 1, 0), "as the script reads them"
     both = claims(Q, R, renew_ms=4).call("c-1", 0, company=calls.HOLDS, acks=[[], ["x"]])
-    assert both.args[4:6] == ["4", "0"]
+    assert both.args[4:6] == [4, 0]
     assert both.args[8:] == [1, Q.keep, 0, 1, "x"]
     assert [*both.keys] == [*Q.claim, *R.claim]
     assert [claims().call("c", n).large for n in (10, 11)] == [False, True]

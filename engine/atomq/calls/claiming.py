@@ -107,14 +107,13 @@ class Claims:
         self._keys: Sequence[str] = queues[0].claim
         if len(queues) > 1:
             self._keys = [key for queue in queues for key in queue.claim]
-        settings = (
+        self._settings = (
             arguments.whole("lease_ms", lease_ms, 1, 31_622_400_000),
             renew_ms or renewal_ms(lease_ms),
             max_deliveries or NO_CAP,
             max_bytes,
             len(queues[0].steps),
         )
-        self._settings = tuple(map(str, settings))  # as they are sent
 
     def call(
         self,
