@@ -12,6 +12,7 @@ import pytest
 from atomq.contrib.kombu import consuming as module
 from atomq.contrib.kombu.broker import Broker
 from atomq.errors import ServerUnavailable
+from atomq.flows import clock
 from tests.scripted import Stage, claimed, raw
 
 
@@ -205,6 +206,18 @@ def test_on_a_cluster_each_partition_is_asked_until_one_has_a_message(
             stage.channel.basic_get("q")
     asked = [call.queue.name for call in stage.engine.called("claim")]
     assert asked == ["q#2.9", "q", "q#1.7"], "all of them, the next one first"
+
+
+def test_the_lease_of_what_is_fetched_counts_from_when_it_was_asked_for_first(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = clock() - 15
+    times = iter([asked])
+    monkeypatch.setattr(module, "clock", lambda: next(times))
+    stage.engine.answers["claim"] = lambda _: claimed("a")  # at the third try, 15 s later
+    message = stage.channel.basic_get("q")
+    (lease,) = stage.channel.broker.keeper._leases.values()
+    assert (message.delivery_tag, lease.since) == ("a", asked)
 
 
 def test_a_plain_queue_takes_no_turns(stage: Stage) -> None:

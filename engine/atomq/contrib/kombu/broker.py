@@ -107,11 +107,11 @@ class Broker:
         )
         return found
 
-    def hold(self, claimed: Claimed, since: float | None = None) -> list[Delivery]:
+    def hold(self, claimed: Claimed, since: float) -> list[Delivery]:
         """Renew what a claim got, before the first is handed over; what is to be handed over.
 
-        The claim was sent at `since` (see `flows.clock`), by default just now. Given back is what
-        may not be held beside what this process holds.
+        The claim was sent at `since` (see `flows.clock`) for the first time. Given back is what may
+        not be held beside what this process holds.
         """
         found = claimed.deliveries
         if not self.keeper.hold(claimed, found, since):

@@ -21,6 +21,7 @@ from atomq.contrib.kombu.qos import Message, QoS
 from atomq.contrib.kombu.reading import from_json
 from atomq.delivery import Delivery
 from atomq.errors import InvalidMessage, ServerUnavailable
+from atomq.flows import clock
 from atomq.fork import once
 from atomq.keys import QueueKeys
 
@@ -326,12 +327,13 @@ class Consuming(Publishing):
         groups = [[name] for name in names] if self.broker.engine.layout == "cluster" else [names]
         trouble: ServerUnavailable | None = None
         for group in groups:
+            asked = clock()  # it may be answered when it is asked for again, much later
             try:
                 claimed = self.broker.engine.run(self.broker.claim(group, 1))
             except ServerUnavailable as error:
                 trouble = error
                 continue
-            if found := self.broker.hold(claimed):
+            if found := self.broker.hold(claimed, asked):
                 self._end_turn(queue, found[0].queue)
                 return found[0]
         if trouble is not None:
