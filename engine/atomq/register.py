@@ -328,7 +328,8 @@ class Register:
             is_alone = not replicas and engine.slots is None
             nodes = [] if is_alone else [*engine.nodes(), *replicas]
             for node in self._heirs.to_look_at(nodes, anew=anew):
-                if self._thread.closing:
+                if self._thread.closing or time.monotonic() >= self._next:
+                    self._looks = anew  # a consumer left, say: what is left is for the next turn
                     break
                 self._heirs.prepare(node)
         except AtomqError as error:

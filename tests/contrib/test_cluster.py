@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -574,8 +575,9 @@ def test_workers_of_two_virtual_hosts_know_nothing_of_each_other(
         for place, worker, other in ((one, *workers), (two, *reversed(workers))):
             assert other.name not in worker.log
             with place.engine() as engine:
-                (process,) = engine.overview().processes
-                assert process.entry["name"] == worker.name
+                # What a test before consumed as a user that is gone may be listed for a minute.
+                known = [one for one in engine.overview().processes if one.pid != os.getpid()]
+                assert [one.entry["name"] for one in known] == [worker.name]
         for worker in workers:
             assert worker.stop() == 0
             assert "Traceback" not in worker.log
@@ -744,12 +746,17 @@ def test_results_of_a_frozen_shard_keep_no_task_of_another(at: ClusterPlace, poo
 
 
 def test_results_of_all_shards_are_read_at_once(at: ClusterPlace) -> None:
-    """Celery asks for them by one MGET, which no cluster answers for several slots."""
-    ids, backend = [id_on(index) for index in (0, 1, 2)], at.reader.backend
-    for number, one in enumerate(ids):
+    """Celery asks for them by one MGET, which no cluster answers for several slots.
+
+    So are those that were stored beside, as their shard was away.
+    """
+    ids, backend = [id_on(index) for index in (0, 1, 2, 1)], at.reader.backend
+    for number, one in enumerate(ids[:3]):
         backend.store_result(one, number, "SUCCESS")
+    with frozen(at.cluster.nodes[1]):
+        backend.store_result(ids[3], 3, "SUCCESS")
     found = dict(backend.get_many(ids, timeout=5))
-    assert [found[one]["result"] for one in ids] == [0, 1, 2]
+    assert [found[one]["result"] for one in ids] == [0, 1, 2, 3]
 
 
 def test_a_result_is_waited_for_while_its_shard_is_away(at: ClusterPlace) -> None:

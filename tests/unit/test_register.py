@@ -629,6 +629,29 @@ def test_a_process_that_ends_looks_at_no_more_nodes(stage: Stage) -> None:
     assert stage.asked_for_nodes == 1, "nor with its last word"
 
 
+def test_what_is_to_be_said_waits_for_one_node_at_most(stage: Stage) -> None:
+    """One that is away takes its time, and the others are looked at afterwards."""
+    loaded: list[str] = []
+    one, _other = stage.consume(queue("q")), stage.consume(queue("r"))
+
+    def load(name: str) -> None:
+        loaded.append(name)
+        if loaded == ["a"]:
+            stage.register.leave([one])
+
+    stage.found = lambda: [Heir(n, lambda n=n: load(n)) for n in "abc"]  # type: ignore[misc]
+    stage.turn()
+    assert loaded == ["a"]
+    stage.turn()
+    assert loaded[1:3] == ["b", "c"]
+    del loaded[:]
+    stage.register.look()
+    stage.turn()
+    assert loaded == ["a"]
+    stage.turn()
+    assert loaded[1:] == ["a", "b", "c"], "all of them, as a script was missing"
+
+
 def test_nodes_that_are_not_known_stop_nothing(stage: Stage) -> None:
     def found() -> list[Any]:
         raise ServerUnavailable("gone")

@@ -49,8 +49,8 @@ class Process:
     """A process that consumes, as it says of itself, 20 s ago at most while it is well."""
 
     name: str
-    """What the names of its consumers, and so its receipts, begin with. If it consumes by several
-    addresses, all entries but one have a number behind that.
+    """What the names of its consumers, and so its receipts, begin with. A process that consumes by
+    several addresses has an entry for each, with this name.
     """
     said_ms: int
     """When it said so, by the server's clock."""
@@ -113,7 +113,7 @@ class Roster(NamedTuple):
     def process_of(self, consumer: str) -> Process | None:
         """The process of a consumer, by its name: what the receipts of its messages begin with."""
         name = consumer[: fork.NAME]
-        return next((each for each in self.processes if each.name[: fork.NAME] == name), None)
+        return next((process for process in self.processes if process.name == name), None)
 
 
 def roster(keys: RegisterKeys, *, after: str = "", limit: int = MOST) -> Call[Roster]:
@@ -132,6 +132,7 @@ def _process(name: bytes, value: bytes) -> Process | None:
     said, _, text = as_text(value).partition(" ")
     try:
         entry = json.loads(text)
-        return Process(as_text(name), int(said), entry) if isinstance(entry, dict) else None
+        named = as_text(name)[: fork.NAME]  # without the number of the address
+        return Process(named, int(said), entry) if isinstance(entry, dict) else None
     except (ValueError, RecursionError):
         return None  # of a release that is not known yet, or written by another program

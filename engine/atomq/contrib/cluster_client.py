@@ -52,12 +52,15 @@ class Client:
         return self.engine.command("GET", _text(key), patient=True)
 
     def mget(self, keys: Sequence[Any]) -> list[Any]:
-        """The values of keys, of any slots; they are not read at one moment."""
+        """The values of keys, of any slots, or what lies beside; not read at one moment."""
         found = self.engine.reads([("GET", _text(key)) for key in keys])
         for value in found:
             if isinstance(value, Exception):
                 raise value
-        return found
+        missing = [key for key, value in zip(keys, found, strict=True) if value is None]
+        beside = self.aside(missing) if missing else {}
+        pairs = zip(keys, found, strict=True)
+        return [beside.get(_text(key)) if value is None else value for key, value in pairs]
 
     def known(self, keys: Sequence[str]) -> dict[str, Any]:
         """The values of keys; those of nodes that do not answer soon are left out."""
