@@ -533,8 +533,12 @@ class Waiting:
         if isinstance(token, server.NoPermissionError):
             self._warn(token)
             yield Rest(0.5)
-        elif isinstance(token, Exception):  # a replica now: a new one may lead to the primary
+        elif isinstance(token, Exception) and isinstance(claimed, Exception):
+            # Refused both, as by a replica: the claim that follows is tried until that is over.
+            raise (yield from self._given_up(token, 0.05)) from token
+        elif isinstance(token, Exception):  # a new connection may lead to the primary
             yield from self.close()
+            yield Rest(0.5)
         if isinstance(claimed, Exception):  # a claim that is asked for the answer will tell
             return token[0].decode() if isinstance(token, list) else None
         return ahead.parse(claimed, False)

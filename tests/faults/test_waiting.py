@@ -410,3 +410,39 @@ def test_what_a_working_consumer_does_not_hear_stays_with_the_server(server: Ser
                 return kept, message.body
 
     assert asyncio.run(main()) == (MOST_HEARD, "work")
+
+
+# ── a server that refuses ─────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_wait_that_is_refused_is_not_sent_as_fast_as_it_is_answered(
+    own_server: Server, is_async: bool
+) -> None:
+    """Newer servers check a BLPOP anew when there is something for it: it may be refused then."""
+    db, worked = own_server.client(), threading.Event()
+
+    def consume() -> None:
+        for message in Queue("q", own_server.url).consume(timeout=20):
+            with message:
+                worked.set()
+            return
+
+    async def consume_async() -> None:
+        async with AsyncQueue("q", own_server.url) as queue:
+            async for message in queue.consume(timeout=20):
+                async with message:
+                    worked.set()
+                return
+
+    with running((lambda: asyncio.run(consume_async())) if is_async else consume):
+        wait_until("a consumer waits", lambda: blocked(db))
+        db.config_resetstat()
+        both = db.pipeline().rpush("_atomq.{q}.wake", "").config_set("min-replicas-to-write", 1)
+        both.execute()
+        time.sleep(0.5)  # nothing marks the end of what must not come
+        asked = commands(db) + db.info("commandstats").get("cmdstat_hello", {"calls": 0})["calls"]
+        db.config_set("min-replicas-to-write", 0)
+        Queue("q", own_server.url).put("x")
+        assert worked.wait(5)
+    assert asked < 60

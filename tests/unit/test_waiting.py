@@ -282,9 +282,20 @@ def test_what_a_replica_refuses_is_asked_of_another_connection() -> None:
     stage = refusing("UNBLOCKED force unblock, instance state changed (master -> replica?)")
     assert stage.run(stage.waiting.wait((KEY,), 0.5, claim("c"))) == [b"c"]
     assert stage.waiting.lines == []
+    assert stage.rested == 0.5, "a server that refuses only to wait is claimed from once in a while"
     assert stage.run(stage.waiting.wait((KEY,), 0.5, claim("d"))) is None
     assert stage.run(stage.waiting.withdraw()) == [b"d"]
     assert len(stage.opened) == 2
+
+
+def test_a_claim_behind_a_wait_is_asked_for_anew_where_the_server_refuses_both() -> None:
+    """Else it would be waited again at once, and refused at once, as fast as the server answers."""
+    stage = refusing("NOREPLICAS Not enough good replicas to write.")
+    stage.far.refuses_claims = b"-NOREPLICAS Not enough good replicas to write.\r\n"
+    with pytest.raises(ServerUnavailable, match="NOREPLICAS"):
+        stage.run(stage.waiting.wait((KEY,), 0.5, claim("c")))
+    assert stage.waiting.lines == []
+    assert stage.rested == 0.05
 
 
 @pytest.mark.parametrize("error", [server.NoPermissionError("no"), server.ResponseError("what?")])
