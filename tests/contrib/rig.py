@@ -11,16 +11,18 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import pytest
 import redis
 from celery import Celery, states
-from kombu import transport
+from kombu import Connection, Consumer, Exchange, Producer, Queue, transport
 from kombu.transport import TRANSPORT_ALIASES
 
 import atomq.celery
@@ -249,6 +251,56 @@ class Worker:
         self.send_signal(signal.SIGUSR2)
         wait_until("the vitals", lambda: len(ledger.vitals()) > before, 10)
         return ledger.vitals()[-1]
+
+
+def late_beside_a_busy_one(url: str, busy: str, due: str) -> float:
+    """By how many seconds a message comes late that falls due while its timekeeper works.
+
+    That consumes both queues, and works on a message of `busy`; an idle one consumes `due`.
+    """
+    works, done, came = threading.Event(), threading.Event(), list[float]()
+
+    def work(_: Any, message: Any) -> None:
+        message.ack()
+        works.set()
+        done.wait(10)
+
+    def take(_: Any, message: Any) -> None:
+        came.append(time.time())
+        message.ack()
+
+    with contextlib.ExitStack() as stack:
+        # By this name, so that each has ids of its own, as in processes of their own.
+        mine, other, out = (
+            stack.enter_context(Connection(url, transport_options={"client_name": name}))
+            for name in ("busy", "idle", "out")
+        )
+        queues = [Queue(name, Exchange(name), routing_key=name) for name in (busy, due)]
+        Consumer(mine, queues, callbacks=[work]).consume()
+        falls_due = datetime.now(UTC) + timedelta(seconds=0.9)
+        for queue, headers in ((queues[1], {"eta": falls_due.isoformat()}), (queues[0], {})):
+            with contextlib.suppress(TimeoutError):
+                mine.drain_events(timeout=0.2)  # it claims, and waits for what is due
+            Producer(out).publish(
+                {},
+                exchange=queue.exchange,
+                routing_key=queue.name,
+                declare=[queue],
+                headers=headers,
+            )
+        working = threading.Thread(target=mine.drain_events, kwargs={"timeout": 5})
+        working.start()
+        stack.callback(working.join)
+        stack.callback(done.set)
+        assert works.wait(5)
+        Consumer(other, queues[1:], callbacks=[take]).consume()
+        wait_until("what falls due", lambda: came or _drained(other), 5)
+    return came[0] - falls_due.timestamp()
+
+
+def _drained(connection: Connection) -> None:
+    with contextlib.suppress(TimeoutError):
+        connection.drain_events(timeout=0.5)
 
 
 class Place:

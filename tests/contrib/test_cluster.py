@@ -28,7 +28,7 @@ from atomq import calls, scripts
 from atomq.conversation import INVALIDATED
 from atomq.errors import ServerUnavailable
 from atomq.keys import QueueKeys, hash_slot
-from tests.contrib.rig import ON_ONE_KIND, POOLS, Place, Worker
+from tests.contrib.rig import ON_ONE_KIND, POOLS, Place, Worker, late_beside_a_busy_one
 from tests.faults.test_cluster import name_on
 from tests.servers import Cluster, Server, wait_until
 
@@ -281,6 +281,11 @@ def test_what_fell_due_while_there_was_no_room_comes_as_soon_as_there_is(three: 
         body, waited = at.take()
         assert body == "due"
         assert waited < 0.7, "before the next look"
+
+
+def test_what_falls_due_while_its_timekeeper_works_comes_to_another(three: Cluster) -> None:
+    names = name_on(three, 0), name_on(three, 1)
+    assert -0.002 < late_beside_a_busy_one(url_of(three), *names) < 0.3
 
 
 def test_a_claim_that_a_frozen_node_does_not_answer_keeps_room_from_no_other(

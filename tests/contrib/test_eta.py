@@ -18,7 +18,15 @@ from atomq.address import Address
 from atomq.calls import Outgoing
 from atomq.contrib.kombu import control
 from atomq.contrib.kombu.broker import broker_of
-from tests.contrib.rig import ON_ONE_KIND, POOLS, Fleet, Place, await_true, ours
+from tests.contrib.rig import (
+    ON_ONE_KIND,
+    POOLS,
+    Fleet,
+    Place,
+    await_true,
+    late_beside_a_busy_one,
+    ours,
+)
 from tests.servers import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, ON_ONE_KIND]
@@ -68,6 +76,10 @@ def test_a_task_that_is_due_after_some_idle_seconds_starts_then(fleet: Fleet) ->
     late = sorted(fleet.ledger.started(one)[0] - due for one, due in sent.items())
     assert late[0] > -0.002
     assert late[-2] <= 0.1, late  # one may meet a busy moment
+
+
+def test_what_falls_due_while_its_timekeeper_works_comes_to_another(server: Server) -> None:
+    assert -0.002 < late_beside_a_busy_one(ours(server.url), "busy", "due") < 0.3
 
 
 def test_an_eta_in_the_body_is_kept_by_the_worker(fleet: Fleet) -> None:

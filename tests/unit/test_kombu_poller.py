@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator
 from operator import itemgetter
@@ -812,6 +813,43 @@ def test_what_falls_due_where_there_is_no_room_is_left_to_another(
     stage.poller.pump()
     (call,) = stage.engine.called("claim")
     assert (call.keys[0], call.args[2]) == ("_atomq.{q}.unacked", 0)
+
+
+def test_what_falls_due_while_a_task_runs_is_left_to_another(
+    stage: Stage, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    keeper = stage.broker.keeper
+    monkeypatch.setattr(keeper, "watch", lambda _, patience: asked.append(round(patience, 1)))
+    stage.consume()
+    taking, found = stage.poller._intake, stage.poller._intake.claims
+    taking.begin_task()
+    assert asked == [], "nothing falls due"
+    taking.end_task()
+    stage.claim(wait_ms=300)
+    for _ in range(3):
+        taking.begin_task()
+        taking.end_task()
+    assert asked == [0.3], "once, however many tasks there are"
+    assert found.waits_until() == math.inf, "it claims in time by itself"
+    clock[0] = 0.1
+    taking.begin_task()
+    assert asked == [0.3, 0.2], "as the keeper forgot it"
+    assert found.waits_until() == pytest.approx(claims.clock() + 0.2, abs=0.05)
+    taking.end_task()
+    taking.begin_task()
+    assert asked == [0.3, 0.2]
+    clock[0] = 0.31
+    assert found.waits_until() <= claims.clock()
+    assert found.withdraw() == ["q"]
+    assert found.queue.name == "q"
+    stage.engine.answers["claim"] = claimed()
+    stage.engine.run(found.give_back())
+    (call,) = stage.engine.called("claim")
+    assert (call.keys[0], call.args[2]) == ("_atomq.{q}.unacked", 0)
+    assert found.waits_until() == math.inf
+    stage.engine.run(found.give_back())
+    assert len(stage.engine.called("claim")) == 1
 
 
 class Loop:

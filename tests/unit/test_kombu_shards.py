@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -182,7 +183,8 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClusterStage]:
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1024.0]  # a fixed one: sums of it are the same whenever this runs
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    monkeypatch.setattr("atomq.contrib.kombu.claims.clock", lambda: now[0])
+    for each in ("contrib.kombu.claims", "leases"):
+        monkeypatch.setattr(f"atomq.{each}.clock", lambda: now[0])
     return now
 
 
@@ -417,6 +419,45 @@ def test_what_falls_due_is_claimed_in_time(stage: ClusterStage, now: list[float]
     now[0] += 0.02
     stage.shards.pump()
     assert stage.node(A).names() == ["claim"]
+
+
+def test_what_falls_due_where_there_is_no_room_is_left_to_another(
+    stage: ClusterStage, now: list[float]
+) -> None:
+    stage.channel.basic_qos(0, 1, False)
+    idle(stage, "a", "b")
+    for place, queue, answer in ((A, "a", claimed(wait_ms=300)), (B, "b", claimed("m"))):
+        stage.shards._claimed[queue].claims.found([queue])
+        stage.shards.pump()
+        assert stage.node(place).names() == ["claim"]
+        stage.read(place, answer)
+    assert len(stage.got) == 1
+    now[0] += 0.31
+    stage.shards.pump()
+    (claim,) = [words for words in stage.node(A).asked() if words[0] == "claim"]
+    assert claim[3] == "0", "of no message: it leaves a token"
+    stage.shards.pump()
+    assert "claim" not in stage.node(A).names()
+
+
+def test_what_falls_due_while_a_task_runs_is_left_to_another(
+    stage: ClusterStage, now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    keeper = stage.broker.keeper
+    monkeypatch.setattr(keeper, "watch", lambda _, patience: asked.append(patience))
+    stage.consume("a")
+    stage.consume("b")
+    stage.pump()
+    stage.node(A).asked()
+    stage.read(A, "OK", claimed(wait_ms=300))
+    stage.shards.begin_task()
+    assert asked == [pytest.approx(0.3)]
+    now[0] += 0.31
+    found = stage.shards._claimed["a"].claims
+    assert found.waits_until() <= now[0]
+    stage.shards.end_task()
+    assert found.waits_until() == math.inf
 
 
 def test_it_says_when_there_is_something_to_do(stage: ClusterStage, now: list[float]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from atomq.calls import Call, Claimed
@@ -12,8 +13,8 @@ from atomq.contrib.kombu.consuming import MOST_CLAIMED
 from atomq.contrib.kombu.rights import CLAIM
 from atomq.conversation import Command
 from atomq.errors import PermissionDenied, ServerFull
-from atomq.flows import clock
-from atomq.keys import is_queue_key
+from atomq.flows import Flow, ask, clock
+from atomq.keys import QueueKeys, is_queue_key
 
 if TYPE_CHECKING:
     from atomq.contrib.kombu.broker import Broker
@@ -32,7 +33,11 @@ Ask = Callable[[Call[Claimed], Callable[[Outcome], None]], None]
 
 
 class Claims:
-    """One claim at a time is under way."""
+    """One claim at a time is under way.
+
+    It belongs to one thread, but for what the keeper of leases calls while a task runs in that: it
+    leaves to other consumers what falls due meanwhile. See `backlog.Waits`.
+    """
 
     def __init__(
         self,
@@ -56,9 +61,12 @@ class Claims:
         self._on_nothing = on_nothing
         self.hot: set[str] = set()
         """Queues that may have something to claim."""
-        self.due_at = float("inf")
+        self.due_at = inf
         """When a delayed message falls due (monotonic)."""
         self._due: set[str] = set()  # of which queues
+        self._is_busy = False  # whether its thread works on a task
+        self._is_watched = False  # whether the keeper looks when that message falls due
+        self._left: list[str] = []  # queues of which the keeper leaves to others what fell due
         self.has_found = False
         """Whether it was looked, and what was found is not claimed yet."""
         self.chores_at = 0.0
@@ -83,9 +91,46 @@ class Claims:
 
     def fall_due(self) -> set[str]:
         """It is time to claim what is delayed: of these queues."""
-        due, self._due, self.due_at = self._due, set(), float("inf")
+        due, self._due, self.due_at = self._due, set(), inf
         self.hot |= due
         return due
+
+    def begin_task(self) -> None:
+        """The thread works on a task now: what falls due meanwhile is for other consumers."""
+        self._is_busy = True
+        if not self._is_watched and self.due_at != inf:
+            self._is_watched = True
+            self._broker.keeper.watch(self, max(0.0, self.due_at - time.monotonic()))
+
+    def end_task(self) -> None:
+        """The task is done."""
+        self._is_busy = False
+
+    @property
+    def queue(self) -> QueueKeys:
+        """See `backlog.Waits`."""
+        return self._broker.keys(self._left[0])
+
+    def waits_until(self) -> float:
+        """See `backlog.Waits`. Of one that is not busy the next task has the keeper look again."""
+        self._is_watched = False  # first: a task that begins now sees that
+        if not self._is_busy or self.due_at == inf:
+            return inf
+        self._is_watched = True
+        return clock() + self.due_at - time.monotonic()
+
+    def withdraw(self) -> list[str]:
+        """See `backlog.Waits`."""
+        due, self._due, self.due_at = self._due, set(), inf
+        self._is_watched = False
+        self._left += due
+        return list(due)
+
+    def give_back(self) -> Flow[None]:
+        """See `backlog.Waits`. A claim of nothing leaves a token, which wakes another consumer."""
+        left, self._left = self._left, []
+        for name in left:
+            yield from ask(self._broker.claim([name], 0))
 
     def _minds(self, queues: Collection[str], wait_ms: int) -> None:
         """Claim from these again when the next delayed message falls due."""
@@ -94,6 +139,7 @@ class Claims:
         sent_at = time.monotonic() - (clock() - self._sent_at)
         self.due_at = min(self.due_at, sent_at + wait_ms / 1000)
         self._due.update(queues)
+        self._is_watched = False
         self._transport.poller.ring_at(self.due_at)
 
     def send(self, channel: Channel, queues: list[str], room: int) -> None:

@@ -15,6 +15,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as server
@@ -69,11 +70,9 @@ class Intake:
         self.watch = Watch(self._broker, self._send, self.claims.hot.add)
         self.looker = Looker(self._broker, self._send, self.claims.found)
         self._able: tuple[Channel, ...] = ()
-        self.unable_since = float("inf")
+        self.unable_since = inf
         """Since when it watches queues from which it can take nothing (monotonic)."""
         self.chores = Chores(transport)
-        # The thread works on a task from here to there, and hears nothing meanwhile.
-        self.begin_task, self.end_task = self.watch.election.begin, self.watch.election.end
 
     # ── what the poller says and asks ─────────────────────────────────────────────────────────
 
@@ -121,6 +120,17 @@ class Intake:
             return False
         self.has_read = True
         return True
+
+    def begin_task(self) -> None:
+        """The thread works on a task now, and hears nothing meanwhile."""
+        self.watch.election.begin()
+        if self.claims.due_at != inf:
+            self.claims.begin_task()
+
+    def end_task(self) -> None:
+        """The task is done."""
+        self.watch.election.end()
+        self.claims.end_task()
 
     def close(self) -> None:
         """Give back what was not handed over, pass a wake-up on, and hang up."""
@@ -272,11 +282,11 @@ class Intake:
             self._able = able
             queues = {name for channel in able for name in channel.claimed_queues()}
             if not self.watch.election.has_more(queues):
-                self.unable_since = float("inf")
-            elif self.unable_since == float("inf"):
+                self.unable_since = inf
+            elif self.unable_since == inf:
                 self.unable_since = now
         if now >= self.unable_since + LINGER:
-            self.unable_since = float("inf")
+            self.unable_since = inf
             self.resign(staying={name for channel in able for name in channel.claimed_queues()})
 
     def resign(self, staying: Collection[str] = ()) -> None:

@@ -15,8 +15,9 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as server
@@ -126,9 +127,14 @@ class Shards:
 
     def begin_task(self) -> None:
         """The thread works on a task now. What the server tells meanwhile, it tells others too."""
+        for one in self._claimed.values():
+            if one.claims.due_at != inf:
+                one.claims.begin_task()
 
     def end_task(self) -> None:
         """The task is done."""
+        for one in self._claimed.values():
+            one.claims.end_task()
 
     def read_on(self) -> bool:
         """Take in what has come, up to what is to be handed over; True if that is done already."""
@@ -168,15 +174,17 @@ class Shards:
         is_time = now >= self._chores_at
         if is_time:
             self._do_chores(now)
-        for one in self._claimed.values():
-            if now >= one.claims.due_at:
-                one.claims.fall_due()
+        due = [one for one in self._claimed.values() if now >= one.claims.due_at]
+        for one in due:
+            one.claims.fall_due()
         least = is_time or any(one.wants_any_room(now) for one in self._claimed.values())
         rooms = self.demand.rooms(least=least, reserved=self._reserved)
         if rooms and stopping():
             rooms = {}
         for channel, room in rooms.items():
             self._ask_for(channel, room, now)
+        if due:
+            self._leave_due(due, rooms)
         for popped in self._pops.values():
             popped.ask(now)
         self._tick(now)
@@ -193,6 +201,13 @@ class Shards:
             elif room:
                 one.claims.send(channel, [name], room)
                 room = 0
+
+    def _leave_due(self, due: list[ClaimedQueue], able: Collection[Channel]) -> None:
+        """What fell due and cannot be taken here is for another consumer, which does not know."""
+        here = {name for channel in able for name in channel.claimed_queues()}
+        for one in due:
+            if one.name not in here and not one.is_sent:
+                one.pass_on()
 
     def _reserved(self, channel: Channel) -> int:
         return sum(one.claims.reserved(channel, LAPSE) for one in self._claimed.values())
