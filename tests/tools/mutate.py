@@ -75,7 +75,7 @@ TESTS = {
         "tests/unit/test_conversation.py tests/unit/test_kombu_poller.py",
     ],
     "engine/atomq/wires.py": ["tests/unit/test_wires.py", "tests/unit tests/faults/test_fork.py"],
-    "engine/atomq/waiting.py": ["tests/unit/test_waiting.py"],
+    "engine/atomq/waiting.py": ["tests/unit/test_waiting.py tests/unit/test_watched.py"],
     "engine/atomq/watched.py": ["tests/unit/test_watched.py"],
     "engine/atomq/answer_aio.py": ["tests/unit/test_answer.py"],
     "engine/atomq/line_aio.py": ["tests/unit/test_line_aio.py", "tests/conformance tests/faults"],

@@ -141,7 +141,7 @@ def test_what_may_be_held_is_asked_for_as_the_last_attempt_that_there_can_be() -
 
 @pytest.mark.parametrize(
     ("after", "spent", "least", "most"),
-    [(0, 0, 0.2, 0.25), (59, 0.1, 0.2, 0.25), (60, 0.1, 0.8, 1), (0, 0.6, 0.96, 1.2)],
+    [(0, 0, 0.2, 0.25), (59, 0.1, 0.2, 0.25), (60, 0.1, 0.8, 1), (0, 0.6, 0.48, 0.6)],
 )
 def test_a_node_in_trouble_is_left_aside_for_a_moment_and_after_a_minute_for_a_second(
     after: float, spent: float, least: float, most: float, monkeypatch: pytest.MonkeyPatch

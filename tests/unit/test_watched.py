@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from redis import exceptions as server
 
 from atomq import calls, waiting
-from atomq.actions import NoAnswer
+from atomq.actions import BRIEF, NoAnswer
 from atomq.calls import Call
 from atomq.cluster import FEW, Nodes
 from atomq.drive import drive
@@ -98,6 +98,7 @@ class Stage:
         self.moved: set[str] = set()
         self.judged: list[Any] = []
         self.doubted: list[Any] = []
+        self.heard: list[Any] = []  # for how many seconds
         self.engine: Any = SimpleNamespace(may_unblock=True, may_watch=True, era=0)
         self.engine.slots = SimpleNamespace(
             serves=lambda _, name: name not in self.moved,
@@ -145,7 +146,8 @@ class Stage:
             case waiting.Send(_, data):
                 if self.engine.may_watch:
                     self.node.hear(data)
-            case waiting.Hear(lines, _):
+            case waiting.Hear(lines, seconds):
+                self.heard.append(seconds)
                 if self.dead:
                     raise server.ConnectionError("gone")
                 data, self.node.out = self.node.out[: self.some], self.node.out[self.some :]
@@ -337,8 +339,10 @@ def test_a_call_without_an_answer_ends_its_line_and_the_next_ones_travel_elsewhe
     stage = Stage()
     stage.wait()
     stage.some = 0
+    stage.heard.clear()
     with pytest.raises(server.TimeoutError, match="h:1: Timeout reading"):
         stage.run(stage.waiting.carry((call(),), ()))
+    assert stage.heard == [pytest.approx(BRIEF, abs=0.2)]
     assert (stage.closed, stage.doubted, stage.waiting.lines) == (1, [("h", 1)], [])
     stage.some = 1000
     stage.wait()

@@ -28,7 +28,6 @@ BEYOND_RETRIES = 9  # the highest attempt a claim can have
 ASIDE = 0.25  # seconds for which queues are left aside whose node is in trouble
 LONGER = 1.0  # the same, once the trouble has lasted for `LONG`
 LONG = 60.0  # seconds: by then another node would have taken over, if there were one
-TIMES = 2  # as long as it took to learn of the trouble: the other queues waited meanwhile
 
 
 class Company(Protocol):
@@ -336,13 +335,13 @@ class Claiming:
     ) -> ServerUnavailable:
         """Its node is in trouble: claim from it again in a while, from the others meanwhile.
 
-        While the node is in doubt nothing is sent to it, so no time is `spent`: it is seen soon
-        that another one has taken over.
+        For as long, at least, as they were kept waiting by this. While the node is in doubt nothing
+        is sent to it, so no time is `spent`: it is seen soon that another one has taken over.
         """
         self._turns.pop(claims.names[0], None)
         now, known = time.monotonic(), self._aside.get(claims.names[0])
         since = now if known is None else known.since
-        pause = max(ASIDE if now - since < LONG else LONGER, TIMES * spent)
+        pause = max(ASIDE if now - since < LONG else LONGER, spent)
         until = now + pause * random.uniform(0.8, 1)
         self._aside[claims.names[0]] = Aside(until, error, since)
         log.log(logging.DEBUG if known else logging.INFO, "the other queues go on: %s", error)
