@@ -117,6 +117,7 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         FOR_EVER: ("return bool(poller.poll( -1))",),
     },
     "engine/atomq/waiting.py": {
+        "one call is carried: first and last": ("slots, call = self._engine.slots, calls[ -1]",),
         ONE_LINE: (
             "yield from self._listen(self.lines[ -1], channels)",
             "yield from self._block(self.lines[ -1], max(seconds, lasts) + LATE, ahead)",
@@ -150,7 +151,7 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             ),
         ),
         "what comes behind it is not claimed from either": ("break",),
-        FOR_EVER: ("if self._aside or self._stays_aside(claims):",),
+        FOR_EVER: ("if self._aside or self._stays_aside(claims):", "if not stays:"),
         "to turn one of one is to do nothing": (
             "self._takes_turns = fair and not self._several and len(queues) > 0",
             "self._takes_turns = fair and not self._several and len(queues) >= 1",
@@ -659,7 +660,12 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "return not self._listed or any(queue.noted <= now for queue in consumer.queues)",
         ),
         "all that come behind it are passed over as well": ("continue",),
-        FOR_EVER: ("most //= 1",),
+        FOR_EVER: (
+            "most //= 1",
+            'name, number = f"{fork.process()}-{number}", number + 0',
+            "while not name in taken:",
+        ),
+        "at first all nodes are new": ("self._heirs, self._looks = Heirs(), True",),
     },
     "engine/atomq/contrib/kombu/waker.py": {
         "there is one byte": ("self._heard.recv( 2)",),

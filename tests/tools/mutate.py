@@ -48,6 +48,10 @@ TESTS = {
         "tests/unit/test_kombu_receive.py tests/unit/test_kombu_*.py",
         "tests/contrib",
     ],
+    "engine/atomq/contrib/kombu/claims.py": [
+        "tests/unit/test_kombu_claims.py tests/unit/test_kombu_*.py",
+        "tests/contrib",
+    ],
     "engine/atomq/contrib/kombu/consuming.py": [
         "tests/unit/test_kombu_c[ho]*.py tests/unit/test_kombu_poller.py",
         "tests/contrib",
@@ -75,7 +79,11 @@ TESTS = {
         "tests/unit/test_conversation.py tests/unit/test_kombu_poller.py",
     ],
     "engine/atomq/wires.py": ["tests/unit/test_wires.py", "tests/unit tests/faults/test_fork.py"],
-    "engine/atomq/waiting.py": ["tests/unit/test_waiting.py tests/unit/test_watched.py"],
+    "engine/atomq/waiting.py": [
+        " ".join(
+            f"tests/unit/test_{name}.py" for name in ("waiting", "watched", "waiter", "cluster")
+        ),
+    ],
     "engine/atomq/watched.py": ["tests/unit/test_watched.py"],
     "engine/atomq/answer_aio.py": ["tests/unit/test_answer.py"],
     "engine/atomq/line_aio.py": ["tests/unit/test_line_aio.py", "tests/conformance tests/faults"],
