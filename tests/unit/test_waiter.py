@@ -689,6 +689,34 @@ class Played:
         yield Rest(0)
 
 
+@pytest.mark.parametrize("slots", [None, Slots()])
+def test_in_a_cluster_calls_may_travel_where_a_thread_waits_until_it_closes(
+    pool: Pool, slots: Slots | None
+) -> None:
+    waiter = Waiter(engine(pool, slots=slots))
+    carriers = waiter._engine.carriers
+    assert not carriers
+    assert waiter.wait(("a",), 0.01) is None
+    assert carriers == ({waiter} if slots else set())
+    waiter.close()
+    assert not carriers
+
+
+@pytest.mark.parametrize("slots", [None, Slots()])
+def test_in_a_cluster_calls_may_travel_where_a_task_waits_until_it_closes(
+    pool: Pool, slots: Slots | None
+) -> None:
+    async def main(waiter: AsyncWaiter) -> None:
+        carriers = waiter._engine.carriers
+        assert not carriers
+        assert await waiter.wait(("a",), 0.01) is None
+        assert carriers == ({waiter} if slots else set())
+        await waiter.close()
+        assert not carriers
+
+    run(pool, main, slots=slots)
+
+
 def test_while_a_thread_waits_calls_of_others_do_not_travel_there(pool: Pool) -> None:
     waiter = Waiter(engine(pool))
     found: list[Any] = []

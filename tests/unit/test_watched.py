@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +35,8 @@ class Node:
         self.tokens = dict.fromkeys(NAMES, 0)
         self.refuses: dict[bytes, str] = {}
         """Errors, by command; or by command and list."""
+        self.silent: set[bytes] = set()
+        """What gets no answer: likewise."""
         self.said: list[str] = []
         self.connect()
 
@@ -54,6 +57,8 @@ class Node:
         name = words[1].decode()
         self.said.append(f"{verb.decode()} {name}" if verb in (b"LPOP", b"LLEN") else verb.decode())
         refused = self.refuses.get(verb) or self.refuses.get(verb + b" " + words[1])
+        if self.silent & {verb, verb + b" " + words[1]}:
+            return
         if refused is not None:
             self.out += f"-{refused}\r\n".encode()
         elif verb == b"SSUBSCRIBE":
@@ -148,6 +153,7 @@ class Stage:
                     self.node.hear(data)
             case waiting.Hear(lines, seconds):
                 self.heard.append(seconds)
+                assert len(self.heard) < 100_000, "it listens for ever"
                 if self.dead:
                     raise server.ConnectionError("gone")
                 data, self.node.out = self.node.out[: self.some], self.node.out[self.some :]
@@ -186,6 +192,7 @@ def test_a_token_is_taken_and_only_what_changed_is_asked_about_again() -> None:
     ]
     stage.node.change("c", 1)
     assert stage.wait() == "c"
+    assert stage.rested == 0
     assert stage.wait() is None
     assert stage.said() == ["LPOP c", "CLIENT CACHING", "LLEN c"]
     assert stage.run(stage.waiting.withdraw()) == []
@@ -345,11 +352,42 @@ def test_a_call_without_an_answer_ends_its_line_and_the_next_ones_travel_elsewhe
     assert stage.heard == [pytest.approx(BRIEF, abs=0.2)]
     assert (stage.closed, stage.doubted, stage.waiting.lines) == (1, [("h", 1)], [])
     stage.some = 1000
+    stage.engine.slots.is_sound = lambda _: False  # another one would have been left
     stage.wait()
     assert len(stage.opens) == 2
     assert stage.run(stage.waiting.carry((call(),), ())) is None
     other = calls.ack(QueueKeys("other", layout="cluster"), ["r-1.0.1"])
     assert stage.run(stage.waiting.carry((other,), ())) == [b"r-1.0.1"]
+
+
+def test_all_of_an_answer_comes_in_the_time_that_one_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece that comes gives it no more. What has come by then is taken all the same."""
+    stage = Stage()
+    stage.wait()
+    stage.some = 1
+    stage.heard.clear()
+    monkeypatch.setattr(time, "monotonic", lambda: 50 + 0.4 * BRIEF * len(stage.heard))
+    assert stage.run(stage.waiting.carry((call("a"),), ())) == [b"a"]
+    left = [1, 0.6, 0.2, *[0] * (len(b"$1\r\na\r\n") - 3)]
+    assert stage.heard == pytest.approx([BRIEF * each for each in left])
+
+
+def test_a_call_behind_its_script_has_no_answer_though_the_script_was_loaded() -> None:
+    stage = Stage()
+    stage.wait()
+    stage.node.silent.add(b"EVALSHA")
+    with pytest.raises(server.TimeoutError, match="h:1: Timeout reading"):
+        stage.run(stage.waiting.carry((call(),), (call(),)))
+    assert stage.said()[-2:] == ["SCRIPT", "EVALSHA"]
+
+
+def test_what_the_node_says_of_its_slots_is_learned_from_a_call_as_well() -> None:
+    stage = Stage()
+    stage.wait()
+    stage.node.refuses[b"EVALSHA"] = "MOVED 1 127.0.0.1:7"
+    replies = stage.run(stage.waiting.carry((call(),), ()))
+    assert [type(reply) for reply in replies] == [server.MovedError]
+    assert stage.judged == replies
 
 
 def test_the_answer_to_a_call_that_was_interrupted_is_no_answer_to_the_next() -> None:
@@ -379,10 +417,71 @@ def test_lists_are_counted_over_it_and_nothing_is_taken() -> None:
     stage.node.change("c", 2)
     assert stage.run(stage.waiting.lengths({"a", "c", "x"})) == {"a": 0, "c": 2}
     assert stage.said() == ["LLEN a", "LLEN c"]
+    stage.engine.era = 1  # another server may be the master by now
+    assert stage.run(stage.waiting.lengths(NAMES)) == {}
+    assert stage.said() == []
+    stage.engine.era = 0
     stage.dead = True
     found = stage.run(stage.waiting.lengths(["a"]))
     assert isinstance(found["a"], NoAnswer)
     assert stage.closed == 1
+
+
+class Two(Stage):
+    """Two nodes, each with half of the lists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes = [Node(), Node()]
+        self.breaks = False  # what is sent to the second one
+
+    def perform(self, action: waiting.Action) -> Any:
+        match action:
+            case waiting.Open(names):
+                self.opens.append([names[:3], names[3:]])
+                return [
+                    Line(SimpleNamespace(hello={b"id": 7}, node=("h", port)), some)
+                    for port, some in enumerate(self.opens[-1])
+                ]
+            case waiting.Send(line, data):
+                if self.breaks and line.wire.node == ("h", 1):
+                    raise server.ConnectionError("gone")
+                self.nodes[line.wire.node[1]].hear(data)
+            case waiting.Hear(lines, seconds):
+                self.heard.append(seconds)
+                for line in lines:
+                    node = self.nodes[line.wire.node[1]]
+                    if node.out:
+                        line.talk.feed(node.out)
+                        node.out = b""
+                        return line
+                self.slept = True
+            case _:
+                return super().perform(action)
+        return None
+
+
+@pytest.mark.parametrize("how", ["breaks", "silent"])
+def test_a_node_without_an_answer_takes_none_of_the_others_away(how: str) -> None:
+    stage = Two()
+    stage.wait()
+    stage.breaks = how == "breaks"
+    if how == "silent":  # behind its first answer
+        stage.nodes[1].silent |= {b"LLEN e", b"LLEN f"}
+    stage.nodes[0].tokens["b"] = 2
+    found = stage.run(stage.waiting.lengths(NAMES))
+    assert [found.pop(name) for name in "abc"] == [0, 2, 0]
+    assert how == "breaks" or found.pop("d") == 0
+    assert all(isinstance(reply, NoAnswer) for reply in found.values())
+    assert stage.doubted == [("h", 1)]
+    assert stage.closed == 1
+    assert [line.names for line in stage.waiting.lines] == [NAMES[:3]]
+    stage.breaks, stage.engine.slots.is_sound = False, lambda _: False
+    stage.wait()
+    assert len(stage.opens) == 1, "its node is not well"
+    stage.engine.slots.is_sound = lambda name: name == "f"
+    stage.wait()
+    assert len(stage.opens) == 2
 
 
 moves = st.lists(
