@@ -54,6 +54,10 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             f"began = time.monotonic() if beside else {at}" for at in (1.0, -1.0)
         ),
     },
+    "engine/atomq/conversation.py": {
+        "one goes as several do, at some cost": ("if len(commands) == 0:",),
+        "of one there is one: first and last": ("return commands[ -1]",),
+    },
     "engine/atomq/cluster.py": {
         "one more or less; tests read it": tuple(
             f"FEW = {many}  # lists of one node, at most, for which a consumer waits over a "

@@ -125,6 +125,10 @@ TESTS = {
     "engine/atomq/cluster.py": [
         "tests/unit/test_cluster.py tests/unit/test_nodes.py tests/unit/test_watched.py"
     ],
+    "engine/atomq/retrying.py": [
+        " ".join(f"tests/unit/test_{name}.py" for name in ("retrying", "cluster", "runner")),
+        "tests/conformance tests/faults",
+    ],
     "engine/atomq/gathering.py": ["tests/unit/test_gathering.py"],
     "engine/atomq/gathering_threads.py": ["tests/unit/test_gathering_threads.py"],
     **{

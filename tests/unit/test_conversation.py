@@ -238,3 +238,11 @@ def test_after_a_break_nothing_of_before_is_heard() -> None:
     assert talk.broken() == [1]
     talk.say(("A",), 2)
     assert list(talk.feed(b":5\r\n")) == [(2, 5)]
+
+
+@pytest.mark.parametrize("many", [1, 2, 3])
+def test_what_is_packed_is_said_as_it_is_and_each_command_has_the_purpose(many: int) -> None:
+    talk = Conversation()
+    commands = [b"command %d" % number for number in range(many)]
+    assert talk.say_packed(commands, "why") == b"".join(commands)
+    assert talk.asked == ["why"] * many

@@ -268,6 +268,25 @@ def test_after_a_fork_nothing_is_known_and_nothing_closed(made: Any) -> None:
 # ── at most so many ───────────────────────────────────────────────────────────────────────────
 
 
+def test_behind_sentinels_each_replica_has_a_pool_that_is_closed_with_the_masters(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, named = made(), [("b", 2), ("c", 3)]
+    monkeypatch.setattr(connect, "replicas", lambda _: named)
+    one.engine.address.kind = "tcp"
+    assert one.replicas() == []
+    one.engine.address.kind = "sentinel"
+    found = dict(one.replicas())
+    assert list(found) == ["b:2", "c:3"]
+    assert dict(one.replicas()) == found, "the same"
+    named.pop(0)
+    assert dict(one.replicas()) == {"c:3": found["c:3"]}
+    idle = Wire(one)
+    found["c:3"]._idle.append(SimpleNamespace(wire=idle))
+    one.close()
+    assert idle.closed
+
+
 def test_a_thread_waits_for_a_place_but_not_for_itself(made: Any) -> None:
     one = made(most=1)
     entered, waits, begun = threading.Event(), threading.Event(), threading.Event()

@@ -796,4 +796,4 @@ def test_while_a_task_waits_calls_of_others_do_not_travel_there(pool: Pool) -> N
         assert (await carries, await waits) == (["answered"], "token")
         assert await waiter.lengths(()) == {"a": 1}
 
-    asyncio.run(tries())
+    asyncio.run(asyncio.wait_for(tries(), 5))
