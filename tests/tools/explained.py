@@ -58,6 +58,17 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         "one goes as several do, at some cost": ("if len(commands) == 0:",),
         "of one there is one: first and last": ("return commands[ -1]",),
     },
+    "engine/atomq/retrying.py": {
+        SET_BEFORE: (
+            "lost = True",
+            "self._on_cluster = True  # as far as a node that lacks a script has said",
+        ),
+        "one more or less; tests read it": tuple(
+            f"HEALS = {times}  # times that scripts are loaded for one call: they may be flushed "
+            "without end"
+            for times in (9, 11)
+        ),
+    },
     "engine/atomq/cluster.py": {
         "one more or less; tests read it": tuple(
             f"FEW = {many}  # lists of one node, at most, for which a consumer waits over a "

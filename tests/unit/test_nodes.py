@@ -28,6 +28,7 @@ from atomq.cluster import (
 from atomq.conversation import packed
 from atomq.drive import drive
 from atomq.durability import Confirmed, Durability
+from atomq.flight import SMALL
 from atomq.ids import CallId
 from atomq.keys import Place, QueueKeys, hash_slot
 from atomq.outage import Outage, Standing
@@ -194,6 +195,7 @@ def test_waits_are_ended_by_one_share_a_node() -> None:
     one, other = Nodes.unblocking([(A, 7), (B, 8), (A, 9)])
     assert (one.place, other.place) == (A, B)
     assert one.data == [packed(("CLIENT", "UNBLOCK", n)) for n in (7, 9)]
+    assert one.large, "it travels alone"
     replies: list[Any] = [None] * 3
     one.answered([1, 0], slots_of(A), replies)
     other.answered([1], slots_of(A), replies)
@@ -223,12 +225,29 @@ def test_what_confirms_goes_behind_what_asks_for_it_and_is_no_reply(asks: bool) 
     call = calls.publish(KEYS, [Outgoing("{}", "i")], call_id=CallId("p", 1), durability=durability)
     share = Share(A)
     share.say(call, 0, load=False)
+    assert share.large == asks, "none is to wait behind it, as it waits itself"
     share.say(call, 1, load=True)
     confirms = [packed(command) for command in durability.commands()] if durability else []
     assert share.data[2:] == confirms
     replies: list[Any] = [None, None]
     share.answered([7, b"sha", *(2 for _ in confirms)], slots_of(A), replies)
     assert replies == [Confirmed(7, [2]) if asks else 7, b"sha"]
+
+
+def test_a_share_is_large_by_what_it_says_or_by_its_bytes() -> None:
+    assert Share(A, large=True).large
+    share = Share(A)
+    share.say_packed(b"x" * SMALL, 0)
+    assert not share.large
+    share.say_packed(b"x", 1)
+    assert share.large
+
+
+def test_a_share_is_large_with_a_call_whose_answer_may_be() -> None:
+    call, share = calls.ack(KEYS, ["r-1.0.1"]), Share(A)
+    call.large = True
+    share.say(call, 0, load=False)
+    assert share.large
 
 
 # ── what came instead of a reply ──────────────────────────────────────────────────────────────

@@ -9,14 +9,14 @@ import pytest
 from redis import exceptions as server
 
 from atomq import calls, errors
-from atomq.actions import NotLoaded, Pause, Replaced, Send
+from atomq.actions import WAYS, Ask, Elsewhere, NoAnswer, NotLoaded, Pause, Replaced, Send
 from atomq.calls import Call, Outgoing
 from atomq.conversation import packed
 from atomq.durability import Confirmed, Durability
 from atomq.flight import Flight
 from atomq.ids import CallId
 from atomq.keys import QueueKeys, RegisterKeys
-from atomq.retrying import Retry, calling
+from atomq.retrying import HEALS, Retry, asking, calling, leads_astray
 from atomq.translating import Unsent, connecting, translated
 
 KEYS = QueueKeys("q")
@@ -80,6 +80,8 @@ def test_what_is_confirmed_is_the_result() -> None:
 def test_what_is_not_confirmed_is_an_error_and_not_sent_again() -> None:
     with pytest.raises(errors.NotDurable, match=r"1 of 2 replicas .* 1\.5 s \(publish of 'q'\)"):
         Driver(sure()).answer([Confirmed(1, [1])])
+    with pytest.raises(errors.AtomqError, match="no permissions"):
+        Driver(sure()).answer([Confirmed(1, [server.NoPermissionError("no permissions")])])
     both = Driver(sure(), ack(), single=False)
     both.answer([Confirmed(1, [1]), []])
     assert both.result is not None
@@ -225,8 +227,12 @@ def test_a_server_that_cannot_load_a_script_is_an_error_of_ours() -> None:
 
 
 def test_who_flushes_without_end_is_told() -> None:
+    driver = Driver(ack())
+    driver.answer([NOSCRIPT])
+    for _ in range(HEALS - 1):
+        driver.answer(["sha", NOSCRIPT])
     with pytest.raises(errors.ScriptsNotLoaded, match="as fast as they are loaded"):
-        answer_always(Driver(ack()), NOSCRIPT)
+        driver.answer(["sha", NOSCRIPT])
 
 
 def test_a_lost_connection_is_tried_again_and_the_verdicts_say_unknown() -> None:
@@ -328,12 +334,19 @@ def test_the_budget_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
         driver.answer(server.ConnectionError("gone"))
 
 
+def test_what_is_left_of_a_budget_and_what_a_slow_answer_adds_to_it() -> None:
+    assert Retry() == Retry(3, 10.0, 1.0), "as the options promise"
+    assert Retry(2, 10.0).after(4.0) == Retry(2, 6.0)
+    assert Retry(2, 10.0).after(11.0) == Retry(2, 0.0)
+    assert Retry(2, 10.0).longer(4.0) == Retry(2, 14.0)
+
+
 def test_pauses_grow_and_differ() -> None:
     retry = Retry()
     for attempt, most in ((1, 0.1), (2, 0.2), (3, 0.4), (9, 1.0)):
         pauses = {retry.pause(attempt) for _ in range(200)}
         assert len(pauses) > 100
-        assert 0.01 <= min(pauses) <= max(pauses) <= most
+        assert 0.01 <= min(pauses) <= most / 2 <= max(pauses) <= most
 
 
 def test_in_a_batch_an_error_stands_in_the_place_of_its_result() -> None:
@@ -342,6 +355,100 @@ def test_in_a_batch_an_error_stands_in_the_place_of_its_result() -> None:
     assert driver.result is not None
     assert isinstance(driver.result[0], errors.InvalidArgument)
     assert driver.result[1] == [calls.Verdict.DONE]
+
+
+def test_in_a_batch_an_answer_that_was_lost_is_counted_and_the_first_call_left_is_named() -> None:
+    driver = Driver(ack(), pause(), retry=Retry(attempts=1), single=False)
+    lost = NoAnswer(server.TimeoutError("late"))
+    step = driver.answer([lost, NoAnswer(Unsent(OSError("gone")))])
+    assert step.call.script.name == "ack"
+    driver.answer()
+    with pytest.raises(errors.ServerUnavailable, match="2 attempts") as caught:
+        driver.answer([lost, NoAnswer(Unsent(OSError("gone")))])
+    assert not caught.value.unsent
+
+
+def test_in_a_batch_a_node_that_refuses_us_is_not_asked_again() -> None:
+    driver = Driver(ack(), ack(), single=False)
+    driver.answer([NoAnswer(server.AuthenticationError("WRONGPASS")), []])
+    assert driver.result is not None
+    assert isinstance(driver.result[0], errors.AtomqError)
+
+
+def test_a_node_that_gave_no_answer_while_loading_is_asked_again() -> None:
+    driver = Driver(ack(), ack(), single=False)
+    driver.answer([NOSCRIPT, []])
+    gone = NoAnswer(server.ConnectionError("gone"))
+    assert isinstance(driver.answer([gone, gone]), Pause)
+    driver.answer()
+    driver.answer([[]])
+    assert driver.result == [[calls.Verdict.DONE]] * 2
+
+
+def test_of_a_slot_that_moves_its_owner_says_the_next_time_where_to_ask() -> None:
+    driver = Driver(ack().at(("b", 2)))
+    assert isinstance(driver.answer([server.TryAgainError("TRYAGAIN")]), Pause)
+    driver.answer()
+    assert driver.sent()[0].place is None
+
+
+def test_a_call_goes_from_node_to_node_at_once_and_after_some_times_waits() -> None:
+    driver = Driver(ack())
+    for _ in range(WAYS):
+        assert isinstance(driver.answer([Elsewhere("MOVED 1 b:2")]), Send)
+    assert isinstance(driver.answer([Elsewhere("MOVED 1 b:2")]), Pause)
+
+
+# ── one command ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("reads", [True, False])
+@pytest.mark.parametrize("error", [Unsent(OSError("no")), server.BusyLoadingError("loading")])
+def test_a_command_that_was_surely_not_done_is_tried_again(error: Exception, reads: bool) -> None:
+    steps = asking(("GET", "k", "x"), Retry(), reads=reads)
+    for _ in range(5):
+        assert next(steps) == Ask(("GET", "k", "x"))
+        assert isinstance(steps.throw(error), Pause)
+    next(steps)
+    with pytest.raises(StopIteration) as ended:
+        steps.send(b"v")
+    assert ended.value.value == [b"v"]
+    steps = asking(("GET", "k", "x"), Retry(attempts=0), reads=reads)
+    next(steps)
+    with pytest.raises(errors.ServerUnavailable, match=r"\(GET, 1 attempt") as caught:
+        steps.throw(error)
+    assert caught.value.unsent
+
+
+def test_a_command_whose_answer_was_lost_is_tried_again_if_it_only_reads() -> None:
+    gone = server.ConnectionError("gone")
+    steps = asking(("INCR", "k"), Retry())
+    next(steps)
+    with pytest.raises(errors.ServerUnavailable, match="gone"):
+        steps.throw(gone)
+    steps = asking(("GET", "k"), Retry(attempts=1), reads=True)
+    next(steps)
+    assert isinstance(steps.throw(gone), Pause)
+    next(steps)
+    with pytest.raises(errors.ServerUnavailable, match="2 attempts"):
+        steps.throw(gone)
+    steps = asking(("GET", "k"), Retry(), reads=True)
+    next(steps)
+    with pytest.raises(errors.ServerError):
+        steps.throw(server.ResponseError("ERR syntax error"))
+
+
+@pytest.mark.parametrize(
+    ("reply", "leads"),
+    [
+        (server.ReadOnlyError("a replica"), True),
+        (server.ConnectionError("closed"), True),
+        (server.ResponseError("UNBLOCKED force unblock"), True),
+        (server.ResponseError("ERR no"), False),
+    ],
+)
+def test_what_says_that_a_connection_leads_to_a_replica(reply: Exception, leads: bool) -> None:
+    assert leads_astray(reply) == leads
 
 
 def test_in_a_batch_what_passes_is_sent_again_alone() -> None:
