@@ -1,0 +1,33 @@
+"""Celery and Kombu over TLS to a cluster: `atomqs-cluster://`."""
+
+from __future__ import annotations
+
+import pytest
+from celery import Celery
+from kombu import Connection, Exchange, Queue
+
+from tests.faults.test_cluster import name_on
+from tests.faults.test_cluster_ways import ON_TLS, TlsCluster, tls
+
+__all__ = ["tls"]  # a fixture
+
+pytestmark = [ON_TLS, pytest.mark.slow]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_what_celery_and_kombu_send_is_got_and_acked(tls: TlsCluster, index: int) -> None:
+    """Each node is found from the first one."""
+    name, trusted = name_on(tls, index), {"ssl_ca_certs": tls.authority}
+    url = f"atomqs-cluster://127.0.0.1:{tls.nodes[0].port}"
+    app = Celery("sends", broker=url, broker_use_ssl=trusted, set_as_default=False)
+    with app, Connection(url, ssl=trusted) as connection:
+        queue = Queue(name, Exchange(name), routing_key=name)(connection.default_channel)
+        queue.declare()
+        sent = app.send_task("work", queue=name)
+        connection.Producer().publish("plain", exchange=queue.exchange, routing_key=name)
+        first, second = queue.get(), queue.get()
+        assert (first.headers["id"], second.payload) == (sent.id, "plain")
+        first.ack()
+        second.ack()
+    with Connection(url, ssl=trusted) as connection:  # what is not acked would be there again
+        assert Queue(name)(connection.default_channel).get() is None
