@@ -444,6 +444,33 @@ def test_declaring_and_replies_need_no_shard_but_their_own(
         wait_until("the binding", lambda: [row[2] for row in bindings.read(other)] == [name])
 
 
+def test_a_queue_that_expires_goes_with_its_messages_and_leaves_nothing(three: Cluster) -> None:
+    """Its binding is kept for an hour, and then swept."""
+    name = name_on(three, 1)
+    queue = Queue(name, Exchange(name), routing_key=name, expires=0.6)
+    nodes = [node.client() for node in three.nodes]
+
+    def left() -> set[bytes]:
+        found = {key for node in nodes for key in node.scan_iter(f"*{name}[^0-9]*")}
+        return {key for key in found if b".producer." not in key}
+
+    table = f"_atomq.{{{name}}}.bindings"
+    with Connection(url_of(three)) as connection:
+        producer = Producer(connection)
+        for priority in (0, 3, 9, 9):
+            put(producer, queue, priority, priority=priority)
+        got = queue(connection.default_channel).get()
+        got.ack()
+        broker = connection.default_channel.broker
+        assert broker.engine.run(calls.inspect(broker.keys(name))).ready == 3
+        wait_until("the queue to expire", lambda: left() == {table.encode()}, 5)
+        ((binding, deadline),) = nodes[1].zrange(table, 0, -1, withscores=True)
+        assert 0 < deadline / 1000 - time.time() <= 3600
+        nodes[1].zadd(table, {binding: 1})  # an hour ago
+        assert connection.default_channel.sweep_bindings() == 1
+        assert not left()
+
+
 @contextmanager
 def applications(cluster: Cluster, by: str) -> Iterator[list[tuple[str, Connection, Producer]]]:
     """Two, of databases or prefixes of their own, each with a connection to consume."""
@@ -538,6 +565,85 @@ def test_a_worker_does_all_that_it_does_on_one_server(at: ClusterPlace, pool: st
     assert [q["name"] for q in inspect.active_queues()[worker.name]] == ["celery", *names]
     assert worker.stop() == 0
     assert "Traceback" not in worker.log
+
+
+@contextmanager
+def heard(at: ClusterPlace) -> Iterator[list[dict[str, Any]]]:
+    """The events of all workers, as they come."""
+    events, stop, app = list[dict[str, Any]](), threading.Event(), at.make_app()
+
+    def capture() -> None:
+        with app.connection() as connection:
+            receiver = app.events.Receiver(connection, handlers={"*": events.append})
+            while not stop.is_set():
+                with suppress(TimeoutError):
+                    receiver.capture(limit=None, timeout=0.2, wakeup=False)
+
+    listener = threading.Thread(target=capture, daemon=True)
+    listener.start()
+    try:
+        yield events
+    finally:
+        stop.set()
+        listener.join(5)
+
+
+def test_workers_meet_and_events_tell_of_their_tasks(at: ClusterPlace) -> None:
+    """Also while a shard stands still."""
+    here, there = name_on(at.cluster, 0), name_on(at.cluster, 1)
+    talks = ("--events", "--loglevel=DEBUG")  # with arguments of its own a worker mingles
+    sender = at.make_app(task_send_sent_event=True)
+    with heard(at) as events:
+
+        def told(one: str) -> set[str]:
+            return {event["type"] for event in events if event.get("uuid") == one}
+
+        def is_told_of_a_task() -> bool:
+            """What is sent while a line moves to another node may be lost, as all events may."""
+            one = at.send("work", queue=here, app=sender)
+            at.ledger.await_ends(one, 5)
+            with suppress(AssertionError):
+                wait_until("its end", lambda: "task-succeeded" in told(one), 0.5)
+            return "task-succeeded" in told(one)
+
+        one = at.worker("solo", queues=here, args=talks).ready()
+        revoked = str(uuid.uuid4())
+        at.app.control.revoke(revoked)
+        inspect = at.app.control.inspect([one.name], timeout=3, limit=1)
+        wait_until("it to be revoked", lambda: inspect.revoked() == {one.name: [revoked]})
+        two = at.worker("threads", queues=there, args=talks).ready()
+        assert "mingle: sync with 1 nodes" in two.log
+        inspect = at.app.control.inspect([two.name], timeout=3, limit=1)
+        assert inspect.revoked() == {two.name: [revoked]}
+        one.await_log(f"{two.name} joined the party")
+        names = {one.name, two.name}
+        wait_until("heartbeats", lambda: {event["hostname"] for event in events} >= names)
+        all_of_it = {"task-sent", "task-received", "task-started", "task-succeeded"}
+        for sent in [at.send("work", queue=queue, app=sender) for queue in (here, there)]:
+            wait_until("all of it", lambda sent=sent: told(sent) == all_of_it)
+        with frozen(at.cluster.nodes[1]):
+            wait_until("the end of a task", is_told_of_a_task, 10)
+        two.stop()
+        one.await_log(f"{two.name} left")
+    for worker in (one, two):
+        assert "Traceback" not in worker.log
+
+
+def test_beat_sends_into_a_cluster_and_a_backlog_comes_by_priority(at: ClusterPlace) -> None:
+    backlog, ticks = name_on(at.cluster, 0), name_on(at.cluster, 1)
+    ids = {at.send("early", queue=backlog, priority=n * 3 % 10): n * 3 % 10 for n in range(10)}
+    at.worker(role="beat", task_default_queue=ticks)
+    at.worker("solo", queues=f"{backlog},{ticks}").ready()
+    at.ledger.await_ends([*ids])
+    starts = [event.id for event in at.ledger.events() if event.what == "start"]
+    steps = [ids[one] // 3 for one in starts if one in ids]
+    assert steps == sorted(steps), "the priorities 0 to 2 first, and 9 last"
+
+    def ticked() -> int:
+        return len([e for e in at.ledger.events() if (e.what, e.name) == ("start", "tick")])
+
+    wait_until("two ticks", lambda: ticked() >= 2, 15)
+    at.await_empty(5, backlog)
 
 
 def test_workers_of_two_virtual_hosts_know_nothing_of_each_other(
