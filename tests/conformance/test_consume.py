@@ -269,20 +269,29 @@ def test_what_waits_behind_long_work_is_given_back_in_order_and_uncounted(q: Any
     assert counts(q) == (0, 0, 0, 0)
 
 
-def test_work_is_shared_by_those_who_are_idle(make: Any) -> None:
+@pytest.mark.parametrize(
+    ("jobs", "each", "within"),
+    [(10, 0.3, 3.0), pytest.param(20, 0.5, 5.6, marks=pytest.mark.long)],
+)
+def test_work_is_shared_by_those_who_are_idle(
+    make: Any, jobs: int, each: float, within: float
+) -> None:
+    """Two workers have half of it each, and neither waits: all is done in half the time."""
     q = make()
-    q.put_many(range(10))
+    q.put_many(range(jobs))
     shares = []
 
     def run() -> None:
-        shares.append(make().work(lambda _: time.sleep(0.3), timeout=0))
+        shares.append(make().work(lambda _: time.sleep(each), timeout=0))
 
     workers = [threading.Thread(target=run) for _ in range(2)]
+    began = time.monotonic()
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    assert shares == [5, 5]
+    assert time.monotonic() - began <= within
+    assert shares == [jobs // 2] * 2
 
 
 def test_leaving_the_loop_gives_the_rest_back_in_order_and_uncounted(q: Any) -> None:
