@@ -220,6 +220,7 @@ def limited(self: Task) -> None:
 @task()
 def collected(self: Task, values: list[Any]) -> list[Any]:
     """The end of a chord."""
+    started(self)
     return values
 
 

@@ -1124,6 +1124,11 @@ def test_chords_of_chords_while_a_primary_ends(kind: str, tmp_path: Path, how: s
             assert len(found) > 5
             for result in found:
                 assert result.get(timeout=60) == [[0, 1], [10, 11]]
+            bodies = Counter(event.id for event in at.ledger.events() if event.name == "collected")
+            assert {result.id for result in found} <= set(bodies)
+            assert set(bodies.values()) == {1}, (
+                "a chord has one end, whichever of its parts is last"
+            )
         finally:
             if how == "freeze":
                 cluster.nodes[1].resume()
