@@ -100,6 +100,17 @@ def poison(self: Task) -> None:
 
 
 @task(acks_late=True)
+def forks(self: Task) -> None:
+    """Makes a process that ends at once."""
+    started(self)
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    ended(self)
+
+
+@task(acks_late=True)
 def info(self: Task) -> dict[str, Any]:
     """What the request says of its delivery."""
     started(self)

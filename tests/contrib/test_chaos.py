@@ -29,6 +29,8 @@ pytestmark = [
 LEASE = 2
 OPTIONS = {"lease": LEASE, "visibility_timeout": 3600, "max_deliveries": 3}
 POISON = 0.2 if LONG else 0.0  # each costs some five workers, which take seconds to start
+HUNG = 0.5 if LONG else 0.0  # each holds its place for four leases, or until its pool ends it
+FORKS = 5 if LONG else 0
 # In eventlet Celery acks a task that a cold shutdown kills, and says so nowhere.
 KILLED_COLD = ("prefork", "threads", "solo", "gevent")
 # What Celery says of its own pools: they cannot end a task, or may not wait in a signal handler.
@@ -42,6 +44,7 @@ class Chaos:
         self.at = at
         self.chance = random.Random(seed)
         self.sent: dict[str, str] = {}
+        self.cancelled: set[str] = set()
         self.refused = self.poisoned = 0
         self.mishaps: Counter[str] = Counter()
         self.workers = [self.begun(pool) for pool in POOLS]
@@ -65,8 +68,10 @@ class Chaos:
             "retried": lambda: self.at.send("retried", 2, 0.5),
             "with a priority": lambda: self.at.send("work", priority=chance.choice((0, 3, 6, 9))),
             "poison": lambda: self.at.send("poison"),
+            "hung": lambda: self.at.send("work", LEASE * 4, time_limit=LEASE * 1.5),
+            "forks": lambda: self.at.send("forks"),
         }
-        weights = [20, 20, 1, 5, 5, 5, POISON]
+        weights = [20, 20, 1, 5, 5, 5, POISON, HUNG, FORKS]
         while not self._stop.is_set():
             (kind,) = chance.choices(list(kinds), weights)
             try:
@@ -107,6 +112,13 @@ class Chaos:
     def forget_scripts(self, _: Worker) -> None:
         self.at.db.script_flush()
 
+    def cancel(self, _: Worker) -> None:
+        """Revoke some tasks of late; one that runs is ended, where its pool can."""
+        some = self.chance.sample([*self.sent][-20:], min(3, len(self.sent)))
+        self.cancelled.update(some)
+        with suppress(OperationalError):
+            self.at.app.control.revoke(some, terminate=True, signal="SIGKILL")
+
     def supervise(self) -> None:
         """Begin anew what a poison message killed."""
         for worker in [one for one in self.workers if not one.alive]:
@@ -131,6 +143,7 @@ class Chaos:
             self.restart_server,
             self.cut_connections,
             self.forget_scripts,
+            *([self.cancel] if LONG else []),
         )
         try:
             end = time.monotonic() + seconds
@@ -175,7 +188,7 @@ def test_whatever_happens_no_task_is_lost(own: Place) -> None:
         return state.ready + state.unacked + state.delayed == 0
 
     wait_until("the queue to be empty", worked_off, 180 if LONG else 60)
-    ends = own.ledger.ends()
+    ends, starts = own.ledger.ends(), own.ledger.starts()
     print(f"seed {seed}: {len(chaos.sent)} sent, {chaos.refused} refused; {dict(chaos.mishaps)}")
     print(f"{chaos.poisoned} workers killed by poison; tasks by how often they ended:")
     print(dict(Counter(ends[one] for one in chaos.sent if chaos.sent[one] != "poison")))
@@ -186,7 +199,9 @@ def test_whatever_happens_no_task_is_lost(own: Place) -> None:
             ("retried", "rejected"),
             ("poison", "max_deliveries"),
         ), own.peek("dead")
-    left = [(one, kind) for one, kind in chaos.sent.items() if not ends[one] and one not in dead]
+    over = {*ends, *dead, *chaos.cancelled}
+    over |= {one for one, kind in chaos.sent.items() if kind == "hung" and starts[one]}
+    left = [(one, kind) for one, kind in chaos.sent.items() if one not in over]
     assert left == []
     for worker in chaos.workers:
         assert worker.alive, worker.log[-3000:]
