@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Generator, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from redis import exceptions as server
@@ -210,6 +211,7 @@ class Nodes(Generic[P]):
         self._pools: dict[Place, P] = {}
         self._unknown = Standing(engine.outage)
         self._knocked: dict[Place, float] = {}
+        self._unreached: Exception | None = None
         engine.slots = self.map
 
     def pool(self, place: Place) -> P:
@@ -245,8 +247,19 @@ class Nodes(Generic[P]):
             if self.map.owner(slot) is not None:
                 break
         self.map.asked(time.monotonic(), answered=answered)
+        self._unreached = None
         if trouble is not None and not (answered or self.map.primaries):
-            raise connecting(trouble) from trouble
+            self._unreached = _again(trouble)
+            raise self.unserved(slot) from self._unreached
+
+    def unserved(self, slot: int | None) -> Exception:
+        """What to raise where no node is known to serve a slot.
+
+        If none could be reached, why: the nodes are asked less often than calls are tried.
+        """
+        if self._unreached is None or self.map.primaries:
+            return unserved(slot)
+        return connecting(_again(self._unreached))
 
     def opening(self, keys: Sequence[str]) -> Generator[list[str], C, list[tuple[C, list[str]]]]:
         """One connection a list: BLPOP takes keys of one slot. See `drive`.
@@ -421,6 +434,13 @@ def unserved(slot: int | None) -> Unsent:
     """No node serves it: the cluster is being formed, or fails over."""
     which = "a slot" if slot is None else f"slot {slot}"
     return Unsent(server.ClusterDownError(f"no node of the cluster serves {which}"))
+
+
+def _again(error: Exception) -> Exception:
+    """The same error, without the frames that it was raised in: they would keep what they hold."""
+    found = copy(error)
+    found.__cause__ = error.__cause__ or error.__context__
+    return found
 
 
 def named(error: Exception, place: Place) -> Exception:

@@ -25,7 +25,6 @@ from atomq.cluster import (
     key_of,
     named,
     no_answers,
-    unserved,
 )
 from atomq.conversation import packed
 from atomq.drive import drive
@@ -65,7 +64,7 @@ class Reach(Nodes[Pool]):
             self._look(slot)
             place = self.map.owner(slot)
         if place is None:
-            raise unserved(slot)
+            raise self.unserved(slot)
         return place
 
     def _look(self, slot: int | None = None) -> None:

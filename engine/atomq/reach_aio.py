@@ -25,7 +25,6 @@ from atomq.cluster import (
     key_of,
     named,
     no_answers,
-    unserved,
 )
 from atomq.conversation import packed
 from atomq.drive_aio import drive
@@ -65,7 +64,7 @@ class AsyncReach(Nodes[AsyncPool]):
             await self._look(slot)
             place = self.map.owner(slot)
         if place is None:
-            raise unserved(slot)
+            raise self.unserved(slot)
         return place
 
     async def _look(self, slot: int | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from celery import Celery
 from kombu import Connection, Exchange, Queue
+from kombu.exceptions import OperationalError
 
 from tests.faults.test_cluster import name_on
 from tests.faults.test_cluster_ways import ON_TLS, TlsCluster, tls
@@ -31,3 +32,13 @@ def test_what_celery_and_kombu_send_is_got_and_acked(tls: TlsCluster, index: int
         second.ack()
     with Connection(url, ssl=trusted) as connection:  # what is not acked would be there again
         assert Queue(name)(connection.default_channel).get() is None
+
+
+def test_a_certificate_that_is_not_trusted_is_named(tls: TlsCluster) -> None:
+    url = f"atomqs-cluster://127.0.0.1:{tls.nodes[0].port}"
+    for _ in range(3):  # the nodes are not asked again for each connection
+        with (
+            pytest.raises(OperationalError, match="certificate verify failed"),
+            Connection(url) as connection,
+        ):
+            connection.ensure_connection(max_retries=1)

@@ -79,6 +79,14 @@ def test_over_tls_all_nodes_are_found_from_one(tls: TlsCluster, make: Make) -> N
 
 
 @ON_TLS
+def test_a_certificate_that_is_not_trusted_is_named(tls: TlsCluster, make: Make) -> None:
+    engine = make.engine(f"rediss+cluster://127.0.0.1:{tls.nodes[0].port}", retry_budget=0.5)
+    for _ in range(3):  # the nodes are not asked again for each call
+        with pytest.raises(ServerUnavailable, match="certificate verify failed"):
+            make.queue("q", engine).put(1)
+
+
+@ON_TLS
 def test_a_cluster_that_needs_all_slots_is_waited_for_as_a_whole(
     tls: TlsCluster, make: Make
 ) -> None:

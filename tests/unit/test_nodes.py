@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import ssl
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -330,6 +331,44 @@ def test_nodes_are_asked_until_one_knows_the_owner() -> None:
     slots.to_ask = lambda: [B, A]  # type: ignore[method-assign]
     assert ask(slots, 9, {B: GONE, A: part(A, 0, 9)}) == [B, A]
     assert slots.owner(9) == A, "what the first says that answers replaces what was known"
+
+
+def test_what_kept_all_nodes_away_is_said_until_one_answers() -> None:
+    """Of a call that is tried while the nodes are not asked again."""
+    slots = SlotMap([A], None)
+    nodes = Knocking(slots)
+    says: dict[str, Any] = {"now": GONE}
+
+    def say(_: Place) -> Any:
+        if isinstance(said := says["now"], Exception):
+            raise said
+        return said
+
+    def why() -> str:
+        error = nodes.unserved(9)
+        assert isinstance(error, Unsent)
+        return str(error)
+
+    assert why() == "no node of the cluster serves slot 9"
+    with pytest.raises(Unsent):
+        drive(nodes.asking(9), say)
+    error = nodes.unserved(9)
+    assert isinstance(error, Unsent)
+    assert (str(error.cause), error.cause.__traceback__) == (str(GONE), None)
+    says["now"] = part(A, 0, 5)
+    drive(nodes.asking(9), say)
+    assert why() == "no node of the cluster serves slot 9"
+    says["now"] = GONE
+    drive(nodes.asking(9), say)
+    assert why() == "no node of the cluster serves slot 9", "there is a map"
+    refuses = server.ConnectionError("untrusted")
+    refuses.__cause__ = ssl.SSLCertVerificationError()
+    nodes, says["now"] = Knocking(SlotMap([A], None)), refuses
+    with pytest.raises(server.ConnectionError, match="untrusted"):
+        drive(nodes.asking(9), say)
+    error = nodes.unserved(9)
+    assert not isinstance(error, Unsent), "trying again does not help"
+    assert (str(error), error.__cause__) == ("untrusted", refuses.__cause__)
 
 
 def test_it_is_raised_that_none_answers_where_there_is_no_map() -> None:
