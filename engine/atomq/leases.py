@@ -287,22 +287,20 @@ class LeaseKeeper:
 
 
 def _impatient(address: Address) -> Address:
-    """The same, where no answer is waited for without end.
+    """The same, where no answer is waited for so long that what is held is lost meanwhile.
 
-    A connection may fall silent for good: a router forgot it. With `socket_timeout=None` no lease
-    of this process would be renewed any more. Two thirds of the lease are left for another one, if
-    it is not very short.
+    A connection may fall silent for good: a router forgot it. Two thirds of the lease are left for
+    another one, if it is not very short.
     """
     options = address.options
-    if options.socket_timeout and options.socket_connect_timeout:
-        return address
     most = max(LEAST, renewal_ms(options.lease_ms) / 1000)
+    reply, connect = options.socket_timeout or most, options.socket_connect_timeout or most
     return replace(
         address,
         options=replace(
             options,
-            socket_timeout=options.socket_timeout or most,
-            socket_connect_timeout=options.socket_connect_timeout or most,
+            socket_timeout=min(reply, most),
+            socket_connect_timeout=min(connect, most),
         ),
     )
 

@@ -67,11 +67,13 @@ def busy(seconds: float) -> None:
         pass
 
 
-def test_a_connection_that_fell_silent_costs_no_lease(server: Server) -> None:
-    """Where `socket_timeout` ends no wait for an answer."""
+@pytest.mark.parametrize("patience", [5, None])
+def test_a_connection_that_fell_silent_costs_no_lease(
+    server: Server, patience: float | None
+) -> None:
     with (
         Proxy(server.socket) as proxy,
-        Engine(proxy.url, lease=3, socket_timeout=None) as engine,
+        Engine(proxy.url, lease=3, socket_timeout=patience) as engine,
     ):
         queue = Queue("q", engine)
         queue.put("x")
