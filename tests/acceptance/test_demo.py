@@ -67,9 +67,6 @@ def test_it_can_fail_and_says_why_in_plain_lines(
     assert list(scratch.iterdir()) == []
 
 
-# One run in three says that a message came again although its holder was alive, where the one that
-# dies first "held 0 messages": the act's own account is in doubt, and it is open why since 6f827b4.
-@pytest.mark.flaky(reruns=5)
 def test_it_survives_the_death_of_another_worker_and_of_the_server(
     tmp_path: Path, scratch: Path
 ) -> None:

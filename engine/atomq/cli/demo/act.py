@@ -118,9 +118,10 @@ class Act:
             looked_at = time.monotonic()
             found = receiver.receive(MANY, TICK)
             for result in [message.body for message in found]:
-                ledger.results.append(result)
-                done.add(result["path"])
                 self.holders[result["holder"]] = result["worker"]
+                if "path" in result:
+                    ledger.results.append(result)
+                    done.add(result["path"])
             self.results.ack_many(found)
             # In this order: a worker acks a file only after its result is in the other queue.
             states = [self.files.state(), self.results.state()]
