@@ -90,15 +90,12 @@ class Ledger:
 
     def table(self, console: Console) -> Group:
         """For people, with one line that says whether it holds."""
-        ok, yes, no = not self.faults, "✔", "✗"
-        if not console.encoding.lower().startswith("utf"):
-            yes, no = "+", "x"
+        ok = not self.faults
+        yes, no = "✔✗" if console.encoding.lower().startswith("utf") else "+x"
         marks = {True: Text(yes, "green"), False: Text(no, "bold red"), None: Text()}
         values = ["-" if e.value is None else f"{e.value:,}" for e in self.entries]
-        rows = [
-            (marks[e.holds], e.name, value, Text(e.note, "dim"))
-            for e, value in zip(self.entries, values, strict=True)
-        ]
+        both = zip(self.entries, values, strict=True)
+        rows = [(marks[e.holds], e.name, value, Text(e.note, "dim")) for e, value in both]
         columns = [Column(""), Column(""), Column("", "right"), Column("", folds=True)]
         verdict = "Everything holds." if ok else "Not everything holds."
         last = Text.assemble(marks[ok], " ", (verdict, "bold"))
