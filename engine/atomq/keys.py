@@ -4,6 +4,7 @@ r"""Every key name, of both layouts.
     celery\x06\x163                   ready, priority 3 (cluster: {celery}\x06\x163)
     _atomq.{celery}.unacked           and the rest: see lua/README.md
     _atomq.{celery}.result.<id>
+    _atomq.{celery}.bindings          of an exchange of Kombu's, on a cluster
     _atomq.register{.}.queues         and two more: names of queues, processes
 
 A `global_keyprefix` goes in front of the queue's name, inside the braces too. The hash tag is the
@@ -340,6 +341,25 @@ class LateRegisterKeys(RegisterKeys):
             raise AttributeError(attribute)
         super()._fill(self._namespace() + self._prefix)
         return getattr(self, attribute)
+
+
+class ExchangeKeys:
+    """The key of what an exchange of Kombu's leads to, on a cluster.
+
+    It lives in the slot of the queue that is called like the exchange, as Celery's are.
+    """
+
+    __slots__ = ("bindings", "name", "probe", "slot")
+    noted = float("inf")  # it is no queue
+
+    def __init__(self, name: str, prefix: str = "") -> None:
+        self.name = name
+        own = f"_atomq.{{{(prefix + name).translate(_PLAIN)}}}."
+        self.bindings, self.probe = own + "bindings", own + "probe"
+        self.slot = hash_slot(self.bindings)
+
+    def __repr__(self) -> str:
+        return f"ExchangeKeys({self.bindings!r})"
 
 
 def check_name(name: str, *, sep: str = SEP, layout: Layout = "stock") -> None:

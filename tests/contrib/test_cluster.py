@@ -186,12 +186,11 @@ def test_an_exchange_has_one_key_which_shares_the_slot_of_its_queue(three: Clust
         other(channel).declare()
         assert sorted(row[2] for row in channel.broker.bindings.read(name)) == ["passing", name]
         other(channel).unbind_from(Exchange(name), routing_key="p")
-        bindings = channel.broker.bindings
-        three.nodes[2].client().zadd(bindings.key(name), {"p\x06\x16\x06\x16old": 1})  # long ago
-        assert channel.sweep_bindings() == 1
+        node, table = three.nodes[2].client(), f"_atomq.{{{name}}}.bindings"
+        node.zadd(table, {"p\x06\x16\x06\x16old": 1})  # long ago
         assert [row[2] for row in channel.broker.bindings.read(name)] == [name]
-    keys = three.nodes[2].client().keys(f"*{name}*bindings")
-    assert keys == [f"_atomq.{{{name}}}.bindings".encode()]
+        assert (node.zcard(table), node.pttl(table)) == (1, -1)
+    assert node.keys(f"*{name}*bindings") == [table.encode()]
 
 
 @pytest.mark.parametrize("host", ["", "/1"])
@@ -445,7 +444,7 @@ def test_declaring_and_replies_need_no_shard_but_their_own(
 
 
 def test_a_queue_that_expires_goes_with_its_messages_and_leaves_nothing(three: Cluster) -> None:
-    """Its binding is kept for an hour, and then swept."""
+    """Its binding is kept for an hour, and its table passes by itself."""
     name = name_on(three, 1)
     queue = Queue(name, Exchange(name), routing_key=name, expires=0.6)
     nodes = [node.client() for node in three.nodes]
@@ -466,8 +465,9 @@ def test_a_queue_that_expires_goes_with_its_messages_and_leaves_nothing(three: C
         wait_until("the queue to expire", lambda: left() == {table.encode()}, 5)
         ((binding, deadline),) = nodes[1].zrange(table, 0, -1, withscores=True)
         assert 0 < deadline / 1000 - time.time() <= 3600
+        assert 0 < nodes[1].pttl(table) <= 25 * 3600_000
         nodes[1].zadd(table, {binding: 1})  # an hour ago
-        assert connection.default_channel.sweep_bindings() == 1
+        assert broker.bindings.read(name) == []
         assert not left()
 
 

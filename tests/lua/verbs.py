@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from atomq import calls
 from atomq.calls import Call, Outgoing, Rejection
 from atomq.ids import CallId
+from atomq.keys import ExchangeKeys
 from tests.lua.rig import REGISTER, Queue, Rig, msg, tracked_msg
 
 STOCK = ("unacked", "unacked_index")
@@ -42,6 +43,10 @@ def world(rig: Rig, name: str = "q", *, stock: bool = True) -> World:
     q.put(f"{name}-low", step=3)
     q.put(f"{name}-later", f"{name}-due", delay_ms=60_000)
     q.db.zincrby(q.keys.delayed, -120_000, f"{name}-due")
+    exchange = ExchangeKeys(name)
+    rig.allowed.add(exchange.bindings.encode())
+    q.run(calls.bindings(exchange, added="bound"))
+    q.db.zadd(exchange.bindings, {"over": 1})
     if stock:
         rig.allowed |= {key.encode() for key in STOCK}
         q.db.hset(STOCK[0], f"{name}-tag", STOCK_RECORD.replace(b"foreign", name.encode() + b"-f"))
@@ -110,6 +115,9 @@ VERBS: dict[str, Callable[[World], Call[Any]]] = {
     "pause": lambda w: calls.pause(w.q.keys),
     "resume": lambda w: calls.pause(w.q.keys, paused=False),
     "partitions": lambda w: calls.partitions(w.q.keys, "3 0 1"),
+    "bindings": lambda w: calls.bindings(ExchangeKeys(w.q.name)),
+    "bindings added": lambda w: calls.bindings(ExchangeKeys(w.q.name), added="b", lives_ms=9000),
+    "bindings removed": lambda w: calls.bindings(ExchangeKeys(w.q.name), removed="bound"),
     "hand_back": lambda w: calls.hand_back(w.q.keys),
     "attend": lambda w: calls.attend(w.q.keys, "one", alive_ms=1000),
     "attend no more": lambda w: calls.attend(w.q.keys, "one"),

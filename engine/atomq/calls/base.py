@@ -13,7 +13,7 @@ from atomq.arguments import LARGEST
 from atomq.conversation import packed
 from atomq.durability import Durability
 from atomq.errors import InvalidArgument, InvalidMessage
-from atomq.keys import Place, QueueKeys, RegisterKeys
+from atomq.keys import ExchangeKeys, Place, QueueKeys, RegisterKeys
 from atomq.message import Envelope
 from atomq.scripts import Script
 
@@ -65,7 +65,7 @@ class Call(Generic[T_co]):
     def __init__(
         self,
         script: Script,
-        queue: QueueKeys | RegisterKeys,
+        queue: QueueKeys | RegisterKeys | ExchangeKeys,
         keys: Sequence[str],
         args: Sequence[Any],
         parse: Callable[[Any, bool], T_co],

@@ -10,7 +10,7 @@ from atomq import arguments, fork, scripts
 from atomq.calls.base import MAX_BYTES, MOST, QUEUE, Call, Part, as_pairs, as_text, check_names
 from atomq.calls.numbers import QueueNumbers, counters
 from atomq.durability import Durability
-from atomq.keys import QueueKeys, RegisterKeys
+from atomq.keys import ExchangeKeys, QueueKeys, RegisterKeys
 from atomq.message import Envelope
 from atomq.partitions import PartitionMap
 from atomq.serializers import JSON, Serializer
@@ -166,7 +166,7 @@ _PROBE = scripts.declared("probe", keys=("probe",), argv=())
 
 
 def probe(
-    keys: QueueKeys | RegisterKeys, durability: Durability | None = None
+    keys: QueueKeys | RegisterKeys | ExchangeKeys, durability: Durability | None = None
 ) -> Call[dict[str, str]]:
     """The commands inside the scripts that this user may not run, with the server's words.
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from atomq import arguments, scripts
 from atomq.calls.base import MAX_BYTES, MOST, Call, as_text, check_items, check_size, read_nothing
-from atomq.keys import QueueKeys
+from atomq.keys import ExchangeKeys, QueueKeys
 
 _REPLY = scripts.declared("reply", keys=("ready * step",), argv=("attempt", "ttl_ms", "message"))
 
@@ -48,6 +48,25 @@ def touch(keys: QueueKeys, expires_ms: int) -> Call[int]:
     """Let a queue that expires live on for so long; how many of its keys are there."""
     expires_ms = arguments.whole("expires_ms", expires_ms, 1, LONGEST_LIFE)
     return Call(_TOUCH, keys, keys.touch, [expires_ms], lambda reply, _: reply)
+
+
+_BINDINGS = scripts.declared("bindings", keys=("bindings",), argv=("added", "lives_ms", "removed"))
+
+
+def bindings(
+    keys: ExchangeKeys, *, added: str = "", lives_ms: int | None = None, removed: str = ""
+) -> Call[list[str]]:
+    """What an exchange leads to, on a cluster, once a binding was added, or taken out.
+
+    `lives_ms` is how long one that was added counts; None: for good. As often as it is added again,
+    it lives from then on, and one that is there for good stays so.
+    """
+    lives_ms = 0 if lives_ms is None else arguments.whole("lives_ms", lives_ms, 1, 2 * LONGEST_LIFE)
+
+    def parse(reply: Any, _repeated: bool) -> list[str]:
+        return [as_text(binding) for binding in reply]
+
+    return Call(_BINDINGS, keys, (keys.bindings,), [added, lives_ms, removed], parse)
 
 
 _HAND_BACK = scripts.declared(

@@ -201,12 +201,14 @@ def _of_celery(
     session: Session, role: Role, queues: list[QueueKeys], results: str | None
 ) -> Iterator[str]:
     """What Kombu adds: bindings, and Celery's own result backend."""
+    from atomq.keys import ExchangeKeys
+
     prefix, namespace = session.engine.prefix, session.engine.namespace
     if role in (Role.PRODUCER, Role.WORKER):
         if queues[0].layout == "cluster":
             for keys in queues:
-                yield f"~_atomq.{{{_literal(prefix + keys.name)}}}.bindings"
-            yield from ("+zadd", "+zrangebyscore", "+zremrangebyscore")
+                yield f"~{_literal(ExchangeKeys(keys.name, prefix).bindings)}"
+            yield from ("+zremrangebyscore", "+persist")  # the first: of releases up to 8d693af
         else:
             for keys in queues:
                 yield from _bindings(prefix, keys.name)

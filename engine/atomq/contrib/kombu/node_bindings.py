@@ -1,8 +1,6 @@
-"""The tables of a cluster: one key an exchange, which holds the deadlines too.
+"""The tables of a cluster: one key an exchange, which has the deadlines too (`lua/bindings.lua`).
 
-`_atomq.{<exchange>}.bindings` is a sorted set of bindings by deadline, in ms since 1970; those of
-queues that do not expire have none (infinite). It shares the slot of the queue that is called like
-the exchange, as Celery's are. Clocks of clients differ by less than a table lives.
+It shares the slot of the queue that is called like the exchange, as Celery's are.
 """
 
 from __future__ import annotations
@@ -11,16 +9,16 @@ import logging
 import time
 from functools import partial
 
+from atomq import calls
 from atomq.client import Engine
-from atomq.contrib.kombu.bindings import AGE, Binding, Bindings, lifetime_ms, stored
+from atomq.contrib.kombu.bindings import AGE, LEAST_MS, Binding, Bindings, lifetime_ms, stored
 from atomq.errors import AtomqError, ServerUnavailable
-from atomq.keys import hash_slot
+from atomq.keys import ExchangeKeys
 from atomq.node_threads import NodeThreads
 
 log = logging.getLogger("atomq.kombu")
 
 PATIENCE = 1.0  # seconds that a declaration waits for the shard of its exchange
-_PLAIN = str.maketrans({"{": "%7B", "}": "%7D", "%": "%25"})
 
 
 class NodeBindings(Bindings):
@@ -29,25 +27,22 @@ class NodeBindings(Bindings):
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
         self._threads = NodeThreads()
-        self._bound: set[str] = set()
 
-    def key(self, exchange: str) -> str:
-        """The table of an exchange."""
-        return f"_atomq.{{{(self._engine.prefix + exchange).translate(_PLAIN)}}}.bindings"
+    def keys(self, exchange: str) -> ExchangeKeys:
+        """Where the table of an exchange is."""
+        return ExchangeKeys(exchange, self._engine.prefix)
 
     def read(self, exchange: str) -> list[tuple[str, ...]]:
         """The bindings of an exchange, as they are now; as they were, where its shard is away."""
         sep = self._engine.options.sep
         try:
-            members = self._engine.command(
-                "ZRANGEBYSCORE", self.key(exchange), _now_ms(), "+inf", patient=True
-            )
+            members = self._engine.run(calls.bindings(self.keys(exchange)))
         except ServerUnavailable:
             if exchange not in self._tables:
                 raise
             _, found = self._tables[exchange]
         else:
-            parts = (tuple(member.decode("utf-8", "replace").split(sep)) for member in members)
+            parts = (tuple(member.split(sep)) for member in members)
             found = [each for each in parts if len(each) == 3]
         self._tables[exchange] = (time.monotonic(), found)
         return found
@@ -57,27 +52,27 @@ class NodeBindings(Bindings):
 
         Where the shard does not answer soon, a thread goes on trying.
         """
-        deadline = "+inf" if expires_ms is None else str(_now_ms() + lifetime_ms(expires_ms))
+        keys = self.keys(exchange)
+        lives_ms = None if expires_ms is None else lifetime_ms(expires_ms)
         member = self._engine.options.sep.join(stored(binding))
-        self._bound.add(exchange)
+        call = calls.bindings(keys, added=member, lives_ms=lives_ms)
+        call.brief = True
         trouble: list[AtomqError] = []
-        job = partial(self._bind, exchange, member, deadline, trouble)
-        slots, slot = self._engine.slots, hash_slot(self.key(exchange))
-        place = slots.owner(slot) if slots is not None else None
-        done = self._threads.do(place, f"bind {exchange} {member} {deadline == '+inf'}", job)
+        slots = self._engine.slots
+        place = slots.owner(keys.slot) if slots is not None else None
+        what = f"bind {exchange} {member} {lives_ms is None}"
+        done = self._threads.do(place, what, partial(self._bind, exchange, call, trouble))
         if done is not None and not done.wait(PATIENCE):
             log.warning("the exchange %r is bound later: its shard does not answer", exchange)
         if trouble:
             raise trouble[0]
         self._tables.pop(exchange, None)
 
-    def _bind(self, exchange: str, member: str, deadline: str, trouble: list[AtomqError]) -> None:
-        began = time.monotonic()
-        while time.monotonic() - began < lifetime_ms(0) / 1000:
+    def _bind(self, exchange: str, call: calls.Call[list[str]], trouble: list[AtomqError]) -> None:
+        until = time.monotonic() + LEAST_MS / 1000
+        while time.monotonic() < until:
             try:
-                key = self.key(exchange)
-                self._engine.command("ZADD", key, "GT", deadline, member)
-                self._engine.command("ZREMRANGEBYSCORE", key, "-inf", f"({_now_ms()}")
+                self._engine.run(call)
             except ServerUnavailable as error:
                 log.debug("binding %r: %s", exchange, error)
                 time.sleep(AGE)
@@ -90,16 +85,9 @@ class NodeBindings(Bindings):
     def unbind(self, exchange: str, binding: Binding) -> None:
         """Take a binding away."""
         member = self._engine.options.sep.join(stored(binding))
-        self._engine.command("ZREM", self.key(exchange), member)
+        self._engine.run(calls.bindings(self.keys(exchange), removed=member))
         self._tables.pop(exchange, None)
 
     def sweep(self, limit: int = 100) -> int:
-        """Take out what this process' exchanges led to, and does not any more; how much went."""
-        return sum(
-            self._engine.command("ZREMRANGEBYSCORE", self.key(exchange), "-inf", f"({_now_ms()}")
-            for exchange in list(self._bound)[:limit]
-        )
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)
+        """Do nothing: each call takes out what is over, and what is not called for expires."""
+        return 0
