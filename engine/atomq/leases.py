@@ -27,7 +27,7 @@ from atomq.calls import Call, Claimed, renewal_ms
 from atomq.client import Engine
 from atomq.engine_base import EngineBase
 from atomq.errors import AtomqError, ServerUnavailable
-from atomq.flows import Flow, clock
+from atomq.flows import Flow, Rest, clock
 from atomq.keys import QueueKeys
 from atomq.lease import Held, Lease, log_extra, work_of
 from atomq.node_threads import NodeThreads
@@ -160,6 +160,20 @@ class LeaseKeeper:
         queue = leases[0].queue if leases else None
         holders = [lease.holder() for lease in leases]
         return self._settling.settle(queue, receipts, flow, holders)
+
+    def settle_later(self, holders: Sequence[Any], rest: Rest[Any]) -> None:
+        """Have the thread say what is left of a flow that settles these, of one queue.
+
+        It does so as soon as the server is back. Until then they are held, as in `settle`.
+        """
+        for holder in holders:
+            holder.settled = True
+        receipts = [holder.receipt for holder in holders]
+        self._settling.settle_later(holders[0]._queue.name, receipts, rest.flow, holders=holders)
+
+    def do_later(self, queue: str, flow: Callable[[], Flow[Any]]) -> None:
+        """Have the thread carry out a flow of a queue, as soon as the server is back."""
+        self._settling.settle_later(queue, (), flow)
 
     def abandoned(self) -> list[tuple[QueueKeys, list[str]]]:
         """Receipts whose holder is garbage, by queue. They are forgotten here."""

@@ -21,7 +21,7 @@ from atomq.errors import (
     ResultTimeout,
     ServerUnavailable,
 )
-from atomq.flows import Flow
+from atomq.flows import Rest
 from atomq.message import Envelope
 
 if TYPE_CHECKING:
@@ -193,18 +193,18 @@ class MessageBase(Generic[QueueT]):
             keeper.start(self.receipt)
         return self
 
-    def _leave(self, error: BaseException | None) -> Flow[list[Verdict]] | None:
+    def _leave(self, error: BaseException | None) -> Rest[list[Verdict]] | None:
         """What is to be done at the end of its block, if anything."""
         keeper = self._queue.keeper
         if self.settled or self._process is not keeper.process:
             return None  # a forked child leaves alone what its parent claimed
         self.settled = True
         if error is not None:
-            return self._queue._fail(self, error)
+            return Rest(self._queue._fail(self, error))
         if self._rides:
             keeper.ack_later(self._queue.keys, self._delivery.word)
             return None
-        return self._queue._ack((self._delivery.word,))
+        return Rest(self._queue._ack((self._delivery.word,)))
 
     def _verdict(self, verdicts: list[Verdict]) -> Verdict:
         """What a verb of this one message answers; raises `LeaseLost`."""
@@ -220,16 +220,26 @@ class MessageBase(Generic[QueueT]):
             text = "%s: the lease was lost, another consumer has the message, or it is gone"
             log.warning(text, self, extra=self.log_extra)
 
-    def _stuck(self, error: BaseException | None, trouble: AtomqError) -> None:
+    def _stuck(self, rest: Rest[Any], trouble: AtomqError) -> None:
         """The end of its block could not be sent to the server."""
-        keeper = self._queue.keeper
-        keeper.drop([self.receipt])
-        if error is None and isinstance(trouble, ServerUnavailable):
-            keeper.acks.send_again(self._queue.name, [self._delivery.word])
-            text, level = "%s is acked as soon as the server is back: %s", logging.INFO
+        if isinstance(trouble, ServerUnavailable):
+            verb = "ack" if self._then is None else self._then[0]
+            text = "%s: the %s is sent as soon as the server is back: %s"
+            log.info(text, self, verb, trouble, extra=self.log_extra)
         else:
-            text, level = "%s comes back when its lease ends: %s", logging.ERROR
-        log.log(level, text, self, trouble, extra=self.log_extra)
+            rest.over = True
+            text = "%s comes back when its lease ends: %s"
+            log.error(text, self, trouble, extra=self.log_extra)
+
+    def _let_go(self, rest: Rest[Any]) -> None:
+        """Its block has ended. What is left to be said of it is said once the server is back."""
+        keeper = self._queue.keeper
+        if rest.over or self._then is None:
+            keeper.drop((self.receipt,))
+        if not rest.over and self._then is None:
+            keeper.acks.send_again(self._queue.name, [self._delivery.word])
+        elif not rest.over:
+            keeper.settle_later((self,), rest)
 
     def _failed(self) -> tuple[str, Self, str]:
         """The log's text when its handler failed: what becomes of it."""

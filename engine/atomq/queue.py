@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import closing
 from datetime import datetime
 from functools import partial
@@ -17,10 +24,11 @@ from typing import Any, NamedTuple, Self
 
 from atomq import calls, tracing
 from atomq.arguments import Seconds
+from atomq.backlog import by_queue
 from atomq.calls import Counts, MessageStatus, Part, Peeked, Progress, QueueState, Verdict
 from atomq.client import Engine
 from atomq.errors import AtomqError, MessageCancelled, ServerUnavailable
-from atomq.flows import Flow, Pace, Stop
+from atomq.flows import Flow, Pace, Rest, Stop
 from atomq.handlers import check_handler, check_result
 from atomq.message_base import MessageBase, messages_of, result_of, settling
 from atomq.queue_base import Item, QueueBase
@@ -35,9 +43,9 @@ class Message(MessageBase["Queue"]):
     """A claimed message.
 
     Use it in a `with` block: at its end the message is acked, and after an exception it is
-    released, to be tried again after the queue's backoff. The block raises nothing of its own: an
-    ack that cannot be sent is sent as soon as the server is back, one that comes too late is
-    logged. Or settle it yourself, once. Each verb raises `LeaseLost` if the receipt is not live,
+    released, to be tried again after the queue's backoff. The block raises nothing of its own: what
+    cannot be sent is sent as soon as the server is back, an ack that comes too late is logged. Or
+    settle it yourself, once. Each verb raises `LeaseLost` if the receipt is not live,
     and `ServerUnavailable` if the server is gone.
 
     A verb that answered, or raised `LeaseLost`, ends the renewal of the lease (`extend` does not);
@@ -108,23 +116,23 @@ class Message(MessageBase["Queue"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        flow = self._leave(error)
+        rest = self._leave(error)
         try:
-            if flow is not None:
-                self._queue.engine.settle(flow, partial(self._end, error))
+            if rest is not None:
+                self._queue.engine.settle(rest.flow(), partial(self._end, rest))
         finally:
-            if flow is not None:
-                self._queue.keeper.drop((self.receipt,))
+            if rest is not None:
+                self._let_go(rest)
             if self._watched:
                 tracing.end(self, self._watched, error)
 
-    def _end(self, error: BaseException | None, flow: Flow[list[Verdict]]) -> None:
+    def _end(self, rest: Rest[list[Verdict]], flow: Flow[list[Verdict]]) -> None:
         try:
             with tracing.settling(self._queue, "ack" if not self._then else self._then[0], (self,)):
                 verdicts = self._queue.engine.run_flow(flow)
             self._left(verdicts)
         except AtomqError as trouble:
-            self._stuck(error, trouble)
+            self._stuck(rest, trouble)
 
 
 class Sent(NamedTuple):
@@ -374,7 +382,7 @@ class Queue(QueueBase[Engine]):
         pace = self._pace(prefetch, concurrency)
         if concurrency > 1:
             handle = partial(self._handle_held, handler)
-            workers = Threads(handle, self.give_back, concurrency, pace, Ending(stop))
+            workers = Threads(handle, self._return, concurrency, pace, Ending(stop))
             consume = partial(self._consume, pace, timeout, workers.ending)
             return self._share_out(workers, consume)
         count = 0
@@ -396,13 +404,10 @@ class Queue(QueueBase[Engine]):
 
     def _handle_held(self, handler: Callable[[Message], Any], message: Message) -> None:
         """The same by a worker that was handed it: the process may have been suspended since."""
-        if not self.keeper.lapsed(message.receipt):
+        if self.keeper.lapsed(message.receipt):
+            self._return([message])
+        else:
             self._handle(handler, message)
-            return
-        try:
-            self.give_back([message])
-        except AtomqError as error:
-            log.warning("%s comes back when its lease ends: %s", message, error)
 
     def _share_out(
         self, workers: Threads[Message], consume: Callable[[], Generator[Message]]
@@ -437,6 +442,21 @@ class Queue(QueueBase[Engine]):
         given = messages_of(messages)
         if given:
             self._carry_out(given, self._give_back(given))
+
+    def _return(self, messages: Collection[Message]) -> None:
+        """Give back what was not started, as soon as the server is back. Raises no error."""
+        for queue, held in by_queue(messages):
+            rest = Rest(queue._give_back(held))
+            try:
+                queue._carry_out(held, rest.flow())
+            except ServerUnavailable as error:
+                log.info("%d messages are given back once the server is back: %s", len(held), error)
+            except AtomqError as error:
+                rest.over = True
+                log.warning("%d messages come back when their leases end: %s", len(held), error)
+            finally:
+                if not rest.over:
+                    queue.keeper.settle_later(held, rest)
 
     def _carry_out(self, messages: Sequence[Message], flow: Flow[list[Verdict]]) -> list[Verdict]:
         """Settle messages, though cancelled meanwhile."""
@@ -586,19 +606,11 @@ class Receiver(ReceiverBase[Queue, Message]):
     def return_unstarted(self, messages: Iterable[Message]) -> None:
         """Give back what was received and no handler began to work on. Never raises."""
         if given := self._unstarted(messages):
-            self._return(given)
-
-    def _return(self, given: Sequence[tuple[Queue, list[Message]]]) -> None:
-        for queue, messages in given:
-            try:
-                queue.give_back(messages)
-            except AtomqError as error:
-                count = len(messages)
-                log.warning("%d messages come back when their leases end: %s", count, error)
+            given[0]._queue._return(given)
 
     def _interrupted(self, messages: Iterable[Message]) -> None:
         """Give back what was received, and what a claim that was under way may have got."""
-        self._return(self._unstarted(messages))
+        self.return_unstarted(messages)
         self._say_goodbye(self._waiter)
 
     def _say_goodbye(self, waiter: Waiter | None) -> None:
@@ -606,6 +618,9 @@ class Receiver(ReceiverBase[Queue, Message]):
             self._engine.run_flow(self._consumer.close(), waiter)
         except AtomqError as error:
             log.warning("left without a word to the server: %s", error)
+        finally:
+            for name, give_back in self._consumer.unanswered():
+                self._keeper.do_later(name, give_back)
 
     def close(self, received: Iterable[Message] = ()) -> None:
         """Leave. A wake-up that was meant for this consumer goes to another.

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
 from datetime import datetime
 from functools import partial
@@ -18,10 +26,11 @@ from typing import Any, NamedTuple, Self
 from atomq import calls, tracing
 from atomq.aio import AsyncEngine
 from atomq.arguments import Seconds
+from atomq.backlog import by_queue
 from atomq.calls import Counts, MessageStatus, Part, Peeked, Progress, QueueState, Verdict
 from atomq.cancellation import to_the_end
 from atomq.errors import AtomqError, MessageCancelled, ServerUnavailable
-from atomq.flows import Flow, Pace, Stop
+from atomq.flows import Flow, Pace, Rest, Stop
 from atomq.handlers import check_handler, check_result
 from atomq.message_base import MessageBase, messages_of, result_of, settling
 from atomq.queue_base import Item, QueueBase
@@ -36,9 +45,9 @@ class AsyncMessage(MessageBase["AsyncQueue"]):
     """A claimed message.
 
     Use it in an `async with` block: at its end the message is acked, and after an exception it is
-    released, to be tried again after the queue's backoff. The block raises nothing of its own: an
-    ack that cannot be sent is sent as soon as the server is back, one that comes too late is
-    logged. Or settle it yourself, once. Each verb raises `LeaseLost` if the receipt is not live,
+    released, to be tried again after the queue's backoff. The block raises nothing of its own: what
+    cannot be sent is sent as soon as the server is back, an ack that comes too late is logged. Or
+    settle it yourself, once. Each verb raises `LeaseLost` if the receipt is not live,
     and `ServerUnavailable` if the server is gone.
 
     A verb that answered, or raised `LeaseLost`, ends the renewal of the lease (`extend` does not);
@@ -113,23 +122,23 @@ class AsyncMessage(MessageBase["AsyncQueue"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        flow = self._leave(error)
+        rest = self._leave(error)
         try:
-            if flow is not None:
-                await self._queue.engine.settle(flow, partial(self._end, error))
+            if rest is not None:
+                await self._queue.engine.settle(rest.flow(), partial(self._end, rest))
         finally:
-            if flow is not None:
-                self._queue.keeper.drop((self.receipt,))
+            if rest is not None:
+                self._let_go(rest)
             if self._watched:
                 tracing.end(self, self._watched, error)
 
-    async def _end(self, error: BaseException | None, flow: Flow[list[Verdict]]) -> None:
+    async def _end(self, rest: Rest[list[Verdict]], flow: Flow[list[Verdict]]) -> None:
         try:
             with tracing.settling(self._queue, "ack" if not self._then else self._then[0], (self,)):
                 verdicts = await self._queue.engine.run_flow(flow)
             self._left(verdicts)
         except AtomqError as trouble:
-            self._stuck(error, trouble)
+            self._stuck(rest, trouble)
 
 
 class AsyncSent(NamedTuple):
@@ -381,7 +390,7 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         pace = self._pace(prefetch, concurrency)
         if concurrency > 1:
             handle = partial(self._handle_held, handler)
-            workers = Tasks(handle, self.give_back, concurrency, pace, Ending(stop))
+            workers = Tasks(handle, self._return, concurrency, pace, Ending(stop))
             consume = partial(self._consume, pace, timeout, workers.ending)
             return await self._share_out(workers, consume)
         count = 0
@@ -407,13 +416,10 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         self, handler: Callable[[AsyncMessage], Awaitable[Any]], message: AsyncMessage
     ) -> None:
         """The same by a worker that was handed it: the process may have been suspended since."""
-        if not self.keeper.lapsed(message.receipt):
+        if self.keeper.lapsed(message.receipt):
+            await self._return([message])
+        else:
             await self._handle(handler, message)
-            return
-        try:
-            await self.give_back([message])
-        except AtomqError as error:
-            log.warning("%s comes back when its lease ends: %s", message, error)
 
     async def _share_out(
         self, workers: Tasks[AsyncMessage], consume: Callable[[], AsyncGenerator[AsyncMessage]]
@@ -448,6 +454,21 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         given = messages_of(messages)
         if given:
             await self._carry_out(given, self._give_back(given))
+
+    async def _return(self, messages: Collection[AsyncMessage]) -> None:
+        """Give back what was not started, as soon as the server is back. Raises no error."""
+        for queue, held in by_queue(messages):
+            rest = Rest(queue._give_back(held))
+            try:
+                await queue._carry_out(held, rest.flow())
+            except ServerUnavailable as error:
+                log.info("%d messages are given back once the server is back: %s", len(held), error)
+            except AtomqError as error:
+                rest.over = True
+                log.warning("%d messages come back when their leases end: %s", len(held), error)
+            finally:
+                if not rest.over:
+                    queue.keeper.settle_later(held, rest)
 
     async def _carry_out(
         self, messages: Sequence[AsyncMessage], flow: Flow[list[Verdict]]
@@ -601,19 +622,11 @@ class AsyncReceiver(ReceiverBase[AsyncQueue, AsyncMessage]):
     async def return_unstarted(self, messages: Iterable[AsyncMessage]) -> None:
         """Give back what was received and no handler began to work on. Never raises."""
         if given := self._unstarted(messages):
-            await to_the_end(self._return(given))
-
-    async def _return(self, given: Sequence[tuple[AsyncQueue, list[AsyncMessage]]]) -> None:
-        for queue, messages in given:
-            try:
-                await queue.give_back(messages)
-            except AtomqError as error:
-                count = len(messages)
-                log.warning("%d messages come back when their leases end: %s", count, error)
+            await to_the_end(given[0]._queue._return(given))
 
     async def _interrupted(self, messages: Iterable[AsyncMessage]) -> None:
         """Give back what was received, and what a claim that was under way may have got."""
-        await self._return(self._unstarted(messages))
+        await self.return_unstarted(messages)
         await self._say_goodbye(self._waiter)
 
     async def _say_goodbye(self, waiter: AsyncWaiter | None) -> None:
@@ -621,6 +634,9 @@ class AsyncReceiver(ReceiverBase[AsyncQueue, AsyncMessage]):
             await self._engine.run_flow(self._consumer.close(), waiter)
         except AtomqError as error:
             log.warning("left without a word to the server: %s", error)
+        finally:
+            for name, give_back in self._consumer.unanswered():
+                self._keeper.do_later(name, give_back)
 
     async def close(self, received: Iterable[AsyncMessage] = ()) -> None:
         """Leave. A wake-up that was meant for this consumer goes to another.

@@ -203,10 +203,10 @@ class ReceiverBase(Generic[QueueT, MessageT]):
             return ()
         return [(queue.keys, [m.receipt for m in held]) for queue, held in by_queue(got)]
 
-    def _unstarted(self, messages: Iterable[MessageT]) -> list[tuple[Any, list[MessageT]]]:
-        """By queue, what this process has to give back: a forked child has none of its parent's."""
+    def _unstarted(self, messages: Iterable[MessageT]) -> list[MessageT]:
+        """What this process has to give back: a forked child has none of its parent's."""
         process = self._keeper.process
-        return by_queue(m for m in messages if m._process is process and not (m.lost or m.settled))
+        return [m for m in messages if m._process is process and not (m.lost or m.settled)]
 
     def _leave(self) -> Any:
         """The waiter, which is to be closed, once; None: there is nothing to leave."""

@@ -6,7 +6,6 @@ Both have the same methods, for `queue.py` is made from `queue_aio.py`.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
@@ -17,12 +16,10 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from atomq.cancellation import to_the_end
-from atomq.errors import AtomqError, MessageCancelled
+from atomq.errors import MessageCancelled
 from atomq.flows import Pace
 from atomq.message_base import MessageBase
 from atomq.receiver_base import Ending
-
-log = logging.getLogger("atomq.queue")
 
 M = TypeVar("M", bound=MessageBase[Any])
 
@@ -150,10 +147,7 @@ class Tasks(Generic[M]):
     async def _end(self) -> None:
         if self._held:
             await asyncio.wait(self._held)
-            try:
-                await self._give_back(self._held.values())
-            except AtomqError as error:
-                _too_late(len(self._held), error)
+            await self._give_back(self._held.values())
 
 
 class Threads(Generic[M]):
@@ -234,11 +228,4 @@ class Threads(Generic[M]):
         with suppress(Empty):
             while (message := self._begun.get_nowait()) is not None:
                 left.append(message)
-        try:
-            self._give_back(left)
-        except AtomqError as trouble:
-            _too_late(len(left), trouble)
-
-
-def _too_late(count: int, error: AtomqError) -> None:
-    log.warning("%d messages come back when their leases end: %s", count, error)
+        self._give_back(left)

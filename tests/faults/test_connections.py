@@ -32,6 +32,7 @@ from atomq import (
     Receiver,
     ServerUnavailable,
     Verdict,
+    cancellation,
     flows,
     pool,
     pool_aio,
@@ -333,6 +334,37 @@ def test_what_claim_got_no_answer_to_is_given_back_at_once(proxy: Proxy) -> None
         assert (state.unacked, state.ready) == (0, 3)
     assert [(m.body, m.deliveries) for m in queue.claim_many(3)] == [(0, 1), (1, 1), (2, 1)]
     queue.engine.close()
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_what_a_claim_may_have_got_is_given_back_though_its_consumer_has_left(
+    proxy: Proxy, is_async: bool
+) -> None:
+    """By the thread of the leases, once the server answers again."""
+
+    async def claim_async() -> None:
+        async with AsyncQueue("q", proxy.url, retry_attempts=0) as consumer:
+            await consumer.state()
+            proxy.drop_reply(2)
+            with pytest.raises(ServerUnavailable):
+                await consumer.claim()
+            await asyncio.to_thread(wait_until, "it to be given back", given_back)
+
+    def given_back() -> bool:
+        return queue.state().ready == 1
+
+    with Queue("q", proxy.url, retry_attempts=0) as queue:
+        queue.engine.nodes()[0].load()
+        queue.put(1)
+        if is_async:
+            asyncio.run(claim_async())
+        else:
+            proxy.drop_reply(2)
+            with pytest.raises(ServerUnavailable):
+                queue.claim()
+            wait_until("it to be given back", given_back)
+        assert proxy.dropped == 2
+        assert queue.state().stats["released"] == 1, "so it was claimed"
 
 
 @contextmanager
@@ -679,6 +711,124 @@ def test_a_message_finished_while_the_server_is_away_is_acked_when_it_is_back(
     wait_until("the ack to arrive", lambda: queue.state().stats.get("acked") == 1)
     assert [m.body for m in queue.claim_many(5)] == [2]
     queue.engine.close()
+
+
+ENDS = {
+    "fails": {"delayed": 1, "stats": "released"},
+    "dies": {"dead": 1, "stats": "dead"},
+    "unstarted": {"ready": 1, "stats": "released"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("end", ENDS)
+def test_what_ends_otherwise_while_the_server_is_away_is_settled_when_it_is_back(
+    own_server: Server, end: str, is_async: bool
+) -> None:
+    """Not when its lease of a minute ends, as if its consumer had died."""
+    options: Any = {"retry_budget": 0.1, "max_deliveries": 1 if end == "dies" else 5}
+
+    def leave() -> None:
+        queue = Queue("q", own_server.url, backoff=lambda _: 3600, **options)
+        with queue, Receiver([queue]) as receiver:
+            (message,) = receiver.receive(1)
+            own_server.kill()
+            if end == "unstarted":
+                receiver.return_unstarted([message])
+            else:
+                with pytest.raises(LookupError), message:
+                    raise LookupError
+            assert queue.keeper.holds(message.receipt)
+            own_server.start()
+            wait_until("it to be let go", lambda: not queue.keeper.holds(message.receipt))
+
+    async def leave_async() -> None:
+        queue = AsyncQueue("q", own_server.url, backoff=lambda _: 3600, **options)
+        async with queue, AsyncReceiver([queue]) as receiver:
+            (message,) = await receiver.receive(1)
+            own_server.kill()
+            if end == "unstarted":
+                await receiver.return_unstarted([message])
+            else:
+                with pytest.raises(LookupError):
+                    async with message:
+                        raise LookupError
+            assert queue.keeper.holds(message.receipt)
+            own_server.start()
+            wait_until("it to be let go", lambda: not queue.keeper.holds(message.receipt))
+
+    with Queue("q", own_server.url) as queue:
+        queue.put("x")
+        if is_async:
+            asyncio.run(leave_async())
+        else:
+            leave()
+        state = queue.state()
+    expected = dict(ENDS[end])
+    assert state.stats[expected.pop("stats")] == 1
+    assert state.unacked == 0
+    assert {name: getattr(state, name) for name in expected} == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_block_that_is_cancelled_at_its_end_is_settled_when_the_server_is_back(
+    own_server: Server, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    monkeypatch.setattr(cancellation, "PROMPT", 0.1)
+
+    async def work(queue: AsyncQueue, ended: asyncio.Event) -> None:
+        message = await queue.claim()
+        assert message is not None
+        async with message:
+            own_server.kill()
+            ended.set()
+            if fails:
+                raise LookupError
+
+    async def main() -> None:
+        async with AsyncQueue("q", own_server.url, retry_budget=60) as queue:
+            await queue.put("x")
+            ended = asyncio.Event()
+            task = asyncio.create_task(work(queue, ended))
+            await ended.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            own_server.start()
+            await asyncio.to_thread(wait_until, "it to be settled", settled)
+
+    def settled() -> bool:
+        with Queue("q", own_server.url) as queue:
+            return queue.state().stats.get("released" if fails else "acked") == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+def test_a_block_whose_end_is_interrupted_is_settled_when_the_server_is_back(
+    own_server: Server,
+) -> None:
+    with Queue("q", own_server.url, retry_budget=60) as queue:
+        queue.put_many([1, 2])
+        for fails, verb in ((False, "acked"), (True, "released")):
+            message = queue.claim()
+            assert message is not None
+            with ExitStack() as stack:
+                stack.enter_context(pytest.raises(KeyboardInterrupt))
+                stack.enter_context(message)
+                own_server.kill()
+                interrupt = threading.Timer(0.2, signal.raise_signal, (signal.SIGINT,))
+                interrupt.start()
+                if fails:
+                    raise LookupError
+            interrupt.join()
+            own_server.start()
+            wait_until("it to be settled", lambda verb=verb: queue.state().stats.get(verb) == 1)
 
 
 def test_scripts_flushed_under_load(server: Server) -> None:

@@ -32,7 +32,7 @@ RULES = (
     (r"awaited=True", "awaited=False"),
     (r"Coroutine\[Any, Any, (\w+)\]", r"\1"),
     (r"Awaitable\[(\w+)\]", r"\1"),
-    (r"(Awaitable|Coroutine), ", ""),
+    (r"(Awaitable|Coroutine),\s+", ""),
     (r"redis\.asyncio\.", "redis."),
     (r"(?m)^import asyncio\n", ""),
     (r"\basyncio\.sleep\(", "time.sleep("),

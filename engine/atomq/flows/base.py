@@ -117,8 +117,12 @@ class Rest(Generic[T]):
     The call that was under way then is said again, as after a lost reply.
     """
 
+    __slots__ = ("_call", "_work", "over")
+
     def __init__(self, work: Flow[T]) -> None:
         self._work = work
+        self.over = False
+        """Whether nothing of it is left: it ended, or its caller gave it up."""
         self._call: Call[Any] | None = None
 
     def flow(self) -> Flow[T]:
@@ -130,5 +134,6 @@ class Rest(Generic[T]):
                 answer = yield call
                 call = self._work.send(answer)
         except StopIteration as stop:
+            self.over = True
             value: T = stop.value
             return value

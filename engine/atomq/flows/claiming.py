@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from atomq import calls
@@ -161,8 +162,10 @@ class Claiming:
         except BaseException as error:
             for name, receipts in zip(claims.names, acks, strict=True):
                 self.acks.put_back(name, receipts)
-            refused = isinstance(error, AtomqError) and not isinstance(error, ServerUnavailable)
-            if limit and not refused:
+            may_be_done = not isinstance(error, AtomqError) or (
+                isinstance(error, ServerUnavailable) and not error.unsent
+            )
+            if limit and may_be_done:
                 self._unanswered[self._group(claims)] = (claims, claim_id, limit)
             raise
         for at, receipts in enumerate(acks):
@@ -205,11 +208,17 @@ class Claiming:
         for _ in range(BEYOND_RETRIES):
             call = call.again()
         claimed = yield from ask(self._as_said(call))
-        del self._unanswered[self._group(group)]
+        self._unanswered.pop(self._group(group), None)
         self._unreported += claimed.dead_lettered
         for queue in claims.queues:
             held = [(d.receipt, "") for d in claimed.deliveries if d.queue == queue.name]
             yield from give_back(queue, held)
+
+    def unanswered(self) -> list[tuple[str, Callable[[], Flow[None]]]]:
+        """What is to be carried out yet of `_give_back_unanswered`: each flow with its queue."""
+        groups = [claims for claims, _, _ in self._unanswered.values()]
+        give_back = self._give_back_unanswered
+        return [(group.names[0], partial(give_back, group)) for group in groups]
 
     def _tell(self) -> Flow[None]:
         """Report what its claims made dead letters to clients that wait for results. Does not fail.
