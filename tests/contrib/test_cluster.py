@@ -807,10 +807,10 @@ def fail_over(cluster: Cluster, index: int, how: str) -> float:
     return elected_at(cluster, index)
 
 
-def id_on(index: int) -> str:
-    """The id of a task whose result lies on the node with this index, of three."""
+def id_on(index: int, of: int = 3) -> str:
+    """The id of a task whose result lies on the node with this index."""
     ids = (str(uuid.uuid4()) for _ in itertools.count())
-    return next(i for i in ids if hash_slot(f"celery-task-meta-{i}") * 3 // 16384 == index)
+    return next(i for i in ids if hash_slot(f"celery-task-meta-{i}") * of // 16384 == index)
 
 
 @pytest.mark.parametrize(
