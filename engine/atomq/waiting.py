@@ -150,6 +150,7 @@ class Waiting:
         self._ahead: Call[Claimed] | None = None
         self._over = 0.0  # when the server has surely ended the wait that a claim stands behind
         self._claimed: Any = None  # what the claim behind the last wait was answered
+        self._in_vain = False  # whether the last wait, with no claim behind it, met trouble
         self._heard: list[Looked] = []
         # Slots, and their nodes, whose calls go over other connections since one got no answer: the
         # server may have closed this one, as one that hears of looks may get 32 MB at a time.
@@ -191,7 +192,9 @@ class Waiting:
                     if channels and self._listens:
                         yield from self._listen(line, channels)
             if ahead is None or not (yield from self._may_send_ahead()):
-                return (yield from self._wait(seconds))
+                answer = yield from self._wait(seconds)
+                self._in_vain = False
+                return answer
         except Unwatchable as error:
             log.info("a connection a queue waits, not one a node: %s", error)
             self._engine.may_watch = False
@@ -203,8 +206,10 @@ class Waiting:
             yield Rest(seconds)
             return None
         except SERVER_ERRORS:
+            # The claim that follows meets the same trouble. If it does not, only waits are refused.
+            rest, self._in_vain = 0.5 if self._in_vain else 0.05, True
             yield from self.close()
-            yield Rest(min(seconds, 0.05))  # the claim that follows meets the same trouble
+            yield Rest(min(seconds, rest))
             return None
         self._ahead, self._claimed = ahead, None
         try:

@@ -92,6 +92,7 @@ class Stage:
         self.unblocking: Exception | None = None
         self.unblocked = 0
         self.may_listen = True
+        self.refuses: str | None = None  # what it says to BLPOP over each new connection
         self.refuses_claims = b""
         self.heard: list[float | None] = []  # for how many seconds
 
@@ -112,7 +113,7 @@ class Stage:
         match action:
             case waiting.Open():
                 self.far = Far()
-                self.far.era = self.engine.era
+                self.far.era, self.far.refuses = self.engine.era, self.refuses
                 self.far.may_listen, self.far.refuses_claims = self.may_listen, self.refuses_claims
                 self.opened.append(self.far)
                 return [Line(SimpleNamespace(hello=self.hello, node=None), action.names)]
@@ -296,6 +297,21 @@ def test_a_claim_behind_a_wait_is_asked_for_anew_where_the_server_refuses_both()
         stage.run(stage.waiting.wait((KEY,), 0.5, claim("c")))
     assert stage.waiting.lines == []
     assert stage.rested == 0.05
+
+
+def test_a_wait_that_is_refused_again_and_again_is_sent_once_in_a_while() -> None:
+    """As by Redis 6.2 for want of replicas, where the claims in between are carried out."""
+    stage = refusing("NOREPLICAS Not enough good replicas to write.")
+    stage.refuses = stage.far.refuses
+    for rested in (0.05, 0.55, 1.05):
+        assert stage.run(stage.waiting.wait((KEY,), 9)) is None
+        assert stage.rested == pytest.approx(rested)
+    stage.refuses = None
+    assert stage.run(stage.waiting.wait((KEY,), 0.5)) is None
+    assert stage.run(stage.waiting.withdraw()) == []
+    stage.far.refuses, stage.rested = "UNBLOCKED", 0.0
+    assert stage.run(stage.waiting.wait((KEY,), 9)) is None
+    assert stage.rested == 0.05, "the first time it may be over at once"
 
 
 @pytest.mark.parametrize("error", [server.NoPermissionError("no"), server.ResponseError("what?")])
