@@ -680,6 +680,7 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         INSTANT: (
             "return not self._listed or any(queue.noted <= now for queue in consumer.queues)",
+            "if self._thread.closing or time.monotonic() > self._next:",
         ),
         "all that come behind it are passed over as well": ("continue",),
         FOR_EVER: (
@@ -744,7 +745,18 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "or now > self.unable_since + LINGER",
         ),
     },
+    "engine/atomq/contrib/kombu/node_bindings.py": {
+        "it does nothing": tuple(f"def sweep(self, limit: int = {n}) -> int:" for n in (99, 101)),
+        "of one binding there is one trouble: first and last": ("raise trouble[ -1]",),
+        "a second more; tests set it": (
+            "PATIENCE = 2.0  # seconds that a declaration waits for the shard of its exchange",
+        ),
+    },
     "engine/atomq/contrib/kombu/claims.py": {
+        SET_BEFORE: (
+            "self._is_watched = True  # whether the keeper looks when that message falls due",
+        ),
+        "any of its queues will do": ("return self._broker.keys(self._left[ -1])",),
         LONG_AGO: (
             *(f"self.{name} = {at}" for name in ("chores_at", "rests_until") for at in (-1.0, 1.0)),
             *(

@@ -69,6 +69,10 @@ TESTS = {
         "tests/contrib/test_cluster.py",
     ],
     "engine/atomq/contrib/kombu/waker.py": ["tests/unit/test_kombu_waker.py", "tests/contrib"],
+    "engine/atomq/contrib/kombu/node_bindings.py": [
+        "tests/unit/test_kombu_node_bindings.py",
+        "tests/contrib/test_cluster.py",
+    ],
     "engine/atomq/contrib/kombu/nodes.py": ["tests/unit/test_kombu_nodes.py", "tests/contrib"],
     "engine/atomq/contrib/kombu/*": [
         "tests/unit/test_kombu_*.py",

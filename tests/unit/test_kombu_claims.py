@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 import pytest
 
 from atomq.contrib.kombu import claims as module
 from atomq.contrib.kombu.claims import Claims
+from atomq.flows import clock
 from tests.scripted import Stage, claimed
 
 
@@ -133,6 +135,26 @@ def test_what_is_delayed_falls_due_to_the_second(stage: Stage, claims: Claims) -
     claims.send(stage.channel, ["q"], 1)
     claims.answered(claimed(wait_ms=36_000_000))
     assert claims.due_at == pytest.approx(time.monotonic() + 36_000, abs=5)
+
+
+def test_the_keeper_minds_what_falls_due_while_the_thread_works_on_a_task(
+    stage: Stage, claims: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: list[float] = []
+    monkeypatch.setattr(stage.broker.keeper, "watch", lambda _, after: watched.append(after))
+    assert claims.waits_until() == inf
+    for wait_ms in (60_000, 0):
+        claims.send(stage.channel, ["q"], 1)
+        claims.answered(claimed(wait_ms=wait_ms))
+        assert claims.waits_until() == inf, "no task keeps the thread from it"
+        claims.begin_task()
+        assert claims.waits_until() == pytest.approx(clock() + wait_ms / 1000, abs=5)
+        claims.begin_task()
+        claims.end_task()
+    assert watched == [pytest.approx(60, abs=5), 0.0], "once each"
+    claims.begin_task()
+    assert claims.withdraw() == ["q"]
+    assert claims.waits_until() == inf
 
 
 @pytest.mark.parametrize("key", ["q", "pre:q", "_atomq.{other:q}.wake"])

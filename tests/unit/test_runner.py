@@ -21,6 +21,7 @@ from atomq.errors import (
     AtomqError,
     InvalidArgument,
     NotDurable,
+    ScriptsNotLoaded,
     ServerUnavailable,
 )
 from atomq.flows import Filled, Get, Listen, Sleep, Together, Wait, Withdraw
@@ -62,8 +63,8 @@ class Pool:
         return self.answer(call)
 
     def send(self, sent: Any, loads: Any, within: float | None) -> Any:
-        assert not loads
-        return self.answer(([call.script.name for call in sent], within))
+        loaded = [f"load {call.script.name}" for call in loads]
+        return self.answer((loaded + [call.script.name for call in sent], within))
 
     def command(self, args: Any) -> Any:
         return self.answer(args)
@@ -218,6 +219,22 @@ def test_what_passes_is_waited_for_and_asked_again(
     assert names(stage) == ["ack", ["ack"], ["ack"]]
     assert len(rests) == 2
     assert stage.said == ["back"]
+
+
+def test_where_a_script_was_loaded_the_register_looks_at_the_nodes(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(stage.engine.register, "look", lambda: looked.append(1))
+    unknown, refused = server.NoScriptError("no"), server.NoPermissionError("NOPERM no")
+    stage.run(ack(), AWAY, [[2]])
+    assert looked == [], "none was loaded"
+    stage.run(ack(), lambda _: unknown, [b"its sha", [2]])
+    assert names(stage)[-1] == ["load ack", "ack"]
+    assert looked == [1]
+    with pytest.raises(ScriptsNotLoaded):
+        stage.run(ack(), lambda _: unknown, [refused, unknown])
+    assert looked == [1], "this user may load none"
 
 
 def test_what_the_server_refuses_is_raised_as_ours(stage: Stage, rests: list[float]) -> None:

@@ -122,7 +122,6 @@ class Claims:
     def withdraw(self) -> list[str]:
         """See `backlog.Waits`."""
         due, self._due, self.due_at = self._due, set(), inf
-        self._is_watched = False
         self._left += due
         return list(due)
 
