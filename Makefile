@@ -106,7 +106,7 @@ run: venv ## watch it work: workers of the library, then a Celery app on stock K
 
 # ── proof ───────────────────────────────────────────────────────────────────────────────────────
 
-.PHONY: test test-fast test-long battle battle-cluster lint format conformance mutants bench bench-quick bench-core versus-stock screenshots docs
+.PHONY: test test-fast test-long battle battle-celery battle-cluster lint format conformance mutants bench bench-quick bench-core versus-stock screenshots docs
 test: tools lint ## lint, and all tests, on every kind of server where it may differ
 	@export RERUNS=$(RERUNS); $(call tests,-r fEsR)
 
@@ -128,6 +128,9 @@ test-long: tools install $(VENV)/.installed-tools ## all tests at full length (h
 
 battle: tools install ## mishaps at random against a ledger outside the server; writes docs/reliability.md (15 minutes)
 	@$(BIN)/python -m tests.battle --docs docs/reliability.md
+
+battle-celery: tools install ## the same with Celery, in all its pools; writes docs/reliability.md (18 minutes)
+	@$(BIN)/python -m tests.battle --celery --docs docs/reliability.md
 
 battle-cluster: tools install ## the same on a cluster of six, library and Celery; writes docs/reliability.md (12 minutes)
 	@$(BIN)/python -m tests.battle --cluster valkey-9 --seconds 660 --docs docs/reliability.md

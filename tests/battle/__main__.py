@@ -9,10 +9,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tests.battle.cluster import ClusterTrial
-from tests.battle.trial import Outcome, Trial
+from tests.battle.judge import Outcome
+from tests.battle.pools import CeleryTrial
+from tests.battle.trial import Trial
 from tests.servers import KINDS, NotAvailable, Server, find_binary
 
 COLUMNS = (
@@ -28,8 +32,10 @@ COLUMNS = (
     "started again",
     "unexplained",
 )
-BEGIN, END = "<!-- battle -->", "<!-- end -->"
-BEGIN_CLUSTER, END_CLUSTER = "<!-- battle on a cluster -->", "<!-- end on a cluster -->"
+# What is written between these marks of the page.
+LIBRARY = "<!-- battle -->", "<!-- end -->"
+CELERY = "<!-- battle of Celery -->", "<!-- end of Celery -->"
+CLUSTER = "<!-- battle on a cluster -->", "<!-- end on a cluster -->"
 
 
 def table(rows: list[tuple[str, float, Outcome]]) -> str:
@@ -47,12 +53,19 @@ def table(rows: list[tuple[str, float, Outcome]]) -> str:
             len(out.unexplained),
         ]
         lines.append(f"| {kind} | {seconds:.0f} s | " + " | ".join(f"{n:,}" for n in counts) + " |")
-    why: Counter[str] = Counter()
+    mishaps, why = Counter[str](), Counter[str]()
     for _, _, out in rows:
+        mishaps += out.mishaps
         why += out.duplicates
-    lines += ["", "Started again, because:", ""]
-    lines += [f"- {words}: {n:,}" for words, n in why.most_common()]
-    return "\n".join(lines)
+    return "\n".join(lines + listed(mishaps, why))
+
+
+def listed(mishaps: Counter[str], why: Counter[str]) -> list[str]:
+    lines = []
+    for title, found in (("Mishaps:", mishaps), ("Started again, because:", why)):
+        lines += ["", title, ""]
+        lines += [f"- {words.replace('_', ' ')}: {n:,}" for words, n in found.most_common()]
+    return lines
 
 
 def cluster_table(kind: str, seconds: float, out: Outcome) -> str:
@@ -61,33 +74,32 @@ def cluster_table(kind: str, seconds: float, out: Outcome) -> str:
     counts += [sum(out.duplicates.values()), len(out.unexplained)]
     lines = ["| " + " | ".join((*columns, "unexplained")) + " |", "|---" * 8 + "|"]
     lines.append(f"| {kind} | {seconds:.0f} s | " + " | ".join(f"{n:,}" for n in counts) + " |")
-    for title, found in (("Mishaps:", out.mishaps), ("Started again, because:", out.duplicates)):
-        lines += ["", title, ""]
-        lines += [f"- {words.replace('_', ' ')}: {n:,}" for words, n in found.most_common()]
-    return "\n".join(lines)
+    return "\n".join(lines + listed(out.mishaps, out.duplicates))
 
 
-def written(page: Path, begin: str, end: str, text: str) -> None:
+def written(page: Path, marks: tuple[str, str], text: str) -> None:
+    begin, end = marks
     head, _, rest = page.read_text().partition(begin)
     _, _, tail = rest.partition(end)
     page.write_text(f"{head}{begin}\n{text}\n{end}{tail}")
 
 
-def on_a_cluster(kind: str, seconds: float, seed: int, docs: Path | None) -> bool:
-    """Whether all went well."""
-    directory = Path(tempfile.mkdtemp(prefix="atomq-battle-"))
-    trial = ClusterTrial(kind, directory, seed)
-    out = trial.run(seconds, lambda words: print(f"{kind}: {words}", flush=True))
-    print(f"{kind}, seed {seed}:", json.dumps(out.__dict__, default=str))
-    text = cluster_table(kind, seconds, out)
-    print(text)
-    if docs:
-        written(docs, BEGIN_CLUSTER, END_CLUSTER, text)
-    if out.lost or out.unexplained:
-        print("the logs of all are in", directory)
-        return False
-    shutil.rmtree(directory)
-    return True
+def on_a_cluster(
+    kind: str, seconds: float, seed: int, directory: Path, say: Callable[[str], None]
+) -> Outcome:
+    return ClusterTrial(kind, directory, seed).run(seconds, say)
+
+
+def on_a_server(
+    trial: type[Trial],
+    kind: str,
+    seconds: float,
+    seed: int,
+    directory: Path,
+    say: Callable[[str], None],
+) -> Outcome:
+    with Server(kind, persistent=True) as server:
+        return trial(server, directory, seed).run(seconds, say)
 
 
 def main() -> int:
@@ -96,27 +108,38 @@ def main() -> int:
     parser.add_argument("--servers", default=",".join(KINDS))
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--docs", type=Path, help="the page whose table is written anew")
+    parser.add_argument("--celery", action="store_true", help="with Celery, in all its pools")
     parser.add_argument("--cluster", metavar="KIND", help="on a cluster of this kind of server")
     given = parser.parse_args()
-    if given.cluster:
-        return not on_a_cluster(given.cluster, given.seconds, given.seed, given.docs)
-    rows = []
-    for kind in given.servers.split(","):
+    rows: list[tuple[str, float, Outcome]] = []
+    for kind in [given.cluster] if given.cluster else given.servers.split(","):
         try:
             find_binary(kind)
         except NotAvailable as reason:
             print(f"{kind}: not run, {reason}")
             continue
-        with Server(kind, persistent=True) as server, tempfile.TemporaryDirectory() as directory:
-            trial = Trial(server, Path(directory) / "ledger", given.seed)
-            out = trial.run(given.seconds, lambda words, kind=kind: print(f"{kind}: {words}"))
+        directory = Path(tempfile.mkdtemp(prefix="atomq-battle-"))
+        trial = CeleryTrial if given.celery else Trial
+        run = on_a_cluster if given.cluster else partial(on_a_server, trial)
+        out = run(
+            kind,
+            given.seconds,
+            given.seed,
+            directory,
+            lambda words, kind=kind: print(f"{kind}: {words}", flush=True),
+        )
         rows.append((kind, given.seconds, out))
-        print(f"{kind}, seed {given.seed}:", json.dumps(out.__dict__, default=str))
-    text = table(rows)
+        print(f"{kind}, seed {given.seed}:", json.dumps(out.__dict__, default=str), flush=True)
+        if out.is_well:
+            shutil.rmtree(directory)
+        else:
+            print("the ledger and the logs are in", directory)
+    text = cluster_table(*rows[0]) if given.cluster else table(rows)
     print(text)
     if given.docs:
-        written(given.docs, BEGIN, END, text)
-    return any(out.lost or out.innocent or out.unexplained for _, _, out in rows)
+        marks = CLUSTER if given.cluster else CELERY if given.celery else LIBRARY
+        written(given.docs, marks, text)
+    return not all(out.is_well for _, _, out in rows)
 
 
 if __name__ == "__main__":

@@ -12,18 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +27,12 @@ from atomq import AsyncEngine, AsyncQueue, Engine, Queue
 from atomq.errors import AtomqError, DurabilityUnavailable, NotDurable, ServerUnavailable
 from atomq.keys import QueueKeys
 from atomq.partitions import PartitionMap
-from tests.battle import celery_app
+from tests.battle import celery_app, pools
+from tests.battle.judge import Judge, Outcome
+from tests.battle.ledger import Event, read
 from tests.battle.shards import Shards
-from tests.battle.trial import LEASE, Outcome
-from tests.servers import ROOT, wait_until
+from tests.battle.trial import LEASE, library, send, spawn
+from tests.servers import wait_until
 from tests.threads import running
 
 LIBRARY = ("sync", "async")
@@ -80,10 +78,7 @@ class ClusterTrial:
         self._ledger = directory / "ledger"
         self._ledger.touch()
         self._put: dict[str, Put] = {}
-        self._died: dict[int, float] = {}  # when, by process
-        self._frozen: list[tuple[int, float, float]] = []  # processes, from when to when
-        self._mode_of: dict[int, str] = {}
-        self._timeline: list[tuple[str, float]] = []
+        self._judge = Judge()
         self._modes, self._workers = list(modes), list[subprocess.Popen[bytes]]()
         self._stop = threading.Event()
         self.names = _spread("l") if {*LIBRARY} & {*modes} else []
@@ -100,36 +95,21 @@ class ClusterTrial:
         return ";".join(f"{scheme}://127.0.0.1:{port}" for port in self._shards.ports)
 
     def _begun(self, mode: str) -> subprocess.Popen[bytes]:
-        environment = dict(os.environ, PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'engine'}")
-        command = [sys.executable, "-m"]
+        log = self._directory / f"{mode}.log"
         if mode in POOLS:
-            environment["BATTLE_LEDGER"] = str(self._ledger)
-            environment["BATTLE_BROKER"] = self._url("atomq-cluster")
-            environment["BATTLE_OPTIONS"] = json.dumps(CELERY_OPTIONS)
-            command += ["celery", "-A", "tests.battle.celery_app", "--skip-checks", "worker"]
-            command += ["-P", mode, "-c", "2", "-Q", ",".join(self.celery_names), "-l", "INFO"]
-            command += ["--without-mingle", "-n", f"{mode}{next(_numbers)}@battle"]
+            url, queues = self._url("atomq-cluster"), self.celery_names
+            worker = pools.begin(mode, url, CELERY_OPTIONS, self._ledger, queues, log)
         else:
-            command += ["tests.battle.worker", self._url("redis+cluster"), str(self._ledger)]
-            command += [mode, str(LEASE), *self.names]
-        with (self._directory / f"{mode}.log").open("ab") as log:
-            worker = subprocess.Popen(
-                command,
-                env=environment,
-                cwd=self._directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._mode_of[worker.pid] = mode
+            url = self._url("redis+cluster")
+            worker = spawn(library(mode, url, self._ledger, self.names), log)
+        self._judge.mode_of[worker.pid] = mode
         return worker
 
     def _supervise(self) -> None:
         for i, worker in enumerate(self._workers):
             if worker.poll() is not None:
-                if worker.pid not in self._died:  # none of our mishaps
-                    self._died[worker.pid] = time.time()
+                if worker.pid not in self._judge.died:  # none of our mishaps
+                    self._judge.has_died(worker.pid)
                     self.outcome.unexplained.append(
                         f"a worker ({self._modes[i]}) ended by itself: {worker.returncode}"
                     )
@@ -138,17 +118,17 @@ class ClusterTrial:
 
     def kill_worker(self) -> None:
         worker = self.chance.choice(self._workers)
-        self._died.setdefault(worker.pid, time.time())
-        _signal(worker, signal.SIGKILL)
+        self._judge.has_died(worker.pid)
+        send(worker, signal.SIGKILL)
         worker.wait()
 
     def freeze_worker(self) -> None:
         """For longer than a lease."""
         worker, began = self.chance.choice(self._workers), time.time()
-        _signal(worker, signal.SIGSTOP)
+        send(worker, signal.SIGSTOP)
         time.sleep(1.5 * LEASE)
-        _signal(worker, signal.SIGCONT)
-        self._frozen.append((worker.pid, began, time.time()))
+        send(worker, signal.SIGCONT)
+        self._judge.frozen.append((worker.pid, began, time.time()))
 
     # ── the producers ─────────────────────────────────────────────────────────────────────────
 
@@ -196,16 +176,18 @@ class ClusterTrial:
     def _celery(self, name: str) -> None:
         url = self._url("atomq-cluster")
         app = celery_app.make(url, **CELERY_OPTIONS, durability_timeout=1)
-        kinds = {0.0: 200, 0.05: 60, 1.5 * LEASE: 3}
+        kinds = {"plain": 200, "short": 60, "longer than a lease": 3}
         n = 0
         while not self._stop.wait(random.uniform(0, 2 * PAUSE)):
-            (seconds,) = random.choices(list(kinds), list(kinds.values()))
+            (kind,) = random.choices(list(kinds), list(kinds.values()))
             n += 1
             body = f"celery.{name}.{n}"
             # A task that was refused, or may have been taken, is not sent again nor counted.
             with suppress(Exception):
                 task, more = app.tasks["battle"], {"countdown": d} if (d := self._delay()) else {}
-                task.apply_async((body, seconds), queue=name, retry=False, **more)
+                task.apply_async(
+                    (body, kind, pools.SECONDS.get(kind, 0)), queue=name, retry=False, **more
+                )
                 self._put[body] = Put(name, "celery")
         app.close()
 
@@ -222,7 +204,7 @@ class ClusterTrial:
             finally:
                 self._stop.set()
                 for worker in self._workers:
-                    _signal(worker, signal.SIGKILL)
+                    send(worker, signal.SIGKILL)
                     worker.wait()
         return self.outcome
 
@@ -251,14 +233,14 @@ class ClusterTrial:
             wait_until("the queues to be empty", lambda: self._is_empty(engine), 60)
         except AssertionError as error:
             self.outcome.unexplained.append(f"{error}: {self._states(engine)}")
-        self._judge(engine)
+        self._count(engine)
 
     def _rest(self, least: float, most: float) -> float:
         return self.chance.uniform(least, most) * self._calm
 
     def _befall(self, mishap: Callable[[], None]) -> str:
         name = mishap.__name__
-        self._timeline.append((name, time.time()))
+        self._judge.mishaps.append((name, time.time()))
         mishap()
         self.outcome.mishaps[name] += 1
         return name
@@ -281,56 +263,31 @@ class ClusterTrial:
 
     # ── the ledger ────────────────────────────────────────────────────────────────────────────
 
-    def _judge(self, engine: Engine) -> None:
+    def _count(self, engine: Engine) -> None:
         out = self.outcome
         failovers = self._shards.judge()
-        events: dict[str, list[tuple[str, int, float]]] = {}
-        for line in self._ledger.read_text().splitlines():
-            what, n, _, pid, at = line.split()
-            events.setdefault(n, []).append((what, int(pid), float(at)))
-            out.starts += what == "start"
+        events = read(self._ledger)
         dead = [letter for name in self._slots_of for letter in _queue(name, engine).peek("dead")]
         out.unexplained += [f"a dead letter: {letter.name} {letter.reason}" for letter in dead]
-        done = {n for n, seen in events.items() if any(what == "end" for what, _, _ in seen)}
+        done = {n for n, seen in events.items() if any(event.what == "end" for event in seen)}
         out.lost = sorted(n for n in self._put if n not in done)
-        for n, seen in events.items():
-            starts = [i for i, (what, _, _) in enumerate(seen) if what == "start"]
-            for i, j in pairwise(starts):
-                why = self._why(n, seen[i:j], seen[j])
-                out.duplicates[why] += 1
-                if why == "unexplained":
-                    around = [m for m in self._timeline if abs(m[1] - seen[j][2]) < 6 * LEASE]
-                    modes = {pid: self._mode_of.get(pid) for _, pid, _ in seen}
-                    out.unexplained.append(f"{n}: {seen}; {modes}; {around}")
+        self._judge.count(events, out, self._why)
         if out.lost or out.unexplained:
             self._shards.keep_logs(self._directory)
             (self._directory / "failovers").write_text("\n".join(failovers))
 
-    def _why(
-        self, n: str, seen: list[tuple[str, int, float]], second: tuple[str, int, float]
-    ) -> str:
-        """Why a message was started again, by what its first start met."""
-        _, pid, began = seen[0]
-        _, other, again = second
-        if any(what == "failed" and by == pid for what, by, _ in seen):
-            return "it failed"
-        if self._died.get(pid, again + 1) <= again:
-            return "its process died"
-        for process, since, until in self._frozen:
-            if process in (pid, other) and since <= again and began <= until:
-                return "one of the two processes was frozen for longer than a lease"
-        slots = self._slots_of[n.split(".")[1]]
+    def _why(self, seen: list[Event], second: Event, _: int) -> str | None:
+        """What else explains that a message was started again: a failover."""
+        first = seen[0]
+        slots = self._slots_of[first.n.split(".")[1]]
         for upset in self._shards.upsets:
             if (
                 upset.slots.intersection(slots)
-                and upset.began <= again
-                and began - LEASE <= upset.ended
+                and upset.began <= second.at
+                and first.at - LEASE <= upset.ended
             ):
                 return UPSET if upset.is_mishap else UNASKED
-        return "unexplained"
-
-
-_numbers = itertools.count(1)
+        return None
 
 
 def _queue(name: str, engine: Engine) -> Queue:
@@ -354,8 +311,3 @@ def _spread(prefix: str) -> list[str]:
     """A name for the slots of each of three shards."""
     names = [f"{prefix}{n}" for n in range(64)]
     return [next(name for name in names if _slot(name) * 3 // 16384 == i) for i in range(3)]
-
-
-def _signal(worker: subprocess.Popen[bytes], number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(worker.pid, number)

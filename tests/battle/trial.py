@@ -6,25 +6,27 @@ because it kills its process; and each start beyond the first must have a mishap
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
 import redis
 
 from atomq import Queue
+from atomq.calls import Peeked
 from atomq.errors import AtomqError, ServerUnavailable
+from tests.battle.judge import HUNG, Judge, Outcome
+from tests.battle.ledger import Event, read
 from tests.battle.worker import MODES, NAME, options
-from tests.servers import Server, wait_until
+from tests.servers import ROOT, Server, wait_until
 
 LEASE = 2.0
 KINDS = {  # how often of each
@@ -38,200 +40,237 @@ KINDS = {  # how often of each
 }
 
 
-@dataclass
-class Outcome:
-    """What a trial counted."""
-
-    put: int = 0
-    starts: int = 0
-    deaths: int = 0
-    mishaps: Counter[str] = field(default_factory=Counter)
-    duplicates: Counter[str] = field(default_factory=Counter)
-    dead: Counter[str] = field(default_factory=Counter)
-    lost: list[int] = field(default_factory=list)
-    innocent: list[int] = field(default_factory=list)
-    unexplained: list[str] = field(default_factory=list)
-
-
 class Trial:
-    """A server of its own, workers, a producer and mishaps."""
+    """A server of its own, workers of the library, a producer and mishaps."""
 
-    def __init__(self, server: Server, ledger: Path, seed: int, workers: int = len(MODES)) -> None:
+    MODES: ClassVar[tuple[str, ...]] = MODES
+    REST = (0.2, 1.5)  # seconds between two mishaps
+
+    def __init__(self, server: Server, directory: Path, seed: int) -> None:
         self.server = server
+        self.directory = directory
         self.chance = random.Random(seed)
         self.outcome = Outcome()
-        self._ledger = ledger
-        ledger.touch()
-        self._kinds: dict[int, str] = {}
-        self._stop = threading.Event()
-        self._modes = [MODES[i % len(MODES)] for i in range(workers)]
-        self._mode_of: dict[int, str] = {}  # by process
-        self._timeline: list[tuple[str, float]] = []  # mishaps
-        self._workers = [self._begun(mode) for mode in self._modes]
-        self._died: dict[int, float] = {}  # when, by process
-        self._frozen: list[tuple[int, float]] = []  # processes, and since when
-        self._upsets: list[float] = []  # when the server was restarted or connections were cut
+        self.judge = Judge()
+        self.often: dict[str, float] = {**KINDS}
+        self.ledger = directory / "ledger"
+        self.ledger.touch()
+        self.kinds: dict[str, str] = {}  # of each message whose put was confirmed
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self._ended: dict[int, int] = {}  # with which code, unless we killed it
+        self.stop = threading.Event()
+        self.max_lease: float = options(LEASE)["max_lease"]
         self.queue = Queue(NAME, server.url, retry_budget=60, **options(LEASE))
 
     # ── workers, as a supervisor keeps them ───────────────────────────────────────────────────
 
+    def begin(self, mode: str) -> subprocess.Popen[bytes]:
+        log = self.directory / f"{mode}.log"
+        return spawn(library(mode, self.server.url, self.ledger), log)
+
     def _begun(self, mode: str) -> subprocess.Popen[bytes]:
-        words = [sys.executable, "-m", "tests.battle.worker", self.server.url, str(self._ledger)]
-        worker = subprocess.Popen(
-            [*words, mode, str(LEASE)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        self._mode_of[worker.pid] = mode
+        worker = self.begin(mode)
+        self.judge.mode_of[worker.pid] = mode
         return worker
 
-    def _supervise(self) -> None:
-        for i, worker in enumerate(self._workers):
+    def supervise(self) -> None:
+        for worker in self.workers:
             if worker.poll() is not None:
-                self._died.setdefault(worker.pid, time.time())
+                if worker.pid not in self.judge.died:  # none of our mishaps
+                    self._ended[worker.pid] = worker.returncode
+                self.judge.has_died(worker.pid)
                 self.outcome.deaths += 1
-                self._workers[i] = self._begun(self._modes[i])
+                self.replace(worker)
 
-    def _close(self) -> None:
-        for worker in self._workers:
-            with suppress(ProcessLookupError):
-                worker.send_signal(signal.SIGCONT)
-                worker.kill()
+    def replace(self, worker: subprocess.Popen[bytes]) -> None:
+        mode = self.judge.mode_of[worker.pid]
+        self.workers[self.workers.index(worker)] = self._begun(mode)
+
+    def close(self) -> None:
+        for worker in self.workers:
+            send(worker, signal.SIGKILL)
             worker.wait()
 
     # ── what goes wrong ───────────────────────────────────────────────────────────────────────
 
+    def mishaps(self) -> list[Callable[[], None]]:
+        """What goes wrong, the more often the more often it stands here."""
+        return [
+            *(self.kill, self.freeze, self.restart_server, self.cut_connections),
+            *(self.kill, self.forget_scripts),
+        ]
+
     def kill(self) -> None:
-        worker = self.chance.choice(self._workers)
-        self._died.setdefault(worker.pid, time.time())
-        worker.kill()
+        worker = self.chance.choice(self.workers)
+        self.judge.has_died(worker.pid)
+        send(worker, signal.SIGKILL)
         worker.wait()
 
     def freeze(self) -> None:
-        worker = self.chance.choice(self._workers)
-        with suppress(ProcessLookupError):
-            worker.send_signal(signal.SIGSTOP)
-            self._frozen.append((worker.pid, time.time()))
-            time.sleep(1.5 * LEASE)
-            worker.send_signal(signal.SIGCONT)
+        """For longer than a lease."""
+        worker, began = self.chance.choice(self.workers), time.time()
+        self.freeze_one(worker)
+        self.judge.frozen.append((worker.pid, began, time.time()))
+
+    def freeze_one(self, worker: subprocess.Popen[bytes]) -> None:
+        send(worker, signal.SIGSTOP)
+        time.sleep(1.5 * LEASE)
+        send(worker, signal.SIGCONT)
 
     def restart_server(self) -> None:
-        self._upsets.append(time.time())
         self.server.restart(down=self.chance.uniform(0, 1.5))
         self.server.client().config_set("appendfsync", "always")
 
     def cut_connections(self) -> None:
-        self._upsets.append(time.time())
-        with suppress(redis.ConnectionError):
-            self.server.client().execute_command("CLIENT", "KILL", "TYPE", "normal")
+        for kind in ("normal", "pubsub"):
+            with suppress(redis.ConnectionError):
+                self.server.client().execute_command("CLIENT", "KILL", "TYPE", kind)
 
     def forget_scripts(self) -> None:
         self.server.client().script_flush()
 
     # ── the producer ──────────────────────────────────────────────────────────────────────────
 
-    def _produce(self) -> None:
-        chance = random.Random(self.chance.random())
+    def produce(self, chance: random.Random) -> None:
+        """Put until `stop`; what was confirmed is in `kinds`."""
         n = 0
-        while not self._stop.is_set():
-            (kind,) = chance.choices(list(KINDS), list(KINDS.values()))
-            delay = chance.choice([0, 0, 0, chance.uniform(0, 3)])
+        while not self.stop.is_set():
+            kind, delay = self.kind(chance), chance.choice([0, 0, 0, chance.uniform(0, 3)])
             with suppress(ServerUnavailable):
                 self.queue.put({"n": n, "kind": kind}, id=str(n), delay=delay)
-                self._kinds[n] = kind
+                self.kinds[str(n)] = kind
                 n += 1  # else the next try is under the same id
-            self._stop.wait(chance.uniform(0, 0.02))
-        self.outcome.put = n
+            self.stop.wait(chance.uniform(0, 0.02))
+
+    def kind(self, chance: random.Random) -> str:
+        (kind,) = chance.choices(list(self.often), list(self.often.values()))
+        return kind
 
     # ── from begin to end ─────────────────────────────────────────────────────────────────────
 
     def run(self, seconds: float, say: Callable[[str], None] = lambda _: None) -> Outcome:
         self.server.client().config_set("appendfsync", "always")
-        producer = threading.Thread(target=self._produce)
-        producer.start()
-        mishaps = [self.kill, self.freeze, self.restart_server, self.cut_connections]
-        mishaps += [self.kill, self.forget_scripts]
+        chance = random.Random(self.chance.random())
+        producer = threading.Thread(target=self.produce, args=(chance,))
         try:
+            self.workers = [self._begun(mode) for mode in self.MODES]
+            self.await_workers()
+            producer.start()
             end = time.monotonic() + seconds
             while (left := end - time.monotonic()) > 0:
-                self._supervise()
-                mishap = self.chance.choice(mishaps)
-                self._timeline.append((mishap.__name__, time.time()))
+                self.supervise()
+                mishap = self.chance.choice(self.mishaps())
+                self.judge.mishaps.append((mishap.__name__, time.time()))
                 mishap()
                 self.outcome.mishaps[mishap.__name__] += 1
                 done = sum(self.outcome.mishaps.values())
-                say(f"{left:4.0f} s left, {len(self._kinds)} put, {done} mishaps")
-                time.sleep(self.chance.uniform(0.2, 1.5))
-            self._stop.set()
+                say(f"{left:4.0f} s left, {len(self.kinds)} put, {done} mishaps")
+                time.sleep(self.chance.uniform(*self.REST))
+            self.stop.set()
             producer.join()
             say("the rest is worked off")
-            wait_until("the queue to be empty", self._is_empty, 120)
+            wait_until("the queue to be empty", self._is_empty, 300)
         finally:
-            self._stop.set()
-            self._close()
-        self._judge()
+            self.stop.set()
+            self.close()
+        self._count()
         return self.outcome
 
+    def await_workers(self) -> None:
+        """Wait until all consume."""
+
     def _is_empty(self) -> bool:
-        self._supervise()
+        self.supervise()
         try:
             state = self.queue.state()
         except AtomqError:
             return False
         return state.ready + state.delayed + state.unacked == 0
 
-    # ── the ledger ────────────────────────────────────────────────────────────────────────────
+    # ── what the ledger says ──────────────────────────────────────────────────────────────────
 
-    def _judge(self) -> None:
-        out = self.outcome
-        done: set[int] = set()
-        events: dict[int, list[tuple[str, int, float]]] = {}
-        for line in self._ledger.read_text().splitlines():
-            what, n, _, pid, at = line.split()
-            events.setdefault(int(n), []).append((what, int(pid), float(at)))
-            if what == "start" and self._kinds.get(int(n)) == "poison":
-                self._died[int(pid)] = float(at)  # known to the supervisor a while later
-            if what == "end":
-                done.add(int(n))
-            out.starts += what == "start"
-        dead = set()
-        for letter in self._letters():
-            dead.add(letter)
-            out.dead[self._kinds[letter]] += 1
-        out.innocent = sorted(n for n in dead if self._kinds[n] != "poison")
-        out.lost = sorted(n for n in self._kinds if n not in done and n not in dead)
+    def _count(self) -> None:
+        out, events = self.outcome, read(self.ledger)
+        done = set()
         for n, seen in events.items():
-            starts = [i for i, (what, _, _) in enumerate(seen) if what == "start"]
-            for i, j in pairwise(starts):
-                why = self._why(seen[i:j], seen[j], self._kinds.get(n, ""))
-                out.duplicates[why] += 1
-                if why == "unexplained":
-                    around = [m for m in self._timeline if abs(m[1] - seen[j][2]) < 3 * LEASE]
-                    modes = {pid: self._mode_of.get(pid) for _, pid, _ in seen}
-                    out.unexplained.append(
-                        f"{n} ({self._kinds.get(n)}): {seen}; {modes}; {around}; {self._frozen}"
-                    )
+            for event in seen:
+                if event.what == "start" and self.kind_of(n) == "poison":
+                    self.judge.has_died(event.worker, event.at)  # seen a while later
+                    self._ended.pop(event.worker, None)
+                elif event.what == "end":
+                    done.add(n)
+                elif event.what == "put":
+                    self.kinds[n] = self.kind_of(n)
+        out.put = len(self.kinds)
+        letters = {self.message_of(letter): letter for letter in self._letters()}
+        out.dead.update(self.kind_of(n) for n in letters)
+        out.innocent = [
+            f"{n} ({self.kind_of(n)}): {letter.reason}, {letter.detail}; {events.get(n)}"
+            for n, letter in letters.items()
+            if not self.may_die(n, letter)
+        ]
+        over = done | {*letters}
+        out.lost = [
+            f"{n} ({kind}): {events.get(n)}"
+            for n, kind in self.kinds.items()
+            if n not in over and not self.may_be_lost(n, events.get(n, []))
+        ]
+        for worker, code in self._ended.items():
+            mode = self.judge.mode_of[worker]
+            out.unexplained.append(f"a worker ({mode}, {worker}) ended by itself: {code}")
+        self.judge.count(events, out, lambda *about: self.why(events, *about))
 
-    def _letters(self) -> list[int]:
-        found, after = [], ""
-        while some := self.queue.peek("dead", 100, after=after):
-            found += [letter.body["n"] for letter in some]
-            after = some[-1].name
+    def kind_of(self, n: str) -> str:
+        return self.kinds.get(n, "")
+
+    def message_of(self, letter: Peeked) -> str:
+        return str(letter.body["n"])
+
+    def may_die(self, n: str, _: Peeked) -> bool:
+        """Whether a message belongs in dead letters."""
+        return self.kind_of(n) == "poison"
+
+    def may_be_lost(self, n: str, _: list[Event]) -> bool:
+        """Whether a message need not be worked on to its end."""
+        return False
+
+    def why(
+        self, events: dict[str, list[Event]], seen: list[Event], second: Event, count: int
+    ) -> str | None:
+        """What else explains that a message was started again."""
+        is_over = second.at - seen[0].at > self.max_lease - 0.5
+        return HUNG if is_over and self.hung(seen[0].n) else None
+
+    def hung(self, n: str) -> bool:
+        return self.kind_of(n) == "hangs once"
+
+    def _letters(self) -> list[Peeked]:
+        found: list[Peeked] = []
+        while some := self.queue.peek("dead", 100, after=found[-1].name if found else ""):
+            found += some
         return found
 
-    def _why(
-        self, seen: list[tuple[str, int, float]], second: tuple[str, int, float], kind: str
-    ) -> str:
-        """Why a message was started again, by what its first start met."""
-        _, pid, began = seen[0]
-        _, other, again = second
-        words = {what for what, by, _ in seen if by == pid}
-        if "failed" in words or "cancelled" in words:
-            return "it failed or was cancelled"
-        if self._died.get(pid, again + 1) <= again:
-            return "its process died"
-        if any(p in (pid, other) and began - 2 * LEASE <= at <= again for p, at in self._frozen):
-            return "one of the two processes was frozen for longer than a lease"
-        if kind == "hangs once":
-            return "it hung for longer than max_lease"
-        if any(began - LEASE <= at <= again for at in self._upsets):
-            return "the server was restarted, or connections were cut"
-        return "unexplained"
+
+def send(worker: subprocess.Popen[bytes], number: int) -> None:
+    """Send a signal to a worker and all its children."""
+    with suppress(ProcessLookupError):
+        os.killpg(worker.pid, number)
+
+
+def library(mode: str, url: str, ledger: Path, queues: Sequence[str] = ()) -> list[str]:
+    """The words that begin a worker of the library."""
+    return ["tests.battle.worker", url, str(ledger), mode, str(LEASE), *queues]
+
+
+def spawn(module: Sequence[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """Run a module of Python in a session of its own."""
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", *module],
+            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'engine'}", **environment},
+            cwd=log.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )

@@ -1,7 +1,6 @@
 """One worker process of the battle: `python -m tests.battle.worker URL LEDGER MODE LEASE QUEUE…`.
 
-It writes to the ledger what it does, a line a step, in one write each: `start`, `end`, `failed` or
-`cancelled`, the message, the delivery, its process and the time. What a message asks for is in its
+It writes to the ledger what it does: see `tests.battle.ledger`. What a message asks for is in its
 body: some kill the process, some hang, some fork, some fail the first time.
 """
 
@@ -19,6 +18,7 @@ from typing import Any
 
 from atomq import AsyncEngine, AsyncQueue, Engine, Queue, Receiver
 from atomq.errors import ServerUnavailable
+from tests.battle.ledger import Ledger
 
 MODES = ("sync", "threads", "async", "cancelled")
 MAX_DELIVERIES = 5
@@ -28,13 +28,12 @@ NAME = "battle"
 class Work:
     """What is done with a message, and what the ledger hears of it."""
 
-    def __init__(self, ledger: str, lease: float) -> None:
-        self._ledger = os.open(ledger, os.O_WRONLY | os.O_APPEND)
+    def __init__(self, ledger: Ledger, lease: float) -> None:
+        self._ledger = ledger
         self._lease = lease
 
     def note(self, what: str, message: Any) -> None:
-        words = f"{what} {message.body['n']} {message.deliveries} {os.getpid()} {time.time():.3f}\n"
-        os.write(self._ledger, words.encode())
+        self._ledger.note(what, message.body["n"], message.deliveries)
 
     def seconds(self, body: dict[str, Any]) -> float:
         if body["kind"] == "longer than a lease":
@@ -139,7 +138,7 @@ async def forever(queue: AsyncQueue, work: Work) -> None:
 def main() -> None:
     url, ledger, mode, lease = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4])
     names = sys.argv[5:]
-    work = Work(ledger, lease)
+    work = Work(Ledger(ledger), lease)
     parent = os.getppid()
 
     def follow() -> None:

@@ -22,7 +22,7 @@ def test_nothing_is_lost_and_each_second_start_has_a_cause(
     own_server: Server, tmp_path: Path
 ) -> None:
     seed = random.randrange(1 << 30)
-    out = Trial(own_server, tmp_path / "ledger", seed).run(SECONDS)
+    out = Trial(own_server, tmp_path, seed).run(SECONDS)
     print(f"seed {seed}: {out}")
     assert out.lost == []
     assert out.innocent == []

@@ -382,13 +382,6 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         STDIN: ("if number > 0:", "if number >= 1:"),
     },
-    "engine/atomq/contrib/kombu/worker.py": {
-        "a second more or less; tests read it": tuple(
-            f"BEGINS_IN = {seconds}  # seconds in which a thread or greenlet that was started has "
-            "begun its task"
-            for seconds in (1.01, -0.99)
-        ),
-    },
     "engine/atomq/contrib/kombu/nodes.py": {
         "it rings with one byte": tuple(f"self._bell.recv( {bytes_})" for bytes_ in (4095, 4097)),
         LONG_AGO: (

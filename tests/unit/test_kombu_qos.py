@@ -234,7 +234,6 @@ def test_a_worker_told_to_stop_gives_back_what_it_will_not_begin(
     worker_holds(monkeypatch, begun=[a], waits=[b, c], running=[a, c])
     del d  # Celery struck it out: its message is garbage
     stage.got.clear()
-    monkeypatch.setattr(worker, "begin_no_more", lambda: None)
     says(monkeypatch, "stopping")
     stage.channel.qos.give_back_unbegun()
     gc.collect()
@@ -245,13 +244,27 @@ def test_a_worker_told_to_stop_gives_back_what_it_will_not_begin(
     assert stage.acks() == ["a", "c"]
 
 
+def test_what_it_gave_back_is_not_begun_by_a_thread_that_is_free_then(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery stops its pool later. What is begun in between is not given back."""
+    a, b = stage.claim("a", "b")
+    worker_holds(monkeypatch, waits=[a, b])
+    assert not a.given_up()  # a thread begins it: Celery notes that a moment later
+    says(monkeypatch, "stopping")
+    stage.channel.qos.give_back_unbegun()
+    assert stage.released() == [("b", 0, 1, 0)]
+    assert b.given_up()
+    a.ack()
+    assert stage.acks() == ["a"]
+
+
 def test_all_that_waits_is_given_back_in_one_call(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """KILL may follow TERM at any moment."""
     a, *others = stage.claim(*"abcdefgh")
     worker_holds(monkeypatch, begun=[a], waits=others, running=[a])
-    monkeypatch.setattr(worker, "begin_no_more", lambda: None)
     says(monkeypatch, "stopping")
     stage.channel.qos.give_back_unbegun()
     assert len(stage.engine.called("release")) == 1
@@ -265,7 +278,6 @@ def test_nothing_held_is_nothing_to_ask_celery_for(
     def asked() -> None:
         raise AssertionError("this waits")
 
-    monkeypatch.setattr(worker, "begin_no_more", asked)
     monkeypatch.setattr(worker, "requests", asked)
     monkeypatch.setattr(worker, "ending", asked)
     stage.channel.qos.give_back_unbegun()

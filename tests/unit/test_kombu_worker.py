@@ -284,25 +284,6 @@ def test_green_is_what_kombu_says(monkeypatch: pytest.MonkeyPatch, found: str, g
 # ── what is asked of it ───────────────────────────────────────────────────────────────────────
 
 
-def test_a_pool_of_threads_begins_nothing_any_more_of_what_it_was_given(
-    celery: Celery, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rests: list[float] = []
-    monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=rests.append))
-    cancelled: list[str] = []
-
-    def item(name: str) -> Any:
-        return SimpleNamespace(future=SimpleNamespace(cancel=lambda: cancelled.append(name)))
-
-    worker.begin_no_more()
-    assert cancelled == []
-    celery.module(worker.THREADS, TaskPool=celery.kind)
-    queue = SimpleNamespace(queue=[item("a"), None, item("b")])
-    kept = [celery.thing(executor=SimpleNamespace(_work_queue=queue)), celery.thing(executor=None)]
-    worker.begin_no_more()
-    assert (cancelled, rests) == (["a", "b"], [worker.BEGINS_IN] * 2), kept
-
-
 class Revoking:
     """A worker of this process, and what its remote control revoked."""
 

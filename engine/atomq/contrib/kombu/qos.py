@@ -24,6 +24,8 @@ from atomq.errors import AtomqError, InvalidMessage, ServerUnavailable
 
 log = logging.getLogger("atomq.kombu")
 
+BEGUN, GIVEN_BACK = "begun", "given back"
+
 
 class Message(virtual.Message):
     """A message that remembers its delivery, and whether it could be decoded."""
@@ -43,18 +45,26 @@ class Message(virtual.Message):
         if self.errors:
             self.undecodable = self.errors[0][1]
 
+    def becomes(self, fate: str) -> str:
+        """What becomes of it in a worker that stops: what is said first. For any thread.
+
+        `setdefault` is one operation, which threads do not divide.
+        """
+        return str(self.__dict__.setdefault("fate", fate))
+
     def given_up(self) -> bool:
         """Whether it is not to be begun: others may have it. What may be ours still is given back.
 
-        For any thread. It sends nothing to the server unless this process stood still for longer
-        than a lease, or the renewal found that another has it.
+        For any thread; asked once, by what begins it. It sends nothing to the server unless this
+        process stood still for longer than a lease, or the renewal found that another has it.
         """
         delivery = self.delivery
-        if delivery is None or delivery.settled:
+        if delivery is None:
             return False
         broker = self.channel.broker
-        if not (delivery.lost or broker.keeper.lapsed(delivery.receipt)):
-            return False
+        is_over = delivery.lost or broker.keeper.lapsed(delivery.receipt)
+        if delivery.settled or not is_over:
+            return self.becomes(BEGUN) == GIVEN_BACK
         delivery.settled = True
         if not delivery.lost:
             broker.give_back(broker.keys(delivery.queue), [delivery.receipt])
@@ -173,9 +183,15 @@ class QoS(virtual.QoS):
         """A worker that stops gives back what it will not begin; what runs has time to end."""
         if not self._delivered:
             return
-        worker.begin_no_more()
         waiting = {tag for tag, one in worker.requests().items() if one.time_start is None}
-        self._give_back(set(self._delivered) - (waiting - worker.running()), set())
+        waiting -= worker.running()
+        # A thread that is free before Celery stops its pool takes the next task: it finds out.
+        begun = {
+            tag
+            for tag, message in list(self._delivered.items())
+            if tag not in waiting or message.becomes(GIVEN_BACK) == BEGUN
+        }
+        self._give_back(begun, set())
         # Celery has struck out what waited for its pool: no task holds that. What is done and not
         # acked yet, Celery holds.
         held = WeakValueDictionary(self._delivered)

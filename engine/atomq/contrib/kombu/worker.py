@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-import time
 from collections.abc import Iterator
 from functools import cache
 from types import SimpleNamespace
@@ -24,7 +23,6 @@ CLOSE, TERMINATE = 0x2, 0x3  # states of a worker that stops, as celery.bootstep
 PREFORK = "celery.concurrency.prefork"
 SOLO = "celery.concurrency.solo"
 THREADS = "celery.concurrency.thread"
-BEGINS_IN = 0.01  # seconds in which a thread or greenlet that was started has begun its task
 
 
 def stopping() -> bool:
@@ -54,21 +52,6 @@ def ending() -> bool:
         getattr(getattr(thing, "blueprint", None), "state", None) in (CLOSE, TERMINATE)
         for thing in _alive(getattr(module, "WorkController", None))
     )
-
-
-def begin_no_more() -> None:
-    """Let the pool begin nothing any more of what it was given, where it would.
-
-    Celery strikes out what waits for a place in prefork. A thread takes the next task when it has
-    done one, until the pool itself is stopped, which is later.
-    """
-    module = sys.modules.get(THREADS)
-    for pool in _alive(getattr(module, "TaskPool", None)):
-        waiting = getattr(getattr(pool.executor, "_work_queue", None), "queue", ())
-        for item in tuple(waiting):
-            if item is not None:
-                item.future.cancel()
-    time.sleep(BEGINS_IN)
 
 
 def waiting() -> bool:

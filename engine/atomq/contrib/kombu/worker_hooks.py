@@ -19,7 +19,7 @@ from typing import Any
 
 from kombu.utils import functional
 
-from atomq.contrib.kombu.worker import BEGINS_IN, PREFORK, SOLO, THREADS, is_green, stopping
+from atomq.contrib.kombu.worker import PREFORK, SOLO, THREADS, is_green, stopping
 
 log = logging.getLogger("atomq.kombu")
 _doubtful: deque[tuple[float, Any]] = deque()  # since when, and the message of the task
@@ -192,7 +192,7 @@ def when_stopping(do: Callable[[], None]) -> None:
         while not stopping():
             if time.monotonic() > until:  # a soft shutdown: its tasks have time
                 return
-            time.sleep(BEGINS_IN / 10)
+            time.sleep(0.001)
         do()
 
     worker_shutting_down.connect(

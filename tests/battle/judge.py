@@ -1,0 +1,102 @@
+"""What a battle counted, and why messages were started again: by what befell their workers."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from tests.battle.ledger import Event
+
+AGAIN = "it failed or was cancelled"
+DIED = "its process died"
+FROZEN = "one of the two processes was frozen for longer than a lease"
+HUNG = "it hung for longer than max_lease"
+UNEXPLAINED = "unexplained"
+ACKED = 4.0  # seconds after its end by which a message is acked, though the server was away
+
+
+@dataclass
+class Outcome:
+    """What a trial counted."""
+
+    put: int = 0
+    starts: int = 0
+    deaths: int = 0
+    mishaps: Counter[str] = field(default_factory=Counter)
+    duplicates: Counter[str] = field(default_factory=Counter)
+    dead: Counter[str] = field(default_factory=Counter)
+    lost: list[str] = field(default_factory=list)
+    innocent: list[str] = field(default_factory=list)
+    unexplained: list[str] = field(default_factory=list)
+
+    @property
+    def is_well(self) -> bool:
+        return not (self.lost or self.innocent or self.unexplained)
+
+
+class Judge:
+    """What befell the workers, by their process (of a pool, its parent), and what it explains."""
+
+    def __init__(self) -> None:
+        self.died: dict[int, float] = {}  # when
+        self.frozen: list[tuple[int, float, float]] = []  # which, from when to when
+        self.mode_of: dict[int, str] = {}
+        self.mishaps: list[tuple[str, float]] = []
+
+    def has_died(self, worker: int, at: float | None = None) -> None:
+        """Of several times the first counts."""
+        at = time.time() if at is None else at
+        self.died[worker] = min(at, self.died.get(worker, at))
+
+    def count(
+        self,
+        events: dict[str, list[Event]],
+        out: Outcome,
+        also: Callable[[list[Event], Event, int], str | None],
+    ) -> None:
+        """Find a cause for each start of a message but its first.
+
+        `also` knows causes that only one kind of trial has. It is given what was noted from one
+        start on, the start after it, and how many starts there were before that.
+        """
+        for n, seen in events.items():
+            starts = [i for i, event in enumerate(seen) if event.what == "start"]
+            out.starts += len(starts)
+            for count, (i, j) in enumerate(pairwise(starts), 1):
+                why = self._why(seen[i:j], seen[j]) or also(seen[i:j], seen[j], count)
+                out.duplicates[why or UNEXPLAINED] += 1
+                if why is None:
+                    out.unexplained.append(f"{n}: {seen}; {self.around(seen)}")
+
+    def around(self, seen: Iterable[Event]) -> str:
+        """What happened at that time, and to those who did it."""
+        workers = {event.worker for event in seen}
+        times = [event.at for event in seen]
+        about = [m for m in self.mishaps if min(times) - 10 < m[1] < max(times) + 10]
+        modes = {worker: self.mode_of.get(worker) for worker in workers}
+        frozen = [one for one in self.frozen if one[0] in workers]
+        died = {worker: at for worker, at in self.died.items() if worker in workers}
+        return f"{modes}; died {died}; frozen {frozen}; {about}"
+
+    def _why(self, seen: list[Event], second: Event) -> str | None:
+        first, last = seen[0], last_moment(seen, second)
+        if any(e.what in ("failed", "cancelled") and e.pid == first.pid for e in seen):
+            return AGAIN
+        if self.died.get(first.worker, last + 1) <= last:
+            return DIED
+        for worker, since, until in self.frozen:
+            if worker in (first.worker, second.worker) and since <= last and first.at <= until:
+                return FROZEN
+        return None
+
+
+def last_moment(seen: list[Event], second: Event) -> float:
+    """When the last thing happened that can explain the second start.
+
+    What befell the first worker long after it was done is no reason: it had acked the message.
+    """
+    ends = [e.at for e in seen if e.what == "end" and e.pid == seen[0].pid]
+    return min(second.at, ends[0] + ACKED) if ends else second.at

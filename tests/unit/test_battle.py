@@ -1,0 +1,159 @@
+"""The judge of the battles: what explains that a message was started again, and what does not."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.battle.judge import AGAIN, DIED, FROZEN, UNEXPLAINED, Judge, Outcome
+from tests.battle.ledger import Event, Ledger, read
+from tests.battle.pools import COLD, SENT_AGAIN, UNACKED, UNREAD, CeleryTrial
+
+WORKER, OTHER, CHILD = 1, 2, 11
+
+
+def start(at: float, worker: int = WORKER, pid: int | None = None, n: str = "one") -> Event:
+    return Event("start", n, pid or worker, worker, at)
+
+
+def end(at: float) -> Event:
+    return Event("end", "one", WORKER, WORKER, at)
+
+
+def judged(judge: Judge, *seen: Event) -> Counter[str]:
+    out = Outcome()
+    judge.count({"one": [*seen]}, out, lambda *_: None)
+    assert len(out.unexplained) == out.duplicates[UNEXPLAINED]
+    assert out.is_well == (not out.unexplained)
+    return out.duplicates
+
+
+def test_a_second_start_without_a_cause_is_unexplained() -> None:
+    assert judged(Judge(), start(0), start(9, OTHER)) == {UNEXPLAINED: 1}
+
+
+def test_one_start_needs_no_cause() -> None:
+    assert judged(Judge(), start(0)) == {}
+
+
+@pytest.mark.parametrize(("at", "why"), [(5, DIED), (10, UNEXPLAINED)])
+def test_a_death_explains_what_comes_after_it(at: float, why: str) -> None:
+    judge = Judge()
+    judge.has_died(WORKER, at)
+    assert judged(judge, start(0, pid=CHILD), start(9, OTHER)) == {why: 1}
+
+
+def test_the_death_of_another_explains_nothing() -> None:
+    judge = Judge()
+    judge.has_died(OTHER, 5)
+    assert judged(judge, start(0), start(9, OTHER)) == {UNEXPLAINED: 1}
+
+
+@pytest.mark.parametrize(("at", "why"), [(2, DIED), (8, UNEXPLAINED)])
+def test_what_comes_long_after_the_end_explains_nothing(at: float, why: str) -> None:
+    judge = Judge()
+    judge.has_died(WORKER, at)
+    assert judged(judge, start(0), end(1), start(9, OTHER)) == {why: 1}
+
+
+def test_of_several_deaths_the_first_counts() -> None:
+    judge = Judge()
+    judge.has_died(WORKER, 7)
+    judge.has_died(WORKER, 5)
+    judge.has_died(WORKER, 8)
+    assert judge.died == {WORKER: 5}
+
+
+@pytest.mark.parametrize("frozen", [WORKER, OTHER])
+@pytest.mark.parametrize(
+    ("since", "until", "why"), [(5, 8, FROZEN), (-5, -2, UNEXPLAINED), (10, 13, UNEXPLAINED)]
+)
+def test_a_freeze_of_either_explains_what_it_lies_between(
+    frozen: int, since: float, until: float, why: str
+) -> None:
+    judge = Judge()
+    judge.frozen.append((frozen, since, until))
+    assert judged(judge, start(0), start(9, OTHER)) == {why: 1}
+
+
+@pytest.mark.parametrize("what", ["failed", "cancelled"])
+def test_what_failed_is_started_again(what: str) -> None:
+    failed = Event(what, "one", WORKER, WORKER, 1)
+    assert judged(Judge(), start(0), failed, start(9, OTHER)) == {AGAIN: 1}
+    by_another = failed._replace(pid=OTHER)
+    assert judged(Judge(), start(0), by_another, start(9, OTHER)) == {UNEXPLAINED: 1}
+
+
+def test_each_start_needs_a_cause_of_its_own() -> None:
+    judge = Judge()
+    judge.has_died(WORKER, 5)
+    assert judged(judge, start(0), start(6, OTHER), start(9, 3)) == {DIED: 1, UNEXPLAINED: 1}
+
+
+def test_the_ledger_says_who_wrote_it(tmp_path: Path) -> None:
+    Ledger(tmp_path / "ledger").note("start", "one", 1)
+    (event,) = read(tmp_path / "ledger")["one"]
+    assert event[:4] == ("start", "one", os.getpid(), os.getpgrp())
+
+
+# ── what Celery does ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> CeleryTrial:
+    """One in which nothing has happened."""
+    server: Any = SimpleNamespace(url="redis+socket:///nowhere?virtual_host=0")
+    return CeleryTrial(server, tmp_path, 0)
+
+
+def worker(trial: CeleryTrial, mode: str, log: str = "") -> None:
+    trial.judge.mode_of[WORKER] = mode
+    trial.logs[WORKER] = trial.directory / "log"
+    trial.logs[WORKER].write_text(log)
+
+
+def why(trial: CeleryTrial, *seen: Event, **others: list[Event]) -> str | None:
+    *some, second = seen
+    return trial.why(others, some, second, 1)
+
+
+def test_a_worker_that_was_stopped_cold_gives_back_what_it_had_begun(trial: CeleryTrial) -> None:
+    worker(trial, "prefork")
+    assert why(trial, start(0), start(9, OTHER)) is None
+    trial.cold[WORKER] = 5
+    assert why(trial, start(0), start(9, OTHER)) == COLD
+    assert why(trial, start(0), start(4, OTHER)) is None
+
+
+@pytest.mark.parametrize(("mode", "cause"), [("prefork", UNREAD), ("threads", None)])
+@pytest.mark.parametrize(("at", "is_near"), [(0.2, True), (3, False), (-1, False)])
+def test_a_connection_that_is_lost_has_prefork_forget_what_has_just_begun(
+    trial: CeleryTrial, mode: str, cause: str | None, at: float, is_near: bool
+) -> None:
+    lost = datetime.fromtimestamp(1000 + at).astimezone()
+    stamp = f"{lost:%Y-%m-%d %H:%M:%S},{lost.microsecond // 1000:03}"
+    worker(trial, mode, f"[{stamp}: WARNING/MainProcess] consumer: Connection to broker lost. \n")
+    assert why(trial, start(1000), end(1000), start(1009, OTHER)) == (cause if is_near else None)
+
+
+def test_threads_that_stop_ack_when_all_are_done(trial: CeleryTrial) -> None:
+    worker(trial, "threads")
+    trial.warm[WORKER] = 1
+    late = 0.1 + trial.max_lease
+    assert why(trial, start(0), end(2), start(late, OTHER)) == UNACKED
+    assert why(trial, start(0), end(2), start(late - 3, OTHER)) is None
+    trial.judge.has_died(WORKER, 2.5)
+    assert why(trial, start(0), end(2), start(late - 3, OTHER)) == UNACKED
+
+
+def test_a_try_that_ran_twice_sends_the_next_one_twice(trial: CeleryTrial) -> None:
+    worker(trial, "solo")
+    second_try = start(0, n="one+"), start(1, OTHER, n="one+")
+    assert why(trial, *second_try, one=[start(-2)]) is None
+    assert why(trial, *second_try, one=[start(-2), start(-1, OTHER)]) == SENT_AGAIN
