@@ -9,6 +9,7 @@ import pytest
 from redis import exceptions as server
 
 from atomq import scripts
+from atomq.actions import BRIEF
 from atomq.errors import AtomqError, PermissionDenied, ScriptsNotLoaded, ServerUnavailable
 from atomq.node import Node
 
@@ -28,6 +29,11 @@ class Pool:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def commands(self, args: Any, within: float | None) -> list[Any]:
+        """Answers what one of these is answered; errors among them."""
+        self.asked.append((args, within))
+        return [self.answers.pop(0)]
 
 
 def node(*answers: Any) -> tuple[Node, Pool]:
@@ -64,6 +70,38 @@ def test_what_is_missing_is_what_the_server_does_not_know() -> None:
     assert pool.asked == [("SCRIPT EXISTS", *(script.sha for script in ALL))]
     one, _ = node([0, *[1] * (len(ALL) - 2), 0])
     assert one.missing() == [ALL[0], ALL[-1]]
+
+
+@pytest.mark.parametrize(
+    ("reply", "knows"),
+    [
+        (server.NoScriptError("NOSCRIPT"), False),
+        (server.ResponseError("BADARG keys: 0"), True),
+        ([], True),
+    ],
+)
+def test_whether_scripts_are_known_is_seen_by_one_that_is_not_carried_out(
+    reply: Any, knows: bool
+) -> None:
+    one, pool = node(reply)
+    assert one.knows_scripts() is knows
+    assert pool.asked == [([("EVALSHA", scripts.get("hand_back").sha, 0)], BRIEF)]
+
+
+@pytest.mark.parametrize(
+    ("reply", "ours"),
+    [
+        (server.NoPermissionError("NOPERM"), PermissionDenied),
+        (server.BusyLoadingError("LOADING"), ServerUnavailable),
+        (server.ConnectionError("gone"), ServerUnavailable),
+    ],
+)
+def test_one_that_cannot_say_whether_it_knows_the_scripts_is_no_answer(
+    reply: Exception, ours: type[AtomqError]
+) -> None:
+    one, _ = node(reply)
+    with pytest.raises(ours):
+        one.knows_scripts()
 
 
 @pytest.mark.parametrize(
