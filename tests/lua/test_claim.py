@@ -1067,6 +1067,58 @@ def _primed(q: Queue, **more: Any) -> None:
     assert _is_plain(q, q.claiming(2, **more))
 
 
+def _rested(q: Queue) -> None:
+    """Messages, and none that is held: a claim is plain for seconds, and not for 250 ms alone."""
+    q.put(*range(20))
+    q.run(calls.ack(q.keys, [each.receipt for each in q.take(1)]))
+
+
+@pytest.mark.parametrize(
+    ("at", "last", "beyond"),
+    [
+        pytest.param(0, "c" * 94 + "-1", "c" * 95 + "-1", id="claim_id"),
+        pytest.param(1, 0, 1, id="attempt"),
+        pytest.param(2, 1, 0, id="least limit"),
+        pytest.param(2, 1000, 1001, id="limit"),
+        pytest.param(2, "10", "1e1", id="no whole number"),
+        pytest.param(3, 250, 249, id="least lease"),
+        pytest.param(3, 31_622_400_000, 31_622_400_001, id="lease"),
+        pytest.param(3, "60000", "0xea60", id="no decimal number"),
+        pytest.param(5, "9" * 9, "9" * 10, id="deliveries"),
+        pytest.param(5, "9", "", id="no deliveries"),
+        pytest.param(6, 1 << 30, (1 << 30) + 1, id="max_bytes"),
+        pytest.param(8, "9" * 11, "9" * 12, id="company"),
+        pytest.param(8, "9", "", id="no company"),
+        pytest.param(10, 0, 1, id="acks"),
+    ],
+)
+def test_what_a_plain_claim_is_asked_is_within_bounds(
+    q: Queue, at: int, last: object, beyond: object
+) -> None:
+    """What is beyond them is for the claim in full, which names what is wrong."""
+    _rested(q)
+    q.db.hset(q.keys.meta, "largest", 100)
+    call = q.claiming(1)
+    call.args[at] = last
+    assert _is_plain(q, call)
+    call.args[at] = beyond
+    assert not _is_plain(q, call)
+
+
+def test_a_plain_claim_takes_a_thousand_acks_and_has_the_keys_of_its_steps(q: Queue) -> None:
+    _rested(q)
+    acks = [f"me-{n}.0.1" for n in range(1000)]
+    call = q.claiming(1, acks=[acks])
+    assert _is_plain(q, call)
+    call.args[10] = 1001
+    assert not _is_plain(q, call)
+    call.args.append("me-1001.0.1")
+    assert not _is_plain(q, call)
+    call = q.claiming(1)
+    call.keys = [*call.keys, call.keys[-1]]
+    assert not _is_plain(q, call)
+
+
 def test_a_plain_claim_looks_whether_the_queue_is_paused(q: Queue) -> None:
     _primed(q)
     q.run(calls.pause(q.keys))
@@ -1090,6 +1142,35 @@ def test_a_claim_of_a_queue_that_rested_is_plain_if_no_message_of_it_is_held(q: 
     assert not _is_plain(q, q.claiming(2)), "it may have been"
     q.db.hset(q.keys.meta, mapping=ago)
     assert names(q.take(2)) == ["1", "2"]
+
+
+def test_a_claim_of_a_queue_of_which_no_rest_was_noted_is_plain_if_nothing_is_held(
+    q: Queue,
+) -> None:
+    _rested(q)
+    q.db.hdel(q.keys.meta, "quiet")
+    assert _is_plain(q, q.claiming(1))
+    q.take(1)
+    q.db.hdel(q.keys.meta, "quiet")
+    assert not _is_plain(q, q.claiming(1))
+
+
+def test_a_rest_that_was_noted_by_a_clock_ahead_is_none(q: Queue) -> None:
+    _rested(q)
+    q.take(1)
+    for off in (-1, 60_000):
+        q.db.hset(q.keys.meta, mapping={"quiet": q.now() + off, "seen": q.now()})
+        assert not _is_plain(q, q.claiming(1))
+
+
+def test_a_plain_claim_answers_no_more_bytes_than_are_asked_for(q: Queue) -> None:
+    _rested(q)
+    q.db.hset(q.keys.meta, "largest", 100)
+    assert _is_plain(q, q.claiming(3, max_bytes=300))
+    assert not _is_plain(q, q.claiming(3, max_bytes=299))
+    q.db.hdel(q.keys.meta, "largest")
+    assert _is_plain(q, q.claiming(1, max_bytes=300)), "one is always handed out"
+    assert not _is_plain(q, q.claiming(2, max_bytes=300)), "how large they are is not known"
 
 
 @pytest.mark.parametrize("step", [2, 3, 4])
