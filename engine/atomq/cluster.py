@@ -199,6 +199,16 @@ P = TypeVar("P", bound=_HasStanding)
 C = TypeVar("C")
 
 
+class _Pools(dict[Place, P]):
+    """The pools of nodes; one that is asked for, and is not there, is made."""
+
+    def __init__(self, make: Callable[[Place], P]) -> None:
+        self._make = make
+
+    def __missing__(self, place: Place) -> P:
+        return self.setdefault(place, self._make(place))
+
+
 class Nodes(Generic[P]):
     """The map of an engine's cluster, and a pool of connections for each node that was needed."""
 
@@ -207,8 +217,7 @@ class Nodes(Generic[P]):
         longest = max((s for s in seconds if s), default=None)
         self.map = engine.slots or SlotMap(engine.address.nodes, longest)
         self._engine = engine
-        self._make = make
-        self._pools: dict[Place, P] = {}
+        self._pools = _Pools(make)
         self._unknown = Standing(engine.outage)
         self._knocked: dict[Place, float] = {}
         self._unreached: Exception | None = None
@@ -216,8 +225,7 @@ class Nodes(Generic[P]):
 
     def pool(self, place: Place) -> P:
         """The pool of a node."""
-        found = self._pools.get(place)
-        return self._pools.setdefault(place, self._make(place)) if found is None else found
+        return self._pools[place]
 
     def pools(self) -> list[P]:
         """All that there are."""
@@ -294,7 +302,7 @@ class Nodes(Generic[P]):
     def standing_of(self, call: Call[Any]) -> Standing:
         """What is known of the node that serves a call; while none is known, of the cluster."""
         place = call.place or self.map.owner(call.queue.slot)
-        return self._unknown if place is None else self.pool(place).standing
+        return self._unknown if place is None else self._pools[place].standing
 
     def outage_of(self, args: Sequence[Any]) -> Outage:
         """The outage of the node that serves a command; of the cluster, where any node will do."""

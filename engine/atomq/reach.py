@@ -104,7 +104,7 @@ class Reach(Nodes[Pool]):
         """Send one call."""
         slot = call.queue.slot
         place = self._known(slot) or self._place(slot)
-        pool = self.pool(place)
+        pool = self._pools[place]
         try:
             carried = None if pool.idles else self._carried(pool, (call,))
             reply = pool.one(call) if carried is None else carried[0]

@@ -104,7 +104,7 @@ class AsyncReach(Nodes[AsyncPool]):
         """Send one call."""
         slot = call.queue.slot
         place = self._known(slot) or await self._place(slot)
-        pool = self.pool(place)
+        pool = self._pools[place]
         try:
             carried = None if pool.idles else await self._carried(pool, (call,))
             reply = await pool.one(call) if carried is None else carried[0]

@@ -22,6 +22,7 @@ from atomq.cli.session import Session
 from atomq.errors import AtomqError, PermissionDenied, ServerError, ServerUnavailable
 from atomq.keys import QueueKeys
 from atomq.wires import Wire
+from benchmarks.meter import Meter
 from tests.conformance.twin import Loop, Twin
 from tests.conftest import LONG, ON_CLUSTERS
 from tests.servers import Cluster, Server, wait_until
@@ -35,6 +36,7 @@ pytestmark = [
 ]
 # A slot without a node stops no other; a primary that gave its last slot away stays one.
 PARTIAL = {"cluster-require-full-coverage": "no", "cluster-allow-replica-migration": "no"}
+CAP = 0.3  # seconds between two looks of a consumer, where they are counted
 _numbers = itertools.count(1)
 
 
@@ -944,6 +946,43 @@ def test_a_consumer_of_fifty_queues_has_one_connection_to_each_node(
         assert waits() == asked
         come(queues[:6], got, "another")
         wait_until("no other", lambda: [its(node) for node in three.nodes] == [1, 1, 1], 8)
+
+
+def idle(make: Make, nodes: list[Server], url: str, names: list[str]) -> tuple[float, float]:
+    """Of a consumer that waits: looks a queue and second, and commands for each, all included."""
+    engine = make.engine(url, wait_cap=CAP)
+    receiver, stop = make.receiver([make.queue(name, engine) for name in names]), threading.Event()
+    admins = [node.client() for node in nodes]  # a connection more would be counted
+    meters = list(map(Meter, admins))
+
+    def looks() -> int:
+        """Each that finds nothing to do is published."""
+        counts = [admin.info("commandstats") for admin in admins]
+        of = ("cmdstat_publish", "cmdstat_spublish")
+        return sum(int(count[how]["calls"]) for count in counts for how in of if how in count)
+
+    with running(lambda: receiver.receive(1, 30, stop=stop), stop=stop):
+        least = looks() + 3 * len(names)
+        wait_until("looks", lambda: looks() > least)
+        begin, before, began = [meter.read() for meter in meters], looks(), time.monotonic()
+        least = before + 5 * len(names)
+        wait_until("looks", lambda: looks() > least)
+        spent = [meter.spent(one).commands for meter, one in zip(meters, begin, strict=True)]
+        looked, seconds = looks() - before, time.monotonic() - began
+    receiver.close()
+    return looked / seconds / len(names), sum(spent) / looked
+
+
+def test_fifty_idle_queues_are_looked_at_as_often_as_on_one_server(
+    three: Cluster, server: Server, make: Make
+) -> None:
+    """And for two commands more each: a script has keys of one slot, and asks for the time."""
+    seldom(make, "idle", ("idle", "asyncio"))
+    names = [name_on(three, n % 3) for n in range(50)]
+    for nodes, url, most in ((three.nodes, url_of(three), 5.2), ([server], server.url, 3.2)):
+        often, commands_each = idle(make, nodes, url, names)
+        assert often < 1.4 / CAP
+        assert commands_each < most
 
 
 def test_few_queues_a_node_have_a_connection_each(three: Cluster, make: Make) -> None:
