@@ -13,6 +13,7 @@ What a purpose is, is the driver's to choose; the conversation only gives it bac
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Self
@@ -45,6 +46,8 @@ CACHING: Final = ("CLIENT", "CACHING", "YES")
 
 _NOTHING: Final = object()  # not False and not None, which are replies in RESP3
 _parse_error: Any = DefaultParser.parse_error
+# What Redis 6.2 puts before the words of the server about a command in a script.
+_IN_SCRIPT = re.compile(r"^(?:ERR Error running script.*?: )?(?:@user_script: ?\d+: )+-(?=[A-Z]+ )")
 
 
 def packed(command: Sequence[Word]) -> bytes:
@@ -55,6 +58,11 @@ def packed(command: Sequence[Word]) -> bytes:
     except TypeError as error:
         raise server.DataError(str(error)) from error
     return data
+
+
+def _error(text: str) -> Exception:
+    error: Exception = _parse_error(_IN_SCRIPT.sub("", text))
+    return error
 
 
 class Conversation(Iterator[tuple[Any, Any]]):
@@ -81,7 +89,7 @@ class Conversation(Iterator[tuple[Any, Any]]):
         self._parsed: deque[Any] = deque()
         self._reader = Reader(
             protocolError=server.InvalidResponse,
-            replyError=_parse_error,
+            replyError=_error,
             notEnoughData=_NOTHING,
         )
         self._gets = self._reader.gets

@@ -17,7 +17,7 @@ from atomq.flows import clock
 from atomq.lease import Lease, log_extra
 from atomq.node_threads import NodeThreads, by_place
 from atomq.options import Options
-from atomq.troubles import Troubles
+from atomq.troubles import Troubles, is_of_all
 
 log = logging.getLogger("atomq.leases")
 
@@ -149,8 +149,8 @@ class Renewal:
 
     def _extend_some(self, by_queue: dict[str, list[str]]) -> list[str]:
         """Extend these, of one server; the queues that have to be tried again."""
-        left = []
-        for queue, receipts in by_queue.items():
+        left: list[str] = []
+        for at, (queue, receipts) in enumerate(by_queue.items()):
             for batch in flows.batches(receipts):
                 asked = clock()
                 try:
@@ -159,6 +159,8 @@ class Renewal:
                 except AtomqError as error:
                     text = "%d leases of %s not renewed yet: %s"
                     self._troubles.met(error, queue, text, len(batch), queue)
+                    if is_of_all(error, self._engine.slots):
+                        return left + list(by_queue)[at:]
                     left.append(queue)
                     break  # the other queues may fare better
                 pairs = list(zip(batch, verdicts, strict=True))

@@ -18,7 +18,7 @@ from atomq.client import Engine
 from atomq.errors import AtomqError, ServerUnavailable
 from atomq.flows import Acks, Flow
 from atomq.node_threads import NodeThreads, by_place
-from atomq.troubles import Troubles
+from atomq.troubles import Troubles, is_of_all
 
 log = logging.getLogger("atomq.leases")
 
@@ -226,6 +226,8 @@ class Settling:
             except AtomqError as error:  # which may be the trouble of this one queue
                 self._troubles.met(error, name, "acks of %s are kept, to be sent: %s", name)
                 sent = False
+                if is_of_all(error, self._engine.slots):
+                    break
         if not sent:
             self._try_again(revive=True)  # what is done would be started again
         for each in later:

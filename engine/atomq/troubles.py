@@ -10,6 +10,14 @@ from atomq.errors import AtomqError, ServerUnavailable
 log = logging.getLogger("atomq.leases")
 
 
+def is_of_all(error: AtomqError, slots: object) -> bool:
+    """Whether the calls of all other queues meet the same now: their one server takes none.
+
+    With `slots`, the map of a cluster, it may be the trouble of one slot that moves.
+    """
+    return slots is None and isinstance(error, ServerUnavailable) and error.unsent
+
+
 class Troubles:
     """Which queues are in trouble that is not the server's; `what` of them: their acks, say."""
 

@@ -831,6 +831,32 @@ def test_a_block_whose_end_is_interrupted_is_settled_when_the_server_is_back(
             wait_until("it to be settled", lambda verb=verb: queue.state().stats.get(verb) == 1)
 
 
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_server_that_is_a_replica_for_a_while_is_no_error(
+    own_server: Server, is_known: bool
+) -> None:
+    """Redis 6.2 says so in words of its own where a script writes."""
+    db = own_server.client()
+    with Queue("q", own_server.url) as queue:
+        Queue("other", own_server.url).put(1)  # the scripts are there
+        if is_known:
+            queue.put(1)
+        db.replicaof("127.0.0.1", 1)
+        db.config_resetstat()
+        with ThreadPoolExecutor(1) as pool:
+            putting = pool.submit(queue.put, 2)
+            calls = "cmdstat_evalsha"
+            wait_until(
+                "it to be tried again",
+                lambda: (
+                    putting.done() or db.info("commandstats").get(calls, {"calls": 0})["calls"] > 2
+                ),
+            )
+            db.replicaof("no", "one")
+            assert putting.result(5).new
+        assert queue.state().ready == 1 + is_known
+
+
 def test_scripts_flushed_under_load(server: Server) -> None:
     db = server.client()
     with again_and_again(db.script_flush, 0.003) as flushed, Engine(server.url) as engine:

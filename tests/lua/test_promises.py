@@ -30,7 +30,7 @@ from tests.conftest import LONG
 from tests.lua.rig import Queue, Rig, msg, name_of, names
 from tests.lua.verbs import GROWING, READING, VERBS, World, world
 from tests.proxy import Proxy
-from tests.servers import Cluster, full_memory
+from tests.servers import Cluster, Server, full_memory
 
 DONE, LOST, UNKNOWN = Verdict.DONE, Verdict.LOST, Verdict.UNKNOWN
 MANY = 1_000_000 if LONG else 100_000
@@ -173,6 +173,20 @@ def test_1_a_command_this_user_may_not_run_is_told_before_anything_moves(rig: Ri
         ):
             engine.run(VERBS["claim"](w))
     assert rig.snapshot() == stored
+
+
+def test_1_a_server_that_takes_no_writes_now_is_asked_for_one(own_server: Server) -> None:
+    """Processes ask again several times a second until it does."""
+    db = own_server.client()
+    db.replicaof("127.0.0.1", 1)
+    db.config_resetstat()
+    name, words = db.eval(scripts.get("probe").text, 1, "key")
+    assert (name, words.lstrip(b"-").startswith(b"READONLY")) == (b"DEL", True)
+    assert set(db.info("commandstats")) - {"cmdstat_del"} <= {
+        "cmdstat_config|resetstat",
+        "cmdstat_config",
+        "cmdstat_eval",
+    }
 
 
 @pytest.mark.parametrize("verb", VERBS)

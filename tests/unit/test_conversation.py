@@ -149,6 +149,11 @@ def test_false_is_an_answer() -> None:
         ("WRONGPASS invalid", server.AuthenticationError),
         ("OOM command not allowed", server.OutOfMemoryError),
         ("INUSE of ours", server.ResponseError),
+        ("@user_script: 349: -READONLY You can't write", server.ReadOnlyError),
+        (
+            "ERR Error running script (call to f_b): @user_script:1: @user_script: 1: -READONLY no",
+            server.ReadOnlyError,
+        ),
     ],
 )
 def test_an_error_is_the_exception_of_redis_py_and_is_given(

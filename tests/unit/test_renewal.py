@@ -17,6 +17,7 @@ from atomq.errors import PermissionDenied, ServerUnavailable
 from atomq.keys import Place, QueueKeys
 from atomq.lease import Lease
 from atomq.renewal import ASK, Renewal
+from atomq.translating import unavailable
 
 A, B = ("a", 1), ("b", 2)
 LEASE_MS, RENEW = 3000, 1.0  # s
@@ -209,6 +210,22 @@ def test_of_a_queue_in_trouble_the_rest_waits_and_other_queues_do_not(
     assert stage.renewal.renew() == SOON
     assert stage.asked == [("q", ["a", "b"]), ("other", ["d"])]
     assert caplog.messages == ["2 leases of q not renewed yet: no"]
+
+
+@pytest.mark.parametrize("unsent", [False, True])
+def test_a_server_that_takes_nothing_is_asked_for_one_queue_and_all_are_tried_again(
+    stage: Stage, unsent: bool
+) -> None:
+    """Where an answer was lost, it may have been on its way for too long for this queue alone."""
+    for queue in ("q", "other", "third"):
+        stage.hold(queue, queue=queue)
+    stage.verdicts["other"] = unavailable("NOREPLICAS", unsent=unsent)
+    assert stage.renewal.renew() == SOON
+    asked = [("q", ["q"]), ("other", ["other"]), ("third", ["third"])]
+    assert stage.asked == (asked[:2] if unsent else asked)
+    by_queue = {queue: [queue] for queue in ("q", "other", "third")}
+    left = stage.renewal._extend_some(by_queue)
+    assert left == (["other", "third"] if unsent else ["other"])
 
 
 @pytest.mark.parametrize("beside", [False, True])

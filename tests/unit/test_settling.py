@@ -16,6 +16,7 @@ from atomq.client import Engine
 from atomq.errors import AtomqError, PermissionDenied, ServerUnavailable
 from atomq.flows import Acks, Flow
 from atomq.settling import ACK_DELAY, RETRY, Later, Settling
+from atomq.translating import unavailable
 from tests.played import Play
 
 PATIENCE = 1.0  # seconds, of a lease of six
@@ -224,6 +225,17 @@ def test_the_trouble_of_one_queue_is_not_that_of_others(stage: Stage) -> None:
     stage.troubles.clear()
     stage.turn(100.41)
     assert stage.sent[2:] == [(["a"], False)]
+
+
+def test_a_server_that_takes_nothing_is_asked_for_one_queue(stage: Stage) -> None:
+    stage.trouble = unavailable("NOREPLICAS", unsent=True)
+    for queue in ("q", "p", "o"):
+        stage.add(100.0, queue, queue)
+    assert stage.turn(100.1) == pytest.approx(100.1 + RETRY)
+    assert stage.sent == [(["q"], False)]
+    stage.trouble = None
+    stage.turn(100.41)
+    assert sorted(stage.sent[1:]) == [(["o"], False), (["p"], False), (["q"], False)]
 
 
 def test_what_is_settled_is_held_no_more(stage: Stage) -> None:
