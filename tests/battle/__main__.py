@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -102,7 +102,7 @@ def on_a_server(
         return trial(server, directory, seed).run(seconds, say)
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.battle", description=__doc__)
     parser.add_argument("--seconds", type=float, default=200)
     parser.add_argument("--servers", default=",".join(KINDS))
@@ -110,7 +110,7 @@ def main() -> int:
     parser.add_argument("--docs", type=Path, help="the page whose table is written anew")
     parser.add_argument("--celery", action="store_true", help="with Celery, in all its pools")
     parser.add_argument("--cluster", metavar="KIND", help="on a cluster of this kind of server")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     rows: list[tuple[str, float, Outcome]] = []
     for kind in [given.cluster] if given.cluster else given.servers.split(","):
         try:
@@ -134,6 +134,8 @@ def main() -> int:
             shutil.rmtree(directory)
         else:
             print("the ledger and the logs are in", directory)
+    if not rows:
+        return True
     text = cluster_table(*rows[0]) if given.cluster else table(rows)
     print(text)
     if given.docs:

@@ -95,7 +95,8 @@ class CeleryTrial(Trial):
         self.cold: dict[int, float] = {}  # which worker was asked to stop so, and when
         self.warm: dict[int, float] = {}
         self._leaving: list[tuple[subprocess.Popen[bytes], float]] = []  # and since when
-        self._cancelled: dict[str, float] = {}
+        self._cancelled: set[str] = set()
+        self._refused: dict[str, str] = {}  # what kinds
         self.logs: dict[int, Path] = {}
 
     # ── workers ───────────────────────────────────────────────────────────────────────────────
@@ -167,7 +168,7 @@ class CeleryTrial(Trial):
     def cancel(self) -> None:
         """Revoke some tasks of late; one that runs is ended, where its pool can."""
         some = self.chance.sample([*self.kinds][-20:], min(3, len(self.kinds)))
-        self._cancelled.update(dict.fromkeys(some, time.time()))
+        self._cancelled.update(some)
         with suppress(OperationalError):
             self._app.control.revoke(some, terminate=True, signal="SIGKILL")
 
@@ -185,14 +186,18 @@ class CeleryTrial(Trial):
             elif kind == "hangs once":
                 more["time_limit"] = 1.5 * LEASE
             args = (n, kind, SECONDS.get(kind, 0.0))
-            with suppress(OperationalError):  # a task that was refused is not sent again
+            try:
                 self._app.tasks["battle"].apply_async(args, task_id=n, queue=NAME, **more)
+            except OperationalError:
+                self._refused[n] = kind  # and maybe taken; it is not sent again
+            else:
                 self.kinds[n] = kind
 
     # ── what the ledger says ──────────────────────────────────────────────────────────────────
 
     def kind_of(self, n: str) -> str:
-        return super().kind_of(n.rstrip("+"))
+        first = n.rstrip("+")
+        return super().kind_of(first) or self._refused.get(first, "")
 
     def message_of(self, letter: Peeked) -> str:
         body = json.loads(base64.b64decode(json.loads(letter.raw)["body"]))

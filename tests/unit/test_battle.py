@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from tests.battle import __main__ as command
 from tests.battle.judge import AGAIN, DIED, FROZEN, UNEXPLAINED, Judge, Outcome
 from tests.battle.ledger import Event, Ledger, read
 from tests.battle.pools import COLD, SENT_AGAIN, UNACKED, UNREAD, CeleryTrial
+from tests.servers import ROOT
 
 WORKER, OTHER, CHILD = 1, 2, 11
 
@@ -157,3 +160,47 @@ def test_a_try_that_ran_twice_sends_the_next_one_twice(trial: CeleryTrial) -> No
     second_try = start(0, n="one+"), start(1, OTHER, n="one+")
     assert why(trial, *second_try, one=[start(-2)]) is None
     assert why(trial, *second_try, one=[start(-2), start(-1, OTHER)]) == SENT_AGAIN
+
+
+# ── what is written into the page ─────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("words", "marks"),
+    [
+        ([], command.LIBRARY),
+        (["--celery"], command.CELERY),
+        (["--cluster", "valkey-9"], command.CLUSTER),
+    ],
+)
+@pytest.mark.parametrize("is_well", [True, False])
+def test_the_command_writes_its_counts_between_its_marks(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    marks: tuple[str, str],
+    is_well: bool,
+) -> None:
+    out = Outcome(put=1234, lost=[] if is_well else ["one"])
+    out.duplicates["because"] = 77
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(command, "find_binary", lambda _: None)
+    for name in ("on_a_server", "on_a_cluster"):
+        monkeypatch.setattr(command, name, lambda *_: out)
+    page = tmp_path / "page.md"
+    before = (ROOT / "docs/reliability.md").read_text()
+    page.write_text(before)
+    code = command.main([*words, "--servers", "redis-8,valkey-9", "--docs", str(page)])
+    assert code == (not is_well)
+    (head, tail), text = _around(before, marks), page.read_text()
+    assert text.startswith(head)
+    assert text.endswith(tail)
+    made = text.removeprefix(head).removesuffix(tail)
+    assert made.count("1,234") == (1 if words == ["--cluster", "valkey-9"] else 2)
+    assert "- because: 77\n" in made or "- because: 154\n" in made
+
+
+def _around(text: str, marks: tuple[str, str]) -> tuple[str, str]:
+    begin, end = marks
+    head, _, rest = text.partition(begin)
+    return head + begin, end + rest.partition(end)[2]
