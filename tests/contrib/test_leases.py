@@ -193,6 +193,19 @@ def test_what_was_not_begun_is_given_back_before_what_runs_has_ended(at: Place) 
         workers[pool].kill()
 
 
+def test_what_was_given_back_is_not_begun_by_a_thread_that_is_free_before_its_pool_stops(
+    at: Place,
+) -> None:
+    ids = at.send_many(100, "work", 0.02)
+    worker = at.worker("threads", 2, worker_prefetch_multiplier=16).ready()
+    at.ledger.await_starts(ids[:10])
+    worker.stop()
+    left = {m.raw.partition(b'"id": "')[2][:36].decode() for m in at.peek("ready")}
+    starts = at.ledger.starts()
+    assert [one for one in left if starts[one]] == []
+    assert sorted([*left, *at.ledger.ends()]) == sorted(ids)
+
+
 def test_a_worker_that_ends_by_an_error_of_its_own_gives_back_what_it_held(at: Place) -> None:
     worker = at.worker("prefork", 1).ready()
     one = at.send("hungry")
