@@ -11,6 +11,7 @@ import pytest
 
 from atomq import calls, scripts
 from atomq.calls import Call, Claimed, DeadLettered, Outgoing
+from atomq.errors import WrongType
 from tests.lua.rig import Queue, Rig, msg, name_of, names
 
 # ── what is stored ────────────────────────────────────────────────────────────────────────────
@@ -1441,6 +1442,63 @@ def test_a_claim_that_finds_nothing_takes_the_acks_and_keeps_the_time(q: Queue) 
     assert (got.wait_ms, ran) == (None, 11)
     got, ran = _ran(q, q.claiming(1, by="keeper"))
     assert (got.wait_ms is None, ran) == (False, 11)
+
+
+@pytest.mark.parametrize("step", [9, 10])
+def test_a_plain_claim_knows_steps_of_two_digits(rig: Rig, step: int) -> None:
+    q = rig.queue("q", steps=range(10))
+    q.put(*range(3), step=step)
+    q.run(calls.ack(q.keys, [each.receipt for each in q.take(1)]))
+    call = q.claiming(1)
+    assert _is_plain(q, call)
+    (got,) = q.run(call).deliveries
+    held = q.unacked[got.receipt]
+    assert (name_of(got), got.step, held.step) == ("1", step, step)
+
+
+def test_a_claim_that_leaves_one_message_of_a_step_is_plain_beside_others(q: Queue) -> None:
+    _rested(q)
+    q.put("low", step=3)
+    assert _is_plain(q, q.claiming(18))
+    assert q.claim(18).more == ("q",)
+    assert not _is_plain(q, q.claiming(2))
+
+
+def test_a_claim_of_the_last_message_takes_the_token_away(q: Queue) -> None:
+    q.put("a", "b")
+    q.run(calls.ack(q.keys, [each.receipt for each in q.take(1)]))
+    assert q.tokens == 1
+    assert _is_plain(q, q.claiming(1))
+    assert (names(q.take(1)), q.tokens) == (["b"], 0)
+
+
+def test_a_claim_that_finds_nothing_looks_for_what_ended_though_its_ack_is_stale(q: Queue) -> None:
+    q.put("a")
+    (held,) = q.take(1)
+    q.pass_one_lease(held.receipt)
+    got = q.claim(1, acks=[["never-1.0.1"]])
+    assert (names(got.deliveries), len(got.lost_acks)) == (["a"], 1)
+
+
+@pytest.mark.parametrize("key", ["unacked", "records"])
+def test_two_acks_on_a_key_of_another_type_take_nothing(q: Queue, key: str) -> None:
+    _rested(q)
+    ready = q.ready
+    q.db.set(getattr(q.keys, key), "no")
+    with pytest.raises(WrongType):
+        q.claim(1, acks=[["me-1.0.1", "me-2.0.1"]])
+    assert q.ready == ready
+    q.db.delete(getattr(q.keys, key))
+
+
+def test_a_claim_of_an_empty_queue_asks_little(q: Queue) -> None:
+    q.put("a", "b")
+    q.run(calls.ack(q.keys, [each.receipt for each in q.take(2)]))
+    q.db.hset(q.keys.meta, mapping={"quiet": q.now() - 1000, "seen": q.now()})
+    assert _ran(q, q.claiming(1))[1] == 5
+    q.db.rpush(q.keys.wake, "1")
+    assert _ran(q, q.claiming(1))[1] == 10
+    assert q.tokens == 0
 
 
 @pytest.mark.parametrize("how", ["due", "of another step"])
