@@ -153,6 +153,9 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "engine/atomq/flows/claiming.py": {
+        "the queues of a group are of one server": (
+            "return [(group.names[ -1], partial(give_back, group)) for group in groups]",
+        ),
         "any queue may be the first of one that takes turns": (
             "self._first = random.randrange(len(self.queues)) if fair else 1",
             "self._first = random.randrange(len(self.queues)) if fair else -1",

@@ -241,7 +241,8 @@ def carriers(*carriers: Carrier) -> tuple[Any, Idle]:
     shards, pool = Shards(Engine("redis+cluster://127.0.0.1:1")), Idle()
     shards.map.learn(A, WHOLE)
     played: Any = shards
-    played.pool, played._engine.carriers = lambda _: pool, set(carriers)
+    played._pools.update(dict.fromkeys((A, B, C), pool))
+    played._engine.carriers = set(carriers)
     return shards, pool
 
 

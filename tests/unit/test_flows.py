@@ -623,6 +623,22 @@ def test_what_an_unanswered_claim_may_hold_is_given_back_first() -> None:
     assert claim_id_of(play.effect) != claim_id_of(first)
 
 
+def test_what_an_unanswered_claim_may_hold_can_be_given_back_by_another_thread() -> None:
+    one = consumer()
+    assert one.unanswered() == []
+    play = Play(one.receive(5, None))
+    first = play.effect
+    with pytest.raises(ServerUnavailable):
+        play.go(ServerUnavailable("gone"))
+    ((name, give_back),) = one.unanswered()
+    assert name == "q"
+    play = Play(give_back())
+    assert claim_id_of(play.effect) == claim_id_of(first)
+    assert play.go(claimed(delivery(1))).script.name == "release"
+    play.go([Verdict.DONE])
+    assert one.unanswered() == []
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), GeneratorExit()])
 def test_an_interrupted_claim_is_given_back_on_leaving(error: BaseException) -> None:
     one = consumer()
