@@ -28,10 +28,10 @@ from atomq.errors import AtomqError, DurabilityUnavailable, NotDurable, ServerUn
 from atomq.keys import QueueKeys
 from atomq.partitions import PartitionMap
 from tests.battle import celery_app, pools
-from tests.battle.judge import Judge, Outcome
+from tests.battle.judge import LEASE, Judge, Outcome
 from tests.battle.ledger import Event, read
 from tests.battle.shards import Shards
-from tests.battle.trial import LEASE, library, send, spawn
+from tests.battle.trial import library, send, spawn
 from tests.servers import wait_until
 from tests.threads import running
 

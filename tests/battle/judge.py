@@ -10,11 +10,14 @@ from itertools import pairwise
 
 from tests.battle.ledger import Event
 
+LEASE = 2.0
 AGAIN = "it failed or was cancelled"
 DIED = "its process died"
 FROZEN = "one of the two processes was frozen for longer than a lease"
+AWAY = "the server was away for less than 1.5 s, and a lease of 2 s may end then"
 HUNG = "it hung for longer than max_lease"
 UNEXPLAINED = "unexplained"
+BRIEF = 1.6  # seconds of an outage, with 0.1 to see that it is over, that may be no outage to it
 ACKED = 4.0  # seconds after its end by which a message is acked, though the server was away
 
 
@@ -43,6 +46,7 @@ class Judge:
     def __init__(self) -> None:
         self.died: dict[int, float] = {}  # when
         self.frozen: list[tuple[int, float, float]] = []  # which, from when to when
+        self.outages: list[tuple[float, float]] = []  # of the server, from when to when
         self.mode_of: dict[int, str] = {}
         self.mishaps: list[tuple[str, float]] = []
 
@@ -90,6 +94,10 @@ class Judge:
         for worker, since, until in self.frozen:
             if worker in (first.worker, second.worker) and since <= last and first.at <= until:
                 return FROZEN
+        for since, until in self.outages:
+            is_between = since <= last and first.at - LEASE <= until <= second.at
+            if until - since < BRIEF and is_between and second.at < until + 2 * LEASE:
+                return AWAY
         return None
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from kombu.exceptions import OperationalError
 
 from atomq.calls import Peeked
 from tests.battle import celery_app
-from tests.battle.judge import last_moment
+from tests.battle.judge import ACKED, LEASE, last_moment
 from tests.battle.ledger import Event
-from tests.battle.trial import LEASE, Trial, send, spawn
+from tests.battle.trial import Trial, send, spawn
 from tests.battle.worker import MAX_DELIVERIES, NAME
 from tests.servers import Server, wait_until
 
@@ -57,8 +58,14 @@ SENT_AGAIN = "the try before it was started again, and sent it again"
 # What Celery 5.7 does, on any broker.
 # AsynPool.flush: a connection that is lost has it forget each task whose begin it has not read yet.
 UNREAD = "Celery lost its connection before its prefork pool had read that the task began"
+# Its event loop, which acks what prefork and threads have done, stands still meanwhile.
+CUT_OFF = "its process died before Celery was connected again and had acked it"
 # Consumer.call_soon_ack leaves acks to the event loop, which waits for TaskPool.on_stop.
 UNACKED = "its worker stopped: Celery acks what threads have done once all of them are done"
+_CONNECTION = re.compile(
+    r"^\[([\d-]+ [\d:,]+): [^\]]+\] (?:consumer: Connection to broker (lost)|Connected to)",
+    re.MULTILINE,
+)
 _numbers = itertools.count(1)
 
 
@@ -222,22 +229,30 @@ class CeleryTrial(Trial):
             return COLD
         if first.n.endswith("+") and count < sum(e.what == "start" for e in before):
             return SENT_AGAIN
-        mode = self.judge.mode_of[first.worker]
-        if mode == "prefork" and any(-0.1 < at - first.at < 0.5 for at in self._cut(first.worker)):
+        mode, away = self.judge.mode_of[first.worker], self._away(first.worker)
+        if mode == "prefork" and any(-0.1 < since - first.at < 0.5 for since, _ in away):
             return UNREAD
-        if mode == "threads" and self.warm.get(first.worker, last + 1) <= last:
-            is_over = second.at - first.at > self.max_lease - 0.5
-            if is_over or self.judge.died.get(first.worker, second.at + 1) <= second.at:
-                return UNACKED
+        died = self.judge.died.get(first.worker, second.at + 1)
+        ends = (e.at for e in seen if e.what == "end" and e.pid == first.pid)
+        for at in ends if died <= second.at else ():
+            if any(since <= at <= until and died <= until + ACKED for since, until in away):
+                return CUT_OFF
+        is_over = died <= second.at or second.at - first.at > self.max_lease - 0.5
+        if is_over and mode == "threads" and self.warm.get(first.worker, last + 1) <= last:
+            return UNACKED
         return super().why(events, seen, second, count)
 
-    def _cut(self, worker: int) -> list[float]:
-        """When a worker lost its connection, as it says."""
-        found = re.findall(
-            r"^\[([^:]+:[^:]+:[^:]+): .*to broker lost", self._log(worker), re.MULTILINE
-        )
-        times = (datetime.strptime(at, "%Y-%m-%d %H:%M:%S,%f").astimezone() for at in found)
-        return [time.timestamp() for time in times]
+    def _away(self, worker: int) -> list[tuple[float, float]]:
+        """From when to when a worker had no connection, as it says itself."""
+        found, since = [], None
+        for words, is_lost in _CONNECTION.findall(self._log(worker)):
+            at = datetime.strptime(words, "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp()
+            if is_lost:
+                since = at
+            elif since is not None:
+                found.append((since, at))
+                since = None
+        return found if since is None else [*found, (since, inf)]
 
     def _count(self) -> None:
         super()._count()

@@ -23,12 +23,11 @@ import redis
 from atomq import Queue
 from atomq.calls import Peeked
 from atomq.errors import AtomqError, ServerUnavailable
-from tests.battle.judge import HUNG, Judge, Outcome
+from tests.battle.judge import HUNG, LEASE, Judge, Outcome
 from tests.battle.ledger import Event, read
 from tests.battle.worker import MODES, NAME, options
 from tests.servers import ROOT, Server, wait_until
 
-LEASE = 2.0
 KINDS = {  # how often of each
     "plain": 300,
     "short": 60,
@@ -118,7 +117,9 @@ class Trial:
         send(worker, signal.SIGCONT)
 
     def restart_server(self) -> None:
+        began = time.time()
         self.server.restart(down=self.chance.uniform(0, 1.5))
+        self.judge.outages.append((began, time.time()))
         self.server.client().config_set("appendfsync", "always")
 
     def cut_connections(self) -> None:

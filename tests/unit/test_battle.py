@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +14,9 @@ from typing import Any
 import pytest
 
 from tests.battle import __main__ as command
-from tests.battle.judge import AGAIN, DIED, FROZEN, UNEXPLAINED, Judge, Outcome
+from tests.battle.judge import AGAIN, AWAY, DIED, FROZEN, UNEXPLAINED, Judge, Outcome
 from tests.battle.ledger import Event, Ledger, read
-from tests.battle.pools import COLD, SENT_AGAIN, UNACKED, UNREAD, CeleryTrial
+from tests.battle.pools import COLD, CUT_OFF, SENT_AGAIN, UNACKED, UNREAD, CeleryTrial
 from tests.servers import ROOT
 
 WORKER, OTHER, CHILD = 1, 2, 11
@@ -85,6 +86,23 @@ def test_a_freeze_of_either_explains_what_it_lies_between(
     assert judged(judge, start(0), start(9, OTHER)) == {why: 1}
 
 
+@pytest.mark.parametrize(
+    ("since", "until", "why"),
+    [
+        (1, 2.5, AWAY),
+        (1, 3, UNEXPLAINED),  # long enough for a grace
+        (-4, -2.5, UNEXPLAINED),  # before its lease
+        (3.5, 5, UNEXPLAINED),  # the second start came before
+    ],
+)
+def test_a_brief_outage_explains_what_starts_soon_after_it(
+    since: float, until: float, why: str
+) -> None:
+    judge = Judge()
+    judge.outages.append((since, until))
+    assert judged(judge, start(0), start(4, OTHER)) == {why: 1}
+
+
 @pytest.mark.parametrize("what", ["failed", "cancelled"])
 def test_what_failed_is_started_again(what: str) -> None:
     failed = Event(what, "one", WORKER, WORKER, 1)
@@ -108,6 +126,22 @@ def test_the_ledger_says_who_wrote_it(tmp_path: Path) -> None:
 # ── what Celery does ──────────────────────────────────────────────────────────────────────────────
 
 
+LOST = "WARNING/MainProcess] consumer: Connection to broker lost. Trying to …"
+
+
+def log(at: float, words: str) -> str:
+    time = datetime.fromtimestamp(at).astimezone()
+    return f"[{time:%Y-%m-%d %H:%M:%S},{time.microsecond // 1000:03}: {words}\n"
+
+
+def log_of_one_that_did_not() -> str:
+    return log(1000.5, LOST)
+
+
+def log_of_one_that_came_back() -> str:
+    return log(1000.5, LOST) + log(1010, "INFO/MainProcess] Connected to atomq://…")
+
+
 @pytest.fixture
 def trial(tmp_path: Path) -> CeleryTrial:
     """One in which nothing has happened."""
@@ -115,10 +149,10 @@ def trial(tmp_path: Path) -> CeleryTrial:
     return CeleryTrial(server, tmp_path, 0)
 
 
-def worker(trial: CeleryTrial, mode: str, log: str = "") -> None:
+def worker(trial: CeleryTrial, mode: str, text: str = "") -> None:
     trial.judge.mode_of[WORKER] = mode
     trial.logs[WORKER] = trial.directory / "log"
-    trial.logs[WORKER].write_text(log)
+    trial.logs[WORKER].write_text(text)
 
 
 def why(trial: CeleryTrial, *seen: Event, **others: list[Event]) -> str | None:
@@ -139,10 +173,19 @@ def test_a_worker_that_was_stopped_cold_gives_back_what_it_had_begun(trial: Cele
 def test_a_connection_that_is_lost_has_prefork_forget_what_has_just_begun(
     trial: CeleryTrial, mode: str, cause: str | None, at: float, is_near: bool
 ) -> None:
-    lost = datetime.fromtimestamp(1000 + at).astimezone()
-    stamp = f"{lost:%Y-%m-%d %H:%M:%S},{lost.microsecond // 1000:03}"
-    worker(trial, mode, f"[{stamp}: WARNING/MainProcess] consumer: Connection to broker lost. \n")
+    worker(trial, mode, log(1000 + at, LOST))
     assert why(trial, start(1000), end(1000), start(1009, OTHER)) == (cause if is_near else None)
+
+
+@pytest.mark.parametrize(("died", "is_near"), [(1005, True), (1011, True), (1015, False)])
+@pytest.mark.parametrize("back", [log_of_one_that_came_back, log_of_one_that_did_not])
+def test_one_that_dies_before_it_is_connected_again_has_not_acked(
+    trial: CeleryTrial, died: float, is_near: bool, back: Callable[[], str]
+) -> None:
+    worker(trial, "threads", back())
+    trial.judge.has_died(WORKER, died)
+    seen = start(1000), end(1001), start(1020, OTHER)
+    assert why(trial, *seen) == (CUT_OFF if is_near or back is log_of_one_that_did_not else None)
 
 
 def test_threads_that_stop_ack_when_all_are_done(trial: CeleryTrial) -> None:
