@@ -107,8 +107,20 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "what is settled together is of one queue": (
             "queue = leases[ -1].queue if leases else None",
+            (
+                "self._settling.settle_later(holders[ -1]._queue.name, receipts, rest.flow, "
+                "holders=holders)"
+            ),
         ),
-        INSTANT: ("elif left >= 0:",),
+        "a thousandth of the time more or less": tuple(
+            line.format(ms)
+            for line in (
+                "if clock() - since > self.renew_ms / {}:",
+                "most = max(LEAST, renewal_ms(options.lease_ms) / {})",
+            )
+            for ms in (999, 1001)
+        ),
+        INSTANT: ("elif left >= 0:", "if clock() - since >= self.renew_ms / 1000:"),
     },
     "engine/atomq/answer_aio.py": {
         SET_BEFORE: ("self._asyncio_future_blocking = True",),

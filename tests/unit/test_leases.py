@@ -22,6 +22,7 @@ from atomq.errors import PermissionDenied, ServerUnavailable
 from atomq.flows import Flow, clock
 from atomq.keys import QueueKeys
 from atomq.leases import LeaseKeeper
+from atomq.settling import RETRY
 
 
 @pytest.fixture
@@ -134,6 +135,7 @@ class Settled:
 
     def __init__(self, keeper: LeaseKeeper, monkeypatch: pytest.MonkeyPatch) -> None:
         self.later: list[Any] = []
+        self.held: list[Any] = []
         self.now: list[Any] = []
         self.settled: list[Any] = []
         self.roused: list[float] = []
@@ -148,8 +150,11 @@ class Settled:
             )
         monkeypatch.setattr(keeper._thread, "rouse", lambda: self.roused.append(time.monotonic()))
 
-    def _later(self, queue: str, receipts: Any, flow: Any, within: float) -> None:
+    def _later(
+        self, queue: str, receipts: Any, flow: Any, within: float = RETRY, holders: Any = ()
+    ) -> None:
         self.later.append((queue, receipts, flow, within))
+        self.held.append(holders)
 
     def _settle(self, *given: Any) -> bool:
         self.settled.append(given)
@@ -271,6 +276,21 @@ def test_what_is_settled_once_the_server_is_back_is_held_until_then(
     monkeypatch.setattr(keeper._engine, "run", lambda _: None)
     assert keeper._settling.flush()
     assert (sent, keeper.holds_any) == (["a", "a"], False)
+
+
+def test_what_a_message_says_once_the_server_is_back_settles_it_now(
+    keeper: LeaseKeeper, settled: Settled
+) -> None:
+    holders = [SimpleNamespace(receipt=each, settled=False, _queue=QueueKeys("q")) for each in "ab"]
+    rest: Any = SimpleNamespace(flow=lambda: iter(()))
+    keeper.settle_later(holders[:1], rest)
+    keeper.settle_later(holders, rest)
+    assert [each.settled for each in holders] == [True, True]
+    assert [later[:3] for later in settled.later] == [
+        ("q", ["a"], rest.flow),
+        ("q", ["a", "b"], rest.flow),
+    ]
+    assert settled.held == [holders[:1], holders]
 
 
 def test_what_is_garbage_is_found_once(keeper: LeaseKeeper, settled: Settled) -> None:
@@ -496,6 +516,25 @@ def test_at_the_end_what_waits_is_sent_and_nothing_is_renewed_any_more(
 def test_it_tries_again_at_its_own_pace(keeper: LeaseKeeper) -> None:
     assert keeper._engine.retry.attempts == 0
     assert keeper._engine.retry.budget == keeper.renew_ms / 1000 == 20.0
+
+
+@pytest.mark.parametrize(
+    ("lease", "given", "waits"),
+    [
+        (60, {}, (5, 5)),
+        (60, {"socket_timeout": 7, "socket_connect_timeout": 3}, (7, 3)),
+        (60, {"socket_timeout": None, "socket_connect_timeout": None}, (20, 20)),
+        (60, {"socket_timeout": 30, "socket_connect_timeout": 30}, (20, 20)),
+        (9, {}, (3, 3)),
+        (1, {}, (1, 1)),
+    ],
+)
+def test_it_waits_for_no_answer_so_long_that_a_lease_ends_meanwhile(
+    lease: float, given: dict[str, Any], waits: tuple[float, float]
+) -> None:
+    with Engine("redis://127.0.0.1:1", lease=lease, **given) as engine:
+        options = leases.keeper(engine)._engine.options
+    assert (options.socket_timeout, options.socket_connect_timeout) == waits
 
 
 def test_on_a_cluster_it_shares_the_map_of_its_engine() -> None:
