@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -15,13 +16,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import pytest
 from celery import chain, chord, group
 from celery.app.task import Context
-from celery.result import ResultSet
+from celery.result import GroupResult, ResultSet
 from kombu import Connection, Consumer, Exchange, Producer, Queue
 
 from atomq import calls, scripts
@@ -562,35 +564,45 @@ def test_a_worker_does_all_that_it_does_on_one_server(at: ClusterPlace, pool: st
     app.control.add_consumer(more, destination=[worker.name], reply=True, timeout=2)
     at.ledger.await_ends(at.send("work", queue=more))
     app.control.cancel_consumer(more, destination=[worker.name], reply=True, timeout=2)
-    assert [q["name"] for q in inspect.active_queues()[worker.name]] == ["celery", *names]
+
+    def consumed() -> list[str]:
+        return [one["name"] for one in inspect.active_queues()[worker.name]]
+
+    wait_until("the queue to be left", lambda: consumed() == ["celery", *names], 5)
     assert worker.stop() == 0
     assert "Traceback" not in worker.log
 
 
 @contextmanager
 def heard(at: ClusterPlace) -> Iterator[list[dict[str, Any]]]:
-    """The events of all workers, as they come."""
-    events, stop, app = list[dict[str, Any]](), threading.Event(), at.make_app()
+    """The events of all workers, as they come over one connection."""
+    events = list[dict[str, Any]]()
+    app = at.make_app(broker_transport_options={"client_name": "hears-events"})
+    with app.connection() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": events.append})
+        capture = partial(receiver.capture, limit=None, timeout=None, wakeup=False)
+        listener = threading.Thread(target=capture, daemon=True)
+        listener.start()
+        try:
+            yield events
+        finally:
+            receiver.should_stop = True
+            listener.join(5)
 
-    def capture() -> None:
-        with app.connection() as connection:
-            receiver = app.events.Receiver(connection, handlers={"*": events.append})
-            while not stop.is_set():
-                with suppress(TimeoutError):
-                    receiver.capture(limit=None, timeout=0.2, wakeup=False)
 
-    listener = threading.Thread(target=capture, daemon=True)
-    listener.start()
-    try:
-        yield events
-    finally:
-        stop.set()
-        listener.join(5)
+def heard_at(cluster: Cluster) -> int:
+    """The index of the node at which they are heard."""
+
+    def hears(node: Server) -> bool:
+        return any(one["name"] == "hears-events" for one in node.client().client_list("pubsub"))
+
+    (found,) = [index for index, node in enumerate(cluster.nodes) if hears(node)]
+    return found
 
 
 def test_workers_meet_and_events_tell_of_their_tasks(at: ClusterPlace) -> None:
-    """Also while a shard stands still."""
-    here, there = name_on(at.cluster, 0), name_on(at.cluster, 1)
+    """Also while the node stands still at which they are heard."""
+    here, there, third = names = [name_on(at.cluster, index) for index in (0, 1, 2)]
     talks = ("--events", "--loglevel=DEBUG")  # with arguments of its own a worker mingles
     sender = at.make_app(task_send_sent_event=True)
     with heard(at) as events:
@@ -598,15 +610,15 @@ def test_workers_meet_and_events_tell_of_their_tasks(at: ClusterPlace) -> None:
         def told(one: str) -> set[str]:
             return {event["type"] for event in events if event.get("uuid") == one}
 
-        def is_told_of_a_task() -> bool:
+        def is_told_of_a_task(queue: str) -> bool:
             """What is sent while a line moves to another node may be lost, as all events may."""
-            one = at.send("work", queue=here, app=sender)
+            one = at.send("work", queue=queue, app=sender)
             at.ledger.await_ends(one, 5)
             with suppress(AssertionError):
                 wait_until("its end", lambda: "task-succeeded" in told(one), 0.5)
             return "task-succeeded" in told(one)
 
-        one = at.worker("solo", queues=here, args=talks).ready()
+        one = at.worker("solo", queues=f"{here},{third}", args=talks).ready()
         revoked = str(uuid.uuid4())
         at.app.control.revoke(revoked)
         inspect = at.app.control.inspect([one.name], timeout=3, limit=1)
@@ -616,13 +628,15 @@ def test_workers_meet_and_events_tell_of_their_tasks(at: ClusterPlace) -> None:
         inspect = at.app.control.inspect([two.name], timeout=3, limit=1)
         assert inspect.revoked() == {two.name: [revoked]}
         one.await_log(f"{two.name} joined the party")
-        names = {one.name, two.name}
-        wait_until("heartbeats", lambda: {event["hostname"] for event in events} >= names)
+        both = {one.name, two.name}
+        wait_until("heartbeats", lambda: {event["hostname"] for event in events} >= both)
         all_of_it = {"task-sent", "task-received", "task-started", "task-succeeded"}
         for sent in [at.send("work", queue=queue, app=sender) for queue in (here, there)]:
             wait_until("all of it", lambda sent=sent: told(sent) == all_of_it)
-        with frozen(at.cluster.nodes[1]):
-            wait_until("the end of a task", is_told_of_a_task, 10)
+        index = heard_at(at.cluster)
+        well = names[(index + 1) % 3]
+        with frozen(at.cluster.nodes[index]):
+            wait_until("the end of a task", lambda: is_told_of_a_task(well), 10)
         two.stop()
         one.await_log(f"{two.name} left")
     for worker in (one, two):
@@ -903,6 +917,62 @@ def test_a_worker_in_its_books_waits_for_no_shard_of_a_chord(at: ClusterPlace) -
         assert time.monotonic() - began < 2
     node = at.cluster.nodes[1].client()
     wait_until("the part to be counted", lambda: node.zcard(counted) == 1)
+
+
+class Ends:
+    """The last part of a chord ends; `there` says that its body was sent."""
+
+    def __init__(self, at: ClusterPlace, *, nested: bool) -> None:
+        self._at, self._queue = at, name_on(at.cluster, 0)
+        app = at.make_app(backend=at.backend, redis_socket_timeout=1.0)
+        self.backend: Any = app.backend
+        gid, ids = name_on(at.cluster, 2), [id_on(1), id_on(0)]
+        if nested:
+            for number, one in enumerate(ids):
+                self.backend.store_result(one, number, "SUCCESS")
+            GroupResult(gid, [app.AsyncResult(one) for one in ids]).save(self.backend)
+        self.backend.set_chord_size(gid, 1)
+        body = app.tasks["collected"].s().set(queue=self._queue)
+        self._part = Context(id=ids[1], group=gid, group_index=0, chord=body)
+
+    def count(self) -> None:
+        self.backend.on_chord_part_return(self._part, "SUCCESS", 1)
+
+    def await_body(self) -> None:
+        self._at.await_state(lambda state: state.ready == 1, queue=self._queue)
+        gc.collect()  # groups unsubscribe while there is a server
+
+
+def test_a_body_waits_for_the_results_of_a_shard_that_is_away(
+    at: ClusterPlace, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of inner chords are read when the last one is done; an error would fail the body."""
+    chord = Ends(at, nested=True)
+    with frozen(at.cluster.nodes[1]):
+        chord.count()
+        wait_until("it to be asked again", lambda: "Retry (0/" in caplog.text)
+    chord.await_body()
+
+
+@pytest.mark.parametrize("command", ["GET", "ZRANGE"])
+def test_an_answer_that_is_lost_on_its_way_costs_no_body(
+    at: ClusterPlace, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    chord = Ends(at, nested=command == "GET")
+    engine, lost = chord.backend.client.engine, [command]
+    says = engine.command
+
+    def loses_one(*words: Any, **how: Any) -> Any:
+        reply = says(*words, **how)
+        if words[0] in lost:
+            lost.remove(words[0])
+            raise ServerUnavailable("connection reset by peer")
+        return reply
+
+    monkeypatch.setattr(engine, "command", loses_one)
+    chord.count()
+    chord.await_body()
+    assert not lost
 
 
 @pytest.mark.parametrize(

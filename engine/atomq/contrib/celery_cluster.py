@@ -15,18 +15,20 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import cached_property, partial
 from typing import Any
 
 from celery import states
 from celery._state import get_current_worker_task
 from celery.backends import redis as stock
+from celery.backends.base import SyncBackendMixin
 from celery.exceptions import BackendStoreError
 
 from atomq import fork
 from atomq.address import Address
 from atomq.client import Engine
-from atomq.contrib.cluster_client import Client, Ear
+from atomq.contrib.cluster_client import Client, Ear, PatientClient
 from atomq.errors import AtomqError, ServerUnavailable
 from atomq.node_threads import NodeThreads
 from atomq.shared import OneEach
@@ -34,6 +36,9 @@ from atomq.shared import OneEach
 AGAIN = 5.0  # seconds between two times that what was announced, and not heard, is read
 READ = 100  # results read each time
 SLOW = 120.0  # Celery's default for `redis_socket_timeout`, in seconds: as if nothing were said
+
+
+_counts: ContextVar[bool] = ContextVar("counts a part of a chord", default=False)
 
 
 class ResultConsumer(stock.ResultConsumer):
@@ -141,10 +146,18 @@ class Backend(stock.RedisBackend):
         """The URL, for people; the password as *** unless it is asked for."""
         return str(self.url) if include_password else self.address.safe_url
 
-    @cached_property
+    @property
     def client(self) -> Client:
-        """A client of the cluster."""
+        """A client of the cluster. Where a part of a chord is counted it waits for its shards."""
+        return self._patient_client if _counts.get() else self._client
+
+    @cached_property
+    def _client(self) -> Client:
         return Client(engine_of(self.address))
+
+    @cached_property
+    def _patient_client(self) -> Client:
+        return PatientClient(engine_of(self.address), self.ensure)
 
     def _get_key_for(self, prefix: Any, id: Any, key: Any = "") -> Any:  # noqa: A002 - Celery's
         """The namespace of its virtual host stands in front: see `VirtualHost`."""
@@ -227,12 +240,27 @@ class Backend(stock.RedisBackend):
 
         A worker in its books, where a task was revoked or took too long, leaves it to a thread.
         """
-        count = partial(super().on_chord_part_return, request, state, result, **more)
+        counted = partial(super().on_chord_part_return, request, state, result, **more)
+
+        def count() -> None:
+            """Celery takes any error on the way for one of the body, and fails the chord."""
+            before = _counts.set(True)
+            try:
+                counted()
+            finally:
+                _counts.reset(before)
+
         if not request.group or get_current_worker_task() is not None:
             count()
             return
         place = self.client.place(self.get_key_for_group(request.group))
         self._books.do(place, f"{request.group} {request.id}", count)
+
+    def iter_native(self, result: Any, **how: Any) -> Any:
+        """The results of a group, as they come. Those of a chord are all there, at their shards."""
+        if _counts.get():
+            return SyncBackendMixin.iter_native(self, result, **how)
+        return super().iter_native(result, **how)
 
     @cached_property
     def _chord_part_return_script(self) -> Any:

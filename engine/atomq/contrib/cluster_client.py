@@ -10,7 +10,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from redis import exceptions as server
@@ -54,13 +54,14 @@ class Client:
     def mget(self, keys: Sequence[Any]) -> list[Any]:
         """The values of keys, of any slots, or what lies beside; not read at one moment."""
         found = self.engine.reads([("GET", _text(key)) for key in keys])
-        for value in found:
+        pairs = [*zip(keys, found, strict=True)]
+        missing = [key for key, value in pairs if not isinstance(value, bytes)]
+        beside = self.aside(missing) if missing else {}
+        values = [beside.get(_text(key), value) for key, value in pairs]
+        for value in values:
             if isinstance(value, Exception):
                 raise value
-        missing = [key for key, value in zip(keys, found, strict=True) if value is None]
-        beside = self.aside(missing) if missing else {}
-        pairs = zip(keys, found, strict=True)
-        return [beside.get(_text(key)) if value is None else value for key, value in pairs]
+        return values
 
     def known(self, keys: Sequence[str]) -> dict[str, Any]:
         """The values of keys; those of nodes that do not answer soon are left out."""
@@ -127,6 +128,10 @@ class Client:
         names = [_text(key) for key in keys]
         return self.engine.command("EVAL", script, len(names), *names, *args, patient=True)
 
+    def read(self, *words: Any) -> Any:
+        """A command that changes nothing."""
+        return self.engine.command(*words, patient=True)
+
     def place(self, key: Any) -> Place | None:
         """The node of a key, as far as it is known."""
         slots = self.engine.slots
@@ -139,6 +144,36 @@ class Client:
     def pubsub(self, **_: Any) -> Ear:
         """What listens to results."""
         return Ear(self.engine)
+
+
+class PatientClient(Client):
+    """The same, for what may be asked again where an answer was lost: for as long as `ensure` does.
+
+    `ensure` calls a function with these arguments until it raises no error of a connection.
+    """
+
+    def __init__(
+        self, engine: Engine, ensure: Callable[[Callable[..., Any], tuple[Any, ...]], Any]
+    ) -> None:
+        super().__init__(engine)
+        self._ensure = ensure
+
+    def get(self, key: Any) -> Any:
+        """The value of a key, or None."""
+        return self._ensure(super().get, (key,))
+
+    def mget(self, keys: Sequence[Any]) -> list[Any]:
+        """The values of keys, of any slots, or what lies beside; not read at one moment."""
+        found: list[Any] = self._ensure(super().mget, (keys,))
+        return found
+
+    def read(self, *words: Any) -> Any:
+        """A command that changes nothing."""
+        return self._ensure(super().read, words)
+
+    def delete(self, key: Any) -> Any:
+        """Delete a key."""
+        return self._ensure(super().delete, (key,))
 
 
 class _Pool:
@@ -174,7 +209,7 @@ class Pipeline:
     def execute(self) -> list[Any]:
         """The answers."""
         said, self._said = self._said, []
-        return [self._client.engine.command(*words, patient=True) for words in said]
+        return [self._client.read(*words) for words in said]
 
 
 class Ear:
