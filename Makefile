@@ -179,8 +179,9 @@ docs: install ## make the documentation's tables anew, and its site, strictly, i
 # ── release ─────────────────────────────────────────────────────────────────────────────────────
 
 .PHONY: build clean
-build: install ## sdist and wheel into dist/
+build: $(BIN)/python ## sdist and wheel into dist/
 	@rm -rf dist
+	$(call pip,install 'build>=1.2')
 	@$(BIN)/python -m build --outdir dist . | tail -1
 
 clean: ## remove everything that was made here

@@ -266,7 +266,7 @@ def _carried_out(session: Session, work: Callable[[], int | None]) -> int:
     try:
         return int(work() or Exit.OK)
     except AtomqError as error:
-        session.out.error(f"{error} ({WHERE})" if type(error) is ServerUnavailable else str(error))
+        session.out.error(f"{error}: {WHERE}" if type(error) is ServerUnavailable else str(error))
         return exit_of(error)
     except ImportError as error:
         if "pip install" not in str(error):
