@@ -196,8 +196,7 @@ class AsyncEngine(AsyncRunner):
     async def _verifies(self, call: Call[Any], left: Retry, standing: Standing) -> None:
         await self._drive(probing.probing(call, left), standing)
         standing = self._pool.standing_of(call)
-        standing.verified = True
-        standing.confirming.clear()
+        self._has_verified(standing)
 
 
 def _verified(standing: Standing, done: asyncio.Future[Any]) -> None:

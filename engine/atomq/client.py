@@ -218,8 +218,7 @@ class Engine(Runner):
                 raise
             else:
                 standing = self._pool.standing_of(call)
-                standing.verified = True
-                standing.confirming.clear()
+                self._has_verified(standing)
                 mine.set_result(None)
                 return self.retry.after(time.monotonic() - began)
             finally:

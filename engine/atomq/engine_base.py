@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -23,7 +24,7 @@ from atomq.keys import (
     RegisterKeys,
 )
 from atomq.options import Options
-from atomq.outage import outage_of
+from atomq.outage import Standing, outage_of
 from atomq.register import AGAIN, NOTED, REFUSED, register_of
 from atomq.retrying import Retry
 from atomq.virtual_host import virtual_host_of
@@ -162,6 +163,12 @@ class EngineBase:
     def verified(self, verified: bool) -> None:
         for standing in self._pool.everywhere():
             standing.verified = verified
+
+    def _has_verified(self, standing: Standing) -> None:
+        """This user may run there what the scripts run; so the scripts were there."""
+        standing.verified = True
+        standing.confirming.clear()
+        self.retry = replace(self.retry, loaded=True)
 
     def follow(self, slots: SlotMap) -> None:
         """Share another engine's map of the cluster."""

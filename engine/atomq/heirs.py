@@ -4,7 +4,8 @@ A node has the scripts that were loaded there, and a replica gets none from its 
 primary it would answer NOSCRIPT, and users that may not load could do nothing about it. So a
 process that consumes looks, whenever it writes the register, at the nodes that it has not looked at
 yet, and at one of the others by chance, for a node that began anew has no scripts either. If a call
-of this process was answered NOSCRIPT, it looks at all of them at once.
+of this process was answered NOSCRIPT, it looks at all of them at once. A server that is alone is
+looked at only then.
 """
 
 from __future__ import annotations

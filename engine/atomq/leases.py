@@ -57,7 +57,9 @@ class LeaseKeeper:
         self.acks = self._settling.acks
         self.lease_ms, self.renew_ms = self._renewal.lease_ms, self._renewal.renew_ms
         self.max_lease = options.max_lease
-        self._engine.retry = type(engine.retry)(attempts=0, budget=self.renew_ms / 1000)
+        self._engine.retry = replace(
+            engine.retry, attempts=0, budget=self.renew_ms / 1000, loaded=True
+        )
         self._begin()
         self.register = engine.register
         self.on_cancelled: Callable[[Any], object] | None = None

@@ -326,7 +326,8 @@ class Register:
         try:
             replicas = engine.replicas()
             is_alone = not replicas and engine.slots is None
-            nodes = [] if is_alone else [*engine.nodes(), *replicas]
+            # A server alone lacks scripts where it began anew, which a call of this process meets.
+            nodes = [] if is_alone and not anew else [*engine.nodes(), *replicas]
             for node in self._heirs.to_look_at(nodes, anew=anew):
                 if self._thread.closing or time.monotonic() >= self._next:
                     self._looks = anew  # a consumer left, say: what is left is for the next turn

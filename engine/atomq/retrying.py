@@ -31,7 +31,7 @@ from atomq.translating import (
 )
 
 HEALS = 10  # times that scripts are loaded for one call: they may be flushed without end
-GIVEN = 6  # times that a call waits for another user to load what its own may not: some 0.8 s
+GIVEN = 5  # times that a call waits for another user to load what its own may not: some 0.8 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,9 @@ class Retry:
     budget: float = 10.0
     longest: float = 1.0
     """Seconds, at most, between two tries."""
+    loaded: bool = False
+    """Whether scripts were run there before: a server that lacks them has begun anew, and is in
+    trouble until a user that may load them has done so. Else to lack them is an error at once."""
 
     def after(self, seconds: float) -> Retry:
         """What is left of it."""
@@ -54,7 +57,7 @@ class Retry:
 
     def longer(self, seconds: float) -> Retry:
         """The same, where the server may take so many seconds over each answer."""
-        return Retry(self.attempts, self.budget + seconds)
+        return replace(self, budget=self.budget + seconds)
 
     def pause(self, attempt: int) -> float:
         """Seconds before attempt 1, 2, …: 50 ms, doubling up to `longest`, with "full jitter".
@@ -68,7 +71,7 @@ class Patience:
     """What is left of a `Retry`."""
 
     def __init__(self, retry: Retry) -> None:
-        self._retry = retry
+        self.retry = retry
         self._began = time.monotonic()
         self._tries = self._lost = 0
 
@@ -81,7 +84,7 @@ class Patience:
         """
         self._tries += 1
         self._lost += lost
-        spent, retry = time.monotonic() - self._began, self._retry
+        spent, retry = time.monotonic() - self._began, self.retry
         if not retry.attempts or self._lost > retry.attempts or spent >= retry.budget:
             tried = f"{self._tries} {'attempt' if self._tries == 1 else 'attempts'}"
             text = f"{trouble} ({what}, {tried} in {spent:.1f} s)"
@@ -111,7 +114,8 @@ def carried_out(batch: Batch, patience: Patience, within: float | None) -> Actio
         trouble: Exception | None
         lost = False
         try:
-            trouble, lost = batch.answered((yield Send(batch.unanswered(), batch.loads, within)))
+            replies = yield Send(batch.unanswered(), batch.loads, within)
+            trouble, lost = batch.answered(replies, waits=patience.retry.loaded)
         except REFUSED as error:
             raise translated(error) from error
         except AWAY as error:
@@ -126,7 +130,7 @@ def carried_out(batch: Batch, patience: Patience, within: float | None) -> Actio
                 counts = lost and not isinstance(trouble, Replaced)
                 pause = patience.pause(trouble, named_call(call), lost=counts, call=call)
             except ServerUnavailable as error:
-                if isinstance(trouble, ScriptsNotLoaded):
+                if isinstance(trouble, ScriptsNotLoaded) and not patience.retry.loaded:
                     raise trouble from trouble.__cause__
                 if not batch.gave_up(error):
                     raise
@@ -163,6 +167,7 @@ class Batch:
         self.loads: list[Call[Any]] = []
         """One call for each script that a server did not know."""
         self._heals = HEALS  # then NOSCRIPT is an error like others
+        self._given = GIVEN
         self._ways = WAYS
         self._on_cluster = False  # as far as a node that lacks a script has said
 
@@ -170,12 +175,15 @@ class Batch:
         """What is left to be answered."""
         return [self.calls[i] for i in self.left]
 
-    def answered(self, replies: Sequence[Any]) -> tuple[Exception | None, bool]:
+    def answered(
+        self, replies: Sequence[Any], *, waits: bool = False
+    ) -> tuple[Exception | None, bool]:
         """Sort the replies; the trouble of those that are left, if any, and whether it is a loss.
 
-        What passes by itself is none: the server surely did not do what it was asked for. In a
-        cluster that is so, for a moment, of a node that lacks a script which this user may not
-        load: a replica may have become the primary before a consumer looked at it (`heirs.py`).
+        What passes by itself is none: the server surely did not do what it was asked for. That is
+        so, if the call `waits`, of a server that lacks a script which this user may not load. In a
+        cluster it is so for a moment in any case: a replica may have become the primary before a
+        consumer looked at it (`heirs.py`).
         """
         trouble: Exception | None = None
         denied: Exception | None = None
@@ -186,9 +194,9 @@ class Batch:
             try:
                 _check_loaded(call, reply)
             except ScriptsNotLoaded as error:
-                if not (self._on_cluster and self._heals > HEALS - GIVEN):
+                if not (waits or (self._on_cluster and self._given > 0)):
                     raise
-                denied = error
+                denied, self._given = error, self._given - 1
         unloaded: dict[tuple[str, Any], Call[Any]] = {}
         for i, reply in zip(self.left, replies[len(loads) :], strict=True):
             call = self.calls[i]
@@ -209,7 +217,7 @@ class Batch:
                 self._on_cluster = place is not None
         self.left = left
         self.loads = list(unloaded.values())
-        self._heals -= bool(unloaded)
+        self._heals -= bool(unloaded) and denied is None
         trouble = trouble or (denied if unloaded else None)
         self._ways -= went_on
         if trouble is None and self._ways < 0:

@@ -189,7 +189,7 @@ class Runner(EngineBase):
         if not standing.verified:
             self._probe_briefly(call, once, standing)
             standing = self._pool.standing_of(call)
-            standing.verified = True
+            self._has_verified(standing)
         results = self._drive(retrying.calling((call,), once, within=BRIEF), standing)
         if call.noted:
             self._note(call)

@@ -197,7 +197,7 @@ class AsyncRunner(EngineBase):
         if not standing.verified:
             await self._probe_briefly(call, once, standing)
             standing = self._pool.standing_of(call)
-            standing.verified = True
+            self._has_verified(standing)
         results = await self._drive(retrying.calling((call,), once, within=BRIEF), standing)
         if call.noted:
             await self._note(call)

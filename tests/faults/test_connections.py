@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from queue import Empty
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import pytest
@@ -30,6 +30,7 @@ from atomq import (
     MessageFailed,
     Queue,
     Receiver,
+    ScriptsNotLoaded,
     ServerUnavailable,
     Verdict,
     cancellation,
@@ -855,6 +856,90 @@ def test_a_server_that_is_a_replica_for_a_while_is_no_error(
             db.replicaof("no", "one")
             assert putting.result(5).new
         assert queue.state().ready == 1 + is_known
+
+
+@pytest.fixture
+def forgetful(kind: str) -> Iterator[Server]:
+    """A server with an AOF, and a user `plain` that may not load scripts; a restart keeps both."""
+    with ExitStack() as stack:
+        server = Server(kind, persistent=True)
+        stack.callback(server.stop)
+        users = server.directory / "users.acl"
+        server._options["aclfile"] = str(users)
+        users.write_text(
+            "user default on nopass ~* &* +@all\nuser plain on >p ~* &* +@all -script\n"
+        )
+        server.start()
+        yield server
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["redis-6.2", "valkey-9"], indirect=True)
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_server_that_began_anew_is_given_its_scripts_by_the_first_that_may(
+    forgetful: Server, is_async: bool
+) -> None:
+    """Not only those that it runs: users that may not load any go on by themselves."""
+    plain = forgetful.tcp_url.replace("//", "//plain:p@")
+    got, stop = SimpleQueue[int](), threading.Event()
+
+    def consume(name: str, url: str) -> None:
+        with Queue(name, url) as queue:
+            for message in queue.consume(stop=stop):
+                with message:
+                    got.put(message.body)
+
+    async def consume_async(name: str, url: str) -> None:
+        async with AsyncQueue(name, url) as queue:
+            async for message in queue.consume(stop=stop):
+                async with message:
+                    got.put(message.body)
+
+    def consume_either(name: str, url: str) -> None:
+        asyncio.run(consume_async(name, url)) if is_async else consume(name, url)
+
+    with ExitStack() as stack:
+        stack.enter_context(running(lambda: consume("other", forgetful.url), stop=stop))
+        wait_until("all scripts", lambda: knows_all(forgetful))
+        stack.enter_context(running(lambda: consume_either("q", plain), stop=stop))
+        producer = stack.enter_context(Queue("q", plain))
+        producer.put(1)
+        assert got.get(timeout=5) == 1
+        forgetful.restart()
+        assert producer.put(2).new
+        assert got.get(timeout=5) == 2
+        wait_until("all scripts", lambda: knows_all(forgetful))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+def test_what_may_not_load_goes_on_as_soon_as_the_scripts_are_there(
+    forgetful: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A consumer waits, a call for its `retry_budget`; both say what is to be done."""
+    plain = forgetful.tcp_url.replace("//", "//plain:p@")
+    with Engine(forgetful.url) as admin, Queue("q", plain, retry_budget=1.5) as queue:
+        admin.nodes()[0].load()
+        queue.put(1)
+        with ThreadPoolExecutor(1) as pool:
+            message = next(messages := queue.consume())
+            message.ack()
+            forgetful.restart()
+            waiting = pool.submit(next, messages)
+            with pytest.raises(ServerUnavailable, match="may not load it: run `atomq scripts load"):
+                queue.put(2)
+            assert not waiting.done()
+            assert "run `atomq scripts load" in caplog.text
+            with Queue("q", plain) as new, pytest.raises(ScriptsNotLoaded, match="scripts load"):
+                new.put(2)  # at once: it never saw them there
+            admin.nodes()[0].load()
+            queue.put(3)
+            assert waiting.result(5).body == 3
+            messages.close()
+
+
+def knows_all(server: Server) -> bool:
+    return all(server.client().script_exists(*(script.sha for script in scripts.every())))
 
 
 def test_scripts_flushed_under_load(server: Server) -> None:

@@ -200,6 +200,36 @@ def test_a_script_that_nobody_may_load_is_named_with_the_command_that_loads_it()
         driver.answer([server.NoPermissionError("no"), NOSCRIPT])
 
 
+def test_scripts_that_were_there_are_waited_for_as_long_as_a_server_that_is_away() -> None:
+    driver = Driver(ack(), retry=Retry(loaded=True))
+    driver.answer([NOSCRIPT])
+    for _ in range(3 * HEALS):
+        step = driver.answer([NOPERM, NOSCRIPT])
+        assert isinstance(step, Pause)
+        assert isinstance(step.trouble, errors.ScriptsNotLoaded)
+        driver.answer()
+        assert driver.loaded() == ["ack"]
+    driver.answer([NOPERM, [1]])
+    assert driver.result == [[calls.Verdict.LOST]], "it was loaded in between"
+
+
+def test_scripts_that_do_not_come_back_are_an_outage_that_says_what_is_to_be_done() -> None:
+    driver = Driver(ack(), retry=Retry(loaded=True, attempts=0))
+    driver.answer([NOSCRIPT])
+    with pytest.raises(
+        errors.ServerUnavailable, match=r"script ack .*atomq scripts load"
+    ) as raised:
+        driver.answer([NOPERM, NOSCRIPT])
+    assert raised.value.unsent
+    assert isinstance(raised.value.__cause__, errors.ScriptsNotLoaded)
+
+
+def test_what_is_known_of_scripts_stays_known_where_more_or_less_patience_is_left() -> None:
+    retry = Retry(attempts=7, budget=2.0, longest=0.5, loaded=True)
+    assert retry.longer(1.0) == Retry(attempts=7, budget=3.0, longest=0.5, loaded=True)
+    assert retry.after(1.5) == Retry(attempts=7, budget=0.5, longest=0.5, loaded=True)
+
+
 def test_a_connection_lost_while_loading_is_as_one_lost_by_the_call() -> None:
     driver = Driver(ack(), retry=Retry(1, 10))
     driver.answer([NOSCRIPT])
