@@ -1444,6 +1444,15 @@ def test_a_claim_that_finds_nothing_takes_the_acks_and_keeps_the_time(q: Queue) 
     assert (got.wait_ms is None, ran) == (False, 11)
 
 
+def test_a_claim_of_a_later_step_is_plain_unless_one_message_is_delayed(q: Queue) -> None:
+    q.put("a", "b", step=3)
+    q.run(calls.ack(q.keys, [each.receipt for each in q.take(1)]))
+    assert _is_plain(q, q.claiming(1)), "though it is the last one"
+    q.put("later", delay_ms=60_000)
+    assert not _is_plain(q, q.claiming(1)), "another consumer has to keep its time"
+    assert (names(q.take(1)), q.tokens) == (["b"], 1)
+
+
 @pytest.mark.parametrize("step", [9, 10])
 def test_a_plain_claim_knows_steps_of_two_digits(rig: Rig, step: int) -> None:
     q = rig.queue("q", steps=range(10))

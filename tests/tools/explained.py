@@ -13,6 +13,7 @@ ALWAYS = {
     "no list has fewer than none": r"\n  \+ .*check_(names|items)\(.*least= -1\)",
     "only mypy reads it": r"TypeVar\(|^if TYPE_CHECKING:",
     "with slots or without, it does the same": r"^@dataclass",
+    "a text becomes the same number by either": r"\+ 0(?![.\d]).*\n  \+ .*- 0(?![.\d])",
 }
 """Of any file: why, and a pattern of the line before and after."""
 
@@ -28,6 +29,34 @@ STDIN = "descriptor 0 is standard input"
 SET_BEFORE = "it is set before it is read"
 
 EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
+    "lua/lib/plain.lua": {
+        SET_BEFORE: tuple(f"local others, in_unacked, there = 0, nil, {n}" for n in ("(-1)", 1)),
+        "keys that are named and not used": (
+            "local unacked, records, delayed, _, _, tokens, meta = unpack(KEYS, 1, 8)",
+        ),
+        "of no message there is nothing to take either": (
+            (
+                'this.is_sound = attempt == "0" and count + 0 == acks and acks <= 1000 and '
+                "#claim_id <= 96 and limit >= 0"
+            ),
+        ),
+        "where nothing is there, nothing is asked of what is due": (
+            (
+                "this.there, this.due = there, there > 0 and "
+                'redis.call("ZCOUNT", delayed, "-inf", now .. ".5") or (-1)'
+            ),
+        ),
+        "no receipt begins with a space, or is a number": (
+            (
+                'if not string.find(ARGV[#ARGV], " ", 2, true) and '
+                'redis.call("HDEL", records, unpack(ARGV, 12)) == acks then'
+            ),
+            (
+                'if not string.find(ARGV[#ARGV], " ", 1, true) and '
+                'redis.call("HDEL", records, unpack(ARGV, 11)) == acks then'
+            ),
+        ),
+    },
     "engine/atomq/gathering.py": {
         "a byte more or less": tuple(
             f"TOGETHER = {bytes_}  # bytes of messages in one call, which is small then: "
@@ -556,6 +585,7 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             *(f"self._chores_at = self._asks_at = self._ticks_at = {at}" for at in (1.0, -1.0)),
         ),
         INSTANT: (
+            "due = [one for one in self._claimed.values() if now > one.claims.due_at]",
             "if time.monotonic() >= until:",
             "elif silent >= LATE or not line.is_open:",
             "if silent > PATIENCE or (silent >= LATE and not serves):",
@@ -568,7 +598,6 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "if silent > DEAF or (silent >= LATE and node in self._slots.doubted):",
             "if silent >= DEAF or (silent > LATE and node in self._slots.doubted):",
             "if silent >= LATE and line.place is not None:",
-            "if now > one.claims.due_at:",
             "is_time = now > self._chores_at",
             "elif ear.is_open and not silent and now > self._chores_at:",
         ),

@@ -1122,6 +1122,31 @@ def test_redrive_goes_on_until_it_has_seen_them_all_and_not_those_that_die_meanw
     assert (play.result, told) == (3, [3, 3])
 
 
+# ── what is left of a flow ────────────────────────────────────────────────────────────────────
+
+
+def test_a_flow_is_taken_up_with_the_call_that_was_under_way() -> None:
+    keys = QueueKeys("q")
+
+    def work() -> flows.Flow[str]:
+        for receipt in ("r1", "r2"):
+            yield from flows.ask(calls.ack(keys, [receipt]))
+        return "done"
+
+    rest = flows.Rest(work())
+    play = Play(rest.flow())
+    assert play.effect.args == ["r1"]
+    play.go([])
+    with pytest.raises(ServerUnavailable):
+        play.go(ServerUnavailable("away"))
+    assert not rest.over
+    play = Play(rest.flow())
+    assert (play.effect.args, play.effect.repeated) == (["r2"], True)
+    assert not rest.over
+    play.go([])
+    assert (play.result, rest.over) == ("done", True)
+
+
 # ── results ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -1137,7 +1162,11 @@ def test_a_server_that_is_away_when_a_wait_begins_is_tried_for_no_longer_than_it
     assert isinstance(play.effect, Get)
     assert 2.9 < play.effect.patience <= 3.0
     assert play.go(None) == Listen("k", 0)
-    assert play.go(None) == Get("k"), "then the wait itself goes on"
+    assert play.go(None) == Get("k", 0.0), "then the wait itself goes on"
+    for timeout in (0.5, 0.0):
+        play = Play(flows.await_result("k", timeout))
+        assert isinstance(play.effect, Get)
+        assert 0.0 <= play.effect.patience <= timeout
 
 
 def test_it_listens_before_it_looks_again() -> None:

@@ -440,6 +440,24 @@ def test_what_falls_due_where_there_is_no_room_is_left_to_another(
     assert "claim" not in stage.node(A).names()
 
 
+def test_what_falls_due_behind_another_queue_is_claimed_after_it(
+    stage: ClusterStage, now: list[float]
+) -> None:
+    idle(stage, "a", "b")
+    for place, queue in ((A, "a"), (B, "b")):
+        stage.shards._claimed[queue].claims.found([queue])
+        stage.shards.pump()
+        assert stage.node(place).names() == ["claim"]
+        stage.read(place, claimed(wait_ms=300))
+    now[0] += 0.31
+    for place in (A, B):
+        stage.shards.pump()
+        said = {one: stage.node(one).asked() for one in (A, B)}
+        claims = [(one, words[3]) for one in said for words in said[one] if words[0] == "claim"]
+        assert claims == [(place, "10")], "one at a time has the room, and none is left to others"
+        stage.read(place, claimed())
+
+
 def test_what_falls_due_while_a_task_runs_is_left_to_another(
     stage: ClusterStage, now: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
