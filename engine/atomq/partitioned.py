@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from atomq import tracing
@@ -19,6 +20,8 @@ from atomq.message_base import messages_of
 from atomq.partitioned_base import PartitionedBase, Put, Share, is_nowhere
 from atomq.queue import Message, Queue, Receiver, Sent
 from atomq.queue_base import Item
+
+_sent_as = partial(tuple.__new__, Sent)  # as in `queue_aio.py`
 
 
 class PartitionedQueue(PartitionedBase[Engine], Queue):
@@ -76,7 +79,11 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
         With a `key` it goes to the partition of all messages of that key, else with an `id` to that
         of the id, else to any. With both, `wait` needs both.
         """
-        item = Item(body, delay, at, priority, id, headers, ttl, key, tracked)
+        item: Any = body
+        nothing_said = at is None and id is None and headers is None and ttl is None and key is None
+        is_plain = nothing_said and delay == 0 and priority == 0 and tracked is None
+        if not is_plain or isinstance(body, Item):
+            item = Item(body, delay, at, priority, id, headers, ttl, key, tracked)
         if tracing.active is None:
             return self._put_one(item, durability)
         with tracing.active.sending(self) as sent:
@@ -84,8 +91,8 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
             sent(found.id)
         return found
 
-    def _put_one(self, item: Item, durability: str | None) -> Sent:
-        """Put it; in asyncio in one call with what other tasks put there at the same moment."""
+    def _put_one(self, item: Any, durability: str | None) -> Sent:
+        """Put a body or an `Item`; in asyncio in one call with what other tasks put just then."""
         confirmed_by = self._confirmed_by(durability)
         if not self._parts:
             self.engine.run(self._loaded())
@@ -112,7 +119,7 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
                 self.engine.run(self._refused(error))
                 return Sent(*(self.engine.run(self._publish([item], None)))[0])
             else:
-                return Sent(message.id, part, new)
+                return _sent_as((message.id, part, new))
             finally:
                 self._under_way -= is_free
         share = Share(at, part, [item], (0,), [message], is_free)
@@ -176,4 +183,4 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
 
 
 def _sent(found: Sequence[Put]) -> list[Sent]:
-    return [Sent(*each) for each in found]
+    return [_sent_as(each) for each in found]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from atomq import tracing
@@ -19,6 +20,8 @@ from atomq.message_base import messages_of
 from atomq.partitioned_base import PartitionedBase, Put, Share, is_nowhere
 from atomq.queue_aio import AsyncMessage, AsyncQueue, AsyncReceiver, AsyncSent
 from atomq.queue_base import Item
+
+_sent_as = partial(tuple.__new__, AsyncSent)  # as in `queue_aio.py`
 
 
 class AsyncPartitionedQueue(PartitionedBase[AsyncEngine], AsyncQueue):
@@ -76,7 +79,11 @@ class AsyncPartitionedQueue(PartitionedBase[AsyncEngine], AsyncQueue):
         With a `key` it goes to the partition of all messages of that key, else with an `id` to that
         of the id, else to any. With both, `wait` needs both.
         """
-        item = Item(body, delay, at, priority, id, headers, ttl, key, tracked)
+        item: Any = body
+        nothing_said = at is None and id is None and headers is None and ttl is None and key is None
+        is_plain = nothing_said and delay == 0 and priority == 0 and tracked is None
+        if not is_plain or isinstance(body, Item):
+            item = Item(body, delay, at, priority, id, headers, ttl, key, tracked)
         if tracing.active is None:
             return await self._put_one(item, durability)
         with tracing.active.sending(self) as sent:
@@ -84,8 +91,8 @@ class AsyncPartitionedQueue(PartitionedBase[AsyncEngine], AsyncQueue):
             sent(found.id)
         return found
 
-    async def _put_one(self, item: Item, durability: str | None) -> AsyncSent:
-        """Put it; in asyncio in one call with what other tasks put there at the same moment."""
+    async def _put_one(self, item: Any, durability: str | None) -> AsyncSent:
+        """Put a body or an `Item`; in asyncio in one call with what other tasks put just then."""
         confirmed_by = self._confirmed_by(durability)
         if not self._parts:
             await self.engine.run(self._loaded())
@@ -112,7 +119,7 @@ class AsyncPartitionedQueue(PartitionedBase[AsyncEngine], AsyncQueue):
                 await self.engine.run(self._refused(error))
                 return AsyncSent(*(await self.engine.run(self._publish([item], None)))[0])
             else:
-                return AsyncSent(message.id, part, new)
+                return _sent_as((message.id, part, new))
             finally:
                 self._under_way -= is_free
         share = Share(at, part, [item], (0,), [message], is_free)
@@ -178,4 +185,4 @@ class AsyncPartitionedQueue(PartitionedBase[AsyncEngine], AsyncQueue):
 
 
 def _sent(found: Sequence[Put]) -> list[AsyncSent]:
-    return [AsyncSent(*each) for each in found]
+    return [_sent_as(each) for each in found]

@@ -89,8 +89,13 @@ class Pool(Commands):
         most = self.engine.options.max_connections
         self._places = _Places(most) if most else None
 
-    def one(self, call: Call[Any]) -> Any:
-        """Send one call; the reply, or the server's error. Raises where there is no answer."""
+    def one(self, call: Call[Any], within: float | None = None) -> Any:
+        """Send one call; the reply, or the server's error. Raises where there is no answer.
+
+        `within`: so many seconds, of a call that is not to be sent again: see `over`.
+        """
+        if within is not None:
+            return self.over(Bare((call.packed(),)), looked_at=True, within=within)[0]
         data = (call.packed(),)
         if self._places is None:  # as by default
             return self._over(data)[0]

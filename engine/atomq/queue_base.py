@@ -120,7 +120,7 @@ class QueueBase(Generic[EngineT]):
         self._tracked = bool(arguments.flag("tracked", tracked))
         self._durability = self.engine.durability(durability)
         self._writer = Writer(name, serializer, body_check(schema))
-        self._idle: deque[Any] = deque(maxlen=16)  # receivers; of more at a time some are forgotten
+        self._idle: deque[Any] = deque(maxlen=64)  # receivers; of more at a time some are forgotten
         self._consuming: Any = None
         """The consumer behind the last claim that waited, as the register has it.
 
@@ -182,8 +182,10 @@ class QueueBase(Generic[EngineT]):
         message_id = message_ids.next() + self._id_suffix
         return calls.plain(self._writer.write(body, message_id), message_id)
 
-    def _all_outgoing(self, items: Iterable[Any]) -> list[Outgoing]:
-        """The same for many. An error names the position of its item, from 0."""
+    def _all_outgoing(
+        self, items: Iterable[Any], positions: Sequence[int] | None = None
+    ) -> list[Outgoing]:
+        """The same for many. An error names the position of its item: of these, or from 0."""
         if isinstance(items, Mapping) or not isinstance(items, Iterable):
             raise InvalidArgument(f"put_many takes messages, got {arguments.shown(items)}")
         found: list[Outgoing] = []
@@ -197,7 +199,8 @@ class QueueBase(Generic[EngineT]):
                 else:
                     found.append(self._outgoing(item))
             except InvalidArgument as error:
-                raise type(error)(f"message {len(found)}: {error}") from error
+                at = len(found) if positions is None else positions[len(found)]
+                raise type(error)(f"message {at}: {error}") from error
         return found
 
     def _put(self, messages: list[Outgoing], durability: Durability | None) -> Flow[list[bool]]:

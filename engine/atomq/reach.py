@@ -100,14 +100,14 @@ class Reach(Nodes[Pool]):
 
     # ── what is said ──────────────────────────────────────────────────────────────────────────
 
-    def one(self, call: Call[Any]) -> Any:
+    def one(self, call: Call[Any], within: float | None = None) -> Any:
         """Send one call."""
         slot = call.queue.slot
         place = self._known(slot) or self._place(slot)
         pool = self._pools[place]
         try:
             carried = None if pool.idles else self._carried(pool, (call,))
-            reply = pool.one(call) if carried is None else carried[0]
+            reply = pool.one(call, within) if carried is None else carried[0]
         except SERVER_ERRORS as error:
             self.map.doubt(place)
             raise named(error, place) from error

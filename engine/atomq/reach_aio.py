@@ -100,14 +100,14 @@ class AsyncReach(Nodes[AsyncPool]):
 
     # ── what is said ──────────────────────────────────────────────────────────────────────────
 
-    async def one(self, call: Call[Any]) -> Any:
+    async def one(self, call: Call[Any], within: float | None = None) -> Any:
         """Send one call."""
         slot = call.queue.slot
         place = self._known(slot) or await self._place(slot)
         pool = self._pools[place]
         try:
             carried = None if pool.idles else await self._carried(pool, (call,))
-            reply = await pool.one(call) if carried is None else carried[0]
+            reply = await pool.one(call, within) if carried is None else carried[0]
         except SERVER_ERRORS as error:
             self.map.doubt(place)
             raise named(error, place) from error

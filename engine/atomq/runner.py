@@ -13,7 +13,7 @@ from typing import Any, TypeVar, overload
 
 from atomq import arguments, probing, retrying
 from atomq.actions import BRIEF, Action, Actions, Ask, Pause, Send
-from atomq.calls import GONE, Call, probe
+from atomq.calls import GONE, Call
 from atomq.durability import Durability
 from atomq.engine_base import EngineBase
 from atomq.errors import AtomqError, InvalidArgument, NotDurable, ServerUnavailable
@@ -130,15 +130,18 @@ class Runner(EngineBase):
     # ── one call, from its first try to its result ────────────────────────────────────────────
 
     def _run_one(self, call: Call[T]) -> T:
+        within = None
         if call.brief:
-            return self._run_briefly(call)
+            self._make_ready(call)
+            within = BRIEF
         standing = self._pool.standing_of(call)
-        retry = self.retry if standing.verified else self._verify(call)
+        known = standing.verified or within is not None
+        retry = self.retry if known else self._verify(call)
         if call.durability is not None:
             return self._run_durable(call, call.durability, retry)
         answer: Any
         try:
-            answer = self._pool.one(call)
+            answer = self._pool.one(call, within)
         except SERVER_ERRORS as error:
             answer = error
         else:
@@ -148,8 +151,11 @@ class Runner(EngineBase):
                     self._note(call)
                 return read
             answer = [answer]
+        if within is not None:
+            retry = replace(retry, attempts=0)
         try:
-            results = self._drive(retrying.calling((call,), retry), standing, answer)
+            calling = retrying.calling((call,), retry, within=within)
+            results = self._drive(calling, standing, answer)
         finally:
             answer = None
         if call.noted:
@@ -174,34 +180,30 @@ class Runner(EngineBase):
         for call in calls if self.slots is not None else ():
             if id(self._pool.standing_of(call)) not in silent:
                 try:
-                    self._run_briefly(probe(call.queue))  # which verifies its node
+                    self._make_ready(call)
                 except ServerUnavailable:  # before it was asked, it may not have been known which
                     silent.add(id(self._pool.standing_of(call)))
                 else:
                     return self.retry
         return self._verify(calls[0])
 
-    def _run_briefly(self, call: Call[T]) -> T:
-        """A call that is tried once, and is answered soon or not at all."""
+    def _make_ready(self, call: Call[Any]) -> None:
+        """Have the node of a brief call verified, which is tried once, and answered soon or never.
+
+        Raises `ServerUnavailable` if the call is hopeless now.
+        """
         if (why := self._pool.hopeless(call.queue.slot)) is not None:
             raise unsent(why, call) from why
-        standing, once = self._pool.standing_of(call), replace(self.retry, attempts=0)
-        if not standing.verified:
-            self._probe_briefly(call, once, standing)
-            standing = self._pool.standing_of(call)
-            self._has_verified(standing)
-        results = self._drive(retrying.calling((call,), once, within=BRIEF), standing)
-        if call.noted:
-            self._note(call)
-        result: T = results[0]
-        return result
-
-    def _probe_briefly(self, call: Call[Any], once: Retry, standing: Standing) -> None:
+        standing = self._pool.standing_of(call)
+        if standing.verified:
+            return
+        once = replace(self.retry, attempts=0)
         try:
             self._drive(probing.probing(call, once, within=BRIEF), standing)
         except ServerUnavailable as error:
             error.unsent = True  # the call itself
             raise
+        self._has_verified(self._pool.standing_of(call))
 
     def _run_durable(self, call: Call[T], durability: Durability, retry: Retry) -> T:
         """A call that is answered once it is confirmed."""

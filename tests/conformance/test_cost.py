@@ -172,21 +172,44 @@ def test_a_message_runs_no_more_python_than_it_did(
     server: Server, work: Callable[[Queue, int], None], fill: int, calls: float
 ) -> None:
     """Python functions that the thread which works calls, a message: the client's CPU, nearly."""
+    with Queue("cost", server.url) as queue:
+        put_many(queue, fill * (COUNT + 2 * WARM))
+        assert functions(queue, work) <= calls
+
+
+@pytest.mark.parametrize(
+    ("work", "partitions", "calls"),
+    [
+        pytest.param(put, None, 36.1, id="put"),
+        pytest.param(put, 12, 60.1, id="put into partitions"),
+        pytest.param(put_many, 12, 6.9, id="put_many into partitions"),
+    ],
+)
+def test_a_message_to_a_cluster_runs_no_more_python_than_it_did(
+    cluster: Cluster, work: Callable[[Queue, int], None], partitions: int | None, calls: float
+) -> None:
+    """So the client of a cluster has little more to do than that of one server."""
+    with Queue(
+        "cost", f"redis+cluster://127.0.0.1:{cluster.nodes[0].port}", partitions=partitions
+    ) as queue:
+        assert functions(queue, work) <= calls
+
+
+def functions(queue: Queue, work: Callable[[Queue, int], None]) -> float:
+    """How many functions of Python this thread calls, a message."""
     called = 0
 
     def count(_frame: object, event: str, _arg: object) -> None:
         nonlocal called
         called += event == "call"
 
-    with Queue("cost", server.url) as queue:
-        put_many(queue, fill * (COUNT + 2 * WARM))
-        work(queue, WARM)
-        sys.setprofile(count)
-        try:
-            work(queue, COUNT)
-        finally:
-            sys.setprofile(None)
-    assert called / COUNT <= calls
+    work(queue, WARM)
+    sys.setprofile(count)
+    try:
+        work(queue, COUNT)
+    finally:
+        sys.setprofile(None)
+    return called / COUNT
 
 
 def bytecodes(queue: Queue) -> float:

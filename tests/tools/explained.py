@@ -378,7 +378,8 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "engine/atomq/runner_aio.py": {
         "less than no further try is none": (
-            "standing, once = self._pool.standing_of(call), replace(self.retry, attempts= -1)",
+            "once = replace(self.retry, attempts= -1)",
+            "retry = replace(retry, attempts= -1)",
         ),
         ONE_RESULT: (
             "return results[ -1]",

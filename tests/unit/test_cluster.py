@@ -228,7 +228,7 @@ class Idle:
         self.opened = 0
         self.standing = SimpleNamespace(verified=True)
 
-    def one(self, _call: Any) -> Any:
+    def one(self, _call: Any, _within: float | None = None) -> Any:
         self.opened += 1
         return b"pool"
 

@@ -18,7 +18,7 @@ from redis import exceptions as server
 from atomq import aio, calls, flows, probing, retrying
 from atomq.actions import BRIEF, Elsewhere, NoAnswer
 from atomq.aio import AsyncEngine
-from atomq.calls import Call, Outgoing
+from atomq.calls import Call, Outgoing, Verdict
 from atomq.cancellation import Unhurried
 from atomq.client import Engine
 from atomq.errors import (
@@ -39,6 +39,11 @@ URL = "redis://nowhere.invalid"
 
 def ack() -> Call[Any]:
     return calls.ack(QueueKeys("q"), ["r"])
+
+
+def brief(call: Call[Any]) -> Call[Any]:
+    call.brief = True
+    return call
 
 
 class Pool:
@@ -64,8 +69,9 @@ class Pool:
             raise answer
         return answer
 
-    def one(self, call: Call[Any]) -> Any:
-        return self.answer("one", call.script.name)
+    def one(self, call: Call[Any], within: float | None = None) -> Any:
+        asked = ("one", call.script.name)
+        return self.answer(*(asked if within is None else (*asked, within)))
 
     def commands(self, many: Any, within: float | None = None) -> Any:
         return self.answer("commands", [*many], within)
@@ -89,8 +95,8 @@ class Pool:
 class AsyncPool(Pool):
     """The same, awaited."""
 
-    def one(self, call: Call[Any]) -> Any:
-        return self.later(super().one, call)
+    def one(self, call: Call[Any], within: float | None = None) -> Any:
+        return self.later(super().one, call, within)
 
     def get(self, key: str) -> Any:
         return self.later(self.answer, "get", key)
@@ -285,6 +291,7 @@ class Either:
     def __init__(self, is_async: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_async = is_async
         self.driven: list[Any] = []
+        self.firsts: list[Any] = []
         self.noted: list[Any] = []
         kind: Any = AsyncEngine if is_async else Engine
         self.engine = kind(URL)
@@ -305,6 +312,7 @@ class Either:
     def drive(self, asked: Any, standing: Any, first: Any = None) -> Any:
         assert standing is self.pool.standing
         self.driven.append(asked)
+        self.firsts.append(first)
         answer = self.pool.answers.pop(0) if self.pool.answers else first or ["done"]
         if isinstance(answer, BaseException):
             raise answer
@@ -321,26 +329,38 @@ def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> E
 
 
 def test_a_brief_call_is_tried_once_and_its_node_is_verified_first(either: Either) -> None:
-    call, one = ack(), either.engine
+    call, one = brief(ack()), either.engine
     once = Retry(attempts=0, budget=one.retry.budget)
     either.pool.standing.verified = False
-    either.pool.answers += [["probed"], ["done"]]
-    assert either.do(one._run_briefly, call) == "done"
-    (probe, within), *called = either.driven
-    assert (probe, within) == ((call, once), {"within": BRIEF})
-    assert called == [(((call,), once), {"within": BRIEF})]
+    either.pool.answers += [["probed"], []]
+    assert either.do(one._run_one, call) == [Verdict.DONE]
+    assert either.driven == [((call, once), {"within": BRIEF})]
+    assert either.pool.did == [("one", "ack", BRIEF)]
     assert either.pool.standing.verified
     assert either.noted == []
-    either.do(one._run_briefly, calls.publish(queue(), [Outgoing("{}", "i")]))
+    put = brief(calls.publish(QueueKeys("q"), [Outgoing("{}", "i")]))
+    either.pool.answers.append(1)
+    either.do(one._run_one, put)
     assert len(either.noted) == 1
+
+
+def test_a_brief_call_without_an_answer_is_given_up_at_once(either: Either) -> None:
+    """What came instead of its answer is judged like any, without another try."""
+    call = brief(ack())
+    once = Retry(attempts=0, budget=either.engine.retry.budget)
+    gone = server.ConnectionError("gone")
+    either.pool.answers += [gone, ["judged"]]
+    assert either.do(either.engine._run_one, call) == "judged"
+    assert either.driven == [(((call,), once), {"within": BRIEF})]
+    assert either.firsts == [gone]
 
 
 def test_a_brief_call_that_is_hopeless_is_not_tried(either: Either) -> None:
     either.pool.why = GONE
     with pytest.raises(ServerUnavailable, match="gone") as raised:
-        either.do(either.engine._run_briefly, ack())
+        either.do(either.engine._run_one, brief(ack()))
     assert raised.value.unsent
-    assert either.driven == []
+    assert (either.driven, either.pool.did) == ([], [])
 
 
 # ── rights are verified once for all that come at the same time ───────────────────────────────

@@ -368,6 +368,22 @@ async def test_lengths_come_soon_or_not_at_all(monkeypatch: pytest.MonkeyPatch) 
 
 
 @in_loop
+async def test_a_brief_call_is_looked_at_and_comes_soon_or_not_at_all() -> None:
+    pool = Pool()
+    line = await pool.with_line()
+    soon_or_not = asyncio.ensure_future(pool.one(call(), 0.01))
+    await soon()
+    assert line.looked_at == [True]
+    with pytest.raises(server.TimeoutError):
+        await soon_or_not
+    assert line.asked.pop().done(), "what comes late is for no task"
+    answered = asyncio.ensure_future(pool.one(call(), 5.0))
+    await soon()
+    line.answer(3)
+    assert await answered == 3
+
+
+@in_loop
 async def test_waits_are_ended_by_their_number_and_begin_on_a_connection_of_their_own() -> None:
     pool = Pool()
     line = await pool.with_line()

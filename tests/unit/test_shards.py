@@ -83,8 +83,8 @@ class Node:
         self._stage.log.append(f"of {self.name}")
         return self.replies.pop(0) if self.replies else [self.name] * many
 
-    def one(self, call: Any) -> Any:
-        self.asked.append(([call.packed()], False, None))
+    def one(self, call: Any, within: float | None = None) -> Any:
+        self.asked.append(([call.packed()], within is not None, within))
         return self._stage.said(self.trouble or (self.replies.pop(0)[0] if self.replies else 1))
 
     def fresh(self) -> Any:
@@ -440,7 +440,9 @@ def test_what_is_brief_is_looked_at_and_a_call_may_be_sent_again(stage: Stage) -
     """A connection that idled may be dead: what is not sent again is sent over one that lives."""
     stage.do(lambda shards: shards.lengths([KEYS[A]]))
     stage.do(lambda shards: shards.send(acks(A)))
-    assert [asked[1:] for asked in stage.nodes[A].asked] == [(True, BRIEF), (False, None)]
+    stage.do(lambda shards: shards.one(acks(A)[0], BRIEF))
+    asked = [asked[1:] for asked in stage.nodes[A].asked]
+    assert asked == [(True, BRIEF), (False, None), (True, BRIEF)]
 
 
 @pytest.mark.parametrize("silent", PLACES)
