@@ -7,7 +7,7 @@ from typing import Any
 
 from atomq.calls import Call, Claimed
 from atomq.delivery import Delivery
-from atomq.flows import Acks, Consumer, Flow
+from atomq.flows import Acks, Consumer, Filled, Flow
 from atomq.keys import QueueKeys
 from atomq.options import Options
 
@@ -32,6 +32,14 @@ class Play:
         except StopIteration as stop:
             self.result, self.over, self.effect = stop.value, True, None
         return self.effect
+
+
+def at_once(one: Consumer, limit: int = 1, tokens: Sequence[str] = ()) -> Play:
+    """A `receive` that does not wait, at its first claim. These tokens lie there, if it asks."""
+    play = Play(one.receive(limit, 0))
+    if isinstance(play.effect, Filled):
+        play.go([*tokens])
+    return play
 
 
 def delivery(body: object = "x", queue: str = "q") -> Delivery:

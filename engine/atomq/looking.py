@@ -75,6 +75,10 @@ class Looks:
     def _reckon(self) -> None:
         self.next_at = min(self._at.values(), default=inf)
 
+    def knows(self, queue: str) -> bool:
+        """Whether it is looked at when it is time."""
+        return queue in self._at
+
     def next_of(self, queues: Iterable[str]) -> float:
         """When to look at one of these; inf: it knows none of them."""
         return min((self._at.get(queue, inf) for queue in queues), default=inf)

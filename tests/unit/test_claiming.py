@@ -15,7 +15,7 @@ from atomq.errors import PermissionDenied, ServerUnavailable
 from atomq.flows import Consumer, Sleep, Wait, Withdraw, clock
 from atomq.keys import QueueKeys
 from atomq.options import Options
-from tests.played import Play, claimed, delivery, limit_of
+from tests.played import Play, at_once, claimed, delivery, limit_of
 
 Q, R = QueueKeys("q"), QueueKeys("r")
 A, B, C = (QueueKeys(name, layout="cluster") for name in "abc")
@@ -163,17 +163,17 @@ def test_a_node_in_trouble_is_left_aside_for_a_moment_and_after_a_minute_for_a_s
 def test_meanwhile_nothing_is_claimed_from_it(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", "atomq.flows")
     one = consumer(A, B, retry_attempts=0)
-    play = Play(one.receive(1, 0))
+    play = at_once(one)
     sick = play.effect.queue
     well = play.go(ServerUnavailable("gone")).queue
     play.go(claimed(delivery()))
     for _ in range(3):
-        play = Play(one.receive(1, 0))
+        play = at_once(one)
         assert play.effect.queue == well
         play.go(claimed(delivery()))
     one._aside[sick.name] = one._aside[sick.name]._replace(until=0)
     while play.over:
-        play = Play(one.receive(1, 0))
+        play = at_once(one)
         while play.effect is not None and play.effect.queue == well:
             play.go(claimed())
     play.go(ServerUnavailable("gone"))
@@ -183,13 +183,13 @@ def test_meanwhile_nothing_is_claimed_from_it(caplog: pytest.LogCaptureFixture) 
 
 def test_once_one_queue_is_served_again_the_others_left_aside_are_tried_too() -> None:
     one = consumer(A, B, C)
-    play = Play(one.receive(3, 0))
+    play = at_once(one, 3)
     while play.effect is not None:
         play.go(claimed(delivery()) if play.effect.queue == C else ServerUnavailable("gone"))
     one._aside["a"] = one._aside["a"]._replace(until=0)
     asked = set()
     for _ in range(2):
-        play = Play(one.receive(3, 0))
+        play = at_once(one, 3)
         while play.effect is not None:
             asked.add(play.effect.queue.name)
             play.go(claimed())

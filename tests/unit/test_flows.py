@@ -37,7 +37,7 @@ from atomq.ids import Producers
 from atomq.keys import QueueKeys
 from atomq.looking import Looked
 from atomq.options import Options
-from tests.played import Play, Q, claimed, consumer, delivery, limit_of
+from tests.played import Play, Q, at_once, claimed, consumer, delivery, limit_of
 
 R = QueueKeys("r")
 
@@ -259,7 +259,7 @@ def test_in_a_cluster_each_queue_is_claimed_by_itself_and_the_first_changes() ->
     one = consumer(*queues)
     firsts = []
     for _ in range(2):
-        play = Play(one.receive(3, 0))
+        play = at_once(one, 3)
         firsts.append(play.effect.queue.name)
         call = play.go(claimed(delivery(1), delivery(2)))
         assert limit_of(call) == 1
@@ -291,7 +291,7 @@ def test_in_a_cluster_a_queue_in_trouble_holds_up_no_other() -> None:
     play.go([])
     assert len(play.result) == 1
     one._aside[first.queue.name] = one._aside[first.queue.name]._replace(until=0)
-    play = Play(one.receive(3, 0))
+    play = at_once(one, 3)
     while play.effect.queue != first.queue:
         play.go(claimed())
     assert play.effect.repeated, "what it may hold is given back first"
@@ -325,7 +325,7 @@ def test_in_a_cluster_that_is_away_as_a_whole_claims_have_the_budget_of_any_call
     play.go(claimed(delivery()))
     play.go(ServerUnavailable("gone"))
     assert len(play.result) == 1
-    play = Play(one.receive(3, 0))
+    play = at_once(one, 3)
     for now[0] in (102.0, 104.9):
         while not isinstance(play.effect, flows.Sleep):
             play.go(ServerUnavailable("gone"))
@@ -407,6 +407,53 @@ def test_in_a_cluster_queues_that_have_more_take_turns() -> None:
         play.go(claimed(delivery(), more=[names[-1]]))
         assert play.over
     assert names in (["a", "c", "a", "c"], ["c", "a", "c", "a"])
+
+
+def names_asked(one: Consumer, *tokens: str, **found: Any) -> list[str]:
+    """The queues that a consumer claims from at once, which finds one message or none."""
+    play, names = at_once(one, tokens=tokens), []
+    while not play.over:
+        names.append(play.effect.queue.name)
+        play.go(found.get(names[-1], claimed()))
+    return names
+
+
+def test_in_a_cluster_one_that_does_not_wait_claims_where_there_was_more() -> None:
+    one, b = consumer(*ABC), claimed(delivery(queue="b"), more=["b"])
+    asked = [names_asked(one, b=b) for _ in range(5)]
+    assert {name for names in asked for name in names} == {*"abc"}, "each is claimed from once"
+    assert asked[-3:] == [["b"]] * 3
+    asked = [names_asked(one, c=claimed(delivery(queue="c")))]
+    assert (asked[0][0], asked[0][-1]) == ("b", "c"), "it has none now, and others are not missed"
+    assert sorted(names_asked(one)) == [*"abc"]
+
+
+def test_in_a_cluster_one_that_does_not_wait_claims_first_where_a_token_lies() -> None:
+    one = consumer(*ABC)
+    assert sorted(names_asked(one)) == [*"abc"]
+    for queue in (ABC[2], ABC[0], ABC[1]):
+        found = {queue.name: claimed(delivery(queue=queue.name))}
+        assert names_asked(one, queue.wake, **found) == [queue.name]
+    assert sorted(names_asked(one)) == [*"abc"], "what has no token may have work"
+
+
+@pytest.mark.parametrize("more", [(), ("a",)])
+def test_in_a_cluster_one_that_does_not_wait_claims_from_each_once_a_second(
+    more: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though another one always has work: an expired lease, or a due message, has no token."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    one, seen = consumer(*ABC), dict[str, list[float]](b=[100.0], c=[100.0])
+    names_asked(one)
+    for _ in range(80):
+        now[0] += 0.05
+        for name in names_asked(one, ABC[0].wake, a=claimed(delivery(queue="a"), more=more)):
+            seen.setdefault(name, []).append(now[0])
+    for name in "bc":
+        pauses = [after - before for before, after in itertools.pairwise(seen[name])]
+        assert max(pauses) < 1.3, name
+        assert len(pauses) < 20, "in four seconds"
 
 
 @pytest.mark.parametrize("always", ["more", "an ack"])

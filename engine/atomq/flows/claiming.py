@@ -128,8 +128,9 @@ class Claiming:
         self._groups = [self._claims_on(group) for group in groups]
         self._by_name = {name: claims for claims in self._groups for name in claims.names}
         self._several = len(groups) > 1
-        # Of several groups: the queues to claim from before anything is waited for, in this order.
-        self._turns: dict[str, None] = {}
+        # Of several groups: the queues to claim from before anything is waited for, in this order,
+        # and whether anything says that they have messages.
+        self._turns: dict[str, bool] = {}
         self._takes_turns = fair and not self._several and len(queues) > 1
         self._aside: dict[str, Aside] = {}  # groups whose node is in trouble, by the first queue
 
@@ -313,12 +314,13 @@ class Claiming:
 
     def _rotated(self, wanted: Collection[str] | None) -> Sequence[Claims]:
         if self._several:
+            said = wanted is not None
             if wanted is None:  # each time another one is the first
                 names = list(self._by_name)
                 self._first = (self._first + 1) % len(names)
                 wanted = names[self._first :] + names[: self._first]
             for name in wanted:
-                self._turns.setdefault(name)
+                self._turns.setdefault(name, said)
             return [self._by_name[name] for name in self._turns]
         if self._takes_turns:  # the queue that stands first is served first
             self._first = (self._first + 1) % len(self.queues)
@@ -337,7 +339,7 @@ class Claiming:
         """It has its next turn when all others had theirs: until its claim finds no more."""
         if self._several:
             self._turns.pop(claims.names[0], None)
-            self._turns[claims.names[0]] = None
+            self._turns[claims.names[0]] = True
 
     def _set_aside(
         self, claims: Claims, error: ServerUnavailable, spent: float

@@ -182,8 +182,11 @@ class Consumer(Claiming):
         has_waited, self._has_waited = self._has_waited, False
         now, left = time.monotonic(), seconds_left(deadline, stop)
         is_first, is_last = self._seen == NEVER, left is not None and left <= 0
-        if is_first or is_last or len(self._aside) == len(self._groups):
+        if is_first or len(self._aside) == len(self._groups):
             self._seen = now
+            return None
+        if is_last:
+            yield from self._put_in_order(now)
             return None
         wanted = [name for name in self.acks.queues() if name in self._by_name]
         if not self._turns and (has_waited or not wanted):
@@ -198,6 +201,19 @@ class Consumer(Claiming):
                 return None
             wanted += found
         return wanted
+
+    def _put_in_order(self, now: float) -> Flow[None]:
+        """Before all are claimed from, without a wait: those go first that have something.
+
+        Of the others, those that were claimed from lose their turn, until it is time to look: what
+        has work and no token is not behind others for longer.
+        """
+        if now >= self._looks.next_at:
+            return
+        said, knows = self._turns, self._looks.knows
+        self._turns = {name: True for name in said if said[name] or not knows(name)}
+        if not self._turns or now >= self._seen + GLANCE:
+            self._turns.update(dict.fromkeys((yield from self._glance(now)), True))
 
     def _glance(self, now: float) -> Flow[list[str]]:
         """The queues in which a token lies."""
