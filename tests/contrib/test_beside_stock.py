@@ -537,6 +537,11 @@ def _declared(connection: Connection) -> Any:
     return tuple(connection.default_channel.queue_declare("q", passive=True))
 
 
+def _declared_and_empty(connection: Connection) -> Any:
+    connection.default_channel.queue_declare("q")
+    return tuple(connection.default_channel.queue_declare("q", passive=True))
+
+
 def _attributes(connection: Connection) -> Any:
     """Those of stock's that are there."""
     stock = {name for name in dir(kombu_redis.Channel) if not name.startswith("_")}
@@ -566,6 +571,7 @@ CASES: dict[str, Case] = {
     "purge": _purged,
     "delayed, nobody consumes": _delayed,
     "passive declare": _declared,
+    "passive declare of what is empty": _raised(_declared_and_empty),
     "passive declare of none": _raised(
         lambda c: c.default_channel.queue_declare("none", passive=True)
     ),
@@ -616,6 +622,10 @@ NOT_HERE = {
 # Where atomq differs on purpose: the row of docs/celery.md that says so, and what makes of our
 # answer the one of stock.
 DIFFERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "passive declare of what is empty": (
+        "does not find a queue that the same connection declared, once it is empty: 404",
+        lambda found: ("ChannelError", False, True) if found == ("q", 0, 0) else found,
+    ),
     "properties": ("does not say how often a message was delivered", _without_count),
     "publish to no queue": (
         "drops what it publishes to an exchange without a queue",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from amqp.exceptions import ChannelError
 
 from atomq import calls
 from atomq.contrib.kombu import declaring as module
@@ -360,6 +361,19 @@ def test_how_many_messages_are_ready(stage: Stage, monkeypatch: pytest.MonkeyPat
     answers[1] = ServerUnavailable("away")
     with pytest.raises(ServerUnavailable):
         stage.channel._size("q")
+
+
+def test_a_declared_queue_is_found_while_it_is_empty(stage: Stage) -> None:
+    channel = stage.channel
+    stage.engine.answers.update(EXISTS=0, LLEN=0)
+    with pytest.raises(ChannelError):
+        channel.queue_declare("q", passive=True)
+    channel.queue_declare("q")
+    assert channel.queue_declare("q", passive=True).message_count == 0
+    assert channel.connection.create_channel(channel.connection)._has_queue("q")
+    channel.queue_delete("q")
+    with pytest.raises(ChannelError):
+        channel.queue_declare("q", passive=True)
 
 
 def test_on_a_cluster_a_declaration_needs_no_answer_of_a_shard(

@@ -62,6 +62,7 @@ class Declaring(virtual.Channel):
         # Kombu binds a queue once a connection; any channel of the connection may consume it then.
         self.fanout_queues: dict[str, tuple[str, str]] = connection.fanout_queues
         self.reply_queues: dict[str, None] = connection.reply_queues
+        self.declared_queues: set[str] = connection.declared_queues
         self.auto_delete_queues: set[str] = set()
         self._expires: dict[str, int] = {}
         self._touched: dict[str, float] = {}
@@ -70,6 +71,7 @@ class Declaring(virtual.Channel):
 
     def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:
         keys = self.broker.keys(queue)
+        self.declared_queues.add(queue)
         if auto_delete:
             self.auto_delete_queues.add(queue)
         expires = (kwargs.get("arguments") or {}).get("x-expires")
@@ -85,7 +87,8 @@ class Declaring(virtual.Channel):
         return [self.broker.keys(name) for name in self.broker.spread.all_names(queue)]
 
     def _has_queue(self, queue: str, **_kwargs: Any) -> bool:
-        return any(
+        # An empty queue is nothing in the server: this connection remembers what it declared.
+        return queue in self.declared_queues or any(
             self.broker.engine.command("EXISTS", *keys.ready, keys.delayed)
             for keys in self._partitions(queue)
         )
@@ -135,6 +138,7 @@ class Declaring(virtual.Channel):
             except QueueInUse:
                 return
         super().queue_delete(queue, if_unused, dropped=if_empty, **kwargs)
+        self.declared_queues.discard(queue)
 
     def _drop(self, queue: str, *, if_empty: bool = False) -> None:
         parts = self._partitions(queue)

@@ -62,6 +62,7 @@ class Transport(virtual.Transport):
         self.lost = False
         self.fanout_queues: dict[str, tuple[str, str]] = {}
         """Exchange and routing key of the queues bound to fanout exchanges."""
+        self.declared_queues: set[str] = set()
         self.reply_queues: dict[str, None] = {}
         """Queues of replies that come as broadcasts do: on a cluster all of them."""
         self._loop: Any = None
