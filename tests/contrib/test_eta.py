@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from tests.contrib.rig import (
     ours,
 )
 from tests.servers import Server
+from tests.threads import running
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, ON_ONE_KIND]
 
@@ -41,13 +43,25 @@ def test_tasks_start_when_they_are_due_in_every_pool(fleet: Fleet) -> None:
             engine.run(calls.publish(keys, late))
     base = time.time() + 1.0
     sent: dict[str, tuple[str, float]] = {}
+    own: list[float] = []
+    stop = threading.Event()
+
+    def look_at_the_clock() -> None:
+        """How late this process is, with one question to the server, on this machine now."""
+        while not stop.is_set():
+            due = time.monotonic() + 0.02
+            time.sleep(0.02)
+            engine.command("PING")
+            own.append(time.monotonic() - due)
+
     try:
-        for n in range(50):
-            for place, pool in enumerate(POOLS):  # the pools one after the other: idle otherwise
-                due = base + n * 0.1 + place * 0.02
-                eta = datetime.fromtimestamp(due, UTC)
-                sent[fleet.send("early", eta=eta, queue=pool)] = (pool, due)
-        fleet.ledger.await_starts(list(sent), 20)
+        with running(look_at_the_clock, stop=stop):
+            for n in range(50):
+                for place, pool in enumerate(POOLS):  # one after the other: idle otherwise
+                    due = base + n * 0.1 + place * 0.02
+                    eta = datetime.fromtimestamp(due, UTC)
+                    sent[fleet.send("early", eta=eta, queue=pool)] = (pool, due)
+            fleet.ledger.await_starts(list(sent), 20)
     finally:
         for pool in POOLS:
             engine.run(calls.purge(engine.keys(pool), delayed=True))
@@ -61,8 +75,10 @@ def test_tasks_start_when_they_are_due_in_every_pool(fleet: Fleet) -> None:
     }
     print("first, median, and the three worst, in ms:", shown)
     assert all(min(late) > -0.002 for late in late_by.values()), "none before its time"
-    # One or two of 50 may meet a busy moment of two slow cores.
-    assert all(sorted(late)[-3] <= 0.1 for late in late_by.values()), shown
+    # One or two of 50 may meet a busy moment of two slow cores. A start takes a server, a worker,
+    # its child and the ledger their turns: where others work, each may be as late as we are.
+    most = 0.1 + 4 * sorted(own)[-3]
+    assert all(sorted(late)[-3] <= most for late in late_by.values()), (shown, most)
     fleet.await_all_empty()
 
 
