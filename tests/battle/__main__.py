@@ -61,11 +61,10 @@ def table(rows: list[tuple[str, float, Outcome]]) -> str:
 
 
 def listed(mishaps: Counter[str], why: Counter[str]) -> list[str]:
-    lines = []
-    for title, found in (("Mishaps:", mishaps), ("Started again, because:", why)):
-        lines += ["", title, ""]
-        lines += [f"- {words.replace('_', ' ')}: {n:,}" for words, n in found.most_common()]
-    return lines
+    lines = ["", "Mishaps:", ""]
+    lines += [f"- {name.replace('_', ' ')}: {n:,}" for name, n in mishaps.most_common()]
+    lines += ["", "Started again, because:", ""]
+    return lines + [f"- {words}: {n:,}" for words, n in why.most_common()]
 
 
 def cluster_table(kind: str, seconds: float, out: Outcome) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.battle import __main__ as command
-from tests.battle.judge import AGAIN, AWAY, DIED, FROZEN, UNEXPLAINED, Judge, Outcome
+from tests.battle.judge import AGAIN, AWAY, DIED, FROZEN, HUNG, UNEXPLAINED, Judge, Outcome
 from tests.battle.ledger import Event, Ledger, read
 from tests.battle.pools import COLD, CUT_OFF, SENT_AGAIN, UNACKED, UNREAD, CeleryTrial
 from tests.servers import ROOT
@@ -225,7 +225,7 @@ def test_the_command_writes_its_counts_between_its_marks(
     is_well: bool,
 ) -> None:
     out = Outcome(put=1234, lost=[] if is_well else ["one"])
-    out.duplicates["because"] = 77
+    out.duplicates[HUNG] = 77
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(command, "find_binary", lambda _: None)
     for name in ("on_a_server", "on_a_cluster"):
@@ -240,7 +240,7 @@ def test_the_command_writes_its_counts_between_its_marks(
     assert text.endswith(tail)
     made = text.removeprefix(head).removesuffix(tail)
     assert made.count("1,234") == (1 if words == ["--cluster", "valkey-9"] else 2)
-    assert "- because: 77\n" in made or "- because: 154\n" in made
+    assert f"- {HUNG}: 77\n" in made or f"- {HUNG}: 154\n" in made
 
 
 def _around(text: str, marks: tuple[str, str]) -> tuple[str, str]:
