@@ -46,6 +46,10 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
                 'redis.call("ZCOUNT", delayed, "-inf", now .. ".5") or (-1)'
             ),
         ),
+        "as many as are wanted are there: it is either number": tuple(
+            f"this.take = others > 0 and 0 or left {less} and found or limit"
+            for less in ("<= 0", "< 1")
+        ),
         "no receipt begins with a space, or is a number": (
             (
                 'if not string.find(ARGV[#ARGV], " ", 2, true) and '
@@ -54,6 +58,12 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             (
                 'if not string.find(ARGV[#ARGV], " ", 1, true) and '
                 'redis.call("HDEL", records, unpack(ARGV, 11)) == acks then'
+            ),
+        ),
+        "a space as a pattern is a space": (
+            (
+                'if not string.find(ARGV[#ARGV], " ", 1, false) and '
+                'redis.call("HDEL", records, unpack(ARGV, 12)) == acks then'
             ),
         ),
     },
@@ -499,6 +509,7 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "engine/atomq/calls/claiming.py": {
+        "one more or less": tuple(f"@lru_cache(maxsize= {n})" for n in (255, 257)),
         "the queues of one claim share engine and slot: first and last": (
             "len(queues[ -1].steps),",
             "call = Call(_CLAIM, self.queues[ -1], self._keys, args, parse, _ATTEMPT_AT)",

@@ -13,7 +13,7 @@ from atomq.calls import HandedBack, Process, Verdict
 from atomq.calls.finding import MessageStatus, Progress
 from atomq.calls.transport import LONGEST_LIFE, Attended, Foreign
 from atomq.errors import InvalidArgument, InvalidMessage, ServerError, WrongType
-from atomq.keys import QueueKeys, RegisterKeys
+from atomq.keys import ExchangeKeys, QueueKeys, RegisterKeys
 from atomq.message import tracked_name
 from atomq.partitions import COPY
 
@@ -470,6 +470,19 @@ def test_a_queue_that_expires() -> None:
         with pytest.raises(InvalidArgument, match="expires_ms"):
             calls.touch(Q, expires)
     assert calls.touch(Q, 1).parse(4, False) == 4
+
+
+def test_a_binding_of_an_exchange_lives_for_ms_or_for_good() -> None:
+    exchange = ExchangeKeys("x")
+    found = calls.bindings(exchange)
+    assert (found.keys, found.args) == (("_atomq.{x}.bindings",), ["", 0, ""])
+    assert found.parse([b"a", b"b"], False) == ["a", "b"]
+    assert calls.bindings(exchange, added="a", removed="b").args == ["a", 0, "b"]
+    for lives_ms in (1, 2 * LONGEST_LIFE):
+        assert calls.bindings(exchange, added="a", lives_ms=lives_ms).args == ["a", lives_ms, ""]
+    for lives_ms in (0, 2 * LONGEST_LIFE + 1):
+        with pytest.raises(InvalidArgument):
+            calls.bindings(exchange, added="a", lives_ms=lives_ms)
 
 
 def test_what_is_handed_back_to_stock() -> None:
