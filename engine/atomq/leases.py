@@ -163,6 +163,13 @@ class LeaseKeeper:
         holders = [lease.holder() for lease in leases]
         return self._settling.settle(queue, receipts, flow, holders)
 
+    def is_in_doubt(self, queue: str) -> bool:
+        """Whether what settles messages of a queue is left to the thread: its node is away.
+
+        Of a cluster alone, where other nodes have messages that wait for their turn meanwhile.
+        """
+        return self._settling.is_in_doubt(queue)
+
     def settle_later(self, holders: Sequence[Any], rest: Rest[Any]) -> None:
         """Have the thread say what is left of a flow that settles these, of one queue.
 

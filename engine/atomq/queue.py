@@ -118,7 +118,7 @@ class Message(MessageBase["Queue"]):
     ) -> None:
         rest = self._leave(error)
         try:
-            if rest is not None:
+            if rest is not None and not self._queue.keeper.is_in_doubt(self._queue.name):
                 self._queue.engine.settle(rest.flow(), partial(self._end, rest))
         finally:
             if rest is not None:
@@ -448,7 +448,8 @@ class Queue(QueueBase[Engine]):
         for queue, held in by_queue(messages):
             rest = Rest(queue._give_back(held))
             try:
-                queue._carry_out(held, rest.flow())
+                if not queue.keeper.is_in_doubt(queue.name):
+                    queue._carry_out(held, rest.flow())
             except ServerUnavailable as error:
                 log.info("%d messages are given back once the server is back: %s", len(held), error)
             except AtomqError as error:

@@ -124,7 +124,7 @@ class AsyncMessage(MessageBase["AsyncQueue"]):
     ) -> None:
         rest = self._leave(error)
         try:
-            if rest is not None:
+            if rest is not None and not self._queue.keeper.is_in_doubt(self._queue.name):
                 await self._queue.engine.settle(rest.flow(), partial(self._end, rest))
         finally:
             if rest is not None:
@@ -460,7 +460,8 @@ class AsyncQueue(QueueBase[AsyncEngine]):
         for queue, held in by_queue(messages):
             rest = Rest(queue._give_back(held))
             try:
-                await queue._carry_out(held, rest.flow())
+                if not queue.keeper.is_in_doubt(queue.name):
+                    await queue._carry_out(held, rest.flow())
             except ServerUnavailable as error:
                 log.info("%d messages are given back once the server is back: %s", len(held), error)
             except AtomqError as error:

@@ -100,7 +100,7 @@ class Settling:
 
         If the server is gone it is done by the thread, as soon as the server is back.
         """
-        if self._is_in_doubt(queue):
+        if self.is_in_doubt(queue):
             self.settle_later(queue, receipts, flow, holders=holders)
             return False
         try:
@@ -112,7 +112,7 @@ class Settling:
         self._drop(receipts)
         return True
 
-    def _is_in_doubt(self, queue: str | None) -> bool:
+    def is_in_doubt(self, queue: str | None) -> bool:
         """Whether the node of a queue gave no answer: of a cluster, no caller waits for it."""
         slots, place = self._engine.slots, self._engine.place(queue)
         return slots is not None and place in slots.doubted

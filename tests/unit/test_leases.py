@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from math import inf
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from atomq import leases
+from atomq import AsyncMessage, AsyncQueue, Message, Queue, leases
 from atomq.backlog import Backlog
 from atomq.calls import Call, Claimed, Verdict
 from atomq.client import Engine
@@ -22,6 +24,7 @@ from atomq.errors import PermissionDenied, ServerUnavailable
 from atomq.flows import Flow, clock
 from atomq.keys import QueueKeys
 from atomq.leases import LeaseKeeper
+from atomq.node_threads import NodeThreads
 from atomq.settling import RETRY
 
 
@@ -542,3 +545,38 @@ def test_on_a_cluster_it_shares_the_map_of_its_engine() -> None:
         slots: Any = object()
         engine.slots = slots
         assert leases.keeper(engine)._engine.slots is slots
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_no_block_waits_for_a_node_that_is_in_doubt(
+    monkeypatch: pytest.MonkeyPatch, fails: bool, is_async: bool
+) -> None:
+    """Of a cluster: its consumer has messages of other nodes too."""
+    kind = AsyncQueue if is_async else Queue
+    queue: Any = kind("q", "redis+cluster://127.0.0.1:1")
+    keeper, node = queue.keeper, ("127.0.0.1", 1)
+    message = (AsyncMessage if is_async else Message)(queue, Delivery("q", "c-1.0.1", 1, 1, b"{}"))
+    keeper.hold(Claimed(0, None, (), (), [message._delivery]), [message])
+    monkeypatch.setattr(keeper._engine, "place", lambda _: node)
+    monkeypatch.setattr(keeper._thread, "rouse", lambda: None)
+    monkeypatch.setattr(queue.engine, "run_flow", None)
+    keeper._engine.slots.doubted.add(node)
+
+    async def work() -> None:
+        async with message:
+            if fails:
+                raise LookupError
+
+    with suppress(LookupError):
+        if is_async:
+            asyncio.run(work())
+        else:
+            with message:
+                if fails:
+                    raise LookupError
+    assert [later.receipts for later in keeper._settling.later] == [["c-1.0.1"]] * fails
+    assert keeper.acks.waits("q") is not fails
+    assert keeper.holds("c-1.0.1") is fails
+    keeper._settling.begin(NodeThreads())
+    keeper.acks.forked()
