@@ -304,6 +304,10 @@ class Nodes(Generic[P]):
         place = call.place or self.map.owner(call.queue.slot)
         return self._unknown if place is None else self._pools[place].standing
 
+    def standing_at(self, place: Place) -> Standing:
+        """What is known of a node."""
+        return self._pools[place].standing
+
     def outage_of(self, args: Sequence[Any]) -> Outage:
         """The outage of the node that serves a command; of the cluster, where any node will do."""
         key = key_of(args)
@@ -452,11 +456,14 @@ def _again(error: Exception) -> Exception:
 
 
 def named(error: Exception, place: Place) -> Exception:
-    """The same error; its text names the node."""
+    """The same error; it names the node, in its text and as `place`."""
     cause = error.cause if isinstance(error, Unsent) else error
     where = "{}:{}".format(*place)
-    if not isinstance(cause, server.ConnectionError | server.TimeoutError) or where in str(cause):
+    if not isinstance(cause, server.ConnectionError | server.TimeoutError):
+        return error
+    if where in str(cause):
+        cause.place = place  # type: ignore[union-attr]
         return error
     found = type(cause)(f"{where}: {cause}")
-    found.__cause__ = cause.__cause__
+    found.__cause__, found.place = cause.__cause__, place  # type: ignore[union-attr]
     return Unsent(found) if isinstance(error, Unsent) else found

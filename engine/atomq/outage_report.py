@@ -22,16 +22,24 @@ class OutageReport:
 
     def pauses(self, pause: Pause) -> None:
         """It waits for a server, or for a slot that moves: then its node is well."""
-        outage = self._standing.outage
         if isinstance(pause.trouble, server.TryAgainError) and pause.call is not None:
             outage = outage_of_slot(pause.call.queue.slot)
             self._moving.add(outage)
-        elif pause.call is not None:
-            self._standing = self._pool.standing_of(pause.call)
+        else:
+            self._standing = self._missed(pause)
             self._troubled.add(self._standing)
             outage = self._standing.outage
         if pause.spent + pause.seconds > PATIENCE:
             outage.away(pause.trouble, pause.spent)
+
+    def _missed(self, pause: Pause) -> Standing:
+        """Of a cluster the node that was asked: by now another one may serve the slot."""
+        found: Standing = self._standing
+        if pause.call is not None:
+            place = getattr(pause.trouble, "place", None)
+            lines = self._pool
+            found = lines.standing_of(pause.call) if place is None else lines.standing_at(place)
+        return found
 
     def gave_up(self, error: Exception) -> None:
         """It waits no longer."""

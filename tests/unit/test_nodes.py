@@ -12,7 +12,7 @@ import pytest
 from redis import exceptions as server
 
 from atomq import calls
-from atomq.actions import NoAnswer
+from atomq.actions import NoAnswer, Pause
 from atomq.calls import Outgoing
 from atomq.cluster import (
     EVERY,
@@ -23,6 +23,7 @@ from atomq.cluster import (
     SlotMap,
     check_all,
     key_of,
+    named,
     no_answers,
     unserved,
 )
@@ -33,6 +34,7 @@ from atomq.flight import SMALL
 from atomq.ids import CallId
 from atomq.keys import Place, QueueKeys, hash_slot
 from atomq.outage import Outage, Standing
+from atomq.outage_report import OutageReport
 from atomq.retrying import Unsent
 
 A, B, C = ("a", 1), ("b", 2), ("c", 3)
@@ -164,6 +166,23 @@ def test_the_trouble_of_a_command_is_that_of_its_node() -> None:
     nodes.map.learn(A, whole(A))
     assert nodes.outage_of(key) is nodes.pool(A).standing.outage is not cluster
     assert nodes.outage_of(("PUBLISH", "c", "m")) is nodes.outage_of(("PING",)) is cluster
+
+
+@pytest.mark.parametrize("text", ["no answer", "a:1: no answer"])
+def test_the_node_that_was_asked_is_missed_though_another_one_serves_the_slot_by_now(
+    caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    nodes, call = Knocking(), calls.ack(KEYS, ["r1"])
+    nodes.map.learn(A, whole(A))
+    report = OutageReport(nodes, nodes.standing_of(call))
+    trouble = named(server.TimeoutError(text), A)
+    nodes.map.learn(B, whole(B))
+    report.pauses(Pause(1.0, 1.0, trouble, call))
+    assert caplog.messages == [f"waiting for {A}: a:1: no answer"]
+    report.pauses(Pause(1.0, 1.0, server.ClusterDownError("down"), call))
+    assert caplog.messages[1:] == [f"waiting for {B}: down"]
+    report.ended([])
+    assert sorted(caplog.messages[2:]) == [f"{A} is back after 1.0 s", f"{B} is back after 1.0 s"]
 
 
 def test_a_node_in_doubt_is_knocked_at_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
