@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -32,6 +32,7 @@ from tests.servers import Server
 
 BODY = {"task": "resize", "n": 1, "text": "x" * 200}  # 230 bytes as JSON
 SLOWER = 40  # times: so much Cachegrind takes longer, and so much the timers of the client wait
+THIS = "tests.bench.instructions"
 ROOT = Path(__file__).resolve().parents[2]
 FEW, MANY = 100, 500  # calls
 TIMERS = {"ACK_DELAY", "COST", "PACE", "TURN"}
@@ -302,7 +303,7 @@ CASES = {
 }
 
 
-def _slow_clock() -> None:
+def slow_clock() -> None:
     """Have timers of the client go off as often a call as they do where nothing counts."""
     for name, module in [*sys.modules.items()]:
         if name.startswith("atomq."):
@@ -312,7 +313,7 @@ def _slow_clock() -> None:
 
 def _child(case: str, url: str, count: int) -> None:
     work = CASES[case](url)
-    _slow_clock()
+    slow_clock()
     work(FEW)  # connections, caches
     gc.collect()
     work(count)
@@ -370,8 +371,8 @@ def environment(checkout: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"}
 
 
-def _run(checkout: Path, words: list[str], tool: list[str] | None = None) -> str:
-    command = [*(tool or []), sys.executable, "-m", "tests.bench.instructions", *words]
+def _run(checkout: Path, words: list[str], tool: Sequence[str] = (), module: str = THIS) -> str:
+    command = [*tool, sys.executable, "-m", module, *words]
     done = subprocess.run(
         command, env=environment(checkout), cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -380,15 +381,15 @@ def _run(checkout: Path, words: list[str], tool: list[str] | None = None) -> str
     return done.stdout + done.stderr
 
 
-def instructions(checkout: Path, case: str, server: Server) -> float:
-    """What one call of a case costs, all threads of its client together."""
+def instructions(checkout: Path, case: str, server: Server, module: str = THIS) -> float:
+    """What one call of a case of that module costs, all threads of its client together."""
     with tempfile.TemporaryDirectory() as folder:
         tool = ["valgrind", "--tool=cachegrind", "--cache-sim=no"]
         tool += [f"--cachegrind-out-file={folder}/out"]
         totals = []
         for count in (FEW, MANY):
             server.client().flushall()
-            said = _run(checkout, ["--child", case, server.url, str(count)], tool)
+            said = _run(checkout, ["--child", case, server.url, str(count)], tool, module)
             found = re.search(r"I\s+refs:\s+([\d,]+)", said)
             assert found, said
             totals.append(int(found[1].replace(",", "")))
