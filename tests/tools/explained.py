@@ -204,6 +204,9 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "engine/atomq/flows/claiming.py": {
+        "a group of several is named by its first queue, and is one queue where there are others": (
+            "self._turns[claims.names[ -1]] = True",
+        ),
         "the queues of a group are of one server": (
             "return [(group.names[ -1], partial(give_back, group)) for group in groups]",
         ),
@@ -242,7 +245,15 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "return {name for name, aside in self._aside.items() if now > aside.until}",
         ),
     },
+    "engine/atomq/flows/pace.py": {
+        "of one that is taken one at a time, whatever the pace": (
+            "if self._most == self._workers == 0:  # whatever the pace",
+        ),
+    },
     "engine/atomq/flows/consumer.py": {
+        "they differ at one instant of a clock": (
+            "if not self._turns or now > self._seen + GLANCE:",
+        ),
         LONG_AGO: tuple(f"self._names[name].looking = {at}" for at in (1.0, -1.0)),
         "a claim is sent ahead where there is one group only": (
             "claims, claim_id = self._groups[ -1], self._ids.next()",
@@ -658,7 +669,7 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             for least in ("0 <=", "-1 <")
         ),
         ONE_RESULT: (
-            "reply = await pool.one(call) if carried is None else carried[ -1]",
+            "reply = await pool.one(call, within) if carried is None else carried[ -1]",
             "place = self._known(calls[ -1].queue.slot) if len(calls) == 1 else None",
         ),
         "lists that are waited for together are of one node: any of them will do": (

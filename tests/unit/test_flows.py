@@ -437,6 +437,49 @@ def test_in_a_cluster_one_that_does_not_wait_claims_first_where_a_token_lies() -
     assert sorted(names_asked(one)) == [*"abc"], "what has no token may have work"
 
 
+def test_in_a_cluster_one_that_knows_where_there_is_more_looks_for_tokens_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    one, more = consumer(*ABC), claimed(delivery(queue="b"), more=["b"])
+    for _ in range(3):
+        names_asked(one, b=more)
+
+    def looks() -> bool:
+        play = Play(one.receive(3, 0))
+        has_looked = isinstance(play.effect, Filled)
+        if has_looked:
+            play.go([])
+        assert play.effect.queue.name == "b"
+        play.go(more)
+        return has_looked
+
+    now[0] += 0.1
+    assert looks()
+    for passed, is_time in ((0.01, False), (0.03, False), (0.02, True), (0.01, False)):
+        now[0] += passed
+        assert looks() is is_time
+
+
+def test_in_a_cluster_queues_whose_tokens_were_seen_at_once_are_claimed_one_after_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    one, names = consumer(*ABC), []
+    names_asked(one)
+    now[0] += 0.1
+    play = at_once(one, tokens=[queue.wake for queue in ABC])
+    for _ in ABC:
+        names.append(play.effect.queue.name)
+        play.go(claimed(delivery(queue=names[-1])))
+        assert play.over
+        now[0] += 0.01
+        play = Play(one.receive(1, 0))
+    assert sorted(names) == [*"abc"]
+
+
 @pytest.mark.parametrize("more", [(), ("a",)])
 def test_in_a_cluster_one_that_does_not_wait_claims_from_each_once_a_second(
     more: Sequence[str], monkeypatch: pytest.MonkeyPatch
@@ -1362,6 +1405,14 @@ def test_with_no_worker_free_one_message_is_claimed_at_least() -> None:
     pace.worked(3600)
     pace.took(0, 0)
     assert pace.limit == 1
+
+
+def test_two_workers_with_room_for_two_claim_ahead_where_they_are_quick() -> None:
+    pace = Pace(2, 2)
+    pace.free = 0
+    pace.worked(0.001)
+    pace.took(0, 0)
+    assert pace.limit == 2
 
 
 def test_work_that_takes_no_time_at_all_has_a_pace() -> None:

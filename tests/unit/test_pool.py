@@ -381,6 +381,15 @@ def test_a_confirmation_is_waited_for_and_another_master_looked_for(made: Any) -
         one.over(patient(3.0))
 
 
+def test_a_brief_call_goes_as_what_is_given_up_in_time(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, given, call = made(), list[Any](), SimpleNamespace(packed=lambda: GET)
+    monkeypatch.setattr(one, "over", lambda _, **how: given.append(how) or [b"first", b"next"])
+    assert one.one(call, 0.3) == b"first"
+    assert given == [{"looked_at": True, "within": 0.3}]
+
+
 @pytest.mark.parametrize(("timeout", "within"), [(None, 0.6), (0.2, 0.2), (5.0, 0.6)])
 def test_what_is_brief_is_given_up_in_time(made: Any, timeout: Any, within: float) -> None:
     one = made(socket_timeout=timeout, late=lambda _: pytest.fail("asked"))

@@ -540,3 +540,18 @@ def test_a_brief_call_that_could_not_be_probed_was_not_sent(stage: Stage) -> Non
         stage.run(call, AWAY)
     assert raised.value.unsent
     assert [within is not None for _, within in stage.pool.asked] == [True]
+
+
+def test_a_brief_call_is_tried_once_and_its_node_is_not_looked_at_again(stage: Stage) -> None:
+    call = ack()
+    call.brief = True
+    with pytest.raises(ServerUnavailable):
+        stage.run(call, AWAY)
+    assert [asked[0] for asked in stage.pool.asked] == [["ack"]]
+
+
+def test_a_node_that_is_not_verified_is_before_its_first_call(stage: Stage) -> None:
+    stage.pool.standing.verified = False
+    stage.run(ack(), [[]], [2])
+    assert names(stage) == [["probe"], "ack"]
+    assert stage.pool.standing.verified
