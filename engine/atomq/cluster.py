@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from redis import exceptions as server
 
 from atomq.actions import Elsewhere, NoAnswer, NotLoaded
-from atomq.conversation import packed
+from atomq.conversation import packed, unblocking
 from atomq.flight import SMALL, Behind
 from atomq.keys import SLOTS, Place, hash_slot
 from atomq.outage import Outage, Standing
@@ -334,7 +334,7 @@ class Nodes(Generic[P]):
         shares: dict[Place, Share] = {}
         for at, (place, client_id) in enumerate(lines):
             assert place is not None
-            data = packed(("CLIENT", "UNBLOCK", client_id))
+            data = packed(unblocking(client_id))
             shares.setdefault(place, Share(place, large=True)).say_packed(data, at)
         return list(shares.values())
 

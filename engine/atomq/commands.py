@@ -12,7 +12,7 @@ from redis import exceptions as server
 from redis.connection import AbstractConnection
 
 from atomq.actions import BRIEF
-from atomq.conversation import packed
+from atomq.conversation import packed, unblocking
 from atomq.flight import Bare, Flight, Load
 from atomq.keys import Place
 from atomq.opening import connected
@@ -71,7 +71,7 @@ class Commands(PoolBase):
     def unblock(self, lines: Sequence[tuple[Place | None, int]]) -> None:
         """CLIENT UNBLOCK of each connection: its node, and its number."""
         for _, client_id in lines:
-            self.command(("CLIENT UNBLOCK", client_id))
+            self.command(unblocking(client_id))
 
     # ── connections of the caller's own ───────────────────────────────────────────────────────
 

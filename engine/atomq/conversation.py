@@ -60,6 +60,19 @@ def packed(command: Sequence[Word]) -> bytes:
     return data
 
 
+def unblocking(client_id: Any) -> tuple[Any, ...]:
+    """What ends the wait of a connection, by its number; it is answered by an error.
+
+    An answer as at the end of its time is not safe: see redis#14164 (Redis 6.2 and 7.0 crash).
+    """
+    return "CLIENT", "UNBLOCK", client_id, "ERROR"
+
+
+def is_unblocked(reply: Any) -> bool:
+    """Whether a wait was ended so, by a client: no message came."""
+    return isinstance(reply, server.ResponseError) and "via CLIENT UNBLOCK" in str(reply)
+
+
 def _error(text: str) -> Exception:
     error: Exception = _parse_error(_IN_SCRIPT.sub("", text))
     return error

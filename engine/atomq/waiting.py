@@ -29,7 +29,15 @@ from redis import exceptions as server
 from atomq.actions import BRIEF, NoAnswer
 from atomq.calls import Call, Claimed
 from atomq.cluster import named
-from atomq.conversation import ENDED, HEARD, INVALIDATED, PUSHED, Conversation, packed
+from atomq.conversation import (
+    ENDED,
+    HEARD,
+    INVALIDATED,
+    PUSHED,
+    Conversation,
+    is_unblocked,
+    packed,
+)
 from atomq.errors import AtomqError, ServerUnavailable
 from atomq.flight import Flight
 from atomq.flows import Answer
@@ -394,7 +402,7 @@ class Waiting:
         """Take what has come on a line."""
         for purpose, reply in line.talk:
             if purpose is WAIT:
-                line.waits, line.token = False, reply
+                line.waits, line.token = False, None if is_unblocked(reply) else reply
             elif purpose is CLAIM:
                 self._claimed = reply
             elif purpose is PUSHED and reply[0] in HEARD:

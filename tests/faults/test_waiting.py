@@ -18,8 +18,10 @@ from statistics import quantiles
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from atomq import AsyncEngine, AsyncMessage, AsyncQueue, AsyncReceiver, Engine, Queue, Receiver
+from atomq.conversation import is_unblocked
 from atomq.keys import RegisterKeys
 from atomq.waiter_aio import MOST_HEARD, _Heard
 from tests.proxy import Proxy
@@ -450,3 +452,26 @@ def test_a_wait_that_is_refused_is_not_sent_as_fast_as_it_is_answered(
         Queue("q0", own_server.url).put("x")
         assert worked.wait(5)
     assert asked < 15
+
+
+@pytest.mark.parametrize("kind", ["redis-6.2", "redis-7"], indirect=True)
+def test_a_wait_is_ended_though_the_server_is_paused(own_server: Server) -> None:
+    """As in a planned failover, which these servers do not always survive (redis#14164)."""
+    waits, ended = own_server.client(), list[Exception]()
+
+    def wait() -> None:
+        try:
+            waits.blpop("q", 5)
+        except ResponseError as error:
+            ended.append(error)
+
+    number = waits.client_id()
+    with Engine(own_server.url) as engine:
+        own_server.client().execute_command("CLIENT PAUSE", 2000, "WRITE")
+        with running(wait):
+            admin = own_server.client()
+            wait_until("it to wait", lambda: admin.info("clients")["blocked_clients"] == 1)
+            engine._pool.unblock([(None, number)])
+            wait_until("its end", lambda: ended)
+    assert is_unblocked(ended[0])
+    assert own_server.alive

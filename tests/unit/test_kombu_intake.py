@@ -60,11 +60,11 @@ def wait(stage: Stage) -> None:
 
 def unblocked(stage: Stage, *replies: Any) -> None:
     """What comes when the server is asked to end a wait."""
-    stage.engine.answers["CLIENT UNBLOCK"] = lambda _: stage.line.replies.extend(replies)
+    stage.engine.answers["CLIENT"] = lambda _: stage.line.replies.extend(replies)
 
 
 def asked_to_unblock(stage: Stage) -> int:
-    return stage.engine.commands.count(("CLIENT UNBLOCK", 7))
+    return stage.engine.commands.count(("CLIENT", "UNBLOCK", 7, "ERROR"))
 
 
 # ── news ──────────────────────────────────────────────────────────────────────────────────────
@@ -317,7 +317,7 @@ def test_a_wait_is_ended_once_and_after_what_was_sent_before_it(
         return [late.pop(0)]
 
     stage.line.receive = receive  # type: ignore[method-assign]
-    stage.engine.answers["CLIENT UNBLOCK"] = lambda _: happened.append("unblock")
+    stage.engine.answers["CLIENT"] = lambda _: happened.append("unblock")
     taken_in.withdraw()
     assert happened == ["read", "unblock", "read", "read"]
     assert set(stage.line.waited) == {0}

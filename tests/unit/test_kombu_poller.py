@@ -116,9 +116,9 @@ def test_what_is_due_later_is_claimed_when_it_is_due(stage: Stage, clock: list[f
     assert len(stage.line.claims()) == 1
     clock[0] = 0.31
     stage.line.replies.append(None)  # of the watcher's election
-    stage.engine.answers["CLIENT UNBLOCK"] = lambda _: stage.line.replies.append(None)
+    stage.engine.answers["CLIENT"] = lambda _: stage.line.replies.append(None)
     stage.poller.pump()
-    assert ("CLIENT UNBLOCK", 7) in stage.engine.commands
+    assert ("CLIENT", "UNBLOCK", 7, "ERROR") in stage.engine.commands
     assert len(stage.line.claims()) == 2
 
 
@@ -129,7 +129,7 @@ def test_what_falls_due_is_no_later_for_an_answer_that_lay_unread(
     stage.poller.pump()
     clock[0] = 0.2
     stage.give(claimed(wait_ms=300))
-    stage.engine.answers["CLIENT UNBLOCK"] = lambda _: stage.line.replies.append(None)
+    stage.engine.answers["CLIENT"] = lambda _: stage.line.replies.append(None)
     stage.poller.pump()
     stage.line.replies.append(None)  # of the watcher's election
     clock[0] = 0.31
@@ -152,7 +152,7 @@ def test_once_a_second_every_queue_is_looked_at_and_claimed_where_there_is_work(
     assert look[-4:] == (stage.broker.ids.prefix, "20000", "4", "0")
     assert {"_atomq.{q}.unacked", "_atomq.{p}.unacked"} <= set(look)
     assert stage.line.names()[-1] == "BRPOP", "behind it"
-    stage.engine.answers["CLIENT UNBLOCK"] = lambda _: stage.line.replies.append(None)
+    stage.engine.answers["CLIENT"] = lambda _: stage.line.replies.append(None)
     stage.give(b"2", None, None)  # of the elections too
     stage.poller.pump()
     assert [claim[3:4] for claim in stage.line.claims()][1:] == [("_atomq.{p}.unacked",)]
@@ -208,7 +208,7 @@ def test_a_look_whose_script_is_not_loaded_is_run_by_the_engine(
     clock[0] += 0.9
     stage.give(None, None)
     stage.poller.pump()
-    stage.engine.answers["CLIENT UNBLOCK"] = lambda _: stage.line.replies.append(None)
+    stage.engine.answers["CLIENT"] = lambda _: stage.line.replies.append(None)
     stage.give(server.NoScriptError("NOSCRIPT"), None)
     stage.poller.pump()
     assert len(stage.line.claims()) == 2
@@ -687,7 +687,7 @@ def test_subscribing_ends_the_wait_first(stage: Stage) -> None:
     stage.poller.pump()
     assert stage.line.names()[-1] == "BRPOP"
     stage.line.replies.append(None)  # of the election
-    stage.engine.answers["CLIENT UNBLOCK"] = lambda _: stage.line.replies.append(None)
+    stage.engine.answers["CLIENT"] = lambda _: stage.line.replies.append(None)
     bound(stage, "f")
     assert stage.line.names()[-1] == "PSUBSCRIBE"
     assert stage.poller._intake.blocked == ()
@@ -734,7 +734,7 @@ def test_the_watcher_hears_of_lists_that_others_change(stage: Stage) -> None:
     assert wait[0] == "BRPOP"
     stage.give(b"OK", b"OK", 0)
     before = len(stage.line.claims())
-    stage.engine.answers["CLIENT UNBLOCK"] = lambda _: stage.line.replies.append(None)
+    stage.engine.answers["CLIENT"] = lambda _: stage.line.replies.append(None)
     stage.give(push(b"invalidate", [b"q"]))  # type: ignore[arg-type] # as the server has it
     stage.poller.pump()
     assert len(stage.line.claims()) == before + 1
@@ -885,7 +885,7 @@ def test_a_loop_has_a_timer_for_what_falls_due_however_late(
     for _ in range(3):
         tick()
     assert [round(at, 1) for at, _ in loop.timers] == [seconds], "one timer for one moment"
-    stage.engine.answers["CLIENT UNBLOCK"] = lambda _: stage.line.replies.append(None)
+    stage.engine.answers["CLIENT"] = lambda _: stage.line.replies.append(None)
     stage.line.replies.append(None)  # of the watcher's election
     clock[0] = seconds + 0.005
     loop.fire()

@@ -214,7 +214,7 @@ def test_lists_are_counted_at_the_nodes_that_are_there() -> None:
 def test_waits_are_ended_by_one_share_a_node() -> None:
     one, other = Nodes.unblocking([(A, 7), (B, 8), (A, 9)])
     assert (one.place, other.place) == (A, B)
-    assert one.data == [packed(("CLIENT", "UNBLOCK", n)) for n in (7, 9)]
+    assert one.data == [packed(("CLIENT", "UNBLOCK", n, "ERROR")) for n in (7, 9)]
     assert one.large, "it travels alone"
     replies: list[Any] = [None] * 3
     one.answered([1, 0], slots_of(A), replies)

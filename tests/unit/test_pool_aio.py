@@ -390,7 +390,7 @@ async def test_waits_are_ended_by_their_number_and_begin_on_a_connection_of_thei
     ended = asyncio.ensure_future(pool.unblock([(None, 7), (None, 8)]))
     for number in (7, 8):
         await soon()
-        assert line.said.pop()[0] == [packed(("CLIENT", "UNBLOCK", number))]
+        assert line.said.pop()[0] == [packed(("CLIENT", "UNBLOCK", number, "ERROR"))]
         line.answer(1)
     await ended
     keys = ("a", "b")

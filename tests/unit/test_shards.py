@@ -289,7 +289,7 @@ def test_scripts_are_loaded_before_what_runs_them(stage: Stage) -> None:
 def test_waits_are_ended_at_their_nodes(stage: Stage) -> None:
     stage.do(lambda shards: shards.unblock([(A, 7), (B, 8), (A, 9)]))
     assert stage.nodes[A].asked == [
-        ([packed(("CLIENT", "UNBLOCK", n)) for n in (7, 9)], True, BRIEF)
+        ([packed(("CLIENT", "UNBLOCK", n, "ERROR")) for n in (7, 9)], True, BRIEF)
     ]
     stage.nodes[B].trouble = server.TimeoutError("late")
     with pytest.raises(server.TimeoutError, match="b:2: late"):

@@ -30,7 +30,7 @@ from atomq.contrib.kombu.popped import Popped
 from atomq.contrib.kombu.rights import CLAIM, LISTEN, WAIT
 from atomq.contrib.kombu.watch import LINGER, Watch
 from atomq.contrib.kombu.worker import stopping
-from atomq.conversation import PUSHED, Command
+from atomq.conversation import PUSHED, Command, is_unblocked, unblocking
 from atomq.errors import AtomqError, PermissionDenied
 from atomq.keys import is_queue_key
 
@@ -324,7 +324,7 @@ class Intake:
                     return  # it broke, and so did the wait
                 is_asked = True
                 try:
-                    self._broker.engine.command("CLIENT UNBLOCK", line.wire.hello.get(b"id"))
+                    self._broker.engine.command(*unblocking(line.wire.hello.get(b"id")))
                 except AtomqError as error:
                     # Not permitted, or not there: the server's own timer ends the wait soon.
                     log.debug("CLIENT UNBLOCK: %s", error)
@@ -381,6 +381,8 @@ class Intake:
         if isinstance(reply, server.NoPermissionError):
             text = f"this user may not wait for messages: {reply}"
             self.claims.denied(WAIT, PermissionDenied(text))
+            return False
+        if is_unblocked(reply):
             return False
         if isinstance(reply, Exception):
             # It was broken off: the master became a replica, the type is wrong, …
