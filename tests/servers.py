@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from fnmatch import fnmatchcase
 from functools import cache, partial
 from pathlib import Path
@@ -284,6 +285,12 @@ class Server:
     def log(self) -> str:
         path = self.directory / "log"
         return path.read_text(errors="replace") if path.exists() else ""
+
+    @property
+    def ready_at(self) -> float:
+        """Seconds of the epoch when it last became ready, by its own log."""
+        (*_, last) = re.finditer(r"(\d+ \w+ \d+ [\d:.]+) \* Ready to accept", self.log)
+        return datetime.strptime(last[1], "%d %b %Y %H:%M:%S.%f").astimezone().timestamp()
 
     def client(self, **options: Any) -> redis.Redis:
         """Return a client on the unix socket. It never retries: a test sees every failure."""

@@ -17,7 +17,7 @@ FROZEN = "one of the two processes was frozen for longer than a lease"
 AWAY = "the server was away for less than 1.5 s, and a lease of 2 s may end then"
 HUNG = "it hung for longer than max_lease"
 UNEXPLAINED = "unexplained"
-BRIEF = 1.6  # seconds of an outage, with 0.1 to see that it is over, that may be no outage to it
+BRIEF = 1.6  # seconds of an outage, with 0.1 until it is killed, that may be no outage to it
 ACKED = 4.0  # seconds after its end by which a message is acked, though the server was away
 
 

@@ -119,7 +119,7 @@ class Trial:
     def restart_server(self) -> None:
         began = time.time()
         self.server.restart(down=self.chance.uniform(0, 1.5))
-        self.judge.outages.append((began, time.time()))
+        self.judge.outages.append((began, self.server.ready_at))
         self.server.client().config_set("appendfsync", "always")
 
     def cut_connections(self) -> None:
