@@ -21,9 +21,10 @@ end
 -- under, or false. Not `may`: there is more in hand that must be handed out.
 function M.send(this, call, said, step, body, name, may)
   if may and call.company == 0 and call.count == 0 or delivering.reason(call, said) then
+    local before = call.count
     delivering.hand(this, call, said, step, { body }, 1, 1)
-    if call.count == 1 then
-      call.limit = 1
+    if call.count > before then -- it is handed out, and nothing beside it
+      call.limit = call.count
       delivering.change(this, "drain_until", 0)
       -- The next is asked for half as long.
       delivering.change(this, "drain_ms", string.format("%.0f", last_drain(this) / 4))

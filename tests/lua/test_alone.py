@@ -219,6 +219,17 @@ def test_a_head_that_anybody_wrote_spares_nothing(q: Queue) -> None:
     assert q.take(max_deliveries=3) == []
 
 
+def test_a_dead_letter_does_not_end_the_claim_as_what_goes_alone_does(q: Queue) -> None:
+    """It came behind one that was handed out and before another: the claim failed."""
+    q.put("a", "b", "z", "new")
+    held = {name_of(got): got.receipt for got in q.take(3)}
+    spared = b'5 1 0 {"x-deliveries":5,"x-spared":2,' + msg("b")[1:]
+    q.db.hset(q.keys.records, held["b"], spared)
+    q.expire()
+    assert names(q.take(max_deliveries=2)) == ["a", "z", "new"]
+    assert [(name_of(letter.raw), letter.reason) for letter in q.dead] == [("b", "max_deliveries")]
+
+
 def test_numbers_and_purge_know_it(q: Queue) -> None:
     twice(q, "a", "b")
     q.take(company=HOLDS)
