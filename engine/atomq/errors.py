@@ -7,6 +7,8 @@ docs/reference/errors.md, under its own name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class AtomqError(Exception):
     """Base of everything raised on purpose by atomq.
@@ -59,6 +61,13 @@ class ServerError(AtomqError):
     See docs/reference/errors.md#servererror.
     """
 
+    ids: Sequence[str] = ()
+    """Of `put_many`: ids of the messages that calls before this one put, in the order given."""
+
+    def __str__(self) -> str:
+        before = f"; {len(self.ids):,} of the messages were put before" if self.ids else ""
+        return f"{super().__str__()}{before}"
+
 
 class ServerUnavailable(ServerError, ConnectionError):
     """The server cannot be reached, or cannot serve now (loading, read-only, failing over).
@@ -75,7 +84,7 @@ class ServerUnavailable(ServerError, ConnectionError):
 
 
 class ServerFull(ServerError):
-    """The server is at `maxmemory`. Nothing was written; consumers go on and will make room.
+    """The server is at `maxmemory`. The call wrote nothing; consumers go on and will make room.
 
     See docs/reference/errors.md#serverfull.
     """

@@ -23,6 +23,7 @@ from atomq.errors import (
     InvalidArgument,
     NotDurable,
     QueueInUse,
+    ServerError,
     ServerFull,
     ServerUnavailable,
     UnknownPartition,
@@ -206,7 +207,7 @@ class PartitionedBase(QueueBase[EngineT]):
         for share in self._shares(items, [i for i in range(len(items)) if i not in put]):
             try:
                 at, new = yield from self._put_share(share, durability)
-            except NotDurable as error:
+            except (ServerError, NotDurable) as error:
                 error.ids = [*(put[i].id for i in sorted(put)), *error.ids]
                 raise
             for i, message, is_new in zip(share.positions, at.messages, new, strict=True):

@@ -19,6 +19,7 @@ from atomq import (
     ResultTimeout,
     UnknownPartition,
     Verdict,
+    WrongType,
 )
 from atomq.partitions import PartitionMap
 from tests.servers import wait_until
@@ -430,6 +431,25 @@ def test_a_partition_by_itself_says_that_it_is_none_any_more(q: Any, place: Any)
             put()
     assert not [*place.db.scan_iter("_atomq.{q*")]
     assert q.partitions()[2].put("x").new
+
+
+def test_a_put_many_that_fails_says_what_it_put_before(q: Any, place: Any) -> None:
+    """Each partition has a call of its own, and that of one fails."""
+    ids = [f"id-{i}" for i in range(20)]
+    first = next(iter(q.put_many([Item(0, key="the first")])))
+    (used,) = (part for part in q.partitions() if part.state().ready)
+    assert used.cancel(first.id)
+    broken = next(part for part in q.partitions() if part.name != used.name)
+    place.db.set(broken.keys.ready[0], "of another program")
+    items = [Item(0, key="the first", id="first")]
+    items += [Item(i, id=name) for i, name in enumerate(ids)]
+    with pytest.raises(WrongType, match=r"; \d+ of the messages were put before$") as error:
+        q.put_many(items)
+    put = [
+        each for part in q.partitions() if part.name != broken.name for each in part.peek(limit=30)
+    ]
+    assert set(error.value.ids) == {each.id for each in put} >= {"first"}
+    assert error.value.ids == [name for name in ["first", *ids] if name in error.value.ids]
 
 
 def test_the_record_of_a_release_that_writes_no_copies(q: Any, place: Any) -> None:

@@ -19,7 +19,13 @@ import pytest
 from atomq import calls, flows
 from atomq.calls import Call, Claimed, DeadLettered, Outgoing, Redriven, Verdict
 from atomq.durability import Durability
-from atomq.errors import InvalidArgument, NotDurable, PermissionDenied, ServerUnavailable
+from atomq.errors import (
+    InvalidArgument,
+    NotDurable,
+    PermissionDenied,
+    ServerFull,
+    ServerUnavailable,
+)
 from atomq.flows import (
     Acks,
     Consumer,
@@ -1137,6 +1143,20 @@ def test_what_was_put_without_being_confirmed_is_named_with_what_was_put_before(
     with pytest.raises(NotDurable) as error:
         play.go(NotDurable("not confirmed", 0, 1))
     assert error.value.ids == ["i0", "i1"]
+
+
+def test_what_ends_a_publish_says_what_was_put_before() -> None:
+    some = [Outgoing("x" * 600, f"i{n}") for n in range(3)]
+    options = Options.of(max_bytes=1000)
+    play = Play(flows.publish_all(Q, some, producers=Producers(), options=options))
+    play.go(calls.Published(1))
+    play.go(calls.Published(1))
+    with pytest.raises(ServerFull, match=r"^full; \d of the messages were put before$") as error:
+        play.go(ServerFull("full"))
+    assert error.value.ids == ["i0", "i1"]
+    play = Play(flows.publish_all(Q, some, producers=Producers(), options=options))
+    with pytest.raises(ServerFull, match=r"^full\Z"):
+        play.go(ServerFull("full"))
 
 
 def briefly(durability: Durability | None = None) -> Play:

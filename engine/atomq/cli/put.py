@@ -16,7 +16,7 @@ from atomq.cli.discovery import One
 from atomq.cli.output import number, plural
 from atomq.cli.session import Exit, Session, Usage, command
 from atomq.cli.times import milliseconds, moment
-from atomq.errors import AtomqError, InvalidArgument
+from atomq.errors import AtomqError, InvalidArgument, NotDurable, ServerError
 
 if TYPE_CHECKING:
     from atomq.calls import Outgoing
@@ -205,7 +205,10 @@ def _put_lines(session: Session, writing: _Writing, *, text: bool) -> int:
             while batch := list(itertools.islice(numbered, _AT_ONCE)):
                 published += writing.publish([writing.of_line(*line) for line in batch])
                 report(published)
-    except AtomqError:
+    except AtomqError as error:
+        if isinstance(error, ServerError | NotDurable):
+            published += len(error.ids)  # of those that were to be put last
+            error.ids = []
         session.out.note(f"{plural(published, 'message')} were put before")
         raise
     if session.as_json:

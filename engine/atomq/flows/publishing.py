@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from atomq import calls
 from atomq.calls import Call
 from atomq.durability import Durability
-from atomq.errors import NotDurable, ServerUnavailable
+from atomq.errors import NotDurable, ServerError, ServerUnavailable
 from atomq.flows.base import Flow, ask
 from atomq.ids import Producers
 from atomq.keys import QueueKeys
@@ -71,14 +71,16 @@ def publish_all(
     """Publish any number of messages; which of them were put (False: the id was known).
 
     Each call is atomic, the whole is not: calls hold at most 1,000 messages and about `max_bytes`.
-    It ends with the first that is not confirmed as `durability` says: `NotDurable`.
+    It ends with the first that fails, or is not confirmed as `durability` says (`NotDurable`). The
+    error has the `ids` of the messages that are in the queue.
     """
     put: list[bool] = []
     for batch in by_size(messages, options.max_bytes):
         try:
             done = yield from ask(publish(keys, batch, producers, options, durability))
-        except NotDurable as error:
-            error.ids = [message.id for message in messages[: len(put) + len(batch)]]
+        except (ServerError, NotDurable) as error:
+            there = len(put) + (len(batch) if isinstance(error, NotDurable) else 0)
+            error.ids = [message.id for message in messages[:there]]
             raise
         new = [True] * len(batch)
         for i in done.known:
