@@ -9,7 +9,7 @@ import pytest
 
 from atomq import calls
 from atomq.calls import HOLDS, Verdict
-from tests.lua.rig import BAND, Queue, msg, name_of, names
+from tests.lua.rig import BAND, Queue, msg, name_of, names, tracked_msg
 
 DONE = Verdict.DONE
 OLDER = Path(__file__).parent / "older" / "claim.lua"
@@ -199,6 +199,46 @@ def test_setting_apart_is_bounded_by_bytes_as_handing_out_is(q: Queue) -> None:
     assert q.take(10, company=HOLDS, max_bytes=25_000) == []
     assert apart(q) == ["0", "1", "2"]
     assert names(q.ready) == ["3", "4", "5"]
+
+
+def test_of_many_a_hundred_are_set_apart_at_a_time(q: Queue) -> None:
+    head = b'{"x-deliveries":3,"x-spared":2,'
+    q.db.lpush(q.keys.ready[0], *(head + msg(i)[1:] for i in range(150)))
+    claimed = q.claim(200, company=HOLDS)
+    assert (claimed.deliveries, claimed.more) == ([], ("q",))
+    assert (len(apart(q)), len(q.ready)) == (100, 50)
+
+
+def test_what_is_set_apart_has_ended_once_and_waits_from_now_on(q: Queue) -> None:
+    twice(q, "a", "b")
+    ended = q.stats["expired"]
+    assert q.take(company=HOLDS) == []
+    scores = dict(q.db.zrange(q.keys.unacked, 0, -1, withscores=True))
+    for receipt, lease in q.unacked.items():
+        assert scores[receipt.encode()] == 10 * BAND + lease.since + 0.5
+    assert q.stats["expired"] == ended, "it counts as ended when it is handed out"
+    q.take()
+    assert q.stats["expired"] == ended + 1
+
+
+def test_where_a_tracked_message_is_that_was_set_apart(q: Queue) -> None:
+    head = b'{"x-deliveries":3,"x-spared":2,'
+    q.db.lpush(q.keys.ready[0], head + tracked_msg("a")[1:])
+    q.db.lpush(q.keys.ready[0], head + msg("b")[1:])
+    assert q.take(company=HOLDS) == []
+    (key,) = [key for key in q.keys.tracked if q.db.exists(key)]
+    ((name, text),) = q.db.hgetall(key).items()
+    assert name == b"a"
+    assert text.split(b" ")[::2] == [b"h", apart_as(q)["a"].encode()]
+
+
+def test_what_was_spared_once_is_handed_out_beside_others(q: Queue) -> None:
+    q.db.lpush(q.keys.ready[0], b'{"x-deliveries":2,"x-spared":1,' + msg("a")[1:], msg("b"))
+    got = q.take(company=HOLDS)
+    assert [(name_of(each), each.deliveries, each.spared) for each in got] == [
+        ("a", 3, 1),
+        ("b", 1, 0),
+    ]
 
 
 def test_handed_back_it_is_spared(q: Queue) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 
 from atomq import calls, scripts
 from atomq.calls import Call, Claimed, DeadLettered, Outgoing
-from atomq.errors import WrongType
-from tests.lua.rig import Queue, Rig, msg, name_of, names
+from atomq.errors import InvalidArgument, WrongType
+from tests.lua.rig import BAND, Queue, Rig, msg, name_of, names, tracked_msg
 
 # ── what is stored ────────────────────────────────────────────────────────────────────────────
 
@@ -139,6 +140,19 @@ def test_several_queues_in_the_order_given(rig: Rig, q: Queue) -> None:
     assert (len(q.unacked), len(other.unacked)) == (2, 1)
 
 
+def test_of_several_queues_the_key_of_another_type_is_named(rig: Rig, q: Queue) -> None:
+    if rig.layout == "cluster":
+        pytest.skip("in a cluster a claim has one queue")
+    other = rig.queue("other")
+    call = calls.claim([q.keys, other.keys], "c-1", limit=3, lease_ms=1000)
+    for name in ("unacked", "records", "dead", "meta", "stats"):
+        key = getattr(other.keys, name)
+        rig.db.set(key, "no")
+        with pytest.raises(WrongType, match=re.escape(f"{key} is not of the type")):
+            rig.engine.run(call)
+        rig.db.delete(key)
+
+
 # ── bounds ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -161,6 +175,26 @@ def test_bytes_stop_a_claim_but_never_before_the_first(q: Queue, source: str) ->
     assert len(got.deliveries) in (1, 2, 3)
     assert got.more == ("q",)
     assert len(set(q.places())) == 6
+
+
+def test_bytes_that_are_just_enough_hand_out_no_more(q: Queue) -> None:
+    q.put(*[msg(i, size=20_000) for i in range(6)])
+    size = len(q.ready[0])
+    assert names(q.take(1, max_bytes=size)) == ["0"]
+    assert names(q.take(5, max_bytes=2 * size)) == ["1", "2"]
+    assert names(q.take(5, max_bytes=size + 1)) == ["3", "4"]
+
+
+def test_no_more_is_taken_out_than_has_room(q: Queue) -> None:
+    """In full too: what is no larger than the largest known is not taken out to go back."""
+    q.put(*[msg(i, size=20_000) for i in range(9)])
+    largest = len(q.ready[0])
+    q.take(1)
+    for many, space in ((1, 1), (3, 3 * largest), (3, 3 * largest - 1)):
+        q.db.config_resetstat()
+        assert len(q.take(5, max_bytes=space)) == many
+        stats: dict[str, Any] = q.db.info("commandstats")
+        assert "cmdstat_rpush" not in stats
 
 
 @pytest.mark.parametrize("source", ["unacked", "delayed"])
@@ -206,6 +240,7 @@ def test_what_cannot_be_decoded_goes_to_dead_letters(q: Queue, raw: bytes) -> No
     assert names(q.take()) == ["a", "b"]
     (letter,) = q.dead
     assert (letter.reason, letter.raw, letter.step) == ("undecodable", raw, 1)
+    assert letter.deliveries == 0
     assert q.stats["dead"] == 1
 
 
@@ -240,6 +275,31 @@ def test_a_message_delivered_often_enough_is_dead(q: Queue) -> None:
     assert (letter.reason, letter.deliveries, letter.step) == ("max_deliveries", 3, 2)
     assert name_of(letter.raw) == "a"
     assert q.unacked == {}
+
+
+@pytest.mark.parametrize("source", ["ready", "delayed"])
+def test_a_message_that_may_be_delivered_once_is_delivered_once(q: Queue, source: str) -> None:
+    q.put("a", delay_ms=1000 if source == "delayed" else 0)
+    q.fall_due()
+    assert names(q.take(max_deliveries=1)) == ["a"]
+    q.expire()
+    assert q.take(max_deliveries=1) == []
+
+
+def test_what_expired_long_ago_is_dead(q: Queue) -> None:
+    q.db.lpush("q", b'{"x-expires":1,"body":"a"}', b'{"x-expires":0,"body":"b"}')
+    assert names(q.take()) == ["b"]
+    assert [letter.reason for letter in q.dead] == ["expired"]
+
+
+def test_counts_and_steps_are_told_apart(q: Queue) -> None:
+    """Messages alike in both share what is made for the first of them."""
+    for key, count in zip(q.keys.ready, (31, 15, 63), strict=False):
+        q.db.lpush(key, b'{"x-deliveries":%d,"body":"a"}' % count)
+    got = q.take()
+    assert [(each.deliveries, each.step) for each in got] == [(32, 1), (16, 2), (64, 3)]
+    held = [q.unacked[each.receipt] for each in got]
+    assert [(each.deliveries, each.step) for each in held] == [(32, 1), (16, 2), (64, 3)]
 
 
 def test_in_one_claim_each_keeps_the_count_and_the_step_of_its_own(q: Queue) -> None:
@@ -301,7 +361,9 @@ def test_a_claim_buries_no_more_than_some_hundred(q: Queue) -> None:
     assert (got.deliveries, got.more) == ([], ("q",))
     assert len(q.dead) == 100
     assert q.tokens == 1
-    found = [each for _ in range(20) for each in q.take(1)]
+    assert q.take(1000) == []
+    assert len(q.dead) == 200
+    found = [each for _ in range(19) for each in q.take(1)]
     assert names(found) == ["alive"]
     assert len(q.dead) == 2000
 
@@ -433,13 +495,14 @@ def test_a_retry_of_a_claim_that_never_arrived_is_that_claim(q: Queue) -> None:
     assert got.receipt.endswith(".1.1")
 
 
-def test_the_same_claim_id_twice_overwrites_no_lease(q: Queue) -> None:
+@pytest.mark.parametrize("many", [1, 5])
+def test_the_same_claim_id_twice_overwrites_no_lease(q: Queue, many: int) -> None:
     """Also the first attempt asks for its own names: the prototype lost five of ten here."""
     q.put(*range(10))
-    call = q.claiming(5)
+    call = q.claiming(many)
     q.run(call)
     second = q.run(call)
-    assert names(second.deliveries) == ["0", "1", "2", "3", "4"]
+    assert names(second.deliveries) == ["0", "1", "2", "3", "4"][:many]
     assert sorted(q.places()) == [str(i) for i in range(10)]
 
 
@@ -1106,6 +1169,16 @@ def test_what_a_plain_claim_is_asked_is_within_bounds(
     assert not _is_plain(q, call)
 
 
+@pytest.mark.parametrize(("at", "wrong"), [(2, "1e1"), (3, "0xea60"), (5, "1e1"), (6, "0x99")])
+def test_a_number_that_is_not_decimal_is_refused(q: Queue, at: int, wrong: str) -> None:
+    _rested(q)
+    call = q.claiming(1)
+    call.args[at] = wrong
+    with pytest.raises(InvalidArgument):
+        q.run(call)
+    assert len(q.ready) == 19
+
+
 def test_a_plain_claim_takes_a_thousand_acks_and_has_the_keys_of_its_steps(q: Queue) -> None:
     _rested(q)
     acks = [f"me-{n}.0.1" for n in range(1000)]
@@ -1493,13 +1566,14 @@ def test_a_claim_that_finds_nothing_looks_for_what_ended_though_its_ack_is_stale
     assert (names(got.deliveries), len(got.lost_acks)) == (["a"], 1)
 
 
+@pytest.mark.parametrize("acks", [1, 2])
 @pytest.mark.parametrize("key", ["unacked", "records"])
-def test_two_acks_on_a_key_of_another_type_take_nothing(q: Queue, key: str) -> None:
+def test_acks_on_a_key_of_another_type_take_nothing(q: Queue, key: str, acks: int) -> None:
     _rested(q)
     ready = q.ready
     q.db.set(getattr(q.keys, key), "no")
     with pytest.raises(WrongType):
-        q.claim(1, acks=[["me-1.0.1", "me-2.0.1"]])
+        q.claim(1, acks=[["me-1.0.1", "me-2.0.1"][:acks]])
     assert q.ready == ready
     q.db.delete(getattr(q.keys, key))
 
@@ -1524,3 +1598,106 @@ def test_a_claim_is_not_plain_if_what_is_delayed_comes_next(q: Queue, how: str) 
     assert not _is_plain(q, q.claiming(2))
     assert len(q.take(2)) == (2 if how == "due" else 1)
     assert _is_plain(q, q.claiming(2)) == (how == "due")
+
+
+@pytest.mark.parametrize(
+    ("limit", "ready", "company", "mark"),
+    [
+        (1, 3, calls.SOLE, 0.5),
+        (1, 3, calls.HOLDS, 0),
+        (2, 3, calls.SOLE, 0),
+        (9, 1, calls.SOLE, 0.5),
+        (9, 1, calls.HOLDS, 0),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("in_full", [False, True], ids=["plain", "in full"])
+def test_what_goes_alone_is_marked(
+    q: Queue, limit: int, ready: int, company: int, mark: float, step: int, in_full: bool
+) -> None:
+    q.put(*range(1 + ready), step=step)
+    q.run(calls.ack(q.keys, [each.receipt for each in q.take(1)]))
+    if in_full:
+        q.db.delete(q.keys.meta)
+    call = q.claiming(limit, company=company)
+    assert _is_plain(q, call) is not in_full
+    got = q.run(call).deliveries
+    scores = dict(q.db.zrange(q.keys.unacked, 0, -1, withscores=True))
+    ends = [q.unacked[each.receipt].since + 60_000 + (step - 1) * BAND + mark for each in got]
+    assert [scores[each.receipt.encode()] for each in got] == ends
+    assert len(ends) == min(limit, ready)
+
+
+def test_messages_that_are_all_of_one_size_are_plain(q: Queue) -> None:
+    q.put(*[msg(i, size=20_000) for i in range(3)])
+    q.run(calls.ack(q.keys, [each.receipt for each in q.take(1)]))
+    q.db.hset(q.keys.meta, mapping={"quiet": q.now() - 1000, "seen": q.now() - 1000})
+    got, ran = _ran(q, q.claiming(1))
+    assert (names(got.deliveries), ran) == (["1"], 12)
+
+
+@pytest.mark.parametrize(("limit", "left"), [(18, 1), (19, 0), (20, 0)])
+def test_a_plain_claim_leaves_a_token_where_it_leaves_a_message(
+    q: Queue, limit: int, left: int
+) -> None:
+    _rested(q)
+    q.db.delete(q.keys.wake)
+    assert _is_plain(q, q.claiming(limit))
+    assert (q.claim(limit).more, q.tokens, len(q.ready)) == (("q",) * left, left, left)
+
+
+@pytest.mark.parametrize(("many", "answer"), [(1, bytes), (2, list)])
+@pytest.mark.parametrize("in_full", [False, True], ids=["plain", "in full"])
+def test_a_claim_of_one_is_answered_with_one_text(
+    q: Queue, many: int, answer: type, in_full: bool
+) -> None:
+    _rested(q)
+    if in_full:
+        q.db.delete(q.keys.meta)
+    call = q.claiming(many)
+    assert _is_plain(q, call) is not in_full
+    args = (call.script.sha, len(call.keys), *call.keys, *call.args)
+    assert type(q.db.execute_command("EVALSHA", *args)) is answer
+
+
+def test_few_are_taken_out_while_their_sizes_are_unknown(q: Queue) -> None:
+    """What is larger than any before goes back; of a thousand, that might be gigabytes."""
+    _rested(q)
+    q.db.delete(*q.keys.ready)
+    q.db.lpush("q", *(msg(i, size=2_000_000) for i in range(6)))
+    got, _ = _ran(q, q.claiming(100))
+    assert names(got.deliveries) == ["0"]
+    stats: dict[str, Any] = q.db.info("commandstats")
+    assert stats["cmdstat_rpush"]["calls"] == 4 + 3, "of the plain claim, and of that in full"
+
+
+@pytest.mark.parametrize("is_odd", [False, True], ids=["plain", "in full"])
+@pytest.mark.parametrize(("claims", "acks"), [(True, True), (True, False), (False, True)])
+def test_where_tracked_messages_are_is_written_as_it_is(
+    q: Queue, claims: bool, acks: bool, is_odd: bool
+) -> None:
+    """Those that a plain claim leases, or gives back for the claim in full, and those it acks."""
+    q.put("first")
+    q.take(1)
+    q.db.lpush(q.keys.ready[0], *(tracked_msg(name) for name in "ab"))
+    held = q.take(2)
+    made = tracked_msg if claims else msg
+    ready = [msg("c"), made("d"), msg("e"), made("f")]
+    if is_odd:
+        ready.append(b'{"x-deliveries":2,"body":"g"}')
+    q.db.lpush(q.keys.ready[0], *ready)
+    q.db.delete(*q.keys.tracked)
+    call = q.claiming(5, acks=[[each.word for each in held]] if acks else None)
+    assert _is_plain(q, call)
+    before = q.db.time()
+    got = q.run(call).deliveries
+    after = q.db.time()
+    assert names(got) == ["c", "d", "e", "f", "g"][: 4 + is_odd]
+    (key,) = [key for key in q.keys.tracked if q.db.exists(key)]
+    found = {name: text.split(b" ") for name, text in q.db.hgetall(key).items()}
+    wanted = {b"a": (b"a", ""), b"b": (b"a", "")} if acks else {}
+    if claims:
+        wanted |= {b"d": (b"h", got[1].receipt), b"f": (b"h", got[3].receipt)}
+    assert {name: (state, of.decode()) for name, (state, _, of) in found.items()} == wanted
+    (when,) = {int(us) for _, us, _ in found.values()}
+    assert before[0] * 1_000_000 + before[1] <= when <= after[0] * 1_000_000 + after[1]

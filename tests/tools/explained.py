@@ -27,8 +27,51 @@ FOR_EVER = "it runs for ever, and the tests with it"
 NO_END = "any of them is without end"
 STDIN = "descriptor 0 is standard input"
 SET_BEFORE = "it is set before it is read"
+FOUND = (
+    'is_sound = false, take = 0, left = 0, size = false, ready = KEYS[12], step = "1", '
+    "deadline = 0, largest = 0,"
+)
 
 EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
+    "lua/claim.lua": {
+        SET_BEFORE: (
+            *(
+                FOUND.replace(f"{name} = 0", f"{name} = {value}")
+                for name in ("left", "deadline", "largest")
+                for value in ("1", "(-1)")
+            ),
+            "has_token = true,",
+        ),
+        "of less than no message there is nothing to take either": (
+            FOUND.replace("take = 0", "take = (-1)"),
+        ),
+        "one that is popped by a count is the same one": (
+            'local some = take == 0 and { redis.call("RPOP", ready) }',
+        ),
+        "four of four": (
+            'or redis.call("RPOP", ready, n == 0 and take >= TASTE and TASTE or take - n)',
+        ),
+        "a text begins at 1; a fourth byte is read and not used": (
+            "local brace, quote, first = string.byte(body, 0, 3)",
+            "local brace, quote, first = string.byte(body, 1, 4)",
+        ),
+        "two acks go behind the leases as one does, at some cost": ("if acks > 2 then",),
+        "one needs no digits": tuple(
+            f'local digits = take {more} and {{ [0] = "0", "1", "2", "3", "4", "5", "6", "7", '
+            '"8", "9" }'
+            for more in (">= 1", "> 0")
+        ),
+        "the first is named so already": ("for i = 1, take do",),
+        "behind the last name there is none, and no message is one": (
+            "for i = 1, 3 * take, 2 do",
+            "for i = 1, 2 * take, 1 do",
+        ),
+        "a millisecond after 1970": ("if timer_at and timer_at > 1 then",),
+        "as many as are wanted are there: it is either number": tuple(
+            f"local many = left {more} and ARGV[3] or take -- a number costs much to write"
+            for more in ("> 0", ">= 1")
+        ),
+    },
     "lua/lib/plain.lua": {
         SET_BEFORE: tuple(f"local others, in_unacked, there = 0, nil, {n}" for n in ("(-1)", 1)),
         "keys that are named and not used": (

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import exceptions as server
 
-from atomq.conversation import PUSHED, Conversation
+from atomq.conversation import PUSHED, Conversation, is_unblocked
 
 
 def resp(value: Any) -> bytes:
@@ -251,3 +251,22 @@ def test_what_is_packed_is_said_as_it_is_and_each_command_has_the_purpose(many: 
     commands = [b"command %d" % number for number in range(many)]
     assert talk.say_packed(commands, "why") == b"".join(commands)
     assert talk.asked == ["why"] * many
+
+
+@pytest.mark.parametrize(
+    ("reply", "is_end"),
+    [
+        ("UNBLOCKED client unblocked via CLIENT UNBLOCK", True),
+        ("UNBLOCKED force unblock from blocking operation, instance state changed", False),
+        ("READONLY You can't write against a read only replica.", False),
+        ([b"via CLIENT UNBLOCK", b"1"], False),
+        (None, False),
+    ],
+)
+def test_a_wait_that_a_client_ended_is_told_from_one_that_is_refused(
+    reply: Any, is_end: bool
+) -> None:
+    talk = Conversation()
+    talk.say(("BLPOP", "a", "0"), 1)
+    [(_, heard)] = talk.feed(resp(reply))
+    assert is_unblocked(heard) is is_end
