@@ -29,7 +29,6 @@ from typing import Any
 
 from hiredis import Reader, pack_command
 
-from tests.bench.consumers import Counted
 from tests.bench.instructions import (
     BODY,
     CASES,
@@ -319,6 +318,8 @@ def by_clock(row: str, beside: Path, kind: str, rounds: int) -> list[tuple[str, 
 
 def by_instructions(row: str, beside: Path, kind: str) -> list[tuple[str, float, float]]:
     """Name, thousands of instructions of client and server a message, of each side."""
+    from tests.bench.consumers import Counted  # here: it imports what `beside` may lack
+
     found = []
     for name, checkout, case in _sides(row, beside):
         with Server(kind) as server:
