@@ -29,7 +29,8 @@ class Alone:
         self._accompany = accompany
         self.message: tuple[str, str, bool] | None = None
         """The one that was alone when it came: queue, receipt, and whether it must stay so."""
-        self._accompanied: list[tuple[str, str]] = []
+        self.beside: list[tuple[str, str]] = []
+        """What was alone and is not any more, by queue and receipt: not reported yet."""
         self._drains_until = self._rests_until = 0.0
 
     # ── what was claimed ──────────────────────────────────────────────────────────────────────
@@ -50,20 +51,21 @@ class Alone:
                 return True
         return False
 
-    def note(self, claim: Claimed, *, strictly: bool) -> None:
+    def note(self, claim: Claimed, strictly: bool) -> None:
         """This is held from now on; to be called before it is among the leases."""
         before, self.message = self.message, None
-        if before is not None and before[1] in self._leases:
-            self._accompanied.append(before[:2])
+        leases = self._leases
+        if before is not None and before[1] in leases:
+            self.beside.append(before[:2])
         if not claim.alone:
             return
-        queue, receipt = claim.deliveries[0].queue, claim.deliveries[0].receipt
+        first = claim.deliveries[0]
         if strictly:
             self._drains_until = 0.0
-        if self._leases and self.holds():
-            self._accompanied.append((queue, receipt))
+        if leases and self.holds():
+            self.beside.append((first.queue, first.receipt))
         else:
-            self.message = (queue, receipt, strictly)
+            self.message = (first.queue, first.receipt, strictly)
 
     # ── what a consumer may claim beside it: see `flows.Company` ──────────────────────────────
 
@@ -95,8 +97,8 @@ class Alone:
     def accompanied(self) -> list[Call[Any]]:
         """To be said to the server: what was alone and is not any more."""
         found: list[Call[Any]] = []
-        while self._accompanied:
-            call = self._accompany(*self._accompanied.pop())
+        while self.beside:
+            call = self._accompany(*self.beside.pop())
             if call is not None:
                 found.append(call)
         return found

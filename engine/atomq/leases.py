@@ -96,17 +96,19 @@ class LeaseKeeper:
             return True
         if since is None:
             since = clock()
+        deliveries = claim.deliveries
+        first = deliveries[0]
         with self.lock:
-            strictly = claim.alone and claim.deliveries[0].spared > 1
-            alone, renewal, ref = self.alone, self._renewal, weakref.ref
-            if self._leases and (alone.must_be() or (strictly and alone.holds())):
+            leases, alone, renewal, ref = self._leases, self.alone, self._renewal, weakref.ref
+            strictly = claim.alone and first.deliveries > 1 and first.spared > 1
+            if leases and (alone.must_be() or (strictly and alone.holds())):
                 return False
             if claim.alone or alone.message is not None:
-                alone.note(claim, strictly=strictly)
-            for at, delivery in enumerate(claim.deliveries):
-                one = holders[at]
-                tracked = delivery.word is not delivery.receipt
-                self._leases[one.receipt] = Lease(delivery.queue, ref(one), since, tracked)
+                alone.note(claim, strictly)
+            for delivery, one in zip(deliveries, holders, strict=True):
+                receipt = delivery.receipt
+                tracked = delivery.word is not receipt
+                leases[receipt] = Lease(delivery.queue, ref(one), since, tracked)
                 if tracked and renewal.ask_at == inf:
                     renewal.ask_soon()
             if clock() - since > self.renew_ms / 1000:

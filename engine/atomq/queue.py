@@ -337,8 +337,16 @@ class Queue(QueueBase[Engine]):
         self, pace: Pace, timeout: Seconds | None, stop: Stop | None
     ) -> Generator[Message]:
         with self._receiver(pace.workers) as receiver:
-            while (stop is None or not is_stopped(stop)) and (
-                found := receiver.receive(pace.limit, timeout, patient=True, stop=stop)
+            while (
+                pace.is_fixed  # one at a time: nothing waits for its turn
+                and (stop is None or not is_stopped(stop))
+                and (found := receiver.receive(1, timeout, patient=True, stop=stop))
+            ):
+                yield found.pop()._hand_over(True)
+            while (
+                not pace.is_fixed
+                and (stop is None or not is_stopped(stop))
+                and (found := receiver.receive(pace.limit, timeout, patient=True, stop=stop))
             ):
                 backlog = receiver.backlog
                 backlog.fill(found, receiver.asked)
@@ -593,9 +601,23 @@ class Receiver(ReceiverBase[Queue, Message]):
         Waits no more, within a second, once `stop` is set. Raises `ServerUnavailable` if the server
         is gone; with `patient`, a server that was there before is waited for.
         """
-        flow, messages = self._receive(limit, timeout, patient, stop)
+        messages: list[Message] = []
+        flow: Flow[None] | None
+        begun = self._ordinary(limit, timeout, stop)
         try:
-            self._engine.run_flow(flow, self._waiter)
+            if begun is None:
+                flow = self._receive(messages, limit, timeout, patient, stop)
+            else:
+                try:
+                    got = self._engine._run_one(begun.call)
+                except BaseException as error:
+                    flow = self._goes_on(messages, begun, error, limit, timeout, patient, stop)
+                    if flow is None:
+                        raise
+                else:
+                    flow = self._goes_on(messages, begun, got, limit, timeout, patient, stop)
+            if flow is not None:
+                self._engine.run_flow(flow, self._waiter)
         except Exception:
             self.return_unstarted(messages)
             raise

@@ -16,8 +16,8 @@ from atomq.arguments import Seconds
 from atomq.backlog import Backlog, Backlogs, by_queue
 from atomq.calls import Claimed
 from atomq.client import Engine
-from atomq.errors import InvalidArgument
-from atomq.flows import Consumer, Flow, Refused, Stop
+from atomq.errors import InvalidArgument, ServerFull, ServerUnavailable
+from atomq.flows import Begun, Consumer, Flow, Refused, Stop, clock
 from atomq.leases import LeaseKeeper
 from atomq.message_base import MessageT, QueueT, settling
 from atomq.queue_base import QueueBase
@@ -93,6 +93,7 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         self._keeper: LeaseKeeper = queues[0].keeper
         self._workers = workers
         self._fair = fair
+        self._timeout: Seconds | None = None  # the last one that was a timeout
         self._begin()
         if isinstance(self._engine, Engine):  # of an event loop nothing is left at exit
             _open.add(self)
@@ -114,11 +115,61 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         self._consuming = Consuming(keys, self._workers, keeper, self._consumer.idle, limits)
         self._waiter: Any = None
 
+    def _ordinary(self, limit: int, timeout: Seconds | None, stop: Stop | None) -> Begun | None:
+        """A claim, where nothing else is to be done, as nearly always; None: see `_receive`.
+
+        What `_goes_on` answers is still to be done once it was answered.
+        """
+        if (
+            self._waiter is None
+            or self.grown is not None
+            or self._process is not self._keeper.process
+            or not (timeout is None or timeout is self._timeout)
+            or not (type(limit) is int and 1 <= limit <= calls.MOST)
+        ):
+            return None
+        if stop is not None:
+            is_stopped(stop)  # raises if it is no event
+        self._engine.register.consume(self._consuming)
+        return self._consumer.ordinary(limit)
+
+    def _goes_on(
+        self,
+        messages: list[MessageT],
+        begun: Begun,
+        got: Claimed | BaseException,
+        limit: int,
+        timeout: Seconds | None,
+        patient: bool,
+        stop: Stop | None,
+    ) -> Flow[None] | None:
+        """What is to be done once such a claim was answered; None: nothing, as nearly always.
+
+        None also for an error that nothing is to be done about: that is the caller's to raise.
+        """
+        if isinstance(got, BaseException):
+            self._consumer.failed(begun, got)
+            if not isinstance(got, ServerUnavailable | ServerFull):
+                return None
+        elif self._consumer.has_got(begun, got) and not self._claimed(messages, got):
+            is_fresh = clock() - self._consumer.asked < self._keeper.lease_ms / 1000
+            if is_fresh and not self._keeper.alone.beside:
+                return None
+        first = None if messages else got
+        return self._receiving(messages, limit, timeout, patient, stop, first)
+
     def _receive(
-        self, limit: int, timeout: Seconds | None, patient: bool, stop: Stop | None
-    ) -> tuple[Flow[Any], list[MessageT]]:
-        """The flow that receives, and the list where the messages are, whatever becomes of it."""
+        self,
+        messages: list[MessageT],
+        limit: int,
+        timeout: Seconds | None,
+        patient: bool,
+        stop: Stop | None,
+    ) -> Flow[Any]:
+        """The flow that receives. The messages are in that list, whatever becomes of it."""
         calls.check_limit(limit)
+        arguments.timeout(timeout)
+        self._timeout = timeout
         if stop is not None:
             is_stopped(stop)  # raises if it is no event
         if self._process is not self._keeper.process:
@@ -126,8 +177,7 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         if self._waiter is None:
             self._waiter = self._engine.waiter()
         self._engine.register.consume(self._consuming)
-        messages: list[MessageT] = []
-        return self._receiving(messages, limit, timeout, patient, stop), messages
+        return self._receiving(messages, limit, timeout, patient, stop)
 
     def _receiving(
         self,
@@ -136,13 +186,20 @@ class ReceiverBase(Generic[QueueT, MessageT]):
         timeout: Seconds | None,
         patient: bool,
         stop: Stop | None,
+        first: Claimed | ServerUnavailable | ServerFull | None = None,
     ) -> Flow[None]:
+        """`first` is what came of an ordinary claim; or the messages are there already."""
         claimed = partial(self._claimed, messages)
-        began, left, again = time.monotonic(), timeout, False
+        began, left, again = self._consuming.asked, timeout, False
         while True:
-            if self.grown is None:
-                receive = self._consumer.receive
-                yield from receive(limit, left, claimed, patient, stop)
+            if messages:
+                yield from self._consumer.accompany()
+            elif self.grown is None:
+                if first is not None:
+                    left = flows.seconds_left(flows.deadline_of(timeout, began), None)
+                receive = self._consumer.receive(limit, left, claimed, patient, stop, first)
+                first = None  # kept in this frame, an error would keep the frame
+                yield from receive
             else:
                 yield from self._receive_from(
                     self.grown, limit, left, claimed, messages, patient, stop
@@ -154,8 +211,7 @@ class ReceiverBase(Generic[QueueT, MessageT]):
                 with settling(held):
                     queue._settled(held, (yield from queue._give_back(held)))
             messages.clear()
-            seconds = arguments.timeout(timeout)
-            left = flows.seconds_left(None if seconds is None else began + seconds, stop)
+            left = flows.seconds_left(flows.deadline_of(timeout, began), stop)
             if again:
                 lease = self._keeper.lease_ms
                 log.warning("claims are answered later than their lease of %d ms ends", lease)
@@ -195,10 +251,11 @@ class ReceiverBase(Generic[QueueT, MessageT]):
     def _claimed(self, messages: list[MessageT], claim: Claimed) -> Refused:
         """Hold what a claim got: it is among the messages then, or is to be given back."""
         kind, by_name = self._message_type, self._by_name
+        asked = self._consumer.asked
         got = [kind(by_name[delivery.queue], delivery) for delivery in claim.deliveries]
         if not messages:
-            self.asked = self._consumer.asked
-        if self._keeper.hold(claim, got, self._consumer.asked):
+            self.asked = asked
+        if self._keeper.hold(claim, got, asked):
             messages += got
             return ()
         return [(queue.keys, [m.receipt for m in held]) for queue, held in by_queue(got)]

@@ -104,6 +104,13 @@ async def consume(queue: AsyncQueue) -> None:
                 await asyncio.sleep(0.001)
 
 
+async def consume_one_by_one(queue: AsyncQueue) -> None:
+    async with aclosing(queue.consume(prefetch=1)) as messages:
+        async for message in messages:
+            async with message:
+                pass
+
+
 async def consume_and_walk_away(queue: AsyncQueue) -> None:
     async for message in queue.consume(prefetch=8):
         async with message:
@@ -125,6 +132,7 @@ VERBS = [
     block,
     settle,
     consume,
+    consume_one_by_one,
     consume_and_walk_away,
     work,
 ]

@@ -10,7 +10,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -356,36 +356,6 @@ def test_leases_on_a_frozen_node_cost_none_on_another(three: Cluster, make: Make
         message.ack()
 
 
-def test_what_ended_while_its_node_was_away_is_acked_before_another_consumer_gets_it(
-    three: Cluster, make: Make
-) -> None:
-    """Its lease has ended meanwhile: the ack comes within the grace that follows an outage."""
-    name = name_on(three, 0)
-    queue = make.queue(name, make.engine(url_of(three), lease=1.5))
-    other = make.queue(name, make.engine(url_of(three), lease=1.5, retry_budget=0.2))
-    begun, may_end, stop = threading.Event(), threading.Event(), threading.Event()
-
-    def consume() -> None:
-        for message in queue.consume(stop=stop):
-            with message:
-                begun.set()
-                may_end.wait(20)
-
-    def is_acked() -> bool:
-        with suppress(ServerUnavailable):
-            assert other.claim() is None, "it is done"
-        return unacked.zcard(queue.keys.unacked) == 0
-
-    queue.put("x")
-    with running(consume, stop=stop):
-        assert begun.wait(20)
-        with in_trouble(three.nodes[0], "frozen"):
-            may_end.set()
-            time.sleep(3)
-        unacked = three.nodes[0].client()
-        wait_until("the ack", is_acked, 5)
-
-
 def test_doctor_names_a_node_that_is_away_and_checks_the_others(three: Cluster, make: Make) -> None:
     seldom(make, "in its process", ("in its process", "asyncio"))
     session = Session(url_of(three), ["retry_budget=0.3", "socket_timeout=0.3"], as_json=True)
@@ -648,10 +618,7 @@ def role(server: Server, client: Any = None) -> str:
 
 
 @pytest.mark.parametrize("how", ["manual", "dead", "frozen"])
-def test_a_failover_is_followed_within_a_second(
-    heirs: Cluster, make: Make, how: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The log names the old primary once at most, and does not say that it is back meanwhile."""
+def test_a_failover_is_followed_within_a_second(heirs: Cluster, make: Make, how: str) -> None:
     seldom(make, how, ("manual", "asyncio"), ("dead", "sync"))
     name = name_on(heirs, 0)
     everyone = heirs.everyone
@@ -684,7 +651,6 @@ def test_a_failover_is_followed_within_a_second(
                 wait_until("the consumer to go on", lambda: got[-1][0] > elected, 2)
                 came = (puts.done, [at for at, _ in got])
                 went_on = [min(at for at in times if at > elected) for times in came]
-                told = [r.getMessage() for r in caplog.records if r.name == "atomq.client"]
         # What the heir had not heard of is lost with the old primary: replication is asynchronous.
         safe = {n for n, at in enumerate(puts.done) if n < replicated or at > elected}
         wait_until("all to be consumed", lambda: safe <= {n for _, n in got}, 10)
@@ -693,10 +659,6 @@ def test_a_failover_is_followed_within_a_second(
     assert not others.errors
     assert others.gap() < 1
     assert max(went_on) - elected < 1
-    if how != "manual":
-        where = f"the server 127.0.0.1:{master.port}"
-        assert sum(line.startswith(f"waiting for {where}") for line in told) <= 1, told
-        assert not any(line.startswith(f"{where} is back") for line in told), told
 
 
 def test_a_worker_that_may_load_has_replicas_know_the_scripts(heirs: Cluster, make: Make) -> None:

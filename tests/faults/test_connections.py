@@ -442,6 +442,23 @@ def test_an_interrupted_claim_leaves_nothing_leased(proxy: Proxy) -> None:
     queue.engine.close()
 
 
+def test_an_interrupted_claim_of_one_by_one_leaves_nothing_leased(proxy: Proxy) -> None:
+    """Nor does it lose the ack that it took along."""
+    queue = Queue("q", proxy.url)
+    queue.put_many(range(3))
+    messages = queue.consume(prefetch=1)
+    with next(messages):
+        proxy.delay(200)
+    with pytest.raises(KeyboardInterrupt), ctrl_c(0.1):
+        next(messages)
+    proxy.delay(0)
+    state = queue.state()
+    assert (state.stats["delivered"], state.stats["acked"]) == (2, 1), "it was carried out"
+    assert (state.unacked, state.ready) == (0, 2)
+    assert [(m.body, m.deliveries) for m in queue.claim_many(3)] == [(1, 1), (2, 1)]
+    queue.engine.close()
+
+
 def test_a_cancelled_claim_leaves_nothing_leased(proxy: Proxy) -> None:
     async def main() -> None:
         async with AsyncEngine(proxy.url) as engine:

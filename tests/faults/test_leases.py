@@ -349,6 +349,40 @@ def test_claims_that_are_answered_after_their_lease_end_in_time(
     queue.engine.close()
 
 
+@pytest.mark.parametrize("worker", ["sync", "asyncio"])
+def test_of_one_by_one_what_is_answered_after_its_lease_is_not_begun(
+    server: Server, worker: str
+) -> None:
+    """The claim that took the ack of the message before along; its consumer claims again."""
+    queue, got = Queue("q", server.url), list[tuple[int, int]]()
+    queue.put_many([0, 1])
+    with Proxy(server.socket) as proxy:
+
+        def work(message: Any) -> None:
+            got.append((message.body, message.deliveries))
+            if message.body == 0:
+                proxy.delay(700)
+                threading.Timer(0.75, proxy.delay, (0,)).start()
+
+        async def by_asyncio() -> None:
+            async with AsyncQueue("q", proxy.url, lease=0.5) as messages:
+                async for message in messages.consume(prefetch=1, timeout=1):
+                    async with message:
+                        work(message)
+
+        if worker == "asyncio":
+            asyncio.run(by_asyncio())
+        else:
+            with Queue("q", proxy.url, lease=0.5) as messages:
+                for message in messages.consume(prefetch=1, timeout=1):
+                    with message:
+                        work(message)
+    assert got == [(0, 1), (1, 1)]
+    stats = queue.state().stats
+    assert (stats["released"], stats["acked"]) == (1, 2)
+    queue.engine.close()
+
+
 def test_a_block_that_ends_too_late_says_so(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:

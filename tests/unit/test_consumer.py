@@ -2,22 +2,159 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 import threading
 import time
+import weakref
+from typing import Any
+from unittest.mock import Mock, call
 
 import pytest
 
-from atomq.calls import DeadLettered, Verdict
+from atomq.calls import Claimed, DeadLettered, Verdict
 from atomq.errors import PermissionDenied, ServerFull, ServerUnavailable
-from atomq.flows import AHEAD, Acks, Consumer, Sleep, Wait, Withdraw
+from atomq.flows import AHEAD, Acks, Consumer, Filled, Sleep, Wait, Withdraw
 from atomq.keys import QueueKeys
+from atomq.options import Options
 from tests.played import Play, Q, claimed, consumer, delivery, limit_of
 
 R = QueueKeys("r")
 A, B = (QueueKeys(name, layout="cluster") for name in "ab")
 MANY = [QueueKeys(f"q{n}") for n in range(AHEAD + 1)]  # so no claim is sent ahead
+
+
+# ── the short way: a claim without a flow ─────────────────────────────────────────────────────
+
+
+def served(*queues: QueueKeys, **how: Any) -> Consumer:
+    """One whose claim was answered: `how` as in `Consumer`."""
+    one = Consumer(queues or [Q], Options.of({}), **how)
+    play = Play(one.receive(1, 0))
+    while not play.over:
+        play.go([] if isinstance(play.effect, Filled) else claimed(delivery()))
+    return one
+
+
+def test_what_is_there_is_claimed_without_a_flow_and_takes_the_acks_along() -> None:
+    acks = Acks()
+    one = served(acks=acks)
+    acks.add("q", "r1")
+    begun = one.ordinary(3)
+    assert begun is not None
+    assert (limit_of(begun.call), begun.call.args[-2:]) == (3, [1, "r1"])
+    assert acks.under_way("q")
+    assert one.has_got(begun, claimed(delivery()))
+    assert not acks.under_way("q")
+    assert not one.has_to_leave
+
+
+def test_an_ack_of_such_a_claim_that_came_too_late_is_reported() -> None:
+    lost: list[str] = []
+    acks = Acks(lost=lambda _, receipts: lost.extend(receipts))
+    one = served(acks=acks)
+    acks.add("q", "r1")
+    begun = one.ordinary(1)
+    assert begun is not None
+    assert one.has_got(begun, claimed(delivery(), lost=[("q", "r1"), ("r", "r1")]))
+    assert lost == ["r1"]
+
+
+def test_what_has_more_to_do_takes_a_flow() -> None:
+    assert consumer().ordinary(1) is None, "the first claim finds out whether the server is there"
+    assert served(A, B).ordinary(1) is None, "each has a slot of its own"
+    assert served(Q, R, fair=True).ordinary(1) is None, "another queue goes first each time"
+    assert served(Q, R).ordinary(1) is not None
+
+
+@pytest.mark.parametrize("what", ["waits", "ahead", "unanswered", "minds", "died", "alone"])
+def test_while_something_else_is_to_be_done_it_takes_a_flow(what: str) -> None:
+    company = Mock(company=lambda: 0, accompanied=tuple)
+    company.stands_still.return_value = False
+    one = served(company=company)
+    assert one.ordinary(1) is not None
+    match what:
+        case "waits":
+            one._waiting = True
+        case "ahead":
+            one._ahead = (one._groups[0], "c-1", 1)
+        case "unanswered":
+            one._unanswered[""] = (one._groups[0], "c-1", 1)
+        case "minds":
+            one._minds["q"] = 0.0
+        case "died":
+            one._unreported.append(DeadLettered("q", "expired", "", b"{}"))
+        case "alone":
+            company.stands_still.return_value = True
+    assert one.ordinary(1) is None
+
+
+@pytest.mark.parametrize(
+    "got",
+    [
+        claimed(),
+        claimed(delivery(), wait_ms=5),
+        claimed(delivery())._replace(dead_lettered=[DeadLettered("q", "corrupt", "m", b"")]),
+        claimed(delivery())._replace(drain_ms=5),
+    ],
+    ids=["nothing", "a time to mind", "dead letters", "to drain"],
+)
+def test_an_answer_that_says_more_is_for_a_flow_that_begins_with_it(got: Claimed) -> None:
+    company = Mock(company=lambda: 0, accompanied=tuple, stands_still=lambda: False)
+    one = served(company=company)
+    begun = one.ordinary(1)
+    assert begun is not None
+    assert not one.has_got(begun, got)
+    assert (one._minds != {}) == (got.wait_ms is not None)
+    assert len(one._unreported) == len(got.dead_lettered)
+    held: list[Claimed] = []
+    play = Play(one.receive(1, 5, held.append, first=got))
+    assert held == [got]
+    assert [*company.drain.mock_calls] == ([call(0.005)] if got.drain_ms else [])
+    if not got.deliveries:
+        assert isinstance(play.effect, Wait), "nothing is claimed twice"
+    elif got.dead_lettered:
+        assert play.effect.script.name == "tell"
+    elif got.wait_ms is not None:
+        assert limit_of(play.effect) == 0, "the time is passed on"
+    else:
+        assert play.result == got.deliveries
+
+
+@pytest.mark.parametrize("unsent", [True, False])
+def test_such_a_claim_without_an_answer_is_given_back_first_and_its_acks_go_again(
+    unsent: bool,
+) -> None:
+    acks = Acks()
+    one = served(acks=acks)
+    acks.add("q", "r1")
+    begun = one.ordinary(2)
+    assert begun is not None
+    error = ServerUnavailable("gone")
+    error.unsent = unsent
+    one.failed(begun, error)
+    assert acks.waits("q")
+    assert bool(one._unanswered) != unsent
+    play = Play(one.receive(2, None, patient=True, first=error))
+    assert isinstance(play.effect, Sleep), "it is not claimed at once"
+    assert play.go(None).args[1] == (0 if unsent else 9)
+    with pytest.raises(ServerUnavailable):
+        Play(one.receive(2, None, first=error))
+
+
+def test_an_error_that_a_flow_begins_with_is_not_kept_by_it() -> None:
+    error = ServerUnavailable("gone")
+    one = served()
+    with pytest.raises(ServerUnavailable):
+        Play(one.receive(2, None, first=error))
+    gone = weakref.ref(error)
+    gc.disable()
+    try:
+        del error
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 # ── a server that is away, or full ────────────────────────────────────────────────────────────

@@ -90,7 +90,7 @@ class Claims:
     In a cluster all queues must live in one slot.
     """
 
-    __slots__ = ("_keys", "_settings", "names", "queues")
+    __slots__ = ("_keys", "_more", "_settings", "names", "queues")
 
     def __init__(
         self,
@@ -104,6 +104,7 @@ class Claims:
         check_items("queues", queues)
         self.queues = queues
         self.names = [queue.name for queue in queues]
+        self._more = (queues[0].name,)
         self._keys: Sequence[str] = queues[0].claim
         if len(queues) > 1:
             self._keys = [key for queue in queues for key in queue.claim]
@@ -133,13 +134,16 @@ class Claims:
         nothing.
         """
         keep = self.queues[0].keep
-        limit = arguments.whole("limit", limit, 0, MOST)
+        if type(limit) is not int or not 0 <= limit <= MOST:  # it raises; nearly never
+            arguments.whole("limit", limit, 0, MOST)
         args: list[Any] = [claim_id, 0, limit, *self._settings, company, keep]
         sent: list[Sequence[str]] = []
-        for words in acks or [()] * len(self.queues):
-            receipts = tracked_last(words) if words else ()
+        for receipts in acks or [()] * len(self.queues):
+            if len(receipts) > 1:
+                receipts = tracked_last(receipts)  # noqa: PLW2901 - what is sent
+                check_items("acks", receipts)
             sent.append(receipts)
-            args.append(check_items("acks", receipts) if receipts else 0)
+            args.append(len(receipts))
             args += receipts
         parse = partial(self._claimed, claim_id, company == SOLE, sent)
         call = Call(_CLAIM, self.queues[0], self._keys, args, parse, _ATTEMPT_AT)
@@ -156,7 +160,18 @@ class Claims:
     ) -> Claimed:
         names = self.names
         if type(reply) is bytes:
-            reply = reply.split(b"\n", 1)
+            head, raw = reply.split(b"\n", 1) if b"\n" in reply else (reply, None)
+            now, _, said = head.partition(b" ")
+            one = _of_one(said)
+            if one is not None and raw is not None:  # as nearly always
+                has_more, place, times, step = one
+                delivery = Delivery(names[0], f"{claim_id}.{place}", times, step, raw)
+                more = self._more if has_more else ()
+                found: Claimed = _new(
+                    Claimed, (int(now), None, more, (), [delivery], (), is_sole, 0)
+                )
+                return found
+            reply = [head] if raw is None else [head, raw]
         now, _, said = reply[0].partition(b" ")
         wait, drain, mores, *rest = _numbers(said)
         dead_lettered: Sequence[DeadLettered] = ()
@@ -201,6 +216,20 @@ class Claims:
             ),
         )
         return claimed
+
+
+@lru_cache(maxsize=256)
+def _of_one(said: bytes) -> tuple[bool, str, int, int] | None:
+    """If a claim says only that it got one message of the first queue, and whether there is more.
+
+    The end of its receipt, its deliveries and its step; None: it says something else.
+    """
+    wait, drain, mores, *rest = _numbers(said)
+    attempt, runs, *run = rest[mores:]
+    if (wait, drain, runs, len(run)) != (-1, 0, 1, 4) or rest[:mores] not in ([], [1]):
+        return None
+    queue, times, step, many = run
+    return (mores > 0, f"{attempt}.1", times, step) if attempt >= 0 and queue == many == 1 else None
 
 
 @lru_cache(maxsize=256)

@@ -22,7 +22,7 @@ from atomq.flows.base import (
     ask,
 )
 from atomq.flows.batching import batches, give_back, in_batches
-from atomq.flows.claiming import BEYOND_RETRIES, Company, Refused
+from atomq.flows.claiming import BEYOND_RETRIES, Begun, Company, Refused
 from atomq.flows.consumer import AHEAD, Consumer
 from atomq.flows.finding import cancel, run_now, status
 from atomq.flows.operating import (
@@ -43,6 +43,7 @@ __all__ = [
     "BEYOND_RETRIES",
     "Acks",
     "Answer",
+    "Begun",
     "Company",
     "Consumer",
     "Filled",

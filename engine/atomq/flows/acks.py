@@ -98,7 +98,7 @@ class Acks:
 
     def answered(self, queue: str, receipts: Sequence[str], missing: Sequence[str]) -> None:
         """These were taken and carried out; `missing` of them found nothing."""
-        self._arrived(receipts)
+        self._under_way.pop(id(receipts), None)  # as `_arrived`
         if self._repeated:
             # Sent before, and maybe carried out then: that they find nothing says nothing.
             missing = [receipt for receipt in missing if receipt not in self._repeated]

@@ -81,6 +81,18 @@ class Aside(NamedTuple):
     """Monotonic."""
 
 
+class Begun(NamedTuple):
+    """A claim that is under way."""
+
+    call: Call[Claimed]
+    claims: Claims
+    claim_id: str
+    limit: int
+    acks: Sequence[Sequence[str]]
+    """What it takes along, by queue: the lists that `Acks` gave."""
+
+
+_new: Any = tuple.__new__  # as in `calls.claiming`
 Refused = Sequence[tuple[QueueKeys, Sequence[str]]]
 """Receipts by queue that may not be held beside what is held: they go back."""
 ClaimedBy = Callable[[Claimed], Refused | None]
@@ -152,30 +164,43 @@ class Claiming:
 
     def claim(self, claims: Claims, limit: int) -> Flow[Claimed]:
         """A claim on some of its queues, with the acks that wait for them."""
-        claim_id = self._ids.next()
-        acks = list(map(self.acks.take, claims.names))
-        self.asked = clock()
+        begun = self._begin(claims, limit)
         try:
-            company = self._company.company() if limit else calls.HOLDS
-            call = claims.call(claim_id, limit, company, acks)
-            call.brief = self._several
-            claimed = yield from ask(call)
+            claimed = yield from ask(begun.call)
         except BaseException as error:
-            for name, receipts in zip(claims.names, acks, strict=True):
-                self.acks.put_back(name, receipts)
-            may_be_done = not isinstance(error, AtomqError) or (
-                isinstance(error, ServerUnavailable) and not error.unsent
-            )
-            if limit and may_be_done:
-                self._unanswered[self._group(claims)] = (claims, claim_id, limit)
+            self.failed(begun, error)
             raise
-        for at, receipts in enumerate(acks):
-            if receipts:
-                name, lost = claims.names[at], claimed.lost_acks
-                missing = [receipt for queue, receipt in lost if queue == name] if lost else ()
-                self.acks.answered(name, receipts, missing)
+        self._answered(begun, claimed)
         self._note(claims, claimed)
         return claimed
+
+    def _begin(self, claims: Claims, limit: int) -> Begun:
+        """A claim that is sent now; what becomes of it is said by `_answered`, or `failed`."""
+        acks = list(map(self.acks.take, claims.names))
+        self.asked = clock()
+        claim_id = self._ids.next()
+        call = claims.call(claim_id, limit, self._company_at(limit), acks)
+        call.brief = self._several
+        begun: Begun = _new(Begun, (call, claims, claim_id, limit, acks))
+        return begun
+
+    def failed(self, begun: Begun, error: BaseException) -> None:
+        """It was refused, or got no answer: then it may have been carried out."""
+        for name, receipts in zip(begun.claims.names, begun.acks, strict=True):
+            self.acks.put_back(name, receipts)
+        may_be_done = not isinstance(error, AtomqError) or (
+            isinstance(error, ServerUnavailable) and not error.unsent
+        )
+        if begun.limit and may_be_done:
+            self._unanswered[self._group(begun.claims)] = begun[1:4]
+
+    def _answered(self, begun: Begun, claimed: Claimed) -> None:
+        """It was carried out, and so were its acks."""
+        lost = claimed.lost_acks
+        for name, receipts in zip(begun.claims.names, begun.acks, strict=True):
+            if receipts:
+                missing = [receipt for queue, receipt in lost if queue == name] if lost else ()
+                self.acks.answered(name, receipts, missing)
 
     def _company_at(self, limit: int) -> int:
         return self._company.company() if limit else calls.HOLDS
@@ -298,6 +323,19 @@ class Claiming:
         """What of a claim is handed over, once the server knows what is held beside what."""
         if claimed.drain_ms:
             self._company.drain(claimed.drain_ms / 1000)
+        yield from self._say(beside, refused)
+        if not refused:
+            return claimed
+        self._turns.pop(claims.names[0], None)
+        gone = {receipt for _, receipts in refused for receipt in receipts}
+        kept = [delivery for delivery in claimed.deliveries if delivery.receipt not in gone]
+        return claimed._replace(deliveries=kept, more=())
+
+    def accompany(self) -> Flow[None]:
+        """Say to the server what was alone and is not any more. Does not fail."""
+        return self._say(self._company.accompanied(), ())
+
+    def _say(self, beside: Sequence[Call[Any]], refused: Refused) -> Flow[None]:
         try:
             for call in beside:
                 yield from ask(call)
@@ -305,12 +343,6 @@ class Claiming:
                 yield from give_back(queue, [(receipt, "") for receipt in receipts])
         except AtomqError as error:
             log.warning("what a process holds together is not known to the server: %s", error)
-        if not refused:
-            return claimed
-        self._turns.pop(claims.names[0], None)
-        gone = {receipt for _, receipts in refused for receipt in receipts}
-        kept = [delivery for delivery in claimed.deliveries if delivery.receipt not in gone]
-        return claimed._replace(deliveries=kept, more=())
 
     def _rotated(self, wanted: Collection[str] | None) -> Sequence[Claims]:
         if self._several:

@@ -19,7 +19,7 @@ from atomq.errors import (
 from atomq.flows.acks import Acks, flush
 from atomq.flows.base import Filled, Flow, Sleep, Wait, Withdraw, ask
 from atomq.flows.batching import give_back
-from atomq.flows.claiming import ASIDE, ClaimedBy, Claiming, Company
+from atomq.flows.claiming import ASIDE, Begun, ClaimedBy, Claiming, Company
 from atomq.flows.times import Stop, clock, deadline_of, is_set, seconds_left
 from atomq.keys import QueueKeys
 from atomq.options import Options
@@ -64,6 +64,7 @@ class Consumer(Claiming):
         self._has_waited = False  # since it was last asked for messages
         self._seen = NEVER  # when it last saw all tokens; NEVER: it has claimed from none yet
         self._ahead: tuple[Claims, str, int] | None = None
+        self._is_ordinary = not (self._several or self._takes_turns)
         self._by_channel = {queue.looked: queue.name for queue in queues}
         self._channels = {queue.wake: queue.looked for queue in queues}
 
@@ -74,25 +75,34 @@ class Consumer(Claiming):
         claimed_by: ClaimedBy = lambda _: None,
         patient: bool = False,
         stop: Stop | None = None,
+        first: Claimed | ServerUnavailable | ServerFull | None = None,
     ) -> Flow[list[Delivery]]:
         """Up to `limit` messages; waits for the first at most `timeout` seconds (None: for ever).
 
         `claimed_by` is called for every claim before messages are handed over, and answers which
         of them are not to be. With `patient` a server that is full, or served before and is away
         now, is waited for, like a message. Once `stop` is set nothing is waited for any more; that
-        is looked at between two waits, of a second at most.
+        is looked at between two waits, of a second at most. `first` is what came of a claim that
+        was begun at once: see `ordinary`.
         """
         deadline = deadline_of(timeout)
         # Queues that have something; None: maybe all.
         wanted = (yield from self._beside_turns(deadline, stop)) if self._several else None
         claimed: Claimed | None = None  # what was sent ahead got
+        trouble: ServerUnavailable | ServerFull | None = None
+        if isinstance(first, Claimed):
+            claimed = first
+        else:
+            trouble, first = first, None  # kept in this frame, it would keep the frame
         failing: float | None = None  # since when no claim was answered
         while True:
-            # What is nearly never to be done is asked for here: a flow that ends at once costs too.
             is_held_up = self._ahead or self._pausing or self._company.stands_still()
             if is_held_up and not (yield from self._may_claim(deadline, stop, claimed)):
                 return []
             try:
+                if trouble is not None:
+                    error, trouble = trouble, None
+                    raise error
                 got, more = yield from self._claim_from(wanted, limit, claimed_by, claimed)
                 wanted, claimed, failing = self._next, None, None
             except (ServerUnavailable, ServerFull) as error:
@@ -104,11 +114,9 @@ class Consumer(Claiming):
                 wanted = None
                 yield from ask(Sleep(ASIDE if self._several else random.uniform(0.2, 1.0)))
                 continue
-            if self._unreported:
-                yield from self._tell()
+            yield from self._tell()
             if got:
-                if self._waiting or self._minds:
-                    yield from self._hand_over()
+                yield from self._hand_over()
                 return got
             left = seconds_left(deadline, stop)
             if left is not None and left <= 0:
@@ -119,6 +127,33 @@ class Consumer(Claiming):
                 wanted = {queue.name for queue in fired}
             elif not more:
                 wanted, claimed = yield from self._wait(deadline, stop, limit)
+
+    # ── the short way: what nearly every message takes ────────────────────────────────────────
+
+    def ordinary(self, limit: int) -> Begun | None:
+        """A claim, if that is all there is to do now; None: it takes `receive` to find out.
+
+        Its caller carries out the call, and says what came of it: see `has_got` and `failed`. If it
+        got more than messages, or none, it is for `receive` to go on: see its `first`. So while
+        there are messages none takes a flow.
+        """
+        if (
+            self._is_ordinary
+            and self._served
+            and not (self._waiting or self._ahead or self._minds)
+            and not (self._unanswered or self._unreported or self._company.stands_still())
+        ):
+            return self._begin(self._groups[0], limit)
+        return None
+
+    def has_got(self, begun: Begun, claimed: Claimed) -> bool:
+        """Whether it got messages, and nothing else is to be done."""
+        self._answered(begun, claimed)
+        beside = claimed.dead_lettered or claimed.drain_ms or claimed.wait_ms is not None
+        if claimed.deliveries and not beside:
+            return True  # that it has looked is noted by the claim that comes before a wait
+        self._note(begun.claims, claimed)
+        return False
 
     @property
     def pauses(self) -> bool:

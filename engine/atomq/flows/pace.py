@@ -24,6 +24,8 @@ class Pace:
         self._worked: deque[float] = deque()
         self._seconds: float | None = None  # a message takes; of this the last batch is a half
         self._fit = 1
+        self.is_fixed = most == workers == 1
+        """Whether it is one message at a time, whatever the pace."""
         self.free = workers
         """How many workers have nothing to do."""
 
@@ -46,7 +48,7 @@ class Pace:
 
         Of several workers that tells little: what they `worked` counts.
         """
-        if self._most == self._workers == 1:  # whatever the pace
+        if self.is_fixed:
             return
         if self._workers > 1:
             worked = [self._worked.popleft() for _ in range(len(self._worked))]

@@ -26,10 +26,15 @@ class Stop(Protocol):
         ...
 
 
-def deadline_of(timeout: Seconds | None) -> float | None:
-    """When the time is up (monotonic); None: never. Raises `InvalidArgument`."""
+def deadline_of(timeout: Seconds | None, since: float | None = None) -> float | None:
+    """When the time is up (monotonic), by default from now on; None: never.
+
+    Raises `InvalidArgument`.
+    """
     seconds = arguments.timeout(timeout)
-    return None if seconds is None else time.monotonic() + seconds
+    if seconds is None:
+        return None
+    return (time.monotonic() if since is None else since) + seconds
 
 
 def is_set(stop: Stop | None) -> bool:
