@@ -12,7 +12,8 @@ function M.named(claim, n)
 end
 
 -- Take the live ones out of `unacked` and `records`; answers the positions of those that are not live. Nearly always
--- all are: only when fewer were there than named (one may be named twice) is each asked for by itself. Of tracked
+-- all are: only when fewer were there than named (one may be named twice) is each asked for by itself, before any is
+-- taken out: a key that is emptied while its slot moves is no longer this node's, even to this script. Of tracked
 -- messages, which are the last, a blank and the id stand behind the receipt: their ids are answered too, or nil. If
 -- `records` is of another type nothing was changed: answers nil and the error.
 function M.ack(unacked, records, given)
@@ -32,10 +33,17 @@ function M.ack(unacked, records, given)
   elseif type(gone) == "table" then
     return nil, gone
   else
+    local live, known = {}, {}
     for i = 1, #receipts do
-      if redis.call("ZREM", unacked, receipts[i]) == 0 then
+      local name = receipts[i]
+      if known[name] or not redis.call("ZSCORE", unacked, name) then
         lost[#lost + 1] = i
+      else
+        live[#live + 1], known[name] = name, true
       end
+    end
+    if live[1] then
+      redis.call("ZREM", unacked, unpack(live))
     end
   end
   if not ids then

@@ -16,7 +16,16 @@ from typing import Any
 
 import pytest
 
-from atomq import AsyncEngine, AsyncQueue, AsyncReceiver, Engine, Queue, Receiver, scripts
+from atomq import (
+    AsyncEngine,
+    AsyncQueue,
+    AsyncReceiver,
+    Engine,
+    Queue,
+    Receiver,
+    Verdict,
+    scripts,
+)
 from atomq.cli import checks
 from atomq.cli.session import Session
 from atomq.errors import AtomqError, PermissionDenied, ServerError, ServerUnavailable
@@ -479,6 +488,32 @@ def test_a_slot_moves_under_load_and_nobody_notices(three: Cluster, make: Make, 
     assert not others.errors
     assert others.gap() < 1
     assert got == list(range(sent)), "none lost, none twice, in their order"
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_the_last_message_is_acked_beside_a_lost_one_while_its_slot_moves(
+    three: Cluster, make: Make, lost: int
+) -> None:
+    """A key that a script empties then is no longer the node's, so it must not be touched again."""
+    engine = make.engine(url_of(three))
+    name = name_on(three, 1)
+    queue, keys = make.queue(name, engine), engine.keys(name)
+    queue.put_many(["x", "y"])
+    held = queue.claim_many(2)
+    assert three.spare is not None
+    moving = Moving(three, keys.slot, three.spare)
+    client = moving.source.client()
+    for command, key in (("ZREM", keys.unacked), ("HDEL", keys.records)):
+        assert client.execute_command(command, key, held[lost].receipt) == 1
+    verdicts = [Verdict.DONE, Verdict.DONE]
+    verdicts[lost] = Verdict.LOST
+    moving.begin()
+    try:
+        assert queue.ack_many(held) == verdicts
+        assert client.hget(keys.stats, "acked") == b"1"
+    finally:
+        for node in (moving.target, moving.source):
+            node.client().execute_command("CLUSTER SETSLOT", keys.slot, "STABLE")
 
 
 def test_a_slot_that_moves_is_no_server_that_is_away(
