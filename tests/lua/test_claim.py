@@ -1498,6 +1498,10 @@ def test_behind_the_last_message_the_time_stays_with_the_consumer_that_keeps_it(
     q.put("d")
     got, ran = _ran(q, q.claiming(2, by="worker"))
     assert (names(got.deliveries), q.tokens, q.meta["timer_at"]) == (["d"], 1, "0")
+    q.put("e")
+    q.db.hset(q.keys.meta, "quiet", q.now() + 250)  # as the last claim noted it
+    got, ran = _ran(q, q.claiming(2, by="worker"))
+    assert (names(got.deliveries), q.tokens, ran) == (["e"], 1, 14), "that is known already"
 
 
 def test_a_claim_that_finds_nothing_takes_the_acks_and_keeps_the_time(q: Queue) -> None:
@@ -1628,6 +1632,18 @@ def test_what_goes_alone_is_marked(
     assert len(ends) == min(limit, ready)
 
 
+@pytest.mark.parametrize("many", [1, 2, 3])
+def test_a_plain_claim_takes_the_acks(q: Queue, many: int) -> None:
+    q.put(*range(6))
+    held = [each.receipt for each in q.take(3)]
+    call = q.claiming(1, acks=[held[:many]])
+    q.db.hset(q.keys.meta, "quiet", q.now() + 250)  # as the last claim noted it
+    assert _is_plain(q, call)
+    got = q.run(call)
+    assert (names(got.deliveries), got.lost_acks, q.stats["acked"]) == (["3"], (), many)
+    assert set(q.unacked) == {*held[many:], got.deliveries[0].receipt}
+
+
 def test_messages_that_are_all_of_one_size_are_plain(q: Queue) -> None:
     q.put(*[msg(i, size=20_000) for i in range(3)])
     q.run(calls.ack(q.keys, [each.receipt for each in q.take(1)]))
@@ -1636,14 +1652,15 @@ def test_messages_that_are_all_of_one_size_are_plain(q: Queue) -> None:
     assert (names(got.deliveries), ran) == (["1"], 12)
 
 
-@pytest.mark.parametrize(("limit", "left"), [(18, 1), (19, 0), (20, 0)])
+@pytest.mark.parametrize(("limit", "left", "commands"), [(18, 1, 11), (19, 0, 13), (20, 0, 13)])
 def test_a_plain_claim_leaves_a_token_where_it_leaves_a_message(
-    q: Queue, limit: int, left: int
+    q: Queue, limit: int, left: int, commands: int
 ) -> None:
     _rested(q)
     q.db.delete(q.keys.wake)
-    assert _is_plain(q, q.claiming(limit))
-    assert (q.claim(limit).more, q.tokens, len(q.ready)) == (("q",) * left, left, left)
+    q.db.hset(q.keys.meta, "quiet", q.now() + 250)  # as the last claim noted it
+    got, ran = _ran(q, q.claiming(limit))
+    assert (got.more, q.tokens, len(q.ready), ran) == (("q",) * left, left, left, commands)
 
 
 @pytest.mark.parametrize(("many", "answer"), [(1, bytes), (2, list)])
@@ -1688,6 +1705,7 @@ def test_where_tracked_messages_are_is_written_as_it_is(
     q.db.lpush(q.keys.ready[0], *ready)
     q.db.delete(*q.keys.tracked)
     call = q.claiming(5, acks=[[each.word for each in held]] if acks else None)
+    q.db.hset(q.keys.meta, "quiet", q.now() + 250)  # as the last claim noted it
     assert _is_plain(q, call)
     before = q.db.time()
     got = q.run(call).deliveries

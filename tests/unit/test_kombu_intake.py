@@ -199,6 +199,17 @@ def test_a_connection_that_is_replaced_ends_no_drain(
     assert len(stage.engine.lines) == 2
 
 
+def test_a_wait_that_a_client_ended_is_over_and_ends_no_drain(
+    stage: Stage, taken_in: Intake
+) -> None:
+    stage.consume()
+    wait(stage)
+    stage.line.replies.append(server.ResponseError("UNBLOCKED client unblocked via CLIENT UNBLOCK"))
+    assert taken_in.read() is False
+    assert not taken_in.blocked
+    assert len(stage.engine.lines) == 1, "the connection is as it was"
+
+
 def test_a_right_to_listen_that_is_missing_for_a_while_ends_no_drain(
     stage: Stage, taken_in: Intake, clock: list[float]
 ) -> None:
