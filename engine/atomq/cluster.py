@@ -20,7 +20,7 @@ from atomq.actions import Elsewhere, NoAnswer, NotLoaded
 from atomq.conversation import packed, unblocking
 from atomq.flight import SMALL, Behind
 from atomq.keys import SLOTS, Place, hash_slot
-from atomq.outage import Outage, Standing
+from atomq.outage import Outage, Standing, outage_of
 from atomq.translating import SERVER_ERRORS, Unsent, connecting
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ class Nodes(Generic[P]):
         Yields a node, and is sent what it says to CLUSTER SLOTS. Raises what the last one said if
         none answered, and there is no map.
         """
-        answered, trouble = False, None
+        answered, trouble, before = False, None, self.map.primaries
         for place in self.map.to_ask():
             try:
                 reply = yield place
@@ -255,6 +255,8 @@ class Nodes(Generic[P]):
             if self.map.owner(slot) is not None:
                 break
         self.map.asked(time.monotonic(), answered=answered)
+        for place in {*before}.difference(self.map.primaries):
+            outage_of("{}:{}".format(*place)).left()
         self._unreached = None
         if trouble is not None and not (answered or self.map.primaries):
             self._unreached = _again(trouble)
@@ -313,6 +315,19 @@ class Nodes(Generic[P]):
         key = key_of(args)
         place = None if key is None else self.map.owner(hash_slot(key))
         return (self._unknown if place is None else self.pool(place).standing).outage
+
+    def in_doubt(self, outage: Outage) -> bool:
+        """Whether the node with this outage gave no answer the last time."""
+        return any(place in self.map.doubted for place in self._places(outage))
+
+    def has_left(self, outage: Outage) -> bool:
+        """Whether other nodes are known to serve what the node with this outage did."""
+        primaries = self.map.primaries
+        return bool(primaries) and any(place not in primaries for place in self._places(outage))
+
+    def _places(self, outage: Outage) -> list[Place]:
+        pools = self._pools.copy().items()
+        return [place for place, pool in pools if pool.standing.outage is outage]
 
     def hopeless(self, slot: int | None) -> Exception | None:
         """Why a brief call is not worth a try now: the node of its slot is in doubt.

@@ -18,6 +18,7 @@ log = logging.getLogger("atomq.client")
 
 EVERY = 60.0  # seconds between two lines about one server that stays away
 PATIENCE = 1.0  # seconds of trying again that are not worth a line
+LAPSE = 3.0  # seconds after which what is missed again, without a line so far, is another trouble
 
 
 class Outage:
@@ -26,32 +27,53 @@ class Outage:
     def __init__(self, name: str) -> None:
         """`name` has no password."""
         self.name = name
-        self._since: float | None = None
-        self._said = 0.0
+        self._since: float | None = None  # the first time that it was missed
+        self._last = 0.0
+        self._said: float | None = None
+        self._ended = 0.0
         self._saying = threading.Lock()  # never waited for: what is being said need not be said
         fork.renew(self)
 
-    def away(self, error: Exception, seconds: float = 0.0) -> None:
-        """It cannot be reached, or cannot serve now; it was missed so many seconds ago."""
+    def away(self, error: Exception, seconds: float = 0.0, more: float = 0.0) -> None:
+        """It cannot be reached, or cannot serve now.
+
+        It was missed so many seconds ago, and will be waited for so many `more` at least. What was
+        before it was back, or replaced, was another trouble, though the same call may have met it.
+        """
         now = time.monotonic()
-        if self._since is not None and now - self._said < EVERY:
+        if self._was_said(now) or not self._saying.acquire(blocking=False):
             return
-        if self._saying.acquire(blocking=False):
-            try:
-                if self._since is None or now - self._said >= EVERY:
-                    self._since, self._said = self._since or now - seconds, now
-                    log.warning("waiting for %s: %s", self.name, str(error))
-            finally:
-                self._saying.release()
+        try:
+            since = max(now - seconds, self._ended)
+            if self._since is not None and (self._said is not None or now - self._last < LAPSE):
+                since = min(since, self._since)
+            self._since, self._last = since, now
+            if now + more - since > PATIENCE and not self._was_said(now):
+                self._said = now
+                log.warning("waiting for %s: %s", self.name, str(error))
+        finally:
+            self._saying.release()
+
+    def _was_said(self, now: float) -> bool:
+        said = self._said
+        return said is not None and now - said < EVERY
 
     def back(self) -> None:
         """It has answered."""
+        self._over("%s is back after %.1f s")
+
+    def left(self) -> None:
+        """Other nodes serve what it did: nobody waits for it any more."""
+        self._over("%s serves no slots any more: it was waited for for %.1f s")
+
+    def _over(self, text: str) -> None:
         if self._since is not None and self._saying.acquire(blocking=False):
             try:
                 since, self._since = self._since, None
-                if since is not None:
-                    seconds = time.monotonic() - since
-                    log.warning("%s is back after %.1f s", self.name, seconds)
+                said, self._said = self._said, None
+                self._ended = time.monotonic()
+                if since is not None and said is not None:
+                    log.warning(text, self.name, self._ended - since)
             finally:
                 self._saying.release()
 
@@ -74,20 +96,18 @@ class Standing:
         self.confirming: set[Any] = set()
         """Each `Durability` that the server was seen to confirm, since the rights were verified."""
 
-    def gave_up(self, error: Exception) -> None:
-        """The server is away, or takes no writes: the next call looks at it anew."""
-        self.verified = False
-        self.outage.away(error)
-
 
 class Unreported(Outage):
     """One of which nothing is logged: what meets it is nothing that a user waits for."""
 
-    def away(self, _error: Exception, _seconds: float = 0.0) -> None:
+    def away(self, _error: Exception, _seconds: float = 0.0, _more: float = 0.0) -> None:
         """The server cannot be reached, which others report."""
 
     def back(self) -> None:
         """The server has answered."""
+
+    def left(self) -> None:
+        """Other nodes serve what it did."""
 
 
 _outages: WeakValueDictionary[str, Outage] = WeakValueDictionary()

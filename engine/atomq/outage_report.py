@@ -7,8 +7,9 @@ from typing import Any
 from redis import exceptions as server
 
 from atomq.actions import Pause
+from atomq.calls import Call
 from atomq.errors import ServerUnavailable
-from atomq.outage import PATIENCE, Outage, Standing, outage_of_slot
+from atomq.outage import Outage, Standing, outage_of_slot
 
 
 class OutageReport:
@@ -25,33 +26,45 @@ class OutageReport:
         if isinstance(pause.trouble, server.TryAgainError) and pause.call is not None:
             outage = outage_of_slot(pause.call.queue.slot)
             self._moving.add(outage)
+            outage.away(pause.trouble, pause.spent, pause.seconds)
         else:
-            self._standing = self._missed(pause)
+            self._standing = self._missed(pause.trouble, pause.call)
             self._troubled.add(self._standing)
-            outage = self._standing.outage
-        if pause.spent + pause.seconds > PATIENCE:
-            outage.away(pause.trouble, pause.spent)
+            self._away(pause.trouble, pause.spent, pause.seconds)
 
-    def _missed(self, pause: Pause) -> Standing:
+    def _away(self, trouble: Exception, seconds: float = 0.0, more: float = 0.0) -> None:
+        outage = self._standing.outage
+        if not self._pool.has_left(outage):  # an answer that never came is missed by nobody then
+            outage.away(trouble, seconds, more)
+
+    def _missed(self, trouble: BaseException | None, call: Call[Any] | None = None) -> Standing:
         """Of a cluster the node that was asked: by now another one may serve the slot."""
-        found: Standing = self._standing
-        if pause.call is not None:
-            place = getattr(pause.trouble, "place", None)
-            lines = self._pool
-            found = lines.standing_of(pause.call) if place is None else lines.standing_at(place)
+        place, found = getattr(trouble, "place", None), self._standing
+        if place is not None:
+            found = self._pool.standing_at(place)
+        elif call is not None:
+            found = self._pool.standing_of(call)
         return found
 
     def gave_up(self, error: Exception) -> None:
-        """It waits no longer."""
+        """It waits no longer: the next call looks at the server anew."""
         if not isinstance(error.__cause__, server.TryAgainError):
-            self._standing.gave_up(error)
+            self._standing = self._missed(error.__cause__)
+            self._standing.verified = False
+            self._away(error)
 
     def ended(self, results: list[Any]) -> None:
-        """There are results; of a batch some may be missing."""
+        """There are results; of a batch some may be missing.
+
+        A node that is still in doubt has not answered: another one did, which serves the slot now.
+        """
         for result in results:
             if isinstance(result, ServerUnavailable):
-                self._troubled.discard(self._standing)
                 self.gave_up(result)
+                self._troubled.discard(self._standing)
                 break
-        for outage in (*self._moving, *(standing.outage for standing in self._troubled)):
+        for outage in self._moving:
             outage.back()
+        for standing in self._troubled:
+            if not self._pool.in_doubt(standing.outage):
+                standing.outage.back()

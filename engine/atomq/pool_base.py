@@ -57,6 +57,14 @@ class PoolBase:
         """The outage of the server that carries out a command."""
         return self.standing.outage
 
+    def in_doubt(self, _outage: Outage) -> bool:
+        """Whether a server gave no answer the last time: there is one, and what answers is that."""
+        return False
+
+    def has_left(self, _outage: Outage) -> bool:
+        """Whether another server has taken the place of one."""
+        return False
+
     def everywhere(self) -> list[Standing]:
         """What is known of each server."""
         return [self.standing]

@@ -653,7 +653,10 @@ def role(server: Server, client: Any = None) -> str:
 
 
 @pytest.mark.parametrize("how", ["manual", "dead", "frozen"])
-def test_a_failover_is_followed_within_a_second(heirs: Cluster, make: Make, how: str) -> None:
+def test_a_failover_is_followed_within_a_second(
+    heirs: Cluster, make: Make, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names the old primary once at most, and does not say that it is back meanwhile."""
     seldom(make, how, ("manual", "asyncio"), ("dead", "sync"))
     name = name_on(heirs, 0)
     everyone = heirs.everyone
@@ -686,6 +689,7 @@ def test_a_failover_is_followed_within_a_second(heirs: Cluster, make: Make, how:
                 wait_until("the consumer to go on", lambda: got[-1][0] > elected, 2)
                 came = (puts.done, [at for at, _ in got])
                 went_on = [min(at for at in times if at > elected) for times in came]
+                told = [r.getMessage() for r in caplog.records if r.name == "atomq.client"]
         # What the heir had not heard of is lost with the old primary: replication is asynchronous.
         safe = {n for n, at in enumerate(puts.done) if n < replicated or at > elected}
         wait_until("all to be consumed", lambda: safe <= {n for _, n in got}, 10)
@@ -694,6 +698,10 @@ def test_a_failover_is_followed_within_a_second(heirs: Cluster, make: Make, how:
     assert not others.errors
     assert others.gap() < 1
     assert max(went_on) - elected < 1
+    if how != "manual":
+        where = f"the server 127.0.0.1:{master.port}"
+        assert sum(line.startswith(f"waiting for {where}") for line in told) <= 1, told
+        assert not any(line.startswith(f"{where} is back") for line in told), told
 
 
 def test_a_worker_that_may_load_has_replicas_know_the_scripts(heirs: Cluster, make: Make) -> None:

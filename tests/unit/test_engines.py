@@ -59,6 +59,11 @@ class Pool:
     def standing_of(self, _: Any) -> Standing:
         return self.standing
 
+    def in_doubt(self, _: Any) -> bool:
+        return False
+
+    has_left = in_doubt
+
     def hopeless(self, *_: Any) -> Any:
         return self.why
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis import exceptions as server
 
-from atomq import calls
+from atomq import calls, cluster
 from atomq.actions import NoAnswer, Pause
 from atomq.calls import Outgoing
 from atomq.cluster import (
@@ -30,6 +30,7 @@ from atomq.cluster import (
 from atomq.conversation import packed
 from atomq.drive import drive
 from atomq.durability import Confirmed, Durability
+from atomq.errors import ServerUnavailable
 from atomq.flight import SMALL
 from atomq.ids import CallId
 from atomq.keys import Place, QueueKeys, hash_slot
@@ -168,21 +169,92 @@ def test_the_trouble_of_a_command_is_that_of_its_node() -> None:
     assert nodes.outage_of(("PUBLISH", "c", "m")) is nodes.outage_of(("PING",)) is cluster
 
 
+def halves(one: Place, other: Place) -> Any:
+    """The first serves the slot of `KEYS`, the second all slots before it."""
+    nodes = [[place[0].encode(), place[1], b"id"] for place in (one, other)]
+    return [[KEYS.slot, 16383, nodes[0]], [0, KEYS.slot - 1, nodes[1]]]
+
+
+def missing(place: Place, text: str = "no answer") -> Exception:
+    """What a node that is asked answers, if it does not: from here on it is in doubt."""
+    return named(server.TimeoutError(text), place)
+
+
 @pytest.mark.parametrize("text", ["no answer", "a:1: no answer"])
 def test_the_node_that_was_asked_is_missed_though_another_one_serves_the_slot_by_now(
     caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
+    """It serves other slots still. That the other one answers does not mean that it is back."""
     nodes, call = Knocking(), calls.ack(KEYS, ["r1"])
-    nodes.map.learn(A, whole(A))
+    nodes.map.learn(A, halves(A, B))
     report = OutageReport(nodes, nodes.standing_of(call))
-    trouble = named(server.TimeoutError(text), A)
-    nodes.map.learn(B, whole(B))
-    report.pauses(Pause(1.0, 1.0, trouble, call))
+    nodes.map.doubt(A)
+    nodes.map.learn(B, halves(B, A))
+    report.pauses(Pause(1.0, 1.0, missing(A, text), call))
     assert caplog.messages == [f"waiting for {A}: a:1: no answer"]
     report.pauses(Pause(1.0, 1.0, server.ClusterDownError("down"), call))
     assert caplog.messages[1:] == [f"waiting for {B}: down"]
     report.ended([])
-    assert sorted(caplog.messages[2:]) == [f"{A} is back after 1.0 s", f"{B} is back after 1.0 s"]
+    assert caplog.messages[2:] == [f"{B} is back after 1.0 s"]
+    nodes.map.judged(A, b"OK")
+    report.ended([])
+    assert caplog.messages[3:] == [f"{A} is back after 1.0 s"]
+
+
+def test_a_node_whose_slots_others_serve_is_missed_by_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Though some calls wait for its answer still, each for as long as it may take."""
+    nodes, call = Knocking(), calls.ack(KEYS, ["r1"])
+    nodes.map.learn(A, whole(A))
+    one, other = (OutageReport(nodes, nodes.standing_of(call)) for _ in range(2))
+    nodes.map.doubt(A)
+    nodes.map.learn(B, whole(B))
+    one.pauses(Pause(1.0, 1.0, missing(A), call))
+    error = ServerUnavailable("given up")
+    error.__cause__ = missing(A)
+    other.gave_up(error)
+    one.ended([])
+    assert caplog.messages == []
+
+
+def test_that_the_slots_of_a_node_in_trouble_have_another_one_is_said_when_it_is_heard(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    nodes, call = Knocking(), calls.ack(KEYS, ["r1"])
+    monkeypatch.setattr(cluster, "outage_of", lambda name: outages[name])
+    outages = {"{}:{}".format(*p): nodes.pool(p).standing.outage for p in (A, B)}
+    nodes.map.learn(A, halves(A, B))
+    report = OutageReport(nodes, nodes.standing_of(call))
+    nodes.map.doubt(A)
+    report.pauses(Pause(1.0, 1.0, missing(A), call))
+    for said in (halves(A, B), whole(B)):
+        assert caplog.messages == [f"waiting for {A}: a:1: no answer"]
+        drive(nodes.asking(KEYS.slot), lambda _, said=said: said)
+    text = f"{A} serves no slots any more: it was waited for for 1.0 s"
+    assert caplog.messages[1:] == [text]
+
+
+@pytest.mark.parametrize("how", ["one", "batch"])
+def test_what_gives_up_at_once_misses_the_node_that_was_asked(
+    caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """And no other one, that the first call of a batch is for, say."""
+    nodes = Knocking()
+    nodes.map.learn(A, halves(A, B))
+    standing = nodes.standing_at(A)
+    error = ServerUnavailable("given up")
+    error.__cause__ = missing(B)
+    for pool in (nodes.pool(A), nodes.pool(B)):
+        pool.standing.verified = True
+    nodes.pool(B).standing.outage.away(missing(B), 2.0)
+    report = OutageReport(nodes, standing)
+    if how == "one":
+        report.gave_up(error)
+    else:
+        report.ended([1, error, 2])
+    assert (standing.verified, nodes.standing_at(B).verified) == (True, False)
+    assert caplog.messages == [f"waiting for {B}: b:2: no answer"]
 
 
 def test_a_node_in_doubt_is_knocked_at_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

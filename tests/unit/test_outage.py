@@ -33,5 +33,80 @@ def test_a_server_that_stays_away_is_said_once_a_minute_and_once_that_it_is_back
     for _ in range(2):
         outage.back()
     assert caplog.messages == ["the server a:1 is back after 132.0 s"]
-    assert at(131) == line, "another outage is not the same"
+    assert at(131) == [], "that the same call waited before was another outage"
+    assert at(131.1) == line
     assert {record.levelname for record in caplog.records} == {"WARNING"}
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, in seconds, that a test sets."""
+    made = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: made[0])
+    return made
+
+
+WAITING, REFUSED = "waiting for the server a:1: refused", OSError("refused")
+
+
+def test_what_passes_within_a_second_is_worth_no_line(
+    now: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    outage = Outage("the server a:1")
+    for seconds in (0, 0.5, 1.0):
+        now[0] = 1000 + seconds
+        outage.away(REFUSED)
+    outage.back()
+    now[0] = 1001.1
+    outage.away(REFUSED)
+    assert caplog.messages == [], "it is missed since it was back"
+    now[0] = 1002.2
+    outage.away(REFUSED)
+    assert caplog.messages == [WAITING]
+    now[0] = 1003.1
+    outage.back()
+    assert caplog.messages[1:] == ["the server a:1 is back after 2.0 s"]
+
+
+def test_what_is_waited_for_longer_is_said_ahead(
+    now: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    outage = Outage("the server a:1")
+    outage.away(REFUSED, 0.6, 0.4)
+    assert caplog.messages == []
+    outage.away(REFUSED, 0.6, 0.5)
+    assert caplog.messages == [WAITING]
+
+
+def test_what_was_missed_long_ago_is_another_trouble(
+    now: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody asked since then: it may have been back."""
+    outage = Outage("the server a:1")
+    for seconds in (0, 3.0, 6.0):
+        now[0] = 1000 + seconds
+        outage.away(REFUSED)
+    assert caplog.messages == []
+    now[0] = 1008.9
+    outage.away(REFUSED)
+    assert caplog.messages == [WAITING]
+    outage.back()
+    assert caplog.messages[1:] == ["the server a:1 is back after 2.9 s"]
+
+
+def test_a_server_that_others_replace_is_not_back(
+    now: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    outage = Outage("the server a:1")
+    outage.away(REFUSED)
+    outage.left()
+    assert caplog.messages == []
+    now[0] = 1010.0
+    outage.away(REFUSED, 2.0)
+    for _ in range(2):
+        outage.left()
+    outage.back()
+    text = "the server a:1 serves no slots any more: it was waited for for 2.0 s"
+    assert caplog.messages == [WAITING, text]
+    outage.away(REFUSED, 3.0)
+    assert caplog.messages[2:] == [], "one that has heard so late does not begin anew"

@@ -49,6 +49,11 @@ class Pool:
     def outage_of(self, _args: Any) -> Any:
         return self.standing.outage
 
+    def in_doubt(self, _outage: Any) -> bool:
+        return False
+
+    has_left = in_doubt
+
     def hopeless(self, _call: Call[Any]) -> None:
         return None
 
@@ -124,8 +129,9 @@ class Stage:
         self.said: list[Any] = []
         self.waiter = Waiter(self._later)
 
-    def _away(self, error: Exception, seconds: float = 0.0) -> None:
-        self.said.append(("away", str(error), seconds > 0))
+    def _away(self, error: Exception, _: float = 0.0, more: float = 0.0) -> None:
+        assert str(error)
+        self.said.append("waits" if more else "away")
 
     def _back(self) -> None:
         self.said.append("back")
@@ -218,7 +224,7 @@ def test_what_passes_is_waited_for_and_asked_again(
         stage.run(ack(), busy, [busy], [[2]])
     assert names(stage) == ["ack", ["ack"], ["ack"]]
     assert len(rests) == 2
-    assert stage.said == ["back"]
+    assert stage.said == ["waits", "waits", "back"]
 
 
 def test_where_a_script_was_loaded_the_register_looks_at_the_nodes(
@@ -250,7 +256,7 @@ def test_when_patience_ends_the_server_is_away_and_looked_at_anew(
     with pytest.raises(ServerUnavailable):
         stage.run(ack(), AWAY)
     assert not stage.pool.standing.verified
-    assert [each[0] for each in stage.said] == ["away"]
+    assert stage.said == ["away"]
 
 
 def test_what_puts_is_noted_once_in_the_register(stage: Stage) -> None:
