@@ -84,7 +84,10 @@ class ClusterTrial:
         self.names = _spread("l") if {*LIBRARY} & {*modes} else []
         self.celery_names = [*_spread("c"), *PARTITIONS] if {*POOLS} & {*modes} else []
         self._slots_of = {name: _slots(name) for name in self.names + self.celery_names}
-        self._shards = Shards(kind, [*itertools.chain(*self._slots_of.values())], self.chance)
+        slots = [*itertools.chain(*self._slots_of.values())]
+        self._shards = Shards(kind, slots, self.chance, directory)
+        self._judge.late = POOLS
+        self._judge.away = self._away
         mishaps = self._shards.mishaps()
         self._mishaps = [m for m in mishaps if event in (None, m.__name__)]
         self._lock = threading.Lock()
@@ -273,13 +276,21 @@ class ClusterTrial:
         out.lost = sorted(n for n in self._put if n not in done)
         self._judge.count(events, out, self._why)
         if out.lost or out.unexplained:
-            self._shards.keep_logs(self._directory)
+            self._shards.keep_logs()
             (self._directory / "failovers").write_text("\n".join(failovers))
+
+    def _slots_of_message(self, n: str) -> list[int]:
+        return self._slots_of[n.split(".")[1]]
+
+    def _away(self, n: str) -> list[tuple[float, float]]:
+        """When the slots of a message took no acks: of those with partitions, some of them."""
+        slots = self._slots_of_message(n)
+        return [(a.since, a.until) for a in self._shards.away if a.slots.intersection(slots)]
 
     def _why(self, seen: list[Event], second: Event, _: int) -> str | None:
         """What else explains that a message was started again: a failover."""
         first = seen[0]
-        slots = self._slots_of[first.n.split(".")[1]]
+        slots = self._slots_of_message(first.n)
         for upset in self._shards.upsets:
             if (
                 upset.slots.intersection(slots)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -18,7 +18,10 @@ AWAY = "the server was away for less than 1.5 s, and a lease of 2 s may end then
 HUNG = "it hung for longer than max_lease"
 UNEXPLAINED = "unexplained"
 BRIEF = 1.6  # seconds of an outage, with 0.1 until it is killed, that may be no outage to it
-ACKED = 4.0  # seconds after its end by which a message is acked, though the server was away
+# Seconds, while its server is there, in which what has ended is acked. What is acked is not renewed
+# any more, so nothing later can have cost its lease. Celery acks when its event loop comes to it,
+# and holds it until then.
+ACKED, ACKED_LATE = LEASE, 2 * LEASE
 
 
 @dataclass
@@ -47,7 +50,11 @@ class Judge:
         self.died: dict[int, float] = {}  # when
         self.frozen: list[tuple[int, float, float]] = []  # which, from when to when
         self.outages: list[tuple[float, float]] = []  # of the server, from when to when
+        self.away: Callable[[str], Sequence[tuple[float, float]]] = lambda _: self.outages
+        """When the server of a message took no acks, by the message: from when to when."""
         self.mode_of: dict[int, str] = {}
+        self.late: tuple[str, ...] = ()
+        """The modes that ack late: see `ACKED_LATE`."""
         self.mishaps: list[tuple[str, float]] = []
 
     def has_died(self, worker: int, at: float | None = None) -> None:
@@ -75,7 +82,7 @@ class Judge:
                 if why is None:
                     out.unexplained.append(f"{n}: {seen}; {self.around(seen)}")
 
-    def around(self, seen: Iterable[Event]) -> str:
+    def around(self, seen: Sequence[Event]) -> str:
         """What happened at that time, and to those who did it."""
         workers = {event.worker for event in seen}
         times = [event.at for event in seen]
@@ -83,10 +90,11 @@ class Judge:
         modes = {worker: self.mode_of.get(worker) for worker in workers}
         frozen = [one for one in self.frozen if one[0] in workers]
         died = {worker: at for worker, at in self.died.items() if worker in workers}
-        return f"{modes}; died {died}; frozen {frozen}; {about}"
+        away = [(i, j) for i, j in self.away(seen[0].n) if j > min(times) - 10]
+        return f"{modes}; died {died}; frozen {frozen}; away {away}; {about}"
 
     def _why(self, seen: list[Event], second: Event) -> str | None:
-        first, last = seen[0], last_moment(seen, second)
+        first, last = seen[0], self.last_moment(seen, second)
         if any(e.what in ("failed", "cancelled") and e.pid == first.pid for e in seen):
             return AGAIN
         if self.died.get(first.worker, last + 1) <= last:
@@ -100,11 +108,21 @@ class Judge:
                 return AWAY
         return None
 
+    def last_moment(self, seen: Sequence[Event], second: Event) -> float:
+        """When the last thing happened that can explain the second start.
 
-def last_moment(seen: list[Event], second: Event) -> float:
-    """When the last thing happened that can explain the second start.
-
-    What befell the first worker long after it was done is no reason: it had acked the message.
-    """
-    ends = [e.at for e in seen if e.what == "end" and e.pid == seen[0].pid]
-    return min(second.at, ends[0] + ACKED) if ends else second.at
+        What befell the first worker once it was done, and its ack had time to get through, is no
+        reason. An ack has no time while the server is away.
+        """
+        first = seen[0]
+        ends = [e.at for e in seen if e.what == "end" and e.pid == first.pid]
+        if not ends:
+            return second.at
+        at, left = ends[0], ACKED_LATE if self.mode_of.get(first.worker) in self.late else ACKED
+        for since, until in sorted(self.away(first.n)):
+            if since >= at + left:
+                break
+            if until > at:
+                left -= max(0.0, since - at)
+                at = until
+        return min(second.at, at + left)

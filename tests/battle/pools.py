@@ -24,7 +24,7 @@ from kombu.exceptions import OperationalError
 
 from atomq.calls import Peeked
 from tests.battle import celery_app
-from tests.battle.judge import ACKED, LEASE, last_moment
+from tests.battle.judge import ACKED_LATE, LEASE
 from tests.battle.ledger import Event
 from tests.battle.trial import Trial, send, spawn
 from tests.battle.worker import MAX_DELIVERIES, NAME
@@ -59,7 +59,7 @@ SENT_AGAIN = "the try before it was started again, and sent it again"
 # AsynPool.flush: a connection that is lost has it forget each task whose begin it has not read yet.
 UNREAD = "Celery lost its connection before its prefork pool had read that the task began"
 # Its event loop, which acks what prefork and threads have done, stands still meanwhile.
-CUT_OFF = "its process died before Celery was connected again and had acked it"
+CUT_OFF = "its process died or was frozen before Celery was connected again and had acked it"
 # Consumer.call_soon_ack leaves acks to the event loop, which waits for TaskPool.on_stop.
 UNACKED = "its worker stopped: Celery acks what threads have done once all of them are done"
 _CONNECTION = re.compile(
@@ -96,6 +96,7 @@ class CeleryTrial(Trial):
     ) -> None:
         super().__init__(server, directory, seed)
         self.max_lease = MAX_LEASE
+        self.judge.late = POOLS
         self.often = LONG if kinds is None else kinds
         self._url = server.url.replace("redis", "atomq", 1)
         self._app = celery_app.make(self._url)
@@ -223,7 +224,7 @@ class CeleryTrial(Trial):
     def why(
         self, events: dict[str, list[Event]], seen: list[Event], second: Event, count: int
     ) -> str | None:
-        first, last = seen[0], last_moment(seen, second)
+        first, last = seen[0], self.judge.last_moment(seen, second)
         before = events.get(first.n.removesuffix("+"), [])
         if self.cold.get(first.worker, last + 1) <= last:
             return COLD
@@ -233,9 +234,11 @@ class CeleryTrial(Trial):
         if mode == "prefork" and any(-0.1 < since - first.at < 0.5 for since, _ in away):
             return UNREAD
         died = self.judge.died.get(first.worker, second.at + 1)
-        ends = (e.at for e in seen if e.what == "end" and e.pid == first.pid)
-        for at in ends if died <= second.at else ():
-            if any(since <= at <= until and died <= until + ACKED for since, until in away):
+        frozen = [since for worker, since, _ in self.judge.frozen if worker == first.worker]
+        ends = [e.at for e in seen if e.what == "end" and e.pid == first.pid]
+        for end, (since, until) in itertools.product(ends, away):
+            late = min(second.at, until + ACKED_LATE)
+            if since <= end <= until and any(end <= at <= late for at in (died, *frozen)):
                 return CUT_OFF
         is_over = died <= second.at or second.at - first.at > self.max_lease - 0.5
         if is_over and mode == "threads" and self.warm.get(first.worker, last + 1) <= last:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import redis
 
@@ -41,6 +41,14 @@ class Upset:
     slots: frozenset[int]
     is_mishap: bool = True
     """Else the nodes took one for dead by themselves: the machine may have been too busy."""
+
+
+class Away(NamedTuple):
+    """When some slots took no acks, or not at once: from when to when."""
+
+    since: float
+    until: float
+    slots: frozenset[int]
 
 
 class Watch:
@@ -75,12 +83,17 @@ class Watch:
 
 
 class Shards:
-    """Three primaries with a replica each. `slots` are those that move."""
+    """Three primaries with a replica each. `slots` are those that move.
 
-    def __init__(self, kind: str, slots: list[int], chance: random.Random) -> None:
+    If it cannot be formed, or its block raises, what its nodes have logged is in `directory`.
+    """
+
+    def __init__(self, kind: str, slots: list[int], chance: random.Random, directory: Path) -> None:
         self.kind = kind
+        self._directory = directory
         self.chance = chance
         self.upsets: list[Upset] = []
+        self.away: list[Away] = []
         self._slots = slots
         self._cluster = Cluster(kind, nodes=3, replicas=True, options=OPTIONS)
         self._shards: list[list[Server]] = []
@@ -89,20 +102,27 @@ class Shards:
         self._watch = Watch(self)
 
     def __enter__(self) -> Self:
-        self._cluster.__enter__()
+        try:
+            self._cluster.start()
+        except BaseException as error:
+            self.keep_logs(error)
+            self._cluster.stop()
+            raise
         pairs = zip(self._cluster.nodes, self._cluster.replicas, strict=True)
         self._shards = [list(pair) for pair in pairs]
         self._watch.__enter__()
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._watch.__exit__()
         for node in self._everyone():
             with suppress(AssertionError, ProcessLookupError):
                 node.resume()
+        if error is not None:
+            self.keep_logs(error)
         for node in (*self._everyone(), *self._old):
             node.stop()
-        self._cluster.__exit__(*exc)
+        self._cluster.stop()
 
     @property
     def ports(self) -> list[int]:
@@ -141,10 +161,9 @@ class Shards:
             self._await_role(primary, "slave")
 
     def manual_failover(self) -> None:
-        _, replica = self._chosen()
-        self._fail_over_to(replica)
+        self._fail_over(*self._chosen())
 
-    def _fail_over_to(self, replica: Server) -> None:
+    def _fail_over(self, primary: Server, replica: Server) -> None:
         """Redis gives it up after 5 s if its primary has not heard yet that it is its replica."""
         self._asked.append((time.time(), replica))
         asked = [0.0]
@@ -155,7 +174,8 @@ class Shards:
                 _do(replica, "CLUSTER FAILOVER")
             return _role(replica) == "master"
 
-        wait_until(f"{replica!r} to take over", has_taken_over)
+        with self._away(self.slots_of(primary)):
+            wait_until(f"{replica!r} to take over", has_taken_over)
 
     def join_replica(self) -> None:
         """A new node, which knows no script, takes the place of both others, one by one."""
@@ -175,7 +195,7 @@ class Shards:
         for node in self._everyone():
             with suppress(redis.ResponseError):
                 _do(node, "CLUSTER FORGET", gone)
-        self._fail_over_to(new)
+        self._fail_over(primary, new)
 
     def lose_shard(self) -> None:
         """All its nodes end, and come back with what they had."""
@@ -190,15 +210,14 @@ class Shards:
     def freeze_shard(self) -> None:
         """No replica can take over, and leases end meanwhile."""
         primary, replica = self._chosen()
+        _do(replica, "CONFIG SET", "cluster-replica-no-failover", "yes")
         with self._upset(primary):
-            _do(replica, "CONFIG SET", "cluster-replica-no-failover", "yes")
             replica.pause()
             primary.pause()
             time.sleep(self.chance.uniform(1, 5))
             primary.resume()
             replica.resume()
-            self.await_whole()
-            _do(replica, "CONFIG SET", "cluster-replica-no-failover", "no")
+        _do(replica, "CONFIG SET", "cluster-replica-no-failover", "no")
 
     def cut_connections(self) -> None:
         for node in self._chosen():
@@ -220,24 +239,26 @@ class Shards:
     def move_half_by_half(self) -> None:
         """As redis-cli does it; for a while one half of the keys is here, one there."""
         slot, source, target = self._moving()
-        _do(target, "CLUSTER SETSLOT", slot, "IMPORTING", self._cluster.id_of(source))
-        _do(source, "CLUSTER SETSLOT", slot, "MIGRATING", self._cluster.id_of(target))
-        half = False
-        while keys := _do(source, "CLUSTER GETKEYSINSLOT", slot, 10):
-            for key in keys:
-                _do(source, "MIGRATE", "127.0.0.1", target.port, key, 0, 5000, "REPLACE")
-                if not half:
-                    half = True
-                    time.sleep(self.chance.uniform(0.5, 5))
-        name = self._cluster.id_of(target)
-        for node in (target, source, *(self._primary(shard) for shard in self._shards)):
-            _do(node, "CLUSTER SETSLOT", slot, "NODE", name)
+        with self._away(frozenset([slot])):
+            _do(target, "CLUSTER SETSLOT", slot, "IMPORTING", self._cluster.id_of(source))
+            _do(source, "CLUSTER SETSLOT", slot, "MIGRATING", self._cluster.id_of(target))
+            half = False
+            while keys := _do(source, "CLUSTER GETKEYSINSLOT", slot, 10):
+                for key in keys:
+                    _do(source, "MIGRATE", "127.0.0.1", target.port, key, 0, 5000, "REPLACE")
+                    if not half:
+                        half = True
+                        time.sleep(self.chance.uniform(0.5, 5))
+            name = self._cluster.id_of(target)
+            for node in (target, source, *(self._primary(shard) for shard in self._shards)):
+                _do(node, "CLUSTER SETSLOT", slot, "NODE", name)
 
     def move_at_once(self) -> None:
         slot, source, target = self._moving()
         name = self._cluster.id_of(target)
-        _do(source, "CLUSTER MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", name)
-        wait_until("the move", lambda: self._cluster.owns(target, slot))
+        with self._away(frozenset([slot])):
+            _do(source, "CLUSTER MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", name)
+            wait_until("the move", lambda: self._cluster.owns(target, slot))
 
     # ── what is where ─────────────────────────────────────────────────────────────────────────
 
@@ -261,10 +282,13 @@ class Shards:
                 self.upsets.append(Upset(at - 1, at + 1, slots, is_mishap=False))
         return told
 
-    def keep_logs(self, directory: Path) -> None:
-        """Copy what the nodes have logged."""
-        for node in (*self._everyone(), *self._old):
-            (directory / f"node-{node.port}.log").write_text(node.log)
+    def keep_logs(self, error: BaseException | None = None) -> None:
+        """Copy what the nodes have logged; an error says where to."""
+        for node in {*self._cluster.everyone, *self._everyone(), *self._old}:
+            if log := node.log:
+                (self._directory / f"node-{node.port}.log").write_text(log)
+        if error is not None:
+            error.add_note(f"the logs of its nodes are in {self._directory}")
 
     def _everyone(self) -> list[Server]:
         return [node for shard in self._shards for node in shard]
@@ -283,6 +307,13 @@ class Shards:
         return next(owned)
 
     @contextmanager
+    def _away(self, slots: frozenset[int]) -> Iterator[None]:
+        """These slots take no acks, or not at once, until the block ends."""
+        began = time.time()
+        yield
+        self.away.append(Away(began, time.time(), slots))
+
+    @contextmanager
     def _upset(self, primary: Server) -> Iterator[None]:
         """A mishap is an upset if another node is the primary afterwards, and was not asked to be.
 
@@ -291,7 +322,10 @@ class Shards:
         """
         slots = self.slots_of(primary)
         began = time.time()
-        yield
+        with self._away(slots):
+            yield
+            shard = next(one for one in self._shards if primary in one)
+            wait_until("the shard to serve", lambda: any(map(_serves, shard)))
         self.await_whole()
         if _role(primary) != "master":
             self.upsets.append(Upset(began, time.time(), slots))
@@ -305,7 +339,7 @@ class Shards:
             wait_until(f"{node!r} to be well", partial(self._is_well, node))
 
     def _is_well(self, node: Server) -> bool:
-        about = dict(line.split(":") for line in _text(node, "CLUSTER INFO").split() if ":" in line)
+        about = _about(node)
         fails = int(about["cluster_slots_pfail"]) + int(about["cluster_slots_fail"])
         whole = about["cluster_state"] == "ok" and not fails and not _doubts(node)
         return whole and (_role(node) == "master" or _link(node) == "up")
@@ -325,6 +359,15 @@ def _text(node: Server, command: str) -> str:
     if isinstance(found, dict):  # redis-py reads it
         return "\n".join(f"{name}:{value}" for name, value in found.items())
     return found.decode() if isinstance(found, bytes) else str(found)
+
+
+def _about(node: Server) -> dict[str, str]:
+    lines = _text(node, "CLUSTER INFO").split()
+    return dict(line.split(":") for line in lines if ":" in line)
+
+
+def _serves(node: Server) -> bool:
+    return _role(node) == "master" and _about(node)["cluster_state"] == "ok"
 
 
 def _doubts(node: Server) -> bool:
