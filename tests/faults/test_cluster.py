@@ -10,7 +10,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -363,6 +363,36 @@ def test_leases_on_a_frozen_node_cost_none_on_another(three: Cluster, make: Make
     assert [message.lost for message in held] == [False] * 5
     for message in held:
         message.ack()
+
+
+def test_what_ended_while_its_node_was_away_is_acked_before_another_consumer_gets_it(
+    three: Cluster, make: Make
+) -> None:
+    """Its lease has ended meanwhile: the ack comes within the grace that follows an outage."""
+    name = name_on(three, 0)
+    queue = make.queue(name, make.engine(url_of(three), lease=1.5))
+    other = make.queue(name, make.engine(url_of(three), lease=1.5, retry_budget=0.2))
+    begun, may_end, stop = threading.Event(), threading.Event(), threading.Event()
+
+    def consume() -> None:
+        for message in queue.consume(stop=stop):
+            with message:
+                begun.set()
+                may_end.wait(20)
+
+    def is_acked() -> bool:
+        with suppress(ServerUnavailable):
+            assert other.claim() is None, "it is done"
+        return unacked.zcard(queue.keys.unacked) == 0
+
+    queue.put("x")
+    with running(consume, stop=stop):
+        assert begun.wait(20)
+        with in_trouble(three.nodes[0], "frozen"):
+            may_end.set()
+            time.sleep(3)
+        unacked = three.nodes[0].client()
+        wait_until("the ack", is_acked, 5)
 
 
 def test_doctor_names_a_node_that_is_away_and_checks_the_others(three: Cluster, make: Make) -> None:
