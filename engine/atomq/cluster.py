@@ -20,7 +20,7 @@ from atomq.actions import Elsewhere, NoAnswer, NotLoaded
 from atomq.conversation import packed, unblocking
 from atomq.flight import SMALL, Behind
 from atomq.keys import SLOTS, Place, hash_slot
-from atomq.outage import Outage, Standing, outage_of
+from atomq.outage import Outage, Standing, outage_of_node
 from atomq.translating import SERVER_ERRORS, Unsent, connecting
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ class Nodes(Generic[P]):
                 break
         self.map.asked(time.monotonic(), answered=answered)
         for place in {*before}.difference(self.map.primaries):
-            outage_of("{}:{}".format(*place)).left()
+            outage_of_node(place).left()
         self._unreached = None
         if trouble is not None and not (answered or self.map.primaries):
             self._unreached = _again(trouble)
@@ -318,16 +318,12 @@ class Nodes(Generic[P]):
 
     def in_doubt(self, outage: Outage) -> bool:
         """Whether the node with this outage gave no answer the last time."""
-        return any(place in self.map.doubted for place in self._places(outage))
+        return outage.place in self.map.doubted
 
     def has_left(self, outage: Outage) -> bool:
         """Whether other nodes are known to serve what the node with this outage did."""
-        primaries = self.map.primaries
-        return bool(primaries) and any(place not in primaries for place in self._places(outage))
-
-    def _places(self, outage: Outage) -> list[Place]:
-        pools = self._pools.copy().items()
-        return [place for place, pool in pools if pool.standing.outage is outage]
+        place, primaries = outage.place, self.map.primaries
+        return place is not None and bool(primaries) and place not in primaries
 
     def hopeless(self, slot: int | None) -> Exception | None:
         """Why a brief call is not worth a try now: the node of its slot is in doubt.

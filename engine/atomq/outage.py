@@ -24,9 +24,10 @@ LAPSE = 3.0  # seconds after which what is missed again, without a line so far, 
 class Outage:
     """What was said about one server, or one slot of it: "the server", and its address."""
 
-    def __init__(self, name: str) -> None:
-        """`name` has no password."""
+    def __init__(self, name: str, place: tuple[str, int] | None = None) -> None:
+        """`name` has no password. `place` is that of a node of a cluster."""
         self.name = name
+        self.place = place
         self._since: float | None = None  # the first time that it was missed
         self._last = 0.0
         self._said: float | None = None
@@ -118,10 +119,15 @@ def outage_of(address: str) -> Outage:
     return _outage_of(f"the server {address}")
 
 
+def outage_of_node(place: tuple[str, int]) -> Outage:
+    """The one of a node of a cluster."""
+    return _outage_of("the server {}:{}".format(*place), place)
+
+
 def outage_of_slot(slot: int) -> Outage:
     """The one of a slot of a cluster that moves, key by key, while its node is well."""
     return _outage_of(f"slot {slot}")
 
 
-def _outage_of(name: str) -> Outage:
-    return _outages.setdefault(name, Outage(name))
+def _outage_of(name: str, place: tuple[str, int] | None = None) -> Outage:
+    return _outages.setdefault(name, Outage(name, place))

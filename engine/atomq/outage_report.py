@@ -65,6 +65,8 @@ class OutageReport:
                 break
         for outage in self._moving:
             outage.back()
-        for standing in self._troubled:
-            if not self._pool.in_doubt(standing.outage):
-                standing.outage.back()
+        for outage in (standing.outage for standing in self._troubled):
+            if self._pool.has_left(outage):
+                outage.left()
+            elif not self._pool.in_doubt(outage):
+                outage.back()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from atomq.address import Address
 from atomq.errors import ServerTooOld
 from atomq.keys import Place
-from atomq.outage import Outage, Standing, outage_of
+from atomq.outage import Outage, Standing, outage_of_node
 
 if TYPE_CHECKING:
     from atomq.calls import Call
@@ -33,7 +33,7 @@ class PoolBase:
         self.place = place
         address, outage = engine.reached, engine.outage
         if place is not None:
-            address, outage = address.of_node(*place), outage_of("{}:{}".format(*place))
+            address, outage = address.of_node(*place), outage_of_node(place)
         self.standing = Standing(outage)
         self._handshake = None if place is None else HANDSHAKE
         self._connector = connector(address, self)

@@ -115,7 +115,7 @@ class Knocking(Nodes[Any]):
 
     def _pool(self, place: Place) -> Any:
         self.made.append(place)
-        return SimpleNamespace(standing=Standing(Outage(f"{place}")), place=place)
+        return SimpleNamespace(standing=Standing(Outage(f"{place}", place)), place=place)
 
     def knock(self, place: Place) -> None:
         self.knocks.append(place)
@@ -216,14 +216,19 @@ def test_a_node_whose_slots_others_serve_is_missed_by_nobody(
     other.gave_up(error)
     one.ended([])
     assert caplog.messages == []
+    nodes.standing_at(A).outage.away(missing(A), 2.0)
+    (pool,) = nodes.gone()
+    assert pool.place == A, "nothing is kept of it"
+    one.ended([])
+    text = f"{A} serves no slots any more: it was waited for for 2.0 s"
+    assert caplog.messages == [f"waiting for {A}: a:1: no answer", text]
 
 
 def test_that_the_slots_of_a_node_in_trouble_have_another_one_is_said_when_it_is_heard(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     nodes, call = Knocking(), calls.ack(KEYS, ["r1"])
-    monkeypatch.setattr(cluster, "outage_of", lambda name: outages[name])
-    outages = {"{}:{}".format(*p): nodes.pool(p).standing.outage for p in (A, B)}
+    monkeypatch.setattr(cluster, "outage_of_node", lambda place: nodes.pool(place).standing.outage)
     nodes.map.learn(A, halves(A, B))
     report = OutageReport(nodes, nodes.standing_of(call))
     nodes.map.doubt(A)
