@@ -117,11 +117,15 @@ async def consume_and_walk_away(queue: AsyncQueue) -> None:
             await asyncio.sleep(0.001)
 
 
-async def work(queue: AsyncQueue) -> None:
+async def work(queue: AsyncQueue, concurrency: int = 1) -> None:
     async def handler(_: AsyncMessage) -> None:
         await asyncio.sleep(0.001)
 
-    await queue.work(handler, prefetch=8)
+    await queue.work(handler, concurrency=concurrency, prefetch=8)
+
+
+async def work_at_once(queue: AsyncQueue) -> None:
+    await work(queue, concurrency=4)
 
 
 VERBS = [
@@ -135,6 +139,7 @@ VERBS = [
     consume_one_by_one,
     consume_and_walk_away,
     work,
+    work_at_once,
 ]
 
 
@@ -173,6 +178,33 @@ def test_a_verb_that_is_cancelled_leaves_nothing_unacked(
             stats = state.stats
             left = state.ready + state.delayed + state.dead
             assert stats["published"] == stats["acked"] + left
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("verb", [claim, claim_many, consume, work, work_at_once])
+@pytest.mark.parametrize("cancelled", [by_cancel, by_anyio])
+def test_a_verb_that_is_cancelled_at_what_goes_alone_or_dies_loses_nothing(
+    server: Server, verb: Verb, cancelled: Callable[[Awaitable[Any], float], Awaitable[None]]
+) -> None:
+    """Whatever a claim answers: some have ended often, in company or alone."""
+    db, written = server.client(), 0
+
+    async def main() -> None:
+        nonlocal written
+        async with AsyncQueue("q", server.url, max_deliveries=3) as queue:
+            for turn in range(40):
+                await queue.put_many(range(3))
+                for deliveries in range(2, 7):
+                    head = f'{{"x-deliveries":{deliveries},"x-spared":{turn % 4},"body":""}}'
+                    written += db.lpush("q", head) > 0
+                verbs = [cancelled(verb(queue), random.uniform(0, 0.01)) for _ in range(2)]
+                await asyncio.gather(*verbs)
+            while message := await queue.claim():
+                await message.ack()
+            state = await queue.state()
+            assert (state.ready, state.unacked, state.delayed) == (0, 0, 0)
+            assert state.stats["acked"] + state.dead == state.stats["published"] + written
 
     asyncio.run(main())
 

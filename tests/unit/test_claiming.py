@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from atomq import calls
 from atomq.calls import Call, Verdict
 from atomq.errors import PermissionDenied, ServerUnavailable
 from atomq.flows import Consumer, Sleep, Wait, Withdraw, clock
+from atomq.flows.claiming import Aside
 from atomq.keys import QueueKeys
 from atomq.options import Options
 from tests.played import Play, at_once, claimed, delivery, limit_of
@@ -260,6 +262,67 @@ def test_what_the_server_cannot_be_told_of_company_costs_no_message(
     play.go(ServerUnavailable("gone"))
     assert [message.receipt for message in play.result] == ["c-1.0.1"]
     assert "is not known to the server: gone" in caplog.text
+
+
+INTERRUPTIONS = [ServerUnavailable("gone"), KeyboardInterrupt()]
+
+
+@pytest.mark.parametrize("then", ["claims", "leaves"])
+@pytest.mark.parametrize("error", INTERRUPTIONS)
+def test_what_the_server_was_not_told_it_is_told_next(error: BaseException, then: str) -> None:
+    """Else what was to go back was held by nobody until its lease ended, and that counted."""
+    beside = Beside()
+    one = consumer(company=beside)
+    play = Play(one.receive(5, 0, lambda _: [(Q, ["c-1.0.1"])]))
+    beside.said = [calls.inspect(Q)]
+    play.go(claimed(delivery(1)))
+    with suppress(KeyboardInterrupt):
+        play.go(error)
+    assert one.has_to_leave
+    assert [queue for queue, _ in one.unanswered()] == ["q", "q"], "or its keeper says it"
+    play = Play(one.receive(5, 0) if then == "claims" else one.close())
+    assert play.effect.script.name == "inspect"
+    call = play.go(None)
+    assert (call.script.name, call.args[4]) == ("release", "c-1.0.1")
+    play.go([Verdict.DONE])
+    assert not one.has_to_leave
+
+
+@pytest.mark.parametrize("error", INTERRUPTIONS)
+def test_what_a_claim_got_that_had_no_answer_goes_back_though_interrupted_again(
+    error: BaseException,
+) -> None:
+    one = consumer()
+    with pytest.raises(ServerUnavailable):
+        Play(one.receive(5, 0)).go(ServerUnavailable("gone"))
+    play = Play(one.receive(5, 0))
+    assert play.go(claimed(delivery(1))).script.name == "release"
+    with suppress(KeyboardInterrupt):
+        play.go(error)
+        play.go(claimed())
+    play = Play(one.close())
+    assert (play.effect.script.name, play.effect.args[4]) == ("release", "c-1.0.1")
+    play.go(PermissionDenied("not yours"))
+    assert play.over
+    assert not one.has_to_leave, "then its lease has to end"
+
+
+def test_what_goes_back_to_a_node_that_is_away_holds_up_no_other() -> None:
+    one = consumer(A, B)
+    play = Play(one.receive(5, 0, lambda claim: [(A, ["c-1.0.1"])] if claim.deliveries else ()))
+    asked: list[tuple[str, str]] = []
+    answered = False
+    while not play.over:
+        asked.append((play.effect.script.name, play.effect.queue.name))
+        is_away = play.effect.queue is A and answered
+        answered = answered or play.effect.queue is A
+        got = [delivery(1, "a")] if play.effect.queue is A else []
+        play.go(ServerUnavailable("gone") if is_away else claimed(*got))
+    assert sorted(asked) == [("claim", "a"), ("claim", "b"), ("release", "a")]
+    one._aside["a"] = Aside(clock() + 60, ServerUnavailable("gone"), 0.0)
+    play = Play(one.close())
+    assert play.over
+    assert [queue for queue, _ in one.unanswered()] == ["a"]
 
 
 def test_in_a_cluster_nothing_is_claimed_beside_one_that_is_to_be_alone() -> None:

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from atomq.calls import Claimed
 from atomq.contrib.kombu import claims as module
 from atomq.contrib.kombu.claims import Claims
+from atomq.errors import ServerUnavailable
 from atomq.flows import clock
 from tests.scripted import Stage, claimed
 
@@ -44,6 +46,21 @@ def claims(stage: Stage, asked: list[tuple[Any, Any]]) -> Claims:
 def room(claim: tuple[str, ...]) -> int:
     """For how many messages a claim asks."""
     return int(claim[3 + int(claim[2]) + 2])
+
+
+# ── company ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_alone_no_more_is_said_later_if_the_server_is_away(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the end of this process would count against a message that had company."""
+    later: list[str] = []
+    monkeypatch.setattr(stage.broker.keeper, "do_later", lambda queue, _: later.append(queue))
+    stage.broker.keeper.alone._accompanied.append(("q", "c-1.0.1"))
+    stage.engine.answers["extend"] = ServerUnavailable("gone")
+    assert stage.broker.hold(Claimed(0, None, (), (), []), clock()) == []
+    assert later == ["q"]
 
 
 # ── room ──────────────────────────────────────────────────────────────────────────────────────

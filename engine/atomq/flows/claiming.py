@@ -125,6 +125,9 @@ class Claiming:
         self._looks = Looks(options.wait_cap, self.name)
         self._unanswered: dict[str, tuple[Claims, str, int]] = {}  # by group
         self._unreported: list[DeadLettered] = []  # of which waiting clients are to hear
+        # By queue: what goes back of what was claimed, and what is alone no more. It stays here
+        # until the server has heard it, whatever interrupts the flow that says it.
+        self._unsaid: list[tuple[str, Callable[[], Flow[Any]]]] = []
         self._first = random.randrange(len(self.queues)) if fair else 0
         self.asked = 0.0
         """When the last claim was sent for the first time, by `clock`: its leases are no older."""
@@ -225,26 +228,55 @@ class Claiming:
         return call
 
     def _give_back_unanswered(self, group: Claims) -> Flow[None]:
-        """Undo a claim that got no answer at all: what it may hold goes back, uncounted."""
+        """Undo a claim that got no answer at all: what it may hold goes back, uncounted.
+
+        So does what any other has left behind.
+        """
         unanswered = self._unanswered.get(self._group(group))
         if unanswered is None:
+            yield from self._say_rest()
             return
         claims, claim_id, limit = unanswered
         call = claims.call(claim_id, limit, company=self._company_at(limit))
         for _ in range(BEYOND_RETRIES):
             call = call.again()
         claimed = yield from ask(self._as_said(call))
+        self._goes_back(claims.queues, claimed.deliveries)
         self._unanswered.pop(self._group(group), None)
         self._unreported += claimed.dead_lettered
-        for queue in claims.queues:
-            held = [(d.receipt, "") for d in claimed.deliveries if d.queue == queue.name]
-            yield from give_back(queue, held)
+        yield from self._say_rest()
 
-    def unanswered(self) -> list[tuple[str, Callable[[], Flow[None]]]]:
-        """What is to be carried out yet of `_give_back_unanswered`: each flow with its queue."""
+    def _goes_back(self, queues: Sequence[QueueKeys], deliveries: Sequence[Delivery]) -> None:
+        """To be said next by `_say_rest`: these were claimed in vain."""
+        for queue in queues:
+            held = [(d.receipt, "") for d in deliveries if d.queue == queue.name]
+            if held:
+                self._unsaid.append((queue.name, partial(give_back, queue, held)))
+
+    def _say_rest(self) -> Flow[None]:
+        """Say to the server what it has not heard yet. Does not fail.
+
+        What was interrupted, or found no server, is said the next time: twice changes nothing.
+        """
+        for each in self._unsaid.copy():
+            queue, say = each
+            if queue in self._aside:
+                continue
+            try:
+                yield from say()
+            except AtomqError as error:
+                log.warning("what a process holds together is not known to the server: %s", error)
+                if isinstance(error, ServerUnavailable):
+                    if self._several:
+                        continue
+                    return
+            self._unsaid = [other for other in self._unsaid if other is not each]
+
+    def unanswered(self) -> list[tuple[str, Callable[[], Flow[Any]]]]:
+        """What is to be carried out yet of what it leaves behind: each flow with its queue."""
         groups = [claims for claims, _, _ in self._unanswered.values()]
         give_back = self._give_back_unanswered
-        return [(group.names[0], partial(give_back, group)) for group in groups]
+        return [*((group.names[0], partial(give_back, group)) for group in groups), *self._unsaid]
 
     def _tell(self) -> Flow[None]:
         """Report what its claims made dead letters to clients that wait for results. Does not fail.
@@ -294,7 +326,7 @@ class Claiming:
                 self._come_last(claims)
                 began = time.monotonic()
                 try:
-                    if self._unanswered:
+                    if self._unanswered or self._unsaid:
                         yield from self._give_back_unanswered(claims)
                     claimed = yield from self.claim(claims, limit - len(got))
                 except AtomqError as error:
@@ -336,13 +368,11 @@ class Claiming:
         return self._say(self._company.accompanied(), ())
 
     def _say(self, beside: Sequence[Call[Any]], refused: Refused) -> Flow[None]:
-        try:
-            for call in beside:
-                yield from ask(call)
-            for queue, receipts in refused:
-                yield from give_back(queue, [(receipt, "") for receipt in receipts])
-        except AtomqError as error:
-            log.warning("what a process holds together is not known to the server: %s", error)
+        self._unsaid += [(call.queue.name, partial(ask, call)) for call in beside]
+        for queue, receipts in refused:
+            held = [(receipt, "") for receipt in receipts]
+            self._unsaid.append((queue.name, partial(give_back, queue, held)))
+        return self._say_rest()
 
     def _rotated(self, wanted: Collection[str] | None) -> Sequence[Claims]:
         if self._several:

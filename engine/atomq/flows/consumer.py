@@ -18,7 +18,6 @@ from atomq.errors import (
 )
 from atomq.flows.acks import Acks, flush
 from atomq.flows.base import Filled, Flow, Sleep, Wait, Withdraw, ask
-from atomq.flows.batching import give_back
 from atomq.flows.claiming import ASIDE, Begun, ClaimedBy, Claiming, Company
 from atomq.flows.times import Stop, clock, deadline_of, is_set, seconds_left
 from atomq.keys import QueueKeys
@@ -141,7 +140,8 @@ class Consumer(Claiming):
             self._is_ordinary
             and self._served
             and not (self._waiting or self._ahead or self._minds)
-            and not (self._unanswered or self._unreported or self._company.stands_still())
+            and not (self._unanswered or self._unreported or self._unsaid)
+            and not self._company.stands_still()
         ):
             return self._begin(self._groups[0], limit)
         return None
@@ -425,9 +425,8 @@ class Consumer(Claiming):
         self._ahead = None
         if isinstance(answer, Claimed):
             self._unreported += answer.dead_lettered
-            for queue in self.queues:
-                held = [(d.receipt, "") for d in answer.deliveries if d.queue == queue.name]
-                yield from give_back(queue, held)
+            self._goes_back(self.queues, answer.deliveries)
+            yield from self._say_rest()
             yield from self._tell()
             return []
         fired = [self._by_wake[name] for name in answer]
@@ -439,8 +438,9 @@ class Consumer(Claiming):
     @property
     def has_to_leave(self) -> bool:
         """Whether `close` has anything to say to the server."""
-        mine = self._waiting or self._ahead or self._unanswered or self._minds or self._unreported
-        return bool(mine) or any(
+        mine = self._waiting or self._ahead or self._minds
+        left = self._unanswered or self._unreported or self._unsaid
+        return bool(mine or left) or any(
             self.acks.waits(queue.name) or self.acks.under_way(queue.name) for queue in self.queues
         )
 
@@ -449,6 +449,7 @@ class Consumer(Claiming):
         yield from self._hand_over()
         for claims in self._groups if self._unanswered else ():
             yield from self._give_back_unanswered(claims)
+        yield from self._say_rest()
         yield from self._tell()
         for queue in self.queues:
             yield from flush(queue, self.acks)

@@ -12,6 +12,7 @@ import logging
 import weakref
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from atomq import calls, flows, fork
@@ -124,6 +125,8 @@ class Broker:
         for call in self.keeper.alone.accompanied():
             try:
                 self.engine.run(call)
+            except ServerUnavailable:
+                self.keeper.do_later(call.queue.name, partial(flows.ask, call))
             except AtomqError as error:
                 log.info("a message counts as alone and is not: %s", error)
         return found
