@@ -6,10 +6,11 @@ import re
 
 from atomq.message import Envelope
 
-_TRACKED = re.compile(
-    rb'\{(?:"x-(?:deliveries|expires|spared)": ?\d{1,15}, ?){0,3}"x-tracked": ?"([^"\\]+)"'
-)
-_SPARED = re.compile(rb'\{(?:"x-deliveries":\d+,)?(?:"x-expires":\d+,)?"x-spared":(\d{1,8}),')
+# What stands at the head, as the scripts read it: stock Kombu writes blanks when it gives one back.
+_SAID = r'"x-%s": ?"?[\w.+-]*"?, ?'
+_HEAD = "".join(f"(?:{_SAID % name})?" for name in ("deliveries", "expires"))
+_SPARED = re.compile(rf'\{{{_HEAD}"x-spared": ?"?(\d{{1,8}})'.encode())
+_TRACKED = re.compile(rf'\{{{_HEAD}(?:{_SAID % "spared"})?"x-tracked": ?"([^"\\]+)"'.encode())
 
 
 class Delivery:

@@ -32,7 +32,11 @@ function M.send(this, call, said, step, body, name, may)
     return
   end
   call.aside, call.bytes, this.parked = call.aside + 1, call.bytes + #body, (this.parked or 0) + 1
-  name = name or string.format("%s.apart%03d", call.id, call.aside)
+  local number = call.aside -- the last attempt of a claim may be sent again, and make these names twice
+  while not name or number > call.aside and redis.call("HGET", KEYS[this.at + 2], name) do
+    name = string.format("%s.apart%03d", call.id, number)
+    number = number + 1
+  end
   redis.call("HSET", KEYS[this.at + 2], name, record.header(said.deliveries, step, call.now_text) .. body)
   redis.call("ZADD", KEYS[this.at + 1], bands.at(step + bands.APART, call.now) + 0.5, name)
   if string.byte(body, 3) == 120 then -- "x-..., see lib/tracking

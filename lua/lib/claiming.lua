@@ -17,7 +17,8 @@ local function look(call, known, opened, queues)
     opened[q] = this
     available = available + this.left + this.in_unacked + this.in_delayed
   end
-  local names = receipts.named(call.id, math.min(call.limit, available))
+  -- The last attempt may be sent again: some of what it got may be settled then.
+  local names = receipts.named(call.id, call.attempt > 0 and call.limit or math.min(call.limit, available))
   call.receipts = names
   for q = 1, queues do
     -- A claim id is used once. If a consumer uses one twice, no lease is overwritten.

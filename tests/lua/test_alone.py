@@ -9,6 +9,7 @@ import pytest
 
 from atomq import calls
 from atomq.calls import HOLDS, Verdict
+from atomq.flows import BEYOND_RETRIES
 from tests.lua.rig import BAND, Queue, msg, name_of, names, tracked_msg
 
 DONE = Verdict.DONE
@@ -268,6 +269,29 @@ def test_a_dead_letter_does_not_end_the_claim_as_what_goes_alone_does(q: Queue) 
     q.expire()
     assert names(q.take(max_deliveries=2)) == ["a", "z", "new"]
     assert [(name_of(letter.raw), letter.reason) for letter in q.dead] == [("b", "max_deliveries")]
+
+
+@pytest.mark.parametrize("number", ["2", '"2"', "2.0"])
+def test_its_consumer_knows_it_though_another_program_wrote_its_head(q: Queue, number: str) -> None:
+    """Stock Kombu writes blanks when it gives a message back."""
+    head = f'{{"x-deliveries": 3, "x-expires": {q.now() + 60_000}, "x-spared": {number}, '
+    q.db.lpush(q.keys.ready[0], head.encode() + msg("a")[1:])
+    q.put("b")
+    (got,) = q.take()
+    assert (name_of(got), got.spared, got.charged) == ("a", 2, 2)
+
+
+def test_a_claim_that_has_no_further_attempt_sets_apart_under_a_name_of_its_own(q: Queue) -> None:
+    """A message was lost: it was set apart under the name of one that was already."""
+    call = q.claiming(company=HOLDS)
+    for _ in range(BEYOND_RETRIES):
+        call = call.again()
+    for bodies in ("a", "b"), ("c", "d"):
+        head = b'{"x-deliveries":3,"x-spared":2,'
+        q.db.lpush(q.keys.ready[0], *(head + msg(body)[1:] for body in bodies))
+        assert q.run(call).deliveries == []
+        call = call.again()
+    assert apart(q) == ["a", "b", "c", "d"]
 
 
 def test_numbers_and_purge_know_it(q: Queue) -> None:
