@@ -52,7 +52,11 @@ function M.hand(this, call, said, step, bodies, from, to)
   if reason then
     local aside = require("lib.aside")
     for i = from, to do
-      aside.dead_letter(this, call, reason, deliveries - 1, step, bodies[i])
+      if this.cancels and aside.was_cancelled(this, call, bodies[i]) then
+        call.bytes = call.bytes + #bodies[i]
+      else
+        aside.dead_letter(this, call, reason, deliveries - 1, step, bodies[i])
+      end
     end
     return to + 1
   end

@@ -299,6 +299,26 @@ def test_a_tracked_one_amid_a_long_queue_is_dropped_by_the_claim_that_meets_it(q
     assert q.meta["cancels"] == "0", "claims take the short way again"
 
 
+@pytest.mark.parametrize("why", ["expired", "max_deliveries", "alone and max_deliveries"])
+def test_a_cancelled_one_that_is_past_its_time_is_no_dead_letter(q: Queue, why: str) -> None:
+    """Who waits for its result would hear that it failed."""
+    put(q, "a", tracked=True, ttl_ms=1 if why == "expired" else 0)
+    if why != "expired":
+        spared = 2 if why.startswith("alone") else 0
+        raw = envelope("a")
+        q.db.lpop(q.keys.ready[0])
+        q.write("ready", raw, name="", deliveries=3 + spared, spared=spared)
+    assert q.run(calls.revoke(q.keys, "a"))
+    put(q, "b")
+    before = q.now()
+    while q.now() < before + 2:
+        pass
+    claimed = q.claim(max_deliveries=3)
+    assert [each.envelope.id for each in claimed.deliveries] == ["b"]
+    assert (q.dead, list(claimed.dead_lettered)) == ([], [])
+    assert (find(q, "a").state, q.stats["cancelled"]) == ("cancelled", 1)
+
+
 @pytest.mark.parametrize("keeps", [True, False], ids=["others held", "each acked"])
 def test_plain_claims_before_it_hand_no_cancelled_one_out(q: Queue, keeps: bool) -> None:
     """They look at nothing but `quiet`, which is taken back, and not given while it is there."""
