@@ -1,4 +1,4 @@
-"""What a queue is, in a hundred lines of Python: the scripts must do the same.
+"""What a queue is, in plain Python: the scripts must do the same.
 
 A message is in exactly one of `ready`, `unacked`, `delayed`, `dead` and `gone`. Times are the
 server's milliseconds; whoever drives the model says what time it is.
@@ -6,7 +6,7 @@ server's milliseconds; whoever drives the model says what time it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 RENEW = 20_000
@@ -22,6 +22,8 @@ class Message:
     """Deliveries that ended without a word in company."""
     stale: bool = False
     """Past its time to live."""
+    units: int = 0
+    """Its size. Most have none: they are small beside what a claim is asked for."""
 
 
 @dataclass
@@ -33,12 +35,63 @@ class Held:
     """Its holder has nothing else, or it has none."""
     apart: bool = False
     """It waits to go alone."""
+    cancelled: bool = False
+    """While it was held."""
+
+
+@dataclass
+class Claim:
+    """What a claim is asked for, and how far it has come."""
+
+    id: str
+    attempt: int
+    limit: int
+    now: int
+    lease: int
+    sole: bool = True
+    """Its consumer holds nothing else."""
+    max_deliveries: int = 3  # 0: no limit
+    units: int = LATE
+    steps: int = 4
+    older: bool = False
+    """By the script of a release that knows nothing of what goes alone, or is cancelled."""
+    given: list[tuple[Model, str]] = field(default_factory=list)
+    spent: int = 0
+    aside: int = 0
+    one_went_alone: bool = False
+
+    @property
+    def has_room(self) -> bool:
+        is_over = self.one_went_alone or self.spent >= self.units
+        return len(self.given) < self.limit and not is_over
+
+
+def claim(models: Sequence[Model], asked: Claim) -> list[str]:
+    """The receipts that the queues of these models answer."""
+    for model in models:
+        model.contact(asked.now)
+    live = [
+        receipt
+        for attempt in range(10)
+        for model in models
+        for receipt in dict.fromkeys(model.claims.get(asked.id, ()))
+        if receipt in model.unacked and receipt.split(".")[-2] == str(attempt)
+    ]
+    if live or any(model.died == asked.id for model in models):
+        return live  # its leases and dead letters, and nothing new
+    for step in range(1, asked.steps + 1):
+        for model in models:
+            if not model.paused:
+                model.hand_out(asked, step)
+    if asked.sole and len(asked.given) == 1:
+        model, receipt = asked.given[0]
+        model.unacked[receipt].alone = True
+    return [receipt for _, receipt in asked.given]
 
 
 @dataclass
 class Model:
     steps: int = 4
-    max_deliveries: int = 3
     ready: dict[int, list[Message]] = field(default_factory=dict)  # the next one out comes first
     unacked: dict[str, Held] = field(default_factory=dict)
     delayed: dict[str, Held] = field(default_factory=dict)
@@ -50,10 +103,7 @@ class Model:
     gap: bool = False
     grace: int = 0  # until when a lease is not taken from its holder; 0: there was no gap yet
     had_grace: int = 0  # but one that ended before this is: it has had a whole grace
-    id: str = ""  # of the claim that is being carried out
     died: str = ""  # the claim that last made dead letters
-    aside: int = 0
-    sole: bool = True
 
     def lane(self, step: int) -> list[Message]:
         return self.ready.setdefault(step, [])
@@ -81,76 +131,81 @@ class Model:
                 self.had_grace = self.grace - RENEW
             self.gap, self.grace = False, now + RENEW
 
-    def claim(
-        self, claim_id: str, attempt: int, limit: int, now: int, lease: int, company: int = 0
-    ) -> list[str]:
-        self.contact(now)
-        live = [receipt for receipt in self.claims.get(claim_id, []) if receipt in self.unacked]
-        if live or self.died == claim_id:  # its leases and dead letters, and nothing new
-            return live
-        self.id, self.aside, self.sole = f"{claim_id}.{attempt}", 0, company == 0
-        given: list[str] = []
-        for message in self._next(limit, now):
-            receipt = f"{claim_id}.{attempt}.{len(given) + 1}"
-            self.unacked[receipt] = Held(message, now + lease)
-            given.append(receipt)
-        if self.sole and len(given) == 1:
-            self.unacked[given[0]].alone = True
-        self.claims.setdefault(claim_id, []).extend(given)
-        return given
+    def ended(self, now: int) -> int:
+        """When a lease must have ended to be taken from its holder."""
+        return now if now >= self.grace else min(self.had_grace, now)
 
-    def _next(self, limit: int, now: int) -> Iterable[Message]:
-        """Take out, one after another, what a claim hands out; bury what it may not hand out."""
-        taken: set[int] = set()  # what this very claim leased is not looked at again
-        for step in range(1, self.steps + 1):
-            if self.paused:
-                continue
-            ended = now if now >= self.grace else min(self.had_grace, now)
-            if self.sole:
-                for name in self._due(self.unacked, step, ended, apart=True):
-                    if taken or not limit:
-                        break
-                    yield from self._deliver(self.unacked.pop(name), taken, now)
-            for source, until in ((self.unacked, ended), (self.delayed, now)):
-                for name in self._due(source, step, until):
-                    if len(taken) >= limit or -1 in taken:
-                        return
+    def has_work(self, now: int, steps: int) -> bool:
+        """Whether a claim finds something, be it what its consumer holds."""
+        due = self._due(self.delayed, 1, self.steps, now)
+        expired = self._due(self.unacked, 1, self.steps, self.ended(now))
+        return not self.paused and bool(
+            due or expired or any(self.lane(step) for step in range(1, steps + 1))
+        )
+
+    def hand_out(self, asked: Claim, step: int) -> None:
+        """Take out, one after another, what a claim hands out; bury what it may not hand out.
+
+        At its last step it looks into those beyond, too, where there is no list.
+        """
+        last, ended = (self.steps if step == asked.steps else step), self.ended(asked.now)
+        if asked.sole and not asked.older:
+            for name in self._due(self.unacked, step, last, ended, apart=True):
+                if asked.given or not asked.has_room:
+                    break
+                self._deliver(self.unacked.pop(name), asked, step)
+        for source, until in ((self.unacked, ended), (self.delayed, asked.now)):
+            for name in self._due(source, step, last, until):
+                if asked.has_room:
                     held = source.pop(name)
-                    held.message.spared += source is self.unacked and not held.alone
-                    yield from self._deliver(
-                        held, taken, now, name if source is self.unacked else ""
-                    )
-            while self.lane(step) and len(taken) < limit and -1 not in taken:
-                yield from self._deliver(Held(self.lane(step).pop(0), now), taken, now)
-            if -1 in taken:
-                return
+                    is_lease = source is self.unacked
+                    held.message.spared += is_lease and not held.alone and not asked.older
+                    self._deliver(held, asked, step, name if is_lease else "")
+        while self.lane(step) and asked.has_room:
+            self._deliver(Held(self.lane(step).pop(0), 0), asked, step)
 
     def _due(
-        self, source: dict[str, Held], step: int, now: int, *, apart: bool = False
+        self, source: dict[str, Held], first: int, last: int, now: int, *, apart: bool = False
     ) -> list[str]:
         due = [
-            (held.at, name.encode())
+            (held.message.step, held.at, held.alone, name.encode())
             for name, held in source.items()
-            if held.message.step == step and held.at <= now and held.apart == apart
+            if first <= held.message.step <= last and held.at <= now and held.apart == apart
         ]
-        return [name.decode() for _, name in sorted(due)]
+        return [name.decode() for *_, name in sorted(due)]
 
-    def _deliver(self, held: Held, taken: set[int], now: int, name: str = "") -> Iterable[Message]:
-        message = held.message
-        message.spared = min(message.spared, message.deliveries)
-        often = message.deliveries - message.spared >= self.max_deliveries
-        if often or message.stale:
-            self.aside += 1
-            self.died = self.id.rpartition(".")[0]
+    def _deliver(self, held: Held, asked: Claim, step: int, name: str = "") -> None:
+        """`name`: of a lease that has ended."""
+        message, given = held.message, len(asked.given)
+        asked.spent += message.units
+        message.step = step
+        counted = message.deliveries
+        if not asked.older:
+            message.spared = min(message.spared, message.deliveries)
+            counted -= message.spared
+        often = 0 < asked.max_deliveries <= counted
+        goes_alone = message.spared > 1 and not asked.older
+        if held.cancelled and not asked.older:
+            asked.aside += 1
+            self.gone.add(message.name)
+        elif often or message.stale:
+            asked.aside += 1
+            self.died = asked.id
             self.dead.append((message, "max_deliveries" if often else "expired"))
-        elif message.spared > 1 and (taken or not self.sole):
-            self.aside += 1
-            name = name or f"{self.id}.apart{self.aside:03d}"
-            self.unacked[name] = Held(message, now, alone=True, apart=True)
+        elif goes_alone and (given or not asked.sole):
+            asked.aside += 1
+            number = asked.aside
+            while not name or name in self.unacked:
+                name = f"{asked.id}.{asked.attempt}.apart{number:03d}"
+                number += 1
+            self.unacked[name] = Held(message, asked.now, alone=True, apart=True)
         else:
             message.deliveries += 1
-            taken.add(-1 if message.spared > 1 else len(taken))
-            yield message
+            receipt = f"{asked.id}.{asked.attempt}.{given + 1}"
+            self.unacked[receipt] = Held(message, asked.now + asked.lease)
+            self.claims.setdefault(asked.id, []).append(receipt)
+            asked.given.append((self, receipt))
+            asked.one_went_alone = goes_alone
 
     # holders
 
@@ -183,6 +238,9 @@ class Model:
             if held is None:
                 continue
             message = held.message
+            if held.cancelled:
+                self.gone.add(message.name)
+                continue
             message.deliveries -= not counted
             if due is not None:
                 name = receipt if not message_id or message_id in self.delayed else message_id
@@ -192,6 +250,11 @@ class Model:
         return [verdicts[i] for i in range(len(items))]
 
     # operators
+
+    def revoke(self, receipt: str) -> bool:
+        if receipt in self.unacked:
+            self.unacked[receipt].cancelled = True
+        return receipt in self.unacked
 
     def cancel(self, message_id: str) -> bool:
         held = self.delayed.pop(message_id, None)
@@ -211,8 +274,7 @@ class Model:
             order = [
                 name
                 for apart in (False, True)
-                for step in range(1, self.steps + 1)
-                for name in self._due(source, step, LATE * 9, apart=apart)
+                for name in self._due(source, 1, self.steps, LATE * 9, apart=apart)
             ]
             for held in source.values():
                 held.message.spared += source is self.unacked and not held.alone

@@ -102,6 +102,34 @@ def work_in_threads(url: str, ran: Ran, prefetch: int | None) -> None:
         thread.join()
 
 
+def work_at_once(url: str, ran: Ran, prefetch: int | None) -> None:
+    """Four threads of one consumer."""
+    handler = handler_of(ran)
+
+    def slowly(message: Any) -> None:
+        time.sleep(0.01)
+        handler(message)
+
+    Queue("q", url, **OPTIONS).work(slowly, concurrency=4, prefetch=prefetch, timeout=ENDS)
+
+
+def work_at_once_in_asyncio(url: str, ran: Ran, prefetch: int | None) -> None:
+    async def main() -> None:
+        handler = handler_of(ran)
+
+        async def slowly(message: Any) -> None:
+            await asyncio.sleep(0.01)
+            handler(message)
+
+        queue = AsyncQueue("q", url, **OPTIONS)
+        await queue.work(slowly, concurrency=4, prefetch=prefetch, timeout=ENDS)
+
+    asyncio.run(main())
+
+
+SEVERAL = (work_in_threads, work_at_once, work_at_once_in_asyncio)
+
+
 def crashes(child: Callable[[], None]) -> int:
     """As often as it dies it is started anew, as a supervisor would; how often that was."""
     for count in range(30):
@@ -122,7 +150,7 @@ def crashes(child: Callable[[], None]) -> int:
         (work_in_asyncio, None),
         (work_in_asyncio, 1),
         (work_in_batches, None),
-        (work_in_threads, None),
+        *((consumer, None) for consumer in SEVERAL),
     ],
 )
 def test_only_the_poison_is_dead(
@@ -135,7 +163,7 @@ def test_only_the_poison_is_dead(
     assert [letter.body for letter in queue.peek("dead", 100)] == ["segfault"]
     assert sorted(set(ran())) == list(range(30))
     assert queue.peek("dead")[0].reason == "max_deliveries"
-    if consumer is not work_in_threads:
+    if consumer not in SEVERAL:
         assert ran() == list(range(30)), "none of them twice"
         # Alone in its process every end counts; with others beside it the first two do not.
         assert count == (5 if consumer is work_in_batches else 3)

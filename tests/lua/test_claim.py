@@ -6,13 +6,16 @@ import json
 import random
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from atomq import calls, scripts
-from atomq.calls import Call, Claimed, DeadLettered, Outgoing
+from atomq.calls import HOLDS, SOLE, Call, Claimed, DeadLettered, Outgoing
 from atomq.errors import InvalidArgument, WrongType
+from atomq.flows import BEYOND_RETRIES
+from tests.conftest import LONG
 from tests.lua.rig import BAND, Queue, Rig, msg, name_of, names, tracked_msg
 
 # ── what is stored ────────────────────────────────────────────────────────────────────────────
@@ -1277,6 +1280,17 @@ def test_plain_claims_are_seen_too(q: Queue, off: int) -> None:
     assert abs(int(q.meta["seen"]) - q.now()) < 2000
 
 
+def test_a_claim_that_has_no_further_attempt_finds_all_it_has(q: Queue) -> None:
+    """It is sent again as it is, though some of what it got has been settled."""
+    q.put(*range(5))
+    call = q.claiming()
+    for _ in range(BEYOND_RETRIES):
+        call = call.again()
+    got = [each.receipt for each in q.run(call).deliveries]
+    q.run(calls.ack(q.keys, got[:4]))
+    assert [each.receipt for each in q.run(call.again()).deliveries] == got[4:]
+
+
 def test_a_retry_where_a_plain_claim_would_do_has_receipts_of_its_own(q: Queue) -> None:
     """Those of the first attempt may have been acked: a receipt is never used for two messages."""
     _primed(q)
@@ -1335,25 +1349,49 @@ def test_a_plain_claim_gives_back_what_is_larger_than_any_before(q: Queue) -> No
     assert int(q.meta["largest"]) > 2_000_000
 
 
-def _happens(q: Queue, what: str, turn: int) -> None:
-    """Something that a claim may meet; the rarer ones every few turns."""
-    if what == "put":
-        q.put(*(f"{turn}.{i}" for i in range(turn % 7 + 1)))
-    elif what == "stock":
-        q.db.lpush(q.keys.ready[0], msg(turn, size=turn * 100), msg(f"{turn} too"))
-    elif what == "odd" and turn % 3 == 0:
-        q.db.lpush(q.keys.ready[0], b"no message", b'{"x-deliveries":2,"body":"%d"}' % turn)
-    elif what == "low" and turn % 2 == 0:
-        q.put(*(f"{turn} low {i}" for i in range(turn % 5 + 1)), step=2 + turn // 2 % 3)
-    elif what == "delay" and turn % 3 == 0:
-        q.put(f"{turn} later", delay_ms=60_000)
-    elif what == "time":
-        q.fall_due() if turn % 2 else q.expire()
-    elif what == "pause":
-        q.run(calls.pause(q.keys, paused=turn % 4 == 0))
+def _past(q: Queue, turn: int) -> None:
+    """Some that have a long life behind them: see `Queue.write`."""
+    place = ("ready", "unacked", "delayed", "apart")[turn // 3 % 4]
+    for i in range(turn % 4 + 1):
+        more: dict[str, Any] = {"step": turn % 3 + 1, "stale": turn % 5 == 0}
+        more |= {"deliveries": (turn + i) % 6, "spared": turn // 4 % 4}
+        more |= {"alone": place == "apart" or turn % 2 == 0, "at": q.now() - 10_000 + i}
+        q.write(place, msg(f"{turn} past {i}"), name=f"z-{turn}.0.{i}", **more)
 
 
-@pytest.mark.parametrize("seed", range(8))
+# Something that a claim may meet, given the number of the turn and what is held.
+HAPPENINGS: dict[str, Callable[[Queue, int, list[str]], object]] = {
+    "put": lambda q, n, _: q.put(*(f"{n}.{i}" for i in range(n % 7 + 1))),
+    "stock": lambda q, n, _: q.db.lpush(
+        q.keys.ready[0], msg(n, size=n * 100), tracked_msg(f"{n} too")
+    ),
+    "odd": lambda q, n, _: q.db.lpush(
+        q.keys.ready[0], b"no message", b'{"x-deliveries":2,"body":"%d"}' % n
+    ),
+    "low": lambda q, n, _: q.put(*(f"{n} low {i}" for i in range(n % 5 + 1)), step=2 + n // 2 % 3),
+    "delay": lambda q, n, _: q.put(f"{n} later", delay_ms=60_000),
+    "time": lambda q, n, _: q.fall_due() if n % 2 else q.expire(),
+    "pause": lambda q, n, _: q.run(calls.pause(q.keys, paused=n % 4 == 0)),
+    "past": lambda q, n, _: _past(q, n),
+    "hold": lambda q, n, held: q.run(
+        calls.extend(q.keys, held[-3:] or ["never"], lease_ms=60_000, beside=n % 2 == 0)
+    ),
+    "give back": lambda q, n, held: q.run(
+        calls.release(
+            q.keys,
+            [(receipt, "") for receipt in held[-3:] or ["never"]],
+            front=n % 2 == 0,
+            counted=n % 3 == 0,
+        )
+    ),
+    "once": lambda q, n, _: q.put(*(f"once {i}" for i in range(n % 5 + 1)), dedup=True),
+    "cancel": lambda q, _, held: q.run(
+        calls.revoke(q.keys, "any", receipt=held[-1] if held else "never")
+    ),
+}
+
+
+@pytest.mark.parametrize("seed", range(40 if LONG else 8))
 def test_plain_claims_do_what_claims_in_full_do(rig: Rig, seed: int) -> None:
     """What nearly all claims are has a short way of its own, to the same end."""
     chance = random.Random(seed)
@@ -1361,37 +1399,52 @@ def test_plain_claims_do_what_claims_in_full_do(rig: Rig, seed: int) -> None:
     held: list[str] = []
     short = 0
     for turn in range(150):
-        what = chance.choice(("put", "put", "put", "stock", "odd", "low", "delay", "time", "pause"))
-        what = chance.choice((what, "claim"))
-        for q in (ours, full):
-            _happens(q, what, turn)
+        if turn % 30 == 0:  # some of what may happen, so that not every queue has met all of it
+            happenings = ["put", "put", *chance.sample([*HAPPENINGS], chance.randrange(2, 6))]
+            parts = dict.fromkeys(("ready", "delayed", "unacked", "dead", "settings"), True)
+            for q in (ours, full):
+                q.run(calls.purge(q.keys, **parts))
+            held.clear()
+        what = chance.choice((chance.choice(happenings), "claim"))
         if what != "claim":
+            for q in (ours, full):
+                HAPPENINGS[what](q, turn, held)
             continue
-        limit, size = chance.choice((1, 1, 2, 3, 8, 40)), chance.choice((1 << 20, 1 << 20, 9000))
+        limit, size = chance.choice((1, 1, 2, 3, 8, 64)), chance.choice((1 << 20, 1 << 20, 9000))
         acks = chance.sample(held, min(len(held), chance.randrange(4)))
         acks += chance.choice(([], [], [], ["never-1.0.1"], acks[:1]))
-        by = "me" if turn % 3 else "you"
-        claims = [
-            q.claiming(
-                limit, claim_id=f"{by}-{turn}", acks=[acks], max_bytes=size, max_deliveries=3
-            )
-            for q in (ours, full)
-        ]
+        more = {
+            "claim_id": f"{'me' if turn % 3 else 'you'}-{turn}",
+            "max_bytes": size,
+            "max_deliveries": 3,
+            "company": chance.choice((SOLE, SOLE, HOLDS, 2000)),
+        }
+        claims = [q.claiming(limit, acks=[acks], **more) for q in (ours, full)]
         short += _is_plain(ours, claims[0])
         got, same = ours.run(claims[0]), _in_full(full, claims[1])
         told = [(d.receipt, d.deliveries, d.step, d.envelope.raw) for d in got.deliveries]
         assert told == [(d.receipt, d.deliveries, d.step, d.envelope.raw) for d in same.deliveries]
         assert [at for _, at in got.lost_acks] == [at for _, at in same.lost_acks]
         assert len(got.more) == len(same.more)
-        assert (got.wait_ms is None) == (same.wait_ms is None)
+        assert (got.wait_ms is None, got.alone) == (same.wait_ms is None, same.alone)
+        assert [each.raw for each in got.dead_lettered] == [each.raw for each in same.dead_lettered]
         held += [delivery.receipt for delivery in got.deliveries]
-        held = [receipt for receipt in held if receipt not in acks]
         for part in ("ready", "tokens", "stats"):
             assert getattr(ours, part) == getattr(full, part), part
         for part in ("unacked", "delayed"):
             assert {r: (v.deliveries, v.step, v.raw) for r, v in getattr(ours, part).items()} == {
                 r: (v.deliveries, v.step, v.raw) for r, v in getattr(full, part).items()
             }
+        held = [receipt for receipt in held if receipt in ours.unacked]
+        alone = [
+            {
+                receipt
+                for receipt, score in q.db.zrange(q.keys.unacked, 0, -1, withscores=True)
+                if score % 1
+            }
+            for q in (ours, full)
+        ]
+        assert alone[0] == alone[1]
         assert [letter.raw for letter in ours.dead] == [letter.raw for letter in full.dead]
         metas = ours.meta, full.meta
         for field in ("paused", "largest", "steps", "renew", "timer_by"):
