@@ -57,7 +57,7 @@ def test_what_is_alone_no_more_is_said_later_if_the_server_is_away(
     """Else the end of this process would count against a message that had company."""
     later: list[str] = []
     monkeypatch.setattr(stage.broker.keeper, "do_later", lambda queue, _: later.append(queue))
-    stage.broker.keeper.alone._accompanied.append(("q", "c-1.0.1"))
+    stage.broker.keeper.alone.beside.append(("q", "c-1.0.1"))
     stage.engine.answers["extend"] = ServerUnavailable("gone")
     assert stage.broker.hold(Claimed(0, None, (), (), []), clock()) == []
     assert later == ["q"]
