@@ -18,12 +18,12 @@
 --
 -- KEYS
 --   producer         string  the number of its last call, and which messages that left out; expires
---   delayed          zset    id -> due (bands)
---   delayed_records  hash    id -> record
 --   wake             list    tokens
 --   meta             hash
 --   stats            hash
---   ready            list    * step
+--   ready            list    * step   up to the last one that a message goes to
+--   delayed          zset    * named   id -> due (bands); only if messages have ids
+--   delayed_records  hash    * named   id -> record
 --   ids              zset    * once   id -> until when it is known (ms); only if messages are put once
 --   calls            set     * once   ids of messages, as the first release has them
 --   calls_old        set     * once   those of the window before
@@ -41,7 +41,7 @@
 -- ERRORS
 --   BADARG  WRONGTYPE  NOPART
 local limits = require("lib.limits")
-local producer, tokens, meta, stats, ready = KEYS[1], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local producer, tokens, meta, stats, ready = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local SMALL = limits.SMALL
 local call, total, try = ARGV[1], #ARGV - 3, redis.pcall
 
@@ -53,7 +53,7 @@ local settings = ARGV[3]
 local is_tracked = settings == "t" or settings == "pt"
 local is_plain = number and total <= 1000 and (settings == "" or settings == "p" or is_tracked)
 local puts = is_tracked and total or 0
-is_plain = is_plain and #KEYS - puts > 6 and #KEYS - puts < 17
+is_plain = is_plain and #KEYS - puts > 4 and #KEYS - puts < 15
 local largest, byte = 0, string.byte
 for i = 4, is_plain and total + 3 or 0 do
   local body = ARGV[i]

@@ -36,20 +36,25 @@ class CallId:
 
     A producer has one call under way at a time. So the server, which remembers the number of a
     producer's last call, knows of each call whether it was carried out, and be it a late twin of
-    one that was answered long ago.
+    one that was answered long ago. Once it is answered this is the id of the producer's next call.
+
+    A producer keeps the `names` of the keys that its last call took, for the next one into the same
+    `queue`: what is alike in both is packed once.
     """
 
-    __slots__ = ("_idle", "number", "producer")
+    __slots__ = ("_idle", "names", "number", "producer", "queue")
 
     def __init__(self, producer: str, number: int = 1, idle: deque[CallId] | None = None) -> None:
         self.producer, self.number = producer, number
         self._idle = idle
+        self.queue: object = None
+        self.names: tuple[str, ...] = ()
 
-    def answered(self) -> None:
-        """The server has carried it out: its producer may go on to the next call, once."""
-        idle, self._idle = self._idle, None
-        if idle is not None:
-            idle.append(CallId(self.producer, self.number + 1, idle))
+    def answered(self, number: int) -> None:
+        """The server has carried out the call of this number: its producer may go on, once."""
+        if number == self.number and self._idle is not None:
+            self.number = number + 1
+            self._idle.append(self)
 
     def __repr__(self) -> str:
         return f"CallId({self.producer!r}, {self.number})"

@@ -71,6 +71,7 @@ class QueueKeys:
         "ids",
         "inspect",
         "keep",
+        "later",
         "layout",
         "look",
         "looked",
@@ -176,13 +177,7 @@ class QueueKeys:
             *self.ready,
         )
         self.look = (self.unacked, self.delayed, self.meta, self.looked, *self.ready)
-        self.publish = (
-            *later,
-            self.wake,
-            self.meta,
-            self.stats,
-            *self.ready,
-        )
+        self.publish, self.later = (self.wake, self.meta, self.stats, *self.ready), later
         self.once = (self.ids, self.calls, self.calls_old)
         self.attend = (*later, self.wake, self.meta, self.stats, *self.tracked, *self.ready)
         self.ack = (*held, self.stats)

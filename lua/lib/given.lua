@@ -59,10 +59,11 @@ local function fill(group, count, at)
 end
 
 -- The number of the call; its groups; how many messages; the largest of them, in bytes; the first key behind the ready
--- lists; whether any is put once; whether they are for a partition. What is wrong is in `args.fault`.
+-- lists; whether any has an id; whether any is put once; whether they are for a partition. What is wrong is in
+-- `args.fault`.
 function M.groups(ready, time)
   local call, groups, total, largest, once, tracked = args.int("call", 0, 99999999999999), {}, 0, 0, 0, 0
-  local is_part = false
+  local is_part, some_named = false, false
   args.int("keep_ms", 1, LONGEST)
   while args.at < #ARGV and not args.fault or total == 0 and not args.fault do
     local group = { step = 1, named = 0, bodies = {}, ids = {}, from = 1, before = total }
@@ -84,20 +85,21 @@ function M.groups(ready, time)
     else
       largest = math.max(largest, fill(group, count, at))
       groups[#groups + 1], group.results = group, once
+      some_named = some_named or group.named > 0
       once = group.named == 2 and once + count or once
       group.puts, tracked = tracked, group.tracked and tracked + count or tracked
     end
   end
-  -- Behind the ready lists: the ids of those that are put once, also as the first release has them, and their results.
-  -- Last, what says of tracked ones that they were put.
-  local steps = args.keys((once > 0 and ready + 3 + once or ready) + tracked, 1, 10)
+  -- Behind the ready lists: what is delayed, if any have ids; the ids of those that are put once, also as the first
+  -- release has them, and their results. Last, what says of tracked ones that they were put.
+  local steps = args.keys(ready + (some_named and 2 or 0) + (once > 0 and 3 + once or 0) + tracked, 1, 10)
   for _, group in ipairs(groups) do
-    group.results, group.puts = ready + steps + 3 + group.results, #KEYS - tracked + group.puts
+    group.results, group.puts = ready + steps + 5 + group.results, #KEYS - tracked + group.puts
     if group.step > steps then
       args.refuse("step", group.step, "the number of a ready list")
     end
   end
-  return call, groups, total, largest, ready + steps + 1, once > 0, is_part
+  return call, groups, total, largest, ready + steps + 1, some_named, once > 0, is_part
 end
 
 return M

@@ -3,29 +3,29 @@ local bands = require("lib.bands")
 local record = require("lib.record")
 
 local M = { seen = {} }
-local delayed, delayed_records = KEYS[2], KEYS[3]
 local TRIM = 100 -- ids forgotten beyond twice those that come, so that they grow fewer
 
--- Leave out the messages whose id is known; their positions go to `skipped`. The keys of ids are those from
--- KEYS[behind] on. Reads only.
+-- Leave out the messages whose id is known; their positions go to `skipped`. From KEYS[behind] on there is what is
+-- delayed, then what holds ids. Reads only.
 function M.look(group, behind, timer_at, seen, skipped)
+  local ids_at = behind + 2
   M.timer_at = tonumber(timer_at) or 0
   if group.due and group.alive > 0 and group.now - (tonumber(seen) or 0) > group.alive then
     group.due = nil
   end
   local bodies, ids, results, puts, till, young, old = {}, {}, {}, {}, {}, {}, {}
-  local waiting = redis.call("ZMSCORE", delayed, unpack(group.ids))
+  local waiting = redis.call("ZMSCORE", KEYS[behind], unpack(group.ids))
   if group.due then
-    redis.call("HLEN", delayed_records)
+    redis.call("HLEN", KEYS[behind + 1])
   end
   if group.named == 2 then
     local marks = {} -- as the first release has them
     for i = 1, #group.ids do
       marks[i] = "m" .. group.ids[i]
     end
-    young = redis.call("SMISMEMBER", KEYS[behind + 1], unpack(marks))
-    old = redis.call("SMISMEMBER", KEYS[behind + 2], unpack(marks))
-    till = redis.call("ZMSCORE", KEYS[behind], unpack(group.ids))
+    young = redis.call("SMISMEMBER", KEYS[ids_at + 1], unpack(marks))
+    old = redis.call("SMISMEMBER", KEYS[ids_at + 2], unpack(marks))
+    till = redis.call("ZMSCORE", KEYS[ids_at], unpack(group.ids))
   end
   for i = 1, #group.ids do
     local id = group.ids[i]
@@ -41,8 +41,9 @@ function M.look(group, behind, timer_at, seen, skipped)
   group.ids, group.bodies, group.results, group.put_keys, group.to = ids, bodies, results, puts, #bodies
 end
 
--- Into `delayed`; answers whether a consumer must be woken: the message falls due before any that is waited for.
-function M.put(group)
+-- Into what is delayed, KEYS[behind] and the next one; answers whether a consumer must be woken: the message falls due
+-- before any that is waited for.
+function M.put(group, behind)
   if #group.bodies == 0 then
     return false
   end
@@ -52,8 +53,8 @@ function M.put(group)
     held[2 * i - 1], held[2 * i] = group.ids[i], header .. group.bodies[i]
     scores[2 * i - 1], scores[2 * i] = score, group.ids[i]
   end
-  redis.call("HSET", delayed_records, unpack(held))
-  redis.call("ZADD", delayed, unpack(scores))
+  redis.call("HSET", KEYS[behind + 1], unpack(held))
+  redis.call("ZADD", KEYS[behind], unpack(scores))
   return M.timer_at <= now or group.due < M.timer_at
 end
 

@@ -7,7 +7,7 @@ local later = require("lib.later")
 local limits = require("lib.limits")
 
 local M = {}
-local producer, tokens, meta, stats, READY = KEYS[1], KEYS[4], KEYS[5], KEYS[6], 6
+local producer, tokens, meta, stats, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[4], 4
 local SMALL = limits.SMALL
 local FULL = "OOM command not allowed when used memory > 'maxmemory'."
 
@@ -55,11 +55,11 @@ function M.run(was)
     redis.call("UNLINK", producer)
   end
   local time = redis.call("TIME")
-  local call, groups, total, largest, behind, some_once, is_part = given.groups(READY, time)
+  local call, groups, total, largest, behind, some_named, some_once, is_part = given.groups(READY, time)
   if args.fault then
     return redis.error_reply(args.fault)
   end
-  local known = some_once and KEYS[behind] -- ids of messages
+  local known = some_once and KEYS[behind + 2] -- ids of messages
 
   -- All reads. A key of another type is answered before anything is written.
   local skipped, set, is_waking, published = {}, nil, nil, nil
@@ -76,12 +76,15 @@ function M.run(was)
   end
   local is_sound, fault = pcall(look)
   if not is_sound then
-    local kinds = { "any", "zset", "hash", "list", "hash", "hash" }
+    local kinds = { "any", "list", "hash", "hash" }
     for i = #kinds + 1, #KEYS do
       kinds[i] = i < behind and "list" or "any"
     end
+    if some_named then
+      kinds[behind], kinds[behind + 1] = "zset", "hash"
+    end
     if some_once then
-      kinds[behind], kinds[behind + 1], kinds[behind + 2] = "zset", "set", "set"
+      kinds[behind + 2], kinds[behind + 3], kinds[behind + 4] = "zset", "set", "set"
     end
     return redis.error_reply(guard.blame(fault, #KEYS, unpack(kinds)))
   end
@@ -121,7 +124,7 @@ function M.run(was)
     local count = group.to - group.from + 1
     size = size + count
     if group.due then
-      wakes = later.put(group) or wakes
+      wakes = later.put(group, behind) or wakes
     elseif count > 0 then
       redis.call("LPUSH", KEYS[READY + group.step], unpack(group.bodies, group.from, group.to))
       wakes = true

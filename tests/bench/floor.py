@@ -45,12 +45,12 @@ THREADS = 8
 MESSAGES = 2_000  # a round
 
 PUBLISH = """
-local waiting = redis.call("LLEN", KEYS[4])
+local waiting = redis.call("LLEN", KEYS[2])
 redis.call("SET", KEYS[1], ARGV[1], "PX", ARGV[2], "GET")
-redis.call("HINCRBY", KEYS[6], "published", #ARGV - 3)
-redis.call("LPUSH", KEYS[7], unpack(ARGV, 4))
+redis.call("HINCRBY", KEYS[4], "published", #ARGV - 3)
+redis.call("LPUSH", KEYS[5], unpack(ARGV, 4))
 if waiting == 0 then
-  redis.call("RPUSH", KEYS[4], "1")
+  redis.call("RPUSH", KEYS[2], "1")
 end
 return 1
 """
@@ -102,8 +102,9 @@ class Least:
         return self.reader.gets()
 
 
-def _words(*words: Any) -> bytes:
-    packed: bytes = pack_command(words)
+def words(*said: Any) -> bytes:
+    """Words of a command as they are sent."""
+    packed: bytes = pack_command(said)
     return packed[packed.index(b"\n") + 1 :]
 
 
@@ -125,7 +126,7 @@ def floor_put(url: str) -> Work:
 
     def work(count: int) -> None:
         for i in range(count):
-            assert least.call(head + _words(i, 240_000, "", message(i))) == 1
+            assert least.call(head + words(i, 240_000, "", message(i))) == 1
 
     return work
 
@@ -151,7 +152,7 @@ def floor_put_in_a_task(url: str) -> Work:
         loop = asyncio.get_running_loop()
         for i in range(count):
             calls.answer = loop.create_future()
-            transport.write(head + _words(i, 240_000, "", message(i)))
+            transport.write(head + words(i, 240_000, "", message(i)))
             assert await calls.answer == 1
         assert least.connection  # which would close the socket
 
@@ -184,8 +185,8 @@ def floor_put_together(url: str) -> Work:
 
     def lead(own: Any) -> None:
         batch = [waiting.popleft() for _ in range(len(waiting))]
-        words = _words(1, 240_000, "", *[put[0] for put in batch])
-        least.call(least.packed(3 + len(batch)) + words)
+        said = words(1, 240_000, "", *[put[0] for put in batch])
+        least.call(least.packed(3 + len(batch)) + said)
         for put in batch:
             put[2] = True
             if put is not own:
@@ -214,7 +215,7 @@ def floor_consume(url: str) -> Work:
     engine = Engine(url)
     claims = Claims([engine.keys("q")], lease_ms=60_000)
     least = Least(url, CLAIM, claims.call("abcdefabcdefabcdefabcdef-1", 1, 0, [["x"]]))
-    middle = _words(0, 1, 60_000, 20_000, 0, 1 << 20, 1, 0, "", 1)
+    middle = words(0, 1, 60_000, 20_000, 0, 1 << 20, 1, 0, "", 1)
     head, name = least.packed(12), "abcdefabcdefabcdefabcdef-"
     _fill(url)
 
@@ -222,7 +223,7 @@ def floor_consume(url: str) -> Work:
         receipt = ""
         for i in range(count):
             claim_id = f"{name}{i}"
-            data = b"%b%b%b%b" % (head, _words(claim_id), middle, _words(receipt))
+            data = b"%b%b%b%b" % (head, words(claim_id), middle, words(receipt))
             said, body = least.call(data).split(b"\n", 1)
             assert body
             assert said

@@ -484,6 +484,10 @@ def _twin(call: Call[Published]) -> Call[Published]:
 OLDER = Path(__file__).parent / "older" / "publish.lua"
 
 
+def _older_keys(q: Queue) -> list[str]:
+    return [*q.keys.later, q.keys.calls, q.keys.calls_old, *q.keys.publish]
+
+
 def _of_eight(settings: str) -> str:
     """As it has them: nothing is tracked."""
     return settings.removesuffix(" 0") if settings else settings
@@ -496,7 +500,7 @@ def test_the_release_before_publishes_beside(q: Queue, more: dict[str, Any]) -> 
 
     def older(name: str, call_id: str) -> bytes:
         call = calls.publish(q.keys, [Outgoing(msg(name), name, **more)])
-        keys = [*call.keys[1:3], q.keys.calls, q.keys.calls_old, *call.keys[3:]]
+        keys = _older_keys(q)
         args = [call_id, _of_eight(call.args[2]), *call.args[3:]]
         return bytes(q.db.execute_command("EVALSHA", sha, len(keys), *keys, *args))
 
@@ -520,7 +524,7 @@ def test_the_release_before_publishes_beside(q: Queue, more: dict[str, Any]) -> 
 def test_an_id_that_the_release_before_put_is_known(q: Queue) -> None:
     sha = q.db.script_load(OLDER.read_text())
     call = calls.publish(q.keys, [Outgoing(msg("a"), "a", dedup=True)])
-    keys = [*q.keys.publish[:2], q.keys.calls, q.keys.calls_old, *q.keys.publish[2:]]
+    keys = _older_keys(q)
     q.db.execute_command(
         "EVALSHA", sha, len(keys), *keys, "", _of_eight(call.args[2]), *call.args[3:]
     )

@@ -144,7 +144,8 @@ READING = {"find", "inspect", "look", "overview", "peek", "probe", "roster"}
 SIZES: dict[str, dict[str, int]] = {
     # Ids stand only before the two messages that have one.
     "publish": {
-        "step": 4,
+        "step": 1,
+        "named": 1,
         "group": 2,
         "once": 1,
         "message of id": 2,
@@ -153,7 +154,8 @@ SIZES: dict[str, dict[str, int]] = {
         "message of put": 0,
     },
     "publish delayed": {
-        "step": 4,
+        "step": 2,
+        "named": 1,
         "group": 1,
         "once": 0,
         "message of id": 1,
@@ -162,7 +164,8 @@ SIZES: dict[str, dict[str, int]] = {
         "message of put": 0,
     },
     "publish tracked": {
-        "step": 4,
+        "step": 1,
+        "named": 0,
         "group": 1,
         "once": 0,
         "message of id": 0,

@@ -20,12 +20,12 @@ _PUBLISH = scripts.declared(
     "publish",
     keys=(
         "producer",
-        "delayed",
-        "delayed_records",
         "wake",
         "meta",
         "stats",
         "ready * step",
+        "delayed * named",
+        "delayed_records * named",
         "ids * once",
         "calls * once",
         "calls_old * once",
@@ -110,43 +110,55 @@ def publish(
     """
     if durability is not None and call_id is None:
         raise InvalidArgument("durability needs a call_id")
-    number, producer = (0, "") if call_id is None else (call_id.number, call_id.producer)
-    names = (keys.producer_prefix + producer, *keys.publish)
-    more: Sequence[str] = ()
+    names: Sequence[str]
+    if call_id is None:
+        number, names = 0, _plain_names(keys, "")
+    else:
+        number = call_id.number
+        if call_id.queue is not keys:
+            call_id.queue, call_id.names = keys, _plain_names(keys, call_id.producer)
+        names = call_id.names
+    # Given up after half of the window at the latest, it may be said again for a whole one.
     args: Sequence[Any]
+    keep_ms = 2 * window_ms
     if len(messages) == 1 and messages[0][2:] == _PLAIN:  # as nearly always
         message = messages[0].message
         if len(message) > LARGEST:
             check_size("message 0", message)
-        args = (keys.part, message)
+        args = (number, keep_ms, keys.part, message)
     else:
-        args, more = _in_groups(keys, messages, dedup_window_ms)
-    # Given up after half of the window at the latest, it may be said again for a whole one.
-    call = Call(
-        _PUBLISH,
-        keys,
-        [*names, *more] if more else names,
-        (number, 2 * window_ms, *args),
-        partial(_published, call_id, keys),
-    )
+        groups, steps, more = _in_groups(keys, messages, dedup_window_ms)
+        args = (number, keep_ms, *groups)
+        if steps > 1 or more:
+            names = [names[0], *keys.publish[: 3 + steps], *more]
+    call = Call(_PUBLISH, keys, names, args, partial(_published, call_id, number, keys))
     call.noted, call.durability = IN_USE, durability
     return call
 
 
+def _plain_names(keys: QueueKeys, producer: str) -> tuple[str, ...]:
+    """The keys of a publish into the first step of what has no id."""
+    return (keys.producer_prefix + producer, *keys.publish[:4])
+
+
 def _in_groups(
     keys: QueueKeys, messages: Sequence[Outgoing], dedup_window_ms: int
-) -> tuple[list[Any], list[str]]:
-    """The arguments: before those that have settings in common, these. And what keys they need."""
+) -> tuple[list[Any], int, list[str]]:
+    """The arguments: before those that have settings in common, these.
+
+    And what keys they need: those of so many steps, and which beside.
+    """
     args: list[Any] = []
     results: list[str] = []
     total, group, settings_at, group_at, named = 0, None, 0, 0, False
-    some_tracked = False
+    steps, some_named, some_tracked = 1, False, False
     for out in messages:
         if out[2:] != group:
             if group is not None:
                 args[settings_at] = _settings(group, total - group_at, dedup_window_ms)
             group, group_at, some_tracked = out[2:], total, some_tracked or out.tracked
             named = out.delay_ms > 0 or out.at_ms > 0 or out.dedup
+            steps, some_named = max(steps, out.step), some_named or named
             settings_at = len(args)
             args.append("")
         total += 1
@@ -165,10 +177,12 @@ def _in_groups(
             "t" if group == _PLAIN_TRACKED else _settings(group, total - group_at, dedup_window_ms)
         )
     args[0] = keys.part + args[0]
-    more = [*keys.once, *results] if results else []
+    more = [*keys.later] if some_named else []
+    if results:
+        more += [*keys.once, *results]
     if some_tracked:
         more += [keys.put(out.id) for out in messages if out.tracked]
-    return args, more
+    return args, steps, more
 
 
 def _settings(group: Any, count: int, id_ms: int) -> str:
@@ -177,9 +191,11 @@ def _settings(group: Any, count: int, id_ms: int) -> str:
     return f"{count} {step} {delay_ms} {at_ms} {ttl_ms} {alive_ms} {named} {id_ms} {tracked:d}"
 
 
-def _published(call_id: CallId | None, keys: QueueKeys, reply: Any, _repeated: bool) -> Published:
+def _published(
+    call_id: CallId | None, number: int, keys: QueueKeys, reply: Any, _repeated: bool
+) -> Published:
     if call_id is not None:
-        call_id.answered()
+        call_id.answered(number)
     if type(reply) is int:
         return _ONE if reply == 1 else Published(reply)
     count, how, *known = map(int, reply.split())
