@@ -32,6 +32,9 @@ log = logging.getLogger("atomq.client")
 T = TypeVar("T")
 R = TypeVar("R")
 
+_Into = tuple[Gathering[tuple[QueueKeys, bool]], Callable[[Sequence[Outgoing]], Call[Published]]]
+"""What gathers messages for a queue or partition, and what makes a call of some."""
+
 
 class AsyncEngine(AsyncRunner):
     """Runs calls and flows in one event loop, from any number of tasks. See `Engine`.
@@ -52,6 +55,7 @@ class AsyncEngine(AsyncRunner):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listeners: dict[Place | None, Listener] = {}
         self._gatherings: dict[str, Gathering[tuple[QueueKeys, bool]]] = {}
+        self._into: dict[QueueKeys, _Into] = {}
         self.carriers.clear()
         self._pool: AsyncPool | AsyncShards = (
             AsyncShards(self) if self.address.kind == "cluster" else AsyncPool(self)
@@ -63,17 +67,24 @@ class AsyncEngine(AsyncRunner):
         What several tasks put at the same moment travels together: see `Gathering`. `brief`: as
         `publish_briefly` does it.
         """
-        self._enter_loop()
-        gathering = self._gatherings.get(keys.whole)
-        if gathering is None:
+        if asyncio.get_running_loop() is not self._loop:
+            self._enter_loop()
+        into = self._into.get(keys)
+        if into is None:
             await self.find_namespace()
             gathering = self._gatherings.setdefault(keys.whole, Gathering(self._publish))
+            make = flows.publishing(keys, self.producers, self.options)
+            into = self._into[keys] = gathering, make
+        gathering, make = into
         if gathering.under_way and message.is_plain and len(message.message) <= TOGETHER:
             await gathering.put((keys, brief), message)
             return True
         gathering.under_way += 1
         try:
-            done = await self._publish((keys, brief), [message])
+            if brief:
+                done = await self._publish((keys, brief), [message])
+            else:
+                done = await self._run_one(make((message,)))
         finally:
             gathering.under_way -= 1
         return not done.known
@@ -85,7 +96,7 @@ class AsyncEngine(AsyncRunner):
         if brief:
             flow = flows.publish_briefly(keys, messages, self.producers, self.options)
             return self.run_flow(flow)
-        return self._run_one(flows.publish(keys, messages, self.producers, self.options))
+        return self._run_one(self._into[keys][1](messages))
 
     def gathers(self, keys: QueueKeys) -> bool:
         """Whether messages for a queue wait to be sent together, at the end of this turn."""

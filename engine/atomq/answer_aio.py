@@ -16,24 +16,16 @@ class Answer:
     that there is none, and that the task is cancelled.
     """
 
-    __slots__ = (
-        "_asyncio_future_blocking",
-        "_context",
-        "_done",
-        "_error",
-        "_loop",
-        "_reply",
-        "_wake",
-    )
+    # Here, and not in each that is made: most of it is never set in one.
+    _asyncio_future_blocking = False  # a task asks for it, and for the loop
+    _done = False
+    _reply: Any = None
+    _error: BaseException | None = None
+    _wake: Callable[[Any], object] | None = None
+    _context: Context | None = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop  # a task asks for it, and sets the next one
-        self._asyncio_future_blocking = False
-        self._done = False
-        self._reply: Any = None
-        self._error: BaseException | None = None
-        self._wake: Callable[[Any], object] | None = None
-        self._context: Context | None = None
+        self._loop = loop
 
     def done(self) -> bool:
         """Whether there is an answer, or no task waits for it any more."""
@@ -90,4 +82,4 @@ class Answer:
         if not self._done:
             self._asyncio_future_blocking = True
             yield self
-        return self.result()
+        return self._reply if self._error is None else self.result()

@@ -72,10 +72,8 @@ class Engine(Runner):
             return not self.run_flow(flow).known
         gathering = self._gatherings.get(keys)
         if gathering is None:
-            producers, options = self.producers, self.options
-            gathering = self._gatherings[keys] = ThreadGathering(
-                lambda messages: flows.publish(keys, messages, producers, options), self._run_one
-            )
+            make = flows.publishing(keys, self.producers, self.options)
+            gathering = self._gatherings[keys] = ThreadGathering(make, self._run_one)
         return gathering.put(message)
 
     def reads(self, many: Sequence[tuple[Any, ...]]) -> list[Any]:

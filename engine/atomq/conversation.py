@@ -73,6 +73,10 @@ def is_unblocked(reply: Any) -> bool:
     return isinstance(reply, server.ResponseError) and "via CLIENT UNBLOCK" in str(reply)
 
 
+def _unasked(reply: Any) -> Exception:
+    return server.ConnectionError(f"the server said what was not asked for: {reply!r}")
+
+
 def _error(text: str) -> Exception:
     error: Exception = _parse_error(_IN_SCRIPT.sub("", text))
     return error
@@ -213,6 +217,24 @@ class Conversation(Iterator[tuple[Any, Any]]):
             received = receive()
         return replies[0]
 
+    def take(self, received: bytes | Sequence[Any], answers: list[tuple[Any, Any]]) -> None:
+        """Take in what was received, and add to a list what iterating would give now.
+
+        For a driver that has subscribed to nothing: pushes are passed over. Raises what iterating
+        raises, with what came before in the list.
+        """
+        parsed, gets, pending = self._parsed, self._gets, self.pending
+        if type(received) is bytes:
+            self._reader.feed(received)
+        else:
+            parsed.extend(received)
+        while (reply := parsed.popleft() if parsed else gets()) is not _NOTHING:
+            if type(reply) is PushNotification:
+                continue
+            if not pending:
+                raise _unasked(reply)
+            answers.append((pending.popleft(), reply))
+
     def __iter__(self) -> Self:
         return self
 
@@ -235,7 +257,7 @@ class Conversation(Iterator[tuple[Any, Any]]):
                     continue
                 return self.pending.popleft().purpose, reply
             if not self.pending:
-                raise server.ConnectionError(f"the server said what was not asked for: {reply!r}")
+                raise _unasked(reply)
             purpose = self.pending.popleft()
             if type(purpose) is not _Subscription:
                 return purpose, reply

@@ -13,7 +13,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from atomq import wires
 from atomq.actions import Replaced
-from atomq.conversation import PUSHED, Conversation
+from atomq.conversation import Conversation
 from atomq.pool_base import FRESH, LATE
 from atomq.retrying import leads_astray
 from atomq.translating import Unsent
@@ -75,7 +75,7 @@ class Line:
         number = self._wire.fileno()
         return number < 0 or not readable(number)  # memory:// has none
 
-    def say(self, data: Sequence[bytes], asked: Asked, large: bool, patience: float) -> None:
+    def say(self, data: Sequence[bytes], asked: Asked, large: bool, patience: float = 0.0) -> None:
         """Send commands, each of which answers `asked`, by `patience` seconds later than others."""
         if large:
             self._pool.occupied(self)
@@ -108,18 +108,14 @@ class Line:
         answers: list[tuple[Asked, Any]] = []
         led_astray = False
         try:
-            next_answer = self._talk.feed(data).answer
-            while (answer := next_answer()) is not None:
-                asked, reply = answer
-                if asked is PUSHED:
-                    continue
-                answers.append(answer)
-                if isinstance(reply, Exception) and leads_astray(reply):
-                    led_astray = True
+            self._talk.take(data, answers)
         except server.RedisError as error:
             _answer(answers)
             self.broke(error)
             return
+        for _, reply in answers:
+            if isinstance(reply, Exception) and leads_astray(reply):
+                led_astray = True
         if led_astray:
             self._pool.broke()
             self.leave()

@@ -92,7 +92,12 @@ class AsyncPool(AsyncCommands):
         """
         data = call.packed()
         answer = Answer(self.loop or self._loop())
-        self._say((data,), answer, call.large or len(data) > SMALL, within is not None)
+        large, looked_at = call.large or len(data) > SMALL, within is not None
+        line = self._with_room(large, looked_at)
+        if line is None:
+            self._want((data,), answer, large, looked_at)
+        else:
+            line.say((data,), answer, large)
         return answer if within is None else _soon(answer, within)
 
     async def over(
@@ -110,7 +115,12 @@ class AsyncPool(AsyncCommands):
     async def _over(self, load: Load, looked_at: bool) -> list[Any]:
         future, data = self._loop().create_future(), load.data
         asked: Asked = future if len(data) == 1 else _Several(len(data), future)
-        self._say(data, asked, large=load.large, looked_at=looked_at, patience=load.patience)
+        large, patience = load.large, load.patience
+        line = self._with_room(large, looked_at)
+        if line is None:
+            self._want(data, asked, large, looked_at, patience)
+        else:
+            line.say(data, asked, large, patience)
         replies = await future
         return [replies] if asked is future else replies
 
@@ -119,18 +129,14 @@ class AsyncPool(AsyncCommands):
             self.loop = asyncio.get_running_loop()
         return self.loop
 
-    def _say(
+    def _want(
         self,
         data: Sequence[bytes],
         asked: Asked,
         large: bool,
-        looked_at: bool = False,
+        looked_at: bool,
         patience: float = 0.0,
     ) -> None:
-        line = self._with_room(large, looked_at)
-        if line is not None:
-            line.say(data, asked, large, patience)
-            return
         wanting = self._wanting_large if large else self._wanting
         wanting.append(_Wanting(data, asked, looked_at, patience))
         self._open_more()

@@ -250,8 +250,8 @@ class Queue(QueueBase[Engine]):
         else:
             item = Item(body, delay, at, priority, id, headers, ttl, key, tracked)
             message = self._outgoing(item)
-        confirmed_by = self._confirmed_by(durability)
-        if confirmed_by is not None:
+        to_confirm = durability is not None or self._durability is not None
+        if to_confirm and (confirmed_by := self._confirmed_by(durability)) is not None:
             put = self.engine.run_flow(self._put([message], confirmed_by))
             return Sent(message.id, self, put[0])
         return _sent((message.id, self, self.engine.publish(self.keys, message)))

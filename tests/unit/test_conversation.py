@@ -152,6 +152,25 @@ def test_what_came_before_its_call_is_no_answer_to_it() -> None:
     assert talk.sole(iter([[False]]).__next__) is False  # of memory://
 
 
+@given(
+    st.lists(st.builds(Said, replies | st.just(NO), before=pushes), max_size=6),
+    st.lists(st.integers(0), max_size=6),
+)
+def test_what_is_taken_at_once_is_what_iterating_gives(said: list[Said], cuts: list[int]) -> None:
+    talk, found = Conversation(), list[tuple[Any, Any]]()
+    for n, one in enumerate(said):
+        one.say(talk, n)
+    for piece in chopped(b"".join(resp(each) for one in said for each in one.sent), cuts):
+        talk.take(piece, found)
+    heard = [(p, type(r) if isinstance(r, Exception) else r) for p, r in found]
+    assert heard == [one.heard(n)[-1] for n, one in enumerate(said)]
+    talk.say(("A",), "last")
+    found.clear()
+    with pytest.raises(server.ConnectionError, match="not asked for: 2"):
+        talk.take([1, 2, 3], found)
+    assert found == [("last", 1)], "it came before"
+
+
 def test_false_is_an_answer() -> None:
     talk = Conversation()
     talk.say(("A",), 1)

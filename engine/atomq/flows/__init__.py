@@ -34,7 +34,13 @@ from atomq.flows.operating import (
     whole_roster,
 )
 from atomq.flows.pace import Pace
-from atomq.flows.publishing import by_size, publish, publish_all, publish_briefly
+from atomq.flows.publishing import (
+    by_size,
+    publish,
+    publish_all,
+    publish_briefly,
+    publishing,
+)
 from atomq.flows.results import await_result, follow
 from atomq.flows.times import Stop, clock, deadline_of, is_set, seconds_left
 
@@ -76,6 +82,7 @@ __all__ = [
     "publish",
     "publish_all",
     "publish_briefly",
+    "publishing",
     "redrive",
     "redrive_all",
     "repeat",

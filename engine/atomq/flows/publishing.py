@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from atomq import calls
 from atomq.calls import Call
@@ -22,14 +22,21 @@ def publish(
     durability: Durability | None = None,
 ) -> Call[calls.Published]:
     """One publish call under an id of its own, known for as long as the options say."""
-    return calls.publish(
-        keys,
-        messages,
-        producers.next(),
-        options.call_window_ms,
-        options.dedup_window_ms,
-        durability,
-    )
+    window_ms, dedup_ms = options.call_window_ms, options.dedup_window_ms
+    return calls.publish(keys, messages, producers.next(), window_ms, dedup_ms, durability)
+
+
+def publishing(
+    keys: QueueKeys, producers: Producers, options: Options
+) -> Callable[[Sequence[calls.Outgoing]], Call[calls.Published]]:
+    """What makes such calls, where many go to one queue."""
+    window_ms, dedup_ms = options.call_window_ms, options.dedup_window_ms
+    next_id, make = producers.next, calls.publish
+
+    def call(messages: Sequence[calls.Outgoing]) -> Call[calls.Published]:
+        return make(keys, messages, next_id(), window_ms, dedup_ms)
+
+    return call
 
 
 def publish_briefly(
