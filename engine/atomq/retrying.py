@@ -175,9 +175,7 @@ class Batch:
         """What is left to be answered."""
         return [self.calls[i] for i in self.left]
 
-    def answered(
-        self, replies: Sequence[Any], *, waits: bool = False
-    ) -> tuple[Exception | None, bool]:
+    def answered(self, replies: Sequence[Any], *, waits: bool) -> tuple[Exception | None, bool]:
         """Sort the replies; the trouble of those that are left, if any, and whether it is a loss.
 
         What passes by itself is none: the server surely did not do what it was asked for. That is

@@ -222,6 +222,16 @@ def test_what_is_set_apart_has_ended_once_and_waits_from_now_on(q: Queue) -> Non
     assert q.stats["expired"] == ended + 1
 
 
+def test_beside_what_is_set_apart_the_others_count_as_ended(q: Queue) -> None:
+    for new in (("a", "b"), ("c",)):
+        q.put(*new)
+        q.take()
+        q.expire()
+    ended = q.stats["expired"]
+    assert names(q.take(company=HOLDS)) == ["c"]
+    assert (apart(q), q.stats["expired"]) == (["a", "b"], ended + 1)
+
+
 def test_where_a_tracked_message_is_that_was_set_apart(q: Queue) -> None:
     head = b'{"x-deliveries":3,"x-spared":2,'
     q.db.lpush(q.keys.ready[0], head + tracked_msg("a")[1:])
