@@ -71,7 +71,7 @@ while is_plain and n < take do
     is_plain = is_plain and brace == 123 and quote == 34 and #body <= largest
     n = n + 1
     if first == 120 and is_plain then -- "x-...: it is plain if it says only that it is tracked
-      local id = string.match(body, '^{"x%-tracked":"([^"\\]+)",')
+      local id = string.match(body, '^{"x%-tracked":"([^"\\ ]+)[ %d]*",')
       tracked = tracked or {}
       tracked[n], is_plain = id, id ~= nil
     end

@@ -53,7 +53,7 @@ end
 local now = clock.now()
 local text, state = tracking.newest(tracked, 6, 9, clock.us)
 local name = string.match(text, "^%l %d+ ([^\n]*)") or ""
-local is_dropped = redis.pcall("HEXISTS", KEYS[8], tracked) == 1
+local is_dropped = state ~= "r" and redis.pcall("HEXISTS", KEYS[8], tracked) == 1 -- else it was put again
 for i = 1, #ready do
   left[2] = left[2] + ready[i]
 end

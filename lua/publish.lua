@@ -29,6 +29,7 @@
 --   calls_old        set     * once   those of the window before
 --   result           string  * message   of those that are put once
 --   put              string  * message   of those that are tracked: when it was put; expires
+--   cancelled        hash    * known   id -> mark (see lib/cancelled); only if tracked ones have ids
 -- ARGV
 --   call             int     its number, from 1 on; 0: it is not remembered
 --   keep_ms          int     for how long a producer is remembered that puts nothing

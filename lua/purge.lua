@@ -88,6 +88,12 @@ if parts.ready then
     redis.call("UNLINK", KEYS[READY + i - 1])
   end
   redis.call("DEL", tokens)
+  local marks = redis.call("HGETALL", cancelled)
+  for i = 1, #marks, 2 do
+    if string.byte(marks[i]) ~= 33 then -- "!" and a receipt
+      redis.call("HDEL", cancelled, marks[i])
+    end
+  end
 end
 if parts.delayed then
   redis.call("UNLINK", delayed, delayed_records)

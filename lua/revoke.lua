@@ -26,18 +26,19 @@
 -- ERRORS
 --   BADARG  WRONGTYPE
 local args = require("lib.args")
+local cancelled = require("lib.cancelled")
 local clock = require("lib.clock")
 local guard = require("lib.guard")
 local limits = require("lib.limits")
 local tracking = require("lib.tracking")
 
-local unacked, ids, meta, stats, cancelled, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[7], 10
+local unacked, ids, meta, stats, marks, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[7], 10
 local MONTH = 2592000000 -- ms that a message may lie in ready until the claim that drops it
 local steps = args.keys(READY - 1, 1, 10)
 local tracked, id = args.text("tracked", limits.LARGEST), args.text("id", limits.LARGEST)
 local receipt, limit = args.text("receipt", 256), args.int("limit", 0, 1000)
 local body = args.text("message", limits.LARGEST)
-guard.zset(unacked); guard.zset(ids); guard.hash(meta); guard.hash(stats); guard.hash(cancelled)
+guard.zset(unacked); guard.zset(ids); guard.hash(meta); guard.hash(stats); guard.hash(marks)
 local ready = guard.ready(READY)
 local fault = args.done() or guard.fault
 if fault then
@@ -46,12 +47,10 @@ end
 
 local now = clock.now()
 
--- Claims and renewals look for what is cancelled until then.
-local function mark(name, ms)
+-- Claims and renewals look for what is cancelled for so long.
+local function look(ms)
   local until_ms = math.max(tonumber(redis.call("HGET", meta, "cancels")) or 0, now + ms)
-  redis.call("HDEL", cancelled, name)
-  redis.call("HSET", cancelled, name, string.format("%.0f", now))
-  redis.call("PEXPIRE", cancelled, string.format("%.0f", MONTH))
+  redis.call("PEXPIRE", marks, string.format("%.0f", MONTH))
   redis.call("HSET", meta, "cancels", string.format("%.0f", until_ms), "quiet", 0)
 end
 
@@ -59,7 +58,9 @@ if receipt ~= "" then
   if not redis.call("ZSCORE", unacked, receipt) then
     return 0
   end
-  mark("!" .. receipt, limits.HOUR_MS)
+  redis.call("HDEL", marks, "!" .. receipt)
+  redis.call("HSET", marks, "!" .. receipt, string.format("%.0f", now))
+  look(limits.HOUR_MS)
   return 1
 end
 
@@ -86,7 +87,8 @@ if body == "" then
   local _, state = tracking.newest(tracked, 5, 8, clock.us)
   is_gone = state == "r"
   if is_gone then
-    mark(tracked, MONTH)
+    cancelled.add(marks, tracked, now)
+    look(MONTH)
   end
 end
 if not is_gone then

@@ -10,7 +10,8 @@ from atomq.message import Envelope
 _SAID = r'"x-%s": ?"?[\w.+-]*"?, ?'
 _HEAD = "".join(f"(?:{_SAID % name})?" for name in ("deliveries", "expires"))
 _SPARED = re.compile(rf'\{{{_HEAD}"x-spared": ?"?(\d{{1,8}})'.encode())
-_TRACKED = re.compile(rf'\{{{_HEAD}(?:{_SAID % "spared"})?"x-tracked": ?"([^"\\]+)"'.encode())
+_ID = r'"x-tracked": ?"([^"\\ ]+)(?: \d+)?"'
+_TRACKED = re.compile(rf"\{{{_HEAD}(?:{_SAID % 'spared'})?{_ID}".encode())
 
 
 class Delivery:

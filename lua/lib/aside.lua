@@ -1,17 +1,12 @@
 -- What a claim meets and does not hand out: it dead-letters it, or drops what was cancelled. Each counts towards what
 -- one claim may do, see `room` in lib/delivering.
+local cancelled = require("lib.cancelled")
 local dead = require("lib.dead")
 local tracking = require("lib.tracking")
 
 local M = {}
 
--- Drop this message if it was cancelled under this name; whether it was.
-function M.drop(this, call, body, name)
-  local key = KEYS[this.at + 11]
-  if not name or redis.pcall("HDEL", key, name) ~= 1 then
-    return false
-  end
-  this.tracked = tracking.note(this.tracked, body, "x", call.us)
+local function drop(this, call, key)
   this.dropped, call.aside, call.freed = (this.dropped or 0) + 1, call.aside + 1, true
   if redis.call("HLEN", key) == 0 then
     this.changes[#this.changes + 1], this.changes[#this.changes + 2] = "cancels", 0
@@ -19,9 +14,24 @@ function M.drop(this, call, body, name)
   return true
 end
 
+-- Drop it if it was cancelled while it was held under this receipt; whether it was.
+function M.was_revoked(this, call, body, receipt)
+  local key = KEYS[this.at + 11]
+  if redis.pcall("HDEL", key, "!" .. receipt) ~= 1 then
+    return false
+  end
+  this.tracked = tracking.note(this.tracked, body, "x", call.us)
+  return drop(this, call, key)
+end
+
 -- Drop it if it was cancelled while it was ready, which only a tracked one can be; whether it was.
 function M.was_cancelled(this, call, body)
-  return M.drop(this, call, body, tracking.of(body))
+  local key, name, since = KEYS[this.at + 11], tracking.of(body)
+  local is_taken, is_put_again = cancelled.take(key, name or "", since or 0)
+  if is_taken and not is_put_again then
+    this.tracked = tracking.note(this.tracked, body, "x", call.us)
+  end
+  return is_taken and drop(this, call, key)
 end
 
 -- `detail`: the id, where the message will not say it.

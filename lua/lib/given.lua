@@ -63,6 +63,7 @@ end
 -- `args.fault`.
 function M.groups(ready, time)
   local call, groups, total, largest, once, tracked = args.int("call", 0, 99999999999999), {}, 0, 0, 0, 0
+  local marks = 0
   local is_part, some_named = false, false
   args.int("keep_ms", 1, LONGEST)
   while args.at < #ARGV and not args.fault or total == 0 and not args.fault do
@@ -88,13 +89,15 @@ function M.groups(ready, time)
       some_named = some_named or group.named > 0
       once = group.named == 2 and once + count or once
       group.puts, tracked = tracked, group.tracked and tracked + count or tracked
+      marks = group.tracked and group.named > 0 and 1 or marks
     end
   end
   -- Behind the ready lists: what is delayed, if any have ids; the ids of those that are put once, also as the first
-  -- release has them, and their results. Last, what says of tracked ones that they were put.
-  local steps = args.keys(ready + (some_named and 2 or 0) + (once > 0 and 3 + once or 0) + tracked, 1, 10)
+  -- release has them, and their results. Last, what says of tracked ones that they were put, and of which ids some
+  -- are cancelled.
+  local steps = args.keys(ready + (some_named and 2 or 0) + (once > 0 and 3 + once or 0) + tracked + marks, 1, 10)
   for _, group in ipairs(groups) do
-    group.results, group.puts = ready + steps + 5 + group.results, #KEYS - tracked + group.puts
+    group.results, group.puts = ready + steps + 5 + group.results, #KEYS - marks - tracked + group.puts
     if group.step > steps then
       args.refuse("step", group.step, "the number of a ready list")
     end

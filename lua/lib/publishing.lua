@@ -64,7 +64,9 @@ function M.run(was)
   -- All reads. A key of another type is answered before anything is written.
   local skipped, set, is_waking, published = {}, nil, nil, nil
   local function look()
-    set = redis.call("HMGET", meta, "paused", "largest", "timer_at", "seen", "ids_end", "expires", "partitions")
+    set = redis.call(
+      "HMGET", meta, "paused", "largest", "timer_at", "seen", "ids_end", "expires", "partitions", "cancels"
+    )
     is_waking = redis.call("LLEN", tokens) > 0
     published = redis.call("HGET", stats, "published")
     for i = 1, #groups do
@@ -118,11 +120,16 @@ function M.run(was)
     end
   end
 
+  local cancels = (tonumber(set[8]) or 0) > time[1] * 1000
   local size, wakes = 0, false
   for i = 1, #groups do
     local group = groups[i]
     local count = group.to - group.from + 1
     size = size + count
+    for m = 1, group.tracked and group.named > 0 and cancels and count or 0 do
+      local cancelled = require("lib.cancelled")
+      group.bodies[m] = cancelled.put(KEYS[#KEYS], group.bodies[m], group.now)
+    end
     if group.due then
       wakes = later.put(group, behind) or wakes
     elseif count > 0 then

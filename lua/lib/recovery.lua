@@ -28,7 +28,7 @@ local function take_out(this, call, step, index, records, found, ended_alone)
       local is_dropped = false
       if this.cancels and is_lease then
         local aside = require("lib.aside")
-        is_dropped = aside.drop(this, call, body, "!" .. name)
+        is_dropped = aside.was_revoked(this, call, body, name)
       end
       if is_dropped then
         call.bytes = call.bytes + #body

@@ -13,13 +13,15 @@ local message = require("lib.message")
 local M = {}
 local TURN = limits.TRACKED_US
 
--- The id of a message as its records have it; nil if it is not tracked.
+-- The id of a message as its records have it; nil if it is not tracked. And when it was put (ms), if others with its id
+-- were cancelled before, else 0.
 function M.of(body)
   if string.byte(body, 3) ~= 120 then -- "x-...
     return nil
   end
   local _, _, rest = message.head(body)
-  return string.match(body, '^"x%-tracked": ?"([^"\\]+)"', rest)
+  local id, since = string.match(body, '^"x%-tracked": ?"([^"\\ ]+) ?(%d*)"', rest)
+  return id, tonumber(since) or 0
 end
 
 function M.text(state, us, name)

@@ -75,6 +75,7 @@ def spoil(rig: Rig, key: str) -> None:
 # Keys that a verb takes, and that these calls go nowhere near.
 UNTOUCHED: dict[str, Callable[[QueueKeys], Sequence[str]]] = {
     "publish": lambda keys: (keys.delayed_records,),
+    "publish tracked once": lambda keys: (keys.delayed_records,),
     "publish delayed": lambda keys: (keys.producer(""), keys.ready[0]),
     # Where something is ready it looks no further.
     "look": lambda keys: (keys.unacked, keys.delayed, keys.looked, *keys.ready),
@@ -134,6 +135,7 @@ def test_1_every_verb_leaves_each_message_in_one_place(rig: Rig, verb: str) -> N
         "publish": {"q-new0", "q-new1", "q-new2"},
         "publish delayed": {"q-new"},
         "publish tracked": {"q-told"},
+        "publish tracked once": {"q-told"},
         "dead_letter": {"q-unread"},
         "put_back": {"q-popped"},
         "reply": {"q-reply"},

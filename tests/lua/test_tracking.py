@@ -299,6 +299,49 @@ def test_a_tracked_one_amid_a_long_queue_is_dropped_by_the_claim_that_meets_it(q
     assert q.meta["cancels"] == "0", "claims take the short way again"
 
 
+@pytest.mark.parametrize(
+    "how", [{}, {"delay_ms": 1}, {"ttl_ms": 60_000}], ids=["ready", "delayed", "expires"]
+)
+def test_what_is_put_again_is_not_dropped_though_claims_meet_it_first(
+    q: Queue, how: dict[str, int]
+) -> None:
+    put(q, "a", step=3)
+    assert q.run(calls.revoke(q.keys, "a"))
+    put(q, "a", step=2, dedup=True, **how)
+    assert find(q, "a").state == ("delayed" if "delay_ms" in how else "ready")
+    before = q.now()
+    while q.now() < before + 3:
+        pass
+    (got,) = q.take(1)
+    assert (got.step, got.envelope.id, find(q, "a").receipt) == (2, "a", got.receipt)
+    assert q.run(calls.release(q.keys, [(got.receipt, "a")])) == [Verdict.DONE]
+    assert [each.step for each in q.take()] == [2], "delivered before, it is still that one"
+    assert (q.stats["cancelled"], q.db.exists(q.keys.cancelled)) == (1, 0)
+    assert find(q, "a").state == "held", "what was dropped is not the one that is held"
+
+
+def test_an_id_that_is_cancelled_and_put_again_twice(q: Queue) -> None:
+    for step in (3, 2):
+        put(q, "a", step=step, dedup=True)
+        assert q.run(calls.revoke(q.keys, "a"))
+    put(q, "a", dedup=True)
+    assert [each.step for each in q.take()] == [1]
+    assert (q.stats["cancelled"], q.db.exists(q.keys.cancelled)) == (2, 0)
+
+
+def test_what_is_put_again_after_a_purge_is_not_dropped(q: Queue) -> None:
+    """The marks of what was ready go with it, and not those of what is held."""
+    put(q, "a", "b")
+    (a,) = q.take(1)
+    for receipt in (a.receipt, ""):
+        assert q.run(calls.revoke(q.keys, "a" if receipt else "b", receipt=receipt))
+    q.run(calls.purge(q.keys, ready=True))
+    assert q.db.hkeys(q.keys.cancelled) == [b"!" + a.receipt.encode()]
+    put(q, "b", dedup=True)
+    assert q.db.lrange(q.keys.ready[0], 0, -1) == [envelope("b")]
+    assert [each.envelope.id for each in q.take()] == ["b"]
+
+
 @pytest.mark.parametrize("why", ["expired", "max_deliveries", "alone and max_deliveries"])
 def test_a_cancelled_one_that_is_past_its_time_is_no_dead_letter(q: Queue, why: str) -> None:
     """Who waits for its result would hear that it failed."""

@@ -217,7 +217,7 @@ def test_messages_of_the_same_kind_share_what_is_said_of_them() -> None:
         *("1 1 0 0 0 0 2 9 1", "n", "f"),
         *("", "g"),
     ]
-    more = [*Q.later, *Q.once, Q.result("n"), Q.put("n")]
+    more = [*Q.later, *Q.once, Q.result("n"), Q.put("n"), Q.cancelled]
     first = [Q.producer(""), Q.wake, Q.meta, Q.stats, *Q.ready[:2]]
     assert [*call.keys] == [*first, *more]
     twice = calls.publish(Q, [Outgoing("g", "o"), *messages[:2]])

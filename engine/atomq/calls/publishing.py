@@ -31,6 +31,7 @@ _PUBLISH = scripts.declared(
         "calls_old * once",
         "result * message",
         "put * message",
+        "cancelled * known",
     ),
     argv=(
         "call",
@@ -151,7 +152,7 @@ def _in_groups(
     args: list[Any] = []
     results: list[str] = []
     total, group, settings_at, group_at, named = 0, None, 0, 0, False
-    steps, some_named, some_tracked = 1, False, False
+    steps, some_named, some_tracked, some_known = 1, False, False, False
     for out in messages:
         if out[2:] != group:
             if group is not None:
@@ -159,6 +160,7 @@ def _in_groups(
             group, group_at, some_tracked = out[2:], total, some_tracked or out.tracked
             named = out.delay_ms > 0 or out.at_ms > 0 or out.dedup
             steps, some_named = max(steps, out.step), some_named or named
+            some_known = some_known or (named and out.tracked)
             settings_at = len(args)
             args.append("")
         total += 1
@@ -182,6 +184,8 @@ def _in_groups(
         more += [*keys.once, *results]
     if some_tracked:
         more += [keys.put(out.id) for out in messages if out.tracked]
+    if some_known:
+        more.append(keys.cancelled)
     return args, steps, more
 
 
