@@ -7,8 +7,6 @@ docs/reference/errors.md, under its own name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 
 class AtomqError(Exception):
     """Base of everything raised on purpose by atomq.
@@ -61,7 +59,7 @@ class ServerError(AtomqError):
     See docs/reference/errors.md#servererror.
     """
 
-    ids: Sequence[str] = ()
+    ids: list[str] | tuple[str, ...] = ()
     """Of `put_many`: ids of the messages that calls before this one put, in the order given."""
 
     def __str__(self) -> str:

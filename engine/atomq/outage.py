@@ -64,7 +64,7 @@ class Outage:
         self._over("%s is back after %.1f s")
 
     def left(self) -> None:
-        """Other nodes serve what it did: nobody waits for it any more."""
+        """Other nodes serve what it did: no call waits for it any more."""
         self._over("%s serves no slots any more: it was waited for for %.1f s")
 
     def _over(self, text: str) -> None:

@@ -34,7 +34,7 @@ class OutageReport:
 
     def _away(self, trouble: Exception, seconds: float = 0.0, more: float = 0.0) -> None:
         outage = self._standing.outage
-        if not self._pool.has_left(outage):  # an answer that never came is missed by nobody then
+        if not self._pool.has_left(outage):  # else no caller misses the answer that never came
             outage.away(trouble, seconds, more)
 
     def _missed(self, trouble: BaseException | None, call: Call[Any] | None = None) -> Standing:
