@@ -36,10 +36,11 @@ class CallId:
 
     A producer has one call under way at a time. So the server, which remembers the number of a
     producer's last call, knows of each call whether it was carried out, and be it a late twin of
-    one that was answered long ago. Once it is answered this is the id of the producer's next call.
+    one that was answered long ago. So the number never changes: what is remembered of a call that
+    seemed lost may be said again after its answer has come.
 
-    A producer keeps the `names` of the keys that its last call took, for the next one into the same
-    `queue`: what is alike in both is packed once.
+    The next call takes the `names` of the keys along, for one into the same `queue`: what is alike
+    in both is packed once.
     """
 
     __slots__ = ("_idle", "names", "number", "producer", "queue")
@@ -50,11 +51,14 @@ class CallId:
         self.queue: object = None
         self.names: tuple[str, ...] = ()
 
-    def answered(self, number: int) -> None:
-        """The server has carried out the call of this number: its producer may go on, once."""
-        if number == self.number and self._idle is not None:
-            self.number = number + 1
-            self._idle.append(self)
+    def answered(self) -> None:
+        """The server has carried it out: its producer may go on to the next call, once."""
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            following = CallId.__new__(CallId)  # a put is short: by no function of Python
+            following.producer, following.number = self.producer, self.number + 1
+            following._idle, following.queue, following.names = idle, self.queue, self.names
+            idle.append(following)
 
     def __repr__(self) -> str:
         return f"CallId({self.producer!r}, {self.number})"

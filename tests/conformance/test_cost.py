@@ -182,7 +182,7 @@ def test_a_message_runs_no_more_python_than_it_did(
     [
         pytest.param(put, None, 29.1, id="put"),
         pytest.param(put, 12, 59, id="put into partitions"),
-        pytest.param(put_many, 12, 6.9, id="put_many into partitions"),
+        pytest.param(put_many, 12, 7, id="put_many into partitions"),
     ],
 )
 def test_a_message_to_a_cluster_runs_no_more_python_than_it_did(

@@ -132,7 +132,7 @@ def publish(
         args = (number, keep_ms, *groups)
         if steps > 1 or more:
             names = [names[0], *keys.publish[: 3 + steps], *more]
-    call = Call(_PUBLISH, keys, names, args, partial(_published, call_id, number, keys))
+    call = Call(_PUBLISH, keys, names, args, partial(_published, call_id, keys))
     call.noted, call.durability = IN_USE, durability
     return call
 
@@ -195,11 +195,9 @@ def _settings(group: Any, count: int, id_ms: int) -> str:
     return f"{count} {step} {delay_ms} {at_ms} {ttl_ms} {alive_ms} {named} {id_ms} {tracked:d}"
 
 
-def _published(
-    call_id: CallId | None, number: int, keys: QueueKeys, reply: Any, _repeated: bool
-) -> Published:
+def _published(call_id: CallId | None, keys: QueueKeys, reply: Any, _repeated: bool) -> Published:
     if call_id is not None:
-        call_id.answered(number)
+        call_id.answered()
     if type(reply) is int:
         return _ONE if reply == 1 else Published(reply)
     count, how, *known = map(int, reply.split())
