@@ -981,19 +981,23 @@ def test_a_server_that_forgets_its_scripts_between_any_two_flights(
     """The script and its call travel together, so the moment of a flush does not matter."""
     db = server.client()
     lines: Any = pool.Pool if worker == "sync" else pool_aio.AsyncPool
-    flight = "over" if worker == "sync" else "_say"
-    fly = getattr(lines, flight)
 
-    def forgetting(*args: Any, **options: Any) -> Any:
-        db.script_flush()
-        return fly(*args, **options)
+    def forgets_before(flight: str) -> None:
+        fly = getattr(lines, flight)
+
+        def forgetting(*args: Any, **options: Any) -> Any:
+            db.script_flush()
+            return fly(*args, **options)
+
+        monkeypatch.setattr(lines, flight, forgetting)
 
     async def main() -> list[Any]:
         async with AsyncQueue("q", server.url) as queue:
             await queue.put_many(range(3))
             return [message.body async for message in queue.consume(prefetch=3, timeout=0)]
 
-    monkeypatch.setattr(lines, flight, forgetting)
+    for flight in ("one", "over"):
+        forgets_before(flight)
     if worker == "asyncio":
         assert asyncio.run(main()) == [0, 1, 2]
         return
