@@ -226,7 +226,9 @@ class QueueMachine(RuleBasedStateMachine):
         of: str = "one",
     ) -> None:
         riding = self.pick(list(acks)) if acks else []
-        sides = self.sides if of == "all" else [self.at]
+        sides = [self.at]  # first, for the acks are of its messages
+        if of == "all":
+            sides += [side for side in self.sides if side is not self.at]
         keys, n = [side.q.keys for side in sides], {"two steps": 2, "one step": 1}.get(of, 4)
         if n < 4 and self.q.name == "q":  # of a fleet that has fewer priorities
             keys = [self.few[n].keys]
@@ -278,7 +280,8 @@ class QueueMachine(RuleBasedStateMachine):
             side.receipts += [each.receipt] if each.receipt not in side.receipts else []
         for side in sides:
             has_more = side.q.name in claimed.more
-            assert has_more >= side.model.has_work(claimed.now_ms, asked.steps)
+            if asked.attempt < 9:  # said again more often it may not say so: the next look finds it
+                assert has_more >= side.model.has_work(claimed.now_ms, asked.steps)
             assert has_more <= side.q.tokens
         return claimed
 
