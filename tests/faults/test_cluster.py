@@ -1294,9 +1294,13 @@ def test_a_wrong_password_is_said_at_once(three: Cluster, make: Make) -> None:
 def test_one_node_is_no_single_server_and_says_so(
     three: Cluster, make: Make, layout: str, home: int
 ) -> None:
-    """It says MOVED if another node has the first key, or CROSSSLOT: "stock" keys lie apart."""
-    queue = make.queue(name_on(three, home), make.engine(three.nodes[1].tcp_url, layout=layout))
-    verbs: dict[str, Callable[[], object]] = {
+    """It says MOVED if another node has the first key, or CROSSSLOT: "stock" keys lie apart.
+
+    But for a plain put into a queue of that node: its few keys are those that the cluster has.
+    """
+    name = name_on(three, home)
+    queue = make.queue(name, make.engine(three.nodes[1].tcp_url, layout=layout))
+    verbs: dict[str, Callable[[], Any]] = {
         "put": lambda: queue.put("x"),
         "put_many": lambda: queue.put_many(["x"]),
         "claim": queue.claim,
@@ -1309,6 +1313,10 @@ def test_one_node_is_no_single_server_and_says_so(
         "redrive": queue.redrive,
         "delete": queue.delete,
     }
+    if (layout, home) == ("stock", 1):
+        assert verbs.pop("put")().new
+        assert [sent.new for sent in verbs.pop("put_many")()] == [True]
+        assert len(make.queue(name, make.engine(url_of(three))).claim_many(9)) == 2
     for verb, call in verbs.items():
         with pytest.raises(ServerError, match=r"one node of a cluster: write redis\+cluster://"):
             pytest.fail(f"{verb} answered {call()!r}")
