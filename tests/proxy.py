@@ -42,7 +42,7 @@ class Proxy:
         self.port: int = self._listeners[1].getsockname()[1]
         self._lock = threading.Lock()
         self._links: set[_Link] = set()
-        self._faults: list[tuple[str, bytes]] = []
+        self._faults: list[tuple[str | float, bytes]] = []
         self.open = threading.Event()
         self.open.set()
         self.seconds = 0.0
@@ -94,6 +94,11 @@ class Proxy:
         with self._lock:
             self._faults += [("request", matching)] * n
 
+    def hold_request(self, seconds: float, matching: bytes) -> None:
+        """Hold the next request that contains `matching` for so long before it goes on."""
+        with self._lock:
+            self._faults.append((seconds, matching))
+
     def cut(self) -> None:
         """Cut all connections there are now; new ones go through."""
         with self._lock:
@@ -144,8 +149,8 @@ class Proxy:
         with self._lock:
             self._links.discard(link)
 
-    def take_fault(self, data: bytes) -> str:
-        """Return "reply" or "request" if the next fault waiting is for these bytes, else ""."""
+    def take_fault(self, data: bytes) -> str | float:
+        """The next fault, "reply", "request" or seconds, if it is for these bytes, else ""."""
         with self._lock:
             if self._faults and self._faults[0][1] in data and _BESIDE not in data:
                 self.dropped += 1
@@ -198,6 +203,8 @@ class _Link:
                 return
             if fault == "reply":
                 self.swallow = True  # before the request goes out, so its reply cannot slip by
+            if isinstance(fault, float):
+                time.sleep(fault)
             tail = b"" if fault else data[-32:]
             self.server.sendall(data)
 

@@ -68,10 +68,9 @@ class Commands(PoolBase):
         load = Bare([packed(("LLEN", key)) for key in keys], large=False)
         return self.over(load, looked_at=True, within=BRIEF)
 
-    def unblock(self, lines: Sequence[tuple[Place | None, int]]) -> None:
-        """CLIENT UNBLOCK of each connection: its node, and its number."""
-        for _, client_id in lines:
-            self.command(unblocking(client_id))
+    def unblock(self, lines: Sequence[tuple[Place | None, int]]) -> list[Any]:
+        """CLIENT UNBLOCK of each connection: its node, and its number. 1: it ended a wait."""
+        return [self.command(unblocking(client_id)) for _, client_id in lines]
 
     # ── connections of the caller's own ───────────────────────────────────────────────────────
 

@@ -44,6 +44,9 @@ TRACK: Final = ("CLIENT", "TRACKING", "ON", "OPTIN")
 CACHING: Final = ("CLIENT", "CACHING", "YES")
 """Of what the next command reads."""
 
+UNREAD: Final = 0.01
+"""Seconds after which CLIENT UNBLOCK is said again that ended nothing, and then twice as many."""
+
 _NOTHING: Final = object()  # not False and not None, which are replies in RESP3
 _parse_error: Any = DefaultParser.parse_error
 # What Redis 6.2 puts before the words of the server about a command in a script.
@@ -62,6 +65,9 @@ def packed(command: Sequence[Word]) -> bytes:
 
 def unblocking(client_id: Any) -> tuple[Any, ...]:
     """What ends the wait of a connection, by its number; it is answered by an error.
+
+    The server may read it, over another connection, before the wait that was sent first: it ends
+    nothing then, answers 0 and is to be said again. See `UNREAD`.
 
     An answer as at the end of its time is not safe: see redis#14164 (Redis 6.2 and 7.0 crash).
     """

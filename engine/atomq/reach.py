@@ -212,11 +212,12 @@ class Reach(Nodes[Pool]):
         found |= zip(others, replies, strict=True)
         return [found[key] for key in keys]
 
-    def unblock(self, lines: Sequence[tuple[Place | None, int]]) -> None:
+    def unblock(self, lines: Sequence[tuple[Place | None, int]]) -> list[Any]:
         """CLIENT UNBLOCK of each connection, its node and its number, to all nodes at once."""
         replies: list[Any] = [None] * len(lines)
         self._send(self.unblocking(lines), replies, BRIEF)
         check_all(replies)
+        return replies
 
     # ── connections of the caller's own ───────────────────────────────────────────────────────
 

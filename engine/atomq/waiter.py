@@ -169,7 +169,7 @@ class Waiter:
             case waiting.Hear(lines, seconds):
                 return _hear(lines, seconds)
             case waiting.Unblock(blocked):
-                self._engine._pool.unblock(blocked)
+                return self._engine._pool.unblock(blocked)
             case waiting.Open(names):
                 if self._engine.slots is not None:
                     self._engine.carriers.add(self)

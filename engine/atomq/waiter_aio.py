@@ -127,7 +127,7 @@ class AsyncWaiter:
             case waiting.Hear(lines, seconds):
                 return await _hear(lines, seconds)
             case waiting.Unblock(blocked):
-                await self._engine._pool.unblock(blocked)
+                return await self._engine._pool.unblock(blocked)
             case waiting.Open(names):
                 if self._engine.slots is not None:
                     self._engine.carriers.add(self)

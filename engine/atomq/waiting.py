@@ -34,6 +34,7 @@ from atomq.conversation import (
     HEARD,
     INVALIDATED,
     PUSHED,
+    UNREAD,
     Conversation,
     is_unblocked,
     packed,
@@ -116,7 +117,7 @@ class Hear:
 class Unblock:
     """Say CLIENT UNBLOCK for these lines over other connections, to all nodes at once.
 
-    It raises redis-py's exceptions.
+    Answer: for each whether the server ended a wait. It raises redis-py's exceptions.
     """
 
     lines: Sequence[tuple[Place | None, int]]
@@ -287,17 +288,18 @@ class Waiting:
         if not self.lines or self._era != self._engine.era or self._leads_astray():
             raise server.ConnectionError("what was sent was sent over a connection of before")
 
-    def _unblock(self, lines: Sequence[Line]) -> Actions[None]:
+    def _unblock(self, lines: Sequence[Line]) -> Actions[Sequence[Any]]:
         found: list[tuple[Place | None, int]] = []
         for line in lines:
             if line.client_id is None:
                 raise server.ConnectionError("the server did not say which connection this is")
             found.append((line.wire.node, line.client_id))
         try:
-            yield Unblock(found)
+            ended: Sequence[Any] = yield Unblock(found)
         except server.NoPermissionError:
             self._engine.may_unblock = False
             raise
+        return ended
 
     def _warn(self, error: Exception) -> None:
         log.warning(
@@ -427,8 +429,14 @@ class Waiting:
         for line in lines:
             if line.waits and (yield Hear((line,), 0)) is not None:
                 self._take(line)
-        if wait := [line for line in lines if line.waits]:
-            yield from self._unblock(wait)
+        pause = UNREAD
+        while wait := [line for line in lines if line.waits]:
+            ended = yield from self._unblock(wait)
+            for line, is_ended in zip(wait, ended, strict=True):
+                is_coming = is_ended or pause > SILENT  # else it may be that BLPOP is not read yet
+                if (yield Hear((line,), None if is_coming else pause)) is not None:
+                    self._take(line)
+            pause *= 2
         for line in lines:
             yield from self._answered(line)
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from statistics import quantiles
 from typing import Any
@@ -323,6 +323,34 @@ def test_a_waiter_that_leaves_passes_its_wake_up_on(server: Server) -> None:
         other.join()
         assert got[0].body == "x"
         assert time.monotonic() - began < 0.3
+
+
+@pytest.mark.parametrize("driver", ["sync", "asyncio"])
+def test_a_wait_that_the_server_reads_after_its_end_was_asked_for_ends(
+    server: Server, driver: str
+) -> None:
+    """CLIENT UNBLOCK travels over another connection, and may be faster: it ends nothing then."""
+
+    def leave(url: str) -> float:
+        with Engine(url) as engine, closing(engine.waiter()) as waiter:
+            assert waiter.wait(("q",), 0.05) is None
+            began = time.monotonic()
+            assert waiter.withdraw() == []
+            return time.monotonic() - began
+
+    async def leave_loop(url: str) -> float:
+        async with AsyncEngine(url) as engine:
+            waiter = engine.waiter()
+            assert await waiter.wait(("q",), 0.05) is None
+            began = time.monotonic()
+            assert await waiter.withdraw() == []
+            await waiter.close()
+            return time.monotonic() - began
+
+    with Proxy(server.socket) as proxy:
+        proxy.hold_request(0.5, b"BLPOP")
+        took = leave(proxy.url) if driver == "sync" else asyncio.run(leave_loop(proxy.url))
+    assert 0.3 < took < 2, "not the 5 s of `socket_timeout`"
 
 
 @pytest.mark.alone

@@ -60,7 +60,7 @@ def wait(stage: Stage) -> None:
 
 def unblocked(stage: Stage, *replies: Any) -> None:
     """What comes when the server is asked to end a wait."""
-    stage.engine.answers["CLIENT"] = lambda _: stage.line.replies.extend(replies)
+    stage.engine.answers["CLIENT"] = lambda _: stage.line.replies.extend(replies) or 1
 
 
 def asked_to_unblock(stage: Stage) -> int:
@@ -328,10 +328,27 @@ def test_a_wait_is_ended_once_and_after_what_was_sent_before_it(
         return [late.pop(0)]
 
     stage.line.receive = receive  # type: ignore[method-assign]
-    stage.engine.answers["CLIENT"] = lambda _: happened.append("unblock")
+    stage.engine.answers["CLIENT"] = lambda _: happened.append("unblock") or 1
     taken_in.withdraw()
     assert happened == ["read", "unblock", "read", "read"]
     assert set(stage.line.waited) == {0}
+
+
+@pytest.mark.parametrize(
+    ("early", "looks"), [(2, [0.01, 0.02]), (9, [0.01 * 2**n for n in range(7)])]
+)
+def test_a_wait_that_is_not_read_yet_is_ended_again_until_its_own_timer_ends_it(
+    stage: Stage, taken_in: Intake, early: int, looks: list[float]
+) -> None:
+    stage.consume()
+    wait(stage)
+    stage.line.waited.clear()
+    ended = iter([*[0] * early, 1])
+    stage.engine.answers["CLIENT"] = lambda _: next(ended)
+    stage.line.receive = lambda: [None]  # type: ignore[method-assign]
+    taken_in.withdraw()
+    assert [seconds for seconds in stage.line.waited if seconds] == looks
+    assert taken_in.blocked == ()
 
 
 def test_a_wait_that_has_ended_by_itself_is_not_ended(stage: Stage, taken_in: Intake) -> None:

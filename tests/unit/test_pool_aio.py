@@ -391,8 +391,8 @@ async def test_waits_are_ended_by_their_number_and_begin_on_a_connection_of_thei
     for number in (7, 8):
         await soon()
         assert line.said.pop()[0] == [packed(("CLIENT", "UNBLOCK", number, "ERROR"))]
-        line.answer(1)
-    await ended
+        line.answer(number - 7)
+    assert await ended == [0, 1]
     keys = ("a", "b")
     assert await pool.blocking(keys) == [(pool.connections[-1], ["a", "b"])]
     assert len(pool.connections) == 2

@@ -287,7 +287,8 @@ def test_scripts_are_loaded_before_what_runs_them(stage: Stage) -> None:
 
 
 def test_waits_are_ended_at_their_nodes(stage: Stage) -> None:
-    stage.do(lambda shards: shards.unblock([(A, 7), (B, 8), (A, 9)]))
+    stage.nodes[A].replies, stage.nodes[B].replies = [[1, 0]], [[1]]
+    assert stage.do(lambda shards: shards.unblock([(A, 7), (B, 8), (A, 9)])) == [1, 1, 0]
     assert stage.nodes[A].asked == [
         ([packed(("CLIENT", "UNBLOCK", n, "ERROR")) for n in (7, 9)], True, BRIEF)
     ]

@@ -79,10 +79,11 @@ class Pool:
         groups = [list(names)] if self.together else [[name] for name in names]
         return [(self.fresh(), group) for group in groups]
 
-    def unblock(self, lines: Any) -> None:
+    def unblock(self, lines: Any) -> list[int]:
         self.unblocked.append(lines)
         for _, number in lines:
             self.far[number - 7].sendall(b"_\r\n")
+        return [1] * len(lines)
 
     def said(self, at: int = -1) -> list[list[str]]:
         return heard(self.far[at].recv(65536))
@@ -374,8 +375,8 @@ class AsyncPool:
         groups = [list(names)] if self.pool.together else [[name] for name in names]
         return [(await self.fresh(), group) for group in groups]
 
-    async def unblock(self, lines: Any) -> None:
-        self.pool.unblock(lines)
+    async def unblock(self, lines: Any) -> list[int]:
+        return self.pool.unblock(lines)
 
     def close(self) -> None:
         for each in self._answering:

@@ -131,17 +131,23 @@ class Stage:
             case waiting.Rest(seconds):
                 self.rested += seconds
             case waiting.Unblock():
-                self.unblocked += 1
-                if self.unblocking is not None:
-                    raise self.unblocking
-                if (move := next(self.moves, "")) == "cut":
-                    raise server.ConnectionError("cut")
-                if move == "refuse":
-                    raise server.NoPermissionError("no")
-                self.far.end_wait(token=move == "token")
+                return self.unblock(next(self.moves, ""))
             case waiting.Close():
                 self.closed = True
         return None
+
+    def unblock(self, move: str) -> list[int]:
+        self.unblocked += 1
+        if self.unblocking is not None:
+            raise self.unblocking
+        if move == "cut":
+            raise server.ConnectionError("cut")
+        if move == "refuse":
+            raise server.NoPermissionError("no")
+        if move == "not read yet":
+            return [0]
+        self.far.end_wait(token=move == "token")
+        return [1]
 
     def hear(self, line: Line, seconds: float | None) -> Line | None:
         move = next(self.moves, "")
@@ -507,6 +513,20 @@ def test_what_a_claim_sent_ahead_was_answered_was_asked_for_once() -> None:
     assert stage.run(stage.waiting.wait((KEY,), 0.5, ahead)) is None
     stage.far.end_wait(token=True)
     assert stage.run(stage.waiting.wait((KEY,), 0.5, ahead)) == "repeated: False"
+
+
+def test_a_wait_that_is_not_read_yet_is_ended_again_for_as_long_as_an_answer_takes() -> None:
+    """CLIENT UNBLOCK, over another connection, may be read before the BLPOP that was sent first."""
+    stage = Stage(iter(()))
+    assert stage.run(stage.waiting.wait((KEY,), 0.5)) is None
+    stage.moves, stage.heard[:] = iter(["", *["not read yet", ""] * 2, "token"]), []
+    assert stage.run(stage.waiting.withdraw()) == [KEY]
+    assert stage.heard == [0, 0.01, 0.02, None]
+    assert stage.run(stage.waiting.wait((KEY,), 0.5)) is None
+    stage.moves, stage.heard[:] = iter(["", *["not read yet", ""] * 9]), []
+    assert stage.run(stage.waiting.withdraw()) == []
+    assert stage.heard == [0, *[0.01 * 2**n for n in range(7)], None]
+    assert stage.waiting.lines == [], "it stays unread: the connection is dead"
 
 
 # ── after trouble ─────────────────────────────────────────────────────────────────────────────

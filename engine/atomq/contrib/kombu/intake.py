@@ -30,7 +30,7 @@ from atomq.contrib.kombu.popped import Popped
 from atomq.contrib.kombu.rights import CLAIM, LISTEN, WAIT
 from atomq.contrib.kombu.watch import LINGER, Watch
 from atomq.contrib.kombu.worker import stopping
-from atomq.conversation import PUSHED, Command, is_unblocked, unblocking
+from atomq.conversation import PUSHED, UNREAD, Command, is_unblocked, unblocking
 from atomq.errors import AtomqError, PermissionDenied
 from atomq.keys import is_queue_key
 
@@ -317,17 +317,22 @@ class Intake:
 
     def withdraw(self) -> None:
         """End the wait in the server; what it had got after all is taken in."""
-        is_asked = False
+        is_asked, pause = False, UNREAD
         while self.blocked and (line := self.socket.line) is not None:
             if not (is_asked or line.talk.expects is not WAIT or self.can_read(0)):
                 if self.socket.line is not line:
                     return  # it broke, and so did the wait
-                is_asked = True
+                ask = unblocking(line.wire.hello.get(b"id"))
                 try:
-                    self._broker.engine.command(*unblocking(line.wire.hello.get(b"id")))
+                    is_asked = bool(self._broker.engine.command(*ask)) or pause > CAP[1]
                 except AtomqError as error:
                     # Not permitted, or not there: the server's own timer ends the wait soon.
                     log.debug("CLIENT UNBLOCK: %s", error)
+                    is_asked = True
+                if not is_asked:  # the wait is not read yet, or its answer is under way
+                    self.can_read(pause)
+                    pause *= 2
+                    continue
             self.read()
 
     @property
