@@ -509,7 +509,7 @@ class Cluster(_Started):
         return self._info(node)["cluster_state"] != "ok"
 
     def _info(self, node: Server) -> dict[str, str]:
-        info = node.client(socket_timeout=1).execute_command("CLUSTER INFO")
+        info = node.client(socket_timeout=5).execute_command("CLUSTER INFO")
         return info if isinstance(info, dict) else dict(_colon_lines(info))
 
     def id_of(self, node: Server) -> str:
@@ -526,7 +526,7 @@ class Cluster(_Started):
 
     def owns(self, node: Server, slot: int) -> bool:
         """Whether a master serves a slot, by its own word."""
-        client = node.client(socket_timeout=1)
+        client = node.client(socket_timeout=5)
         mine = client.execute_command("CLUSTER MYID")
         for first, last, (_, _, name, *_), *_ in client.execute_command("CLUSTER SLOTS"):
             if first <= slot <= last and name == mine:
