@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections import UserList
 from itertools import chain
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -104,6 +107,7 @@ def test_what_is_tracked_is_acked_last_and_each_verdict_is_that_of_its_receipt()
     assert done.parse([2, 4], False) == [DONE, DONE, LOST, LOST]
     call = claims(Q, R).call("c-1", 1, acks=[words, ["e"]])
     assert call.args[10:] == [4, "b", "d", "a i", "c j", 1, "e"]
+    assert claims().call("c-1", 1, acks=[["a i", "b"]]).args[10:] == [2, "b", "a i"]
     assert call.parse([b"0 -1 0 0 -1 0 1 3 2 1"], False).lost_acks == (("q", "a i"), ("r", "e"))
     assert call.parse([b"0 -1 0 0 -1 0 1 3 2 1"], True).lost_acks == ()
 
@@ -277,8 +281,8 @@ def test_what_a_claim_says() -> None:
     for limit in (0, calls.MOST + 1):
         with pytest.raises(InvalidArgument, match="limit"):
             calls.check_limit(limit)
-    for limit in (-1, calls.MOST + 1):
-        with pytest.raises(InvalidArgument, match="limit"):
+    for limit in (-1, calls.MOST + 1, True):
+        with pytest.raises(InvalidArgument, match=r"limit .* from 0 to 1000"):
             claims().call("c", limit)
     one = calls.claim([Q], "c-1", limit=3, lease_ms=60_000, max_deliveries=5, max_bytes=77)
     assert one.command() == call.command()
@@ -307,6 +311,53 @@ def test_a_claim_of_one_message_is_one_text() -> None:
     assert [(d.receipt, d.envelope.raw) for d in found.deliveries] == [("c-1.0.1", b"x\ny")]
     assert (found.now_ms, found.wait_ms, found.more) == (5, None, ("q",))
     assert call.parse(b"5 -1 0 0 0 0", False)[:5] == (5, None, (), (), [])
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "-1 0 0 0 1 1 1 1 1",
+        "-1 0 1 1 0 1 1 1 1 1",
+        "-1 0 1 2 0 1 1 1 1 1",
+        "-1 0 2 1 2 0 1 1 1 1 1",
+        "-1 0 0 3 1 1 7 4 1",
+        "-1 0 0 0 1 2 1 1 1",
+        "0 0 0 0 1 1 1 1 1",
+        "9 0 0 0 1 1 1 1 1",
+        "-1 9 0 0 1 1 1 1 1",
+        "-1 0 0 0 1 1 1 1 1 1 2",
+        "-1 0 0 0 1 1 1 1 1 2 1 1 1",
+    ],
+)
+def test_one_text_says_what_its_head_and_its_message_say(said: str, repeated: bool) -> None:
+    call = claims(Q, R).call("c-1", 9, acks=[["a", "b"], ["c"]])
+    head, raw = b"5 " + said.encode(), b"x\ny"
+    one, two = call.parse(head + b"\n" + raw, repeated), call.parse([head, raw], repeated)
+    for found in (one, two):
+        (got,) = found.deliveries
+        found.deliveries[:] = [(got.queue, got.receipt, got.deliveries, got.step, got.envelope.raw)]
+    assert one == two
+
+
+@pytest.mark.parametrize("said", [b"-1 0 0 0 1 1 1 1 1", b"-1 0 1 1 0 1 1 1 1 1"])
+def test_the_answer_that_nearly_every_claim_has_is_read_in_few_calls(said: bytes) -> None:
+    """The figure is counted: calls of Python functions, which no load moves."""
+    call, reply, ran = claims(Q, R).call("c-1", 1), b"5 " + said + b"\nx", 0
+
+    def count(_frame: FrameType, event: str, _argument: Any) -> None:
+        nonlocal ran
+        ran += event == "call"
+
+    call.parse(reply, False)  # what is said is the same in most, and is read once
+    gc.disable()  # what other tests left to be collected runs functions of its own
+    sys.setprofile(count)
+    try:
+        call.parse(reply, False)
+    finally:
+        sys.setprofile(None)
+        gc.enable()
+    assert ran <= 3
 
 
 def test_a_claim_of_messages_of_before_has_their_receipts() -> None:

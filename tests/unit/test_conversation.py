@@ -149,6 +149,7 @@ def test_what_came_before_its_call_is_no_answer_to_it() -> None:
     talk = Conversation()
     talk.feed([PushNotification([b"invalidate", []])])
     assert talk.sole(iter([b":1\r\n"]).__next__) == 1
+    assert list(talk) == [], "it was passed over"
     assert talk.sole(iter([[False]]).__next__) is False  # of memory://
 
 

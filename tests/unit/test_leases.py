@@ -14,10 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from redis import exceptions as server
 
 from atomq import AsyncMessage, AsyncQueue, Message, Queue, leases
 from atomq.backlog import Backlog
-from atomq.calls import Call, Claimed, Verdict
+from atomq.calls import Call, Claimed, Verdict, ack
 from atomq.client import Engine
 from atomq.delivery import Delivery
 from atomq.errors import PermissionDenied, ServerUnavailable
@@ -25,6 +26,7 @@ from atomq.flows import Flow, clock
 from atomq.keys import QueueKeys
 from atomq.leases import LeaseKeeper
 from atomq.node_threads import NodeThreads
+from atomq.retrying import calling
 from atomq.settling import RETRY
 
 
@@ -519,6 +521,18 @@ def test_at_the_end_what_waits_is_sent_and_nothing_is_renewed_any_more(
 def test_it_tries_again_at_its_own_pace(keeper: LeaseKeeper) -> None:
     assert keeper._engine.retry.attempts == 0
     assert keeper._engine.retry.budget == keeper.renew_ms / 1000 == 20.0
+
+
+def test_where_a_server_that_began_anew_lacks_the_scripts_it_tries_again(
+    keeper: LeaseKeeper,
+) -> None:
+    """This user may not load them: what is held would not be settled, though another one will."""
+    trying = calling([ack(keeper._engine.keys("q"), ["a"])], keeper._engine.retry)
+    unknown = server.NoScriptError("No matching script.")
+    next(trying)
+    trying.send([unknown])
+    with pytest.raises(ServerUnavailable, match="run `atomq scripts load"):
+        trying.send([server.NoPermissionError("NOPERM no script|load"), unknown])
 
 
 @pytest.mark.parametrize(
