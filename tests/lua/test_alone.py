@@ -10,7 +10,7 @@ import pytest
 from atomq import calls
 from atomq.calls import HOLDS, Verdict
 from atomq.flows import BEYOND_RETRIES
-from tests.lua.rig import BAND, Queue, msg, name_of, names, tracked_msg
+from tests.lua.rig import BAND, Queue, Rig, msg, name_of, names, tracked_msg
 
 DONE = Verdict.DONE
 OLDER = Path(__file__).parent / "older" / "claim.lua"
@@ -120,6 +120,28 @@ def test_a_claimer_that_holds_others_leaves_it_and_one_is_asked_to_hold_nothing(
     assert names(q.take(by="e")) == ["a"]
     assert q.meta["drain_until"] == "0"
     assert q.claim(company=500, by="d").drain_ms == 2000, "and for the next one"
+
+
+@pytest.mark.parametrize("company", [2, 2000])
+def test_one_is_asked_to_claim_nothing_for_as_long_as_it_says(q: Queue, company: int) -> None:
+    twice(q, "a", "b")
+    q.claim(company=HOLDS)
+    q.pass_time(1500)
+    assert q.claim(company=company).drain_ms == company
+
+
+@pytest.mark.parametrize("step", [1, 2, 10])
+def test_one_is_asked_for_what_waits_to_go_alone_and_not_for_what_ended(
+    rig: Rig, step: int
+) -> None:
+    q = rig.queue("q", steps=range(10))
+    twice(q, "a", "b")
+    q.claim(company=HOLDS)
+    q.put("c", step=step)
+    (held,) = q.take(company=HOLDS)
+    q.pass_one_lease(held.receipt)
+    claimed = q.claim(company=2000)
+    assert (names(claimed.deliveries), claimed.drain_ms) == (["c"], 0)
 
 
 def test_however_many_consumers_there_are_one_has_enough_time_soon(q: Queue) -> None:
@@ -296,12 +318,12 @@ def test_a_claim_that_has_no_further_attempt_sets_apart_under_a_name_of_its_own(
     call = q.claiming(company=HOLDS)
     for _ in range(BEYOND_RETRIES):
         call = call.again()
-    for bodies in ("a", "b"), ("c", "d"):
+    for bodies in ("a", "b", "c"), ("d", "e"):
         head = b'{"x-deliveries":3,"x-spared":2,'
         q.db.lpush(q.keys.ready[0], *(head + msg(body)[1:] for body in bodies))
         assert q.run(call).deliveries == []
         call = call.again()
-    assert apart(q) == ["a", "b", "c", "d"]
+    assert apart(q) == ["a", "b", "c", "d", "e"]
 
 
 def test_numbers_and_purge_know_it(q: Queue) -> None:
@@ -319,6 +341,24 @@ def test_what_was_set_apart_goes_before_what_a_plain_claim_would_take(q: Queue) 
     q.take(1, company=HOLDS)
     q.take(1, company=HOLDS)
     assert names(q.take(1)) == ["a"]
+
+
+def test_what_was_set_apart_goes_before_the_leases_of_its_step_that_ended(q: Queue) -> None:
+    twice(q, "a", "b")
+    q.claim(company=HOLDS)
+    q.put("c")
+    (held,) = q.take(company=HOLDS)
+    q.pass_one_lease(held.receipt)
+    assert names(q.take()) == ["a"]
+
+
+def test_behind_a_dead_letter_the_last_one_goes_alone_and_nothing_is_left(q: Queue) -> None:
+    for at, (name, deliveries) in enumerate({"a": 5, "b": 2}.items(), 1):
+        q.write("apart", msg(name), name=name, deliveries=deliveries, spared=2, alone=True, at=at)
+    claimed = q.claim(max_deliveries=3)
+    assert (names(claimed.deliveries), claimed.alone) == (["b"], True)
+    assert [(name_of(letter.raw), letter.reason) for letter in q.dead] == [("a", "max_deliveries")]
+    assert (claimed.more, q.tokens, q.stats["expired"]) == ((), 0, 2)
 
 
 def test_the_release_before_loses_nothing_of_it(q: Queue) -> None:

@@ -305,6 +305,30 @@ def test_counts_and_steps_are_told_apart(q: Queue) -> None:
     assert [(each.deliveries, each.step) for each in held] == [(32, 1), (16, 2), (64, 3)]
 
 
+@pytest.mark.parametrize(("count", "many"), [(0, 2), (1, 1), (2, 3)])
+def test_messages_are_told_apart_by_their_step_alone(q: Queue, count: int, many: int) -> None:
+    """Their counts, and how many there are, may be the number of a step."""
+    for key, how_many in zip(q.keys.ready, (many, 1, many, 1), strict=True):
+        q.db.lpush(key, *[b'{"x-deliveries":%d,"body":"a"}' % count] * how_many)
+    steps = [1] * many + [2] + [3] * many + [4]
+    assert [(each.deliveries, each.step) for each in q.take()] == [(count + 1, n) for n in steps]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_messages_are_told_apart_by_their_queue_alone(rig: Rig, q: Queue, count: int) -> None:
+    if rig.layout == "cluster":
+        pytest.skip("in a cluster a claim has one queue")
+    queues = [q, rig.queue("other"), rig.queue("third")]
+    for queue in queues:
+        queue.db.lpush(queue.keys.ready[0], b'{"x-deliveries":%d,"body":"a"}' % count)
+    call = calls.claim([queue.keys for queue in queues], "c-1", limit=9, lease_ms=1000)
+    got = rig.engine.run(call).deliveries
+    assert [(each.queue, each.deliveries) for each in got] == [
+        (queue.name, count + 1) for queue in queues
+    ]
+    assert [list(queue.unacked) for queue in queues] == [[each.receipt] for each in got]
+
+
 def test_in_one_claim_each_keeps_the_count_and_the_step_of_its_own(q: Queue) -> None:
     q.put("twice")
     q.take()
@@ -525,6 +549,22 @@ def test_a_claim_id_that_some_leases_have_already_gives_no_others(q: Queue, coun
     assert len(got.lost_acks) == 0
     assert (len(q.unacked), q.ready) == (3, ready)
     assert q.stats == stats | ({"acked": count} if count else {})
+
+
+def test_acks_beside_a_claim_id_that_was_used_are_carried_out_once(q: Queue) -> None:
+    q.put(*range(3))
+    q.take(1)
+    q.run(q.claiming(2, claim_id="me-1"))
+    q.db.lpush(q.keys.ready[0], *(tracked_msg(name) for name in "abcd"))
+    held = [each.word for each in q.take(2)]
+    q.db.delete(*q.keys.tracked)
+    again = q.claiming(2, claim_id="me-1", acks=[["stale", *held]])
+    assert _is_plain(q, again)
+    got = q.run(again)
+    assert (names(got.deliveries), got.lost_acks) == (["1", "2"], (("q", "stale"),))
+    assert q.stats["acked"] == 2
+    (key,) = [key for key in q.keys.tracked if q.db.exists(key)]
+    assert {name: text[:1] for name, text in q.db.hgetall(key).items()} == {b"a": b"a", b"b": b"a"}
 
 
 def test_a_late_original_behind_its_retry_doubles_nothing(q: Queue) -> None:
@@ -1663,6 +1703,7 @@ def test_a_claim_is_not_plain_if_what_is_delayed_comes_next(q: Queue, how: str) 
         (1, 3, calls.SOLE, 0.5),
         (1, 3, calls.HOLDS, 0),
         (2, 3, calls.SOLE, 0),
+        (2, 1, calls.SOLE, 0.5),
         (9, 1, calls.SOLE, 0.5),
         (9, 1, calls.HOLDS, 0),
     ],
@@ -1683,6 +1724,19 @@ def test_what_goes_alone_is_marked(
     ends = [q.unacked[each.receipt].since + 60_000 + (step - 1) * BAND + mark for each in got]
     assert [scores[each.receipt.encode()] for each in got] == ends
     assert len(ends) == min(limit, ready)
+
+
+@pytest.mark.parametrize("in_full", [False, True], ids=["plain", "in full"])
+def test_acks_that_found_something_are_counted_and_no_others(q: Queue, in_full: bool) -> None:
+    _rested(q)
+    held = [each.receipt for each in q.take(2)]
+    if in_full:
+        q.db.delete(q.keys.meta)
+    call = q.claiming(5, acks=[[held[0], "stale", held[1]]])
+    assert _is_plain(q, call) is not in_full
+    before = q.stats["acked"]
+    assert q.run(call).lost_acks == (("q", "stale"),)
+    assert q.stats["acked"] == before + 2
 
 
 @pytest.mark.parametrize("many", [1, 2, 3])
@@ -1728,6 +1782,16 @@ def test_a_claim_of_one_is_answered_with_one_text(
     assert _is_plain(q, call) is not in_full
     args = (call.script.sha, len(call.keys), *call.keys, *call.args)
     assert type(q.db.execute_command("EVALSHA", *args)) is answer
+
+
+def test_a_claim_in_full_says_of_messages_that_are_alike_once_what_they_are(q: Queue) -> None:
+    """Four numbers would follow each of a thousand."""
+    q.put(*range(9))
+    call = q.claiming(9)
+    assert not _is_plain(q, call)
+    sha = q.db.script_load(call.script.text)
+    head, *_ = q.db.execute_command("EVALSHA", sha, len(call.keys), *call.keys, *call.args)
+    assert head.split()[1:] == b"-1 0 0 0 1 1 1 1 9".split()
 
 
 def test_few_are_taken_out_while_their_sizes_are_unknown(q: Queue) -> None:

@@ -362,6 +362,39 @@ def test_a_cancelled_one_that_is_past_its_time_is_no_dead_letter(q: Queue, why: 
     assert (find(q, "a").state, q.stats["cancelled"]) == ("cancelled", 1)
 
 
+def test_what_is_past_its_time_beside_a_cancelled_one_is_a_dead_letter(q: Queue) -> None:
+    put(q, "cancelled", "late", ttl_ms=1)
+    assert q.run(calls.revoke(q.keys, "cancelled"))
+    before = q.now()
+    while q.now() < before + 2:
+        pass
+    assert q.take() == []
+    assert [letter.reason for letter in q.dead] == ["expired"]
+    assert [find(q, name).state for name in ("cancelled", "late")] == ["cancelled", "dead"]
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_what_was_cancelled_counts_as_bytes_too(q: Queue, is_late: bool) -> None:
+    put(q, *"abcdef")
+    q.db.delete(q.keys.ready[0])
+    for name in "abcdef":
+        raw = tracked_msg(name, fill="x" * 1000)
+        q.write("ready", raw, name="", deliveries=3 * is_late)
+        assert q.run(calls.revoke(q.keys, name))
+    claimed = q.claim(max_deliveries=3, max_bytes=2500)
+    assert (claimed.deliveries, claimed.more, len(q.ready)) == ([], ("q",), 3)
+    assert q.stats["cancelled"] == 3
+
+
+def test_a_claim_that_drops_all_that_it_meets_answers_as_if_it_met_nothing(q: Queue) -> None:
+    put(q, "a")
+    assert q.run(calls.revoke(q.keys, "a"))
+    call = q.claiming()
+    sha = q.db.script_load(call.script.text)
+    reply = q.db.execute_command("EVALSHA", sha, len(call.keys), *call.keys, *call.args)
+    assert (reply.split()[1:], q.stats["cancelled"]) == (b"-1 0 0 0 0".split(), 1)
+
+
 @pytest.mark.parametrize("keeps", [True, False], ids=["others held", "each acked"])
 def test_plain_claims_before_it_hand_no_cancelled_one_out(q: Queue, keeps: bool) -> None:
     """They look at nothing but `quiet`, which is taken back, and not given while it is there."""

@@ -1,6 +1,7 @@
 """Mutants that survive and need no test: by file, why, and the line as it reads then.
 
-They are not run. An entry whose line is changed finds no mutant any more, and goes with it.
+They are not run. An entry whose line is changed finds no mutant any more, and goes with it. Where
+a statement is left out the entry is `without` and the statement.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ ONE_LINE = "where a claim stands behind a wait, or it listens, there is one line
 ONE_SLOT = "a group of several is one queue, as what waits on one line is in one slot"
 INSTANT = "they differ at one instant of a clock that counts nanoseconds"
 FITS = "if len(messages) <= calls.MOST and sum([len(m.message) for m in messages]) <= max_bytes:"
+A_MS = "they differ in one millisecond"
 LONG_AGO = "long ago is long ago"
 ONE_RESULT = "of one call, or command, there is one result: first and last"
 FOR_EVER = "it runs for ever, and the tests with it"
@@ -107,6 +109,109 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             (
                 'if not string.find(ARGV[#ARGV], " ", 1, false) and '
                 'redis.call("HDEL", records, unpack(ARGV, 12)) == acks then'
+            ),
+        ),
+    },
+    "lua/lib/apart.lua": {
+        A_MS: (
+            *(
+                f"local PATIENCE = {ms} -- ms; a consumer that waits has looked once by then, so "
+                "there is none that holds nothing"
+                for ms in (1199, 1201)
+            ),
+            (
+                'and (tonumber(redis.call("HGET", KEYS[this.at + 7], "drain_until")) or 0) < '
+                "call.now then"
+            ),
+        ),
+        LONG_AGO: (
+            *(
+                'and (tonumber(redis.call("HGET", KEYS[this.at + 7], "drain_until")) or '
+                f"{ms}) <= call.now then"
+                for ms in ("1", "(-1)")
+            ),
+            *(f'delivering.change(this, "quiet", {ms})' for ms in ("1", "(-1)")),
+        ),
+        "no consumer says less, and a quarter of it is none": tuple(
+            f'return tonumber(redis.call("HGET", KEYS[this.at + 7], "drain_ms")) or {ms}'
+            for ms in ("1", "(-1)")
+        ),
+        "the record of what was held is gone, and is looked for once": (
+            (
+                "while not name or number >= call.aside and "
+                'redis.call("HGET", KEYS[this.at + 2], name) do'
+            ),
+        ),
+        FOR_EVER: (
+            (
+                "while  name or number > call.aside and "
+                'redis.call("HGET", KEYS[this.at + 2], name) do'
+            ),
+            (
+                "while not name or number > call.aside or "
+                'redis.call("HGET", KEYS[this.at + 2], name) do'
+            ),
+            (
+                "while not (not name or number > call.aside and "
+                'redis.call("HGET", KEYS[this.at + 2], name)) do'
+            ),
+            'without name = string.format("%s.apart%03d", call.id, number)',
+        ),
+    },
+    "lua/lib/delivering.lua": {
+        A_MS: ('or said.expires > 0 and said.expires < call.now and "expired"',),
+        "what was never delivered was not spared": (
+            (
+                "local NOTHING = { deliveries = 0, spared = 1, expires = 0 } -- is said of most "
+                "messages"
+            ),
+        ),
+        "either says that it never expires": (
+            (
+                "local NOTHING = { deliveries = 0, spared = 0, expires = (-1) } -- is said of most "
+                "messages"
+            ),
+        ),
+        "just as many have room: it is either number": ("if free * this.largest >= space then",),
+        "a run has four numbers, and before the first there is none": tuple(
+            f"if n {more} and runs[n - 3] == this.index and runs[n - 2] == deliveries and "
+            "runs[n - 1] == step then"
+            for more in (">= 0", "> 1", "> (-1)")
+        ),
+        "steps are ten at most: each pair has a number of its own": (
+            *(f"local known = deliveries * {n} + step" for n in (15, 17)),
+            "local known = deliveries * 16 - step",
+        ),
+        "the server writes the number as it is, at some cost": (
+            "call.deadline = call.limit > 2 and bands.score(step, call.now + call.lease)",
+        ),
+        "what is not tracked has no id, and is looked for at some cost": (
+            (
+                "local is_odd, is_dropped = may_be_tracked or byte(body, 3) == 120, false "
+                '-- it may be tracked: "x-...'
+            ),
+            "if is_odd or this.cancels then",
+        ),
+        "of one it is the same, and of several nothing reads it": (
+            "call.last_at, call.last_score = this.at, call.scores[2 / n - 1]",
+        ),
+        "memory is freed once more, at some cost": (
+            "call.freed, this.largest = false, math.max(this.largest, largest)",
+        ),
+        "one by one they are handed out alike, at some cost": (
+            "without at = M.hand(this, call, NOTHING, step, bodies, 1, n)",
+        ),
+        "spared as often as it was delivered it stays as it is": (
+            "if said.spared >= said.deliveries then -- any program may have written it",
+        ),
+        FOR_EVER: (
+            "if many == (-1) then",
+            "while at < n and M.room(call) > 0 do",
+            *(f"while at <= n and M.room(call) {more} do" for more in (">= 0", "> 1", "> (-1)")),
+            "without at = M.hand(this, call, said, step, bodies, at, at)",
+            (
+                "for i = n, at, -0 do -- larger than any before: what found no room goes back to "
+                "where it was"
             ),
         ),
     },
@@ -576,6 +681,20 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "if len(queues) > 0:",
         ),
         "of none there is none": ("if len(rest) >= end and not repeated:",),
+        "what does not pass the quick way passes the other": tuple(
+            f"if type(limit) is not int or not {bounds}:  # it raises; nearly never"
+            for bounds in ("0 < limit <= MOST", "1 <= limit <= MOST", "0 <= limit < MOST")
+        ),
+        "one is in its place, and is looked at all the same": (
+            "if len(receipts) >= 1:",
+            "if len(receipts) > 0:",
+        ),
+        "a message that comes with its receipt is not alone in its text": (
+            (
+                'return (mores > 0, f"{attempt}.1", times, step) if attempt >= -1 and '
+                "queue == many == 1 else None"
+            ),
+        ),
     },
     "engine/atomq/calls/publishing.py": {
         "what is tracked is looked for, and not found, at some cost": ("some_tracked = True",),
@@ -929,7 +1048,8 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
 def why(name: str, what: str) -> str | None:
     """Why a mutant of this file, described as it is printed, needs no test; None: it does."""
     change = what.partition("\n  - ")[2]
-    changed = change.partition("\n  + ")[2]
+    before, _, changed = change.partition("\n  + ")
+    changed = changed or f"without {before}"
     for reason, lines in EXPLAINED.get(name, {}).items():
         if changed in lines:
             return reason

@@ -81,6 +81,7 @@ TESTS = {
     ],
     "engine/atomq/conversation.py": [
         "tests/unit/test_conversation.py tests/unit/test_kombu_poller.py",
+        "tests/unit/test_waiting.py tests/unit/test_kombu_intake.py",
     ],
     "engine/atomq/wires.py": ["tests/unit/test_wires.py", "tests/unit tests/faults/test_fork.py"],
     "engine/atomq/waiting.py": [

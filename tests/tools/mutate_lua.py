@@ -22,7 +22,7 @@ _OTHER = {
 }  # fmt: skip
 # A statement that stands in one line, and is neither a declaration nor what a block ends with.
 _STATEMENT = re.compile(
-    r"^ *(?! |local |return\b|for |if |elseif |while |else\b|end\b|function )"
+    r"^ *(?! |--|local |return\b|for |if |elseif |while |else\b|end\b|function )"
     r"[\w.\[\]:, +*-]+(?: = [^\n]*[^\n,({=]|\([^\n]*\))$",
     re.MULTILINE,
 )
