@@ -6,7 +6,8 @@
 -- alone (see lib/apart), and before all of its step. What cannot be decoded, is past its time to live or was delivered
 -- `max_deliveries` times goes to dead letters, some hundred a call, and is answered for `tell`. Acks of earlier
 -- messages may ride along. The same claim id sent again is answered with the leases it already has and the dead letters
--- it made, and takes nothing new. Begins with a freeing command, so it works at full memory.
+-- it made, and takes nothing new; which queues have more is said as it is by now, and others are woken for it. Begins
+-- with a freeing command, so it works at full memory.
 --
 -- KEYS
 --   unacked          zset    * queue   receipt -> deadline (bands)

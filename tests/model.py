@@ -143,6 +143,11 @@ class Model:
             due or expired or any(self.lane(step) for step in range(1, steps + 1))
         )
 
+    @property
+    def has_apart(self) -> bool:
+        """Whether anything waits for a consumer that holds nothing else."""
+        return not self.paused and any(held.apart for held in self.unacked.values())
+
     def hand_out(self, asked: Claim, step: int) -> None:
         """Take out, one after another, what a claim hands out; bury what it may not hand out.
 

@@ -23,7 +23,7 @@ end
 -- One more with this id is to be dropped: whatever was put until now.
 function M.add(key, name, now)
   local cancelled, count, put = read(key, name)
-  write(key, name, math.max(now, put or 0), cancelled and count + 1 or 1, 0)
+  write(key, name, math.max(now, put), cancelled and count + 1 or 1, 0)
 end
 
 -- A message that is put under this id, as it is to be stored.

@@ -83,12 +83,11 @@ function M.run(now_text, us, known)
     opened[1].ended_ids = known.ended
   end
 
-  local is_replayed = false
   if is_held or attempt > 0 then
     local replay = require("lib.replay")
-    is_replayed = replay.all(opened, call, claim_id, attempt)
+    replay.all(opened, call, claim_id, attempt)
   end
-  for step = 1, is_replayed and 0 or steps do
+  for step = 1, steps do
     for q = 1, queues do
       local this = opened[q]
       if not this.paused then
@@ -101,7 +100,7 @@ function M.run(now_text, us, known)
     end
   end
 
-  if not is_replayed and call.company == 0 and call.count == 1 and not call.is_sole then
+  if call.company == 0 and call.count == 1 and not call.is_sole then
     redis.call("ZADD", KEYS[call.last_at + 1], "XX", call.last_score + 0.5, call.receipts[1]) -- alone: see lib/bands
   end
   local more, mores, runs = "", 0, call.runs

@@ -14,7 +14,7 @@ end
 
 -- Is there more that a claim would get now? The ready lists are empty.
 local function remains(this, call)
-  if call.count > 0 and (this.apart or 0) > 0 then
+  if (call.count > 0 or call.limit == 0) and (this.apart or 0) > 0 then
     return true -- for a consumer that holds nothing
   elseif delivering.room(call) > 0 then
     return false -- every step was looked at and ran dry

@@ -1,4 +1,5 @@
--- A claim that is sent again is answered with the leases that it has, unchanged, and with the dead letters it made.
+-- A claim that is sent again is answered with the leases that it has, unchanged, and with the dead letters it made. It
+-- has no room for anything else: what is there by now is left to other claims, as behind a claim that is full.
 local delivering = require("lib.delivering")
 local receipts = require("lib.receipts")
 local record = require("lib.record")
@@ -30,7 +31,7 @@ local function deaths(this, claim_id)
   return true
 end
 
--- All live leases and dead letters of this and earlier attempts, into the answer; whether there were any.
+-- All live leases and dead letters of this and earlier attempts, into the answer. Are there any, nothing is taken.
 function M.all(opened, call, claim_id, last)
   local found = false
   for q = 1, #opened do
@@ -42,7 +43,9 @@ function M.all(opened, call, claim_id, last)
       found = of(opened[q], call, names) or found
     end
   end
-  return found
+  if found then
+    call.limit = 0
+  end
 end
 
 return M

@@ -656,6 +656,43 @@ def test_a_retry_is_not_told_what_others_buried(q: Queue) -> None:
     assert q.run(call.again()).dead_lettered == ()
 
 
+@pytest.mark.parametrize("times", [1, BEYOND_RETRIES])
+@pytest.mark.parametrize("got", ["messages", "dead letters"])
+@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("place", ["ready", "delayed", "unacked", "apart"])
+def test_a_retry_tells_what_came_since(
+    q: Queue, place: str, step: int, got: str, times: int
+) -> None:
+    """Its consumer may go to work with what it has: others are woken for the rest."""
+    q.write("ready", msg("had"), name="had", stale=got == "dead letters")
+    call = q.claiming()
+    first = q.run(call)
+    assert (first.more, q.tokens) == ((), 0)
+    q.write(place, msg("new"), name="z-1.0.1", step=step, deliveries=2, spared=2, at=q.now() - 9)
+    held = q.places()
+    for _ in range(times):
+        call = call.again()
+    for again in (call, call.again()):
+        said = q.run(again)
+        assert (names(said.deliveries), how(said)) == (names(first.deliveries), how(first))
+        assert (said.more, q.tokens) == (("q",), 1)
+    assert q.places() == held
+    assert names(q.take(by="other")) == ["new"]
+
+
+def test_a_retry_with_messages_leaves_the_time_to_another(q: Queue) -> None:
+    """Its consumer works, and would hear of the next delayed message when that is done."""
+    q.put("had")
+    call = q.claiming(by="works")
+    q.run(call)
+    q.put("later", delay_ms=30_000)
+    for again in (call.again(), call.again().again()):
+        said = q.run(again)
+        assert (names(said.deliveries), said.wait_ms, said.more) == (["had"], None, ())
+        assert q.tokens == 1
+    assert q.claim(by="waits").wait_ms is not None
+
+
 @pytest.mark.parametrize(
     ("raw", "reason", "found"),
     [
@@ -720,9 +757,11 @@ def test_a_token_stays_only_where_work_remains(q: Queue) -> None:
     assert q.tokens == 0
 
 
-@pytest.mark.parametrize("work", ["ready", "due", "expired", "none"])
+@pytest.mark.parametrize("work", ["ready", "due", "expired", "apart", "none"])
 def test_limit_nought_passes_the_token_on_and_takes_nothing(q: Queue, work: str) -> None:
-    if work == "expired":
+    if work == "apart":
+        q.write("apart", msg("a"), name="z-1.0.1", deliveries=2, spared=2, at=q.now(), alone=True)
+    elif work == "expired":
         q.put("a")
         q.take()
         q.expire()
