@@ -289,8 +289,14 @@ class Server:
     @property
     def ready_at(self) -> float:
         """Seconds of the epoch when it last became ready, by its own log."""
-        (*_, last) = re.finditer(r"(\d+ \w+ \d+ [\d:.]+) \* Ready to accept", self.log)
-        return datetime.strptime(last[1], "%d %b %Y %H:%M:%S.%f").astimezone().timestamp()
+        return self.said_at("Ready to accept")
+
+    def said_at(self, words: str) -> float:
+        """Seconds of the epoch when its log last had a line that begins so; 0 if it never had."""
+        times = re.findall(rf"(\d+ \w+ \d+ [\d:.]+) \S {words}", self.log)
+        if not times:
+            return 0.0
+        return datetime.strptime(times[-1], "%d %b %Y %H:%M:%S.%f").astimezone().timestamp()
 
     def client(self, **options: Any) -> redis.Redis:
         """Return a client on the unix socket. It never retries: a test sees every failure."""
@@ -460,6 +466,7 @@ class Cluster(_Started):
     ) -> None:
         more = {"cluster-enabled": "yes", "cluster-node-timeout": "2000", **(options or {})}
         self.kind = kind
+        self._timeout = int(more["cluster-node-timeout"]) / 1000
         self.nodes = [Server(kind, options=more) for _ in range(nodes)]
         self.replicas = [Server(kind, options=more) for _ in range(nodes if replicas else 0)]
         self.spare = Server(kind, options=more) if spare else None
@@ -532,6 +539,29 @@ class Cluster(_Started):
             if first <= slot <= last and name == mine:
                 return True
         return False
+
+    def fail_over(self, heir: Server) -> None:
+        """Ask a replica to take over from its primary, which lives."""
+        self.await_fit(heir)  # else the answer is OK as well, and clients wait for 5 s in vain
+        heir.client().execute_command("CLUSTER FAILOVER")
+
+    def await_fit(self, heir: Server) -> None:
+        """Wait until a replica can take over: it follows, all agree, and would elect it again."""
+        wait_until(f"{heir!r} to be fit to take over", partial(self._is_fit, heir))
+
+    def _is_fit(self, heir: Server) -> bool:
+        # Redis elects none twice within this time, Valkey does.
+        rest = 0 if self.kind.startswith("valkey") else 4 * self._timeout
+        if time.time() - heir.said_at("Starting a failover election") < rest:
+            return False
+        about = heir.client(socket_timeout=1).info("replication")
+        primary = next((n for n in self.everyone if n.port == about.get("master_port")), None)
+        if primary is None or about["master_sync_in_progress"] or not _follows(heir, primary):
+            return False
+        command, name = ("CLUSTER REPLICAS", self.id_of(primary)), self.id_of(heir)
+        known = [str(node.client().execute_command(*command)) for node in self.everyone]
+        epochs = {self._info(node)["cluster_current_epoch"] for node in self.everyone}
+        return len(epochs) == 1 and all(name in each for each in known)
 
     def client(self, **options: Any) -> redis.RedisCluster:
         return redis.RedisCluster(host="127.0.0.1", port=self.nodes[0].port, **options)

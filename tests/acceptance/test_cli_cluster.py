@@ -15,7 +15,7 @@ from atomq.keys import QueueKeys
 from tests.acceptance.conftest import Atomq
 from tests.conftest import LONG, ON_CLUSTERS
 from tests.faults.test_cluster import PARTIAL, Moving, in_trouble, name_on, url_of
-from tests.servers import Cluster, Server, wait_until
+from tests.servers import Cluster, wait_until
 
 pytestmark = [
     ON_CLUSTERS,
@@ -175,7 +175,7 @@ def test_a_command_waits_for_a_failover(kind: str, atomq: Atomq, how: str) -> No
         url, name = url_of(cluster, *cluster.everyone), name_on(cluster, 0)
         patient = ("--option", "retry_budget=15")
         assert atomq("put", name, '"x"', url=url).code == 0
-        _fail_over(cluster.nodes[0], cluster.replicas[0], how)
+        _fail_over(cluster, how)
         assert atomq("put", *patient, name, '"x"', url=url).code == 0
         if how == "frozen":
             cluster.nodes[0].resume()
@@ -212,7 +212,7 @@ def test_a_replica_that_joined_after_the_scripts_were_loaded_takes_over(
         plain = url.replace("//", "//plain:secret@")
         assert atomq("put", name, '"x"', url=plain).code == 0
 
-        heir.client().execute_command("CLUSTER FAILOVER")
+        cluster.fail_over(heir)
         slot = QueueKeys(name, layout="cluster").slot
         wait_until("it to take over", lambda: cluster.owns(heir, slot))
         done = atomq("put", name, '"x"', url=plain)
@@ -227,10 +227,11 @@ def test_a_replica_that_joined_after_the_scripts_were_loaded_takes_over(
         assert Queue(name, url).state().ready == 3
 
 
-def _fail_over(primary: Server, replica: Server, how: str) -> None:
+def _fail_over(cluster: Cluster, how: str) -> None:
+    primary = cluster.nodes[0]
     primary.client().execute_command("WAIT", 1, 1000)
     if how == "manual":
-        replica.client().execute_command("CLUSTER FAILOVER")
+        cluster.fail_over(cluster.replicas[0])
     elif how == "frozen":
         primary.pause()
     else:

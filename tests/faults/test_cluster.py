@@ -695,6 +695,7 @@ def test_a_failover_is_followed_within_a_second(
     master = heirs.owner(engine.keys(name).slot)
     index = everyone.index(master)
     heir = everyone[(index + 3) % 6]
+    heirs.await_fit(heir)
     numbers, got, stop = itertools.count(), list[tuple[float, int]](), threading.Event()
 
     def consume() -> None:
@@ -711,7 +712,7 @@ def test_a_failover_is_followed_within_a_second(
             wait_until("the consumer to begin", lambda: got)
             replicated = len(puts.done)
             master.client().execute_command("WAIT", 1, 1000)
-            with failing_over(master, heir, how):
+            with failing_over(heirs, master, heir, how):
                 admin = heir.client(socket_timeout=1)
                 wait_until("the election", lambda: role(heir, admin) == "master", 10)
                 elected = time.monotonic()
@@ -738,7 +739,7 @@ def test_a_worker_that_may_load_has_replicas_know_the_scripts(heirs: Cluster, ma
     """So a failover to one that joined after `scripts load` stops no user that may not load."""
     with loading(heirs, make) as (name, engine, heir):
         wait_until("it to know them", lambda: knows_all(heir), 5)
-        heir.client().execute_command("CLUSTER FAILOVER")
+        heirs.fail_over(heir)
         wait_until("it to take over", lambda: heirs.owns(heir, engine.keys(name).slot))
         plain = make.engine(url_of(heirs, heir).replace("//", "//plain:p@"))
         assert make.queue(name, plain).put("x").new
@@ -753,8 +754,9 @@ def test_a_primary_without_scripts_is_given_them_by_the_first_that_may(
         plain = make.queue(name, make.engine(url_of(heirs).replace("//", "//plain:p@")))
         puts = Calls(heirs.owner(engine.keys(name_on(heirs, 1)).slot), lambda: plain.put("x"))
         with puts.run():
+            heirs.await_fit(heir)
             heir.client().script_flush()
-            heir.client().execute_command("CLUSTER FAILOVER")
+            heirs.fail_over(heir)
             wait_until("it to take over", lambda: heirs.owns(heir, engine.keys(name).slot))
             elected = time.monotonic()
             wait_until("it to know them", lambda: knows_all(heir), 2)
@@ -805,12 +807,12 @@ def loading(heirs: Cluster, make: Make) -> Iterator[tuple[str, Any, Server]]:
 
 
 @contextmanager
-def failing_over(master: Server, heir: Server, how: str) -> Iterator[None]:
+def failing_over(cluster: Cluster, master: Server, heir: Server, how: str) -> Iterator[None]:
     if how != "manual":
         with in_trouble(master, how):
             yield
         return
-    heir.client().execute_command("CLUSTER FAILOVER")
+    cluster.fail_over(heir)
     yield
 
 
@@ -1154,7 +1156,8 @@ def test_a_consumer_of_many_queues_follows_a_failover(heirs: Cluster, make: Make
         come(queues[:6], got, "before")
         master = heirs.owner(QueueKeys(queues[0].name, layout="cluster").slot)
         heir = everyone[(everyone.index(master) + 3) % 6]
-        with failing_over(master, heir, how):
+        heirs.await_fit(heir)
+        with failing_over(heirs, master, heir, how):
             come(queues[1:6:3] + queues[2:6:3], got, "well")
             admin = heir.client(socket_timeout=1)
             wait_until("the election", lambda: role(heir, admin) == "master", 10)

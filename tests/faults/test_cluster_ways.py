@@ -9,6 +9,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,13 @@ def test_a_cluster_that_needs_all_slots_is_waited_for_as_a_whole(
             with message:
                 got.append(message.body)
 
+    def is_connected() -> bool:
+        with suppress(ServerUnavailable):  # a handshake may take longer than its budget
+            hasty.state()
+            return True
+        return False
+
+    wait_until("it to have a connection", is_connected)
     with running(consume, stop=stop):
         hasty.put("first")
         wait_until("it", lambda: got == ["first"])

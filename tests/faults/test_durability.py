@@ -513,7 +513,7 @@ def test_nor_by_a_failover_in_a_cluster(cluster_of_six: Cluster, index: int) -> 
     producers = Producers(cluster_of_six.url.replace("redis:", "redis+cluster:"), names)
     with producers.run():
         if index:
-            replica.client().execute_command("CLUSTER FAILOVER")
+            cluster_of_six.fail_over(replica)
         else:
             admin = primary.client()
             with paused(replica):
