@@ -45,7 +45,8 @@ local max_bytes = args.int("max_bytes", 1, limits.MOST_BYTES)
 if not string.find(consumer, "^%S+$") then
   args.refuse("consumer", consumer, "a name without blanks")
 end
-guard.zset(delayed); guard.hash(delayed_records); guard.list(tokens)
+local size = guard.zset(delayed)
+guard.hash(delayed_records); guard.list(tokens)
 guard.hash(meta); guard.hash(stats); guard.ready(READY)
 local fault = args.done() or guard.fault
 if fault then
@@ -63,13 +64,13 @@ end
 if alive > 0 then
   there[#there + 1] = consumer .. " " .. string.format("%.0f", now + alive)
 end
-redis.call("HDEL", meta, "consumers")
 if #there > 0 then
+  redis.call("HDEL", meta, "")
   redis.call("HSET", meta, "consumers", table.concat(there, " "))
   return { #there, 0, 0, 0, set[3] or "" }
 end
 
-redis.call("HDEL", meta, "seen")
+redis.call("HDEL", meta, "consumers", "seen")
 local found, moved, bytes, looked = redis.call("ZRANGE", delayed, skip, skip + limit - 1, "WITHSCORES"), 0, 0, 0
 local notes
 while looked < #found / 2 and bytes < max_bytes do
@@ -95,4 +96,4 @@ if moved > 0 then
   end
   wake.one(tokens, set[2] == "1")
 end
-return { 0, moved, looked - moved, math.max(0, redis.call("ZCARD", delayed) - skip - looked + moved) }
+return { 0, moved, looked - moved, math.max(0, size - skip - looked) }

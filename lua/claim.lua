@@ -22,6 +22,7 @@
 --   track1           hash    * queue
 --   cancelled        hash    * queue   id, or ! and a receipt -> when it was cancelled (ms)
 --   ready            list    * queue * step
+--   looked           any     * cluster   of the first queue; never there, so a slot that moves key by key refuses all
 -- ARGV
 --   claim_id         text    <consumer>-<counter>, never used for two claims
 --   attempt          int     0; one more at each retry of the same claim

@@ -34,23 +34,27 @@ if fault then
   return redis.error_reply(fault)
 end
 
-redis.call("HDEL", processes, process) -- frees, so that a full server knows its workers too
+redis.call("HDEL", processes, "") -- so that a full server knows its workers too
 if process ~= "" then
   local now = clock.now()
-  for _, over in ipairs(redis.call("ZRANGEBYSCORE", alive, "-inf", now, "LIMIT", 0, MOST_OVER)) do
-    redis.call("ZREM", alive, over)
-    redis.call("HDEL", processes, over)
-  end
   if alive_ms > 0 then
     redis.call("ZADD", alive, now + alive_ms, process)
     redis.call("HSET", processes, process, string.format("%.0f ", now) .. entry)
-  else
-    redis.call("ZREM", alive, process)
   end
+  local over = redis.call("ZRANGEBYSCORE", alive, "-inf", now, "LIMIT", 0, MOST_OVER)
+  if alive_ms == 0 then
+    over[#over + 1] = process
+  end
+  if over[1] then
+    redis.call("ZREM", alive, unpack(over))
+    redis.call("HDEL", processes, unpack(over))
+  end
+end
+if gone and items > 0 then
+  return redis.call("ZREM", queues, unpack(ARGV, args.at + 1))
 end
 local changed = 0
 for i = 1, items do
-  local name = ARGV[args.at + i]
-  changed = changed + (gone and redis.call("ZREM", queues, name) or redis.call("ZADD", queues, 0, name))
+  changed = changed + redis.call("ZADD", queues, 0, ARGV[args.at + i])
 end
 return changed

@@ -56,6 +56,7 @@ local due = math.min(now + delay, LONGEST)
 local settings = redis.call("HMGET", meta, "paused", "timer_at", "cancels")
 local verdicts, bytes, released, dropped, notes = {}, 0, 0, 0, nil
 local cancels = (tonumber(settings[3]) or 0) > now
+local marks = cancels and redis.pcall("HLEN", KEYS[10])
 -- At the front the last one pushed is the next one out: go backwards, and they keep the order they are named in.
 local from, to, by = 1, items, 1
 if front == 1 then
@@ -100,7 +101,7 @@ if notes then
 end
 if dropped > 0 then
   redis.call("HINCRBY", stats, "cancelled", dropped)
-  if redis.call("HLEN", KEYS[10]) == 0 then
+  if marks == dropped then
     redis.call("HSET", meta, "cancels", 0)
   end
 end

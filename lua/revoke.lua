@@ -58,7 +58,7 @@ if receipt ~= "" then
   if not redis.call("ZSCORE", unacked, receipt) then
     return 0
   end
-  redis.call("HDEL", marks, "!" .. receipt)
+  redis.call("HDEL", marks, "")
   redis.call("HSET", marks, "!" .. receipt, string.format("%.0f", now))
   look(limits.HOUR_MS)
   return 1

@@ -46,6 +46,12 @@ NEAR = 0.4  # seconds in which one has to do that; then another one is asked
 # its URL have left begins with what others of its process know; so does one of a forked child.
 _heard_of: dict[tuple[Place, ...], tuple[Place, ...]] = {}
 
+# A script has emptied a key of a slot that moves, and came back to it: it ended in its middle.
+_HALFWAY = (
+    "access a non local key in a cluster node",
+    "accessed during rehashing of the slot",  # Redis 8, where other keys of the command are there
+)
+
 _REFUSALS = (server.AuthenticationError, server.ResponseError)
 
 
@@ -116,6 +122,8 @@ class SlotMap:
             return NotLoaded(place)
         elif isinstance(reply, server.ClusterDownError | server.MasterDownError):
             self.doubt(place)
+        elif any(text in str(reply) for text in _HALFWAY):
+            return NoAnswer(server.ConnectionError(str(reply)))
         return reply
 
     def doubt(self, place: Place) -> None:

@@ -79,6 +79,7 @@ class QueueKeys:
         "meta",
         "name",
         "noted",
+        "nowhere",
         "once",
         "overview",
         "part",
@@ -160,13 +161,14 @@ class QueueKeys:
         self.calls, self.calls_old, self.ids = own + "calls", own + "calls_old", own + "ids"
         self.probe, self.watch = own + "probe", own + "watch"
         self.looked, self.cancelled = own + "looked", own + "cancelled"  # the first is a channel
+        self.nowhere = (self.looked,) if layout == "cluster" else ()
         self.result_prefix, self.put_prefix = own + "result.", own + "put."
         self.producer_prefix = own + "producer."
         self.tracked = self.track0, self.track1 = own + "track0", own + "track1"
 
         held, later = (self.unacked, self.records), (self.delayed, self.delayed_records)
         every = (*held, *later, self.dead, self.wake, self.meta, self.stats)
-        self.claim = (*every, *self.tracked, self.cancelled, *self.ready)
+        self.claim = (*every, *self.tracked, self.cancelled, *self.ready, *self.nowhere)
         self.inspect = (*every, *self.ready)
         self.overview = (
             self.meta,

@@ -7,7 +7,7 @@ local FIXED = 11 -- keys of a queue before its ready lists
 -- Reads those of one queue, most of which `claim` has found sound. False where others are not: the long way says why.
 local function read_sound(call)
   local renew, company, max_bytes = tonumber(ARGV[5]), tonumber(ARGV[9]), tonumber(ARGV[7]) or 0
-  local steps = #KEYS - FIXED
+  local steps = tonumber(ARGV[8]) or 0
   if steps < 1 or steps > 10 or max_bytes < 1 or company > limits.LONGEST_MS or #ARGV[10] > 32
     or string.find(ARGV[5] .. ARGV[8], "%D") or not renew or renew < 1 or renew > limits.LONGEST_MS then
     return false
@@ -30,7 +30,7 @@ function M.read(call, is_sound)
     call.max_bytes, call.steps = args.int("max_bytes", 1, limits.MOST_BYTES), args.int("steps", 1, 10)
     call.company, call.keep = args.int("company", 0, limits.LONGEST_MS), args.text("keep", 32)
     local width = FIXED + call.steps
-    if #KEYS % width ~= 0 or #KEYS == 0 then
+    if #KEYS % width > 1 or #KEYS < width then
       return "BADARG KEYS: " .. #KEYS .. " is not a multiple of " .. width
     end
     call.acks = {}

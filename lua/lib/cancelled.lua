@@ -14,9 +14,9 @@ local function read(key, name)
   return tonumber(cancelled), tonumber(count) or 1, tonumber(put) or 0
 end
 
--- Freed first, so that it works at full memory.
+-- What frees comes first, so that it works at full memory.
 local function write(key, name, cancelled, count, put)
-  redis.call("HDEL", key, name)
+  redis.call("HDEL", key, "")
   redis.call("HSET", key, name, string.format("%.0f %d %.0f", cancelled, count, put))
 end
 

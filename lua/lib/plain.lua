@@ -26,7 +26,7 @@ function M.look(this, now)
   this.is_sound = attempt == "0" and count + 0 == acks and acks <= 1000 and #claim_id <= 96 and limit >= 1
     and limit <= 1000 and lease >= limits.RESOLUTION_MS and lease <= limits.LONGEST_MS
     and max_bytes <= limits.MOST_BYTES and #deliveries > 0 and #deliveries < 10 and #company > 0 and #company < 12
-    and #KEYS == 11 + steps
+    and (#KEYS == 11 + steps or #KEYS == 12 + steps)
   if not this.is_sound then
     return
   end
@@ -83,7 +83,7 @@ function M.look(this, now)
   elseif left > 0 then
     others = size > 0 and redis.call("ZCOUNT", delayed, "-inf", now .. ".5") or 0
   else
-    for later = this.step + 1, #KEYS - 11 do
+    for later = this.step + 1, steps + 0 do
       others = others + redis.call("LLEN", KEYS[11 + later])
     end
     local later = size > 0 and redis.call("ZCARD", delayed) or 0

@@ -24,8 +24,10 @@ from atomq import (
     Queue,
     Receiver,
     Verdict,
+    calls,
     scripts,
 )
+from atomq.calls import Call
 from atomq.cli import checks
 from atomq.cli.session import Session
 from atomq.errors import AtomqError, PermissionDenied, ServerError, ServerUnavailable
@@ -34,6 +36,8 @@ from atomq.wires import Wire
 from benchmarks.meter import Meter
 from tests.conformance.twin import Loop, Twin
 from tests.conftest import LONG, ON_CLUSTERS
+from tests.lua.rig import Rig, msg, names
+from tests.lua.verbs import VERBS, world
 from tests.servers import Cluster, Server, wait_until
 from tests.threads import running
 
@@ -226,8 +230,6 @@ def put(queue: Any) -> bool:
 
 
 def test_a_batch_answers_what_the_nodes_that_are_well_answer(three: Cluster, make: Make) -> None:
-    from atomq import calls
-
     engine = make.engine(url_of(three), retry_budget=0.3, socket_timeout=0.6)
     names = [name_on(three, index) for index in (0, 1, 2, 0, 1)]
     for name in names:
@@ -466,6 +468,11 @@ class Moving:
         for node in (self.target, self.source, *self.cluster.nodes):
             self._to(node, "NODE", target)
 
+    def give_up(self) -> None:
+        """It stays where it was."""
+        for node in (self.target, self.source):
+            node.client().execute_command("CLUSTER SETSLOT", self.slot, "STABLE")
+
     def at_once(self) -> None:
         """As Valkey 9 does it: the slot is refused for a moment only."""
         if not self.cluster.kind.startswith("valkey"):
@@ -542,8 +549,104 @@ def test_the_last_message_is_acked_beside_a_lost_one_while_its_slot_moves(
         assert queue.ack_many(held) == verdicts
         assert client.hget(keys.stats, "acked") == b"1"
     finally:
-        for node in (moving.target, moving.source):
-            node.client().execute_command("CLUSTER SETSLOT", keys.slot, "STABLE")
+        moving.give_up()
+
+
+# By type of a key: what is added to one that is not there.
+FILLERS: dict[str, tuple[Any, ...]] = {
+    "zset": ("ZADD", 9e12, "filler"),
+    "hash": ("HSET", "filler", "1"),
+    "list": ("RPUSH", msg("filler")),
+    "set": ("SADD", "filler"),
+    "string": ("SET", "0"),
+    "any": ("SET", "0"),
+    "stream": ("XADD", "*", "message", msg("filler"), "reason", "filler", "step", "1"),
+}
+KINDS = {key.name: key.type for script in scripts.every() for key in script.contract.keys}
+
+
+def fill(client: Any, call: Call[Any]) -> None:
+    """Have all keys of a call there, but for the one that never is."""
+    for key in call.keys:
+        if not key.endswith("}.looked") and not client.exists(key):
+            _, own, name = key.rpartition("}.")
+            command, *words = FILLERS[KINDS[name.partition(".")[0]] if own else "list"]
+            client.execute_command(command, key, *words)
+
+
+def carried_out_while_it_moves(
+    three: Cluster, make: Make, engine: Any, call: Call[Any]
+) -> list[Any]:
+    """What a call answers whose slot begins to move, until it is refused, and stays after all."""
+    assert three.spare is not None
+    moving = Moving(three, call.queue.slot, three.spare)
+    client = moving.source.client()
+    fill(client, call)
+    ended: list[Any] = []
+
+    def refused() -> int:
+        return int(client.info("errorstats").get("errorstat_TRYAGAIN", {"count": 0})["count"])
+
+    def run() -> None:
+        try:
+            ended.append(make.run(engine.run(call)))
+        except AtomqError as error:
+            ended.append(error)
+
+    before = refused()
+    moving.begin()
+    try:
+        with running(run):
+            wait_until("it to end or to be refused", lambda: ended or refused() > before)
+            moving.give_up()
+    finally:
+        moving.give_up()
+    return ended
+
+
+@pytest.mark.parametrize("how", ["acked", "expired"])
+def test_a_claim_that_empties_a_key_loses_no_message_while_its_slot_moves(
+    three: Cluster, make: Make, how: str
+) -> None:
+    """A part of it would be carried out, so it names a key that is never there: it is refused."""
+    engine = make.engine(url_of(three), priority_steps=[0])
+    name = name_on(three, 1)
+    queue, keys = make.queue(name, engine), engine.keys(name)
+    queue.put_many(["x", "y", "z"])
+    receipts = [message.receipt for message in queue.claim_many(2)]
+    client = three.owner(keys.slot).client()
+    if how == "expired":
+        client.zadd(keys.unacked, dict.fromkeys(receipts, 1))
+        client.hdel(keys.meta, "quiet")
+    acks = [receipts if how == "acked" else []]
+    call = calls.claim([keys], "another-1", limit=2, lease_ms=60_000, acks=acks)
+    (claimed,) = carried_out_while_it_moves(three, make, engine, call)
+    assert names(claimed.deliveries) == (['"z"'] if how == "acked" else ['"x"', '"y"'])
+
+
+def test_every_verb_ends_well_though_it_empties_a_key_while_its_slot_moves(
+    three: Cluster, make: Make
+) -> None:
+    """It is carried out, or refused before it begins, or said again."""
+    seldom(make, "verbs", ("verbs", "asyncio"))
+    engine, home = make.engine(url_of(three)), three.nodes[1]
+    rig = Rig(home, "cluster", address=url_of(three), retry_attempts=3)
+    ended: dict[str, Any] = {}
+    for verb, call_of in VERBS.items():
+        if verb == "restore_foreign":
+            continue  # keys of stock, which a cluster has none of
+        w = world(rig, name_on(three, 1), stock=False)
+        rig.db.zrem(w.q.keys.unacked, *w.held[1:])
+        rig.db.hdel(w.q.keys.records, *w.held[1:])
+        rig.db.zrem(w.q.keys.delayed, f"{w.q.name}-due")
+        rig.db.hdel(w.q.keys.delayed_records, f"{w.q.name}-due")
+        rig.db.hset(w.q.keys.meta, "cancels", 1 << 42)
+        rig.db.hset(w.q.keys.cancelled, f"!{w.held[0]}", 1)
+        (ended[verb],) = carried_out_while_it_moves(three, make, engine, call_of(w))
+        for node in three.everyone:
+            node.client().flushall()
+    rig.engine.close()
+    assert {verb: end for verb, end in ended.items() if isinstance(end, AtomqError)} == {}
 
 
 def test_a_slot_that_moves_is_no_server_that_is_away(

@@ -1271,7 +1271,7 @@ def test_a_plain_claim_takes_a_thousand_acks_and_has_the_keys_of_its_steps(q: Qu
     call.args.append("me-1001.0.1")
     assert not _is_plain(q, call)
     call = q.claiming(1)
-    call.keys = [*call.keys, call.keys[-1]]
+    call.keys = [*call.keys, *[call.keys[-1]] * 2]  # one more is that of a cluster
     assert not _is_plain(q, call)
 
 

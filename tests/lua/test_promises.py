@@ -75,6 +75,7 @@ def spoil(rig: Rig, key: str) -> None:
 # Keys that a verb takes, and that these calls go nowhere near.
 UNTOUCHED: dict[str, Callable[[QueueKeys], Sequence[str]]] = {
     "publish": lambda keys: (keys.delayed_records,),
+    "claim": lambda keys: keys.nowhere,
     "publish tracked once": lambda keys: (keys.delayed_records,),
     "publish delayed": lambda keys: (keys.producer(""), keys.ready[0]),
     # Where something is ready it looks no further.
@@ -317,6 +318,7 @@ UNREAD: dict[str, Callable[[QueueKeys], Sequence[str]]] = {
         *keys.tracked,
         keys.cancelled,
         *keys.ready[1:],
+        *keys.nowhere,
     ),
 }
 
@@ -342,7 +344,7 @@ def test_1_a_plain_call_looks_at_its_arguments_before_anything_moves(rig: Rig, v
     """Catches a count that only HINCRBY does not take for a number, when all else is written."""
     call = plain(rig, verb)
     tries: list[dict[str, Any]] = [
-        {"keys": [*call.keys, "x"]},
+        {"keys": [*call.keys, "x", "x"]},
         {"keys": call.keys[: 7 if verb == "claim" else 4]},
         {"args": ["x" * 95 + "-1", *call.args[1:]]},
         {"args": [*call.args, *["1"] * 1000]},

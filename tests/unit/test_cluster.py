@@ -90,6 +90,25 @@ def test_moved_corrects_one_slot_and_ask_corrects_none() -> None:
     assert (asked.place, slots.owner(4)) == (B, A)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Lua script attempted to access a non local key in a cluster node",  # Redis 6.2
+        "Script attempted to access a non local key in a cluster node",  # Redis 7 and 8
+        "Attempted to access a non local key in a cluster node",  # Valkey
+        "undeclared keys were accessed during rehashing of the slot",  # Redis 8
+    ],
+)
+def test_a_script_that_ended_in_its_middle_gave_no_answer_and_its_node_is_not_in_doubt(
+    text: str,
+) -> None:
+    """See rule 3 in lua/README.md."""
+    slots = SlotMap()
+    reply = slots.judged(A, said(f"ERR {text} script: 1, on @user_script:7."))
+    assert isinstance(reply, NoAnswer)
+    assert not slots.doubted
+
+
 def test_what_one_node_does_not_know_another_may() -> None:
     """While a cluster is formed each node knows its own slots."""
     slots = SlotMap(NODES)

@@ -30,6 +30,7 @@ _CLAIM = scripts.declared(
     keys=(
         *(f"{name} * queue" for name in (*QUEUE, "track0", "track1", "cancelled")),
         "ready * queue * step",
+        "looked * cluster",
     ),
     argv=(
         "claim_id",
@@ -107,7 +108,9 @@ class Claims:
         self._more = (queues[0].name,)
         self._keys: Sequence[str] = queues[0].claim
         if len(queues) > 1:
-            self._keys = [key for queue in queues for key in queue.claim]
+            once = queues[0].nowhere
+            each = [key for queue in queues for key in queue.claim if key not in queue.nowhere]
+            self._keys = [*each, *once]
         self._settings = (
             arguments.whole("lease_ms", lease_ms, 1, 31_622_400_000),
             renew_ms or renewal_ms(lease_ms),
