@@ -56,6 +56,18 @@ TESTS = {
         "tests/unit/test_kombu_c[ho]*.py tests/unit/test_kombu_poller.py",
         "tests/contrib",
     ],
+    "engine/atomq/contrib/kombu/qos.py": [
+        "tests/unit/test_kombu_qos.py tests/unit/test_kombu_c[ho]*.py",
+        "tests/contrib",
+    ],
+    "engine/atomq/contrib/kombu/publishing.py": [
+        "tests/unit/test_kombu_publishing.py tests/unit/test_kombu_channel.py",
+        "tests/contrib",
+    ],
+    "engine/atomq/contrib/kombu/broker.py": [
+        "tests/unit/test_kombu_broker.py tests/unit/test_kombu_channel.py",
+        "tests/contrib",
+    ],
     "engine/atomq/contrib/kombu/declaring.py": [
         "tests/unit/test_kombu_declaring.py tests/unit/test_kombu_channel.py",
         "tests/contrib",
@@ -96,6 +108,13 @@ TESTS = {
     "engine/atomq/client.py": ["tests/unit/test_engines.py tests/unit/test_runner.py"],
     "engine/atomq/aio.py": ["tests/unit/test_engines.py tests/unit/test_runner.py"],
     "engine/atomq/cli/nodes.py": ["tests/unit/test_cli_nodes.py", "tests/acceptance"],
+    "engine/atomq/receiver_base.py": [
+        "tests/unit/test_receiver.py tests/unit/test_leases.py",
+        "tests/conformance tests/faults",
+    ],
+    "engine/atomq/workers.py": ["tests/unit/test_workers.py", "tests/conformance"],
+    "engine/atomq/alone.py": ["tests/unit/test_alone.py tests/unit/test_leases.py"],
+    "engine/atomq/backlog.py": ["tests/unit/test_backlog.py tests/unit/test_leases.py"],
     "engine/atomq/leases.py": [
         "tests/unit/test_leases.py tests/unit/test_kombu_channel.py",
         "tests/faults/test_leases.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -206,6 +207,28 @@ def test_all_is_given_back_or_what_is_said() -> None:
     buffer.give_back()
     buffer.give_back()
     assert broker.given == [("q", ["b"]), ("q", ["a", "c"])]
+
+
+def test_a_thread_that_lets_all_go_waits_for_what_is_given_back_just_then() -> None:
+    """A worker that stops cancels its consumers, and has a thread give back what waits."""
+    broker: Any = Broker()
+    buffer, channel = HandOver(broker), Any
+    buffer.add(channel, deliveries("a", "b", "c"), 1)  # type: ignore[arg-type]
+    thread = threading.Thread(target=buffer.let_go)
+    asked: list[str] = []
+
+    def which(_: Any, delivery: Delivery) -> bool:
+        asked.append(delivery.receipt)
+        if len(asked) == 1:
+            thread.start()
+            thread.join(0.02)
+        return delivery.receipt == "b"
+
+    buffer.give_back(which)
+    thread.join()
+    assert asked == ["a", "b", "c"], "each once: it may be asked of a lease, which ends meanwhile"
+    assert sorted(broker.given) == [("q", ["a", "c"]), ("q", ["b"])]
+    assert len(buffer) == 0
 
 
 @pytest.mark.parametrize("away", [True, False])

@@ -161,6 +161,85 @@ def test_a_payload_that_is_no_message_is_invalid() -> None:
         module.Message({"body": "x", "properties": {}})
 
 
+@pytest.mark.parametrize(
+    ("cancelled", "revoked"), [(True, True), (True, False), (False, True), (False, False)]
+)
+def test_what_was_cancelled_and_so_not_run_is_dropped_and_not_acked(
+    stage: Stage, cancelled: bool, revoked: bool
+) -> None:
+    """A task that ran to its end all the same is acked."""
+    (message,) = stage.claim("a")
+    message.delivery.cancelled = cancelled
+    if revoked:
+        message.revoked = True
+    message.ack()
+    dropped = cancelled and revoked
+    assert stage.released() == [("a", 0, 0, 0)] * dropped
+    assert stage.acks() == ["a"] * (not dropped)
+
+
+def test_what_cannot_be_decompressed_is_no_success(stage: Stage) -> None:
+    (message,) = stage.claim("a", message=raw(compression="nothing known"))
+    message.ack()
+    assert stage.acks() == []
+    ((receipt, reason, detail),) = stage.rejected()
+    assert (receipt, reason, detail.partition(":")[0]) == ("a", "undecodable", "KeyError")
+
+
+@pytest.mark.parametrize(("said", "name"), [("", "t"), (5, "5"), ("task", "task")])
+def test_a_dead_letter_goes_by_the_id_of_its_task_or_that_of_its_message(
+    stage: Stage, said: Any, name: str
+) -> None:
+    (message,) = stage.claim("a", message=raw(id=said))
+    message.reject()
+    (call,) = stage.engine.called("reject")
+    assert call.keys[-1] == stage.broker.keys("q").result(name)
+    assert message.delivery.settled
+
+
+def test_what_settles_a_message_settles_it_once(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what a closed channel handed over, which forgets nothing of it."""
+    a, b, c, d = stage.claim("a", "b", "c", "d")
+    worker_holds(monkeypatch, begun=[a, b, c, d])
+    d.undecodable = ValueError("x")
+    stage.channel.close()
+    for _ in range(2):
+        stage.channel.qos.ack("a")
+        stage.channel.qos.reject("b")
+        stage.channel.qos.reject("c", requeue=True)
+        stage.channel.qos.ack("d")
+    assert stage.acks() == ["a"]
+    assert [receipt for receipt, *_ in stage.rejected()] == ["b", "d"]
+    assert stage.released() == [("c", 0, 0, 1)]
+
+
+def test_a_new_channel_has_no_limit(stage: Stage) -> None:
+    assert stage.transport.create_channel(stage.connection).qos.can_consume_max_estimate() is None
+
+
+# ── beginning ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_another_consumer_may_have_is_not_begun(stage: Stage) -> None:
+    """It is given back, unless another has it for certain."""
+    lost, lapsed, acked, held = stage.claim("lost", "lapsed", "acked", "held")
+    acked.ack()
+    lost.delivery.lost = True
+    stage.broker.keeper.drop(["lapsed"])
+    assert [one.given_up() for one in (lost, lapsed, acked, held)] == [True, True, False, False]
+    assert stage.released() == [("lapsed", 0, 1, 0)]
+    assert lost.delivery.settled
+    assert lapsed.delivery.settled
+    assert not held.delivery.settled
+
+
+def test_a_message_without_a_lease_may_be_begun(stage: Stage) -> None:
+    payload = {"body": "", "properties": {"delivery_tag": "t"}}
+    assert not module.Message(payload, channel=stage.channel).given_up()
+
+
 # ── leaving ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -227,6 +306,17 @@ def test_a_task_that_a_cold_shutdown_killed_is_not_acked_and_counts(
     assert stage.released() == [("a", 0, 1, 1)]
 
 
+@pytest.mark.parametrize("terminating", [True, False])
+def test_a_task_that_came_to_its_end_is_acked_also_in_a_cold_shutdown(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, terminating: bool
+) -> None:
+    (message,) = stage.claim("a")
+    monkeypatch.setattr(worker, "terminating", lambda: terminating)
+    monkeypatch.setattr(worker, "killed", lambda _: not terminating)
+    message.ack()
+    assert stage.acks() == ["a"]
+
+
 def test_a_worker_told_to_stop_gives_back_what_it_will_not_begin(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,4 +381,9 @@ def test_messages_of_others_are_let_be(stage: Stage) -> None:
     stage.channel.qos.ack("t")
     stage.channel.qos.append(types.SimpleNamespace(), "u")
     stage.channel.qos.reject("u")
+    last = AnyMessage(body="x", delivery_tag="v", channel=stage.channel)
+    stage.channel.qos.append(last, "v")
+    stage.channel.qos.give_back_unbegun()
+    assert stage.channel.qos.get("v") is last
+    stage.channel.close()
     assert (stage.acks(), stage.released(), stage.rejected()) == ([], [], [])

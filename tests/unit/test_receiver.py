@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
-from atomq import Queue, calls
+from atomq import AsyncQueue, Queue, calls
+from atomq import receiver_base as module
+from atomq.backlog import Backlog, Backlogs
 from atomq.calls import Claimed
 from atomq.delivery import Delivery
 from atomq.errors import InvalidArgument, ServerFull, ServerUnavailable
-from atomq.flows import Wait, clock
-from atomq.queue import Receiver
+from atomq.flows import Wait, Withdraw, clock
+from atomq.queue import Message, Receiver
+from atomq.queue_aio import AsyncReceiver
 from tests.played import Play
 
 GOT = Delivery("q", "c-1.0.1", 1, 1, b"{}")
@@ -113,6 +116,17 @@ def test_what_was_answered_after_its_lease_is_given_back(one: Receiver) -> None:
     assert (play.effect.script.name, messages) == ("claim", [])
 
 
+def test_an_answer_that_comes_just_before_its_lease_ends_takes_no_flow(
+    one: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = clock()
+    monkeypatch.setattr(module, "clock", lambda: now)
+    begun = one._ordinary(1, None, None)
+    assert begun is not None
+    one._consumer.asked = now - one._keeper.lease_ms / 1000 + 0.001
+    assert one._goes_on([], begun, claimed(GOT), 1, None, True, None) is None
+
+
 @pytest.mark.parametrize("error", [ServerUnavailable("gone"), ServerFull("full")])
 def test_a_patient_one_waits_for_a_server_that_is_away_or_full(
     one: Receiver, error: Exception
@@ -138,3 +152,200 @@ def test_a_timeout_counts_from_when_it_was_asked(one: Receiver) -> None:
     one._consuming.asked = time.monotonic() - 4
     play = Play(one._goes_on([], begun, claimed(), 1, 5, True, None))  # type: ignore[arg-type]
     assert 0 < play.effect.seconds < 1.01
+
+
+# ── which queues ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_which_queues_a_consumer_takes(one: Receiver) -> None:
+    def names(n: int) -> list[Queue]:
+        return [Queue(f"q{i}", queue.engine) for i in range(n)]
+
+    with Queue("q", "memory://") as queue, Queue("q", "memory://") as other:
+        two = [queue, Queue("p", queue.engine)]
+        wide = Queue("w", queue.engine, partitions=2)
+        for wrong, why in (
+            (queue, "a list of queues"),
+            ([queue, "q"], "a list of queues"),
+            ([], "one queue or more"),
+            ([queue, other], "all of one engine"),
+            ([queue, wide], "takes no queue with partitions"),
+            ([*two, queue], "each queue once"),
+            (names(calls.MOST + 1), "at most 1000 queues, got 1001"),
+        ):
+            with pytest.raises(InvalidArgument, match=why):
+                Receiver(wrong)  # type: ignore[arg-type]
+        Receiver(names(calls.MOST))
+        found = Receiver(two)
+        assert isinstance(found.backlog, Backlogs)
+        assert [each.name for each in found._consuming.queues] == ["q", "p"]
+    assert isinstance(one.backlog, Backlog)
+
+
+def test_by_default_it_is_one_worker_and_its_first_queue_goes_first() -> None:
+    with Queue("q", "memory://") as queue:
+        queues = [queue, Queue("p", queue.engine)]
+        plain, fair = Receiver(queues), Receiver(queues, 3, fair=True)
+        assert (plain._consuming.concurrency, fair._consuming.concurrency) == (1, 3)
+        assert (plain._consumer._takes_turns, fair._consumer._takes_turns) == (False, True)
+
+
+def test_at_exit_nothing_is_left_of_threads_and_an_event_loop_has_ended(one: Receiver) -> None:
+    assert one in module._open
+    queue = AsyncQueue("q", "memory://")
+    assert AsyncReceiver([queue]) not in module._open
+
+
+# ── when it ends ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_several_workers_end_when_they_are_asked_to_or_one_has_failed() -> None:
+    stop = threading.Event()
+    plain, stopped, failed = module.Ending(None), module.Ending(stop), module.Ending(None)
+    assert [each.is_set() for each in (plain, stopped, failed)] == [False] * 3
+    stop.set()
+    failed.error = ValueError("x")
+    assert [each.is_set() for each in (plain, stopped, failed)] == [False, True, True]
+
+
+def test_what_is_no_event_is_said_so_before_anything_is_asked(one: Receiver) -> None:
+    with pytest.raises(InvalidArgument, match=r"event, with is_set\(\), got 1"):
+        one._receive([], 1, None, False, 1)  # type: ignore[arg-type]
+
+
+def test_what_it_waits_on_is_made_once_and_left_once(one: Receiver) -> None:
+    waiter, consumer = one._waiter, one._consumer
+    one._receive([], 1, None, False, None)
+    assert (one._waiter, one._consumer) == (waiter, consumer)
+    assert one._leave() is waiter
+    assert one._leave() is None
+
+
+def test_a_forked_child_begins_anew_and_leaves_what_is_its_parents(one: Receiver) -> None:
+    consumer, message = one._consumer, Message(one._by_name["q"], GOT)
+    one._process = object()
+    assert one._leave() is None
+    one._receive([], 1, None, False, None)
+    assert one._consumer is not consumer
+    assert one._unstarted([message]) == [message]
+    message._process = object()
+    assert one._unstarted([message]) == []
+
+
+def test_what_is_settled_or_lost_is_not_given_back(one: Receiver) -> None:
+    held, settled, lost = (Message(one._by_name["q"], GOT) for _ in range(3))
+    settled.settled = lost.lost = True
+    assert one._unstarted([held, settled, lost]) == [held]
+
+
+# ── claims that are late ──────────────────────────────────────────────────────────────────────
+
+
+def late_twice(one: Receiver, monkeypatch: pytest.MonkeyPatch, timeout: float | None) -> Play:
+    """Its claims are answered after their leases have ended."""
+    monkeypatch.setattr(one._keeper, "lapsed", lambda _: True)
+    messages: list[Any] = []
+    play = Play(one._receive(messages, 1, timeout, True, None))
+    for _ in range(2):
+        assert play.effect.script.name == "claim"
+        play.go(claimed(GOT))
+        assert (play.effect.script.name, play.effect.args[-2]) == ("release", GOT.receipt)
+        play.go([calls.Verdict.DONE])
+        assert messages == []
+    return play
+
+
+def test_claims_that_are_late_again_are_made_at_a_slower_pace(
+    one: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play = late_twice(one, monkeypatch, None)
+    assert 0.2 <= play.effect.seconds <= 1.0
+    play.go(None)
+    assert play.effect.script.name == "claim"
+    assert late_twice(one, monkeypatch, 0.0).over, "its time is up"
+    assert 0 < late_twice(one, monkeypatch, 0.19).effect.seconds <= 0.19
+
+
+def test_what_comes_first_says_how_old_the_messages_are(one: Receiver) -> None:
+    messages: list[Any] = []
+    one._consumer.asked = 5.0
+    one._claimed(messages, claimed(GOT))
+    one._consumer.asked = 6.0
+    one._claimed(messages, claimed(Delivery("q", "c-2.0.1", 1, 1, b"{}")))
+    assert (one.asked, len(messages)) == (5.0, 2)
+
+
+# ── partitions ────────────────────────────────────────────────────────────────────────────────
+
+
+def grows(one: Receiver, *found: list[Queue] | None) -> list[list[str]]:
+    """Asked for its partitions, it is answered so. What it said it knows, each time."""
+    known: list[list[str]] = []
+
+    def grown(names: list[str]) -> Any:
+        known.append(names)
+        yield from ()
+        return found[len(known) - 1] if len(known) <= len(found) else None
+
+    one.grown = grown
+    return known
+
+
+def nothing(play: Play) -> None:
+    """There is nothing, whatever it asks."""
+    if isinstance(play.effect, Wait):
+        play.go(None)
+    elif isinstance(play.effect, Withdraw):
+        play.go([])
+    else:
+        play.go(claimed() if play.effect.script.name == "claim" else ())
+
+
+def test_partitions_that_came_since_are_claimed_from_too(one: Receiver) -> None:
+    queue, before = one._by_name["q"], one._consuming
+    known = grows(one, None, [queue, Queue("p", queue.engine)])
+    messages: list[Any] = []
+    play = Play(one._receive(messages, 1, None, False, None))
+    assert [key for key in play.effect.keys if key in "qp"] == ["q"]
+    play.go(claimed(GOT))
+    assert (play.over, len(messages)) == (True, 1)
+    play = Play(one._receive(messages := [], 1, None, False, None))
+    assert [key for key in play.effect.keys if key in "qp"] == ["q", "p"]
+    assert one._consuming is not before
+    assert one._consuming.asked > 0, "the register knows"
+    play.go(claimed(Delivery("p", "c-2.0.1", 1, 1, b"{}")))
+    assert [message.receipt for message in messages] == ["c-2.0.1"]
+    assert known == [["q"], ["q"]]
+
+
+def test_for_more_partitions_it_asks_again_after_four_seconds(
+    one: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, now = grows(one), [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    play = Play(one._receive([], 1, 10.0, False, None))
+    play.go(claimed())
+    assert isinstance(play.effect, Wait)
+    now[0] += 3.9
+    play.go(None)
+    assert len(known) == 1
+    now[0] += 0.2
+    while len(known) == 1 and not play.over:
+        nothing(play)
+    assert (len(known), play.over) == (2, False)
+    now[0] += 6
+    while not play.over:
+        nothing(play)
+    assert len(known) <= 3
+
+
+def test_while_its_time_is_not_up_it_goes_on_and_a_stop_ends_it(one: Receiver) -> None:
+    grows(one)
+    assert Play(one._receive([], 1, 0, False, None)).go(claimed()) is None, "once"
+    stop = threading.Event()
+    play = Play(one._receive([], 1, None, False, stop))
+    play.go(claimed())
+    assert isinstance(play.effect, Wait)
+    stop.set()
+    while not play.over:
+        nothing(play)

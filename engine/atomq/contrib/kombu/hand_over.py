@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import countOf, itemgetter
 from typing import TYPE_CHECKING
 
+from atomq import fork
 from atomq.delivery import Delivery
 from atomq.errors import AtomqError
 
@@ -33,6 +34,7 @@ class HandOver:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
+        self._lock = fork.Lock()  # of what takes out more than the oldest one
         self.waiting: deque[Waiting] = deque()
         """To be read only; the event loop asks at every turn whether it is empty."""
 
@@ -69,21 +71,24 @@ class HandOver:
 
     def give_back(self, which: Callable[[Channel, Delivery], bool] = lambda *_: True) -> None:
         """Give back those for which `which` is true. Raises our exceptions."""
-        given = [one for one in self.waiting if which(*one[:2])]
-        if not given:
-            return
-        self.waiting = deque(one for one in self.waiting if not which(*one[:2]))
+        given: list[Waiting] = []
+        kept: deque[Waiting] = deque()
+        with self._lock:
+            for one in self.waiting:
+                (given if which(*one[:2]) else kept).append(one)
+            self.waiting = kept
         for queue, receipts in _by_queue(given).items():
             self._broker.give_back(self._broker.keys(queue), receipts)
 
     def let_go(self) -> None:
         """The worker stops: give back what waits here. Never raises."""
         given = []
-        while self.waiting:
-            try:
-                given.append(self.waiting.popleft())
-            except IndexError:  # its own thread has just taken it
-                break
+        with self._lock:
+            while self.waiting:
+                try:
+                    given.append(self.waiting.popleft())
+                except IndexError:  # its own thread has just taken it
+                    break
         try:
             for queue, receipts in _by_queue(given).items():
                 self._broker.give_back(self._broker.keys(queue), receipts)

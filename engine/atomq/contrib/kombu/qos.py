@@ -175,7 +175,7 @@ class QoS(virtual.QoS):
         kept, counted = self._told_apart()
         if transport is None or not transport.lost:
             self._give_back(kept, counted)
-        self._outlived.update(self._delivered)
+        self._outlived.update(self._ours())
         self._delivered.clear()
         return []
 
@@ -188,17 +188,23 @@ class QoS(virtual.QoS):
         # A thread that is free before Celery stops its pool takes the next task: it finds out.
         begun = {
             tag
-            for tag, message in list(self._delivered.items())
+            for tag, message in self._ours().items()
             if tag not in waiting or message.becomes(GIVEN_BACK) == BEGUN
         }
         self._give_back(begun, set())
         # Celery has struck out what waited for its pool: no task holds that. What is done and not
         # acked yet, Celery holds.
-        held = WeakValueDictionary(self._delivered)
-        self._delivered.clear()
+        held = WeakValueDictionary(self._ours())
+        for tag in list(held):
+            self._delivered.pop(tag, None)
         with contextlib.suppress(ServerUnavailable):
             self.channel.broker.reap()
         self._delivered.update(held)
+
+    def _ours(self) -> dict[str, Message]:
+        """What was delivered, without what a program appended by itself, which has no lease."""
+        delivered = list(self._delivered.items())
+        return {tag: message for tag, message in delivered if isinstance(message, Message)}
 
     def _begun(self) -> set[str]:
         return worker.running() | {

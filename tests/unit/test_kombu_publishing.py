@@ -1,0 +1,319 @@
+"""What a channel publishes: settings of a message, partitions, broadcasts, batches. No server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from kombu.exceptions import BatchPublishError
+
+from atomq.calls import Call
+from atomq.contrib.kombu.broker import Broker
+from atomq.contrib.kombu.publishing import PublishBatch
+from atomq.errors import AtomqError, NotDurable, ServerFull, ServerUnavailable, UnknownPartition
+from tests.scripted import Stage
+
+REPLIES = "abc.reply.celery.pidbox"
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    found = Stage(monkeypatch)
+    yield found
+    found.close()
+
+
+def message(body: str = "x", headers: Any = None, **properties: Any) -> dict[str, Any]:
+    """A message as Kombu's producers give it to a channel."""
+    properties = {"delivery_tag": "t", "delivery_info": {}, **properties}
+    return {"body": body, "headers": headers, "properties": properties}
+
+
+def published(stage: Stage) -> list[Call[Any]]:
+    return stage.engine.called("publish")
+
+
+def sent(call: Call[Any]) -> dict[str, Any]:
+    """The last message of a call."""
+    return dict(json.loads(call.args[-1]))
+
+
+def said(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is told to all from here on, each with whether that is patient."""
+    found: list[Any] = []
+    monkeypatch.setattr(
+        stage.engine, "command", lambda *args, patient=False: found.append((*args[:2], patient))
+    )
+    return found
+
+
+def unsent() -> ServerUnavailable:
+    error = ServerUnavailable("not sent")
+    error.unsent = True
+    return error
+
+
+def first_meets(stage: Stage, error: AtomqError) -> None:
+    """The first publish meets this, the others are carried out."""
+    errors = [error]
+
+    def answer(_: Call[Any]) -> int:
+        if errors:
+            raise errors.pop()
+        return 1
+
+    stage.engine.answers["publish"] = answer
+
+
+# ── settings of a message ─────────────────────────────────────────────────────────────────────
+
+
+def test_what_a_message_says_to_the_transport_is_not_sent(stage: Stage) -> None:
+    made = message(durability="replicas=1", tracked=True, partition_key="k", headers={"a": 1})
+    stage.channel.basic_publish(made, "", "q")
+    (call,) = published(stage)
+    assert call.durability is not None
+    assert call.durability.replicas == 1
+    text = sent(call)
+    assert text["x-tracked"] == text["properties"]["delivery_tag"]
+    assert text["headers"] == {"a": 1, "partition_key": "k"}
+    assert not {"durability", "tracked", "partition_key"} & set(text["properties"])
+    assert made["properties"]["partition_key"] == "k", "what Kombu publishes again says the same"
+    assert made["headers"] == {"a": 1}
+
+
+def test_a_message_that_says_nothing_has_the_settings_of_the_transport(
+    monkeypatch: pytest.MonkeyPatch, stage: Stage
+) -> None:
+    stage.channel.basic_publish(message(), "", "q")
+    (call,) = published(stage)
+    assert (call.durability, "x-tracked" in sent(call)) == (None, False)
+    other = Stage(monkeypatch, durability="fsync", tracked=True)
+    other.channel.basic_publish(message(), "", "q")
+    other.channel.basic_publish(message(durability="memory", tracked=False), "", "q")
+    first, second = published(other)
+    assert (first.durability and first.durability.name, "x-tracked" in sent(first)) == (
+        "fsync",
+        True,
+    )
+    assert (second.durability, "x-tracked" in sent(second)) == (None, False)
+    other.close()
+
+
+def test_a_tracked_message_is_known_by_its_message_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, tracked=["q"])
+    names = [
+        stage.channel._outgoing(stage.broker.keys(queue), made).id
+        for queue, made in (
+            ("q", message(message_id="m", headers={"id": "i"})),
+            ("q", message(headers={"id": "i"})),
+            ("q", message()),
+            ("p", message(message_id="m", headers={"id": "i"})),
+        )
+    ]
+    assert names == ["m", "i", "t", "i"]
+    tracked = [
+        stage.channel._outgoing(stage.broker.keys(queue), message()).tracked for queue in "qp"
+    ]
+    assert tracked == [True, False]
+    stage.close()
+
+
+def test_what_is_not_durable_is_in_its_queue_under_its_id(stage: Stage) -> None:
+    stage.engine.answers["publish"] = NotDurable("not confirmed", 0, 1)
+    with pytest.raises(NotDurable) as error:
+        stage.channel._put("q", message(headers={"id": "i"}))
+    assert error.value.ids == ["i"]
+
+
+# ── replies and broadcasts ────────────────────────────────────────────────────────────────────
+
+
+def test_a_reply_waits_for_a_minute_for_its_client(stage: Stage) -> None:
+    stage.channel._put(REPLIES, message())
+    (reply,) = stage.engine.called("reply")
+    assert reply.args[1] == 60_000
+
+
+def test_on_a_cluster_a_reply_is_told_at_once_and_tried_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Broker, "on_cluster", True)
+    told = said(stage, monkeypatch)
+    stage.channel._put(REPLIES, message())
+    assert told == [("PUBLISH", f"/0.reply/{REPLIES}", True)]
+
+
+def test_a_broadcast_is_told_on_each_topic_and_tried_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = said(stage, monkeypatch)
+    stage.channel._put_fanout("x", message(), "")
+    object.__setattr__(stage.channel.settings, "legacy_fanout_prefix", "/old.")
+    stage.channel._put_fanout("x", message(), "k")
+    topics = ("/0.x", "/0.x/k", "/old.x/k")
+    assert told == [("PUBLISH", topic, True) for topic in topics]
+
+
+def test_without_patterns_a_broadcast_has_one_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, fanout_patterns=False)
+    assert stage.channel.topics("x", "k") == ["/0.x"]
+    stage.close()
+
+
+# ── partitions ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_messages_without_a_key_take_turns_and_those_with_one_stay_together(stage: Stage) -> None:
+    names = stage.spread("q", 1, 2)
+    for _ in names:
+        stage.channel._put("q", message())
+    assert sorted(call.queue.name for call in published(stage)) == sorted(names)
+    of_key = stage.broker.spread.get("q")._map.of_key("k")  # type: ignore[union-attr]
+    for _ in range(3):
+        stage.channel._put("q", message(headers={"partition_key": "k"}))
+    assert {call.queue.name for call in published(stage)[3:]} == {names[of_key]}
+
+
+def test_a_publish_without_an_answer_goes_to_the_same_partition_again(stage: Stage) -> None:
+    stage.spread("q", 1, 2)
+    first_meets(stage, ServerUnavailable("no answer"))
+    with pytest.raises(ServerUnavailable):
+        stage.channel._put("q", message())
+    stage.channel._put("q", message())
+    first, again = published(stage)
+    assert first.queue.name == again.queue.name
+    assert (first.keys[0], first.args[0]) == (again.keys[0], again.args[0]), "as the same call"
+
+
+# ── batches ───────────────────────────────────────────────────────────────────────────────────
+
+
+def batch_of(stage: Stage, most: int = 10) -> PublishBatch:
+    batch: PublishBatch = stage.channel.create_publish_batch(most)
+    return batch
+
+
+def put(batch: PublishBatch, *keys: str | None, queue: str = "q") -> None:
+    """Publish a message for each of these partition keys; None: without one."""
+    for key in keys:
+        headers = {} if key is None else {"partition_key": key}
+        batch.publish(message(headers=headers), exchange="", routing_key=queue)
+
+
+def keys_of(stage: Stage, *partitions: str) -> list[str]:
+    """A partition key for each of these, no two of them alike."""
+    found: Any = stage.broker.spread.get("q")
+    keys = map(str, range(1000))
+    names = found._map.names
+    return [next(key for key in keys if names[found._map.of_key(key)] == at) for at in partitions]
+
+
+def test_a_batch_is_sent_when_it_is_full(stage: Stage) -> None:
+    batch = batch_of(stage, 3)
+    for queue, calls in (("q", 0), ("q", 0), ("p", 2), ("q", 2), ("q", 2), ("q", 3)):
+        put(batch, None, queue=queue)
+        assert len(published(stage)) == calls
+    assert [len(call.args) - 2 for call in published(stage)] == [3, 2, 4], "head, then messages"
+    one_by_one = batch_of(stage, 0)
+    for calls in (4, 5):
+        put(one_by_one, None)
+        assert len(published(stage)) == calls
+
+
+def test_broadcasts_count_and_travel_with_the_batch(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = said(stage, monkeypatch)
+    stage.channel.exchange_declare("x", "fanout")
+    batch = batch_of(stage, 3)
+    for most in (3, 3):
+        for n in range(most):
+            assert len(told) % 3 == 0, n
+            batch.publish(message(), exchange="x", routing_key="")
+    assert told == 6 * [("PUBLISH", "/0.x", False)]
+
+
+def test_what_is_discarded_is_not_sent(stage: Stage) -> None:
+    batch = batch_of(stage)
+    put(batch, None)
+    batch.discard()
+    with pytest.raises(RuntimeError, match="aborted"):
+        batch.flush()
+    assert published(stage) == []
+
+
+def test_an_error_that_is_none_of_ours_ends_a_batch_as_it_is(stage: Stage) -> None:
+    batch = batch_of(stage)
+    put(batch, None)
+    stage.engine.answers["publish"] = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        batch.flush()
+    with pytest.raises(BatchPublishError, match="failed before"):
+        put(batch, None)
+
+
+def test_what_has_no_key_goes_to_one_partition_and_what_has_one_to_its_own(stage: Stage) -> None:
+    names = stage.spread("q", 1, 2)
+    batch = batch_of(stage, 20)
+    put(batch, None, None, *keys_of(stage, *names), None)
+    batch.flush()
+    counts = {call.queue.name: len(call.args) - 3 for call in published(stage)}
+    home = max(counts, key=lambda name: counts[name])
+    assert counts == {name: 4 if name == home else 1 for name in names}
+    put(batch, None)
+    batch.flush()
+    assert published(stage)[-1].queue.name != home, "the next one has another turn"
+
+
+def test_a_partition_that_is_none_any_more_has_its_messages_go_where_their_keys_lead(
+    stage: Stage,
+) -> None:
+    names = stage.spread("q", 1, 2)
+    one, other = keys_of(stage, names[1], names[1])
+    batch = batch_of(stage)
+    put(batch, one, other, one)
+    refused = UnknownPartition("gone")
+    first_meets(stage, refused)
+    batch.flush()
+    _, of_one, of_other = published(stage)
+    assert [len(call.args) - 3 for call in (of_one, of_other)] == [2, 1]
+    assert sent(of_other)["headers"] == {"partition_key": other}
+
+
+@pytest.mark.parametrize("error", [ServerFull("full"), ServerUnavailable("no answer")])
+def test_what_may_have_been_put_goes_to_no_other_partition(stage: Stage, error: AtomqError) -> None:
+    stage.spread("q", 1, 2)
+    batch = batch_of(stage)
+    put(batch, None)
+    first_meets(stage, error)
+    with pytest.raises(BatchPublishError) as raised:
+        batch.flush()
+    assert raised.value.__cause__ is error
+    assert len(published(stage)) == 1
+
+
+def test_what_was_surely_not_sent_goes_to_another_partition_unless_a_key_says_where(
+    stage: Stage,
+) -> None:
+    names = stage.spread("q", 1, 2)
+    batch = batch_of(stage)
+    put(batch, None)
+    first_meets(stage, unsent())
+    batch.flush()
+    first, second = published(stage)
+    assert first.queue.name != second.queue.name
+    assert (first.args[0], first.args[-1]) == (second.args[0], second.args[-1])
+    put(batch, *keys_of(stage, names[2]))
+    first_meets(stage, unsent())
+    with pytest.raises(BatchPublishError):
+        batch.flush()
+    other = batch_of(stage)
+    put(other, None, queue="p")
+    first_meets(stage, unsent())
+    with pytest.raises(BatchPublishError) as raised:
+        other.flush()
+    assert isinstance(raised.value.__cause__, ServerUnavailable)
+    assert len(published(stage)) == 4
