@@ -215,6 +215,20 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             ),
         ),
     },
+    "engine/atomq/receiver_base.py": {
+        INSTANT: ("return time.monotonic() > self._at or flows.is_set(self._stop)",),
+        "less than no time is no time": (
+            "left = None if deadline is None else max( -1.0, deadline - time.monotonic())",
+        ),
+        "all of one engine, which has one keeper": (
+            "self._engine = queues[ -1].engine",
+            "self._keeper: LeaseKeeper = queues[ -1].keeper",
+            "if not queues or any(queue.engine is not queues[ -1].engine for queue in queues):",
+        ),
+        "of one queue it is the first and the last": (
+            "Backlog(keeper, keys[ -1]) if len(keys) == 1 else Backlogs(keeper, keys)",
+        ),
+    },
     "engine/atomq/gathering.py": {
         "a byte more or less": tuple(
             f"TOGETHER = {bytes_}  # bytes of messages in one call, which is small then: "
