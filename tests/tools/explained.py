@@ -217,6 +217,7 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "engine/atomq/receiver_base.py": {
         INSTANT: ("return time.monotonic() > self._at or flows.is_set(self._stop)",),
+        SET_BEFORE: ("self.asked = -1.0", "self.asked = 1.0"),
         "less than no time is no time": (
             "left = None if deadline is None else max( -1.0, deadline - time.monotonic())",
         ),

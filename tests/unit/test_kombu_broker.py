@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +14,11 @@ from atomq import calls
 from atomq.calls import Call
 from atomq.contrib.kombu import broker as module
 from atomq.contrib.kombu import worker
-from atomq.contrib.kombu.broker import Broker
+from atomq.contrib.kombu.broker import LAST_MS, Broker, eta_ms
 from atomq.delivery import Delivery
 from atomq.errors import PermissionDenied, ServerUnavailable
 from atomq.flows import clock
-from tests.scripted import Stage, claimed, raw
+from tests.scripted import NOW_MS, Stage, claimed, raw
 
 
 @pytest.fixture
@@ -183,3 +184,11 @@ def test_the_register_knows_a_worker_of_celery_once(
     stage.broker.forked()
     monkeypatch.setattr(worker, "controller", lambda: None)
     stage.broker.introduce()
+
+
+def test_times_without_a_zone_are_utc() -> None:
+    assert eta_ms("2027-01-15T08:00:00.250") == NOW_MS + 250
+    assert eta_ms("2027-01-15T09:00:00+01:00") == NOW_MS
+    assert eta_ms("2500-01-01T00:00:00") == LAST_MS
+    assert eta_ms("1960-01-01T00:00:00+00:00") == 0
+    assert eta_ms(datetime.now(UTC)) is None

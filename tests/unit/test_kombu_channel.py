@@ -9,19 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from kombu.exceptions import BatchPublishError
 
 from atomq import calls
 from atomq.contrib.kombu import consuming as module
-from atomq.contrib.kombu import unconfirmed as unconfirmed_module
-from atomq.contrib.kombu.broker import LAST_MS, eta_ms
 from atomq.contrib.kombu.consuming import FAILURES, HEARD_MOST, MOST_CLAIMED
-from atomq.contrib.kombu.declaring import KEEP_EVERY, is_reply_exchange, is_reply_queue
-from atomq.contrib.kombu.publishing import REPLY_TTL_MS
-from atomq.contrib.kombu.unconfirmed import Unconfirmed
-from atomq.errors import ServerFull, ServerUnavailable
-from atomq.ids import CallId
-from atomq.options import CALL_WINDOW_MS
+from atomq.contrib.kombu.declaring import KEEP_EVERY
 from tests.scripted import NOW_MS, Stage, claimed, raw
 
 
@@ -74,32 +66,6 @@ def test_with_never_the_worker_holds_it_and_is_no_company(monkeypatch: pytest.Mo
     begins = stage.broker.keeper._leases["a"].begins - time.monotonic()
     assert begins == pytest.approx(60, abs=1)
     assert stage.broker.keeper.alone.company() == calls.SOLE
-    stage.close()
-
-
-def test_times_without_a_zone_are_utc() -> None:
-    assert eta_ms("2027-01-15T08:00:00.250") == NOW_MS + 250
-    assert eta_ms("2027-01-15T09:00:00+01:00") == NOW_MS
-    assert eta_ms("2500-01-01T00:00:00") == LAST_MS
-    assert eta_ms("1960-01-01T00:00:00+00:00") == 0
-    assert eta_ms(datetime.now(UTC)) is None
-
-
-@pytest.mark.parametrize(
-    ("delay", "at_ms", "alive_ms"),
-    [("auto", NOW_MS + 500, 60_000), ("always", NOW_MS + 500, 0), ("never", 0, 0)],
-)
-def test_when_a_published_message_is_due(
-    monkeypatch: pytest.MonkeyPatch, delay: str, at_ms: int, alive_ms: int
-) -> None:
-    stage = Stage(monkeypatch, delay_in_server=delay)
-    made = message(stage, eta=at(500), id="i")
-    found = stage.channel._outgoing(stage.broker.keys("q"), made)
-    assert (found.at_ms, found.alive_ms, found.id, found.step) == (at_ms, alive_ms, "i", 1)
-    made = message(stage)
-    made["properties"]["priority"] = 7
-    found = stage.channel._outgoing(stage.broker.keys("q"), made)
-    assert (found.at_ms, found.alive_ms, found.id, found.step) == (0, 0, "t", 3)
     stage.close()
 
 
@@ -323,125 +289,6 @@ def test_a_worker_without_prefetch_is_asked_each_time(stage: Stage) -> None:
     for may, buffered, room in ((True, 0, 1), (True, 1, 0), (False, 0, 0)):
         qos.can_consume = lambda may=may: may  # as worker_disable_prefetch does
         assert stage.channel.room(buffered) == room
-
-
-# ── publishing ────────────────────────────────────────────────────────────────────────────────
-
-
-def published(stage: Stage) -> list[tuple[str, int]]:
-    """Producer and number of each call that published something."""
-    calls = stage.engine.called("publish")
-    return [(call.keys[0].rpartition(".")[2], call.args[0]) for call in calls]
-
-
-def test_a_publish_without_an_answer_is_the_same_when_it_is_published_again(stage: Stage) -> None:
-    stage.engine.answers["publish"] = ServerUnavailable("away")
-    with pytest.raises(ServerUnavailable):
-        stage.channel._put("q", message(stage))
-    stage.engine.answers["publish"] = 1
-    again, other = message(stage), message(stage, "other")
-    again["properties"]["delivery_tag"] = "another"
-    stage.channel._put("q", other)
-    stage.channel._put("p", again)
-    stage.channel._put("q", again)
-    stage.channel._put("q", again)
-    first, of_other, of_p, second, third = published(stage)
-    assert first == second
-    assert len({first, of_other, of_p, third}) == 4, "nothing else is that message"
-
-
-@pytest.mark.parametrize("how", ["alone", "in a batch"])
-def test_a_server_remembers_a_publish_for_as_long_as_it_may_be_tried(
-    monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    stage = Stage(monkeypatch, retry_budget=4000.0)
-    if how == "alone":
-        stage.channel._put("q", message(stage))
-    else:
-        batch = stage.channel.create_publish_batch(5)
-        batch.add(stage.broker.keys("q"), calls.Outgoing("m", "i"))
-        batch.flush()
-    (call,) = stage.engine.called("publish")
-    assert call.args[1] == 2 * stage.engine.options.call_window_ms > 2 * CALL_WINDOW_MS
-    stage.close()
-
-
-def test_one_that_was_refused_is_not_in_doubt(stage: Stage) -> None:
-    stage.engine.answers["publish"] = ServerFull("full")
-    for _ in range(2):
-        with pytest.raises(ServerFull):
-            stage.channel._put("q", message(stage))
-    assert len(set(published(stage))) == 2
-
-
-def test_a_doubt_lasts_as_long_as_the_server_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [1000.0]
-    monkeypatch.setattr(unconfirmed_module.time, "monotonic", lambda: now[0])
-    call_id = CallId("p")
-    for after, found in ((59.9, (call_id, "q")), (60.0, None), (61.0, None)):
-        unconfirmed, made = Unconfirmed(60.0), {"properties": {"delivery_tag": "t"}}
-        now[0] = 1000.0
-        unconfirmed.add("q", made, call_id)
-        now[0] += after
-        assert unconfirmed.take("q", made) == found
-        assert unconfirmed.take("q", made) is None, "once"
-
-
-def test_the_unconfirmed_publishes_of_a_broker_are_kept_for_its_window(stage: Stage) -> None:
-    assert stage.broker.unconfirmed._seconds * 1000 == stage.engine.options.call_window_ms
-
-
-def test_the_oldest_unconfirmed_publishes_are_forgotten_first() -> None:
-    unconfirmed = Unconfirmed(60.0)
-    made = [{"n": n, "properties": {}} for n in range(1002)]
-    for n, one in enumerate(made):
-        unconfirmed.add("q", one, CallId("p", n))
-    found = [unconfirmed.take("q", made[n]) for n in (0, 1, 2, 1001)]
-    assert [one and one[0].number for one in found] == [None, None, 2, 1001]
-
-
-def test_a_reply_is_put_where_its_client_waits_and_expires(stage: Stage) -> None:
-    stage.channel._put("abc.reply.celery.pidbox", message(stage))
-    (reply,) = stage.engine.called("reply")
-    assert (reply.keys, reply.args[1]) == (("abc.reply.celery.pidbox",), REPLY_TTL_MS)
-    assert stage.engine.commands == []
-    assert published(stage) == []
-
-
-def test_what_is_a_reply() -> None:
-    assert is_reply_queue("abc.reply.celery.pidbox")
-    assert not is_reply_queue("celery@host.celery.pidbox")
-    assert not is_reply_queue("a.reply.b")
-    assert is_reply_exchange("reply.celery.pidbox")
-    assert not is_reply_exchange("celery.pidbox")
-    assert not is_reply_exchange("reply.me")
-
-
-def test_a_batch_is_sent_in_calls_that_are_not_too_large(stage: Stage) -> None:
-    batch = stage.channel.create_publish_batch(5000)
-    keys = stage.broker.keys("q")
-    for n in range(calls.MOST + 1):
-        batch.add(keys, calls.Outgoing(str(n), str(n)))
-    batch.add_broadcast("topic", "text")
-    batch.flush()
-    counts = [len(call.args) - 3 for call in stage.engine.called("publish")]
-    assert (counts, len(set(published(stage)))) == ([calls.MOST, 1], 2)
-    assert stage.engine.commands == [("PUBLISH", "topic", "text")]
-    batch.flush()
-    assert len(stage.engine.called("publish")) == 2
-
-
-def test_a_batch_that_failed_is_of_no_use(stage: Stage) -> None:
-    batch = stage.channel.create_publish_batch(10)
-    batch.add(stage.broker.keys("q"), calls.Outgoing("m", "i"))
-    stage.engine.answers["publish"] = ServerFull("full")
-    for _ in range(2):
-        with pytest.raises(BatchPublishError):
-            batch.flush()
-    assert len(stage.engine.called("publish")) == 1
-    batch.close()
-    with pytest.raises(RuntimeError, match="closed"):
-        batch.publish(message(stage))
 
 
 # ── queues that expire, broadcasts that come twice ────────────────────────────────────────────

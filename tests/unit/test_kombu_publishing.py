@@ -9,11 +9,17 @@ from typing import Any
 import pytest
 from kombu.exceptions import BatchPublishError
 
+from atomq import calls
 from atomq.calls import Call
+from atomq.contrib.kombu import unconfirmed as unconfirmed_module
 from atomq.contrib.kombu.broker import Broker
+from atomq.contrib.kombu.declaring import is_reply_exchange, is_reply_queue
 from atomq.contrib.kombu.publishing import PublishBatch
+from atomq.contrib.kombu.unconfirmed import Unconfirmed
 from atomq.errors import AtomqError, NotDurable, ServerFull, ServerUnavailable, UnknownPartition
-from tests.scripted import Stage
+from atomq.ids import CallId
+from atomq.options import CALL_WINDOW_MS
+from tests.scripted import NOW_MS, Stage
 
 REPLIES = "abc.reply.celery.pidbox"
 
@@ -33,6 +39,11 @@ def message(body: str = "x", headers: Any = None, **properties: Any) -> dict[str
 
 def published(stage: Stage) -> list[Call[Any]]:
     return stage.engine.called("publish")
+
+
+def numbers(stage: Stage) -> list[tuple[str, int]]:
+    """Producer and number of each call that published something."""
+    return [(call.keys[0].rpartition(".")[2], call.args[0]) for call in published(stage)]
 
 
 def sent(call: Call[Any]) -> dict[str, Any]:
@@ -128,13 +139,111 @@ def test_what_is_not_durable_is_in_its_queue_under_its_id(stage: Stage) -> None:
     assert error.value.ids == ["i"]
 
 
+@pytest.mark.parametrize(
+    ("delay", "at_ms", "alive_ms"),
+    [("auto", NOW_MS + 500, 60_000), ("always", NOW_MS + 500, 0), ("never", 0, 0)],
+)
+def test_when_a_published_message_is_due(
+    monkeypatch: pytest.MonkeyPatch, delay: str, at_ms: int, alive_ms: int
+) -> None:
+    stage = Stage(monkeypatch, delay_in_server=delay)
+    made = message(headers={"eta": "2027-01-15T08:00:00.500+00:00", "id": "i"})
+    found = stage.channel._outgoing(stage.broker.keys("q"), made)
+    assert (found.at_ms, found.alive_ms, found.id, found.step) == (at_ms, alive_ms, "i", 1)
+    made = message()
+    made["properties"]["priority"] = 7
+    found = stage.channel._outgoing(stage.broker.keys("q"), made)
+    assert (found.at_ms, found.alive_ms, found.id, found.step) == (0, 0, "t", 3)
+    stage.close()
+
+
+# ── publishes without an answer ───────────────────────────────────────────────────────────────
+
+
+def test_a_publish_without_an_answer_is_the_same_when_it_is_published_again(stage: Stage) -> None:
+    stage.engine.answers["publish"] = ServerUnavailable("away")
+    with pytest.raises(ServerUnavailable):
+        stage.channel._put("q", message())
+    stage.engine.answers["publish"] = 1
+    again, other = message(), message("other")
+    again["properties"]["delivery_tag"] = "another"
+    stage.channel._put("q", other)
+    stage.channel._put("p", again)
+    stage.channel._put("q", again)
+    stage.channel._put("q", again)
+    first, of_other, of_p, second, third = numbers(stage)
+    assert first == second
+    assert len({first, of_other, of_p, third}) == 4, "nothing else is that message"
+
+
+@pytest.mark.parametrize("how", ["alone", "in a batch"])
+def test_a_server_remembers_a_publish_for_as_long_as_it_may_be_tried(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    stage = Stage(monkeypatch, retry_budget=4000.0)
+    if how == "alone":
+        stage.channel._put("q", message())
+    else:
+        batch = stage.channel.create_publish_batch(5)
+        batch.add(stage.broker.keys("q"), calls.Outgoing("m", "i"))
+        batch.flush()
+    (call,) = stage.engine.called("publish")
+    assert call.args[1] == 2 * stage.engine.options.call_window_ms > 2 * CALL_WINDOW_MS
+    stage.close()
+
+
+def test_one_that_was_refused_is_not_in_doubt(stage: Stage) -> None:
+    stage.engine.answers["publish"] = ServerFull("full")
+    for _ in range(2):
+        with pytest.raises(ServerFull):
+            stage.channel._put("q", message())
+    assert len(set(numbers(stage))) == 2
+
+
+def test_a_doubt_lasts_as_long_as_the_server_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(unconfirmed_module.time, "monotonic", lambda: now[0])
+    call_id = CallId("p")
+    for after, found in ((59.9, (call_id, "q")), (60.0, None), (61.0, None)):
+        unconfirmed, made = Unconfirmed(60.0), {"properties": {"delivery_tag": "t"}}
+        now[0] = 1000.0
+        unconfirmed.add("q", made, call_id)
+        now[0] += after
+        assert unconfirmed.take("q", made) == found
+        assert unconfirmed.take("q", made) is None, "once"
+
+
+def test_the_unconfirmed_publishes_of_a_broker_are_kept_for_its_window(stage: Stage) -> None:
+    assert stage.broker.unconfirmed._seconds * 1000 == stage.engine.options.call_window_ms
+
+
+def test_the_oldest_unconfirmed_publishes_are_forgotten_first() -> None:
+    unconfirmed = Unconfirmed(60.0)
+    made = [{"n": n, "properties": {}} for n in range(1002)]
+    for n, one in enumerate(made):
+        unconfirmed.add("q", one, CallId("p", n))
+    found = [unconfirmed.take("q", made[n]) for n in (0, 1, 2, 1001)]
+    assert [one and one[0].number for one in found] == [None, None, 2, 1001]
+
+
 # ── replies and broadcasts ────────────────────────────────────────────────────────────────────
 
 
-def test_a_reply_waits_for_a_minute_for_its_client(stage: Stage) -> None:
-    stage.channel._put(REPLIES, message())
+def test_a_reply_is_put_where_its_client_waits_and_expires(stage: Stage) -> None:
+    stage.channel._put("abc.reply.celery.pidbox", message())
     (reply,) = stage.engine.called("reply")
-    assert reply.args[1] == 60_000
+    assert (reply.keys, reply.args[1]) == (("abc.reply.celery.pidbox",), 60_000)
+    assert stage.engine.commands == []
+    assert numbers(stage) == []
+
+
+def test_what_is_a_reply() -> None:
+    assert is_reply_queue("abc.reply.celery.pidbox")
+    assert not is_reply_queue("celery@host.celery.pidbox")
+    assert not is_reply_queue("a.reply.b")
+    assert is_reply_exchange("reply.celery.pidbox")
+    assert not is_reply_exchange("celery.pidbox")
+    assert not is_reply_exchange("reply.me")
 
 
 def test_on_a_cluster_a_reply_is_told_at_once_and_tried_again(
@@ -213,14 +322,14 @@ def keys_of(stage: Stage, *partitions: str) -> list[str]:
 
 def test_a_batch_is_sent_when_it_is_full(stage: Stage) -> None:
     batch = batch_of(stage, 3)
-    for queue, calls in (("q", 0), ("q", 0), ("p", 2), ("q", 2), ("q", 2), ("q", 3)):
+    for queue, count in (("q", 0), ("q", 0), ("p", 2), ("q", 2), ("q", 2), ("q", 3)):
         put(batch, None, queue=queue)
-        assert len(published(stage)) == calls
+        assert len(published(stage)) == count
     assert [len(call.args) - 2 for call in published(stage)] == [3, 2, 4], "head, then messages"
     one_by_one = batch_of(stage, 0)
-    for calls in (4, 5):
+    for count in (4, 5):
         put(one_by_one, None)
-        assert len(published(stage)) == calls
+        assert len(published(stage)) == count
 
 
 def test_broadcasts_count_and_travel_with_the_batch(
@@ -317,3 +426,30 @@ def test_what_was_surely_not_sent_goes_to_another_partition_unless_a_key_says_wh
         other.flush()
     assert isinstance(raised.value.__cause__, ServerUnavailable)
     assert len(published(stage)) == 4
+
+
+def test_a_batch_is_sent_in_calls_that_are_not_too_large(stage: Stage) -> None:
+    batch = stage.channel.create_publish_batch(5000)
+    keys = stage.broker.keys("q")
+    for n in range(calls.MOST + 1):
+        batch.add(keys, calls.Outgoing(str(n), str(n)))
+    batch.add_broadcast("topic", "text")
+    batch.flush()
+    counts = [len(call.args) - 3 for call in stage.engine.called("publish")]
+    assert (counts, len(set(numbers(stage)))) == ([calls.MOST, 1], 2)
+    assert stage.engine.commands == [("PUBLISH", "topic", "text")]
+    batch.flush()
+    assert len(stage.engine.called("publish")) == 2
+
+
+def test_a_batch_that_failed_is_of_no_use(stage: Stage) -> None:
+    batch = stage.channel.create_publish_batch(10)
+    batch.add(stage.broker.keys("q"), calls.Outgoing("m", "i"))
+    stage.engine.answers["publish"] = ServerFull("full")
+    for _ in range(2):
+        with pytest.raises(BatchPublishError):
+            batch.flush()
+    assert len(stage.engine.called("publish")) == 1
+    batch.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        batch.publish(message())

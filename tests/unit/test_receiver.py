@@ -157,10 +157,8 @@ def test_a_timeout_counts_from_when_it_was_asked(one: Receiver) -> None:
 # ── which queues ──────────────────────────────────────────────────────────────────────────────
 
 
-def test_which_queues_a_consumer_takes(one: Receiver) -> None:
-    def names(n: int) -> list[Queue]:
-        return [Queue(f"q{i}", queue.engine) for i in range(n)]
-
+def test_which_queues_a_consumer_takes(one: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Queue, "__iter__", lambda _: pytest.fail("it is consumed"))
     with Queue("q", "memory://") as queue, Queue("q", "memory://") as other:
         two = [queue, Queue("p", queue.engine)]
         wide = Queue("w", queue.engine, partitions=2)
@@ -171,11 +169,11 @@ def test_which_queues_a_consumer_takes(one: Receiver) -> None:
             ([queue, other], "all of one engine"),
             ([queue, wide], "takes no queue with partitions"),
             ([*two, queue], "each queue once"),
-            (names(calls.MOST + 1), "at most 1000 queues, got 1001"),
+            ([queue] * calls.MOST, "each queue once"),
+            ([queue] * (calls.MOST + 1), "at most 1000 queues, got 1001"),
         ):
             with pytest.raises(InvalidArgument, match=why):
                 Receiver(wrong)  # type: ignore[arg-type]
-        Receiver(names(calls.MOST))
         found = Receiver(two)
         assert isinstance(found.backlog, Backlogs)
         assert [each.name for each in found._consuming.queues] == ["q", "p"]
@@ -241,11 +239,13 @@ def test_what_is_settled_or_lost_is_not_given_back(one: Receiver) -> None:
 # ── claims that are late ──────────────────────────────────────────────────────────────────────
 
 
-def late_twice(one: Receiver, monkeypatch: pytest.MonkeyPatch, timeout: float | None) -> Play:
+def late_twice(
+    one: Receiver, monkeypatch: pytest.MonkeyPatch, timeout: float | None, stop: Any = None
+) -> Play:
     """Its claims are answered after their leases have ended."""
     monkeypatch.setattr(one._keeper, "lapsed", lambda _: True)
     messages: list[Any] = []
-    play = Play(one._receive(messages, 1, timeout, True, None))
+    play = Play(one._receive(messages, 1, timeout, True, stop))
     for _ in range(2):
         assert play.effect.script.name == "claim"
         play.go(claimed(GOT))
@@ -263,6 +263,9 @@ def test_claims_that_are_late_again_are_made_at_a_slower_pace(
     play.go(None)
     assert play.effect.script.name == "claim"
     assert late_twice(one, monkeypatch, 0.0).over, "its time is up"
+    stop = threading.Event()
+    stop.set()
+    assert late_twice(one, monkeypatch, None, stop).over, "it is to stop"
     assert 0 < late_twice(one, monkeypatch, 0.19).effect.seconds <= 0.19
 
 
