@@ -216,7 +216,10 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "engine/atomq/receiver_base.py": {
-        INSTANT: ("return time.monotonic() > self._at or flows.is_set(self._stop)",),
+        INSTANT: (
+            "return time.monotonic() > self._at or flows.is_set(self._stop)",
+            "is_fresh = clock() - self._consumer.asked <= self._keeper.lease_ms / 1000",
+        ),
         SET_BEFORE: ("self.asked = -1.0", "self.asked = 1.0"),
         "less than no time is no time": (
             "left = None if deadline is None else max( -1.0, deadline - time.monotonic())",
@@ -229,6 +232,9 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         "of one queue it is the first and the last": (
             "Backlog(keeper, keys[ -1]) if len(keys) == 1 else Backlogs(keeper, keys)",
         ),
+    },
+    "engine/atomq/contrib/kombu/qos.py": {
+        "a message has one error: first and last": ("self.undecodable = self.errors[ -1][1]",),
     },
     "engine/atomq/gathering.py": {
         "a byte more or less": tuple(
@@ -258,7 +264,13 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "engine/atomq/conversation.py": {
         "one goes as several do, at some cost": ("if len(commands) == 0:",),
-        "of one there is one: first and last": ("return commands[ -1]",),
+        "of one there is one: first and last": ("return commands[ -1]", "return replies[ -1]"),
+        FOR_EVER: (
+            "if answer is not None:",
+            "if reply is not _NOTHING:",
+            "if not type(reply) is not PushNotification:",
+            ("while not (reply := parsed.popleft() if parsed else gets()) is not _NOTHING:"),
+        ),
     },
     "engine/atomq/retrying.py": {
         SET_BEFORE: (

@@ -246,12 +246,13 @@ def test_a_message_without_a_lease_may_be_begun(stage: Stage) -> None:
 def test_a_channel_that_closes_gives_back_what_nobody_works_on(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    messages = stage.claim("a", "b", "c")
-    worker_holds(monkeypatch, begun=messages[:1])
+    a, b, *others = stage.claim("a", "b", "c", "d")
+    worker_holds(monkeypatch, begun=[a], waits=[b])
     stage.channel.close()
-    assert stage.released() == [("b", 0, 1, 0), ("c", 0, 1, 0)], "in front, uncounted, in order"
-    messages[0].ack()
-    assert stage.acks() == ["a"], "what runs is settled all the same"
+    assert stage.released() == [("c", 0, 1, 0), ("d", 0, 1, 0)], "in front, uncounted, in order"
+    for message in (a, b, *others):
+        message.ack()
+    assert stage.acks() == ["a", "b"], "what the pool has is settled all the same"
 
 
 def test_what_was_acked_is_not_given_back(stage: Stage) -> None:

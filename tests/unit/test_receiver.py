@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -194,6 +195,17 @@ def test_at_exit_nothing_is_left_of_threads_and_an_event_loop_has_ended(one: Rec
     assert AsyncReceiver([queue]) not in module._open
 
 
+def test_what_is_left_at_exit_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Queue("q", "memory://") as queue:
+        queue.put_many(["a", "b"])
+        receiver = Receiver([queue])
+        receiver.backlog.fill(receiver.receive(2, 0), clock())
+        monkeypatch.setattr(module, "_open", {receiver})
+        assert queue.state().unacked == 2
+        module._at_exit()
+        assert (queue.state().ready, receiver._waiter) == (2, None)
+
+
 # ── when it ends ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -269,6 +281,24 @@ def test_claims_that_are_late_again_are_made_at_a_slower_pace(
     assert 0 < late_twice(one, monkeypatch, 0.19).effect.seconds <= 0.19
 
 
+@pytest.mark.parametrize("seconds", [0.2, 1.0])
+def test_late_claims_are_a_fifth_of_a_second_to_a_second_apart(
+    one: Receiver, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    at = (0.2, 1.0).index(seconds)
+    monkeypatch.setattr(random, "uniform", lambda *between: between[at])
+    assert late_twice(one, monkeypatch, None).effect.seconds == seconds
+
+
+def test_of_several_claims_the_first_says_whether_all_goes_back(one: Receiver) -> None:
+    messages: list[Any] = []
+    one._claimed(messages, claimed(GOT))
+    one._claimed(messages, claimed(Delivery("q", "c-2.0.1", 1, 1, b"{}")))
+    one._keeper._leases[GOT.receipt].since -= 3600
+    play = Play(one._receiving(messages, 2, None, True, None))
+    assert play.effect.args[4::2] == [GOT.receipt, "c-2.0.1"]
+
+
 def test_what_comes_first_says_how_old_the_messages_are(one: Receiver) -> None:
     messages: list[Any] = []
     one._consumer.asked = 5.0
@@ -334,7 +364,7 @@ def test_for_more_partitions_it_asks_again_after_four_seconds(
 ) -> None:
     known, now = grows(one), [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    play = Play(one._receive([], 1, 10.0, False, None))
+    play = Play(one._receive([], 1, 4.6, False, None))
     play.go(claimed())
     assert isinstance(play.effect, Wait)
     for seconds, asked in ((3.9, 1), (0.2, 2)):
