@@ -233,6 +233,11 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "Backlog(keeper, keys[ -1]) if len(keys) == 1 else Backlogs(keeper, keys)",
         ),
     },
+    "engine/atomq/contrib/kombu/publishing.py": {
+        "a message that is counted fills a batch of none, or of one": (
+            "self.max_size = max( 0, max_size)",
+        ),
+    },
     "engine/atomq/contrib/kombu/qos.py": {
         "a message has one error: first and last": ("self.undecodable = self.errors[ -1][1]",),
     },

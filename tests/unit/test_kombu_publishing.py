@@ -66,13 +66,13 @@ def unsent() -> ServerUnavailable:
     return error
 
 
-def first_meets(stage: Stage, error: AtomqError) -> None:
-    """The first publish meets this, the others are carried out."""
-    errors = [error]
+def first_meets(stage: Stage, *errors: AtomqError) -> None:
+    """The first publishes meet these, the others are carried out."""
+    left = list(errors)
 
     def answer(_: Call[Any]) -> int:
-        if errors:
-            raise errors.pop()
+        if left:
+            raise left.pop()
         return 1
 
     stage.engine.answers["publish"] = answer
@@ -366,30 +366,59 @@ def test_an_error_that_is_none_of_ours_ends_a_batch_as_it_is(stage: Stage) -> No
 
 def test_what_has_no_key_goes_to_one_partition_and_what_has_one_to_its_own(stage: Stage) -> None:
     names = stage.spread("q", 1, 2)
+    keys = keys_of(stage, *names)
     batch = batch_of(stage, 20)
-    put(batch, None, None, *keys_of(stage, *names), None)
+    put(batch, None, None, *keys, None)
     batch.flush()
-    counts = {call.queue.name: len(call.args) - 3 for call in published(stage)}
-    home = max(counts, key=lambda name: counts[name])
-    assert counts == {name: 4 if name == home else 1 for name in names}
+    found: dict[Any, set[str]] = {}
+    for call in published(stage):
+        for text in call.args:
+            if str(text).startswith('{"'):
+                key = json.loads(text)["headers"].get("partition_key")
+                found.setdefault(key, set()).add(call.queue.name)
+    (home,) = found.pop(None)
+    assert found == {key: {name} for key, name in zip(keys, names, strict=True)}
     put(batch, None)
     batch.flush()
     assert published(stage)[-1].queue.name != home, "the next one has another turn"
+
+
+def test_what_cannot_be_put_into_one_queue_is_not_hidden_by_another(stage: Stage) -> None:
+    batch = batch_of(stage)
+    put(batch, None)
+    put(batch, None, queue="p")
+
+    def answer(call: Call[Any]) -> int:
+        if call.queue.name == "p":
+            raise ServerFull("full")
+        return 1
+
+    stage.engine.answers["publish"] = answer
+    with pytest.raises(BatchPublishError):
+        batch.flush()
+
+
+def test_a_queue_that_expires_lives_on_when_a_batch_is_put_into_it(stage: Stage) -> None:
+    stage.channel._new_queue("q", arguments={"x-expires": 10_000})
+    batch = batch_of(stage)
+    put(batch, None)
+    batch.flush()
+    assert len(stage.engine.called("touch")) == 1
 
 
 def test_a_partition_that_is_none_any_more_has_its_messages_go_where_their_keys_lead(
     stage: Stage,
 ) -> None:
     names = stage.spread("q", 1, 2)
-    one, other = keys_of(stage, names[1], names[1])
+    one, other, third = keys_of(stage, names[1], names[1], names[2])
     batch = batch_of(stage)
-    put(batch, one, other, one)
-    refused = UnknownPartition("gone")
-    first_meets(stage, refused)
+    put(batch, one, other, one, third)
+    first_meets(stage, UnknownPartition("gone"), UnknownPartition("gone"))
     batch.flush()
-    _, of_one, of_other = published(stage)
+    of_one, of_other, of_third = published(stage)[2:]
     assert [len(call.args) - 3 for call in (of_one, of_other)] == [2, 1]
-    assert sent(of_other)["headers"] == {"partition_key": other}
+    keys = [sent(call)["headers"]["partition_key"] for call in (of_one, of_other, of_third)]
+    assert keys == [one, other, third]
 
 
 @pytest.mark.parametrize("error", [ServerFull("full"), ServerUnavailable("no answer")])
