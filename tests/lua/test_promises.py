@@ -800,37 +800,43 @@ def test_10_a_renewal_looks_at_no_key_twice(rig: Rig) -> None:
     assert sum(ran.values()) == 5, ran
 
 
-def one_round(q: Queue) -> tuple[dict[str, int], float]:
-    """Claim ten and give them back as they were, 30 times: commands a claim, µs of a quick one."""
-    spent, commands = [], []
-    for _ in range(30):
-        claim = cost(q, q.claiming(10))
-        spent.append(claim.micros)
-        commands.append(claim.commands)
-        items = [(each.receipt, name_of(each)) for each in claim.result.deliveries]
-        assert len(items) == 10
-        was_due = q.name.startswith("due")
-        q.run(calls.release(q.keys, items, counted=False, front=True, delay_ms=int(was_due)))
-        if was_due:
-            q.pass_one(7_200_000, [name for _, name in items])
-    # Of most: what is done once a second is in some.
-    return max(commands, key=commands.count), statistics.quantiles(spent)[0]
+def one_claim(q: Queue) -> tuple[dict[str, int], float]:
+    """Claim ten and give them back as they were: commands, µs."""
+    claim = cost(q, q.claiming(10))
+    items = [(each.receipt, name_of(each)) for each in claim.result.deliveries]
+    assert len(items) == 10
+    was_due = q.name.startswith("due")
+    q.run(calls.release(q.keys, items, counted=False, front=True, delay_ms=int(was_due)))
+    if was_due:
+        q.pass_one(7_200_000, [name for _, name in items])
+    return claim.commands, claim.micros
+
+
+def typical(claims: Sequence[tuple[dict[str, int], float]]) -> tuple[dict[str, int], float]:
+    """The commands of most (what is done once a second is in some), and the µs of a quick one."""
+    commands, micros = zip(*claims)
+    return max(commands, key=commands.count), statistics.quantiles(micros)[0]
 
 
 @pytest.mark.alone
 @pytest.mark.parametrize("layout", ["stock"], indirect=True)
 @pytest.mark.parametrize("part", ["ready", "delayed", "due"])
 def test_10_a_claim_costs_the_same_whatever_waits(rig: Rig, part: str) -> None:
-    """Catches work that grows with the queue: the same commands, and the same µs within 20 %."""
-    few, many = rig.queue(f"{part} few"), rig.queue(f"{part} many")
+    """Catches work that grows with the queue: the same commands, and no µs for each that waits.
+
+    What 100,000 cost above 20 otherwise, tests.bench.core tells: it is some per cent, and depends on
+    what else uses the caches of the machine.
+    """
+    queues = few, many = rig.queue(f"{part} few"), rig.queue(f"{part} many")
     fill(few, part, 20)
     fill(many, part, MANY)
     ratios = []
     for _ in range(6):  # the machine is shared: the best of six pairs says what the script costs
-        (few_commands, few_micros), (many_commands, many_micros) = one_round(few), one_round(many)
+        turns = [[one_claim(q) for q in queues] for _ in range(30)]  # in turn: what drifts meets both
+        (few_commands, few_micros), (many_commands, many_micros) = map(typical, zip(*turns))
         assert many_commands == few_commands
         ratios.append(many_micros / few_micros)
-        if ratios[-1] <= 1.2:
+        if ratios[-1] <= 1.5:
             return
     raise AssertionError(f"µs of a claim, {MANY} against 20: {ratios}")
 
