@@ -129,7 +129,7 @@ def test_a_queue_is_not_deleted_under_a_consumer(make: Any) -> None:
 
     def work() -> int:
         done = 0
-        for n in range(400):
+        for n in range(100):
             q.put(n)
             message = q.claim()
             if message is not None:
@@ -144,7 +144,7 @@ def test_a_queue_is_not_deleted_under_a_consumer(make: Any) -> None:
                 deleted += other.delete().ready
         acked = consumer.result()
     deleted += other.delete().ready
-    assert acked + deleted == 400
+    assert acked + deleted == 100
 
 
 def test_cancel_takes_out_what_is_delayed_or_ready(q: Any) -> None:
