@@ -116,9 +116,10 @@ def _ends(config: pytest.Config) -> list[str]:
 
 
 def _kinds(config: pytest.Config, test: pytest.Item) -> list[str]:
-    """All, or one of each family, for what goes on in the client or takes time to be measured."""
+    """All, or one of each family, for what goes on in the client or takes long."""
     folder = test.path.relative_to(ROOT).parts[1]
-    everywhere = folder in EVERYWHERE and test.get_closest_marker("alone") is None
+    takes_long = any(map(test.get_closest_marker, ("alone", "exhaustive")))
+    everywhere = folder in EVERYWHERE and not takes_long
     run = config.stash[_RUN]
     return list(run) if everywhere or _all_chosen(config) else _ends(config)
 

@@ -82,8 +82,17 @@ def test_it_survives_the_death_of_another_worker_and_of_the_server(
     assert processes(scratch) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("moment", ["published", "of 240 done"])
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        (signal.SIGINT, "published"),
+        (signal.SIGTERM, "of 240 done"),
+        (signal.SIGKILL, "of 240 done"),
+        pytest.param(signal.SIGINT, "of 240 done", marks=pytest.mark.long),
+        pytest.param(signal.SIGTERM, "published", marks=pytest.mark.long),
+        pytest.param(signal.SIGKILL, "published", marks=pytest.mark.long),
+    ],
+)
 def test_it_leaves_nothing_when_it_is_interrupted(
     number: signal.Signals, moment: str, tmp_path: Path, scratch: Path
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.bench import shards
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
 def test_what_a_message_costs_a_cluster_is_a_table(
     kind: str, monkeypatch: pytest.MonkeyPatch

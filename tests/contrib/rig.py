@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -36,6 +36,14 @@ POOLS = ("prefork", "threads", "solo", "gevent", "eventlet")
 _NAMED = [name for name in os.environ.get("ATOMQ_TEST_SERVERS", "").split(",") if name]
 KIND = "valkey-9" if "valkey-9" in _NAMED or not _NAMED else _NAMED[0]
 LONG = os.environ.get("ATOMQ_LONG") == "1"
+
+
+def pools(*short: str, long: Sequence[str] = POOLS) -> Any:
+    """Has a test run in these pools, and at full length in the others too."""
+    more = [pytest.param(pool, marks=pytest.mark.long) for pool in long if pool not in short]
+    return pytest.mark.parametrize("pool", [*short, *more])
+
+
 ON_ONE_KIND = pytest.mark.parametrize("kind", [KIND], indirect=True)
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 _names = itertools.count(1)

@@ -30,7 +30,7 @@ from atomq import calls, scripts
 from atomq.conversation import INVALIDATED
 from atomq.errors import ServerUnavailable
 from atomq.keys import QueueKeys, hash_slot
-from tests.contrib.rig import ON_ONE_KIND, POOLS, Place, Worker, late_beside_a_busy_one
+from tests.contrib.rig import ON_ONE_KIND, Place, Worker, late_beside_a_busy_one, pools
 from tests.faults.test_cluster import name_on
 from tests.servers import Cluster, Server, wait_until
 
@@ -529,13 +529,7 @@ def test_virtual_hosts_of_a_cluster_without_databases_keep_apart(three: Cluster,
 # ── Celery ───────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(
-    "pool",
-    [
-        "prefork",
-        *(pytest.param(pool, marks=pytest.mark.long) for pool in POOLS if pool != "prefork"),
-    ],
-)
+@pools("prefork")
 def test_a_worker_does_all_that_it_does_on_one_server(at: ClusterPlace, pool: str) -> None:
     names = [name_on(at.cluster, index) for index in (0, 1, 2)]
     worker = at.worker(
@@ -827,10 +821,7 @@ def id_on(index: int, of: int = 3) -> str:
     return next(i for i in ids if hash_slot(f"celery-task-meta-{i}") * of // 16384 == index)
 
 
-@pytest.mark.parametrize(
-    "pool",
-    ["prefork", *(pytest.param(pool, marks=pytest.mark.long) for pool in ("threads", "gevent"))],
-)
+@pools("prefork", long=["threads", "gevent"])
 def test_results_of_a_frozen_shard_keep_no_task_of_another(at: ClusterPlace, pool: str) -> None:
     """Neither in the places of the pool nor in the worker's own process, which stores the result of
     a task that was revoked or rejected or took too long. All can be read while the shard is away.

@@ -97,6 +97,7 @@ Renewal.renew = lambda self: 3600.0
 """
 
 
+@pytest.mark.long
 def test_a_kill_on_a_broken_transport_says_so(tmp_path: Path) -> None:
     kill = Kill(tmp_path, WITHOUT_RENEWAL)
     assert kill.process.wait(100) == 1, kill.said.read_text()
@@ -104,7 +105,11 @@ def test_a_kill_on_a_broken_transport_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "moment"), [(signal.SIGINT, "starting"), (signal.SIGTERM, "atomq: sent")]
+    ("number", "moment"),
+    [
+        (signal.SIGINT, "starting"),
+        pytest.param(signal.SIGTERM, "atomq: sent", marks=pytest.mark.long),
+    ],
 )
 def test_a_kill_that_is_interrupted_leaves_nothing(
     number: signal.Signals, moment: str, tmp_path: Path

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from atomq import Message, Queue, calls
-from tests.contrib.rig import LONG, ON_ONE_KIND, POOLS, Fleet, Place, await_true
+from tests.contrib.rig import LONG, ON_ONE_KIND, POOLS, Fleet, Place, await_true, pools
 from tests.servers import Server, wait_until
 
 pytestmark = [pytest.mark.slow, ON_ONE_KIND]
@@ -89,7 +89,7 @@ def _left(at: Place) -> int:
     return state.ready + state.unacked + state.delayed
 
 
-@pytest.mark.parametrize("pool", POOLS if LONG else ("prefork", "threads", "solo"))
+@pools("prefork", "solo")
 def test_a_task_that_kills_its_whole_worker_takes_no_other_along(at: Place, pool: str) -> None:
     """It dies of the ends that it met alone; all the others run."""
     options = {"lease": 1, "visibility_timeout": 1, "max_deliveries": 2}
@@ -280,7 +280,15 @@ def test_lost_connections_and_broker_restarts_under_load(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lost", "pool"), [*(("all", pool) for pool in POOLS), ("results", "threads")]
+    ("lost", "pool"),
+    [
+        ("results", "threads"),
+        *(("all", pool) for pool in ("prefork", "gevent")),
+        *(
+            pytest.param("all", pool, marks=pytest.mark.long)
+            for pool in ("threads", "solo", "eventlet")
+        ),
+    ],
 )
 def test_a_task_whose_result_cannot_be_stored_is_not_held_for_ever(
     own: Place, lost: str, pool: str
@@ -302,7 +310,7 @@ def test_a_task_whose_result_cannot_be_stored_is_not_held_for_ever(
         assert worker.alive
 
 
-@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+@pools("gevent", long=["eventlet"])
 def test_greenlets_run_on_while_the_broker_is_away(own: Place, pool: str) -> None:
     worker = own.worker(pool, 4, backend=None, **OPTIONS).ready()
     one = own.send("work", 2.5)
@@ -350,7 +358,7 @@ def test_reconnects_leave_nothing_behind(fleet: Fleet) -> None:
 # ── suspended ─────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pools("prefork", long=["threads"])
 def test_a_suspended_worker_comes_back_too_late(at: Place, pool: str) -> None:
     first = at.worker(pool, 1, **OPTIONS).ready()
     one = at.send("work", 1.0)
@@ -372,7 +380,7 @@ def test_a_suspended_worker_comes_back_too_late(at: Place, pool: str) -> None:
     await_true("both to work", lambda: at.ledger.starts()[one] == 2)
 
 
-@pytest.mark.parametrize("pool", ["prefork", "solo", "threads", "gevent", "eventlet"])
+@pools("prefork", "solo", "gevent")
 def test_what_a_suspended_worker_had_not_begun_is_not_begun(at: Place, pool: str) -> None:
     """None that another has done meanwhile. A child of prefork runs on, and asks for the next."""
     worker = at.worker(pool, 1, **OPTIONS).ready()

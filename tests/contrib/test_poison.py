@@ -131,7 +131,7 @@ def test_a_dead_letter_says_what_its_task_failed_of(fleet: Fleet, name: str) -> 
     assert {one: word for one, (_, word) in sent.items() if word not in letters[one]} == {}
 
 
-@pytest.mark.parametrize("how", ["exit", "kill"])
+@pytest.mark.parametrize("how", ["kill", pytest.param("exit", marks=pytest.mark.long)])
 def test_a_task_that_kills_its_child_ends(fleet: Fleet, how: str) -> None:
     began = time.monotonic()
     one = fleet.send("deadly", how, queue="prefork")

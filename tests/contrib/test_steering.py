@@ -12,7 +12,7 @@ from kombu import Connection
 
 import atomq
 from atomq import InvalidArgument, InvalidOptions, Verdict
-from tests.contrib.rig import ON_ONE_KIND, Place
+from tests.contrib.rig import ON_ONE_KIND, Place, pools
 from tests.servers import wait_until
 
 TRACKED = {"broker_transport_options": {"tracked": True}}
@@ -88,7 +88,7 @@ def test_what_tracking_costs(at: Place) -> None:
 
 
 @ON_ONE_KIND
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pools("prefork", long=["threads"])
 def test_tasks_are_found_and_cancelled_wherever_they_are(at: Place, pool: str) -> None:
     queue = queue_of(at)
     ready, later = sent(at, value="never"), sent(at, countdown=60)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from celery.canvas import chord
 
-from tests.contrib.rig import ON_ONE_KIND, POOLS, Fleet, Place, await_true
+from tests.contrib.rig import ON_ONE_KIND, POOLS, Fleet, Place, await_true, pools
 from tests.servers import assert_only_keys
 
 pytestmark = [pytest.mark.slow, ON_ONE_KIND]
@@ -178,7 +178,7 @@ def test_autoscale_and_disabled_prefetch(at: Place) -> None:
     assert worker.alive
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+@pools("prefork", "threads", long=["gevent"])
 def test_no_place_is_idle_while_a_task_waits(at: Place, pool: str) -> None:
     """Also if there is only little room: most of what it may hold runs, and goes on doing so."""
     worker = at.worker(pool, 4, worker_prefetch_multiplier=1).ready()
@@ -205,7 +205,7 @@ def test_a_solo_worker_acks_each_task_when_it_is_done(at: Place) -> None:
     assert set(at.ledger.starts().values()) == {1}
 
 
-@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+@pools("gevent", long=["eventlet"])
 def test_a_green_worker_acks_each_task_when_it_is_done(at: Place, pool: str) -> None:
     """Celery lets it do so between two messages only, and the next may come in a second."""
     worker = at.worker(pool, 2, worker_prefetch_multiplier=1).ready()

@@ -1470,6 +1470,7 @@ HAPPENINGS: dict[str, Callable[[Queue, int, list[str]], object]] = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("seed", range(40 if LONG else 8))
 def test_plain_claims_do_what_claims_in_full_do(rig: Rig, seed: int) -> None:
     """What nearly all claims are has a short way of its own, to the same end."""

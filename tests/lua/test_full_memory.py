@@ -187,6 +187,7 @@ def _written(lines: Iterator[dict[str, Any]], writing: set[str]) -> list[str]:
     return ran
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("layout", ["stock"], indirect=True)
 @pytest.mark.parametrize("state", STATES)
 def test_the_first_write_of_every_verb_in_every_state(rig: Rig, state: str) -> None:

@@ -515,6 +515,7 @@ def count_of(raw: bytes) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(900)  # when it fails, the steps are made as few as can be
 def test_the_scripts_do_what_the_model_does(rig: Rig) -> None:
     rig.allowed |= {key.encode() for key in STOCK}
@@ -533,6 +534,7 @@ def test_the_scripts_do_what_the_model_does(rig: Rig) -> None:
     )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 def test_a_claim_of_any_mixture_does_what_the_model_does(rig: Rig) -> None:
     """What takes long to come about is written as it would be, and claimed from at once."""
