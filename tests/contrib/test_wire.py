@@ -405,6 +405,26 @@ def test_what_comes_after_a_consumer_that_does_not_ack_has_left_stays(wire: Wire
     assert wire.db.llen(name) == 1
 
 
+def test_what_comes_after_a_consumer_has_left_keeps_its_order(wire: Wire) -> None:
+    """Kombu 5.7.0's BRPOP under way takes the first one, and puts it at the end."""
+    connection, producer = wire.connect("atomq"), Producer(wire.connect("atomq"))
+    kept, left, received = Queue(next(_names)), Queue(next(_names)), []
+    for queue in (kept, left):
+        queue(producer.channel).declare()
+    with consuming(connection, kept, received):
+        with consuming(connection, left, received), suppress(TimeoutError):
+            connection.drain_events(timeout=0.1)
+        for n in range(1, 4):
+            producer.publish({"n": n}, routing_key=left.name)
+        producer.publish({"n": "kept"}, routing_key=kept.name)
+        drain(connection, received, 1)
+        drain_for(connection, 1.5)
+        assert received.pop() == {"n": "kept"}
+        with consuming(connection, left, received):
+            drain(connection, received, 3)
+    assert received == [{"n": 1}, {"n": 2}, {"n": 3}]
+
+
 # ── broadcasts ────────────────────────────────────────────────────────────────────────────────
 
 
