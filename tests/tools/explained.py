@@ -241,6 +241,9 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
     "engine/atomq/contrib/kombu/qos.py": {
         "a message has one error: first and last": ("self.undecodable = self.errors[ -1][1]",),
     },
+    "engine/atomq/workers.py": {
+        FOR_EVER: ("for _ in range(self._most + 1):",),
+    },
     "engine/atomq/gathering.py": {
         "a byte more or less": tuple(
             f"TOGETHER = {bytes_}  # bytes of messages in one call, which is small then: "
@@ -492,7 +495,7 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
                 for many in ("999999999.0", "1000000001.0")
             ),
         ),
-        ONE_RESULT: ("return self._over(data)[ -1]",),
+        ONE_RESULT: ("return self.over(Bare((data,)))[ -1]",),
         "nothing idles then": ("continue",),
         FOR_EVER: (
             "self._places = _Places(most) if not most else None",

@@ -406,6 +406,19 @@ def test_each_way_to_send_takes_a_place(made: Any) -> None:
     one._over = over
     assert (one.one(call), one.over(Bare([GET]))) == (1, [2])
     assert (free, one._places._free) == ([1, 1], 2)
+    one.answers.append(b":3\r\n")
+    assert one._idle, "what idles takes one too"
+    assert (one.one(call), free, one._places._free) == (3, [1, 1, 1], 2)
+
+
+def test_what_was_used_a_moment_ago_goes_the_short_way(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = made()
+    one.call_one(b":1\r\n")
+    monkeypatch.setattr(one, "over", pytest.fail)
+    one.now += FRESH / 2
+    assert one.call_one(b":2\r\n") == 2
 
 
 # ── answers that take their time ──────────────────────────────────────────────────────────────
@@ -487,6 +500,7 @@ def test_a_node_is_late_every_half_a_second_until_it_counts_as_dead(
     assert len(late) == 1, "the rest of the answer is not late"
     late.clear()
     one.now, one.comes_at = 200.0, FOR_EVER
+    one._idle[-1].since = 200.0
     with pytest.raises(server.TimeoutError):
         way(one, b":1\r\n")
     assert one.now == pytest.approx(203.0)

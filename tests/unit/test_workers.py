@@ -6,7 +6,7 @@ import asyncio
 import functools
 import threading
 from collections.abc import Callable, Collection, Coroutine
-from types import SimpleNamespace
+from types import SimpleNamespace, TracebackType
 from typing import Any
 
 import pytest
@@ -228,6 +228,19 @@ class Hall:
             self.work, self.back.extend, most, self.pace, self.ending
         )
 
+    def __enter__(self) -> Threads[Any]:
+        return self.threads.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self.go.release(100)  # so that what a test found is said, and not waited for
+        self.threads.__exit__(kind, error, trace)
+
     def work(self, one: Any) -> None:
         self.begun.append(one)
         self.go.acquire()
@@ -237,7 +250,7 @@ class Hall:
 
 def test_so_many_threads_work_at_once_as_there_are_messages() -> None:
     hall = Hall(3)
-    with hall.threads as threads:
+    with hall as threads:
         for many in (1, 2):
             assert threads.one_is_free()
             assert hall.pace.free == 4 - many
@@ -267,7 +280,7 @@ def test_so_many_threads_work_at_once_as_there_are_messages() -> None:
 def test_the_error_of_a_thread_is_for_its_caller() -> None:
     hall, error = Hall(1), KeyboardInterrupt()
     hall.go.release()
-    with hall.threads as threads:
+    with hall as threads:
         assert threads.one_is_free()
         threads.begin(error)
         assert threads.one_is_free(), "it goes on"
@@ -282,7 +295,7 @@ def test_what_no_thread_could_be_started_for_goes_back(monkeypatch: pytest.Monke
     hall = Hall(2)
 
     def all_of_it() -> None:
-        with hall.threads as threads:
+        with hall as threads:
             assert threads.one_is_free()
             threads.begin("a")
 
