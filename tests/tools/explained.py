@@ -242,7 +242,11 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         "a message has one error: first and last": ("self.undecodable = self.errors[ -1][1]",),
     },
     "engine/atomq/workers.py": {
-        FOR_EVER: ("for _ in range(self._most + 1):",),
+        FOR_EVER: (
+            "for _ in range(self._most + 1):",
+            "for _ in range(self._most - 0):",
+            "while not (message := self._begun.get()) is not None:",
+        ),
     },
     "engine/atomq/gathering.py": {
         "a byte more or less": tuple(

@@ -131,6 +131,19 @@ class Shop:
         self.go = asyncio.Event()
         self.tasks: Tasks[Any] = Tasks(self.work, self.give_back, most, self.pace, self.ending)
 
+    async def __aenter__(self) -> Tasks[Any]:
+        return await self.tasks.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, AssertionError):
+            self.go.set()  # so that what a test found is said, and not waited for
+        await self.tasks.__aexit__(kind, error, trace)
+
     async def work(self, one: Any) -> None:
         self.begun.append(one)
         await self.go.wait()
@@ -144,8 +157,8 @@ class Shop:
 @in_loop
 async def test_so_many_tasks_work_at_once_and_all_end_with_the_block() -> None:
     shop = Shop(2)
-    tasks, pace = shop.tasks, shop.pace
-    async with tasks:
+    pace = shop.pace
+    async with shop as tasks:
         assert not await tasks.all_are_free()
         assert await tasks.one_is_free()
         assert pace.free == 2
@@ -176,7 +189,7 @@ async def test_so_many_tasks_work_at_once_and_all_end_with_the_block() -> None:
 async def test_the_error_of_a_task_is_for_its_caller() -> None:
     shop, error = Shop(1), ValueError("x")
     shop.go.set()
-    async with shop.tasks as tasks:
+    async with shop as tasks:
         tasks.begin(error)
     assert shop.ending.error is error
     assert shop.back == []
@@ -187,7 +200,7 @@ async def test_what_was_handed_to_a_task_that_was_cancelled_first_goes_back() ->
     shop = Shop(3)
 
     async def all_of_it() -> None:
-        async with shop.tasks as tasks:
+        async with shop as tasks:
             tasks.begin("a")
             await asyncio.sleep(0)
             tasks.begin("b")
@@ -204,7 +217,7 @@ async def test_an_error_of_the_block_lets_tasks_end() -> None:
     asyncio.get_running_loop().call_later(0.01, shop.go.set)
 
     async def all_of_it() -> None:
-        async with shop.tasks as tasks:
+        async with shop as tasks:
             tasks.begin("a")
             raise ValueError("x")
 
@@ -259,6 +272,7 @@ def test_so_many_threads_work_at_once_as_there_are_messages() -> None:
         hall.go.release(2)
         assert threads.one_is_free()
         threads.all_are_free()
+        assert threads._free.qsize() == 3
         for many in (3, 4, 5):
             assert threads.one_is_free()
             threads.begin(many)
