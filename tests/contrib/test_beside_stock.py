@@ -26,8 +26,9 @@ from kombu.transport import redis as kombu_redis
 
 import atomq.celery
 from atomq import Engine, calls
+from atomq.arguments import LAST_MS
 from atomq.contrib.kombu import control, due
-from atomq.contrib.kombu.broker import LAST_MS, eta_ms
+from atomq.contrib.kombu.broker import eta_ms
 from tests.contrib.rig import ON_ONE_KIND, ours
 from tests.servers import ROOT, Server
 

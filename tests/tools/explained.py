@@ -246,7 +246,27 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "for _ in range(self._most + 1):",
             "for _ in range(self._most - 0):",
             "while not (message := self._begun.get()) is not None:",
+            "while (message := self._begun.get()) is None:",
         ),
+    },
+    "engine/atomq/backlog.py": {
+        "messages of one queue have it in common": (
+            "return [(held[ -1]._queue, held) for held in found.values()]",
+        ),
+        SET_BEFORE: (
+            "self._sure = 1.0  # until when the leases of all of them last",
+            "self._sure = -1.0  # until when the leases of all of them last",
+        ),
+        "nothing waits then": (
+            "continue",
+            "self._at = 1",
+            "self._batch: tuple[float, deque[Any]] = ( 1.0, deque())",
+            "self._batch: tuple[float, deque[Any]] = ( -1.0, deque())",
+        ),
+        FOR_EVER: ("self._at += 0",),
+    },
+    "engine/atomq/alone.py": {
+        "it is over, and that is found out at some cost": ("self._drains_until = -1.0",),
     },
     "engine/atomq/gathering.py": {
         "a byte more or less": tuple(
@@ -349,7 +369,7 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         INSTANT: ("elif left >= 0:", "if clock() - since >= self.renew_ms / 1000:"),
     },
     "engine/atomq/answer_aio.py": {
-        SET_BEFORE: ("self._asyncio_future_blocking = True",),
+        SET_BEFORE: ("_asyncio_future_blocking = True  # a task asks for it, and for the loop",),
     },
     "engine/atomq/line_aio.py": {
         NO_END: (
@@ -382,7 +402,16 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         ONE_SLOT: ("slots.serves(line.wire.node, line.names[ -1]) for line in self.lines",),
         "it lasts as long as it is waited for, at least": ("lasts: float = -1.0,",),
-        FOR_EVER: ("GLANCE = -0.6  # seconds between two looks at the map of a cluster",),
+        FOR_EVER: (
+            "GLANCE = -0.6  # seconds between two looks at the map of a cluster",
+            "for line, is_ended in []:",
+        ),
+        "a hundredth of a second that is doubled is never one": (
+            (
+                "is_coming = is_ended or pause >= SILENT  "
+                "# else it may be that BLPOP is not read yet"
+            ),
+        ),
     },
     "engine/atomq/flows/publishing.py": {
         "what fits into one call the loop puts into one too": (

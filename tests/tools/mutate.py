@@ -113,8 +113,8 @@ TESTS = {
         "tests/conformance tests/faults",
     ],
     "engine/atomq/workers.py": ["tests/unit/test_workers.py", "tests/conformance"],
-    "engine/atomq/alone.py": ["tests/unit/test_alone.py tests/unit/test_leases.py"],
-    "engine/atomq/backlog.py": ["tests/unit/test_backlog.py tests/unit/test_leases.py"],
+    "engine/atomq/alone.py": ["tests/unit/test_alone.py"],
+    "engine/atomq/backlog.py": ["tests/unit/test_backlog.py"],
     "engine/atomq/leases.py": [
         "tests/unit/test_leases.py tests/unit/test_kombu_channel.py",
         "tests/faults/test_leases.py",

@@ -77,6 +77,14 @@ async def test_what_came_already_is_there() -> None:
 
 
 @in_a_loop
+async def test_an_error_that_came_already_is_raised() -> None:
+    answer = Answer(asyncio.get_running_loop())
+    answer.set_exception(ValueError("gone"))
+    with pytest.raises(ValueError, match="gone"):
+        await answer
+
+
+@in_a_loop
 async def test_a_cancelled_task_hears_of_it_once_and_no_answer_comes_any_more() -> None:
     answer, task = await waiting()
     task.cancel("enough")

@@ -64,7 +64,7 @@ def test_after_the_time_of_a_lease_only_what_is_renewed_is_handed_out(keeper: An
     keeper.now += 50
     assert one.next() is given[0]
     assert keeper.asked == []
-    keeper.now += 0.1
+    keeper.now += 0.01
     keeper.ended.add("c")
     assert [one.next(), one.next()] == [given[1], None]
     assert keeper.asked == ["b", "c"]

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from atomq import calls
+from atomq.arguments import LAST_MS
 from atomq.calls import Call
 from atomq.contrib.kombu import broker as module
 from atomq.contrib.kombu import worker
-from atomq.contrib.kombu.broker import LAST_MS, Broker, eta_ms
+from atomq.contrib.kombu.bindings import Bindings
+from atomq.contrib.kombu.broker import Broker, eta_ms
 from atomq.delivery import Delivery
 from atomq.errors import PermissionDenied, ServerUnavailable
 from atomq.flows import clock
@@ -37,17 +39,16 @@ def got(*receipts: str, **more: Any) -> calls.Claimed:
 # ── claims ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_is_alike_in_claims_on_the_same_queues_is_made_once(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MOST_CLAIMS", 2)
+def test_what_is_alike_in_claims_on_the_same_queues_is_made_once(stage: Stage) -> None:
     first, again = stage.broker.claim(["q"], 1), stage.broker.claim(["q"], 2)
     assert first.keys is again.keys
     assert first.args[0] != again.args[0]
     kept = stage.broker._claims
-    for name, count in (("p", 2), ("r", 1)):
-        stage.broker.claim([name], 1)
-        assert len(kept) == count, "no more than so many"
+    for n in range(255):
+        stage.broker.claim([f"q{n}"], 1)
+    assert len(kept) == 256
+    stage.broker.claim(["p"], 1)
+    assert len(kept) == 1, "no more than so many"
 
 
 def test_a_claim_says_what_is_held_and_one_of_nothing_is_given_none_that_goes_alone(
@@ -86,6 +87,7 @@ def test_that_a_message_is_alone_no_more_may_be_refused(stage: Stage) -> None:
     stage.broker.keeper.alone.beside.append(("q", "a"))
     one = got("q1")
     assert stage.broker.hold(one, clock()) == one.deliveries
+    assert [call.args[-1] for call in stage.engine.called("extend")] == ["a"]
 
 
 def test_a_message_that_was_cancelled_is_revoked_by_the_id_of_its_task(
@@ -158,6 +160,24 @@ def test_what_is_garbage_goes_back_and_a_task_that_was_cancelled_counts(
     assert message.delivery.settled
 
 
+def test_at_exit_each_broker_says_what_is_left_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    def gone() -> None:
+        closed.append("gone")
+        raise ServerUnavailable("gone")
+
+    keepers = [SimpleNamespace(close=gone), SimpleNamespace(close=lambda: closed.append("there"))]
+    made = [SimpleNamespace(keeper=keeper) for keeper in keepers]
+    monkeypatch.setattr(module, "broker_of", SimpleNamespace(made=lambda: made))
+    module._at_exit()
+    assert closed == ["gone", "there"]
+
+
+def test_one_server_has_the_tables_of_stock(stage: Stage) -> None:
+    assert type(stage.broker.bindings) is Bindings
+
+
 def test_a_child_process_has_none_of_its_parents_claims(stage: Stage) -> None:
     stage.broker.unanswered = [stage.broker.claim(["q"], 1)]
     stage.broker.forked()
@@ -184,6 +204,10 @@ def test_the_register_knows_a_worker_of_celery_once(
     stage.broker.forked()
     monkeypatch.setattr(worker, "controller", lambda: None)
     stage.broker.introduce()
+
+
+def test_the_unconfirmed_publishes_of_a_broker_are_kept_for_its_window(stage: Stage) -> None:
+    assert stage.broker.unconfirmed._seconds * 1000 == stage.engine.options.call_window_ms
 
 
 def test_times_without_a_zone_are_utc() -> None:

@@ -213,10 +213,6 @@ def test_a_doubt_lasts_as_long_as_the_server_remembers(monkeypatch: pytest.Monke
         assert unconfirmed.take("q", made) is None, "once"
 
 
-def test_the_unconfirmed_publishes_of_a_broker_are_kept_for_its_window(stage: Stage) -> None:
-    assert stage.broker.unconfirmed._seconds * 1000 == stage.engine.options.call_window_ms
-
-
 def test_the_oldest_unconfirmed_publishes_are_forgotten_first() -> None:
     unconfirmed = Unconfirmed(60.0)
     made = [{"n": n, "properties": {}} for n in range(1002)]

@@ -571,9 +571,9 @@ def test_no_block_waits_for_a_node_that_is_in_doubt(
     queue: Any = kind("q", "redis+cluster://127.0.0.1:1")
     keeper, node = queue.keeper, ("127.0.0.1", 1)
     message = (AsyncMessage if is_async else Message)(queue, Delivery("q", "c-1.0.1", 1, 1, b"{}"))
+    monkeypatch.setattr(keeper._thread, "rouse", lambda: None)  # else it may take the ack first
     keeper.hold(Claimed(0, None, (), (), [message._delivery]), [message])
     monkeypatch.setattr(keeper._engine, "place", lambda _: node)
-    monkeypatch.setattr(keeper._thread, "rouse", lambda: None)
     monkeypatch.setattr(queue.engine, "run_flow", None)
     keeper._engine.slots.doubted.add(node)
 

@@ -109,7 +109,8 @@ class Stage:
         self, *data: bytes, asked: Asked | None = None, large: bool = False, patience: float = 0.0
     ) -> Asked:
         asked = asked or Asked(many=len(data) or 1)
-        self.line.say(data or (GET,), asked, large=large, patience=patience)
+        more = {"patience": patience} if patience else {}
+        self.line.say(data or (GET,), asked, large, **more)
         return asked
 
     def hear(self, data: bytes) -> None:

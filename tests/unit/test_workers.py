@@ -264,6 +264,7 @@ class Hall:
 def test_so_many_threads_work_at_once_as_there_are_messages() -> None:
     hall = Hall(3)
     with hall as threads:
+        assert threads._free.qsize() == 3
         for many in (1, 2):
             assert threads.one_is_free()
             assert hall.pace.free == 4 - many

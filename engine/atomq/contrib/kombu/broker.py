@@ -17,6 +17,7 @@ from typing import Any
 
 from atomq import calls, flows, fork
 from atomq.address import Address
+from atomq.arguments import LAST_MS
 from atomq.calls import Call, Claimed
 from atomq.client import Engine
 from atomq.contrib.fleet import Attendance
@@ -36,7 +37,6 @@ from atomq.shared import OneEach
 log = logging.getLogger("atomq.kombu")
 
 MOST_CLAIMS = 256  # sets of queues whose claims are kept
-LAST_MS = 4398046511103  # the server counts no further: 15 May 2109
 
 
 class Broker:
