@@ -4,10 +4,9 @@
 # Guess: a worker that meets a job it has no function for, as those of the last release do during a deployment, fails it: who
 # waits for the result hears of it, and nothing is dropped without a result.
 #
-# Seen: celery 5.7.0, rq 3.0.0 and SAQ 0.26.4 do. huey 3.5.4 and taskiq 0.13.0 (taskiq-redis 1.2.4, list) write a line into their
-# log and drop it, dramatiq 2.2.1 puts it among its dead letters: the result never comes, and who waits for it ends by a timeout
-# if there is one. No one leaves it to a worker of the new release, which starts three seconds later and finds nothing. With
-# redis-py 8.1.0 on Valkey 9.1.2.
+# Seen: celery 5.7.0, rq 3.0.0 and SAQ 0.26.4 do. huey 3.5.4 and taskiq 0.13.0 (taskiq-redis 1.2.4, list) drop it, dramatiq 2.2.1 puts
+# it among its dead letters: the result never comes, and who waits for it ends by a timeout if there is one. None leaves it to a
+# worker of the new release, which starts afterwards and finds nothing. With redis-py 8.1.0 on Valkey 9.1.2.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'cat "$dir"/pid* 2>/dev/null | xargs -r kill 2>/dev/null || true; rm -rf "$dir"' EXIT

@@ -7,8 +7,7 @@
 #
 # Seen: sentry-sdk 2.75.0, celery 5.7.0, kombu 5.7.0, redis-py 8.1.0, Valkey 9.1.2: as guessed for errors, retries, `throws` and
 # the soft time limit. The result that cannot be encoded and the `on_success` that raises are no event, though the one is a
-# FAILURE and both are in the worker's log. The hard time limit is three, two of which are lines of logs. The unknown name is a
-# KeyError.
+# FAILURE. The hard time limit is three, two of which are lines of logs. The unknown name is a KeyError.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'cat "$dir"/pid* 2>/dev/null | xargs -r kill 2>/dev/null || true; rm -rf "$dir"' EXIT
