@@ -266,7 +266,14 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         FOR_EVER: ("self._at += 0",),
     },
     "engine/atomq/alone.py": {
-        "it is over, and that is found out at some cost": ("self._drains_until = -1.0",),
+        "it is over, and that is found out at some cost": (
+            "self._drains_until = -1.0",
+            "self._drains_until = 1.0",
+            "self._drains_until = self._rests_until = -1.0",
+            "self._drains_until = self._rests_until = 1.0",
+            "if not self._leases and (self.message is None and not self._drains_until):",
+        ),
+        "what is alone is one: first and last": ("first = claim.deliveries[ -1]",),
     },
     "engine/atomq/gathering.py": {
         "a byte more or less": tuple(

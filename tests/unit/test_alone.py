@@ -104,6 +104,13 @@ def test_what_was_alone_is_said_to_be_in_company_once(stage: Stage) -> None:
     assert stage.alone.accompanied() == [], "that one is settled"
 
 
+def test_what_no_one_holds_any_more_is_no_company(stage: Stage) -> None:
+    stage.hold("garbage")
+    stage.drop("garbage")
+    stage.claim("a", alone=True)
+    assert (stage.alone.message, stage.alone.beside) == (("q", "a", False), [])
+
+
 def test_what_is_said_by_itself_is_not_asked_for(stage: Stage) -> None:
     stage.claim("unsaid", alone=True)
     stage.claim("b")
