@@ -34,6 +34,7 @@ from atomq.node_threads import NodeThreads
 from atomq.register import Work
 from atomq.renewal import Renewal
 from atomq.settling import RETRY, Later, Settling
+from atomq.shared import members
 
 log = logging.getLogger("atomq.leases")
 
@@ -355,5 +356,5 @@ def keeper(engine: EngineBase) -> LeaseKeeper:
 
 @atexit.register
 def _at_exit() -> None:
-    for one in list(_keepers):
+    for one in members(_keepers):
         one.send()

@@ -31,7 +31,7 @@ from atomq.drive import drive
 from atomq.keys import Place, hash_slot
 from atomq.opening import asked
 from atomq.pool import Pool
-from atomq.shared import Shared
+from atomq.shared import Shared, members
 from atomq.translating import SERVER_ERRORS
 from atomq.wires import Wire
 
@@ -132,7 +132,7 @@ class Reach(Nodes[Pool]):
     def _carriers(self) -> Sequence[Any]:
         """Not of many consumers: a connection that all share is found sooner."""
         carriers = self._engine.carriers
-        return tuple(carriers) if 0 < len(carriers) <= FEW else ()
+        return members(carriers) if 0 < len(carriers) <= FEW else ()
 
     def send(
         self,

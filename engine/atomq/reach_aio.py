@@ -31,7 +31,7 @@ from atomq.drive_aio import drive
 from atomq.keys import Place, hash_slot
 from atomq.opening_aio import asked
 from atomq.pool_aio import AsyncPool
-from atomq.shared import AsyncShared
+from atomq.shared import AsyncShared, members
 from atomq.translating import SERVER_ERRORS
 from atomq.wires import AsyncWire
 
@@ -132,7 +132,7 @@ class AsyncReach(Nodes[AsyncPool]):
     def _carriers(self) -> Sequence[Any]:
         """Not of many consumers: a connection that all share is found sooner."""
         carriers = self._engine.carriers
-        return tuple(carriers) if 0 < len(carriers) <= FEW else ()
+        return members(carriers) if 0 < len(carriers) <= FEW else ()
 
     async def send(
         self,

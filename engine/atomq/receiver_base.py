@@ -22,6 +22,7 @@ from atomq.leases import LeaseKeeper
 from atomq.message_base import MessageT, QueueT, settling
 from atomq.queue_base import QueueBase
 from atomq.register import Consuming
+from atomq.shared import members
 
 log = logging.getLogger("atomq.queue")
 
@@ -278,6 +279,6 @@ _open: weakref.WeakSet[Any] = weakref.WeakSet()
 @atexit.register
 def _at_exit() -> None:
     # Afterwards a generator that is still about could not even open a connection.
-    for receiver in list(_open):
+    for receiver in members(_open):
         receiver.return_unstarted(receiver.backlog.take())
         receiver.close()

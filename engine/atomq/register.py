@@ -35,6 +35,7 @@ from atomq.heirs import Heirs
 from atomq.keys import QueueKeys, RegisterKeys
 from atomq.outage import Unreported
 from atomq.retrying import Retry
+from atomq.shared import members
 
 log = logging.getLogger("atomq.register")
 
@@ -212,7 +213,7 @@ class Register:
 
     def left_by(self, holder: Holder) -> None:
         """What this holder held for consumes no more; done when this returns, within a second."""
-        self.leave([one for one in list(self._consumers) if one.holder is holder])
+        self.leave([one for one in members(self._consumers) if one.holder is holder])
         if not self._consumers:
             self._thread.join(CLOSING)
 
@@ -263,7 +264,7 @@ class Register:
     def _there(self) -> list[Consuming]:
         """The consumers that count. One that asks no more and holds nothing does not."""
         found, now = [], time.monotonic()
-        for one in list(self._consumers):
+        for one in members(self._consumers):
             idle = min(one.idle(), now - one.asked)
             if idle < KEPT_MS / 1000 or one.holder.working(0)[0]:
                 found.append(one)
@@ -313,7 +314,7 @@ class Register:
         Two addresses that differ may lead to one server: there neither hides the other's consumers.
         """
         with _making:
-            taken = {one._name for one in list(_registers) if one is not self}
+            taken = {one._name for one in members(_registers) if one is not self}
             name, number = self._name or fork.process(), 2
             while name in taken:
                 name, number = f"{fork.process()}-{number}", number + 1
@@ -436,5 +437,5 @@ def register_of(
 @atexit.register
 def close_all() -> None:
     """Say the last word in every register; what consumes again is there again."""
-    for one in list(_registers):
+    for one in members(_registers):
         one.close()

@@ -10,7 +10,9 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 from atomq import fork
 from atomq.cancellation import cancelling
@@ -18,6 +20,13 @@ from atomq.errors import ServerUnavailable
 
 K = TypeVar("K")
 T = TypeVar("T")
+
+
+def members(weak: WeakSet[T]) -> list[T]:
+    """Those alive in a set that other threads add to meanwhile."""
+    while True:
+        with suppress(RuntimeError):  # it has grown: the loop over it is written in Python
+            return list(weak)
 
 
 class OneEach(Generic[K, T]):

@@ -28,6 +28,7 @@ from atomq.contrib.kombu.worker import (
 )
 from atomq.errors import AtomqError
 from atomq.keys import QueueKeys
+from atomq.shared import members
 
 log = logging.getLogger("atomq.kombu")
 
@@ -38,7 +39,7 @@ _pollers: WeakSet[Poller] = WeakSet()
 
 def let_go() -> None:
     """Give back what no connection of this process has handed over yet."""
-    for poller in list(_pollers):
+    for poller in members(_pollers):
         poller.let_go()
 
 
