@@ -193,10 +193,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 # A worker in each pool that has to start its task within 0.1 s: after all others, when the clusters
 # of the other process are over.
 LAST = ("tests/contrib/test_eta.py", "tests/contrib/test_wire.py")
-# Their tests share workers, a cluster or a browser, so one process runs all of such a file.
+# Their tests share workers, a cluster, a browser or what was built: one process runs such a file.
 SHARING = ("cluster", "eta", "faults", "leases", "poison", "worker")
 TOGETHER = tuple(
-    f"tests/{name}.py" for name in (*(f"contrib/test_{one}" for one in SHARING), "web/test_browser")
+    f"tests/{name}.py"
+    for name in (
+        *(f"contrib/test_{one}" for one in SHARING),
+        "docs/test_site",
+        "packaging/test_built",
+        "web/test_browser",
+    )
 )
 
 

@@ -90,7 +90,7 @@ def test_64_tasks_share_calls_and_the_shards_share_the_work(
     nodes, url = [server], server.tcp_url
     if place == "a cluster":
         nodes, url = three.nodes, url_of(three)
-    each = 90
+    each = 270  # bursts of 128 to 191: three times as many as make a shard differ by an eighth
 
     async def work(queue: AsyncQueue) -> tuple[Counter[str], list[Any]]:
         async def puts(task: int) -> list[Any]:
