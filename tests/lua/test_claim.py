@@ -542,7 +542,7 @@ def test_a_claim_id_that_some_leases_have_already_gives_no_others(q: Queue, coun
     q.run(first)
     acks = [each.receipt for each in q.take(count)] if count else []
     again = q.claiming(5, claim_id="me-1", acks=[acks])
-    assert _is_plain(q, again)
+    assert _stays_plain(q, again)
     stats, ready = q.stats, q.ready
     got = q.run(again)
     assert names(got.deliveries) == ["1", "2"]
@@ -559,7 +559,7 @@ def test_acks_beside_a_claim_id_that_was_used_are_carried_out_once(q: Queue) -> 
     held = [each.word for each in q.take(2)]
     q.db.delete(*q.keys.tracked)
     again = q.claiming(2, claim_id="me-1", acks=[["stale", *held]])
-    assert _is_plain(q, again)
+    assert _stays_plain(q, again)
     got = q.run(again)
     assert (names(got.deliveries), got.lost_acks) == (["1", "2"], (("q", "stale"),))
     assert q.stats["acked"] == 2
@@ -1206,11 +1206,25 @@ def _is_plain(q: Queue, call: Call[Claimed]) -> bool:
     return bool(q.db.eval(text, len(call.keys), *call.keys, *call.args))
 
 
+def _stays_plain(q: Queue, call: Call[Claimed]) -> bool:
+    """Whether this claim goes the short way, if it is made in time.
+
+    What the last claim noted of the leases holds for 250 ms. A machine at work on other things lets
+    them pass between two commands: it is noted again, as that claim did.
+    """
+    while not _is_plain(q, call):
+        noted = int(q.meta.get("quiet", "0"))
+        if not 0 < noted <= q.now():
+            return False
+        q.db.hset(q.keys.meta, "quiet", q.now() + 250)
+    return True
+
+
 def _primed(q: Queue, **more: Any) -> None:
     """Messages, and a claim in full that wrote down what it learned: the next one is plain."""
     q.put(*range(20))
     q.take(1, **more)
-    assert _is_plain(q, q.claiming(2, **more))
+    assert _stays_plain(q, q.claiming(2, **more))
 
 
 def _rested(q: Queue) -> None:
@@ -1535,7 +1549,7 @@ def test_plain_claims_do_what_claims_in_full_do(rig: Rig, seed: int) -> None:
 
 def _ran(q: Queue, call: Call[Claimed], *, is_plain: bool = True) -> tuple[Claimed, int]:
     """A claim, and how many commands it ran inside."""
-    assert _is_plain(q, call) is is_plain
+    assert (_stays_plain if is_plain else _is_plain)(q, call) is is_plain
     q.db.config_resetstat()
     claimed: Claimed = q.run(call)
     beside = ("cmdstat_config", "cmdstat_info", "cmdstat_evalsha")
@@ -1574,7 +1588,7 @@ def test_a_claim_is_plain_beside_a_lease_of_another_step(q: Queue) -> None:
     q.put("a", "b", "c")
     q.db.hset(q.keys.meta, mapping={"quiet": q.now() - 1000, "seen": q.now() - 1000})
     q.claim(1)
-    assert _is_plain(q, q.claiming(1))
+    assert _stays_plain(q, q.claiming(1))
     q.run(calls.extend(q.keys, [low.receipt], lease_ms=100))
     q.claim(1)
     assert not _is_plain(q, q.claiming(1)), "it ends soon"
@@ -1734,7 +1748,8 @@ def test_a_claim_is_not_plain_if_what_is_delayed_comes_next(q: Queue, how: str) 
         q.fall_due()
     assert not _is_plain(q, q.claiming(2))
     assert len(q.take(2)) == (2 if how == "due" else 1)
-    assert _is_plain(q, q.claiming(2)) == (how == "due")
+    is_plain = _stays_plain if how == "due" else _is_plain
+    assert is_plain(q, q.claiming(2)) == (how == "due")
 
 
 @pytest.mark.parametrize(
@@ -1785,7 +1800,7 @@ def test_a_plain_claim_takes_the_acks(q: Queue, many: int) -> None:
     held = [each.receipt for each in q.take(3)]
     call = q.claiming(1, acks=[held[:many]])
     q.db.hset(q.keys.meta, "quiet", q.now() + 250)  # as the last claim noted it
-    assert _is_plain(q, call)
+    assert _stays_plain(q, call)
     got = q.run(call)
     assert (names(got.deliveries), got.lost_acks, q.stats["acked"]) == (["3"], (), many)
     assert set(q.unacked) == {*held[many:], got.deliveries[0].receipt}
@@ -1863,7 +1878,7 @@ def test_where_tracked_messages_are_is_written_as_it_is(
     q.db.delete(*q.keys.tracked)
     call = q.claiming(5, acks=[[each.word for each in held]] if acks else None)
     q.db.hset(q.keys.meta, "quiet", q.now() + 250)  # as the last claim noted it
-    assert _is_plain(q, call)
+    assert _stays_plain(q, call)
     before = q.db.time()
     got = q.run(call).deliveries
     after = q.db.time()
