@@ -14,7 +14,6 @@ import asyncio
 import itertools
 import random
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from tests.battle import celery_app, pools
 from tests.battle.judge import LEASE, Judge, Outcome
 from tests.battle.ledger import Event, read
 from tests.battle.shards import Shards
-from tests.battle.trial import library, send, spawn
+from tests.battle.trial import Process, library, send, spawn
 from tests.servers import wait_until
 from tests.threads import running
 
@@ -79,7 +78,7 @@ class ClusterTrial:
         self._ledger.touch()
         self._put: dict[str, Put] = {}
         self._judge = Judge()
-        self._modes, self._workers = list(modes), list[subprocess.Popen[bytes]]()
+        self._modes, self._workers = list(modes), list[Process]()
         self._stop = threading.Event()
         self.names = _spread("l") if {*LIBRARY} & {*modes} else []
         self.celery_names = [*_spread("c"), *PARTITIONS] if {*POOLS} & {*modes} else []
@@ -97,7 +96,7 @@ class ClusterTrial:
     def _url(self, scheme: str) -> str:
         return ";".join(f"{scheme}://127.0.0.1:{port}" for port in self._shards.ports)
 
-    def _begun(self, mode: str) -> subprocess.Popen[bytes]:
+    def _begun(self, mode: str) -> Process:
         log = self._directory / f"{mode}.log"
         if mode in POOLS:
             url, queues = self._url("atomq-cluster"), self.celery_names

@@ -11,7 +11,6 @@ import json
 import random
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,8 +25,9 @@ from atomq.calls import Peeked
 from tests.battle import celery_app
 from tests.battle.judge import ACKED_LATE, LEASE
 from tests.battle.ledger import Event
-from tests.battle.trial import Trial, send, spawn
+from tests.battle.trial import Process, Trial, environment, send, spawn
 from tests.battle.worker import MAX_DELIVERIES, NAME
+from tests.contrib.nursery import FORKS, Forked
 from tests.servers import Server, wait_until
 
 POOLS = ("prefork", "threads", "solo", "gevent", "eventlet")
@@ -71,18 +71,19 @@ _numbers = itertools.count(1)
 
 def begin(
     pool: str, broker: str, options: dict[str, Any], ledger: Path, queues: list[str], log: Path
-) -> subprocess.Popen[bytes]:
+) -> Process:
     """Start a Celery worker of two slots; in the pool solo there is one."""
-    words = ["celery", "-A", "tests.battle.celery_app", "--skip-checks", "worker", "-P", pool]
+    words = ["-A", "tests.battle.celery_app", "--skip-checks", "worker", "-P", pool]
     words += ["-c", "1" if pool == "solo" else "2", "-l", "INFO", "-Q", ",".join(queues)]
     words += ["-n", f"{log.stem}@battle", "--without-mingle"]
-    return spawn(
-        words,
-        log,
-        BATTLE_LEDGER=str(ledger),
-        BATTLE_BROKER=broker,
-        BATTLE_OPTIONS=json.dumps(options),
-    )
+    about = {
+        "BATTLE_LEDGER": str(ledger),
+        "BATTLE_BROKER": broker,
+        "BATTLE_OPTIONS": json.dumps(options),
+    }
+    if FORKS:
+        return Forked(pool, words, environment(**about), log.parent, log)
+    return spawn(["celery", *words], log, **about)
 
 
 class CeleryTrial(Trial):
@@ -102,14 +103,14 @@ class CeleryTrial(Trial):
         self._app = celery_app.make(self._url)
         self.cold: dict[int, float] = {}  # which worker was asked to stop so, and when
         self.warm: dict[int, float] = {}
-        self._leaving: list[tuple[subprocess.Popen[bytes], float]] = []  # and since when
+        self._leaving: list[tuple[Process, float]] = []  # and since when
         self._cancelled: set[str] = set()
         self._refused: dict[str, str] = {}  # what kinds
         self.logs: dict[int, Path] = {}
 
     # ── workers ───────────────────────────────────────────────────────────────────────────────
 
-    def begin(self, mode: str) -> subprocess.Popen[bytes]:
+    def begin(self, mode: str) -> Process:
         log = self.directory / f"{mode}{next(_numbers)}.log"
         worker = begin(mode, self._url, OPTIONS, self.ledger, [NAME], log)
         self.logs[worker.pid] = log
@@ -148,7 +149,7 @@ class CeleryTrial(Trial):
             *(self.cut_connections, self.forget_scripts, self.cancel),
         ]
 
-    def freeze_one(self, worker: subprocess.Popen[bytes]) -> None:
+    def freeze_one(self, worker: Process) -> None:
         """With its children, or without them."""
         if self.chance.random() < 0.5:
             super().freeze_one(worker)
@@ -168,7 +169,7 @@ class CeleryTrial(Trial):
         self.cold[worker.pid] = time.time()
         self._stop(worker, signal.SIGQUIT)
 
-    def _stop(self, worker: subprocess.Popen[bytes], number: int) -> None:
+    def _stop(self, worker: Process, number: int) -> None:
         worker.send_signal(number)  # to the parent of its pool alone
         self._leaving.append((worker, time.time()))
         self.replace(worker)

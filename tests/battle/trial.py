@@ -26,8 +26,10 @@ from atomq.errors import AtomqError, ServerUnavailable
 from tests.battle.judge import HUNG, LEASE, Judge, Outcome
 from tests.battle.ledger import Event, read
 from tests.battle.worker import MODES, NAME, options
+from tests.contrib.nursery import Forked
 from tests.servers import ROOT, Server, wait_until
 
+Process = subprocess.Popen[bytes] | Forked
 KINDS = {  # how often of each
     "plain": 300,
     "short": 60,
@@ -55,7 +57,7 @@ class Trial:
         self.ledger = directory / "ledger"
         self.ledger.touch()
         self.kinds: dict[str, str] = {}  # of each message whose put was confirmed
-        self.workers: list[subprocess.Popen[bytes]] = []
+        self.workers: list[Process] = []
         self._ended: dict[int, int] = {}  # with which code, unless we killed it
         self.stop = threading.Event()
         self.max_lease: float = options(LEASE)["max_lease"]
@@ -63,11 +65,11 @@ class Trial:
 
     # ── workers, as a supervisor keeps them ───────────────────────────────────────────────────
 
-    def begin(self, mode: str) -> subprocess.Popen[bytes]:
+    def begin(self, mode: str) -> Process:
         log = self.directory / f"{mode}.log"
         return spawn(library(mode, self.server.url, self.ledger), log)
 
-    def _begun(self, mode: str) -> subprocess.Popen[bytes]:
+    def _begun(self, mode: str) -> Process:
         worker = self.begin(mode)
         self.judge.mode_of[worker.pid] = mode
         return worker
@@ -81,7 +83,7 @@ class Trial:
                 self.outcome.deaths += 1
                 self.replace(worker)
 
-    def replace(self, worker: subprocess.Popen[bytes]) -> None:
+    def replace(self, worker: Process) -> None:
         mode = self.judge.mode_of[worker.pid]
         self.workers[self.workers.index(worker)] = self._begun(mode)
 
@@ -111,7 +113,7 @@ class Trial:
         self.freeze_one(worker)
         self.judge.frozen.append((worker.pid, began, time.time()))
 
-    def freeze_one(self, worker: subprocess.Popen[bytes]) -> None:
+    def freeze_one(self, worker: Process) -> None:
         send(worker, signal.SIGSTOP)
         time.sleep(1.5 * LEASE)
         send(worker, signal.SIGCONT)
@@ -252,7 +254,7 @@ class Trial:
         return found
 
 
-def send(worker: subprocess.Popen[bytes], number: int) -> None:
+def send(worker: Process, number: int) -> None:
     """Send a signal to a worker and all its children."""
     with suppress(ProcessLookupError):
         os.killpg(worker.pid, number)
@@ -263,12 +265,17 @@ def library(mode: str, url: str, ledger: Path, queues: Sequence[str] = ()) -> li
     return ["tests.battle.worker", url, str(ledger), mode, str(LEASE), *queues]
 
 
-def spawn(module: Sequence[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
+def environment(**more: str) -> dict[str, str]:
+    """That of a worker."""
+    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'engine'}", **more}
+
+
+def spawn(module: Sequence[str], log: Path, **more: str) -> subprocess.Popen[bytes]:
     """Run a module of Python in a session of its own."""
     with log.open("ab") as file:
         return subprocess.Popen(
             [sys.executable, "-m", *module],
-            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'engine'}", **environment},
+            env=environment(**more),
             cwd=log.parent,
             stdin=subprocess.DEVNULL,
             stdout=file,

@@ -29,9 +29,10 @@ import atomq.celery
 from atomq import Engine, calls
 from atomq.calls import Peeked, QueueState
 from tests.contrib import app as module
+from tests.contrib.nursery import FORKS, GREEN, Forked
 from tests.servers import ROOT, Server, wait_until
 
-POOLS = ("prefork", "threads", "solo", "gevent", "eventlet")
+POOLS = ("prefork", "threads", "solo", *GREEN)
 # What differs between servers is proved elsewhere; here it is Celery that is tried.
 _NAMED = [name for name in os.environ.get("ATOMQ_TEST_SERVERS", "").split(",") if name]
 KIND = "valkey-9" if "valkey-9" in _NAMED or not _NAMED else _NAMED[0]
@@ -136,7 +137,10 @@ class Ledger:
 
 
 class Worker:
-    """One `celery worker` in a process of its own. Its log is a file."""
+    """One `celery worker` in a process of its own. Its log is a file.
+
+    With an environment of its own (`env`) it is never forked: what Celery loads may look there.
+    """
 
     def __init__(
         self,
@@ -168,15 +172,20 @@ class Worker:
         }
         if backend:
             environment["ATOMQ_TEST_BACKEND"] = backend
-        command = [sys.executable, "-m", "celery", "-A", "tests.contrib.app", "--skip-checks"]
+        words = ["-A", "tests.contrib.app", "--skip-checks"]
         if role == "beat":
-            command += ["beat", "-s", str(directory / "schedule"), "--pidfile=", "-l", "INFO"]
+            words += ["beat", "-s", str(directory / "schedule"), "--pidfile=", "-l", "INFO"]
         else:
-            command += ["worker", "-P", pool, "-c", str(concurrency), "-n", self.name]
-            command += ["-Q", queues, "-l", "INFO", *(args or ("--without-mingle",))]
+            words += ["worker", "-P", pool, "-c", str(concurrency), "-n", self.name]
+            words += ["-Q", queues, "-l", "INFO", *(args or ("--without-mingle",))]
+        self.process: subprocess.Popen[bytes] | Forked
+        if FORKS and env is None:
+            self.log_path.touch()
+            self.process = Forked(pool, words, environment, directory, self.log_path)
+            return
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                command,
+                [sys.executable, "-m", "celery", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
