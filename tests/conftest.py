@@ -89,11 +89,16 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "kind" not in metafunc.fixturenames:
         return
-    for mark in metafunc.definition.iter_markers("parametrize"):
-        if mark.args and "kind" in (mark.args[0], *mark.args[0]):
-            return  # the test names its kinds itself
+    if _names(metafunc.definition, "kind"):
+        return
     kinds = _kinds(metafunc.config, metafunc.definition)
     metafunc.parametrize("kind", kinds, indirect=True, scope="session")
+
+
+def _names(test: pytest.Item, what: str) -> bool:
+    """Whether a test itself says for which of these it is."""
+    marks = [mark.args[0] for mark in test.iter_markers("parametrize") if mark.args]
+    return any(what in (mark, *mark) for mark in marks)
 
 
 # ── which kinds of server ────────────────────────────────────────────────────────────────────
@@ -125,16 +130,25 @@ def _kinds(config: pytest.Config, test: pytest.Item) -> list[str]:
 
 
 def _is_more_of_the_same(config: pytest.Config, test: pytest.Item) -> bool:
-    """Of the kinds between the ends: other key names, clusters, and the asyncio client.
+    """Whether others prove it: each client runs the same scripts, on key names that are its own.
 
-    The names are the client's, as is how a cluster is found, and each client runs the same scripts.
+    All there is of clients and clusters runs on the last kind. On the first, a cluster meets the
+    asyncio client alone and a server the sync one; on the kinds between there is no more than a
+    server and the sync client. The key names of scripts change from kind to kind.
     """
+    run = list(config.stash[_RUN])
     given: dict[str, Any] = getattr(getattr(test, "callspec", None), "params", {})
-    place = str(given.get("kind") or given.get("place", ""))
-    kind, _, cluster = place.partition(" ")
-    if kind not in config.stash[_RUN] or kind in _ends(config):
+    kind, _, cluster = str(given.get("kind") or given.get("place", "")).partition(" ")
+    layout, is_async = given.get("layout"), given.get("make") == "asyncio"
+    if kind not in run:
         return False
-    return bool(cluster) or given.get("layout") == "cluster" or given.get("make") == "asyncio"
+    if layout is not None and not _names(test, "layout"):
+        return len(run) > 1 and (layout == "cluster") is (run.index(kind) % 2 == 1)
+    if kind == run[-1]:
+        return False
+    if kind == run[0]:
+        return "make" in given and is_async is not bool(cluster)
+    return bool(cluster) or is_async
 
 
 @pytest.hookimpl(trylast=True)  # after pytest has put tests of one kind together

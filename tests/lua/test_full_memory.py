@@ -18,7 +18,7 @@ from atomq.errors import ServerFull
 from atomq.ids import CallId
 from tests.lua.rig import Queue, Rig, msg
 from tests.lua.verbs import GROWING, STOCK, STOCK_RECORD, VERBS, World
-from tests.servers import full_memory
+from tests.servers import KINDS, full_memory
 
 NOBODY = ["nobody-1.0.1", "nobody-1.0.2", "nobody-1.0.3"]
 
@@ -187,9 +187,16 @@ def _written(lines: Iterator[dict[str, Any]], writing: set[str]) -> list[str]:
     return ran
 
 
-@pytest.mark.exhaustive
+def _in_turn() -> Iterator[Any]:
+    """Each state on one kind of server or the next; at full length on all."""
+    for number, state in enumerate(STATES):
+        for kind in KINDS:
+            turn = kind == ("redis-6.2", "valkey-9")[number % 2]
+            yield pytest.param(state, kind, marks=() if turn else pytest.mark.long)
+
+
 @pytest.mark.parametrize("layout", ["stock"], indirect=True)
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize(("state", "kind"), _in_turn(), indirect=["kind"])
 def test_the_first_write_of_every_verb_in_every_state(rig: Rig, state: str) -> None:
     """Catches HINCRBY of nothing before the first freeing command: a claim was refused, and the
     consumer ended, where a message of a lower priority was held and nothing could be claimed.
