@@ -136,7 +136,7 @@ def _is_more_of_the_same(config: pytest.Config, test: pytest.Item) -> bool:
     asyncio client alone and a server the sync one; on the kinds between there is no more than a
     server and the sync client. The key names of scripts change from kind to kind.
     """
-    run = list(config.stash[_RUN])
+    run = [*config.stash[_RUN]]
     given: dict[str, Any] = getattr(getattr(test, "callspec", None), "params", {})
     kind, _, cluster = str(given.get("kind") or given.get("place", "")).partition(" ")
     layout, is_async = given.get("layout"), given.get("make") == "asyncio"

@@ -56,13 +56,27 @@ class Contract:
 
 @dataclass(frozen=True)
 class Script:
-    """One script: the exact text that is loaded, its SHA1 and where each line came from."""
+    """One script: the exact text that is loaded, its SHA1 and where each line came from.
+
+    It is bundled when one of these is first asked for, which raises `ValueError` if that cannot be
+    done: a process uses few of them.
+    """
 
     name: str
-    text: str
-    sha: str
     contract: Contract = field(repr=False)
-    lines: tuple[tuple[str, int], ...] = field(repr=False)
+    text: str = field(init=False, repr=False, compare=False)
+    sha: str = field(init=False, compare=False)
+    lines: tuple[tuple[str, int], ...] = field(init=False, repr=False, compare=False)
+
+    def __getattr__(self, name: str) -> Any:
+        # No lock: two threads find the same, and a fork beside them leaves none locked.
+        if name not in ("text", "sha", "lines"):
+            raise AttributeError(name)
+        bundle = _Bundle(self.name)
+        text = bundle.text
+        sha = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 - the server's name for it
+        vars(self).update(text=text, sha=sha, lines=bundle.origins)
+        return vars(self)[name]
 
     @property
     def file(self) -> str:
@@ -96,27 +110,18 @@ class Script:
 @cache
 def names() -> tuple[str, ...]:
     """The names of all scripts, sorted."""
-    return tuple(sorted(path.stem for path in lua_dir().glob("*.lua")))
+    return tuple(sorted(file.removesuffix(".lua") for file in _sources() if "/" not in file))
 
 
 @cache
 def get(name: str) -> Script:
-    """The script `lua/<name>.lua`, bundled once a process.
+    """The script `lua/<name>.lua`, of which a process has one.
 
-    Raises `LookupError` if there is no such script and `ValueError` if it cannot be bundled: both
-    mean a broken installation.
+    Raises `LookupError` if there is no such script: a broken installation.
     """
     if name not in names():
         raise LookupError(f"there is no script {name}")
-    bundle = _Bundle(name)
-    text = bundle.text
-    return Script(
-        name=name,
-        text=text,
-        sha=hashlib.sha1(text.encode()).hexdigest(),  # noqa: S324 - the server's name for it
-        contract=contract_of((lua_dir() / f"{name}.lua").read_text(encoding="utf-8")),
-        lines=bundle.origins,
-    )
+    return Script(name, contract_of(_sources()[f"{name}.lua"]))
 
 
 def every() -> tuple[Script, ...]:
@@ -383,14 +388,28 @@ class _Bundle:
         return [(sized(text, file), file, number) for text, file, number in lines]
 
 
-# One module is in many scripts, and every process bundles all of them: what a file or a line holds
-# is found once.
+# One module is in many scripts: what a file or a line holds is found once.
+
+
+@cache
+def _sources() -> dict[str, str]:
+    """What the files of `lua/` hold, by name.
+
+    All are read at once: a release that is installed under this process changes nothing in it.
+    """
+    directory = lua_dir()
+    return {
+        path.relative_to(directory).as_posix(): path.read_text(encoding="utf-8")
+        for path in directory.rglob("*.lua")
+    }
 
 
 @cache
 def _lines_of(file: str) -> tuple[_Line, ...]:
     """The lines of a file that are more than a comment."""
-    source = (lua_dir() / file).read_text(encoding="utf-8").splitlines()
+    if file not in _sources():
+        raise ValueError(f"there is no lua/{file}")
+    source = _sources()[file].splitlines()
     return tuple((line, file, n) for n, line in enumerate(source, 1) if not _is_comment(line))
 
 

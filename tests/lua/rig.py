@@ -55,7 +55,9 @@ def greedy_claim() -> Script:
     """The script of claims, but that it begins by growing: refused whole at full memory."""
     claim = scripts.get("claim")
     text = 'redis.call("HINCRBY", KEYS[8], "delivered", 0)\n' + claim.text
-    return replace(claim, text=text, sha=sha1(text.encode()).hexdigest())
+    greedy = replace(claim)
+    vars(greedy).update(text=text, sha=sha1(text.encode()).hexdigest(), lines=claim.lines)
+    return greedy
 
 
 class Lease(NamedTuple):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,7 +28,8 @@ def lua(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # Without their memory: that of the real scripts stays as it is.
     monkeypatch.setattr(scripts, "get", scripts.get.__wrapped__)
     monkeypatch.setattr(scripts, "names", scripts.names.__wrapped__)
-    monkeypatch.setattr(scripts, "_lines_of", scripts._lines_of.__wrapped__)
+    for read in ("_sources", "_lines_of"):
+        monkeypatch.setattr(scripts, read, getattr(scripts, read).__wrapped__)
     return tmp_path
 
 
@@ -48,6 +52,34 @@ def test_a_module_is_there_once_and_before_its_users(lua: Path) -> None:
     assert script.text.index("return 1") < script.text.index("one_one() + 1"), "a local"
     assert "require" not in script.text
     assert script.sha == hashlib.sha1(script.text.encode()).hexdigest()
+
+
+def test_a_module_that_is_not_there_is_named(lua: Path) -> None:
+    write(lua, job='-- job: x\nlocal gone = require("lib.gone")\nreturn gone.one()\n')
+    with pytest.raises(ValueError, match=r"there is no lua/lib/gone\.lua"):
+        _ = scripts.get("job").text
+
+
+def test_a_script_is_bundled_when_it_is_asked_for() -> None:
+    """Bundling all of them at the import was a third of the CPU of `import atomq.calls`."""
+    code = (
+        "from atomq import calls, scripts\n"
+        "from atomq.keys import QueueKeys\n"
+        "calls.pause(QueueKeys('q')).script.sha\n"
+        "print([script.name for script in scripts.every() if 'text' in vars(script)])\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "['pause']\n"
+
+
+def test_what_is_installed_under_a_running_process_changes_nothing_in_it(
+    lua: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scripts, "_sources", cache(scripts._sources))
+    write(lua, lib__one="local M = { 1 }\nreturn M\n", job="-- job: x\nreturn 1\n")
+    job = scripts.get("job")
+    write(lua, job="-- job: x\nreturn 2\n")
+    assert job.text == "return 1\n"
 
 
 def test_a_module_required_further_in_is_made_when_it_is_needed(lua: Path, server: Server) -> None:
@@ -97,7 +129,7 @@ def test_a_module_of_numbers_is_written_where_it_is_used(lua: Path) -> None:
     assert scripts.get("job").text == "return 7 + 8\n"
     write(lua, job='-- job: x\nlocal limits = require("lib.limits")\nreturn limits.LEAST\n')
     with pytest.raises(ValueError, match="limits has no LEAST"):
-        scripts.get("job")
+        _ = scripts.get("job").text
 
 
 def test_a_large_number_stands_in_one_file() -> None:
@@ -125,7 +157,7 @@ def test_a_module_that_requires_itself_is_named(lua: Path) -> None:
         job='local a = require("lib.a")\nreturn 1\n',
     )
     with pytest.raises(ValueError, match=r"lua/lib/a.lua requires itself: .*lib.a > lib.b"):
-        scripts.get("job")
+        _ = scripts.get("job").sha
 
 
 def test_a_script_that_is_not_there(lua: Path) -> None:
