@@ -15,6 +15,8 @@ in one of them and all others in the other. Plain pytest runs both kinds of test
 
 from __future__ import annotations
 
+import gc
+import itertools
 import os
 import signal
 import sys
@@ -32,6 +34,8 @@ from tests.servers import KINDS, ROOT, Cluster, NotAvailable, Sentinel, Server, 
 
 # How often a test with real workers is tried again: see the Makefile. All others fail at once.
 RERUNS = int(os.environ.get("RERUNS", "0"))
+# The two ways to name keys: see `keys.py`.
+LAYOUTS = ("stock", "cluster")
 LONG = os.environ.get("ATOMQ_LONG") == "1"
 # What goes on in the client is tried on one kind of cluster; at full length on the others too.
 ON_CLUSTERS = pytest.mark.parametrize(
@@ -87,12 +91,17 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "kind" not in metafunc.fixturenames:
-        return
-    if _names(metafunc.definition, "kind"):
+    if "kind" not in metafunc.fixturenames or _names(metafunc.definition, "kind"):
         return
     kinds = _kinds(metafunc.config, metafunc.definition)
-    metafunc.parametrize("kind", kinds, indirect=True, scope="session")
+    if "layout" not in metafunc.fixturenames or _names(metafunc.definition, "layout"):
+        metafunc.parametrize("kind", kinds, indirect=True, scope="session")
+        return
+    if _all_chosen(metafunc.config) or len(kinds) == 1:
+        both = list(itertools.product(kinds, LAYOUTS))
+    else:  # the names are the client's: each is met by half of the kinds
+        both = list(zip(kinds, itertools.cycle(reversed(LAYOUTS)), strict=False))
+    metafunc.parametrize(("kind", "layout"), both, indirect=True, scope="session")
 
 
 def _names(test: pytest.Item, what: str) -> bool:
@@ -130,21 +139,17 @@ def _kinds(config: pytest.Config, test: pytest.Item) -> list[str]:
 
 
 def _is_more_of_the_same(config: pytest.Config, test: pytest.Item) -> bool:
-    """Whether others prove it: each client runs the same scripts, on key names that are its own.
+    """Whether others prove it: each client runs the same scripts.
 
     All there is of clients and clusters runs on the last kind. On the first, a cluster meets the
     asyncio client alone and a server the sync one; on the kinds between there is no more than a
-    server and the sync client. The key names of scripts change from kind to kind.
+    server and the sync client.
     """
     run = [*config.stash[_RUN]]
     given: dict[str, Any] = getattr(getattr(test, "callspec", None), "params", {})
     kind, _, cluster = str(given.get("kind") or given.get("place", "")).partition(" ")
-    layout, is_async = given.get("layout"), given.get("make") == "asyncio"
-    if kind not in run:
-        return False
-    if layout is not None and not _names(test, "layout"):
-        return len(run) > 1 and (layout == "cluster") is (run.index(kind) % 2 == 1)
-    if kind == run[-1]:
+    is_async = given.get("make") == "asyncio"
+    if kind not in run or kind == run[-1]:
         return False
     if kind == run[0]:
         return "make" in given and is_async is not bool(cluster)
@@ -174,6 +179,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = chosen
     if hasattr(config, "workerinput"):  # one process of several: what takes long begins first
         items.sort(key=_length)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Most files hold no test that runs alone: collecting them takes longer than some that do."""
+    if config.getoption("--only") != "alone" or collection_path.suffix != ".py":
+        return None
+    return "mark.alone" not in collection_path.read_text(encoding="utf-8") or None
+
+
+def pytest_collection_finish() -> None:
+    """Collected tests stay to the end: a test that collects garbage need not look through them."""
+    gc.collect()
+    gc.freeze()
 
 
 # ── the end of a run ─────────────────────────────────────────────────────────────────────────

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lua.rig import LAYOUTS, Queue, Rig
+from tests.lua.rig import Queue, Rig
 from tests.servers import Server
 
 
-@pytest.fixture(params=LAYOUTS)
+@pytest.fixture
 def layout(request: pytest.FixtureRequest) -> str:
     """The key layout a test runs in."""
     name: str = request.param

@@ -25,7 +25,6 @@ from tests.servers import Server
 
 BAND = 1 << 42  # what one priority step is wide, in the scores of `unacked` and `delayed`
 REGISTER = RegisterKeys()
-LAYOUTS = ("stock", "cluster")
 
 
 def msg(name: object, *, size: int = 0, **more: object) -> bytes:
