@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from atomq.client import Engine
-from tests.acceptance.forked import Forks
+from tests.acceptance.forked import forks
 from tests.schemas import validator
 from tests.servers import Server
 
@@ -46,19 +46,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "starts_anew: each command in a Python that starts anew")
 
 
-@pytest.fixture(scope="session")
-def forks() -> Iterator[Forks]:
-    """The process that forks for the commands."""
-    forks = Forks()
-    yield forks
-    forks.close()
-
-
 @pytest.fixture
 def atomq(request: pytest.FixtureRequest, tmp_path: Path) -> Atomq:
     """Run `atomq` with these arguments, in an empty directory."""
     anew = request.node.get_closest_marker("starts_anew") is not None
-    forks: Forks | None = None if anew else request.getfixturevalue("forks")
 
     def run(*arguments: str, url: str | None = None, stdin: str = "") -> Done:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ATOMQ_")}
@@ -66,8 +57,8 @@ def atomq(request: pytest.FixtureRequest, tmp_path: Path) -> Atomq:
             environment["ATOMQ_URL"] = url
         path = [str(Path(p).resolve()) for p in os.environ.get("PYTHONPATH", "").split(":") if p]
         environment["PYTHONPATH"] = ":".join(path)
-        if forks is not None:
-            found = Done(*forks.run(arguments, stdin, tmp_path, environment, 60))
+        if not anew:
+            found = Done(*forks().run(arguments, stdin, tmp_path, environment, 60))
             assert "Traceback" not in found.err, found.err
             return found
         done = subprocess.run(

@@ -21,12 +21,10 @@ from atomq.client import Engine
 from tests.acceptance.conftest import Atomq
 from tests.servers import Server, full_memory, wait_until
 
-pytestmark = [
-    pytest.mark.parametrize("kind", ["valkey-9"], indirect=True),
-    pytest.mark.starts_anew,
-]
+pytestmark = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
 
 
+@pytest.mark.starts_anew
 def test_help_lists_the_commands_and_the_exit_codes(atomq: Atomq, kind: str) -> None:
     done = atomq("--help")
     assert done.code == 0
@@ -35,6 +33,7 @@ def test_help_lists_the_commands_and_the_exit_codes(atomq: Atomq, kind: str) -> 
     assert "Exit codes" in done.out
 
 
+@pytest.mark.starts_anew
 def test_the_version_comes_at_once(atomq: Atomq, kind: str) -> None:
     """It loads next to nothing, and asks nobody."""
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -232,9 +231,13 @@ def test_a_terminal_is_asked_before_messages_are_thrown_away(
         assert server.client().llen("q") == left
 
 
+@pytest.mark.starts_anew  # a command of each module: no other has loaded what it needs
 @pytest.mark.parametrize(
     "looking",
-    ["queues", "peek q", "dead list q", "pause q", "doctor", "web", "metrics --listen x:1"],
+    [
+        *("queues", "peek q", "get q 1", "delayed list q", "dead list q", "pause q", "workers"),
+        *("acl worker q", "scripts verify", "doctor", "web", "metrics --listen x:1"),
+    ],
 )
 def test_a_look_starts_no_embedded_server(
     atomq: Atomq, kind: str, tmp_path: Path, looking: str
@@ -247,6 +250,7 @@ def test_a_look_starts_no_embedded_server(
     assert not place.exists()
 
 
+@pytest.mark.starts_anew
 def test_a_put_starts_an_embedded_server(atomq: Atomq, kind: str) -> None:
     try:
         assert atomq("put", "q", "1", url="embedded:mail-data").code == 0

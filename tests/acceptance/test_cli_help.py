@@ -14,12 +14,10 @@ import typer
 
 from atomq.cli.app import COMMANDS, app
 from tests.acceptance.conftest import Atomq
-from tests.servers import Server
+from tests.acceptance.forked import forks
+from tests.servers import ROOT, Server
 
-pytestmark = [
-    pytest.mark.parametrize("kind", ["valkey-9"], indirect=True),
-    pytest.mark.starts_anew,
-]
+pytestmark = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
 
 
 def commands(command: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -56,6 +54,7 @@ def test_the_list_says_of_a_command_what_it_says_itself(kind: str) -> None:
                 assert " ".join(command.help.split("\n\n")[0].split()) == about
 
 
+@pytest.mark.starts_anew
 def test_help_loads_neither_commands_nor_what_draws_tables(
     atomq: Atomq, broken: Callable[[str], None], kind: str
 ) -> None:
@@ -71,6 +70,7 @@ def test_help_loads_neither_commands_nor_what_draws_tables(
     assert "Throw away what a queue holds" in done.out
 
 
+@pytest.mark.starts_anew
 @pytest.mark.parametrize("missing", ["typer", "rich"])
 def test_without_its_libraries_it_names_the_extra(
     atomq: Atomq, broken: Callable[[str], None], missing: str, kind: str
@@ -90,20 +90,15 @@ def test_the_package_runs_as_a_module(kind: str) -> None:
 
 def complete(line: str, url: str) -> list[str]:
     """What bash would offer at the end of this line."""
-    done = subprocess.run(
-        [sys.executable, "-m", "atomq"],
-        capture_output=True,
-        text=True,
-        env=os.environ
-        | {
-            "ATOMQ_URL": url,
-            "_ATOMQ_COMPLETE": "complete_bash",
-            "COMP_WORDS": line,
-            "COMP_CWORD": str(len(line.split(" ")) - 1),
-        },
-    )
-    assert done.stderr == ""
-    return done.stdout.split()
+    asked = {
+        "ATOMQ_URL": url,
+        "_ATOMQ_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split(" ")) - 1),
+    }
+    code, out, err = forks().run((), "", ROOT, os.environ | asked, 60)
+    assert (code, err) == (0, "")
+    return out.split()
 
 
 def test_the_shell_completes_names_of_queues(atomq: Atomq, server: Server) -> None:

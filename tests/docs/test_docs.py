@@ -124,8 +124,8 @@ def test_links_lead_somewhere(page: str) -> None:
 
 @cache
 def _tests(file: str) -> set[str]:
-    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    text = (ROOT / file).read_text(encoding="utf-8")
+    return set(re.findall(r"^ *def (\w+)\(", text, re.MULTILINE))
 
 
 @pytest.mark.parametrize("page", HAND_MADE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from celery import Celery
 from redis.exceptions import NoPermissionError
 
 from atomq import Engine, PermissionDenied, Queue
+from tests.acceptance.forked import forks
 from tests.docs.pages import ROOT, Stage, blocks
 from tests.servers import Server, denied
 
@@ -29,6 +31,11 @@ def url(server: Server, user: str, scheme: str = "redis") -> str:
     return f"{scheme}://{user}:{USERS[user]}@127.0.0.1:{server.port}/0"
 
 
+def ran(*words: str) -> tuple[int, str, str]:
+    """The exit code of `atomq --json`, and what it prints."""
+    return forks().run(("--json", *words), "", ROOT, {**os.environ}, 60)
+
+
 @pytest.fixture
 def users(server: Server, tmp_path: Path) -> Iterator[None]:
     stage = Stage(server, tmp_path)
@@ -38,14 +45,10 @@ def users(server: Server, tmp_path: Path) -> Iterator[None]:
         ("emails-worker", "emails"),
         ("celery-worker", "celery", "--celery", "--results", "celery:"),
     ):
-        command = [sys.executable, "-m", "atomq.cli", "--json", "acl", "worker", *more]
-        done = subprocess.run(
-            [*command, "--user", user, "--password-hash", sha256(USERS[user].encode()).hexdigest()],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        (row,) = json.loads(done.stdout)
+        password = sha256(USERS[user].encode()).hexdigest()
+        code, out, err = ran("acl", "worker", *more, "--user", user, "--password-hash", password)
+        assert code == 0, err
+        (row,) = json.loads(out)
         server.client().execute_command("ACL SETUSER", user, *row["rules"])
     yield
     for user in USERS:
@@ -53,12 +56,8 @@ def users(server: Server, tmp_path: Path) -> Iterator[None]:
 
 
 def preload(server: Server) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "atomq.cli", "scripts", "load", "--url", url(server, "deployer")],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    code, _, err = ran("scripts", "load", "--url", url(server, "deployer"))
+    assert code == 0, err
 
 
 @pytest.mark.usefixtures("users")
@@ -90,11 +89,8 @@ def test_the_doctor_tells_a_worker_of_celery_from_one_of_the_library(server: Ser
     preload(server)
     found = {}
     for user, queue in (("emails-worker", "emails"), ("celery-worker", "celery")):
-        command = [sys.executable, "-m", "atomq.cli", "--json", "doctor", queue]
-        done = subprocess.run(
-            [*command, "--url", url(server, user)], capture_output=True, text=True
-        )
-        lines = {line["check"]: line for line in json.loads(done.stdout)}
+        _, out, _ = ran("doctor", queue, "--url", url(server, user))
+        lines = {line["check"]: line for line in json.loads(out)}
         assert lines["rights"]["status"] == "ok", lines["rights"]
         found[user] = lines["celery"]
     assert found["celery-worker"]["status"] == "ok", found
