@@ -13,12 +13,10 @@ import pytest
 from atomq.client import Engine
 from tests.acceptance.conftest import Atomq
 from tests.acceptance.watch import Running, processes, until
-from tests.schemas import validator
 from tests.servers import Server
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.starts_anew,
     pytest.mark.usefixtures("scratch"),
     pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc"),
 ]
@@ -26,9 +24,8 @@ pytestmark = [
 SHORT = ("--files", "240", "--seconds", "2", "--lease", "1.5")
 
 
-def test_everything_holds_and_nothing_is_left(atomq: Atomq, scratch: Path) -> None:
-    done = atomq("demo", *SHORT, "--json")
-
+def everything_holds(atomq: Atomq, *arguments: str) -> None:
+    done = atomq("demo", *SHORT, "--json", *arguments)
     assert done.code == 0, done.err
     report = done.json("demo")
     assert (report["ok"], report["faults"]) == (True, [])
@@ -36,6 +33,11 @@ def test_everything_holds_and_nothing_is_left(atomq: Atomq, scratch: Path) -> No
     assert (report["lost"], report["left_over"]) == (0, 0)
     assert 1 <= report["redelivered"] <= report["held"]
     assert 0 < report["came_back"] <= 2.5
+
+
+@pytest.mark.long  # others have it all: on their own server, in a directory, on that of others
+def test_everything_holds_and_nothing_is_left(atomq: Atomq, scratch: Path) -> None:
+    everything_holds(atomq)
     assert processes(scratch) == []
     assert list(scratch.iterdir()) == []
 
@@ -53,6 +55,7 @@ Queue._handle = impatient
 """
 
 
+@pytest.mark.starts_anew
 def test_it_can_fail_and_says_why_in_plain_lines(
     atomq: Atomq, scratch: Path, broken: Callable[[str], None]
 ) -> None:
@@ -80,6 +83,7 @@ def test_it_survives_the_death_of_another_worker_and_of_the_server(
     assert demo.process.wait(60) == 0, demo.said.read_text()
     assert "Everything holds." in demo.said.read_text()
     assert processes(scratch) == []
+    assert list(scratch.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -123,13 +127,14 @@ def test_a_directory_keeps_its_queues(atomq: Atomq, tmp_path: Path, scratch: Pat
 
 
 @pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
-def test_on_a_server_of_others_its_queues_are_removed(atomq: Atomq, server: Server) -> None:
+def test_on_a_server_of_others_its_queues_are_removed(
+    atomq: Atomq, server: Server, scratch: Path
+) -> None:
     with Engine(server.url) as engine:
         engine.command("SET", "theirs", "1")
-        done = atomq("demo", *SHORT, "--json", "--url", server.url)
-
-        assert done.code == 0, done.err
-        validator("cli", "demo").validate(done.json("demo"))
+        everything_holds(atomq, "--url", server.url)
+        assert processes(scratch) == []
+        assert list(scratch.iterdir()) == []
         left = {key.decode() for key in engine.command("KEYS", "*")} - {"theirs"}
         left = {key for key in left if not key.startswith("_atomq.register")}  # of all programs
         assert all(engine.command("TTL", key) > 0 for key in left), left

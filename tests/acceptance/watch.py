@@ -27,7 +27,7 @@ def processes(scratch: Path, what: str = "") -> list[int]:
     return sorted(found)
 
 
-def until(condition: Callable[[], object], seconds: float = 15) -> None:
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"
@@ -47,6 +47,6 @@ class Running:
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
 
-    def says(self, words: str, seconds: float = 15) -> None:
+    def says(self, words: str, seconds: float = 60) -> None:
         until(lambda: words in self.said.read_text() or self.process.poll() is not None, seconds)
         assert words in self.said.read_text(), self.said.read_text()
