@@ -21,6 +21,7 @@ from atomq import (
     ServerFull,
     ServerUnavailable,
     WrongType,
+    gathering_threads,
 )
 from tests.proxy import Proxy
 from tests.servers import Server, full_memory, wait_until
@@ -105,7 +106,11 @@ def by_threads(queue: Queue, many: int, each: Callable[[int], object]) -> list[E
     return errors
 
 
-def test_what_many_threads_put_travels_together(server: Server) -> None:
+def test_what_many_threads_put_travels_together(
+    proxy: Proxy, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While an answer takes 20 ms, the others come; no more than two calls are worth their CPU."""
+    monkeypatch.setattr(gathering_threads, "COST", 1.0)
     db = server.client()
 
     def scripts() -> int:
@@ -113,13 +118,14 @@ def test_what_many_threads_put_travels_together(server: Server) -> None:
         calls: int = commands["cmdstat_evalsha"]["calls"]
         return calls
 
-    with Queue("q", server.url) as queue:
+    with Queue("q", proxy.url) as queue:
         queue.put("first")
+        proxy.delay(20)
         before = scripts()
-        puts = lambda thread: [queue.put([thread, n]) for n in range(60)]  # noqa: E731
+        puts = lambda thread: [queue.put([thread, n]) for n in range(20)]  # noqa: E731
         assert by_threads(queue, 16, puts) == [None] * 16
-        assert scripts() - before < 800, "960 puts"
-        assert db.hget("_atomq.{q}.stats", "published") == b"961"
+        assert scripts() - before < 200, "320 puts"
+        assert db.hget("_atomq.{q}.stats", "published") == b"321"
 
 
 def test_connections_cut_under_threads_that_put_lose_and_double_nothing(
@@ -161,7 +167,7 @@ def test_a_call_that_is_alone_waits_for_no_other(server: Server) -> None:
             await asyncio.sleep(0)
             # The loop has not come round again: nothing but the call itself can have written it.
             db = server.client()
-            wait_until("it to be there", lambda: db.llen("q") == 4, 1)
+            wait_until("it to be there", lambda: db.llen("q") == 4)
             await task
 
     asyncio.run(main())
@@ -215,13 +221,14 @@ def test_one_that_is_cancelled_disturbs_no_other(proxy: Proxy, server: Server) -
     async def main() -> tuple[list[Any], int]:
         async with AsyncQueue("q", proxy.url) as queue:
             await queue.put(-1)
-            proxy.delay(100)
+            proxy.block()
             before = proxy.connections
             tasks = [asyncio.ensure_future(queue.put(n)) for n in range(64)]
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(0.03)  # they are sent, and no answer can come
             tasks[7].cancel()
+            await asyncio.wait(tasks[7:8])
+            proxy.unblock()
             answers = await asyncio.gather(*tasks, return_exceptions=True)
-            proxy.delay(0)
             await queue.put(64)
             return answers, proxy.connections - before
 
@@ -279,7 +286,7 @@ def test_a_caller_that_takes_long_holds_up_no_other(server: Server, most: int | 
         async with AsyncEngine(server.url, max_connections=most) as engine:
             queue = AsyncQueue("q", engine)
             await queue.put("first")
-            slow = asyncio.ensure_future(engine.command("BLPOP", "nothing", 2))
+            slow = asyncio.ensure_future(engine.command("BLPOP", "nothing", 20))
             blocked = server.client()
             await asyncio.to_thread(
                 wait_until, "it to block", lambda: blocked.info("clients")["blocked_clients"] == 1
@@ -292,7 +299,7 @@ def test_a_caller_that_takes_long_holds_up_no_other(server: Server, most: int | 
             assert await slow == [b"nothing", b"x"]
             return took
 
-    assert asyncio.run(main()) < 1.5
+    assert asyncio.run(main()) < 10
 
 
 def test_no_more_connections_than_it_may_have(proxy: Proxy, server: Server) -> None:
