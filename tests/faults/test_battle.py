@@ -12,7 +12,7 @@ from tests.battle.trial import Trial
 from tests.conftest import LONG, ON_CLUSTERS
 from tests.servers import Server
 
-SECONDS = 12.0
+SECONDS = 12.0 if LONG else 6.0
 
 
 @pytest.mark.slow

@@ -20,10 +20,13 @@ import pytest
 
 from atomq import AsyncEngine, AsyncMessage, AsyncQueue, AsyncReceiver, Queue, cancellation
 from atomq.shared import AsyncShared
+from tests.conftest import LONG
 from tests.servers import Server, wait_until
 
 # What is tested here goes on in the client.
 pytestmark = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+
+TURNS = 60 if LONG else 30  # each at a moment of its own
 
 Verb = Callable[[AsyncQueue], Awaitable[Any]]
 
@@ -165,7 +168,7 @@ def test_a_verb_that_is_cancelled_leaves_nothing_unacked(
                         await asyncio.sleep(0)
 
             others = [asyncio.create_task(produce()), asyncio.create_task(rival())]
-            for _ in range(60):
+            for _ in range(TURNS):
                 await cancelled(verb(queue), random.uniform(0, 0.008))
             over.set()
             await asyncio.gather(*others)
@@ -193,7 +196,7 @@ def test_a_verb_that_is_cancelled_at_what_goes_alone_or_dies_loses_nothing(
     async def main() -> None:
         nonlocal written
         async with AsyncQueue("q", server.url, max_deliveries=3) as queue:
-            for turn in range(40):
+            for turn in range(TURNS):
                 await queue.put_many(range(3))
                 for deliveries in range(2, 7):
                     head = f'{{"x-deliveries":{deliveries},"x-spared":{turn % 4},"body":""}}'
@@ -255,7 +258,7 @@ def test_a_verb_that_the_end_of_the_loop_cancels_leaves_nothing_unacked(
             await asyncio.sleep(0)
 
     unacked = server.client().zcard
-    for _ in range(20):
+    for _ in range(TURNS // 3):
         asyncio.run(main())
         wait_until("all to be given back", lambda: not unacked("_atomq.{q}.unacked"), 1)
 

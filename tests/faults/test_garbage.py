@@ -36,7 +36,6 @@ VERBS: dict[str, Callable[[Any, Any], Any]] = {
 
 @pytest.fixture(autouse=True)
 def uncollected() -> Iterator[None]:
-    gc.collect()
     gc.disable()
     logging.disable(logging.CRITICAL)  # a record that pytest keeps keeps the exception
     yield

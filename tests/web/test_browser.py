@@ -60,7 +60,10 @@ def fleet(engine: Engine) -> Queue:
     return orders
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)])
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    [(1280, True), (390, False), pytest.param(1280, False, marks=pytest.mark.long)],
+)
 def test_every_page_fits_and_the_browser_has_no_complaint(
     browser: Browser, width: int, dark: bool
 ) -> None:
