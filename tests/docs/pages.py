@@ -161,6 +161,7 @@ class Stage:
             "PYTHONPATH": f"{self.directory}:{ROOT / 'engine'}:{ROOT}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # a reader has none of ours
             "TERM": "dumb",
             "ATOMQ_URL": self.here("redis://localhost:6379/0"),
         }
