@@ -44,6 +44,8 @@ class Forks:
             [sys.executable, "-m", __name__, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             cwd=ROOT,
+            # It outlives the test that needs it first, and the directory of that.
+            env={name: value for name, value in os.environ.items() if name != "TMPDIR"},
         )
         theirs.close()
         self._answers = self._ours.makefile("rb")
