@@ -225,6 +225,29 @@ def test_an_engine_outlives_its_loop(server: Server) -> None:
     asyncio.run(engine.close())
 
 
+def test_a_loop_that_stopped_before_it_sent_what_it_gathered_holds_up_no_other(
+    server: Server,
+) -> None:
+    """What is put while another put is under way goes at the end of a turn: of the same loop."""
+    queue = AsyncQueue("q", server.url)
+    stopped = asyncio.new_event_loop()
+    stopped.run_until_complete(queue.put("first"))
+    puts = [stopped.create_task(queue.put(n)) for n in range(2)]
+    stopped.call_soon(stopped.stop)
+    stopped.run_forever()  # one turn: one is under way, the other would be sent in the next
+
+    async def main() -> None:
+        async with asyncio.timeout(5):
+            await queue.put("next")
+        await queue.engine.close()
+
+    asyncio.run(main())
+    for put in puts:
+        put.cancel()
+    stopped.run_until_complete(asyncio.gather(*puts, return_exceptions=True))
+    stopped.close()
+
+
 def test_many_tasks_on_few_connections(server: Server) -> None:
     async def main() -> None:
         async with AsyncEngine(server.url, max_connections=4) as engine:

@@ -336,6 +336,7 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "engine/atomq/aio.py": {
+        "loops are equal if they are one": ("if asyncio.get_running_loop() != self._loop:",),
         "of a byte more it is the only one in its call": (
             "if gathering.under_way and message.is_plain and len(message.message) < TOGETHER:",
         ),
