@@ -323,7 +323,7 @@ class Stage:
             ):
                 client.shutdown(nosave=True)
         for place in self.directory.iterdir():
-            if place.is_dir() and embedded.status(place):
+            if (place / "server.lock").exists():  # it may be starting, and not answer yet
                 embedded.stop(place)
 
 
