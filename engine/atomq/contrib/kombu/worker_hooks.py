@@ -120,18 +120,20 @@ def ask_before_work() -> None:
     """Have no task begin whose lease may have ended while it was reserved.
 
     A thread or greenlet asks when it begins one. A child of prefork asks nothing: its worker does,
-    when a child is free for the task. Solo is handed nothing that it does not begin. Both ways cost
-    something for each task, so a worker has the one that its pool needs.
+    when it writes the task to a child. Solo is handed nothing that it does not begin. Both ways
+    cost something for each task, so a worker has the one that its pool needs.
     """
     from celery.worker.request import Request
-    from celery.worker.worker import WorkController
 
     others = PREFORK in sys.modules or SOLO in sys.modules
     in_threads = THREADS in sys.modules or is_green() or not others
     if in_threads and not hasattr(Request.on_accepted, _MARK):
         Request.on_accepted = _asked(Request.on_accepted)
-    if not hasattr(WorkController._process_task, _MARK):
-        WorkController._process_task = _asked_for_a_child(WorkController._process_task)
+    if PREFORK in sys.modules:
+        from celery.concurrency.asynpool import AsynPool
+
+        if not hasattr(AsynPool._create_write_handlers, _MARK):
+            AsynPool._create_write_handlers = _asked_for_children(AsynPool._create_write_handlers)
 
 
 def _asked(on_accepted: Callable[..., Any]) -> Callable[..., Any]:
@@ -147,19 +149,37 @@ def _asked(on_accepted: Callable[..., Any]) -> Callable[..., Any]:
     return asked
 
 
-def _asked_for_a_child(process_task: Callable[..., Any]) -> Callable[..., Any]:
-    """Called for each task when a child of prefork is free: other pools queue theirs themselves."""
-
-    @wraps(process_task)
-    def asked(controller: Any, request: Any) -> Any:
-        release = getattr(controller, "_quick_release", None)  # where tasks wait for a child
-        if release is None or not _given_up(request):
-            return process_task(controller, request)
-        # It calls this for the next task: soon, as each would stand on the stack of the last.
-        return controller.hub.call_soon(release)
+def _asked_for_children(create: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(create)
+    def asked(pool: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(pool.outbound_buffer, _ForChildren):
+            pool.outbound_buffer = _ForChildren(pool)
+        return create(pool, *args, **kwargs)
 
     setattr(asked, _MARK, True)
     return asked
+
+
+class _ForChildren(deque[Any]):
+    """The tasks that wait for a child of prefork: of these one is taken when a child is free.
+
+    The worker hands its pool as many as there are children, and one more for each child that ended
+    while it was busy: Celery 5.7 counts that child as free, and so the one that takes its place.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        super().__init__(pool.outbound_buffer)
+        self._pool = pool
+
+    def popleft(self) -> Any:
+        """The next one that is still to be begun."""
+        while True:
+            job = super().popleft()
+            request = getattr(job._accept_callback, "__self__", None)
+            if request is None or not _given_up(request):
+                return job
+            job.discard()
+            self._pool._putlock.release()  # the worker hands over the next one
 
 
 def _given_up(request: Any) -> bool:
