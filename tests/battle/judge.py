@@ -71,13 +71,17 @@ class Judge:
         """Find a cause for each start of a message but its first.
 
         `also` knows causes that only one kind of trial has. It is given what was noted from one
-        start on, the start after it, and how many starts there were before that.
+        start on, the start after it, and how many starts, with that, have no other cause.
         """
         for n, seen in events.items():
             starts = [i for i, event in enumerate(seen) if event.what == "start"]
             out.starts += len(starts)
-            for count, (i, j) in enumerate(pairwise(starts), 1):
-                why = self._why(seen[i:j], seen[j]) or also(seen[i:j], seen[j], count)
+            others = 0
+            for i, j in pairwise(starts):
+                why = self._why(seen[i:j], seen[j])
+                if why is None:
+                    others += 1
+                    why = also(seen[i:j], seen[j], others)
                 out.duplicates[why or UNEXPLAINED] += 1
                 if why is None:
                     out.unexplained.append(f"{n}: {seen}; {self.around(seen)}")

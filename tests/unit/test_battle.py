@@ -268,6 +268,23 @@ def test_a_try_that_ran_twice_sends_the_next_one_twice(trial: CeleryTrial) -> No
     assert why(trial, *second_try, one=[start(-2), start(-1, OTHER)]) == SENT_AGAIN
 
 
+def test_of_those_that_were_sent_twice_one_may_be_started_again(trial: CeleryTrial) -> None:
+    """What a freeze explains is none of those that were sent."""
+    worker(trial, "solo")
+    trial.judge.mode_of[OTHER], trial.logs[OTHER] = "solo", trial.logs[WORKER]
+    trial.judge.frozen.append((WORKER, 0.5, 3.5))
+    tries = [start(at, by, n="one+") for at, by in ((0, WORKER), (2, OTHER), (60, OTHER))]
+    events = {"one": [start(-2), start(-1, OTHER)], "one+": tries}
+    for seen, why in ((tries, {FROZEN: 1, SENT_AGAIN: 1}), (tries[1:], {SENT_AGAIN: 1})):
+        out = Outcome()
+        trial.judge.count({"one+": seen}, out, lambda *given: trial.why(events, *given))
+        assert out.duplicates == why
+    out = Outcome()
+    tries.append(start(120, OTHER, n="one+"))
+    trial.judge.count({"one+": tries}, out, lambda *given: trial.why(events, *given))
+    assert out.duplicates == {FROZEN: 1, SENT_AGAIN: 1, UNEXPLAINED: 1}
+
+
 # ── on a cluster ──────────────────────────────────────────────────────────────────────────────────
 
 
