@@ -27,7 +27,7 @@ from importlib import metadata
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
-from atomq import calls, fork
+from atomq import calls, embedded, fork
 from atomq.background import Background
 from atomq.calls import Call
 from atomq.errors import AtomqError, PermissionDenied
@@ -346,6 +346,9 @@ class Register:
 
     def _run(self, call: Call[int], *, leaving: bool) -> None:
         engine = self._connected()
+        home = engine.address.directory
+        if leaving and home is not None and embedded.status(home) is None:
+            return  # it has been stopped: to say goodbye none is started
         engine.retry = Retry(attempts=0 if leaving else 3, budget=PATIENCE)
         engine.verified = True  # whether this user may do the rest is nothing to it
         engine.run(call)

@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from atomq import Engine, Queue, embedded, embedded_home, file_locks
+from atomq import Engine, Queue, calls, embedded, embedded_home, file_locks
 from atomq.errors import EmbeddedServerError
+from atomq.keys import RegisterKeys
+from atomq.register import Register
 from tests.servers import find_binary, wait_until
 
 
@@ -159,6 +161,27 @@ def test_a_server_whose_socket_was_removed_can_be_stopped(home: Path) -> None:
         embedded.start(home, timeout=0.3)
     assert embedded.stop(home)
     assert embedded.start(home).started
+
+
+def test_a_last_word_starts_no_server_that_was_stopped(home: Path) -> None:
+    """What a consumer said last, and late, on a busy machine: the demo left a server behind."""
+    made: list[Engine] = []
+
+    def make() -> Engine:
+        made.append(Engine(f"embedded://{home}"))
+        return made[0]
+
+    register = Register(RegisterKeys(), make, off=False)
+    goodbye = calls.register(register.keys, (), process="one", alive_ms=0, entry="")
+    embedded.start(home)
+    register._run(goodbye, leaving=True)
+    made[0].close()  # as it does when all is said
+    embedded.stop(home)
+    register._run(goodbye, leaving=True)
+    assert embedded.status(home) is None
+    register._run(goodbye, leaving=False)
+    assert embedded.status(home) is not None
+    made[0].close()
 
 
 def test_a_slow_load_is_waited_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,7 @@ class Stage:
         monkeypatch.setattr(self._thread.wake, "notify", lambda: None)
         monkeypatch.setattr(self._thread.wake, "wait", self._wait)
         # What an engine has.
+        self.address = SimpleNamespace(directory=None)
         self.standing = SimpleNamespace(outage=None)
         self._pool = SimpleNamespace(everywhere=lambda: [self.standing])
         self.retry: Any = None
