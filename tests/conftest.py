@@ -91,17 +91,20 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "kind" not in metafunc.fixturenames or _names(metafunc.definition, "kind"):
-        return
-    kinds = _kinds(metafunc.config, metafunc.definition)
-    if "layout" not in metafunc.fixturenames or _names(metafunc.definition, "layout"):
+    asks, test = metafunc.fixturenames, metafunc.definition
+    names_kind = "kind" not in asks or _names(test, "kind")
+    names_layout = "layout" not in asks or _names(test, "layout")
+    kinds = _kinds(metafunc.config, test)
+    if names_kind and not names_layout:
+        metafunc.parametrize("layout", LAYOUTS, indirect=True)
+    elif names_layout and not names_kind:
         metafunc.parametrize("kind", kinds, indirect=True, scope="session")
-        return
-    if _all_chosen(metafunc.config) or len(kinds) == 1:
-        both = list(itertools.product(kinds, LAYOUTS))
-    else:  # the names are the client's: each is met by half of the kinds
-        both = list(zip(kinds, itertools.cycle(reversed(LAYOUTS)), strict=False))
-    metafunc.parametrize(("kind", "layout"), both, indirect=True, scope="session")
+    elif not names_kind:
+        if _all_chosen(metafunc.config) or len(kinds) == 1:
+            both = list(itertools.product(kinds, LAYOUTS))
+        else:  # the names are the client's: each is met by half of the kinds
+            both = list(zip(kinds, itertools.cycle(reversed(LAYOUTS)), strict=False))
+        metafunc.parametrize(("kind", "layout"), both, indirect=True, scope="session")
 
 
 def _names(test: pytest.Item, what: str) -> bool:

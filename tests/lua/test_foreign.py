@@ -201,12 +201,15 @@ def test_a_large_record_is_read_in_linear_time(q: Queue, of: str) -> None:
 @pytest.mark.parametrize("tail", [b'"', b'"]', b'\\"]', b'"", "q"]', b'"q", "q"', b', "q"]'])
 def test_large_junk_is_looked_at_in_linear_time(q: Queue, tail: bytes) -> None:
     for junk in (b'"', b"\\", b', "', b"["):
-        foreign(q, "tag", b'[{"' + junk * (500_000 // len(junk)) + tail)
-        q.db.config_resetstat()
-        restore(q)
-        assert int(q.db.info("commandstats")["cmdstat_evalsha"]["usec"]) < 20_000
-        assert q.db.zcard("unacked_index") == len(q.db.hkeys("unacked"))
-        q.db.delete("unacked", "unacked_index")
+        spent = []
+        for _ in range(3):  # the best of them: the machine is shared
+            foreign(q, "tag", b'[{"' + junk * (500_000 // len(junk)) + tail)
+            q.db.config_resetstat()
+            restore(q)
+            spent.append(int(q.db.info("commandstats")["cmdstat_evalsha"]["usec"]))
+            assert q.db.zcard("unacked_index") == len(q.db.hkeys("unacked"))
+            q.db.delete("unacked", "unacked_index")
+        assert min(spent) < 20_000
 
 
 @pytest.mark.parametrize(

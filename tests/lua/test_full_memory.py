@@ -196,7 +196,7 @@ def _in_turn() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("layout", ["stock"], indirect=True)
-@pytest.mark.parametrize(("state", "kind"), _in_turn(), indirect=["kind"])
+@pytest.mark.parametrize(("state", "kind"), [*_in_turn()], indirect=["kind"])
 def test_the_first_write_of_every_verb_in_every_state(rig: Rig, state: str) -> None:
     """Catches HINCRBY of nothing before the first freeing command: a claim was refused, and the
     consumer ended, where a message of a lower priority was held and nothing could be claimed.
