@@ -159,6 +159,8 @@ def _become(
 ) -> NoReturn:
     """Be the command `celery`, run in that directory."""
     os.setsid()
+    if "eventlet" in sys.modules:  # its loop was made at an import: its siblings would share it
+        importlib.import_module("eventlet.hubs").use_hub()
     with contextlib.suppress(AttributeError):  # not on Linux
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # when its parent ends
     for file in ends:

@@ -848,6 +848,8 @@ def test_results_of_a_frozen_shard_keep_no_task_of_another(at: ClusterPlace, poo
         assert waited_for.get(timeout=10) == 42
         at.ledger.await_ends([*done, *sent], 5)
         assert gap(at, sent) < 1.0
+        known = at.reader.backend._known_soon  # what has not ended is asked for at its shard
+        wait_until("all to end", lambda: all(map(known, (*done, revoked, *failed))))
         began = time.monotonic()
         found = [at.outcome(one) for one in (*done, revoked, *failed)]
         assert time.monotonic() - began < 3
