@@ -386,10 +386,16 @@ def test_what_a_suspended_worker_had_not_begun_is_not_begun(at: Place, pool: str
     _suspended(at, at.worker(pool, 1, **OPTIONS).ready())
 
 
-def test_nor_where_children_are_replaced(at: Place) -> None:
-    """Celery 5.7 counts each that ends as one more that is free, and hands its pool a task more."""
-    more = {"worker_max_tasks_per_child": 1, "worker_prefetch_multiplier": 16}
-    _suspended(at, at.worker("prefork", 1, **OPTIONS | more).ready(), before=2)
+@pytest.mark.parametrize(
+    ("more", "before"),
+    [({"worker_max_tasks_per_child": 1}, 2), ({"worker_pool_putlocks": False}, 0)],
+)
+def test_nor_where_the_pool_is_handed_more_than_it_has_children(
+    at: Place, more: dict[str, Any], before: int
+) -> None:
+    """Celery 5.7 counts each child that ends as one more that is free; the option has no limit."""
+    options = OPTIONS | more | {"worker_prefetch_multiplier": 16}
+    _suspended(at, at.worker("prefork", 1, **options).ready(), before)
 
 
 def _suspended(at: Place, worker: Worker, before: int = 0) -> None:
