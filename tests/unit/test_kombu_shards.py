@@ -21,6 +21,7 @@ from atomq.contrib.kombu.shards import ASK, DEAF, LAPSE, LATE, OPENING, PATIENCE
 from atomq.errors import PermissionDenied, ServerError, ServerUnavailable
 from atomq.keys import SLOTS
 from tests.scripted import ScriptedEngine, Stage, claimed, push, raw
+from tests.threads import rests_noted
 
 A, B = ("a.invalid", 1), ("b.invalid", 2)
 AWAY = server.ConnectionError("away")
@@ -565,8 +566,7 @@ def test_a_claim_whose_line_breaks_is_asked_for_by_the_engine(
     assert [what for _, what, _ in stage.jobs] == ["ask"]
     assert stage.slots.doubted == {A}
     answers: list[Any] = [ServerUnavailable("away"), claimed("m")]
-    rests: list[float] = []
-    monkeypatch.setattr(module.time, "sleep", rests.append)
+    rests = rests_noted(monkeypatch)
 
     def answer(_: Any) -> Any:
         found = answers.pop(0)
