@@ -229,6 +229,23 @@ def test_a_cold_shutdown_gives_all_of_it_back(at: Place) -> None:
             assert deliveries == min(1, starts[one]), (pool, "what may have started counts")
 
 
+def test_a_cold_shutdown_in_the_midst_of_a_message_says_nothing_of_it(at: Place) -> None:
+    """A pool of threads cannot end what runs, and Celery's signal handler raises that."""
+    runs = at.send("work", 60)
+    worker = at.worker("threads", 2, worker_prefetch_multiplier=4).ready()
+    at.ledger.await_starts(runs)
+    read = at.send("work", compression="quits")
+    at.await_state(lambda s: s.unacked == 0)
+    worker.kill()
+    counts = {
+        json.loads(found.raw)["headers"]["id"]: found.deliveries for found in at.peek("ready")
+    }
+    assert counts == {runs: 1, read: 0}, "what was begun counts"
+    assert at.ledger.starts() == {runs: 1}
+    at.worker("threads", 2).ready()
+    at.ledger.await_ends(read)
+
+
 def test_a_soft_shutdown_lets_tasks_end(at: Place) -> None:
     pools = ("prefork", "threads")  # in green pools Celery's handler may not wait, and fails
     ids = _stopped(at, signal.SIGQUIT, pools, worker_soft_shutdown_timeout=3.0)

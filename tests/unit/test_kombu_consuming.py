@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from kombu.transport import virtual
 
 from atomq.contrib.kombu import consuming as module
 from atomq.contrib.kombu.broker import Broker
 from atomq.errors import ServerUnavailable
 from atomq.flows import clock
-from tests.scripted import Stage, claimed, raw
+from tests.scripted import Stage, claimed, raw, told_to_end
 
 
 class _Held:
@@ -295,6 +296,21 @@ def test_a_message_that_was_settled_is_not_given_back_by_a_worker_that_stops(
     stage.consume(callback=callback)
     stage.claim("a")
     assert (stage.released(), len(stage.rejected())) == ([], 1)
+
+
+@pytest.mark.parametrize("place", ["before", "message", "callback"])
+def test_a_signal_that_comes_in_between_says_nothing_of_the_message(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr(module.worker, "takes_tasks", lambda _: True)
+    stage.consume(callback=told_to_end if place == "callback" else stage.got.append)
+    if place == "before":
+        monkeypatch.setattr(module, "from_json", told_to_end)
+    if place == "message":
+        monkeypatch.setattr(virtual.Message, "__init__", told_to_end)
+    assert stage.claim("a") == []
+    assert stage.rejected() == []
+    assert stage.released() == [("a", 0, 1, 0)], "in front, uncounted"
 
 
 def test_what_a_worker_could_not_take_is_in_the_log_and_no_longer_held(

@@ -14,7 +14,7 @@ from kombu.exceptions import DecodeError
 from atomq.contrib.kombu import qos as module
 from atomq.contrib.kombu import worker
 from atomq.errors import InvalidMessage, PermissionDenied, ServerUnavailable
-from tests.scripted import Stage, raw
+from tests.scripted import Stage, raw, told_to_end
 
 
 @pytest.fixture
@@ -123,6 +123,19 @@ def test_what_could_not_be_decoded_is_no_success(stage: Stage) -> None:
     assert stage.acks() == []
     ((receipt, reason, _),) = stage.rejected()
     assert (receipt, reason) == ("a", "undecodable")
+
+
+@pytest.mark.parametrize("verb", ["ack", "reject"])
+def test_what_a_signal_came_in_between_may_be_decodable(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    (message,) = stage.claim("a")
+    monkeypatch.setattr(module, "body_in_json", told_to_end)
+    with pytest.raises(NotImplementedError):
+        message.decode()
+    getattr(message, verb)()
+    assert (stage.acks(), stage.rejected()) == ([], [])
+    assert stage.released() == [("a", 0, 1, 0)], "in front, uncounted"
 
 
 def test_what_was_lost_is_not_acked(stage: Stage) -> None:

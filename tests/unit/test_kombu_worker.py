@@ -6,12 +6,14 @@ import logging
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from atomq.contrib.kombu import worker
+from tests.scripted import told_to_end
 
 MODULES = (
     *("state", "worker", "loops", "request", "control", "consumer.consumer"),
@@ -103,6 +105,36 @@ def test_one_that_ends_by_an_error_of_its_own_is_seen_by_its_blueprint(
     kept = celery.thing(blueprint=SimpleNamespace(state=state))
     bare = celery.thing(blueprint=None)
     assert worker.ending() == ends, (kept, bare)
+
+
+def test_an_error_of_a_signal_handler_of_celery_is_told_apart_whatever_became_of_it() -> None:
+    def fails() -> None:
+        raise NotImplementedError("kill_job")
+
+    def because(error: Exception | None) -> None:
+        try:
+            told_to_end()
+        except NotImplementedError as its:
+            raise KeyError("x") from (error or its)
+
+    def beside() -> None:
+        try:
+            told_to_end()
+        except NotImplementedError:
+            {}["x"]
+
+    errors = [None]
+    for what in (
+        fails,
+        partial(because, ValueError("x")),
+        told_to_end,
+        partial(because, None),
+        beside,
+    ):
+        with pytest.raises(Exception, match=r"kill_job|x") as raised:
+            what()
+        errors.append(raised.value)
+    assert [worker.interrupted(error) for error in errors] == [False] * 3 + [True] * 3
 
 
 # ── what it was given ─────────────────────────────────────────────────────────────────────────

@@ -293,10 +293,11 @@ class Consuming(Publishing):
         return False
 
     def _failed(self, delivery: Delivery, error: Exception) -> None:
-        if worker.stopping():  # whatever it met, it is a consumer that goes away
+        if worker.stopping() or worker.interrupted(error):
+            # Whatever it met, it is a consumer that goes away.
             self.qos._quick_ack(delivery.receipt)
             if not delivery.settled:
-                self.broker.give_back(self.broker.keys(delivery.queue), [delivery.receipt])
+                self.qos.release(delivery, front=True, counted=False)
             return
         log.error("the consumer could not take %s", delivery, exc_info=error)
         self.qos._quick_ack(delivery.receipt)

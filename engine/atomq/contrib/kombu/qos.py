@@ -123,7 +123,14 @@ class QoS(virtual.QoS):
                 self._dead(delivery, "rejected", _cause(message), message.failure)
         self._quick_ack(delivery_tag)
 
-    def release(self, delivery: Delivery, *, delay_ms: int = 0, counted: bool = True) -> None:
+    def release(
+        self,
+        delivery: Delivery,
+        *,
+        delay_ms: int = 0,
+        front: bool = False,
+        counted: bool = True,
+    ) -> None:
         """Give one message back, at once or after a delay."""
         delivery.settled = True
         broker = self.channel.broker
@@ -132,7 +139,10 @@ class QoS(virtual.QoS):
         self._settle(
             delivery,
             lambda: flows.in_batches(
-                [item], lambda some: calls.release(queue, some, delay_ms=delay_ms, counted=counted)
+                [item],
+                lambda some: calls.release(
+                    queue, some, delay_ms=delay_ms, front=front, counted=counted
+                ),
             ),
         )
 
@@ -143,6 +153,9 @@ class QoS(virtual.QoS):
     def _dead(
         self, delivery: Delivery, reason: str, error: BaseException | None, detail: str = ""
     ) -> None:
+        if worker.interrupted(error):
+            self.release(delivery, front=True, counted=False)
+            return
         delivery.settled = True
         detail = detail or worker_hooks.described(error)
         broker = self.channel.broker

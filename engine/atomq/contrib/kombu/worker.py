@@ -45,6 +45,22 @@ def terminating() -> bool:
     return terminate is not None and terminate is not False
 
 
+def interrupted(error: BaseException | None) -> bool:
+    """Whether this is an error of Celery's own signal handler, which runs wherever a worker stands.
+
+    A cold shutdown raises NotImplementedError there in pools of threads and solo, as they cannot
+    end a task (Celery 5.7.0). That says nothing about the message that was being read.
+    """
+    while error is not None:
+        trace = error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_globals.get("__name__") == "celery.apps.worker":
+                return True
+            trace = trace.tb_next
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def ending() -> bool:
     """Whether the worker stops, as it was asked to or by an error of its own."""
     module = sys.modules.get("celery.worker.worker")
