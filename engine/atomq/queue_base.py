@@ -239,7 +239,7 @@ class QueueBase(Generic[EngineT]):
 
     def _flush(self) -> Flow[None]:
         """Send the acks that wait."""
-        return flows.flush(self.keys, self.keeper.acks)
+        return flows.flush_all([self.keys], self.keeper.acks)
 
     def _ack(self, receipts: Sequence[str]) -> Flow[list[Verdict]]:
         return flows.in_batches(receipts, partial(calls.ack, self.keys))

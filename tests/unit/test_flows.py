@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from atomq import calls, flows
+from atomq import AsyncQueue, Queue, calls, flows
 from atomq.calls import Call, Claimed, DeadLettered, Outgoing, Redriven, Verdict
 from atomq.durability import Durability
 from atomq.errors import (
@@ -977,6 +977,22 @@ def test_who_leaves_waits_for_acks_that_others_are_sending() -> None:
     acks.add("q", "r1")
     taken = acks.take("q")
     play = Play(one.close())
+    assert isinstance(play.effect, Sleep)
+    acks.answered("q", taken, [])
+    play.go(None)
+    assert play.over
+
+
+@pytest.mark.parametrize("kind", [Queue, AsyncQueue])
+def test_work_that_ends_waits_for_acks_that_others_are_sending(
+    kind: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = kind("q", "redis+socket:///nowhere")
+    acks = queue.keeper.acks
+    monkeypatch.setattr(acks, "_waiting", lambda: None)
+    acks.add("q", "r1")
+    taken = acks.take("q")
+    play = Play(queue._flush())
     assert isinstance(play.effect, Sleep)
     acks.answered("q", taken, [])
     play.go(None)

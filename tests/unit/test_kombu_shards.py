@@ -221,6 +221,7 @@ def test_each_queue_is_claimed_at_its_node_and_one_claim_has_the_room(stage: Clu
     assert stage.node(B).names() == ["claim"], "each in its turn"
 
 
+@pytest.mark.usefixtures("now")  # it asks again in a moment
 def test_what_no_node_is_known_to_serve_has_the_nodes_asked(stage: ClusterStage) -> None:
     stage.slots.learn(A, [])
     stage.consume("a")

@@ -7,7 +7,7 @@ drive the same flow.
 
 from __future__ import annotations
 
-from atomq.flows.acks import Acks, flush, repeat
+from atomq.flows.acks import Acks, flush, flush_all, repeat
 from atomq.flows.base import (
     Answer,
     Filled,
@@ -73,6 +73,7 @@ __all__ = [
     "copied_record",
     "deadline_of",
     "flush",
+    "flush_all",
     "follow",
     "give_back",
     "hand_back_all",

@@ -9,7 +9,7 @@ from math import inf
 
 from atomq import calls, fork
 from atomq.calls import Verdict
-from atomq.flows.base import Flow, ask
+from atomq.flows.base import Flow, Sleep, ask
 from atomq.keys import QueueKeys
 
 
@@ -151,6 +151,16 @@ def flush(queue: QueueKeys, acks: Acks, *, quietly: bool = False) -> Flow[None]:
         pairs = zip(receipts, verdicts, strict=True)
         missing = [receipt for receipt, verdict in pairs if verdict is Verdict.LOST]
         acks.answered(queue.name, receipts, missing)
+
+
+def flush_all(queues: Sequence[QueueKeys], acks: Acks) -> Flow[None]:
+    """The same of several queues. Waits also for what others are sending now, 0.2 s at most."""
+    for queue in queues:
+        yield from flush(queue, acks)
+    for _ in range(100):
+        if not any(acks.under_way(queue.name) for queue in queues):
+            return
+        yield from ask(Sleep(0.002))
 
 
 def repeat(queue: QueueKeys, receipts: Sequence[str], acks: Acks) -> Flow[None]:

@@ -16,7 +16,7 @@ from atomq.errors import (
     ServerFull,
     ServerUnavailable,
 )
-from atomq.flows.acks import Acks, flush
+from atomq.flows.acks import Acks, flush_all
 from atomq.flows.base import Filled, Flow, Sleep, Wait, Withdraw, ask
 from atomq.flows.claiming import ASIDE, Begun, ClaimedBy, Claiming, Company
 from atomq.flows.times import Stop, clock, deadline_of, is_set, seconds_left
@@ -451,9 +451,4 @@ class Consumer(Claiming):
             yield from self._give_back_unanswered(claims)
         yield from self._say_rest()
         yield from self._tell()
-        for queue in self.queues:
-            yield from flush(queue, self.acks)
-        for _ in range(100):  # 0.2 s: others may be sending some of ours right now
-            if not any(self.acks.under_way(queue.name) for queue in self.queues):
-                return
-            yield from ask(Sleep(0.002))
+        yield from flush_all(self.queues, self.acks)
