@@ -356,8 +356,10 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
                 for seconds in (4.0, 6.0)
             ),
         ),
-        "what is alone is one message": (
-            "strictly = claim.alone and claim.deliveries[ -1].spared > 1",
+        "what is alone is one message": ("first = deliveries[ -1]",),
+        "of its deliveries less were spared than there are": tuple(
+            f"strictly = claim.alone and first.deliveries {more} and first.spared > 1"
+            for more in ("> 2", "> 0", ">= 1")
         ),
         "what is settled together is of one queue": (
             "queue = leases[ -1].queue if leases else None",
@@ -432,7 +434,10 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "self._turns[claims.names[ -1]] = True",
         ),
         "the queues of a group are of one server": (
-            "return [(group.names[ -1], partial(give_back, group)) for group in groups]",
+            (
+                "return [*((group.names[ -1], partial(give_back, group)) for group in groups), "
+                "*self._unsaid]"
+            ),
         ),
         "any queue may be the first of one that takes turns": (
             "self._first = random.randrange(len(self.queues)) if fair else 1",
@@ -471,7 +476,7 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "engine/atomq/flows/pace.py": {
         "of one that is taken one at a time, whatever the pace": (
-            "if self._most == self._workers == 0:  # whatever the pace",
+            "self.is_fixed = most == workers == 0",
         ),
     },
     "engine/atomq/flows/consumer.py": {
@@ -479,7 +484,8 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "if not self._turns or now > self._seen + GLANCE:",
         ),
         LONG_AGO: tuple(f"self._names[name].looking = {at}" for at in (1.0, -1.0)),
-        "a claim is sent ahead where there is one group only": (
+        "a claim is sent ahead, or takes the short way, where there is one group only": (
+            "return self._begin(self._groups[ -1], limit)",
             "claims, claim_id = self._groups[ -1], self._ids.next()",
             "self._note(self._groups[ -1], answer)",
             "self._unanswered[self._group(ahead[ 1])] = ahead",
@@ -744,6 +750,10 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "engine/atomq/calls/claiming.py": {
+        "it is never there, of whichever queue": (
+            "once = queues[ 1].nowhere",
+            "once = queues[ -1].nowhere",
+        ),
         "one more or less": tuple(f"@lru_cache(maxsize= {n})" for n in (255, 257)),
         "the queues of one claim share engine and slot: first and last": (
             "len(queues[ -1].steps),",
@@ -773,7 +783,16 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "engine/atomq/calls/publishing.py": {
-        "what is tracked is looked for, and not found, at some cost": ("some_tracked = True",),
+        "what is tracked is looked for, and not found, at some cost": (
+            "steps, some_named, some_tracked, some_known = 1, False, True, False",
+        ),
+        "no step is below 1": (
+            "steps, some_named, some_tracked, some_known = 0, False, False, False",
+        ),
+        "of one step the names are the same": (
+            "if steps > 0 or more:",
+            "if steps >= 1 or more:",
+        ),
         "it is asked again": ("if len(message) >= LARGEST:",),
         "one that is plain goes the quick way or the other, in the same words": (
             *(
@@ -898,12 +917,22 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "if self._step is None and now > self._look_at:",
         ),
     },
+    "engine/atomq/looking.py": {
+        "the same, at some cost: it reckons anew though nothing changed": ("later = True",),
+        INSTANT: ("return [queue for queue, at in self._at.items() if at < soon]",),
+    },
+    "engine/atomq/flight.py": {
+        "a byte more or less; tests read it": tuple(
+            f"SMALL = {size}  # bytes that may travel with what others send"
+            for size in (16383, 16385)
+        ),
+    },
     "engine/atomq/reach_aio.py": {
         "the reply is read as it was heard": tuple(
             f"share.say_packed(data, {at}, asking=asking is not None)" for at in (-1, 1)
         ),
         "of none there is none": tuple(
-            f"return tuple(carriers) if {least} len(carriers) <= FEW else ()"
+            f"return members(carriers) if {least} len(carriers) <= FEW else ()"
             for least in ("0 <=", "-1 <")
         ),
         ONE_RESULT: (
@@ -1031,6 +1060,10 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             f'self._send(WAIT, ("BRPOP", *keys, round(seconds, {digits})))' for digits in (2, 4)
         ),
         "what is called there looks at the time itself": ("or now >= self.unable_since - LINGER",),
+        "doubled from 10 ms on it is 0.64 s or 1.28 s": (
+            "is_asked = bool(self._broker.engine.command(*ask)) or pause > CAP[ 0]",
+            "is_asked = bool(self._broker.engine.command(*ask)) or pause >= CAP[1]",
+        ),
         INSTANT: (
             "while self.claims.under_way and time.monotonic() <= deadline:",
             "if now >= self._until and (claims.under_way or self.blocked):",
@@ -1090,6 +1123,13 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "if left >= WATCH_MS / 1000 - RENEW_AFTER:",
             "if self._mine.pop(queue, 0.0) >= now:",
         ),
+    },
+    "engine/atomq/contrib/kombu/worker_hooks.py": {
+        "it is asked whether the mark is there": (
+            "setattr(noted, _MARK, False)",
+            "setattr(asked, _MARK, False)",
+        ),
+        INSTANT: ("if time.monotonic() >= until:  # a soft shutdown: its tasks have time",),
     },
     "engine/atomq/contrib/kombu/hand_over.py": {
         FOR_EVER: ("if not lapsed(oldest[1].receipt):",),

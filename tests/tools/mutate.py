@@ -76,6 +76,10 @@ TESTS = {
         "tests/unit/test_kombu_worker.py tests/unit/test_kombu_*.py",
         "tests/contrib",
     ],
+    "engine/atomq/contrib/kombu/worker_hooks.py": [
+        "tests/unit/test_kombu_worker_hooks.py",
+        "tests/contrib",
+    ],
     "engine/atomq/contrib/kombu/shard*.py": [
         "tests/unit/test_kombu_shards.py",
         "tests/contrib/test_cluster.py",
@@ -151,6 +155,13 @@ TESTS = {
     ],
     "engine/atomq/retrying.py": [
         " ".join(f"tests/unit/test_{name}.py" for name in ("retrying", "cluster", "runner")),
+        "tests/conformance tests/faults",
+    ],
+    "engine/atomq/looking.py": ["tests/unit/test_looking.py tests/unit/test_consumer.py"],
+    "engine/atomq/flight.py": [
+        " ".join(
+            f"tests/unit/test_{name}.py" for name in ("pool_aio", "nodes", "retrying", "watched")
+        ),
         "tests/conformance tests/faults",
     ],
     "engine/atomq/gathering.py": ["tests/unit/test_gathering.py"],

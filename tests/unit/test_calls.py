@@ -196,7 +196,9 @@ def test_plain_messages_say_nothing_of_themselves() -> None:
     assert [*call.args] == [0, 2 * 120_000, "", "m", "n"]
     assert [*call.keys] == [Q.producer(""), Q.wake, Q.meta, Q.stats, Q.ready[0]]
     assert (call.noted, call.durability) == (IN_USE, None)
-    assert [*calls.publish(Q, [Outgoing("m", "i", tracked=True)]).args[2:]] == ["t", "m"]
+    tracked = calls.publish(Q, [Outgoing("m", "i", tracked=True)])
+    assert [*tracked.args[2:]] == ["t", "m"]
+    assert [*tracked.keys] == [*call.keys, Q.put("i")]
     one = calls.publish(Q, [Outgoing("m", "i")])
     assert ([*one.args], [*one.keys]) == ([0, 2 * 120_000, "", "m"], [*call.keys])
     assert [Outgoing("m", "i").is_plain, Outgoing("m", "i", step=2).is_plain] == [True, False]

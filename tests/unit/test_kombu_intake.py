@@ -12,6 +12,7 @@ from redis import exceptions as server
 from atomq.contrib.kombu import claims, intake, line, looks, rights, watch, worker
 from atomq.contrib.kombu.intake import PATIENCE, Intake
 from atomq.contrib.kombu.watch import LINGER
+from atomq.errors import PermissionDenied
 from tests.scripted import Stage, Together, claimed, push, raw
 
 LISTENS = push(b"psubscribe", b"/0.x", b"1")
@@ -349,6 +350,23 @@ def test_a_wait_that_is_not_read_yet_is_ended_again_until_its_own_timer_ends_it(
     taken_in.withdraw()
     assert [seconds for seconds in stage.line.waited if seconds] == looks
     assert taken_in.blocked == ()
+
+
+def test_a_wait_that_may_not_be_ended_is_left_to_its_own_timer(
+    stage: Stage, taken_in: Intake
+) -> None:
+    stage.consume()
+    wait(stage)
+    stage.line.waited.clear()
+
+    def refused(_: Any) -> None:
+        assert asked_to_unblock(stage) == 1, "nobody is asked again"
+        raise PermissionDenied("CLIENT")
+
+    stage.engine.answers["CLIENT"] = refused
+    stage.line.receive = lambda: [None]  # type: ignore[method-assign]
+    taken_in.withdraw()
+    assert (set(stage.line.waited), taken_in.blocked) == ({0}, ())
 
 
 def test_a_wait_that_has_ended_by_itself_is_not_ended(stage: Stage, taken_in: Intake) -> None:

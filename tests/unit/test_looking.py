@@ -43,10 +43,12 @@ class Fleet:
                 return
             assert looks.due(now) == ["q"]
             looks.looked(["q"], now)
+            assert looks.next_at > now
             self.looks.append((now, who))
             for other in self.waiting.values():
                 if other.next_at > now + DELAY:  # else it is about to look by itself
                     other.heard("q", f"c{who}", now + DELAY)
+                    assert other.next_at > now + DELAY
 
 
 @given(st.lists(st.floats(0, 3), min_size=1, max_size=12), deaths)

@@ -16,12 +16,13 @@ from atomq import calls, commands_aio, connect, pool_aio, wires
 from atomq.calls import Outgoing
 from atomq.conversation import packed
 from atomq.durability import Confirmed, Durability
-from atomq.errors import ServerTooOld
+from atomq.errors import ServerTooOld, ServerUnavailable
 from atomq.flight import SMALL, Bare
 from atomq.ids import CallId
 from atomq.keys import QueueKeys
-from atomq.opening_aio import connected, heeded
-from atomq.outage import outage_of
+from atomq.opening_aio import asked, connected, heeded
+from atomq.outage import Outage, outage_of
+from atomq.outage_report import OutageReport
 from atomq.pool_aio import OPENED_AT_ONCE, UNDER_WAY, AsyncPool
 from atomq.pool_base import HANDSHAKE, LONGER, check_version
 from atomq.translating import Unsent
@@ -96,11 +97,21 @@ class Connection:
     def __init__(self, errors: list[BaseException], hello: Any) -> None:
         self.errors, self.handshake_metadata = errors, hello
         self.disconnected: list[bool] = []
+        self.commands: list[tuple[str, ...]] = []
 
     async def connect(self) -> None:
         await asyncio.sleep(0)
         if self.errors:
             raise self.errors.pop(0)
+
+    async def send_command(self, *command: str, check_health: bool) -> None:
+        assert not check_health, "the handshake was one"
+        self.commands.append(command)
+
+    async def read_response(self) -> str:
+        if self.errors:
+            raise self.errors.pop(0)
+        return "its answer"
 
     async def disconnect(self, *, nowait: bool) -> None:
         self.disconnected.append(nowait)
@@ -797,6 +808,34 @@ async def test_what_could_not_be_connected_is_closed_at_once(
         await connected(bad)
     assert opened == [good]
     assert (good.disconnected, bad.disconnected) == ([], [True])
+
+
+@in_loop
+async def test_a_connection_for_one_command_is_closed_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = Connection([], None)
+    monkeypatch.setattr(connect, "async_connector", lambda _: lambda: one)
+    monkeypatch.setattr(wires, "opened", set())
+    address: Any = object()
+    assert await asked(address, 1.0, "CLUSTER", "SLOTS") == "its answer"
+    assert (one.commands, one.disconnected) == ([("CLUSTER", "SLOTS")], [True])
+    one.errors.append(server.ConnectionError("away"))
+    with pytest.raises(server.ConnectionError, match="away"):
+        await asked(address, 1.0, "CLUSTER", "SLOTS")
+    assert one.disconnected == [True] * 3, "of which one is of the handshake"
+
+
+def test_the_one_server_is_missed_until_there_are_results(caplog: pytest.LogCaptureFixture) -> None:
+    pool = Pool()
+    report = OutageReport(pool, pool.standing)
+    pool.standing.outage = Outage("the server a:1")
+    pool.standing.outage.away(REFUSED, 2.0)
+    report.gave_up(ServerUnavailable("refused"))
+    report.ended([1])
+    waiting, back = caplog.messages
+    assert waiting.startswith("waiting for the server a:1")
+    assert back.startswith("the server a:1 is back")
 
 
 @in_loop

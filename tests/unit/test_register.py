@@ -347,6 +347,18 @@ def test_an_entry_that_could_not_be_taken_out_is_left_to_its_end(stage: Stage) -
     assert not stage.turn()
 
 
+@pytest.mark.parametrize("runs", [True, False])
+def test_the_last_word_starts_no_embedded_server(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, runs: bool
+) -> None:
+    monkeypatch.setattr(module.embedded, "status", lambda _: "its status" if runs else None)
+    stage.address.directory = "its home"
+    one = stage.consume(queue("q"))
+    assert len(stage.heard()) == 1, "a consumer needs its server"
+    stage.register.leave([one])
+    assert [each.alive_ms for each in stage.heard()] == [0] * runs
+
+
 def test_a_consumer_that_is_dropped_leaves(stage: Stage) -> None:
     one = stage.consume(queue("q"))
     stage.turn()
