@@ -132,8 +132,8 @@ battle: tools install ## mishaps at random against a ledger outside the server; 
 battle-celery: tools install ## the same with Celery, in all its pools; writes docs/reliability.md (18 minutes)
 	@$(BIN)/python -m tests.battle --celery --docs docs/reliability.md
 
-battle-cluster: tools install ## the same on clusters of six, library and Celery; writes docs/reliability.md (13 minutes)
-	@$(BIN)/python -m tests.battle --cluster redis-7,redis-8,valkey-9 --docs docs/reliability.md
+battle-cluster: tools install ## the same on clusters of six, library and Celery; writes docs/reliability.md (15 minutes)
+	@$(BIN)/python -m tests.battle --cluster redis-7,redis-8,valkey-9 --seconds 240 --docs docs/reliability.md
 
 lint: install ## ruff, mypy, the floors, and the Lua scripts
 	@$(BIN)/python tests/tools/unasync.py --check

@@ -37,6 +37,7 @@ from tests.bench.instructions import (
     Work,
     environment,
     instructions,
+    load_scripts,
     slow_clock,
 )
 from tests.servers import Server
@@ -253,6 +254,7 @@ AIMS = {"put": 1.3, "put-task": 1.7, "put-threads": 2.0, "consume-1": 1.4}
 
 def _child(case: str, url: str) -> None:
     """Do as many as a line says, and say how long it took; a line that is empty is the end."""
+    load_scripts(url)
     kind, _, name = case.partition(":")
     if name == "consume-1" and kind != "floor":
         _fill(url)
@@ -338,6 +340,7 @@ def by_instructions(row: str, beside: Path, kind: str) -> list[tuple[str, float,
 
 
 def _counted_child(case: str, url: str, count: int) -> None:
+    load_scripts(url)
     kind, _, name = case.partition(":")
     work = (FLOORS if kind == "floor" else CASES)[name](url)
     slow_clock()
