@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from html import unescape
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from atomq import Item, Queue, calls
+from atomq import Item, Queue, calls, scripts
 from atomq.client import Engine
 from atomq.web import asgi_app
 from tests.servers import Server
@@ -73,3 +75,23 @@ def busy(queue: Queue) -> Queue:
     dying.reject("no_card", "ValueError: refused")
     known(queue.engine, queue.name)
     return queue
+
+
+class Ran(Counter[str]):
+    """How often each command was carried out, those inside scripts too; a script by its name."""
+
+    @property
+    def scripts(self) -> dict[str, int]:
+        """Of the scripts alone; without what other threads of this process do now and then."""
+        return {name: self[name] for name in scripts.names() if name in self and name != "register"}
+
+
+@contextmanager
+def watched(server: Server) -> Iterator[Ran]:
+    """Count what the server does meanwhile."""
+    ran, by_sha = Ran(), {script.sha: script.name for script in scripts.every()}
+    with server.client().monitor() as monitor:
+        yield ran
+        server.client().echo("end")
+        while (words := monitor.next_command()["command"].split()) != ["ECHO", "end"]:
+            ran[by_sha.get(words[1], words[0]) if len(words) > 1 else words[0]] += 1

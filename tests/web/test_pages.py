@@ -16,7 +16,7 @@ from atomq import Item, Queue, calls
 from atomq.client import Engine
 from atomq.web import asgi_app
 from tests.servers import Cluster, Server
-from tests.web.conftest import OURS, Open, known, shown, text_of
+from tests.web.conftest import OURS, Open, known, shown, text_of, watched
 
 pytestmark = pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
 
@@ -116,13 +116,11 @@ def test_a_page_of_200_queues_is_two_calls_and_no_search(
         engine.run(calls.pause(queue.keys))
     client = page()
     client.get("/")  # loads the scripts
-    server.client().config_resetstat()
-    assert client.get("/").text.count('scope="row"') == 20  # of the others nothing is there yet
-    stats = server.client().info("commandstats")
-    ran = {name.removeprefix("cmdstat_"): each["calls"] for name, each in stats.items()}
-    assert ran.pop("evalsha") == 2
-    assert not [name for name in ran if "scan" in name or name == "keys"]
-    assert sum(ran.values()) <= 1_000
+    with watched(server) as ran:
+        assert client.get("/").text.count('scope="row"') == 20  # of the others nothing is there yet
+    assert ran.scripts == {"overview": 1, "roster": 1}
+    assert not [name for name in ran if "SCAN" in name or name == "KEYS"]
+    assert ran.total() <= 1_000
 
 
 # ── the other pages ───────────────────────────────────────────────────────────────────────────
