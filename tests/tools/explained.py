@@ -1124,6 +1124,30 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "if self._mine.pop(queue, 0.0) >= now:",
         ),
     },
+    "engine/atomq/outage.py": {
+        SET_BEFORE: ("self._last = 1.0", "self._last = -1.0"),
+        LONG_AGO: ("self._ended = 1.0", "self._ended = -1.0"),
+        "it is read while one asks": ("self.verifier = 1", "self.verifier = -1"),
+        "it is not read": tuple(
+            f"def away(self, _error: Exception, _seconds: float = {a}, _more: float = {b}) -> None:"
+            for a, b in ((1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0))
+        ),
+    },
+    "engine/atomq/outage_report.py": {
+        "what is left of a batch has one error in common": ("continue",),
+    },
+    "engine/atomq/contrib/kombu/looks.py": {
+        "an answer to a look is read alike, repeated or not": (
+            "found = self._broker.engine.run(look) if answer else look.parse(reply, True)",
+        ),
+    },
+    "engine/atomq/contrib/kombu/rights.py": {
+        "a second more or less; tests read it": tuple(
+            f"FORBIDDEN = {seconds}  # seconds for which a right that was there may be missing"
+            for seconds in (14.0, 16.0)
+        ),
+        INSTANT: ("if asked not in self._granted or (since and now - since >= FORBIDDEN):",),
+    },
     "engine/atomq/contrib/kombu/worker_hooks.py": {
         "it is asked whether the mark is there": (
             "setattr(noted, _MARK, False)",

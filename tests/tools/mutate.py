@@ -76,6 +76,10 @@ TESTS = {
         "tests/unit/test_kombu_worker.py tests/unit/test_kombu_*.py",
         "tests/contrib",
     ],
+    "engine/atomq/contrib/kombu/reading.py": [
+        "tests/unit/test_kombu_reading.py tests/unit/test_kombu_qos.py",
+        "tests/contrib",
+    ],
     "engine/atomq/contrib/kombu/worker_hooks.py": [
         "tests/unit/test_kombu_worker_hooks.py",
         "tests/contrib",
@@ -156,6 +160,12 @@ TESTS = {
     "engine/atomq/retrying.py": [
         " ".join(f"tests/unit/test_{name}.py" for name in ("retrying", "cluster", "runner")),
         "tests/conformance tests/faults",
+    ],
+    "engine/atomq/outage.py": ["tests/unit/test_outage.py tests/unit/test_nodes.py"],
+    "engine/atomq/outage_report.py": [
+        " ".join(
+            f"tests/unit/test_{name}.py" for name in ("outage", "nodes", "pool_aio", "runner")
+        ),
     ],
     "engine/atomq/looking.py": ["tests/unit/test_looking.py tests/unit/test_consumer.py"],
     "engine/atomq/flight.py": [

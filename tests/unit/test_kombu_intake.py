@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from redis import exceptions as server
 
 from atomq.contrib.kombu import claims, intake, line, looks, rights, watch, worker
 from atomq.contrib.kombu.intake import PATIENCE, Intake
+from atomq.contrib.kombu.looks import Looker
 from atomq.contrib.kombu.watch import LINGER
 from atomq.errors import PermissionDenied
+from atomq.keys import QueueKeys
 from tests.scripted import Stage, Together, claimed, push, raw
 
 LISTENS = push(b"psubscribe", b"/0.x", b"1")
@@ -295,6 +298,24 @@ def test_a_wait_ends_when_its_look_is_due(
     stage.give(None)
     stage.poller.pump()
     assert float(stage.line.sent[-1][-1]) == 0.01, "the server takes 0 for ever"
+
+
+@pytest.mark.parametrize(
+    ("layout", "kind", "listens"),
+    [("plain", "tcp", True), ("cluster", "tcp", False), ("plain", "memory", False)],
+)
+def test_looks_of_others_are_heard_where_their_channel_is_its_servers_own(
+    layout: str, kind: str, listens: bool
+) -> None:
+    broker: Any = SimpleNamespace(
+        engine=SimpleNamespace(layout=layout),
+        address=SimpleNamespace(kind=kind),
+        ids=SimpleNamespace(prefix="me"),
+        keys=QueueKeys,
+    )
+    looker = Looker(broker, lambda *_: None, lambda _: None)
+    channel = QueueKeys("q").looked
+    assert [looker.channels(["q"]) for _ in range(2)] == [[channel] * listens, []]
 
 
 # ── the end of a wait ─────────────────────────────────────────────────────────────────────────

@@ -224,6 +224,18 @@ def test_a_node_whose_slots_others_serve_is_missed_by_nobody(
     assert caplog.messages == [f"waiting for {A}: a:1: no answer", text]
 
 
+def test_a_slot_that_moves_is_waited_for_while_its_node_is_well(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    nodes, call = Knocking(), calls.ack(KEYS, ["r1"])
+    nodes.map.learn(A, whole(A))
+    report = OutageReport(nodes, nodes.standing_of(call))
+    report.pauses(Pause(1.0, 2.0, server.TryAgainError("half of it"), call))
+    assert caplog.messages == [f"waiting for slot {KEYS.slot}: half of it"]
+    report.ended([1])
+    assert caplog.messages[1:] == [f"slot {KEYS.slot} is back after 2.0 s"]
+
+
 def test_that_the_slots_of_a_node_in_trouble_have_another_one_is_said_when_it_is_heard(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 
 import pytest
@@ -110,3 +112,31 @@ def test_a_server_that_others_replace_is_not_back(
     assert caplog.messages == [WAITING, text]
     outage.away(REFUSED, 3.0)
     assert caplog.messages[2:] == [], "one that has heard so late does not begin anew"
+
+
+def test_while_a_line_is_written_nobody_waits_for_it() -> None:
+    outage, log = Outage("the server a:1"), logging.getLogger("atomq.client")
+    lines: list[str] = []
+    waited: list[bool] = []
+
+    def meet() -> None:
+        outage.away(REFUSED, 2.0)
+        outage.back()
+
+    class Slow(logging.Handler):
+        """While it writes a line, another thread meets the server."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage()[:12])
+            other = threading.Thread(target=meet, daemon=True)
+            other.start()
+            other.join(5)
+            waited.append(other.is_alive())
+
+    handler = Slow()
+    log.addHandler(handler)
+    try:
+        meet()
+    finally:
+        log.removeHandler(handler)
+    assert (lines, waited) == (["waiting for ", "the server a"], [False, False])

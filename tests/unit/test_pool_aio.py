@@ -21,7 +21,7 @@ from atomq.flight import SMALL, Bare
 from atomq.ids import CallId
 from atomq.keys import QueueKeys
 from atomq.opening_aio import asked, connected, heeded
-from atomq.outage import Outage, outage_of
+from atomq.outage import outage_of
 from atomq.outage_report import OutageReport
 from atomq.pool_aio import OPENED_AT_ONCE, UNDER_WAY, AsyncPool
 from atomq.pool_base import HANDSHAKE, LONGER, check_version
@@ -826,16 +826,17 @@ async def test_a_connection_for_one_command_is_closed_at_once(
     assert one.disconnected == [True] * 3, "of which one is of the handshake"
 
 
-def test_the_one_server_is_missed_until_there_are_results(caplog: pytest.LogCaptureFixture) -> None:
-    pool = Pool()
-    report = OutageReport(pool, pool.standing)
-    pool.standing.outage = Outage("the server a:1")
-    pool.standing.outage.away(REFUSED, 2.0)
-    report.gave_up(ServerUnavailable("refused"))
+def test_the_one_server_is_missed_until_there_are_results() -> None:
+    pool, said = Pool(), list[Any]()
+    pool.standing.outage = SimpleNamespace(  # type: ignore[assignment]
+        away=lambda *how: said.append(how),
+        back=lambda: said.append("back"),
+        left=lambda: said.append("replaced"),
+    )
+    report, error = OutageReport(pool, pool.standing), ServerUnavailable("refused")
+    report.gave_up(error)
     report.ended([1])
-    waiting, back = caplog.messages
-    assert waiting.startswith("waiting for the server a:1")
-    assert back.startswith("the server a:1 is back")
+    assert said == [(error, 0.0, 0.0), "back"]
 
 
 @in_loop
