@@ -1148,6 +1148,11 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         INSTANT: ("if asked not in self._granted or (since and now - since >= FORBIDDEN):",),
     },
+    "engine/atomq/contrib/kombu/task_faults.py": {
+        "one more or less; tests read it": tuple(
+            f"_MOST = {most}  # of these: producers choose them" for most in (63, 65)
+        ),
+    },
     "engine/atomq/contrib/kombu/worker_hooks.py": {
         "it is asked whether the mark is there": (
             "setattr(noted, _MARK, False)",

@@ -80,6 +80,10 @@ TESTS = {
         "tests/unit/test_kombu_reading.py tests/unit/test_kombu_qos.py",
         "tests/contrib",
     ],
+    "engine/atomq/contrib/kombu/task_faults.py": [
+        "tests/unit/test_kombu_task_faults.py",
+        "tests/contrib",
+    ],
     "engine/atomq/contrib/kombu/worker_hooks.py": [
         "tests/unit/test_kombu_worker_hooks.py",
         "tests/contrib",

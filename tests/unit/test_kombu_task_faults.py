@@ -38,8 +38,32 @@ def test_one_that_is_wrong_is_found_behind_one_that_is_sound(
         assert fault({**SOUND, name: value}) == wrong
 
 
+@pytest.mark.parametrize(
+    ("limits", "is_sound"),
+    [
+        (None, True),
+        ([], True),
+        ([None, None], True),
+        ((None, None), True),
+        ([3, None], True),
+        ((1.5, 3), True),
+        ([1, 2, 3], False),
+        ([None, None, None], False),
+        ([1, "2"], False),
+    ],
+)
+def test_limits_are_a_pair_of_numbers_or_of_none(limits: Any, is_sound: bool) -> None:
+    wrong = "" if is_sound else "the task's timelimit is not a pair of numbers"
+    assert fault({**SOUND, "timelimit": limits}) == wrong
+
+
+@pytest.mark.parametrize("no_task", [None, "text", ["task"], {"id": "1"}])
+def test_what_is_no_task_is_not_looked_at(no_task: Any) -> None:
+    assert fault(no_task) == ""
+
+
 def test_no_more_is_kept_than_a_worker_needs() -> None:
     for n in range(200):
         kind = type(f"Text{n}", (str,), {})
         assert fault({**SOUND, "shadow": kind("x")}) == ""
-    assert len(task_faults._sound) <= 64
+    assert len(task_faults._sound) == task_faults._MOST
