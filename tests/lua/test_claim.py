@@ -149,6 +149,8 @@ def test_of_several_queues_the_key_of_another_type_is_named(rig: Rig, q: Queue) 
     other = rig.queue("other")
     call = calls.claim([q.keys, other.keys], "c-1", limit=3, lease_ms=1000)
     for name in ("unacked", "records", "dead", "meta", "stats"):
+        other.put(name)
+        other.take(1)
         key = getattr(other.keys, name)
         rig.db.set(key, "no")
         with pytest.raises(WrongType, match=re.escape(f"{key} is not of the type")):
@@ -186,6 +188,13 @@ def test_bytes_that_are_just_enough_hand_out_no_more(q: Queue) -> None:
     assert names(q.take(1, max_bytes=size)) == ["0"]
     assert names(q.take(5, max_bytes=2 * size)) == ["1", "2"]
     assert names(q.take(5, max_bytes=size + 1)) == ["3", "4"]
+
+
+def test_bytes_that_are_just_enough_hand_out_no_more_though_no_size_is_known(q: Queue) -> None:
+    """Stock tells nobody how large its messages are: what has no room goes back."""
+    q.db.lpush(q.keys.ready[0], *(msg(i, size=20_000) for i in range(4)))
+    assert names(q.take(4, max_bytes=2 * len(q.ready[0]))) == ["0", "1"]
+    assert names(q.ready) == ["2", "3"]
 
 
 def test_no_more_is_taken_out_than_has_room(q: Queue) -> None:
@@ -1373,15 +1382,16 @@ def test_plain_claims_are_seen_too(q: Queue, off: int) -> None:
     assert abs(int(q.meta["seen"]) - q.now()) < 2000
 
 
-def test_a_claim_that_has_no_further_attempt_finds_all_it_has(q: Queue) -> None:
-    """It is sent again as it is, though some of what it got has been settled."""
+@pytest.mark.parametrize("times", [1, BEYOND_RETRIES])
+def test_an_attempt_that_comes_twice_finds_all_it_has(q: Queue, times: int) -> None:
+    """The last one is sent again as it is, though some of what it got has been settled."""
     q.put(*range(5))
     call = q.claiming()
-    for _ in range(BEYOND_RETRIES):
+    for _ in range(times):
         call = call.again()
     got = [each.receipt for each in q.run(call).deliveries]
     q.run(calls.ack(q.keys, got[:4]))
-    assert [each.receipt for each in q.run(call.again()).deliveries] == got[4:]
+    assert [each.receipt for each in q.run(call).deliveries] == got[4:]
 
 
 def test_a_retry_where_a_plain_claim_would_do_has_receipts_of_its_own(q: Queue) -> None:

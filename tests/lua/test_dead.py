@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from atomq import calls, flows
 from atomq.calls import Counts, Outgoing, Rejection
 from atomq.client import Engine
-from atomq.errors import InvalidArgument, PermissionDenied, QueueInUse
+from atomq.errors import InvalidArgument, PermissionDenied, QueueInUse, WrongType
 from atomq.message import Writer
 from tests.lua.rig import Queue, Rig, msg, name_of, names
 
@@ -93,6 +94,36 @@ def test_who_may_not_trim_is_refused_before_anything_moves(rig: Rig) -> None:
         assert q.run(calls.reject(q.keys, [Rejection(held, "i", "failed")]))
     finally:
         rig.db.execute_command("ACL SETUSER default +xtrim")
+
+
+@pytest.mark.parametrize("kind", ["valkey-9"], indirect=True)
+def test_a_claim_that_may_not_trim_takes_nothing(rig: Rig) -> None:
+    q = kept(rig, "1 0")
+    q.db.lpush(q.keys.ready[0], b"no message", msg("a"))
+    rig.db.execute_command("ACL SETUSER default -xtrim")
+    try:
+        with pytest.raises(PermissionDenied):
+            q.claim()
+    finally:
+        rig.db.execute_command("ACL SETUSER default +xtrim")
+    assert (q.ready, q.unacked, q.dead) == ([b"no message", msg("a")], {}, [])
+
+
+def test_a_claim_is_made_beside_delayed_messages_where_dead_letters_are_limited(rig: Rig) -> None:
+    q = kept(rig, "1 0")
+    q.put("later", delay_ms=60_000)
+    q.db.lpush(q.keys.ready[0], b"no message", msg("a"))
+    assert names(q.take()) == ["a"]
+    assert [letter.raw for letter in q.dead] == [b"no message"]
+
+
+def test_a_key_of_another_type_is_named_where_dead_letters_are_limited(rig: Rig) -> None:
+    q = kept(rig, "1 0")
+    q.put("a")
+    q.db.set(q.keys.unacked, "no")
+    with pytest.raises(WrongType, match=f"{re.escape(q.keys.unacked)} is not of the type"):
+        q.claim()
+    assert q.ready == [msg("a")]
 
 
 def test_without_limits_no_command_more_is_run(rig: Rig) -> None:

@@ -158,6 +158,48 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             'without name = string.format("%s.apart%03d", call.id, number)',
         ),
     },
+    "lua/lib/claiming.lua": {
+        "nought is made text either way, at some cost": tuple(
+            f'local drain = call.drain {more} and string.format("%.0f", call.drain) or "0"'
+            for more in (">= 0", "> (-1)")
+        ),
+        "no consumer is asked to claim nothing for 1 ms": (
+            'local drain = call.drain > 1 and string.format("%.0f", call.drain) or "0"',
+        ),
+        "less than no ms is none": ("aside = 0, freed = false, drain = (-1), runs = {},",),
+        "names that nobody has are looked for too, at some cost": (
+            *(
+                f"local names = receipts.named(call.id, call.attempt {more} and call.limit or "
+                "math.min(call.limit, available))"
+                for more in (">= 0", "> (-1)")
+            ),
+            "local available, is_held = 1, false",
+            "if opened[q].in_unacked == (-1) or #names == 0 then",
+        ),
+        "what is due was taken: the next is a millisecond ahead at least": tuple(
+            f'local wait = call.next_due and math.max({ms}, call.next_due - call.now) or "-1"'
+            for ms in ("1", "(-1)")
+        ),
+        "a loop that ends before it begins": ("for q = 1, known.missing and (-1) or queues do",),
+        "a run has four numbers": (
+            (
+                'local alike = #runs > 1 and record.text(#runs / 4) .. " " .. '
+                'table.concat(runs, " ") or "0"'
+            ),
+        ),
+        "behind the nought there is one blank more": tuple(
+            f'local alike = #runs {more} and record.text(#runs / 4) .. " " .. '
+            'table.concat(runs, " ") or "0"'
+            for more in (">= 0", "> (-1)")
+        ),
+        "memory is freed once more, at some cost": (
+            "this.acked, call.freed, this.ended_ids = #these - #lost, false, gone",
+        ),
+        "numbers are joined as they are, at some cost": (
+            "for i = 2, #runs do",
+            "without runs[i] = record.text(runs[i])",
+        ),
+    },
     "lua/lib/delivering.lua": {
         A_MS: ('or said.expires > 0 and said.expires < call.now and "expired"',),
         "what was never delivered was not spared": (
