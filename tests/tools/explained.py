@@ -1166,6 +1166,12 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "if self._mine.pop(queue, 0.0) >= now:",
         ),
     },
+    "engine/atomq/delivery.py": {
+        "of one delivery none was spared, whatever stands there": tuple(
+            f"found = _SPARED.match(self.envelope.raw) if self.deliveries {more} else None"
+            for more in ("> 0", ">= 1")
+        ),
+    },
     "engine/atomq/outage.py": {
         SET_BEFORE: ("self._last = 1.0", "self._last = -1.0"),
         LONG_AGO: ("self._ended = 1.0", "self._ended = -1.0"),

@@ -165,6 +165,12 @@ TESTS = {
         " ".join(f"tests/unit/test_{name}.py" for name in ("retrying", "cluster", "runner")),
         "tests/conformance tests/faults",
     ],
+    "engine/atomq/delivery.py": ["tests/unit/test_message.py"],
+    "engine/atomq/background.py": ["tests/unit/test_register.py tests/unit/test_leases.py"],
+    "engine/atomq/durability.py": [
+        " ".join(f"tests/unit/test_{name}.py" for name in ("durability", "flows", "retrying")),
+        "tests/conformance tests/faults",
+    ],
     "engine/atomq/outage.py": ["tests/unit/test_outage.py tests/unit/test_nodes.py"],
     "engine/atomq/outage_report.py": [
         " ".join(

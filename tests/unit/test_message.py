@@ -15,6 +15,7 @@ from kombu.message import Message as KombuMessage
 from kombu.serialization import dumps
 from kombu.transport.virtual import Base64, Channel
 
+from atomq.delivery import Delivery
 from atomq.errors import InvalidArgument, InvalidMessage
 from atomq.message import Envelope, Writer, check_priority
 from atomq.serializers import BYTES, JSON, Serializer
@@ -207,3 +208,38 @@ def test_what_the_release_before_wrote_is_read() -> None:
     )
     envelope = Envelope(raw)
     assert (envelope.body(), envelope.id) == (1, "id-1")
+
+
+# ── one that was claimed ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("raw", "word"),
+    [
+        (b'{"a":1}', "r"),
+        (b'{"xa":1}', "r"),
+        (b'{"x-deliveries":2,"a":"x-tracked"}', "r"),
+        (b'{"x-tracked":"name","a":1}', "r name"),
+        (b'{"x-tracked": "name 12", "a": 1}', "r name"),
+        (b'{"x-deliveries":2,"x-expires":"7","x-spared":1,"x-tracked":"name","a":1}', "r name"),
+    ],
+)
+def test_the_ack_of_what_is_tracked_names_its_record(raw: bytes, word: str) -> None:
+    assert Delivery("q", "r", 1, 1, raw).word == word
+
+
+@pytest.mark.parametrize(
+    ("deliveries", "raw", "spared"),
+    [
+        (3, b'{"a":1}', 0),
+        (1, b'{"x-spared":1,"a":1}', 0),
+        (2, b'{"x-spared":1,"a":1}', 1),
+        (4, b'{"x-deliveries":3,"x-spared": 2, "a": 1}', 2),
+        (4, b'{"x-spared":9,"a":1}', 3),
+    ],
+)
+def test_what_counts_are_the_deliveries_that_were_not_spared(
+    deliveries: int, raw: bytes, spared: int
+) -> None:
+    found = Delivery("q", "r", deliveries, 1, raw)
+    assert (found.spared, found.charged) == (spared, deliveries - spared)
