@@ -349,9 +349,17 @@ def _client(node: Server, within: float = 6.0) -> redis.Redis:
     return redis.Redis(unix_socket_path=node.socket, socket_timeout=within)
 
 
-def _do(node: Server, *words: Any) -> Any:
+def _do(node: Server, *words: Any, patience: float = 20.0) -> Any:
+    """Carry out a command. A node of a busy machine may doubt for a moment that the others live."""
+    until = time.monotonic() + patience
     with _client(node) as client:
-        return client.execute_command(*words)
+        while True:
+            try:
+                return client.execute_command(*words)
+            except redis.exceptions.ClusterDownError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
 
 
 def _text(node: Server, command: str) -> str:
