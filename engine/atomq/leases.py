@@ -216,7 +216,10 @@ class LeaseKeeper:
         return receipt in self._leases
 
     def close(self) -> None:
-        """Send the acks that wait and stop. What is held is not renewed any more."""
+        """Send the acks that wait and stop. What is held is not renewed any more.
+
+        A server that is away has the seconds of `retry_budget` to come back and take them.
+        """
         with self.lock:
             self._leases.clear()
             self._renewal.stop()
@@ -225,7 +228,7 @@ class LeaseKeeper:
             self._thread.close()
         self._thread.join(2.0)
         self.register.left_by(self)
-        self._settling.flush(LEAVING)
+        self._settling.leave(LEAVING, self._engine.options.retry_budget)
         self._engine.close()
 
     def send(self) -> None:

@@ -206,6 +206,24 @@ class Settling:
                 done.wait(max(0.0, until - time.monotonic()))
         return None not in under_way
 
+    def leave(self, wait: float, patience: float) -> None:
+        """Send what waits for the last time. `wait`: see `flush`.
+
+        Nothing is left of this process that could read an answer later, so what a call took along
+        is sent once more. Where the server of acks is away it has so many seconds of `patience` to
+        come back: what is done would be started again.
+        """
+        until = time.monotonic() + patience
+        self.flush(wait)
+        while True:
+            self._repeat(inf)
+            left = {*self.acks.queues(), *(queue for queue, _ in self.acks.unanswered())}
+            rest = until - time.monotonic()
+            if rest <= 0 or all(map(self._troubles.has, left)):
+                return
+            time.sleep(min(RETRY, rest))
+            self.flush(wait)
+
     def _send_to_node(self, names: Sequence[str], later: Sequence[Later]) -> None:
         if not self._send_some(names, later):
             self._try_again(revive=False)

@@ -32,6 +32,10 @@ class Troubles:
         if not isinstance(error, ServerUnavailable):
             self._queues.add(queue)
 
+    def has(self, queue: str) -> bool:
+        """Whether it is in such trouble."""
+        return queue in self._queues
+
     def over(self, queue: str) -> None:
         """All is well with it."""
         if queue in self._queues:

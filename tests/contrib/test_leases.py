@@ -246,6 +246,25 @@ def test_a_cold_shutdown_in_the_midst_of_a_message_says_nothing_of_it(at: Place)
     at.ledger.await_ends(read)
 
 
+def test_a_worker_that_stops_while_the_server_is_away_acks_what_it_has_done(own: Place) -> None:
+    """It waits for the server: what is done would be done again. In prefork Celery reads results
+    twice a second while it stops.
+    """
+    pools = ("prefork", "threads")
+    workers = {pool: own.worker(pool, 2, queues=pool, task_ignore_result=True) for pool in pools}
+    ids = [own.send("work", 1.0, queue=pool) for pool in pools]
+    own.ledger.await_starts(ids, 60)
+    for worker in workers.values():
+        worker.send_signal(signal.SIGTERM)
+    own.ledger.await_ends(ids)
+    own.server.kill()
+    workers["prefork"].await_log("waiting for the server")
+    own.server.start()
+    assert [worker.ended() for worker in workers.values()] == [0, 0]
+    for pool in pools:
+        assert (own.state(pool).unacked, own.state(pool).ready) == (0, 0), pool
+
+
 def test_a_soft_shutdown_lets_tasks_end(at: Place) -> None:
     pools = ("prefork", "threads")  # in green pools Celery's handler may not wait, and fails
     ids = _stopped(at, signal.SIGQUIT, pools, worker_soft_shutdown_timeout=3.0)

@@ -149,7 +149,7 @@ class Settled:
         monkeypatch.setattr(settling, "settle_later", self._later)
         monkeypatch.setattr(settling, "settle_now", lambda later, _: self.now.append(later))
         monkeypatch.setattr(settling, "settle", self._settle)
-        for name in ("send", "flush"):
+        for name in ("send", "leave"):
             monkeypatch.setattr(
                 settling, name, lambda *given, n=name: self.done.append((n, *given))
             )
@@ -512,7 +512,8 @@ def test_at_the_end_what_waits_is_sent_and_nothing_is_renewed_any_more(
     assert (keeper.holds_any, keeper._look_at, keeper._settling.send_at) == (False, inf, inf)
     assert (keeper._renewal.due(), keeper._thread.closing, joined) == (inf, True, [2.0])
     keeper.send()
-    assert settled.done == [("flush", leases.LEAVING), ("send", leases.LEAVING)]
+    budget = keeper._engine.options.retry_budget
+    assert settled.done == [("leave", leases.LEAVING, budget), ("send", leases.LEAVING)]
     settled.done.clear()
     leases._at_exit()
     assert ("send", leases.LEAVING) in settled.done

@@ -425,3 +425,55 @@ def test_nothing_is_sent_once_it_is_stopped(stage: Stage) -> None:
     stage.take("q")
     stage.settling.stop()
     assert stage.settling.due() == inf
+
+
+# ── the end ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def rested(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Have the trouble be over then, on the clock that is played."""
+    over = [inf]
+
+    def sleep(seconds: float) -> None:
+        assert 0 < seconds <= RETRY
+        stage.now += seconds
+        if stage.now >= over[0]:
+            stage.trouble = None
+
+    clock = SimpleNamespace(monotonic=lambda: stage.now, sleep=sleep)
+    monkeypatch.setattr("atomq.settling.time", clock)
+    return lambda at: over.__setitem__(0, at)
+
+
+@pytest.mark.parametrize(("back", "ends"), [(101.0, 101.2), (inf, 105.0)])
+@pytest.mark.parametrize("under_way", [False, True])
+def test_at_the_end_acks_wait_for_a_server_that_is_away(
+    stage: Stage, rested: Callable[[float], None], back: float, ends: float, under_way: bool
+) -> None:
+    stage.add(100.0, "a")
+    if under_way:
+        stage.acks.take("q")
+    stage.trouble = ServerUnavailable("gone")
+    rested(back)
+    stage.settling.leave(2.0, 5.0)
+    assert stage.now == pytest.approx(ends)
+    assert (stage.acks.queues() + stage.acks.unanswered() == []) == (back == 101.0)
+
+
+def test_at_the_end_nothing_is_waited_for_that_is_no_outage(
+    stage: Stage, rested: Callable[[float], None]
+) -> None:
+    stage.settling.leave(2.0, 5.0)
+    assert (stage.now, stage.sent) == (100.0, [])
+    stage.add(100.0, "a")
+    stage.acks.add("p", "b")
+    stage.acks.take("p")
+    stage.troubles = {"q": PermissionDenied("no")}
+    stage.settling.leave(2.0, 5.0)
+    assert (stage.now, stage.sent[-1]) == (100.0, (["b"], True)), "what a claim took is sent again"
+    rested(inf)
+    stage.acks.add("r", "c")
+    stage.trouble = ServerUnavailable("gone")
+    stage.settling.leave(2.0, 1.0)
+    assert stage.now == pytest.approx(101.0)
