@@ -1172,6 +1172,9 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             for more in ("> 0", ">= 1")
         ),
     },
+    "engine/atomq/lease.py": {
+        LONG_AGO: tuple(f"self.begins = {at}  # not worked on before" for at in (1.0, -1.0)),
+    },
     "engine/atomq/outage.py": {
         SET_BEFORE: ("self._last = 1.0", "self._last = -1.0"),
         LONG_AGO: ("self._ended = 1.0", "self._ended = -1.0"),

@@ -165,6 +165,8 @@ TESTS = {
         " ".join(f"tests/unit/test_{name}.py" for name in ("retrying", "cluster", "runner")),
         "tests/conformance tests/faults",
     ],
+    "engine/atomq/ids.py": ["tests/unit/test_ids.py"],
+    "engine/atomq/lease.py": ["tests/unit/test_leases.py"],
     "engine/atomq/delivery.py": ["tests/unit/test_message.py"],
     "engine/atomq/background.py": ["tests/unit/test_register.py tests/unit/test_leases.py"],
     "engine/atomq/durability.py": [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from atomq.ids import Ids, Producers
+from atomq.ids import CallId, Ids, Producers
 
 
 def test_ids_are_unique_also_after_a_fork() -> None:
@@ -99,3 +99,9 @@ def test_threads_never_share_a_producer() -> None:
         thread.join()
     assert len(seen) == len(calls) == 16_000
     assert len({producer for producer, _ in seen}) <= 8
+
+
+def test_both_count_from_one() -> None:
+    ids = Ids()
+    assert [ids.next(), ids.next()] == [f"{ids.prefix}-1", f"{ids.prefix}-2"]
+    assert CallId("p").number == Producers().next().number == 1

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from math import inf
@@ -24,10 +25,13 @@ from atomq.delivery import Delivery
 from atomq.errors import PermissionDenied, ServerUnavailable
 from atomq.flows import Flow, clock
 from atomq.keys import QueueKeys
+from atomq.lease import Lease, work_of
 from atomq.leases import LeaseKeeper
 from atomq.node_threads import NodeThreads
+from atomq.register import Work
 from atomq.retrying import calling
 from atomq.settling import RETRY
+from tests.scripted import raw
 
 
 @pytest.fixture
@@ -595,3 +599,16 @@ def test_no_block_waits_for_a_node_that_is_in_doubt(
     assert keeper.holds("c-1.0.1") is fails
     keeper._settling.begin(NodeThreads())
     keeper.acks.forked()
+
+
+def test_what_is_worked_on_is_named_as_far_as_it_can_be_read() -> None:
+    def work(message: bytes) -> Work:
+        delivery = Delivery("q", "r", 1, 1, message)
+        return work_of(Lease("q", weakref.ref(delivery), 10.0, tracked=False), 11.2346)
+
+    made = work(raw(id="i" * 300, task="t" * 300))
+    assert made == Work("q", "i" * 256, 1.235, "t" * 256)
+    assert work(raw(id="i")) == Work("q", "i", 1.235, "")
+    assert work(b"no envelope") == Work("q", "", 1.235, "")
+    dropped = Lease("q", weakref.ref(Delivery("q", "r", 1, 1, b"{}")), 10.0, tracked=False)
+    assert work_of(dropped, 10.0) == Work("q", "", 0.0, "")
