@@ -152,7 +152,6 @@ function M.pop(this, call, step)
     end
     size, this.left = size - at + 1, this.left - at + 1
   end
-  this.sizes[step] = size
 end
 
 return M
