@@ -1172,6 +1172,12 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             for more in ("> 0", ">= 1")
         ),
     },
+    "engine/atomq/settling.py": {
+        FOR_EVER: (
+            "if rest <= 0 and all(map(self._troubles.has, left)):",
+            "rest = until + time.monotonic()",
+        ),
+    },
     "engine/atomq/lease.py": {
         LONG_AGO: tuple(f"self.begins = {at}  # not worked on before" for at in (1.0, -1.0)),
     },
