@@ -48,7 +48,7 @@ class Background:
     def rouse(self) -> None:
         """There is something to do, or to wait for."""
         self.closing = False
-        if self._thread is None:
+        if self._thread is None or self._thread.ident is None:  # or it could not be started
             args = self._turn, self._failed, self._log, self._pause
             self._thread = threading.Thread(target=_run, args=args, name=self._name, daemon=True)
             self._thread.start()
@@ -67,7 +67,9 @@ class Background:
     def join(self, seconds: float) -> None:
         """Wait for its end, so many seconds at most; not in the thread itself."""
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread is threading.current_thread():
+            return
+        if thread is not None and thread.is_alive():  # one that could not be started never ends
             thread.join(seconds)
 
 

@@ -52,19 +52,19 @@ class _NodeThread:
     def __init__(self) -> None:
         self._jobs: SimpleQueue[tuple[str, Callable[[], None], threading.Event]] = SimpleQueue()
         self._under_way: set[str] = set()
-        self._runs = False
+        self._thread: threading.Thread | None = None
         self._gate = fork.Lock()
 
     def do(self, what: str, job: Callable[[], None]) -> threading.Event | None:
         with self._gate:
-            if what in self._under_way:
-                return None
-            done = threading.Event()
-            self._under_way.add(what)
-            self._jobs.put((what, job, done))
-            if not self._runs:
-                self._runs = True
-                threading.Thread(target=self._run, name="atomq-node", daemon=True).start()
+            done = None
+            if what not in self._under_way:
+                done = threading.Event()
+                self._under_way.add(what)
+                self._jobs.put((what, job, done))
+            if self._thread is None or self._thread.ident is None:  # or it could not be started
+                self._thread = threading.Thread(target=self._run, name="atomq-node", daemon=True)
+                self._thread.start()
         return done
 
     def _run(self) -> None:
@@ -74,7 +74,7 @@ class _NodeThread:
             except Empty:
                 with self._gate:
                     if not self._under_way:
-                        self._runs = False
+                        self._thread = None
                         return
                 continue
             try:

@@ -118,7 +118,7 @@ class Master(_Asker):
         """Tell it, for as long as it is about, when there is another master."""
         with self._gate:
             self._audience.add(audience)
-            if self._thread is None:
+            if self._thread is None or self._thread.ident is None:  # or it could not be started
                 self._thread = threading.Thread(
                     target=self._listen, name="atomq-sentinels", daemon=True
                 )

@@ -170,7 +170,7 @@ class Threads(Generic[M]):
         self._most = most
         self._pace = pace
         self._threads: list[Thread] = []
-        self._begun: SimpleQueue[M | None] = SimpleQueue()  # None: a thread ends
+        self._begun: SimpleQueue[M | None] = SimpleQueue()  # None: all threads end
         self._free: SimpleQueue[None] = SimpleQueue()  # one thing for each without a message
         for _ in range(most):
             self._free.put(None)
@@ -196,8 +196,8 @@ class Threads(Generic[M]):
         self._begun.put(message)
         if len(self._threads) <= self._most - self._pace.free:  # all of them have a message
             thread = Thread(target=self._work, name=f"atomq-work-{len(self._threads)}")
+            self._threads.append(thread)  # first: Ctrl-C may end `start` when the thread runs
             thread.start()
-            self._threads.append(thread)
 
     def _work(self) -> None:
         while (message := self._begun.get()) is not None:
@@ -210,6 +210,7 @@ class Threads(Generic[M]):
                 del message
                 self._pace.worked(time.monotonic() - began)
                 self._free.put(None)
+        self._begun.put(None)  # for the next one
 
     def __enter__(self) -> Self:
         return self
@@ -220,12 +221,17 @@ class Threads(Generic[M]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for _thread in self._threads:
-            self._begun.put(None)
-        for thread in self._threads:
-            thread.join()
+        self._begun.put(None)
+        self._join()
         left: list[M] = []
         with suppress(Empty):
             while (message := self._begun.get_nowait()) is not None:
                 left.append(message)
+        self._begun.put(None)  # one that Ctrl-C hid, which begins late, finds this and ends,
+        self._join()  # unless it took a message before: then it is seen here
         self._give_back(left)
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            if thread.is_alive():  # one that could not be started cannot be joined
+                thread.join()

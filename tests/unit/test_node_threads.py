@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from atomq import node_threads
+from atomq.background import Background
 from atomq.node_threads import NodeThreads, by_place
 
 A, B = ("a", 1), ("b", 2)
@@ -103,3 +104,43 @@ def test_what_is_to_do_when_a_thread_was_about_to_end_is_done() -> None:
     done = thread.do("job", lambda: None)
     assert done is not None
     assert done.wait(SOON)
+
+
+def test_a_thread_that_could_not_be_started_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threads, did = NodeThreads(), threading.Event()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        with pytest.raises(RuntimeError):
+            threads.do(A, "job", did.set)
+    assert threads.do(A, "job", pytest.fail) is None, "it is under way"
+    assert did.wait(SOON)
+
+
+def test_a_thread_in_the_background_that_could_not_be_started_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    class Owner:
+        def turn(self) -> bool:
+            did.set()
+            with thread.lock:
+                thread.ended()
+            return False
+
+    owner, did = Owner(), threading.Event()
+    thread = Background(owner.turn, "atomq-test", "is tested", logging.getLogger("atomq"), 0.01)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        with pytest.raises(RuntimeError):
+            thread.rouse()
+    thread.join(SOON)
+    thread.rouse()
+    assert did.wait(SOON)
+    thread.join(SOON)

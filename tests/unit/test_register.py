@@ -96,7 +96,7 @@ class Stage:
         self.roused += 1
         self._thread.closing = False
         if self._thread._thread is None:
-            self._thread._thread = SimpleNamespace(join=self._join)
+            self._thread._thread = SimpleNamespace(join=self._join, is_alive=lambda: True)
 
     def _join(self, seconds: float) -> None:
         self.joined.append(seconds)

@@ -317,3 +317,60 @@ def test_what_no_thread_could_be_started_for_goes_back(monkeypatch: pytest.Monke
     with pytest.raises(RuntimeError):
         all_of_it()
     assert (hall.begun, hall.back) == ([], ["a"])
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_ctrl_c_while_a_thread_starts_leaves_none_that_waits(
+    monkeypatch: pytest.MonkeyPatch, runs: bool
+) -> None:
+    start, started = threading.Thread.start, list[threading.Thread]()
+
+    def interrupted(thread: threading.Thread) -> None:
+        if runs or not started:
+            start(thread)
+            started.append(thread)
+        if len(started) == 2 or thread not in started:
+            raise KeyboardInterrupt
+
+    hall = Hall(3)
+    hall.go.release(3)
+
+    def all_of_it() -> None:
+        with hall as threads:
+            for many in (1, 2, 3):
+                assert threads.one_is_free()
+                threads._pace.free = 3 - len(threads._threads)  # as if all had a message
+                threads.begin(many)
+
+    monkeypatch.setattr(module.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        all_of_it()
+    for thread in started:
+        thread.join(5.0)
+        assert not thread.is_alive()
+    assert sorted(hall.begun + hall.back) == [1, 2]
+
+
+def test_one_that_begins_after_the_block_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    late: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        late.append(thread)
+        raise KeyboardInterrupt
+
+    hall = Hall(2)
+
+    def all_of_it() -> None:
+        with hall as threads:
+            assert threads.one_is_free()
+            threads.begin("a")
+
+    monkeypatch.setattr(module.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        all_of_it()
+    (thread,) = late
+    start(thread)
+    thread.join(5.0)
+    assert not thread.is_alive()
+    assert (hall.begun, hall.back) == ([], ["a"])
