@@ -85,6 +85,9 @@ def test_what_died_since(on: Atomq, engine: Engine, server: Server, order: list[
     ]
     assert on("dead", "reasons", "--since", "1h", "--json").json("reasons")[0]["count"] == 1
     assert on("dead", "list", "--since", "soon").code == 2
+    server.client().delete(dead)
+    for command in (["list", *order], ["list", "--before", "x", "q"], ["reasons"]):
+        assert on("dead", *command, "--since", "2x").code == 2, "and where nothing is dead"
 
 
 def test_a_reason_that_there_is_not_is_a_typo(on: Atomq, engine: Engine) -> None:

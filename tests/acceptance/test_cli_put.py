@@ -44,6 +44,15 @@ def test_put_says_what_was_not_confirmed(on: Atomq, server: Server) -> None:
     assert server.client().llen("q") == 1
 
 
+@pytest.mark.parametrize("ttl", ["0", "0s", "0ms", "5"])
+def test_put_what_nothing_could_take_in_time(on: Atomq, server: Server, ttl: str) -> None:
+    done = on("put", "q", "1", "--ttl", ttl, *(["--delay", "5s"] if ttl == "5" else []))
+    assert (done.code, done.out) == (2, "")
+    assert "--ttl must be more than 0" in done.err
+    both = on("put", "q", "1", "--delay", "", "--at", "2100-01-01T00:00Z")
+    assert (both.code, server.client().llen("q")) == (2, 0)
+
+
 def test_put_later_and_cancel(on: Atomq, engine: Engine) -> None:
     assert on("put", "q", "1", "--delay", "10m").code == 0
     assert on("put", "q", "-", "--at", "2100-01-01T00:00Z", stdin='"x"').code == 0

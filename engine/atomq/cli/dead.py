@@ -80,14 +80,14 @@ def list_(
         raise Usage("--before is for the newest first, --after and --oldest for the longest dead")
     if (before or after) and len(names or ()) != 1:
         raise Usage("--before and --after go on in one queue: two may have letters of the same id")
+    looking = _Looking(
+        session, since, dead_id(after) if after else "", dead_id(before) if before else ""
+    )
     states, failed = inspect_all(session, names or discover(session))
     states = [state for state in states if state.dead]
     dead = sum(state.dead for state in states)
     rows: list[dict[str, Any]] = []
     reasons: Counter[str] = Counter()
-    looking = _Looking(
-        session, since, dead_id(after) if after else "", dead_id(before) if before else ""
-    )
     newest = not (oldest or after)
     with session.out.progress("reading", dead) as report:
         for seen, (keys, letter) in enumerate(looking.letters(states, newest=newest)):
@@ -124,10 +124,10 @@ def reasons(session: Session, names: Names = None, *, since: Since = None) -> in
 
     It reads them all: --since reads those that died since.
     """
+    looking = _Looking(session, since)
     states, partitions, failed = inspect_parts(session, names or discover(session))
     wholes = {part: queue for queue, parts in partitions.items() for part in parts}
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    looking = _Looking(session, since)
     with session.out.progress("reading", sum(state.dead for state in states)) as report:
         for seen, (keys, letter) in enumerate(looking.letters(states, newest=False)):
             report(seen)
@@ -169,6 +169,9 @@ class _Looking:
     def __init__(
         self, session: Session, since: str | None, after: str = "", before: str = ""
     ) -> None:
+        from atomq.cli import times
+
+        times.since("--since", since, 0)  # a slip is one where nothing is dead, too
         self._session, self._since, self._after, self._before = session, since, after, before
 
     def letters(

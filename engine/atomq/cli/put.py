@@ -101,7 +101,7 @@ def put(
     """
     if lines == (body is not None):
         raise Usage("give a BODY (- for stdin), or --lines")
-    if delay and at:
+    if delay is not None and at is not None:
         raise Usage("--delay and --at are two answers to one question")
     if lines and id_:
         raise Usage("--id is for one message, --lines for many")
@@ -110,8 +110,11 @@ def put(
         "at_ms": moment("--at", at),
         "ttl_ms": milliseconds("--ttl", ttl),
     }
-    if 0 < settings["ttl_ms"] <= settings["delay_ms"]:
-        raise Usage("--ttl must be more than --delay, or nothing would ever take the message")
+    if ttl is not None and settings["ttl_ms"] <= settings["delay_ms"]:
+        raise Usage(
+            "--ttl must be more than 0, and more than --delay, or nothing would ever take the "
+            "message; without --ttl it never expires"
+        )
     if id_ is not None:
         arguments.text("--id", id_, 256, least=1)
     confirmed_by = session.engine.durability(durability)
