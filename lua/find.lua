@@ -60,13 +60,14 @@ end
 
 local later = state == "w" and name ~= "" and name or id
 local due = redis.call("ZSCORE", delayed, later)
+local is_cancelling = false -- then its id may have been put again
 if due then
   found.delayed(later, due, redis.call("HGET", delayed_records, later) or "", later == id)
 elseif state == "h" then
   local score = redis.call("ZSCORE", unacked, name)
   local held = score and redis.call("HGET", records, name)
   if held then
-    found.held(name, score, held, true)
+    is_cancelling = found.held(name, score, held, true)
   end
 elseif state == "d" then
   local entry = redis.pcall("XRANGE", letters, name, name, "COUNT", 1)
@@ -74,7 +75,7 @@ elseif state == "d" then
     found.letter(entry[1], true)
   end
 end
-if #found.values == 0 and limit > 0 then
+if (#found.values == 0 or is_cancelling) and limit > 0 then
   local searching = require("lib.searching")
   searching.search(id, written, limit, max_bytes, ready, READY, steps, left)
 end

@@ -2,7 +2,8 @@
 --
 -- What is ready is taken out, if it is among the first or last of a list; a tracked one is noted, and the claim that
 -- meets it drops it. What is held stays with its holder, which hears of it when it renews its lease; released, or
--- taken from a holder that died, it is dropped. Begins with a freeing command, so it works at full memory.
+-- taken from a holder that died, it is dropped. Its id is free from now on, though it is held still: what drops it
+-- later knows no ids. Begins with a freeing command, so it works at full memory.
 --
 -- KEYS
 --   unacked          zset    receipt -> deadline (bands)
@@ -59,8 +60,11 @@ if receipt ~= "" then
     return 0
   end
   redis.call("HDEL", marks, "")
-  redis.call("HSET", marks, "!" .. receipt, string.format("%.0f", now))
+  local is_new = redis.call("HSET", marks, "!" .. receipt, string.format("%.0f", now)) == 1
   look(limits.HOUR_MS)
+  if is_new then -- said again, it would free the id of what was put since
+    redis.call("ZREM", ids, id)
+  end
   return 1
 end
 

@@ -21,16 +21,18 @@ function M.delayed(id, due, held, is_sure)
     ms and string.format("%.0f", ms) or "", body or held)
 end
 
+-- Answers whether its holder is asked to stop.
 function M.held(receipt, score, held, is_sure)
   local deliveries, step, ms, body = record.split(held)
-  local about = ms and string.format("%.0f", ms) or ""
+  local about, is_cancelling = ms and string.format("%.0f", ms) or "", false
   if tonumber(score) >= bands.APART * bands.SIZE then
     about = about .. " 2"
   elseif redis.pcall("HEXISTS", cancelled, "!" .. receipt) == 1 then
-    about = about .. " 1"
+    about, is_cancelling = about .. " 1", true
   end
   add("unacked", is_sure and 1 or 0, receipt, math.floor(score % bands.SIZE), deliveries or 0, step or 1, about,
     body or held)
+  return is_cancelling
 end
 
 function M.letter(entry, is_sure)

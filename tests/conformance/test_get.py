@@ -103,6 +103,55 @@ def test_cancelled_wherever_it_is(q: Any, tracked: bool) -> None:
     assert q.state().stats["cancelled"] == 3
 
 
+@pytest.mark.parametrize("tracked", [True, False])
+@pytest.mark.parametrize("end", ["release", "ack"])
+def test_the_id_of_a_held_one_that_is_cancelled_is_free_again(
+    make: Any, tracked: bool, end: str
+) -> None:
+    q = make(tracked=tracked)
+    q.put("first", id="a")
+    first = q.claim()
+    assert not q.put("too early", id="a").new
+    assert q.cancel("a") == [DONE]
+    assert q.put("second", id="a").new
+    assert not q.put("third", id="a").new, "it is known again"
+    found = q.get("a")
+    assert (found.state, found.body) == ("ready", "second")
+    assert (first.release() if end == "release" else first.ack()) is DONE
+    second = q.claim(5)
+    assert second.body == "second"
+    assert q.get("a").receipt == second.receipt
+    assert not q.put("fourth", id="a").new
+    second.ack()
+    assert q.claim() is None
+
+
+def test_what_is_put_under_the_id_of_a_cancelled_one_is_cancelled_too(q: Any) -> None:
+    q.put("first", id="a", tracked=True)
+    first = q.claim()
+    assert q.cancel("a") == [DONE]
+    assert q.put("second", id="a", tracked=True).new
+    first.progress(0.5)  # its record is the newest now
+    assert q.get("a").body == "second"
+    assert q.cancel("a") == [DONE]
+    assert q.get("a").cancelling
+    assert q.claim() is None, "the second one was cancelled too"
+    assert q.put("third", id="a").new
+    first.release()
+    assert q.claim().body == "third"
+
+
+def test_in_partitions_the_id_of_a_held_one_that_is_cancelled_is_free_again(make: Any) -> None:
+    q = make(partitions=3)
+    q.put("first", id="a")
+    first = q.claim(2)
+    assert q.cancel("a") == [DONE]
+    first.release()
+    assert q.put("second", id="a").new
+    assert q.claim(2).body == "second"
+    q.delete(force=True)
+
+
 @pytest.mark.on_servers  # what lives in one process has no register
 def test_a_holder_is_named_by_host_and_pid(q: Any) -> None:
     for other in ("A" * 12, "z" * 12):  # of a fleet it is not the first

@@ -421,6 +421,20 @@ def test_the_holder_of_a_cancelled_one_hears_of_it(q: Queue) -> None:
     assert q.run(renew) == [DONE, LOST, LOST]
 
 
+def test_a_held_one_frees_its_id_once_however_often_it_is_cancelled(q: Queue) -> None:
+    """A cancel that is sent again after a lost reply must not free what was put since."""
+    put(q, "a", tracked=False, dedup=True)
+    (a,) = q.take()
+    cancelling = calls.revoke(q.keys, "a", receipt=a.receipt)
+    assert q.run(cancelling)
+    put(q, "a", tracked=False, dedup=True)
+    assert q.run(cancelling)
+    put(q, "a", tracked=False, dedup=True)
+    assert len(q.ready) == 1
+    assert q.run(calls.release(q.keys, [(a.receipt, "a")])) == [DONE]
+    assert len(q.ready) == 1
+
+
 def test_one_whose_holder_died_is_not_handed_out_again(q: Queue) -> None:
     q.put("a", "b")
     a, _ = q.take()

@@ -156,7 +156,9 @@ def find(
     def parse(reply: Any, _repeated: bool) -> MessageStatus:
         now, record, result, dropped, *left, flat = reply
         rows = [flat[i : i + 8] for i in range(0, len(flat), 8)]
-        row = next((row for row in rows if row[1] or id_of(row[7]) == message_id), None)
+        its = [row for row in rows if row[1] or id_of(row[7]) == message_id]
+        its.sort(key=_is_cancelling)  # what was put under the id of such a one goes first
+        row = its[0] if its else None
         known = _RECORD.fullmatch(as_text(record))
         said = _Said(*known.groups()) if known else None
         about: dict[str, Any] = {
@@ -187,6 +189,10 @@ class _Said:
             self.progress = Progress(fraction, str(text), self.ms)
         except (TypeError, ValueError):
             pass
+
+
+def _is_cancelling(row: Sequence[Any]) -> bool:
+    return as_text(row[0]) == "unacked" and as_text(row[6]).endswith(" 1")
 
 
 def _there(row: Sequence[Any], said: _Said | None, dropped: bool) -> dict[str, Any]:
