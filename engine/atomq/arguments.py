@@ -56,9 +56,9 @@ def seconds(name: str, value: Any, *, least: float = 0.0, most: float = LONGEST)
     return float(number)
 
 
-def milliseconds(name: str, value: Any) -> int:
+def milliseconds(name: str, value: Any, *, most: float = LONGEST) -> int:
     """The same in ms; more than nothing is 1 ms at least."""
-    number = seconds(name, value)
+    number = seconds(name, value, most=most)
     return round(number * 1000) or int(number > 0)
 
 

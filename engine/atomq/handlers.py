@@ -12,11 +12,18 @@ from atomq.errors import (
 )
 
 
-def check_handler(handler: Any, *, awaited: bool) -> None:
-    """Raises `InvalidArgument` for what would not do the work when it is called (and awaited)."""
-    if not callable(handler):
-        shown = arguments.shown(handler)
-        raise InvalidArgument(f"a handler is called with each message, which this cannot: {shown}")
+def check_handler(
+    handler: Any,
+    *,
+    awaited: bool,
+    what: str = "a handler",
+    instead: str = "use AsyncQueue, or a plain function",
+) -> None:
+    """Raises `InvalidArgument` for what would not do the work when it is called (and awaited).
+
+    An error says `what` it was given as, and what to do `instead` of giving a coroutine function.
+    """
+    arguments.expect(what, handler, callable(handler), "a function, or what is called like one")
     bare = handler
     while isinstance(bare, partial):
         bare = bare.func
@@ -30,7 +37,7 @@ def check_handler(handler: Any, *, awaited: bool) -> None:
         raise InvalidArgument(
             f"AsyncQueue.work needs a coroutine function (async def), got {handler!r}"
             if awaited
-            else f"Queue.work cannot await {handler!r}: use AsyncQueue, or a plain function"
+            else f"{what} is called here, and not awaited, as {handler!r} has to be: {instead}"
         )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 
-from atomq.errors import ServerError
+from atomq.errors import InvalidArgument, ServerError
 from atomq.keys import SLOTS, hash_slot
 
 MOST = 256
@@ -52,7 +52,13 @@ class PartitionMap:
 
     @classmethod
     def read(cls, queue: str, record: str) -> PartitionMap:
-        """The one that was written down. Raises `ServerError` if that is none."""
+        """The one that was written down. Raises `ServerError` if that is none.
+
+        Raises `InvalidArgument` if it is the copy beside a partition: the queue itself was meant.
+        """
+        if record.startswith(COPY):
+            whole = queue_of(queue)
+            raise InvalidArgument(f"{queue!r} is a partition of {whole!r}, and has none itself")
         head, *rest = record.split() if _RECORD.fullmatch(record) else ("0",)
         count, *before = map(int, head.split("/"))
         falls = all(a > b for a, b in pairwise((count, *before, 0)))

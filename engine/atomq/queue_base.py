@@ -96,6 +96,10 @@ class QueueBase(Generic[EngineT]):
                 f"{type(self).__name__} has no partitions: derive it from the class that has"
             )
         kind = self._engine_type
+        if not isinstance(engine, str | kind):
+            own = type(self).__name__
+            shown = arguments.shown(engine)
+            raise InvalidArgument(f"{own} needs an {kind.__name__} or a URL, got {shown}")
         made: Any = engine
         self._owns_engine = isinstance(engine, str)
         if isinstance(engine, str):
@@ -104,10 +108,6 @@ class QueueBase(Generic[EngineT]):
             raise InvalidArgument(
                 f"options belong to the engine: give them to {kind.__name__}(url, ...)"
             )
-        elif not isinstance(engine, kind):
-            own = type(self).__name__
-            shown = arguments.shown(engine)
-            raise InvalidArgument(f"{own} needs an {kind.__name__} or a URL, got {shown}")
         arguments.expect(
             "serializer", serializer, isinstance(serializer, Serializer), "a Serializer"
         )
@@ -260,7 +260,7 @@ class QueueBase(Generic[EngineT]):
     def _extend(self, receipts: Sequence[str], seconds: Seconds | None) -> Flow[list[Verdict]]:
         lease_ms = self.engine.options.lease_ms
         if seconds is not None:
-            lease_ms = arguments.milliseconds("seconds", seconds)
+            lease_ms = arguments.milliseconds("seconds", seconds, most=calls.LONGEST_LEASE)
         return flows.in_batches(receipts, partial(calls.extend, self.keys, lease_ms=lease_ms))
 
     def _reject(
@@ -336,7 +336,9 @@ class QueueBase(Generic[EngineT]):
     ) -> Flow[bytes | None]:
         look = None
         if on_progress is not None:
-            check_handler(on_progress, awaited=False)
+            check_handler(
+                on_progress, awaited=False, what="on_progress", instead="give a plain one"
+            )
             look = flows.follow(self.keys, message_id, on_progress)
         return flows.await_result(self._result_key(message_id), timeout, look)
 

@@ -35,6 +35,8 @@ def many(n: int) -> list[Queue]:
 
 MADE: list[tuple[Callable[[], Any], str]] = [
     (lambda: Queue("q", None), "needs an Engine or a URL, got None"),
+    (lambda: Queue("q", None, lease=3), "needs an Engine or a URL, got None"),
+    (lambda: Queue("q", None, partitions=2), "needs an Engine or a URL, got None"),
     (lambda: Queue("q", AsyncEngine(URL)), "needs an Engine or a URL, got AsyncEngine"),
     (lambda: AsyncQueue("q", Engine(URL)), "needs an AsyncEngine or a URL, got Engine"),
     (lambda: Queue("q", Engine(URL), lease=3), "options belong to the engine"),
@@ -67,6 +69,8 @@ ASKED: list[tuple[Callable[[Any], Any], str]] = [
     (lambda q: q.put_many([1, Item(1), Item(1, delay=-1)]), "message 2: delay must be"),
     (lambda q: q.put_many({"to": "ann"}), "put_many takes messages"),
     (lambda q: q.put_many(7), "put_many takes messages"),
+    (lambda q: q.wait("x", on_progress=5), "on_progress must be a function"),
+    (lambda q: q.wait("x", on_progress=asyncio.sleep), "on_progress is called here, .* plain one"),
     (lambda q: q.wait("\udce9"), "message_id cannot be written as UTF-8"),
     (lambda q: q.cancel("\udce9"), "ids cannot be written"),
     (lambda q: q.cancel(3), "ids must be text"),
@@ -141,3 +145,25 @@ def test_the_words_of_a_command_are_looked_at_before_they_are_written(word: Any)
 
 def test_words_that_a_command_takes() -> None:
     arguments.command(("ECHO", "text", b"bytes", memoryview(b"x"), 1.5, (1 << 64) - 1, -(1 << 63)))
+
+
+def test_a_lease_is_extended_by_seconds() -> None:
+    queue = Queue("extended", URL)
+    queue.put(1)
+    message = queue.claim()
+    assert message is not None
+    for seconds in (-1, 1e9, 31_622_401):
+        with pytest.raises(InvalidArgument, match="seconds must be seconds from 0 to 31622400,"):
+            message.extend(seconds)
+    message.extend(31_622_400)
+    message.ack()
+
+
+def test_a_partition_has_no_partitions() -> None:
+    whole = Queue("orders", URL, partitions=2)
+    whole.put(1)
+    name = whole.partitions()[1].name
+    for number in (1, 2, 3):
+        with pytest.raises(InvalidArgument, match=f"'{name}' is a partition of 'orders'"):
+            Queue(name, whole.engine, partitions=number).put(1)
+    whole.delete()

@@ -44,7 +44,16 @@ from atomq.calls.partitioning import partitions
 from atomq.calls.publishing import Outgoing, Published, plain, publish
 from atomq.calls.registering import GONE, IN_USE, Process, Roster, register, roster
 from atomq.calls.results import failed, tell
-from atomq.calls.settling import Rejection, ack, complete, dead_letter, extend, reject, release
+from atomq.calls.settling import (
+    LONGEST_LEASE,
+    Rejection,
+    ack,
+    complete,
+    dead_letter,
+    extend,
+    reject,
+    release,
+)
 from atomq.calls.transport import (
     LONGEST_LIFE,
     Attended,
@@ -65,6 +74,7 @@ __all__ = [
     "GONE",
     "HOLDS",
     "IN_USE",
+    "LONGEST_LEASE",
     "LONGEST_LIFE",
     "LONGEST_NAME",
     "MAX_BYTES",

@@ -79,6 +79,8 @@ def release(
     )
 
 
+LONGEST_LEASE = 31_622_400  # seconds: a year and a day
+
 _EXTEND = scripts.declared(
     "extend",
     keys=("unacked", "records", "meta", "cancelled"),
@@ -100,7 +102,7 @@ def extend(
     """
     n = check_items("receipts", receipts)
     args = [
-        arguments.whole("lease_ms", lease_ms, 0, 31_622_400_000),
+        arguments.whole("lease_ms", lease_ms, 0, LONGEST_LEASE * 1000),
         renew_ms or renewal_ms(lease_ms),
         int(beside),
     ]
