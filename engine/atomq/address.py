@@ -363,12 +363,31 @@ def _merged(given: dict[str, Any], parts: list[_Part]) -> Options:
     db = next((part.db for part in parts if part.db is not None), None)
     if db is not None and not {"db", "virtual_host"} & said.keys():
         said["db"] = db
+    overruled = set(said)
     if {"db", "virtual_host"} & said.keys():
-        given = {k: v for k, v in given.items() if k not in ("db", "virtual_host")}
+        overruled |= {"db", "virtual_host"}
     if given.get("credential_provider") is None and said.get("credential_provider") is None:
         user = {"username": first.username, "password": first.password}
         said = {**{k: v for k, v in user.items() if v is not None}, **said}
-    return Options.of(given, **said)
+        overruled |= said.keys()
+    return _on_top(given, said, overruled)
+
+
+def _on_top(given: Mapping[str, Any], said: Mapping[str, Any], overruled: set[str]) -> Options:
+    """The options with what was `said` on top. What is `overruled` is checked all the same."""
+    hidden = {name: value for name, value in given.items() if name in overruled}
+    faults: list[str] = []
+    try:
+        Options.of(hidden)
+    except InvalidOptions as error:
+        faults = error.faults
+    try:
+        found = Options.of({k: v for k, v in given.items() if k not in hidden}, **said)
+    except InvalidOptions as error:
+        raise InvalidOptions(list(dict.fromkeys([*error.faults, *faults]))) from None
+    if faults:
+        raise InvalidOptions(faults)
+    return found
 
 
 ALLOWED_PROVIDERS = "ATOMQ_CREDENTIAL_PROVIDERS"

@@ -212,6 +212,13 @@ def test_tls_settings_in_the_query() -> None:
         ("redis://h?socket_timeout=x", {}, "socket_timeout"),
         ("redis://h", {"visibility_timeout": 3600.5}, "visibility_timeout"),
         ("redis://h", {"virtual_host": "x"}, "virtual_host"),
+        ("redis://h/0", {"virtual_host": "x"}, "virtual_host"),
+        ("redis://h/0", {"db": "x"}, "db"),
+        ("redis://h?virtual_host=0", {"db": -1}, "db"),
+        ("redis://h/0", {"db": 3, "virtual_host": 4}, "db"),
+        ("redis://u:p@h", {"username": 5}, "username"),
+        ("redis://h?lease=3", {"lease": 0}, "lease"),
+        ("redis://h?ssl_cert_reqs=none", {"ssl_cert_reqs": "often"}, "ssl_cert_reqs"),
         ("rediss://h", {"ssl": False}, "ssl"),
         ("rediss://h?ssl_cert_reqs=none&ssl_check_hostname=true", {}, "ssl_check_hostname"),
         ("sentinel://h", {}, "master_name"),
@@ -227,6 +234,9 @@ def test_faults_of_query_and_options_are_listed_together() -> None:
     with pytest.raises(InvalidOptions) as caught:
         Address.parse("redis://h?lease=0&prefech=1", prefetch=0)
     assert len(caught.value.faults) == 3
+    with pytest.raises(InvalidOptions) as caught:
+        Address.parse("redis://h/1?lease=0&prefech=1", lease=5, db="x", prefech=2)
+    assert [fault.partition(":")[0] for fault in caught.value.faults] == ["lease", "prefech", "db"]
 
 
 # ── what is wrong ─────────────────────────────────────────────────────────────────────────────
