@@ -3,7 +3,7 @@
 -- A message is found by its id where the id leads to it: what is delayed, and what its record (see lib/tracking) says
 -- if it is tracked, provided that it is there. Else its id is searched for among unacked, ready and dead messages: so
 -- many of each, and so many bytes. A text search cannot know whether what it found is the id of a message or stands
--- elsewhere in it: the caller reads that. The first 10 that were found are answered.
+-- elsewhere in it: the caller reads that. All that were found are answered.
 --
 -- KEYS
 --   unacked          zset    receipt -> deadline (bands)

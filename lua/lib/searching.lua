@@ -1,22 +1,41 @@
 -- Search for a message whose id leads nowhere: among unacked, ready and dead ones, each up to `limit` messages and
--- `max_bytes`. The keys are those of `find`.
+-- `max_bytes`. The keys are those of `find`. What has the id as one of its values is found, and that may be all of
+-- them: no message is decoded, and the one that is looked for may be the last.
 local dead = require("lib.dead")
 local found = require("lib.found")
 
 local M = {}
 local unacked, records, letters = KEYS[1], KEYS[2], KEYS[5]
-local MOST = 80 -- values that were found: ten messages
+
+-- How an id may be written: as text, escaped or not, or as a number.
+local function forms(id, written)
+  local all = { '"' .. written .. '"', '"' .. id .. '"' }
+  if tonumber(id) then
+    for _, before in ipairs({ ":", ": " }) do
+      for _, behind in ipairs({ ",", "}", " ", "\n", "\r" }) do
+        all[#all + 1] = before .. id .. behind
+      end
+    end
+  end
+  return all
+end
 
 -- What was searched is subtracted from `left`: unacked, ready, dead. The ready lists begin at KEYS[at], and `ready` has
 -- their sizes.
 function M.search(id, written, limit, max_bytes, ready, at, steps, left)
-  local bytes = 0
+  local bytes, all = 0, forms(id, written)
   local function has(body)
     bytes = bytes + #body
-    return string.find(body, written, 1, true) or string.find(body, id, 1, true)
+    local is_there = string.find(body, written, 1, true) or string.find(body, id, 1, true)
+    for i = 1, is_there and #all or 0 do
+      if string.find(body, all[i], 1, true) then
+        return true
+      end
+    end
+    return false
   end
   local function goes_on()
-    return bytes < max_bytes and #found.values < MOST
+    return bytes < max_bytes
   end
 
   for _, receipt in ipairs(redis.call("ZRANGE", unacked, 0, limit - 1)) do

@@ -86,6 +86,23 @@ def test_of_one_that_is_not_tracked_is_said_what_can_be_known(q: Any) -> None:
         q.get("")
 
 
+def test_an_id_that_stands_in_many_other_messages_is_found(q: Any) -> None:
+    ids = [str(n) for n in range(1, 31)]  # as of rows of a table; "17" is in each time of day
+    q.put_many([Item({"order": 17, "parent": "17", "n": n}, id=i) for n, i in enumerate(ids)])
+    held = q.claim_many(15)
+    assert [q.get(each.id).receipt for each in held] == [each.receipt for each in held]
+    for each in held[:14]:
+        each.reject("no")
+    assert {q.get(each).state for each in ids[:14]} == {"dead"}
+    assert {q.get(each).state for each in ids[15:]} == {"ready"}
+    assert q.cancel(*ids[14:]) == [DONE] * 16
+    assert q.claim() is None
+    assert held[14].release() is DONE
+    found = q.get("17")
+    assert (found.state, found.certain) == ("unknown", True)
+    assert found.note.startswith("not tracked: it is not in the queue")
+
+
 @pytest.mark.parametrize("tracked", [True, False])
 def test_cancelled_wherever_it_is(q: Any, tracked: bool) -> None:
     ready, delayed = q.put(1, id="a", tracked=tracked), q.put(2, delay=60, tracked=tracked)

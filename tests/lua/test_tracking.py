@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,40 @@ def test_the_text_of_an_id_elsewhere_in_a_message_is_not_the_message(q: Queue) -
     assert find(q, "wanted").state == "unknown"
     put(q, "wanted", tracked=False)
     assert find(q, "wanted").state == "ready"
+
+
+def test_however_often_an_id_is_found_elsewhere_each_part_is_searched_to_its_bounds(
+    q: Queue,
+) -> None:
+    others = [msg("x", properties={"delivery_tag": f"m{i}"}, parent="wanted") for i in range(90)]
+    q.put(*others)
+    dead = [Rejection(each.receipt, "", "no") for each in q.take(60)[30:]]
+    assert q.run(calls.reject(q.keys, dead)) == [DONE] * 30
+    put(q, "wanted", tracked=False)
+    found = find(q, "wanted", limit=40)
+    assert (found.state, found.certain) == ("ready", True)
+    assert found.raw == envelope("wanted", tracked=False)
+    q.db.lset(q.keys.ready[0], 15, q.db.lpop(q.keys.ready[0]))  # the newest, to their middle
+    found = find(q, "wanted", limit=20)
+    assert (found.state, found.certain) == ("unknown", False)
+    assert found.note == "not tracked: 30 messages of the queue were not searched for it"
+
+
+@pytest.mark.parametrize("blank", ["", " "])
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("name", [17, -17, 1.5])
+def test_an_id_that_is_a_number_is_found(
+    q: Queue, name: float, indent: int | None, blank: str
+) -> None:
+    for last in True, False:
+        named = {"message_id": name} if last else {"message_id": name, "priority": 0}
+        raw = json.dumps(
+            {"body": "x", "properties": named}, indent=indent, separators=(",", f":{blank}")
+        )
+        q.write("ready", raw.encode(), name="")
+        found = find(q, str(name))
+        assert (found.state, found.raw) == ("ready", raw.encode())
+        q.db.delete(q.keys.ready[0])
 
 
 @pytest.mark.parametrize("name", ['"quoted"', "with blanks", "ä€😀", "!mark", "50%", "\\", "'"])

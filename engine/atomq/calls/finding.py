@@ -81,7 +81,8 @@ class MessageStatus:
     now_ms: int
     certain: bool = True
     """False: so says the record of a tracked message, and it was not looked for among all others.
-    A stock worker, or one of an older release, that took it since has left no word."""
+    A stock worker, or one of an older release, that took it since has left no word. Of an
+    `unknown` one: not all messages of the queue were searched for it."""
     tracked: bool = False
     """There is a record of it, which lasts for one to two days after it last moved."""
     note: str = ""
@@ -169,13 +170,10 @@ def find(
         }
         if row is not None:
             return MessageStatus(**about, **_there(row, said, dropped == 1))
-        searched = not any(left) and len(rows) < _MOST_FOUND
+        searched = not any(left)
         return MessageStatus(**about, **_not_there(said, result, left, searched=searched))
 
     return Call(_FIND, keys, names, args, parse, large=True)
-
-
-_MOST_FOUND = 10  # that the script answers
 
 
 class _Said:
@@ -240,7 +238,7 @@ def _not_there(
             if searched
             else unsearched
         )
-        return {"state": "unknown", "note": note}
+        return {"state": "unknown", "note": note, "certain": searched}
     if said.state == "a":
         return {"state": "done", "since_ms": since}
     if said.state == "r" and left[1]:
@@ -249,7 +247,7 @@ def _not_there(
     note = f"it was {was}; what ended that left no word"
     if searched:
         return {"state": "gone", "note": note}
-    return {"state": "unknown", "note": f"{note}, and {unsearched}"}
+    return {"state": "unknown", "note": f"{note}, and {unsearched}", "certain": False}
 
 
 def _ended(result: bytes) -> dict[str, Any]:
