@@ -126,11 +126,11 @@ class ScriptFault(ServerError):
 
 
 class UnknownPartition(ServerError):
-    """The record of the queue names no such partition, or not any more. Nothing was put.
+    """The record of the queue does not name this partition any more. Nothing was put.
 
-    Raised where a partition is used by itself that a process has from before the queue, or the
-    whole server, was deleted: ask `partitions()` again. The queue itself does that and puts the
-    message where the record says.
+    Raised where one of `partitions()` is used by itself that a process has from before the queue,
+    or the whole server, was deleted: ask `partitions()` again. The queue itself does that and puts
+    the message where the record says. A `Queue` made of a partition's name is not checked.
 
     See docs/reference/errors.md#unknownpartition.
     """
