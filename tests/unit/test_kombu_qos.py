@@ -307,6 +307,21 @@ def test_what_a_worker_that_ends_gives_back(
     assert sorted(stage.released()) == sorted(released)
 
 
+def test_what_a_child_has_begun_unheard_stays_with_a_worker_that_stops(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its result comes while Celery waits for the pool, behind the end of the channel."""
+    a, b = stage.claim("a", "b")
+    worker_holds(monkeypatch, waits=[a, b])
+    says(monkeypatch, "stopping")
+    assert not a.given_up(), "it is written to a child"
+    stage.channel.close()
+    assert stage.released() == [("b", 0, 1, 0)]
+    assert b.given_up(), "it is begun no more"
+    a.ack()
+    assert stage.acks() == ["a"]
+
+
 def test_a_task_that_a_cold_shutdown_killed_is_not_acked_and_counts(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

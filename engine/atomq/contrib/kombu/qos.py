@@ -198,13 +198,7 @@ class QoS(virtual.QoS):
             return
         waiting = {tag for tag, one in worker.requests().items() if one.time_start is None}
         waiting -= worker.running()
-        # A thread that is free before Celery stops its pool takes the next task: it finds out.
-        begun = {
-            tag
-            for tag, message in self._ours().items()
-            if tag not in waiting or message.becomes(GIVEN_BACK) == BEGUN
-        }
-        self._give_back(begun, set())
+        self._give_back(self._stay(waiting), set())
         # Celery has struck out what waited for its pool: no task holds that. What is done and not
         # acked yet, Celery holds.
         held = WeakValueDictionary(self._ours())
@@ -213,6 +207,18 @@ class QoS(virtual.QoS):
         with contextlib.suppress(ServerUnavailable):
             self.channel.broker.reap()
         self._delivered.update(held)
+
+    def _stay(self, waiting: set[str]) -> set[str]:
+        """What stays while the worker stops. What waits goes, unless its begin was not heard of.
+
+        A child of prefork may have begun it. And a thread that is free before Celery stops its pool
+        takes the next task: it finds out.
+        """
+        return {
+            tag
+            for tag, message in self._ours().items()
+            if tag not in waiting or message.becomes(GIVEN_BACK) == BEGUN
+        }
 
     def _ours(self) -> dict[str, Message]:
         """What was delivered, without what a program appended by itself, which has no lease."""
@@ -244,7 +250,7 @@ class QoS(virtual.QoS):
             started = {tag for tag, request in requests.items() if request.time_start is not None}
             return set(), started | self._killed
         if worker.stopping():
-            return worker.running(), set()
+            return self._stay(set(self._delivered) - worker.running()), set()
         if self._delivered and worker.ending():  # by an error of its own: what it had begun counts
             return worker.running(), self._begun()
         return set(worker.requests()) if self._delivered else set(), set()
