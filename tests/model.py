@@ -111,8 +111,7 @@ class Model:
     # producers
 
     def publish(self, message: Message, due: int | None, message_id: str, *, dedup: bool) -> bool:
-        named = dedup or due is not None
-        if (named and message_id in self.delayed) or (dedup and message_id in self.seen_ids):
+        if dedup and (message_id in self.delayed or message_id in self.seen_ids):
             return False
         if dedup:
             self.seen_ids.add(message_id)

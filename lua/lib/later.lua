@@ -2,11 +2,23 @@
 local bands = require("lib.bands")
 local record = require("lib.record")
 
-local M = { seen = {} }
+local M = { seen = {}, last = 0 }
 local TRIM = 100 -- ids forgotten beyond twice those that come, so that they grow fewer
 
--- Leave out the messages whose id is known; their positions go to `skipped`. From KEYS[behind] on there is what is
--- delayed, then what holds ids. Reads only.
+-- A name that no delayed message has, for one more of this id.
+local function other(delayed, id)
+  local name
+  M.last = math.max(M.last, redis.call("ZCARD", delayed))
+  repeat
+    M.last = M.last + 1
+    name = string.format("%s#%d", id, M.last)
+  until not M.seen[name] and not redis.call("ZSCORE", delayed, name)
+  return name
+end
+
+-- Leave out the messages whose id is known, of those that are put once; their positions go to `skipped`. Others of one
+-- id have a name each while they are delayed. From KEYS[behind] on there is what is delayed, then what holds ids. Reads
+-- only.
 function M.look(group, behind, timer_at, seen, skipped)
   local ids_at = behind + 2
   M.timer_at = tonumber(timer_at) or 0
@@ -28,9 +40,13 @@ function M.look(group, behind, timer_at, seen, skipped)
     till = redis.call("ZMSCORE", KEYS[ids_at], unpack(group.ids))
   end
   for i = 1, #group.ids do
-    local id = group.ids[i]
-    if waiting[i] or young[i] == 1 or old[i] == 1 or M.seen[id] or till[i] and tonumber(till[i]) > group.now then
-      skipped[#skipped + 1] = group.before + i
+    local id, position = group.ids[i], group.before + i
+    local is_waiting = waiting[i] or M.seen[id]
+    if is_waiting and group.named == 1 then
+      id, is_waiting = other(KEYS[behind], id), false
+    end
+    if is_waiting or young[i] == 1 or old[i] == 1 or till[i] and tonumber(till[i]) > group.now then
+      skipped[#skipped + 1] = position
     else
       M.seen[id] = group.due ~= nil or group.named == 2
       ids[#ids + 1], bodies[#bodies + 1] = id, group.bodies[i]

@@ -224,6 +224,14 @@ def test_a_future_eta_of_a_stock_producer_is_given_back(at: Place) -> None:
     at.await_empty()
 
 
+def test_two_tasks_of_one_id_with_a_countdown_both_run(at: Place) -> None:
+    at.worker("threads", 2).ready()
+    for _ in range(2):
+        at.send("work", task_id="customer-7", countdown=0.5)
+    at.ledger.await_starts("customer-7", times=2)
+    at.await_empty()
+
+
 def test_delay_in_server(at: Place) -> None:
     def sent(how: str) -> str:
         app = at.make_app(broker_transport_options={"delay_in_server": how})

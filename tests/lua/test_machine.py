@@ -156,13 +156,17 @@ class QueueMachine(RuleBasedStateMachine):
             )
         call = calls.publish(self.q.keys, outgoing, call_id=CallId("p", self.count))
         done = self.q.run(call)
-        put, delayed = 0, self.q.delayed
+        put, delayed = 0, {name_of(one.raw): (at, one) for at, one in self.q.delayed.items()}
         for i, out in enumerate(outgoing):
             name = name_of(out.message)  # type: ignore[arg-type]
             message = Message(name, step, stale=bool(ttl))
-            held = delayed.get(out.id)  # not if its id is known: then it is not put
+            # Not if its id is known, and it is put once: then it is not put. Others of an id that
+            # waits have one beside it.
+            at, held = delayed.get(name, (out.id, None))
+            is_one_more = not dedup and delay and out.id in self.model.delayed
+            assert at.startswith(f"{out.id}#") if is_one_more else at == out.id
             due = (held.deadline if held else 0) if delay else None
-            was_put = self.model.publish(message, due, out.id, dedup=dedup)
+            was_put = self.model.publish(message, due, at, dedup=dedup)
             assert was_put == (i not in done.known)
             put += was_put
             self.at.names |= {name} if was_put else set()

@@ -303,10 +303,22 @@ def test_a_refused_call_leaves_its_producer_as_it_was(q: Queue, one: Any) -> Non
             q.db.restore(key, 0, kept)
 
 
-def test_an_id_that_is_delayed_now_is_never_put_again(q: Queue) -> None:
+def test_an_id_that_is_delayed_now_is_not_put_once_more(q: Queue) -> None:
     q.put("a", delay_ms=60_000)
-    assert q.put("a", delay_ms=1, step=2).known == (0,)
+    assert q.put("a", delay_ms=1, step=2, dedup=True).known == (0,)
     assert len(q.delayed) == 1
+
+
+def test_without_dedup_several_of_one_id_may_be_delayed(q: Queue) -> None:
+    """A task of Celery's, say, that is sent twice with one `task_id` and a countdown."""
+    later = q.now() + 100
+    one, two, three, four = (Outgoing(msg(each), "a", at_ms=later) for each in "1234")
+    for some in ([one], [two], [three, four]):
+        assert q.run(calls.publish(q.keys, some)).known == ()
+    assert "a" in q.delayed
+    assert sorted(each.raw for each in q.delayed.values()) == [msg(each) for each in "1234"]
+    q.put("a", at_ms=later - 60_000)
+    assert names(q.ready) == ["a"], "what is due is not held up by them"
 
 
 def once(q: Queue, *ids: str, window_ms: int = 300_000, call_id: CallId | None = None) -> Published:
@@ -386,7 +398,7 @@ def test_a_repeated_call_says_what_the_first_one_left_out(q: Queue) -> None:
         Outgoing(msg("a"), "a"),
         Outgoing(msg("b"), "b", dedup=True),
         Outgoing(msg("d"), "d", dedup=True),
-        Outgoing(msg("c"), "c", delay_ms=1000),
+        Outgoing(msg("c"), "c", delay_ms=1000, dedup=True),
         Outgoing(msg("e"), "e", step=2),
     ]
     call = calls.publish(q.keys, mixed, call_id=CallId("p", 7))
