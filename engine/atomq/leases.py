@@ -235,6 +235,14 @@ class LeaseKeeper:
         """Send the acks that wait, and what is given back, now. What cannot be sent is kept."""
         self._settling.send(LEAVING)
 
+    def leave(self) -> None:
+        """The process ends: send what waits, and once more what a call took along just now.
+
+        A server that is away has the seconds of `retry_budget`, unless `close` gave it those.
+        """
+        patience = 0.0 if self._thread.closing else self._engine.options.retry_budget
+        self._settling.leave(LEAVING, patience)
+
     def forked(self) -> None:
         """In a child process: everything held is the parent's."""
         self._begin()
@@ -360,4 +368,4 @@ def keeper(engine: EngineBase) -> LeaseKeeper:
 @atexit.register
 def _at_exit() -> None:
     for one in members(_keepers):
-        one.send()
+        one.leave()
