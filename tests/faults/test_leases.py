@@ -583,24 +583,3 @@ def test_only_a_process_that_holds_something_looks_for_garbage_when_it_connects(
     assert queue.state().ready == 1
     broker.keeper.close()
     queue.engine.close()
-
-
-ENDS = """
-import sys
-from atomq import Queue
-
-queue = Queue("q", sys.argv[1])
-for message in queue.consume(timeout=10):
-    with message:
-        queue.engine.command("CLIENT", "PAUSE", "300", "ALL")
-    while not queue.keeper.acks.under_way("q"):
-        pass
-    sys.exit()
-"""
-
-
-def test_an_ack_that_is_on_its_way_when_a_program_ends_arrives(server: Server) -> None:
-    queue = Queue("q", server.url)
-    queue.put("x")
-    subprocess.run([sys.executable, "-c", ENDS, server.url], check=True, timeout=60)
-    assert (queue.state().unacked, queue.state().ready) == (0, 0)
