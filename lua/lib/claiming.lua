@@ -8,6 +8,7 @@ local state = require("lib.state")
 
 local M = {}
 local FIXED = 11 -- keys of a queue before its ready lists
+local MANY = 16 -- messages
 
 -- All reads, into `opened`. Answers whether some receipts of this claim are held: it is sent again.
 local function look(call, known, opened, queues)
@@ -119,6 +120,10 @@ function M.run(now_text, us, known)
   call.out[1] = now_text .. " " .. wait .. " " .. drain .. " " .. record.text(mores) .. more .. " " .. at .. alike
     .. lost_acks
   call.out[#call.out + 1] = call.dead_lettered
+  if call.count >= MANY then
+    -- Much garbage. Lua would rest until the heap has doubled, and then one call in six would collect for all of them.
+    collectgarbage("step", 0) -- begins the next turn if none is under way
+  end
   if not call.dead_lettered and #call.out < 3 then
     return table.concat(call.out, "\n")
   end
