@@ -206,6 +206,35 @@ def test_what_was_given_back_is_not_begun_by_a_thread_that_is_free_before_its_po
     assert sorted([*left, *at.ledger.ends()]) == sorted(ids)
 
 
+@pytest.mark.parametrize("cut", [False, True], ids=["stopped", "cut off"])
+def test_what_a_child_was_written_is_settled_though_it_had_not_said_that_it_begins(
+    own: Place, cut: bool
+) -> None:
+    """Celery strikes it from the books of its pool then, and would not hear that it is done."""
+    slow = own.send("work", kwargs={"value": "slowly"})
+    worker = own.worker("prefork", 1).ready()
+    wait_until("a child to read it", lambda: "reads" in own.ledger.path.read_text())
+    behind = own.send("work")
+    own.await_state(lambda s: s.unacked == 2)
+    if cut:
+        own.server.kill()
+        worker.await_log("onnection to broker lost")
+        own.server.start()
+        wait_until("a new connection", lambda: worker.log.count("Connected to") == 2)
+    else:
+        worker.send_signal(signal.SIGTERM)
+        own.await_state(lambda s: s.ready == 1)
+    with own.ledger.path.open("a") as file:
+        file.write("go\n")
+    if cut:
+        own.ledger.await_ends([slow, behind])
+        own.await_empty()
+        worker.stop()
+    assert worker.ended(10) == 0
+    assert own.ledger.ends() == own.ledger.starts() == {slow: 1, **({behind: 1} if cut else {})}
+    assert (own.state().ready, own.state().unacked) == (int(not cut), 0)
+
+
 def test_a_worker_that_ends_by_an_error_of_its_own_gives_back_what_it_held(at: Place) -> None:
     worker = at.worker("prefork", 1).ready()
     one = at.send("hungry")

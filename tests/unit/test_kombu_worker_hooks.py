@@ -335,6 +335,33 @@ def test_a_child_of_prefork_is_written_nothing_that_was_given_up(celery: Celery)
     assert pool.outbound_buffer is waiting
 
 
+def test_what_a_child_was_written_stays_in_the_books_of_its_pool(
+    celery: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that it says it begins stays by itself; one that was put back is written anew."""
+    celery.module(PREFORK)
+    alive, dead = SimpleNamespace(_is_alive=lambda: True), SimpleNamespace(_is_alive=lambda: False)
+
+    def job(child: Any, *, accepted: bool = False) -> Any:
+        return SimpleNamespace(_write_to=child, _accepted=accepted)
+
+    back = job(alive)
+    pool: Any = celery.AsynPool(back)
+    begins = job(alive, accepted=True)
+    pool._cache = {1: begins, 2: job(alive), 3: job(dead), 4: job(None), 5: back}
+    written = pool._cache[2]
+    started = SimpleNamespace(_pool=pool, flush=pool._cache.clear)
+    monkeypatch.setattr(worker_hooks, "controller", lambda: SimpleNamespace(pool=started))
+    worker_hooks.ask_before_work()
+    pool._create_write_handlers("hub")
+    started.flush()
+    assert pool._cache == {2: written}
+    other: Any = celery.AsynPool()
+    flush = started.flush
+    other._create_write_handlers("hub")
+    assert started.flush is flush, "of another pool"
+
+
 # ── when it stops ─────────────────────────────────────────────────────────────────────────────
 
 

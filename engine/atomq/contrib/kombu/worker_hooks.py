@@ -19,7 +19,7 @@ from typing import Any
 
 from kombu.utils import functional
 
-from atomq.contrib.kombu.worker import PREFORK, SOLO, THREADS, is_green, stopping
+from atomq.contrib.kombu.worker import PREFORK, SOLO, THREADS, controller, is_green, stopping
 
 log = logging.getLogger("atomq.kombu")
 _doubtful: deque[tuple[float, Any]] = deque()  # since when, and the message of the task
@@ -154,6 +154,7 @@ def _asked_for_children(create: Callable[..., Any]) -> Callable[..., Any]:
     def asked(pool: Any, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(pool.outbound_buffer, _ForChildren):
             pool.outbound_buffer = _ForChildren(pool)
+            _keep_what_children_have(pool)
         return create(pool, *args, **kwargs)
 
     setattr(asked, _MARK, True)
@@ -180,6 +181,33 @@ class _ForChildren(deque[Any]):
                 return job
             job.discard()
             self._pool._putlock.release()  # the worker hands over the next one
+
+
+def _keep_what_children_have(pool: Any) -> None:
+    """Have a pool of prefork keep what it has written to a child that has not said that it begins.
+
+    When the worker stops, or loses its connection, Celery 5.7 strikes such a task from the books of
+    its pool. The child works on it all the same: nothing hears that it is done, and the child,
+    which waits for that at its end, stays for 30 s.
+    """
+    found: Any = getattr(controller(), "pool", None)
+    books: Any = getattr(found, "_pool", None)
+    if books is not pool:
+        return
+    flush = found.flush  # as `pool` had it when it started
+
+    @wraps(flush)
+    def kept() -> None:
+        waiting = {id(job) for job in pool.outbound_buffer}  # some were written to one that died
+        written = {
+            number: job
+            for number, job in tuple(pool._cache.items())
+            if not job._accepted and job._write_to and id(job) not in waiting
+        }
+        flush()
+        pool._cache.update((n, job) for n, job in written.items() if job._write_to._is_alive())
+
+    found.flush = kept
 
 
 def _given_up(request: Any) -> bool:
