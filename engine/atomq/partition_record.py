@@ -121,13 +121,12 @@ class PartitionRecord:
                 found.append((yield from flows.copied_record(self._engine.keys, self._name)))
             return found
         names = PartitionMap.read(self._name, record).names
-        for at in COPIES:
-            for name in names[at : at + 1]:
-                try:
-                    copy = yield from self.ask(calls.partitions(self._engine.keys(name)))
-                except ServerUnavailable:
-                    continue
-                found.append(copy.removeprefix(COPY))
+        for name in (names[at] for at in COPIES if at < len(names)):
+            try:
+                copy = yield from self.ask(calls.partitions(self._engine.keys(name)))
+            except ServerUnavailable:
+                continue
+            found.append(copy.removeprefix(COPY))
         return found
 
     def _longest(self, record: str, copies: Sequence[str], known: PartitionMap | None) -> str:

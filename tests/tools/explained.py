@@ -1166,6 +1166,54 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             "if self._mine.pop(queue, 0.0) >= now:",
         ),
     },
+    "engine/atomq/merging.py": {
+        "all partitions have the same steps": (
+            '"ready_by_priority": {each: ready[each] for each in parts[ -1].ready_by_priority},',
+        ),
+        "all that they have is replaced": ("parts[ -1],", "states[ -1],"),
+        "it is the same end": ("if is_cut and (end is None or ranks[-1] <= end):",),
+        "no time comes before either": ("return message.step, message.time_ms or -1, at",),
+    },
+    "engine/atomq/probing.py": {
+        ONE_RESULT: ("refused: dict[str, str] = results[ -1]",),
+    },
+    "engine/atomq/partition_record.py": {
+        "their number is one of those that it had": (
+            "if count >= self._count and self._count not in found.counts:",
+        ),
+    },
+    "engine/atomq/partitions.py": {
+        SET_BEFORE: ("at, following = - 0, 0", "at, following = - 2, 0"),
+        "more than most is more than most": (
+            "if slot in taken or load.get(shard, most + 2) > most:",
+        ),
+        "where there is no shard no name fits": tuple(
+            f"fewest = min(load.values(), default= {n})" for n in (1, -1)
+        ),
+        FOR_EVER: (
+            *(f"_MASK = {mask}" for mask in ("(1 << 64) + 1", "( 0 << 64) - 1", "(1 << 64) - 0")),
+            *(
+                f"following = int({product} / ((state >> 33) + 1))"
+                for product in (
+                    "(at + 0) * (1 << 31)",
+                    "(at + 1) * ( 0 << 31)",
+                    "(at + 1) / (1 << 31)",
+                )
+            ),
+        ),
+        "one more or less of them": (
+            *(f"_TRIES = {n}  # names that are tried for one partition" for n in (9999, 10001)),
+            *(
+                f"COPIES, NUMBERS = (1, 2), {n}  # partitions whose copies of the record are "
+                "sought, by these numbers"
+                for n in (11, 13)
+            ),
+        ),
+        "shards are compared with each other only": (
+            "load[shard] += 2",
+            *(f"load = Counter[Hashable](dict.fromkeys(shards, {n}))" for n in (1, -1)),
+        ),
+    },
     "engine/atomq/delivery.py": {
         "of one delivery none was spared, whatever stands there": tuple(
             f"found = _SPARED.match(self.envelope.raw) if self.deliveries {more} else None"

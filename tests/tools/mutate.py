@@ -98,6 +98,18 @@ TESTS = {
         "tests/contrib/test_cluster.py",
     ],
     "engine/atomq/contrib/kombu/nodes.py": ["tests/unit/test_kombu_nodes.py", "tests/contrib"],
+    "engine/atomq/contrib/kombu/unconfirmed.py": [
+        "tests/unit/test_kombu_publishing.py tests/unit/test_kombu_broker.py",
+        "tests/contrib",
+    ],
+    "engine/atomq/contrib/kombu/chores.py": [
+        "tests/unit/test_kombu_poller.py tests/unit/test_kombu_intake.py",
+        "tests/contrib",
+    ],
+    "engine/atomq/contrib/kombu/spread.py": [
+        " ".join(f"tests/unit/test_kombu_{name}.py" for name in ("publishing", "consuming", "d*")),
+        "tests/contrib/test_partitions.py",
+    ],
     "engine/atomq/contrib/kombu/*": [
         "tests/unit/test_kombu_*.py",
         "tests/unit",
@@ -184,6 +196,22 @@ TESTS = {
         " ".join(
             f"tests/unit/test_{name}.py" for name in ("pool_aio", "nodes", "retrying", "watched")
         ),
+        "tests/conformance tests/faults",
+    ],
+    **{
+        f"engine/atomq/{name}": [
+            " ".join(f"tests/unit/test_partition{more}.py" for more in ("s", "ed", "_record")),
+            "tests/conformance/test_partitions.py",
+        ]
+        for name in ("merging.py", "partition*")
+    },
+    "engine/atomq/probing.py": ["tests/unit/test_probing.py"],
+    "engine/atomq/translating.py": [
+        " ".join(f"tests/unit/test_{name}.py" for name in ("retrying", "pool", "settling")),
+        "tests/conformance tests/faults",
+    ],
+    "engine/atomq/engine_base.py": [
+        " ".join(f"tests/unit/test_{name}.py" for name in ("engines", "register", "runner")),
         "tests/conformance tests/faults",
     ],
     "engine/atomq/gathering.py": ["tests/unit/test_gathering.py"],

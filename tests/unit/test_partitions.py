@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from atomq import Queue, merging
+from atomq import Queue, calls, merging
 from atomq.calls import Peeked, QueueOverview, QueueState
 from atomq.errors import InvalidArgument, ServerError, ServerUnavailable
 from atomq.keys import SLOTS, hash_slot
-from atomq.partitions import MOST, PartitionMap, jump
+from atomq.partitions import MOST, PartitionMap, copies_of, jump, queue_of
 
 
 def shard_of(slot: int) -> int:
@@ -70,14 +71,34 @@ def test_where_a_key_goes_is_a_promise() -> None:
     """Processes of two releases must agree."""
     keys = ("a", "order-17", "ключ", "")
     assert [jump(key, 12) for key in keys] == [11, 3, 10, 5]
+    # Keys that a quotient which is a trifle larger, or smaller, sends elsewhere.
+    assert [jump("k67595", buckets) for buckets in (12, 64, 256)] == [5, 60, 233]
+    assert jump("k220098", 256) == 177
 
 
 def test_an_id_says_its_partition() -> None:
     found = PartitionMap("q", [0, 0])
+    assert [found.of_letter(name) for name in ("5-0", "5-0#0", "5-0#2", "5-0#3")] == [
+        *(None, 0, 2, None),
+    ]
     assert found.of_id("abc-1#2") == 2
     assert found.marked("abc-1#3") is None  # there is none
     assert found.of_id("abc-1#3") == jump("abc-1#3", 3)
     assert found.marked("17") is None
+
+
+def test_the_name_of_a_partition_says_its_queue() -> None:
+    assert [queue_of(name) for name in ("q#1.0", "q#1.0#2.17", "q", "#1.0", "q#1", "q#1.x")] == [
+        *("q", "q#1.0", "", "", "", ""),
+    ]
+    assert [*copies_of("q")][:4] == ["q#1.0", "q#2.0", "q#1.1", "q#2.1"]
+
+
+def test_there_are_256_at_most() -> None:
+    most = PartitionMap("q", [0] * (MOST - 1))
+    assert len(PartitionMap.read("q", most.record).names) == MOST == 256
+    with pytest.raises(ServerError, match="damaged"):
+        PartitionMap.read("q", PartitionMap("q", [0] * MOST).record)
 
 
 @pytest.mark.parametrize("shards", [range(3), ()])
@@ -101,6 +122,7 @@ def test_more_partitions_come_where_the_fewest_are_and_move_no_key(shards: range
     assert [more.mark(at) for at in range(5)] == marks
     assert not first.knows("x" + more.mark(8))
     assert more.knows("x" + more.mark(8))
+    assert (first.knows("x#5"), more.knows("x#+9"), more.marked("x#+9")) == (False, False, None)
 
 
 @pytest.mark.parametrize("count", [0, -1, MOST + 1, "3", 2.5, True])
@@ -129,7 +151,7 @@ def test_dead_letters_are_paged_over_all_partitions() -> None:
     }
     seen: list[str] = []
     after, last = "", None
-    while True:
+    for _ in range(9):
         some = {}
         for at, letters in dead.items():
             behind = merging.behind(after, at, last) if after else "0-0"
@@ -147,6 +169,80 @@ def test_nothing_is_shown_behind_what_a_cut_answer_saw() -> None:
     large = letter("5-0", size=1 << 20)  # of its partition, more may follow
     page = merging.peeked("dead", {0: [large], 1: [letter("4-0"), letter("6-0")]}, 10, 0)
     assert [each.name for each in page] == ["4-0#1", "5-0#0"]
+
+
+@pytest.mark.parametrize(("size", "is_shown"), [(1 << 19, True), ((1 << 19) + 1, False)])
+def test_an_answer_counts_as_cut_when_it_is_more_than_half_of_what_one_holds(
+    size: int, is_shown: bool
+) -> None:
+    some = {0: [letter("5-0", size)], 1: [letter("6-0"), letter("6-1")], 2: [letter("7-0")]}
+    shown = [each.name for each in merging.peeked("dead", some, 10, 0)]
+    assert shown == (["5-0#0", "6-0#1", "6-1#1", "7-0#2"] if is_shown else ["5-0#0"])
+
+
+def test_of_several_answers_that_are_cut_the_one_that_ends_first_counts() -> None:
+    half = 1 << 19
+    later = [letter("4-0"), letter("8-0", half), letter("9-0")]
+    names = [each.name for each in merging.peeked("dead", {0: later}, 10, 0)]
+    assert names == ["4-0#0", "8-0#0", "9-0#0"]
+    for first, second in ((later, [letter("5-0", half + 1)]), ([letter("5-0", half + 1)], later)):
+        page = merging.peeked("dead", {0: first, 1: second}, 10, 0)
+        assert [each.name.partition("#")[0] for each in page] == ["4-0", "5-0"]
+
+
+def peek_at(part: calls.Part, *partitions: Sequence[tuple[int, int | None]]) -> list[bytes]:
+    """What is shown of messages of these steps and times; each is called by where it lies."""
+    found = {
+        at: [
+            Peeked("", time_ms, 1, step, None, "", "", b"%d.%d" % (at, i))
+            for i, (step, time_ms) in enumerate(some)
+        ]
+        for at, some in enumerate(partitions)
+    }
+    return [each.raw for each in merging.peeked(part, found, 10, 0)]
+
+
+def test_ready_messages_are_shown_in_turn_within_their_step() -> None:
+    first, second = [(1, None), (1, None), (2, None)], [(1, None), (2, None)]
+    assert peek_at("ready", first, second) == [b"0.0", b"1.0", b"0.1", b"1.1", b"0.2"]
+
+
+def test_what_has_a_time_is_shown_by_it_within_its_step() -> None:
+    first, second = [(1, 30), (2, 5)], [(1, 20), (1, 40)]
+    assert peek_at("delayed", first, second) == [b"1.0", b"0.0", b"1.1", b"0.1"]
+    assert peek_at("unacked", [(1, 1)], [(1, None)]) == [b"1.0", b"0.0"]
+
+
+@pytest.mark.parametrize(
+    ("after", "at", "last", "behind"),
+    [
+        ("5-3#2", 1, 2, "5-3"),
+        ("5-3#2", 2, 2, "5-3"),
+        ("5-3#2", 3, 2, "5-2"),
+        ("5-0#2", 3, 2, "4-18446744073709551615"),
+        ("0-0#2", 3, 2, "0-18446744073709551615"),  # no id has less
+        ("5-3", 3, None, "5-3"),
+        ("x-3#2", 3, 2, "x-3"),  # which the server refuses
+        ("5-x#2", 3, 2, "5-x"),
+    ],
+)
+def test_a_partition_is_read_behind_a_dead_letter_of_another(
+    after: str, at: int, last: int | None, behind: str
+) -> None:
+    assert merging.behind(after, at, last) == behind
+
+
+def test_what_some_did_not_answer_is_said_with_how_many_did() -> None:
+    answers = merging.Answers[int]("whole", ["a", "b", "c"])
+    answers.found = {0: 7, 2: 8}
+    assert answers.all("purged") == [7, 8]
+    answers.missing["b"] = ServerUnavailable("away")
+    with pytest.raises(ServerUnavailable, match=r"2 partitions of 'whole' are purged, .* b: away"):
+        answers.all("purged")
+    nothing = merging.Answers[QueueState]("whole", ["a"])
+    nothing.missing["a"] = ServerUnavailable("away")
+    with pytest.raises(ServerUnavailable, match="away"):
+        merging.state_of(nothing)
 
 
 COUNTS = ("unacked", "expired", "delayed", "due", "dead")
@@ -182,4 +278,8 @@ def test_the_numbers_of_partitions_are_added() -> None:
         assert whole.stats == {"acked": 3, "of a": 1, "of b": 1}
         assert (whole.paused, whole.unanswered) == (True, ("c",))
     assert (state.ready, state.inconsistent, state.next_deadline_ms) == (24, 1, None)
+    del answers.found[1]
+    assert merging.state_of(answers).unacked == 1
     assert (seen.put_s, seen.dead_by_reason) == (59, {"rejected": 3})
+    alone = merging.overview_of("whole", ["a", "b", "c"], {"a": views["a"]})
+    assert (alone.name, alone.unacked, alone.unanswered) == ("whole", 1, ("b", "c"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from redis import exceptions as server
 
 from atomq import calls, errors
 from atomq.actions import Pause, Send
@@ -52,3 +53,27 @@ def test_a_probe_that_is_refused_for_now_is_repeated() -> None:
     assert isinstance(steps.send(None), Send)
     with pytest.raises(StopIteration):
         steps.send([[]])
+
+
+def test_only_the_budget_bounds_how_often_a_refused_probe_is_repeated() -> None:
+    steps = probing(ack(), Retry(attempts=1, budget=10))
+    refused = ["HSET", "-READONLY You can't write.", "XADD", "-MISCONF Errors writing."]
+    asked = next(steps)
+    for _ in range(3):
+        assert isinstance(asked, Send)
+        pause = steps.send([refused])
+        assert isinstance(pause, Pause)
+        assert str(pause.trouble) == "the server takes no writes now: -READONLY You can't write."
+        asked = steps.send(None)
+    steps = probing(ack(), Retry(attempts=0, budget=10))
+    next(steps)
+    with pytest.raises(errors.ServerUnavailable, match="takes no writes now") as raised:
+        steps.send([refused])
+    assert raised.value.unsent
+
+
+def test_a_probe_that_fails_raises_what_the_server_said() -> None:
+    steps = probing(ack(), Retry())
+    next(steps)
+    with pytest.raises(errors.WrongType):
+        steps.send([server.ResponseError("WRONGTYPE Operation against a key")])
