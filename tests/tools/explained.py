@@ -1177,6 +1177,66 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
     "engine/atomq/probing.py": {
         ONE_RESULT: ("refused: dict[str, str] = results[ -1]",),
     },
+    "engine/atomq/partitioned_base.py": {
+        LONG_AGO: tuple(
+            f"self._read_at = {at}  # when the record was read last (monotonic)"
+            for at in (1.0, -1.0)
+        ),
+        "at first nothing is under way, so that it is chosen": (
+            *(f"self._turn = {at}  # the partition of what names none" for at in (1, -1)),
+            *(f"self._joined = {n}  # messages, since it is the turn of that one" for n in (1, -1)),
+        ),
+        "it may as well be one more or less; tests read it": (
+            *(
+                f"READ_AGAIN = {seconds}  # seconds after which a consumer looks whether there are "
+                "more partitions"
+                for seconds in (3.0, 5.0)
+            ),
+            *(
+                f"TOGETHER = {many}  # messages: calls to one node share reads and writes"
+                for many in (127, 129)
+            ),
+        ),
+        INSTANT: ("if time.monotonic() - self._read_at >= READ_AGAIN:",),
+        "what makes the message checks it too": (
+            *(f'arguments.text("id", item.id, {most}, least=1)' for most in (255, 257)),
+            'arguments.text("id", item.id, 256, least= 0)',
+        ),
+        "it is one of them": (
+            *(
+                f"at = next((i for i, part in enumerate(parts) if part is home), {at})"
+                for at in (1, -1)
+            ),
+        ),
+        "there is one: first and last": (
+            "return (yield from self._publish(share.items, durability))[ -1]",
+            "return Put(share.messages[ -1].id, share.part, new[0])",
+            "return Put(share.messages[0].id, share.part, new[ -1])",
+        ),
+        "nothing is left to be put": ("continue",),
+        "the order is any: it begins at any of them": (
+            "new = [least + (at + first) % count / count for at in range(count)]",
+        ),
+    },
+    "engine/atomq/contrib/kombu/spread.py": {
+        INSTANT: ("return time.monotonic() - self._read_at >= READ_AGAIN",),
+    },
+    "engine/atomq/partitioned_aio.py": {
+        "where one is put it is not read": tuple(
+            f"share = Share(at, part, [item], ( {at},), [message], is_free)" for at in (1, -1)
+        ),
+        "there is one: first and last": tuple(
+            f"return AsyncSent(*(await self.engine.run(self._publish([item], {how})))[ -1])"
+            for how in ("None", "confirmed_by")
+        ),
+    },
+    "engine/atomq/engine_base.py": {
+        "it is looked at whether it changed": tuple(
+            f"self.{name} = {n}" for name in ("moves", "era") for n in (1, -1)
+        ),
+        INSTANT: ("if not isinstance(keys, QueueKeys) or not (gone or keys.noted <= now):",),
+        LONG_AGO: tuple(f"keys.noted = {at} if gone else now + AGAIN" for at in (1.0, -1.0)),
+    },
     "engine/atomq/partition_record.py": {
         "their number is one of those that it had": (
             "if count >= self._count and self._count not in found.counts:",

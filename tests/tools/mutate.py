@@ -103,11 +103,11 @@ TESTS = {
         "tests/contrib",
     ],
     "engine/atomq/contrib/kombu/chores.py": [
-        "tests/unit/test_kombu_poller.py tests/unit/test_kombu_intake.py",
+        "tests/unit/test_kombu_chores.py",
         "tests/contrib",
     ],
     "engine/atomq/contrib/kombu/spread.py": [
-        " ".join(f"tests/unit/test_kombu_{name}.py" for name in ("publishing", "consuming", "d*")),
+        "tests/unit/test_kombu_spread.py tests/unit/test_kombu_publishing.py",
         "tests/contrib/test_partitions.py",
     ],
     "engine/atomq/contrib/kombu/*": [
@@ -198,6 +198,10 @@ TESTS = {
         ),
         "tests/conformance tests/faults",
     ],
+    "engine/atomq/partitioned_aio.py": [
+        "tests/unit/test_partitioned_queue.py",
+        "tests/conformance/test_partitions.py",
+    ],
     **{
         f"engine/atomq/{name}": [
             " ".join(f"tests/unit/test_partition{more}.py" for more in ("s", "ed", "_record")),
@@ -207,11 +211,11 @@ TESTS = {
     },
     "engine/atomq/probing.py": ["tests/unit/test_probing.py"],
     "engine/atomq/translating.py": [
-        " ".join(f"tests/unit/test_{name}.py" for name in ("retrying", "pool", "settling")),
+        "tests/unit/test_retrying.py tests/unit/test_cluster.py",
         "tests/conformance tests/faults",
     ],
     "engine/atomq/engine_base.py": [
-        " ".join(f"tests/unit/test_{name}.py" for name in ("engines", "register", "runner")),
+        "tests/unit/test_engine_base.py tests/unit/test_engines.py",
         "tests/conformance tests/faults",
     ],
     "engine/atomq/gathering.py": ["tests/unit/test_gathering.py"],

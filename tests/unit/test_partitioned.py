@@ -162,6 +162,10 @@ def test_a_consumer_looks_from_time_to_time(
     now += 0.2
     assert [part.name for part in parts.run(q._grown(names))] == list(more.names)
     assert parts.run(q._grown(list(more.names))) is None
+    parts.records.clear()
+    now += READ_AGAIN + 0.1
+    parts.run(q._grown(names))
+    assert parts.records["q"] == more.record, "what consumes writes one that is lost"
     assert [part.name for part in parts.run(q._grown(names))] == list(more.names)
     q._parts = []
     assert parts.run(q._grown(names)) is None
@@ -197,6 +201,12 @@ def queue_of_order(parts: Parts) -> tuple[int, ...]:
     return tuple(sorted(range(3), key=queue._given.__getitem__))
 
 
+def test_one_partition_is_a_queue_with_partitions_too(parts: Parts) -> None:
+    one = queue_of(parts, count=1)
+    assert [put(parts, one, i) for i in range(2)] == [[0], [0]]
+    assert (one.is_partitioned, one._parts[0].is_partitioned) == (True, False)
+
+
 def test_a_partition_that_there_is_no_more_is_named(parts: Parts, q: Any) -> None:
     assert q._part(2).name == q._map.names[2]
     with pytest.raises(UnknownPartition, match="'q' has 3 partitions now: not put"):
@@ -217,6 +227,7 @@ def test_a_key_or_an_id_says_where_and_the_rest_stays_together(parts: Parts, q: 
     home = q._map.of_key("k")
     assert put(parts, q, Item(1, key="k"), Item(2, id="x#1", key="k")) == [home, home]
     assert put(parts, q, Item(1, id="x#1"), Item(2, id="x#2"), Item(3, id="x#1")) == [1, 2, 1]
+    assert put(parts, q, Item(1, id="x")) == [q._map.of_id("x")]
     free = put(parts, q, "a", Item(1, id="x#1"), "b", Item("c", delay=5))
     assert (len({free[0], free[2], free[3]}), free[1]) == (1, 1)
 
@@ -287,6 +298,17 @@ def test_a_partition_that_was_never_put_into_is_entered_and_put_into(parts: Part
     assert put(parts, q, Item(1, id="x#1")) == [1]
     assert parts.records[name] == q._map.copy
     assert [call.queue.name for call in parts.said if call.args[0] == q._map.copy] == [name]
+
+
+def test_what_is_put_into_a_queue_that_was_deleted_has_its_record_written(
+    parts: Parts, q: Any
+) -> None:
+    parts.records.clear()
+    parts.answers["publish"] = lambda call: (
+        Published(1) if parts.records.get("q") else unknown(call.queue.name)
+    )
+    assert put(parts, q, Item(1, id="x#1")) == [1]
+    assert parts.records["q"] == q._map.record
 
 
 def test_it_is_refused_four_times_at_most(parts: Parts, q: Any) -> None:
@@ -533,9 +555,10 @@ def test_of_each_partition_as_much_is_read_as_may_be_shown(parts: Parts, q: Any)
 def test_a_page_is_within_bounds(parts: Parts, q: Any) -> None:
     parts.answers["peek"] = lambda _: []
     assert parts.run(q._peek("ready", 400, 600, "")) == []
-    for limit, offset in ((0, 0), (1001, 0), (400, 601), (1, -1)):
-        with pytest.raises(InvalidArgument):
-            parts.run(q._peek("ready", limit, offset, ""))
+    for part in ("ready", "dead"):
+        for limit, offset in ((0, 0), (1001, 0), (400, 601), (2, -1)):
+            with pytest.raises(InvalidArgument):
+                parts.run(q._peek(part, limit, offset, ""))
     with pytest.raises(InvalidArgument, match="after must be text"):
         parts.run(q._peek("dead", 1, 0, 5))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from atomq.flight import Flight
 from atomq.ids import CallId
 from atomq.keys import QueueKeys, RegisterKeys
 from atomq.retrying import HEALS, Retry, asking, calling, leads_astray
-from atomq.translating import Unsent, connecting, translated
+from atomq.translating import Unsent, connecting, translated, unsent
 
 KEYS = QueueKeys("q")
 
@@ -559,6 +560,64 @@ def test_a_fault_of_a_script_names_its_file_and_line() -> None:
     assert isinstance(large, errors.InvalidMessage)
     found = translated(server.ResponseError("user_script:2: attempt to index"), ack())
     assert "lua/" in str(found)
+
+
+def caused(depth: int, last: Exception) -> Exception:
+    """A connection error, and that so deep behind it."""
+    errors: list[Exception] = [*(server.ConnectionError(str(i)) for i in range(depth)), last]
+    for i, (error, cause) in enumerate(pairwise(errors)):
+        if i % 2:
+            error.__cause__ = cause
+        else:
+            error.__context__ = cause
+    return errors[0]
+
+
+def test_a_certificate_is_looked_for_among_nine_causes() -> None:
+    for depth in (1, 2, 8, 9):
+        error = caused(depth, ssl.SSLCertVerificationError("expired"))
+        assert connecting(error) is error, "trying again does not help"
+    for depth in (10, 40):
+        error = caused(depth, ssl.SSLCertVerificationError("expired"))
+        assert isinstance(connecting(error), Unsent)
+
+
+def test_what_was_not_sent_says_so() -> None:
+    away = unsent(Unsent(server.ConnectionError("refused")), ack())
+    assert isinstance(away, errors.ServerUnavailable)
+    assert away.unsent
+    other = unsent(server.ResponseError("WRONGTYPE q is not of the type LLEN reads"), ack())
+    assert isinstance(other, errors.WrongType)
+    assert not hasattr(other, "unsent")
+
+
+def test_a_partition_that_is_none_is_named() -> None:
+    refusal = server.ResponseError("NOPART q")
+    found = translated(refusal, ack())
+    assert isinstance(found, errors.UnknownPartition)
+    assert found.partition == "q"
+    assert type(translated(refusal)) is errors.ServerError
+
+
+def test_a_queue_in_use_is_told_with_what_to_do() -> None:
+    words = "stop its consumers, or delete(force=True) and their acks will find nothing"
+    held = translated(server.ResponseError("INUSE 3 messages are unacked"), ack())
+    assert str(held) == f"3 messages are unacked: {words} (ack of 'q')"
+    for said in ("INUSE it has consumers", "BADARG it is unacked"):
+        assert words not in str(translated(server.ResponseError(said), ack()))
+
+
+@pytest.mark.parametrize(
+    ("said", "ours"),
+    [
+        ("HELLO must be called with the client already authenticated", "it wants one"),
+        ("Authentication required.", "it wants one"),
+        ("WRONGPASS invalid username-password pair", "WRONGPASS invalid"),
+    ],
+)
+def test_a_missing_password_is_told_from_a_wrong_one(said: str, ours: str) -> None:
+    found = translated(server.AuthenticationError(said))
+    assert str(found).startswith(f"the server refused user or password: {ours}")
 
 
 def test_a_refused_password_is_not_tried_again() -> None:
