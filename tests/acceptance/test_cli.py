@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -174,6 +175,14 @@ class Terminal:
                 shown += data
         os.close(self._ours)
         return self.process.wait(30), shown.decode(errors="replace")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its shell closes nothing")
+@pytest.mark.parametrize("closing", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_what_the_program_was_started_without_is_not_missed(server: Server, closing: str) -> None:
+    command = shlex.join([sys.executable, "-m", "atomq", "queues", "q", "--url", server.url])
+    done = subprocess.run(f"{command} {closing}", shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="no SIGPIPE here")
