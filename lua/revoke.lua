@@ -1,12 +1,14 @@
 -- revoke: one message that is ready or held is not to be worked on.
 --
 -- What is ready is taken out, if it is among the first or last of a list; a tracked one is noted, and the claim that
--- meets it drops it. What is held stays with its holder, which hears of it when it renews its lease; released, or
--- taken from a holder that died, it is dropped. Its id is free from now on, though it is held still: what drops it
--- later knows no ids. Begins with a freeing command, so it works at full memory.
+-- meets it drops it. What waits to go alone is taken out too: no consumer holds it. What is held stays with its
+-- holder, which hears of it when it renews its lease; released, or taken from a holder that died, it is dropped. Its id
+-- is free from now on, though it is held still: what drops it later knows no ids. Begins with a freeing command, so it
+-- works at full memory.
 --
 -- KEYS
 --   unacked          zset    receipt -> deadline (bands)
+--   records          hash    receipt -> record
 --   ids              zset    id -> until when it is known (ms)
 --   meta             hash
 --   stats            hash
@@ -19,27 +21,28 @@
 -- ARGV
 --   tracked          text    the id as its records have it
 --   id               text
---   receipt          text    its holder's; "": it is ready
+--   receipt          text    its holder's, or what it is called while it waits to go alone; "": it is ready
 --   limit            int     messages to look at in each list, 0 to 1000, half of them at either end
---   message          text    as it lies in ready; "": the one that a record says is ready
+--   message          text    as it lies there; "": the one that a record says is ready
 -- RETURNS
 --   1 if it was there and is revoked, else 0
 -- ERRORS
 --   BADARG  WRONGTYPE
 local args = require("lib.args")
+local bands = require("lib.bands")
 local cancelled = require("lib.cancelled")
 local clock = require("lib.clock")
 local guard = require("lib.guard")
 local limits = require("lib.limits")
 local tracking = require("lib.tracking")
 
-local unacked, ids, meta, stats, marks, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[7], 10
+local unacked, records, ids, meta, stats, marks, READY = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[8], 11
 local MONTH = 2592000000 -- ms that a message may lie in ready until the claim that drops it
 local steps = args.keys(READY - 1, 1, 10)
 local tracked, id = args.text("tracked", limits.LARGEST), args.text("id", limits.LARGEST)
 local receipt, limit = args.text("receipt", 256), args.int("limit", 0, 1000)
 local body = args.text("message", limits.LARGEST)
-guard.zset(unacked); guard.zset(ids); guard.hash(meta); guard.hash(stats); guard.hash(marks)
+guard.zset(unacked); guard.hash(records); guard.zset(ids); guard.hash(meta); guard.hash(stats); guard.hash(marks)
 local ready = guard.ready(READY)
 local fault = args.done() or guard.fault
 if fault then
@@ -55,10 +58,15 @@ local function look(ms)
   redis.call("HSET", meta, "cancels", string.format("%.0f", until_ms), "quiet", 0)
 end
 
-if receipt ~= "" then
-  if not redis.call("ZSCORE", unacked, receipt) then
-    return 0
-  end
+local is_gone, score = false, receipt ~= "" and redis.call("ZSCORE", unacked, receipt)
+if receipt ~= "" and not score then
+  return 0
+elseif score and tonumber(score) >= bands.APART * bands.SIZE then
+  redis.call("ZREM", unacked, receipt)
+  redis.call("HDEL", records, receipt)
+  redis.call("HINCRBY", stats, "cancelled", 1)
+  is_gone = true
+elseif score then
   redis.call("HDEL", marks, "")
   local is_new = redis.call("HSET", marks, "!" .. receipt, string.format("%.0f", now)) == 1
   look(limits.HOUR_MS)
@@ -68,8 +76,7 @@ if receipt ~= "" then
   return 1
 end
 
-local is_gone = false
-for step = 1, body ~= "" and steps or 0 do
+for step = 1, body ~= "" and not is_gone and steps or 0 do
   local key = KEYS[READY + step - 1]
   for i = 0, math.min(ready[step], limit) - 1 do
     local at = i % 2 == 0 and -1 - i / 2 or (i - 1) / 2
@@ -87,8 +94,8 @@ for step = 1, body ~= "" and steps or 0 do
     break
   end
 end
-if body == "" then
-  local _, state = tracking.newest(tracked, 5, 8, clock.us)
+if body == "" and not is_gone then
+  local _, state = tracking.newest(tracked, 6, 9, clock.us)
   is_gone = state == "r"
   if is_gone then
     cancelled.add(marks, tracked, now)
@@ -99,8 +106,8 @@ if not is_gone then
   return 0
 end
 redis.call("ZREM", ids, id)
-redis.call("UNLINK", KEYS[9])
+redis.call("UNLINK", KEYS[10])
 if body == "" or tracking.of(body) then -- else the id may be put again, untracked
-  tracking.write(5, { tracked, tracking.text("x", clock.us) }, clock.us)
+  tracking.write(6, { tracked, tracking.text("x", clock.us) }, clock.us)
 end
 return 1

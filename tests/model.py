@@ -256,9 +256,12 @@ class Model:
     # operators
 
     def revoke(self, receipt: str) -> bool:
-        if receipt in self.unacked:
-            self.unacked[receipt].cancelled = True
-        return receipt in self.unacked
+        held = self.unacked.get(receipt)
+        if held and held.apart:  # nobody holds it
+            self.gone.add(self.unacked.pop(receipt).message.name)
+        elif held:
+            held.cancelled = True
+        return held is not None
 
     def cancel(self, message_id: str) -> bool:
         held = self.delayed.pop(message_id, None)

@@ -202,7 +202,7 @@ class QueueKeys:
         self.cancel = (*later, self.ids, self.meta, self.stats, *self.tracked)
         self.find = (*held, *later, self.dead, *self.tracked, self.cancelled)
         self.revoke = (
-            self.unacked,
+            *held,
             self.ids,
             self.meta,
             self.stats,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from atomq import calls
+from atomq import calls, flows
 from atomq.calls import HOLDS, Verdict
 from atomq.flows import BEYOND_RETRIES
 from tests.lua.rig import BAND, Queue, Rig, msg, name_of, names, tracked_msg
@@ -263,6 +264,25 @@ def test_where_a_tracked_message_is_that_was_set_apart(q: Queue) -> None:
     ((name, text),) = q.db.hgetall(key).items()
     assert name == b"a"
     assert text.split(b" ")[::2] == [b"h", apart_as(q)["a"].encode()]
+
+
+@pytest.mark.parametrize("make", [msg, tracked_msg])
+def test_what_waits_to_go_alone_is_cancelled_as_what_is_ready(
+    q: Queue, make: Callable[..., bytes]
+) -> None:
+    """It was answered LOST: it was looked for in the ready lists."""
+    head = b'{"x-deliveries":3,"x-spared":2,'
+    for name in ("b", "a"):
+        q.db.lpush(q.keys.ready[0], head + make(name, headers={"id": name})[1:])
+    assert q.take(company=HOLDS) == []
+    assert q.run(flows.cancel(q.keys, ["a"])) == [DONE]
+    assert apart(q) == ["b"]
+    assert list(q.db.hkeys(q.keys.records)) == [apart_as(q)["b"].encode()]
+    assert q.stats["cancelled"] == 1
+    state = q.run(calls.find(q.keys, "a")).state
+    assert state == ("cancelled" if make is tracked_msg else "unknown")
+    assert q.run(flows.cancel(q.keys, ["a"])) == [Verdict.LOST], "once"
+    assert names(q.take()) == ["b"]
 
 
 def test_what_was_spared_once_is_handed_out_beside_others(q: Queue) -> None:

@@ -224,7 +224,7 @@ def test_a_message_that_is_held() -> None:
     assert found(there("unacked", "c-1.0.1"), record=b"h 6000 c-1.0.1\nnonsense").progress is None
     assert found(there("unacked", "c-1.0.1")).since_ms is None
     alone = found(there("unacked", "c-1.0.1", 99, "44 2"))
-    assert (alone.state, alone.receipt) == ("ready", "")
+    assert (alone.state, alone.receipt, alone.apart) == ("ready", "", "c-1.0.1")
     assert "holds nothing else" in alone.note
 
 

@@ -112,6 +112,8 @@ class MessageStatus:
     result: Any = None
     """What it was completed with."""
     progress: Progress | None = None
+    apart: str = field(default="", repr=False, compare=False)
+    """What it is called in the server while it waits for a consumer that holds nothing else."""
     raw: bytes | None = field(default=None, repr=False)
     """The envelope as it lies in the server, if it does."""
     serializer: Serializer = field(default=JSON, repr=False, compare=False)
@@ -210,7 +212,7 @@ def _there(row: Sequence[Any], said: _Said | None, dropped: bool) -> dict[str, A
     claimed, _, more = known.partition(" ")
     if more == "2":
         note = "it waits for a consumer that holds nothing else"
-        return {**found, "state": "ready", "note": note}
+        return {**found, "state": "ready", "note": note, "apart": name}
     progress = said.progress if said is not None and said.name == name else None
     return {
         **found,
@@ -265,6 +267,7 @@ _REVOKE = scripts.declared(
     "revoke",
     keys=(
         "unacked",
+        "records",
         "ids",
         "meta",
         "stats",
@@ -290,7 +293,7 @@ def revoke(
     """Cancel a message that is held under this receipt, or ready; whether it was there.
 
     What is ready is `message`, as it lies there; without it, it is dropped by the claim that meets
-    it, if its record says that it is ready.
+    it, if its record says that it is ready. What waits to go alone has both, receipt and message.
     """
     check_names("id and receipt", (message_id, receipt))
     names = (*keys.revoke, keys.put(message_id), keys.result(message_id), *keys.ready)

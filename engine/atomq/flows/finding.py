@@ -51,7 +51,10 @@ def cancel(keys: QueueKeys, ids: Sequence[str]) -> Flow[list[Verdict]]:
                     break
                 done = yield from ask(calls.revoke(keys, message_id, receipt=found.receipt))
             elif found.state == "ready" and (found.raw is not None or not found.certain):
-                done = yield from ask(calls.revoke(keys, message_id, message=found.raw or b""))
+                raw = found.raw or b""
+                done = yield from ask(
+                    calls.revoke(keys, message_id, receipt=found.apart, message=raw)
+                )
             elif found.state == "delayed":
                 again = yield from ask(calls.cancel(keys, [message_id]))
                 done = again == [Verdict.DONE]
