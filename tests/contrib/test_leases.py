@@ -206,6 +206,29 @@ def test_what_was_given_back_is_not_begun_by_a_thread_that_is_free_before_its_po
     assert sorted([*left, *at.ledger.ends()]) == sorted(ids)
 
 
+def test_solo_acks_what_it_has_done_before_its_next_task_has_ended(at: Place) -> None:
+    """Celery leaves acks to the event loop, which runs the next task. If killed, all run again."""
+    ids = [at.send("work", seconds) for seconds in 4 * (0, 1.0)]
+    at.worker("solo", 1, worker_prefetch_multiplier=8)
+    for done in (1, 3, 5, 7):
+        at.ledger.await_starts(ids[done], 60)
+        at.await_state(lambda s, done=done: s.stats.get("acked") == done, 0.8)
+    at.ledger.await_ends(ids)
+
+
+def test_a_pool_of_threads_that_is_joined_acks_what_is_done(at: Place) -> None:
+    """Celery's event loop, which has the acks, goes on when all threads are done."""
+    soon, long = at.send("work", 1.0), at.send("work", 4.0)
+    worker = at.worker("threads", 2).ready()
+    at.ledger.await_starts([soon, long])
+    worker.send_signal(signal.SIGTERM)
+    at.ledger.await_ends(soon)
+    at.await_state(lambda s: s.unacked == 1, 2)
+    assert not at.ledger.ends()[long]
+    assert worker.ended() == 0
+    assert (at.state().unacked, at.state().ready) == (0, 0)
+
+
 @pytest.mark.parametrize("cut", [False, True], ids=["stopped", "cut off"])
 def test_what_a_child_was_written_is_settled_though_it_had_not_said_that_it_begins(
     own: Place, cut: bool

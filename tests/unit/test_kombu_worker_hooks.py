@@ -6,7 +6,7 @@ import os
 import sys
 from collections import deque
 from concurrent.futures import CancelledError
-from types import ModuleType, SimpleNamespace
+from types import MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from kombu.utils import functional
 
 from atomq.contrib.kombu import worker_hooks
 from atomq.contrib.kombu.worker import PREFORK, SOLO, THREADS
+from tests.threads import running
 
 
 class Celery:
@@ -360,6 +361,39 @@ def test_what_a_child_was_written_stays_in_the_books_of_its_pool(
     flush = started.flush
     other._create_write_handlers("hub")
     assert started.flush is flush, "of another pool"
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_a_task_is_acked_by_the_thread_that_knows_that_it_is_done(
+    celery: Celery, is_main: bool
+) -> None:
+    """Where that is not the one of the event loop, the loop has a turn: there is room now."""
+
+    class Consumer:
+        hub: Any = SimpleNamespace(call_soon=lambda _: celery.told.append("a turn"))
+
+        def call_soon_ack(self, *given: Any, **more: Any) -> str:
+            celery.told.append(("later", given, more))
+            return "its answer"
+
+    celery.module("celery.worker.consumer", Consumer=Consumer)
+    for _ in range(2):
+        worker_hooks.ack_at_once()
+    ours = SimpleNamespace(given_up=None)
+    ack = MethodType(lambda *given, **more: celery.told.append((*given, more)), ours)
+    one: Any = Consumer()
+    if is_main:
+        one.call_soon_ack(ack, 1, more=2)
+    else:
+        with running(lambda: one.call_soon_ack(ack, 1, more=2)):
+            pass
+    assert celery.told == [(ours, 1, {"more": 2}), *([] if is_main else ["a turn"])]
+    celery.told.clear()
+    assert one.call_soon_ack(len, 1) == "its answer"
+    assert celery.told == [("later", (len, 1), {})], "of another transport"
+    one.hub = None
+    with running(lambda: one.call_soon_ack(ack, 1)):
+        pass
 
 
 # ── when it stops ─────────────────────────────────────────────────────────────────────────────

@@ -101,6 +101,7 @@ class Transport(virtual.Transport):
             worker_hooks.fail_what_no_exception_ends()
             worker_hooks.note_revoked()
             worker_hooks.ask_before_work()
+            worker_hooks.ack_at_once()
             worker_hooks.when_stopping(let_go)
             worker_hooks.let_greenlets_run()
         return super().establish_connection()

@@ -9,6 +9,7 @@ import _thread
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
 from collections import deque
@@ -225,6 +226,38 @@ def _given_up(request: Any) -> bool:
     sys.modules["celery.worker.state"].task_ready(request)
     request.reject(requeue=True)
     return True
+
+
+def ack_at_once() -> None:
+    """Have a task acked by the thread that knows that it is done.
+
+    Celery 5.7 leaves acks to the worker's event loop, which may stand still: solo goes on with the
+    next task, which may be long; the worker connects anew; a pool of threads is joined. If the
+    worker is killed then, or frozen, what was done runs again. An ack of ours only enters a buffer,
+    in any thread. The loop has a turn then, as there is room for another message.
+    """
+    from celery.worker.consumer import Consumer
+
+    if not hasattr(Consumer.call_soon_ack, _MARK):
+        Consumer.call_soon_ack = _at_once(Consumer.call_soon_ack)
+
+
+def _at_once(later: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(later)
+    def acked(consumer: Any, ack: Any, *args: Any, **kwargs: Any) -> Any:
+        if not hasattr(getattr(ack, "__self__", None), "given_up"):  # of no message of ours
+            return later(consumer, ack, *args, **kwargs)
+        ack(*args, **kwargs)
+        if consumer.hub and threading.current_thread() is not threading.main_thread():
+            consumer.hub.call_soon(_nothing)
+        return ack
+
+    setattr(acked, _MARK, True)
+    return acked
+
+
+def _nothing() -> None:
+    """Have the event loop look what there is to do."""
 
 
 def when_stopping(do: Callable[[], None]) -> None:
