@@ -18,7 +18,7 @@ from redis.connection import AbstractConnection
 from atomq import arguments, flows, fork, probing
 from atomq.actions import BRIEF, Elsewhere, NoAnswer
 from atomq.address import Address
-from atomq.calls import Call, Outgoing
+from atomq.calls import Call, Outgoing, Published
 from atomq.errors import AtomqError, ServerUnavailable
 from atomq.flows import Flow
 from atomq.gathering_threads import ThreadGathering
@@ -68,13 +68,24 @@ class Engine(Runner):
         `brief`: as `publish_briefly` does it, alone.
         """
         if brief:
-            flow = flows.publish_briefly(keys, [message], self.producers, self.options)
-            return not self.run_flow(flow).known
+            return not self._publish_briefly(keys, message).known
         gathering = self._gatherings.get(keys)
         if gathering is None:
             make = flows.publishing(keys, self.producers, self.options)
             gathering = self._gatherings[keys] = ThreadGathering(make, self._run_one)
         return gathering.put(message)
+
+    def _publish_briefly(self, keys: QueueKeys, message: Outgoing) -> Published:
+        if self.virtual_host.namespace is None:
+            self.find_namespace()
+        call = flows.publish(keys, (message,), self.producers, self.options)
+        call.brief = True
+        try:
+            return self._run_one(call)  # as nearly always: without a flow
+        except ServerUnavailable as error:
+            if error.unsent:
+                raise
+        return self.run_flow(flows.publish_again(call))
 
     def reads(self, many: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Several commands that change nothing, in one round trip, of a cluster to all nodes.

@@ -339,6 +339,8 @@ class Nodes(Generic[P]):
         It costs its caller no time then. Whether the node answers again is found out meanwhile,
         beside what others do: see `knock`.
         """
+        if not self.map.doubted:
+            return None
         place, now = self.map.owner(slot), time.monotonic()
         if place is None or place not in self.map.doubted:
             return None

@@ -96,7 +96,7 @@ class PartitionedQueue(PartitionedBase[Engine], Queue):
         confirmed_by = self._confirmed_by(durability)
         if not self._parts:
             self.engine.run(self._loaded())
-        named = self._named(item)
+        named = self._named(item) if isinstance(item, Item) else None
         is_free = named is None
         at = self._next_turn() if named is None else named
         if is_free and self._is_doubted(at):

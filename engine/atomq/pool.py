@@ -94,8 +94,6 @@ class Pool(Commands):
 
         `within`: so many seconds, of a call that is not to be sent again: see `over`.
         """
-        if within is not None:
-            return self.over(Bare((call.packed(),)), looked_at=True, within=within)[0]
         data, line = call.packed(), None
         if self._places is None:
             try:  # noqa: SIM105 - a context manager takes longer than the rest
@@ -104,7 +102,9 @@ class Pool(Commands):
                 pass
         is_fresh = line is not None and time.monotonic() - line.since < FRESH
         if line is None or not is_fresh or not (self._late is None or line.impatient):
-            return self._slowly(data, line)
+            return self._slowly(data, line, within)
+        if within is not None and (not line.impatient or hung_up(line)):
+            return self._slowly(data, line, within)
         # As nearly always: over a connection that was used a moment ago. What follows is `_over` of
         # one command, without what only others need.
         era = self.engine.era
@@ -115,7 +115,7 @@ class Pool(Commands):
             except server.TimeoutError:
                 if not line.impatient:
                     raise
-                reply = self._late_reply(line)
+                reply = self._late_reply(line, within)
         except BaseException as error:
             self._broke(line, error)
             raise
@@ -126,15 +126,15 @@ class Pool(Commands):
             self._idle.append(line)
         return reply
 
-    def _slowly(self, data: bytes, line: Line | None) -> Any:
+    def _slowly(self, data: bytes, line: Line | None, within: float | None) -> Any:
         """The same over a connection that may have to be looked at, opened or waited for."""
         if line is not None:
             self._idle.append(line)
-        return self.over(Bare((data,)))[0]
+        return self.over(Bare((data,)), looked_at=within is not None, within=within)[0]
 
-    def _late_reply(self, line: Line) -> Any:
+    def _late_reply(self, line: Line, within: float | None) -> Any:
         """The reply to one command that was waited for until it was late."""
-        wait = self._waits(line, 0.0, None, late_by=self._late_after)
+        wait = self._waits(line, 0.0, within, late_by=self._late_after)
 
         def receive() -> Any:
             wait()

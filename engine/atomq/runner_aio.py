@@ -140,9 +140,9 @@ class AsyncRunner(EngineBase):
         self._enter_loop()
         within = None
         if call.brief:
-            await self._make_ready(call)
-            within = BRIEF
-        standing = self._pool.standing_of(call)
+            standing, within = await self._make_ready(call), BRIEF
+        else:
+            standing = self._pool.standing_of(call)
         known = standing.verified or within is not None
         retry = self.retry if known else await self._verify(call)
         if call.durability is not None:
@@ -195,23 +195,25 @@ class AsyncRunner(EngineBase):
                     return self.retry
         return await self._verify(calls[0])
 
-    async def _make_ready(self, call: Call[Any]) -> None:
+    async def _make_ready(self, call: Call[Any]) -> Standing:
         """Have the node of a brief call verified, which is tried once, and answered soon or never.
 
-        Raises `ServerUnavailable` if the call is hopeless now.
+        What is known of that node. Raises `ServerUnavailable` if the call is hopeless now.
         """
         if (why := self._pool.hopeless(call.queue.slot)) is not None:
             raise unsent(why, call) from why
-        standing = self._pool.standing_of(call)
+        standing: Standing = self._pool.standing_of(call)
         if standing.verified:
-            return
+            return standing
         once = replace(self.retry, attempts=0)
         try:
             await self._drive(probing.probing(call, once, within=BRIEF), standing)
         except ServerUnavailable as error:
             error.unsent = True  # the call itself
             raise
-        self._has_verified(self._pool.standing_of(call))
+        standing = self._pool.standing_of(call)
+        self._has_verified(standing)
+        return standing
 
     async def _run_durable(self, call: Call[T], durability: Durability, retry: Retry) -> T:
         """A call that is answered once it is confirmed."""

@@ -160,8 +160,28 @@ def test_a_put_says_whether_the_id_was_known(reply: Any, was_put: bool) -> None:
 @pytest.mark.parametrize("known", [(), (0,)])
 def test_a_brief_put_of_a_thread_says_so_too(known: tuple[int, ...]) -> None:
     one, _ = engine()
-    one.run_flow = lambda _: calls.Published(1 - len(known), known)
+    tried: list[Call[Any]] = []
+
+    def run(call: Call[Any]) -> calls.Published:
+        tried.append(call)
+        if trouble is not None and len(tried) == 1:
+            raise trouble
+        return calls.Published(1 - len(known), known)
+
+    trouble: ServerUnavailable | None = None
+    one._run_one = run
     assert one.publish(queue(), Outgoing("{}", "i"), brief=True) is (not known)
+    assert [call.brief for call in tried] == [True]
+    tried.clear()
+    trouble = ServerUnavailable("no answer")
+    assert one.publish(queue(), Outgoing("{}", "i"), brief=True) is (not known)
+    assert [(call.brief, call.repeated) for call in tried] == [(True, False), (False, True)]
+    assert tried[0].args[0] == tried[1].args[0], "the same call"
+    tried.clear()
+    trouble.unsent = True
+    with pytest.raises(ServerUnavailable):
+        one.publish(queue(), Outgoing("{}", "i"), brief=True)
+    assert len(tried) == 1, "it may go elsewhere"
 
 
 class Gatherings:

@@ -107,10 +107,10 @@ class Pool(pool.Pool):
         self.answers.append(answer)
         return self.over(Bare([GET]), **more)[0]
 
-    def call_one(self, *answers: Any) -> Any:
+    def call_one(self, *answers: Any, within: float | None = None) -> Any:
         self.answers.extend(answers)
         call: Any = SimpleNamespace(packed=lambda: GET)
-        return self.one(call)
+        return self.one(call, within)
 
 
 BOTH = pytest.mark.parametrize("way", [Pool.get_one, Pool.call_one], ids=["over", "one"])
@@ -477,6 +477,30 @@ def test_what_is_brief_is_given_up_in_time(made: Any, timeout: Any, within: floa
     with pytest.raises(server.TimeoutError):
         one.get_one(within=0.6)
     assert one.now == 200.0 + within
+
+
+@pytest.mark.parametrize(("timeout", "within"), [(None, 0.6), (0.2, 0.2), (5.0, 0.6)])
+def test_a_brief_call_goes_the_short_way_to_a_node_that_has_not_hung_up(
+    made: Any, timeout: Any, within: float
+) -> None:
+    """Its read ends by itself, and what is left of its time is waited for then."""
+    one = made(socket_timeout=timeout, late=lambda _: pytest.fail("asked"))
+    one.kernel_has_time = True
+    one.get_one()
+    assert one.call_one(b":2\r\n", within=0.6) == 2
+    assert (len(one.wires), one.looked) == (1, [])
+    one.wires[0].hung_up = True
+    assert one.call_one(b":3\r\n", within=0.6) == 3
+    assert (len(one.wires), one.wires[0].closed, one.wires[0].sent) == (2, True, [GET] * 2)
+    if within > LATE:
+        one.looked.clear()
+        one.comes_at = one.now + within - 0.01
+        assert one.call_one(b":4\r\n", within=0.6) == 4
+        assert one.looked == [pytest.approx(within - LATE)]
+    one.comes_at, began = FOR_EVER, one.now
+    with pytest.raises(server.TimeoutError):
+        one.call_one(b":5\r\n", within=0.6)
+    assert one.now == pytest.approx(began + within)
 
 
 @pytest.mark.parametrize("kernel_has_time", [False, True])

@@ -37,6 +37,7 @@ from atomq.flows.pace import Pace
 from atomq.flows.publishing import (
     by_size,
     publish,
+    publish_again,
     publish_all,
     publish_briefly,
     publishing,
@@ -81,6 +82,7 @@ __all__ = [
     "is_set",
     "leave",
     "publish",
+    "publish_again",
     "publish_all",
     "publish_briefly",
     "publishing",

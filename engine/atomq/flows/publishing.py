@@ -57,13 +57,18 @@ def publish_briefly(
     except ServerUnavailable as error:
         if error.unsent or durability is not None:
             raise
-        try:
-            return (yield from ask(call.again()))
-        except ServerUnavailable as again:
-            again.unsent = False
-            raise
     except NotDurable as error:
         error.ids = [message.id for message in messages]
+        raise
+    return (yield from publish_again(call))
+
+
+def publish_again(call: Call[calls.Published]) -> Flow[calls.Published]:
+    """Try a brief call again that got no answer: it may have been carried out."""
+    try:
+        return (yield from ask(call.again()))
+    except ServerUnavailable as error:
+        error.unsent = False
         raise
 
 
