@@ -19,7 +19,7 @@ stds.redis = {
     require = {},
     -- the rest of Lua 5.1 that the sandbox leaves
     "assert", "error", "getmetatable", "ipairs", "next", "pairs", "pcall", "rawequal", "rawget", "rawset",
-    "select", "setmetatable", "tonumber", "tostring", "type", "unpack", "xpcall", "_VERSION", "collectgarbage",
+    "select", "setmetatable", "tonumber", "tostring", "type", "unpack", "xpcall", "_VERSION", "_G",
   },
 }
 std = "redis"

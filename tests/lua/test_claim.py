@@ -1917,3 +1917,14 @@ def test_each_large_claim_collects_its_own_garbage(q: Queue) -> None:
         sizes.append(memory.get("used_memory_vm_eval") or memory["used_memory_lua"])
     live = min(sizes[5:])
     assert max(sizes[5:]) < 1.6 * live, f"{sizes}, bytes"
+
+
+def test_a_server_that_leaves_the_collector_out_is_claimed_from_all_the_same(q: Queue) -> None:
+    q.put(*range(20))
+    q.take(20)
+    q.expire()
+    call = q.claiming(20)
+    text = call.script.text.replace('"collectgarbage"', '"left_out"')
+    assert text != call.script.text
+    reply = q.db.eval(text, len(call.keys), *call.keys, *call.args)
+    assert len(call.parse(reply, call.repeated).deliveries) == 20
