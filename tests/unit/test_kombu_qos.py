@@ -363,6 +363,19 @@ def test_a_worker_told_to_stop_gives_back_what_it_will_not_begin(
     assert stage.acks() == ["a", "c"]
 
 
+@pytest.mark.parametrize("settle", ["ack", "reject"])
+def test_what_a_thread_settles_while_a_worker_looks_for_garbage_is_settled(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, settle: str
+) -> None:
+    (a,) = stage.claim("a")
+    worker_holds(monkeypatch, begun=[a])
+    says(monkeypatch, "stopping")
+    monkeypatch.setattr(stage.broker, "reap", getattr(a, settle))
+    stage.channel.qos.give_back_unbegun()
+    assert (stage.acks(), len(stage.rejected())) == ((["a"], 0) if settle == "ack" else ([], 1))
+    assert stage.released() == []
+
+
 def test_what_it_gave_back_is_not_begun_by_a_thread_that_is_free_then(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,7 +90,7 @@ class QoS(virtual.QoS):
     def __init__(self, channel: Any, prefetch_count: int = 0) -> None:
         super().__init__(channel, prefetch_count)
         self._killed: set[str] = set()
-        # What still ran when the channel was closed: settled through it all the same.
+        # What still ran when the worker stopped, or the channel was closed: settled all the same.
         self._outlived: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
     def ack(self, delivery_tag: str) -> None:
@@ -202,6 +202,7 @@ class QoS(virtual.QoS):
         # Celery has struck out what waited for its pool: no task holds that. What is done and not
         # acked yet, Celery holds.
         held = WeakValueDictionary(self._ours())
+        self._outlived.update(held)  # where a thread finds what it acks meanwhile
         for tag in list(held):
             self._delivered.pop(tag, None)
         with contextlib.suppress(ServerUnavailable):
