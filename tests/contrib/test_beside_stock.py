@@ -656,6 +656,14 @@ ELSEWHERE = {
         "forgets a task that ends by `sys.exit()` in a thread or greenlet: it has no result, "
         "and stays unacked while the worker lives"
     ),
+    (
+        "forgets a task, when a prefork worker stops or loses its connection, that a child was "
+        "written and has not said that it begins: it runs twice, and a stop takes 30 s"
+    ),
+    (
+        "leaves acks to the event loop, which stands still while solo runs the next task, while "
+        "the worker connects anew, and while threads are joined"
+    ),
 }
 
 

@@ -310,7 +310,11 @@ def test_a_worker_that_stops_while_the_server_is_away_acks_what_it_has_done(own:
         worker.send_signal(signal.SIGTERM)
     own.ledger.await_ends(ids)
     own.server.kill()
-    workers["prefork"].await_log("waiting for the server")
+    last = workers["prefork"]
+    wait_until(
+        "it to wait, or to have acked before",
+        lambda: "waiting for the server" in last.log or not last.alive,
+    )
     own.server.start()
     assert [worker.ended() for worker in workers.values()] == [0, 0]
     for pool in pools:
