@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,9 +35,15 @@ class Ledger:
 
 
 def read(path: Path) -> dict[str, list[Event]]:
-    """What was done, by message, in the order it was written."""
+    """What was done, by message, in the order it was done.
+
+    It may be written in another one: a process is frozen between its look at the clock and its
+    write.
+    """
     found: dict[str, list[Event]] = {}
     for line in path.read_text().splitlines():
         what, n, _, pid, worker, at = line.split()
         found.setdefault(n, []).append(Event(what, n, int(pid), int(worker), float(at)))
+    for seen in found.values():
+        seen.sort(key=attrgetter("at"))
     return found

@@ -168,6 +168,16 @@ def test_each_start_needs_a_cause_of_its_own() -> None:
     assert judged(judge, start(0), start(6, OTHER), start(9, 3)) == {DIED: 1, UNEXPLAINED: 1}
 
 
+def test_a_process_that_is_frozen_before_it_writes_began_first_all_the_same(
+    tmp_path: Path,
+) -> None:
+    ledger = tmp_path / "ledger"
+    ledger.write_text("start one 2 2 2 5.0\nend one 2 2 2 5.1\nstart one 1 1 1 3.0\n")
+    judge = Judge()
+    judge.frozen = [(WORKER, 3.001, 6.0)]
+    assert judged(judge, *read(ledger)["one"]) == {FROZEN: 1}
+
+
 def test_the_ledger_says_who_wrote_it(tmp_path: Path) -> None:
     Ledger(tmp_path / "ledger").note("start", "one", 1)
     (event,) = read(tmp_path / "ledger")["one"]
