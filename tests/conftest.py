@@ -22,6 +22,7 @@ import signal
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,7 @@ def _is_more_of_the_same(config: pytest.Config, test: pytest.Item) -> bool:
 
     All there is of clients and clusters runs on the last kind. On the first, a cluster meets the
     asyncio client alone and a server the sync one; on the kinds between there is no more than a
-    server and the sync client.
+    server and the sync client, and what would run on all of these runs on one, in turn.
     """
     run = [*config.stash[_RUN]]
     given: dict[str, Any] = getattr(getattr(test, "callspec", None), "params", {})
@@ -156,7 +157,15 @@ def _is_more_of_the_same(config: pytest.Config, test: pytest.Item) -> bool:
         return False
     if kind == run[0]:
         return "make" in given and is_async is not bool(cluster)
-    return bool(cluster) or is_async
+    return bool(cluster) or is_async or not (_names(test, "kind") or _is_turn_of(kind, run, test))
+
+
+def _is_turn_of(kind: str, run: list[str], test: pytest.Item) -> bool:
+    """Whether a test runs on this one of the kinds between the first and the last."""
+    name, between = test.nodeid, run[1:-1]
+    for word in (*run, *LAYOUTS):
+        name = name.replace(word, "")
+    return between[zlib.crc32(name.encode()) % len(between)] == kind
 
 
 @pytest.hookimpl(trylast=True)  # after pytest has put tests of one kind together
