@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from atomq.calls import MAX_BYTES, Counts, Part, Peeked, QueueNumbers, QueueOverview, QueueState
-from atomq.errors import InvalidMessage, ServerUnavailable
+from atomq.errors import ServerUnavailable
 from atomq.message import Envelope
 from atomq.partitions import letter_mark
 
@@ -95,10 +95,8 @@ def _first(times: Iterable[int | None]) -> int | None:
 
 
 def _put_at(message: bytes) -> float:
-    try:
-        return float(Envelope(message).properties["timestamp"])
-    except (InvalidMessage, KeyError, TypeError, ValueError):
-        return float("inf")
+    put = Envelope(message).put_s
+    return float("inf") if put is None else put
 
 
 def counts(found: Iterable[Counts]) -> Counts:

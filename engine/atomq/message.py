@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import time
 from collections.abc import Callable, Mapping
 from json.encoder import encode_basestring_ascii as quoted
@@ -179,6 +180,15 @@ class Envelope:
         """When it expires, by the server's clock, in ms since 1970; None: never."""
         expires = self.decoded.get("x-expires")
         return expires if isinstance(expires, int) else None
+
+    @property
+    def put_s(self) -> float | None:
+        """When it was put, by its producer's clock, in s since 1970; None: it does not say."""
+        try:
+            put = float(self.properties["timestamp"])
+        except (InvalidMessage, KeyError, TypeError, ValueError, OverflowError):
+            return None
+        return put if math.isfinite(put) else None
 
     @property
     def data(self) -> str | bytes:

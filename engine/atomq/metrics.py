@@ -27,7 +27,6 @@ from atomq.client import Engine
 from atomq.errors import (
     AtomqError,
     InvalidArgument,
-    InvalidMessage,
     PermissionDenied,
     ScriptsNotLoaded,
 )
@@ -196,7 +195,8 @@ class _Families:
                 held_to = process.limits_of(name)
                 for limit in LIMITS & held_to.keys():
                     at, value = (name, limit), held_to[limit]
-                    limits[at] = min(limits.get(at, value), value)
+                    if abs(value) < _MOST:
+                        limits[at] = min(limits.get(at, value), value)
         for at, value in sorted(limits.items()):
             self.limits.add_metric(at, value)
         workers, slots, holds = Counter[Any](), Counter[Any](), Counter[Any]()
@@ -227,13 +227,17 @@ class _Families:
         if queue.unanswered:  # a counter that falls for a while would look as if it began anew
             return
         for event in EVENTS:
-            self.events.add_metric([name, event], queue.stats.get(event, 0))
+            self.events.add_metric([name, event], _whole(queue.stats.get(event)))
         for reason, count in queue.dead_by_reason.items():
-            self.dead.add_metric([name, reason], count)
+            self.dead.add_metric([name, reason], _whole(count))
+
+
+_MOST = 1 << 63  # what counts is less; of what others wrote no float may hold it
 
 
 def _whole(value: Any) -> int:
-    return value if isinstance(value, int) else 0
+    """A count as it was written; 0 for what is none."""
+    return value if isinstance(value, int) and abs(value) < _MOST else 0
 
 
 def states(queue: QueueOverview) -> dict[str, int]:
@@ -303,10 +307,9 @@ class WorkHistograms:
 
     def began(self, message: Any) -> float:
         """See `Watcher`."""
-        with suppress(InvalidMessage, TypeError, ValueError):
-            put = message._delivery.envelope.properties.get("timestamp")
-            if put is not None and message.deliveries == 1:
-                self._wait.labels(message._queue.name).observe(max(0.0, time.time() - float(put)))
+        put = message._delivery.envelope.put_s
+        if put is not None and message.deliveries == 1:
+            self._wait.labels(message._queue.name).observe(max(0.0, time.time() - put))
         return time.perf_counter()
 
     def ended(self, message: Any, begun: float, error: BaseException | None) -> None:

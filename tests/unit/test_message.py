@@ -153,6 +153,31 @@ def test_what_cannot_be_read_says_why(raw: bytes, says: str) -> None:
         Envelope(raw).body()
 
 
+@pytest.mark.parametrize(
+    ("timestamp", "seconds"),
+    [
+        (5, 5.0),
+        ("5.5", 5.5),
+        (None, None),
+        ("soon", None),
+        ("nan", None),
+        ([], None),
+        (10**400, None),
+    ],
+    ids=lambda each: str(each)[:9],
+)
+def test_when_it_was_put_is_what_its_producer_says_if_it_is_a_time(
+    timestamp: Any, seconds: float | None
+) -> None:
+    written = json.dumps({"properties": {"timestamp": timestamp}}).encode()
+    assert Envelope(written).put_s == seconds
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"{}", b"[1]"])
+def test_of_what_is_no_envelope_it_is_not_known(raw: bytes) -> None:
+    assert Envelope(raw).put_s is None
+
+
 def test_what_cannot_be_written_says_why() -> None:
     nested: list[Any] = []
     nested.append(nested)

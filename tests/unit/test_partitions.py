@@ -283,3 +283,14 @@ def test_the_numbers_of_partitions_are_added() -> None:
     assert (seen.put_s, seen.dead_by_reason) == (59, {"rejected": 3})
     alone = merging.overview_of("whole", ["a", "b", "c"], {"a": views["a"]})
     assert (alone.name, alone.unacked, alone.unanswered) == ("whole", 1, ("b", "c"))
+
+
+def test_the_next_message_is_the_one_that_was_put_first_whatever_others_say() -> None:
+    """10**400 is valid JSON, and no float holds it."""
+    times = (b'"soon"', b"1" + b"0" * 400, b"9", b"7", b"[]")
+    answers: merging.Answers[QueueState] = merging.Answers("q", [f"q#{n}" for n in range(9)])
+    for at, put in enumerate(times):
+        oldest = b'{"properties": {"timestamp": %b}}' % put
+        rest = {"next_deadline_ms": None, "inconsistent": 0, "oldest": oldest}
+        answers.found[at] = QueueState(**in_numbers("q", 1), **rest)
+    assert merging.state_of(answers).oldest == answers.found[3].oldest

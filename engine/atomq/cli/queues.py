@@ -15,6 +15,7 @@ from atomq.cli.inspecting import inspect_whole
 from atomq.cli.output import Column, clean, duration, moment, number, table
 from atomq.cli.session import Exit, Session, Usage, command
 from atomq.errors import AtomqError
+from atomq.message import Envelope
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -114,11 +115,8 @@ def row(state: QueueState) -> dict[str, Any]:
 
 def oldest_seconds(state: QueueState) -> float | None:
     """How long ago the next ready message was published, if it says so."""
-    try:
-        at = json.loads(state.oldest)["properties"]["timestamp"]
-        return max(0.0, round(state.now_ms / 1000 - float(at), 3))
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return None
+    put = Envelope(state.oldest).put_s
+    return None if put is None else max(0.0, round(state.now_ms / 1000 - put, 3))
 
 
 _COLUMNS = (
