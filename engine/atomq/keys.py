@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import binascii
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -253,10 +254,7 @@ class QueueKeys:
 
     def step_of(self, priority: int) -> int:
         """The 1-based step of a priority (0 to 9, 0 first): the largest that is not above it."""
-        for index in range(len(self.steps) - 1, -1, -1):
-            if self.steps[index] <= priority:
-                return index + 1
-        return 1
+        return max(1, bisect_right(self.steps, priority))
 
     def priority_of(self, step: int) -> int:
         """The priority that a 1-based step stands for."""

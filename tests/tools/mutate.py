@@ -218,6 +218,15 @@ TESTS = {
         "tests/unit/test_engine_base.py tests/unit/test_engines.py",
         "tests/conformance tests/faults",
     ],
+    "engine/atomq/queue_base.py": [
+        "tests/unit/test_queue_base.py",
+        "tests/unit/test_arguments.py tests/conformance",
+    ],
+    "engine/atomq/arguments.py": ["tests/unit/test_arguments.py"],
+    "engine/atomq/option*.py": ["tests/unit/test_options.py tests/unit/test_address.py"],
+    "engine/atomq/address.py": ["tests/unit/test_address.py"],
+    "engine/atomq/metrics.py": ["tests/unit/test_metrics.py", "tests/conformance/test_metrics.py"],
+    "engine/atomq/keys.py": ["tests/unit/test_keys.py"],
     "engine/atomq/gathering.py": ["tests/unit/test_gathering.py"],
     "engine/atomq/gathering_threads.py": ["tests/unit/test_gathering_threads.py"],
     **{

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -26,6 +28,100 @@ pytest.importorskip("fakeredis")
 URL = "memory://arguments"
 SOON = datetime.now(UTC) + timedelta(hours=1)
 NAN = float("nan")
+
+
+# ── text, seconds and whole numbers, by themselves ────────────────────────────────────────────
+
+CENTURY = 100 * 365 * 86_400  # seconds: longer is a mistake
+IN_2109 = (1 << 42) / 1000  # seconds since 1970: from here on no score can hold the milliseconds
+
+
+def since_1970(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        (lambda: arguments.seconds("delay", 0), 0.0),
+        (lambda: arguments.seconds("delay", CENTURY), float(CENTURY)),
+        (lambda: arguments.seconds("delay", timedelta(minutes=2)), 120.0),
+        (lambda: arguments.seconds("delay", 3, most=3), 3.0),
+        (lambda: arguments.milliseconds("delay", 1.5), 1500),
+        (lambda: arguments.milliseconds("delay", 1e-9), 1),
+        (lambda: arguments.milliseconds("delay", 0), 0),
+        (lambda: arguments.timeout(None), None),
+        (lambda: arguments.timeout(0), 0),
+        (lambda: arguments.timeout(0.0), 0.0),
+        (lambda: arguments.timeout(-1), 0.0),
+        (lambda: arguments.timeout(-0.5), 0.0),
+        (lambda: arguments.timeout(0.5), 0.5),
+        (lambda: arguments.timeout(timedelta(minutes=2)), 120.0),
+        (lambda: arguments.timeout(CENTURY), CENTURY),
+        (lambda: arguments.timeout(float(CENTURY)), float(CENTURY)),
+        (lambda: arguments.timeout(CENTURY + 1), None),
+        (lambda: arguments.timeout(CENTURY + 0.5), None),
+        (lambda: arguments.timeout(float("inf")), None),
+        (lambda: arguments.moment_ms(0), 1),
+        (lambda: arguments.moment_ms(1.5), 1500),
+        (lambda: arguments.moment_ms(since_1970(1.5)), 1500),
+        (lambda: arguments.moment_ms(((1 << 42) - 1) / 1000), (1 << 42) - 1),
+        (lambda: arguments.whole("limit", 1, 1, 9), 1),
+        (lambda: arguments.whole("limit", 9, 1, 9), 9),
+        (lambda: arguments.whole("limit", HTTPStatus.OK, 200, 200), 200),
+        (lambda: arguments.text("id", "", 3), ""),
+        (lambda: arguments.text("id", "abc", 3, least=3), "abc"),
+        (lambda: arguments.text("id", "hé", 3), "hé"),
+        (lambda: arguments.readable("x" * 5, 3), "xxx"),
+        (lambda: arguments.readable("é\ud800", 99), "é\\ud800"),
+        (lambda: arguments.words(ValueError("x" * 5000)), "ValueError: " + "x" * 3988),
+        (lambda: arguments.flag("force", 2), 1),
+        (lambda: arguments.flag("force", False), 0),
+    ],
+)
+def test_what_is_within_bounds_is_taken(given: Callable[[], Any], answer: Any) -> None:
+    assert (given(), type(given())) == (answer, type(answer))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(partial(arguments.seconds, "delay", each) for each in (-0.001, CENTURY + 1, True, "3")),
+        *(partial(arguments.timeout, each) for each in (NAN, True, "3", [])),
+        *(partial(arguments.moment_ms, each) for each in (-0.001, IN_2109, True, "3")),
+        *(partial(arguments.whole, "limit", each, 1, 9) for each in (0, 10, True, 3.0, "3")),
+        *(partial(arguments.text, "id", each, 3, least=1) for each in ("", "four", b"a", ["a"])),
+        *(partial(arguments.text, "id", each, 3) for each in ("\udce9", None)),
+        *(partial(arguments.flag, "force", each) for each in ("yes", None, 1.0)),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused(given: Callable[[], Any]) -> None:
+    with pytest.raises(InvalidArgument, match=r"^(delay|timeout|at|limit|id|force) "):
+        given()
+
+
+def test_a_value_is_shown_in_80_characters() -> None:
+    """In a row of a log there is room for what was wrong with it too."""
+    assert [len(arguments.shown(each)) for each in ("x" * 99, Long())] == [80, 80]
+    assert arguments.LARGEST == (512 << 20) - 4096  # what every server takes, less a head
+
+
+class Long:
+    def __repr__(self) -> str:
+        return "x" * 99
+
+
+@pytest.mark.parametrize("word", [None, True, [], {}, 1 << 64, -(1 << 63) - 1, "\udce9"])
+def test_what_is_no_word_of_a_command(word: Any) -> None:
+    with pytest.raises(InvalidArgument, match="a command's argument"):
+        arguments.command(("ECHO", word))
+
+
+def test_words_that_a_command_takes() -> None:
+    arguments.command(("ECHO", "text", b"bytes", memoryview(b"x"), 1.5, (1 << 64) - 1, -(1 << 63)))
+
+
+# ── what queues and engines are given ─────────────────────────────────────────────────────────
 
 
 def many(n: int) -> list[Queue]:
@@ -135,16 +231,10 @@ def test_a_reason_is_one_line() -> None:
 
 @pytest.mark.parametrize("word", [None, True, [], {}, 1 << 64, -(1 << 63) - 1, "\udce9"])
 def test_the_words_of_a_command_are_looked_at_before_they_are_written(word: Any) -> None:
-    with pytest.raises(InvalidArgument, match="a command's argument"):
-        arguments.command(("ECHO", word))
     engine = Engine("redis://127.0.0.1:1")  # nothing is there, and nothing is asked
     with pytest.raises(InvalidArgument, match="a command's argument"):
         engine.command("ECHO", word)
     engine.close()
-
-
-def test_words_that_a_command_takes() -> None:
-    arguments.command(("ECHO", "text", b"bytes", memoryview(b"x"), 1.5, (1 << 64) - 1, -(1 << 63)))
 
 
 def test_a_lease_is_extended_by_seconds() -> None:

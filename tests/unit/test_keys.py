@@ -10,12 +10,14 @@ from redis.crc import key_slot
 from atomq.errors import InvalidArgument
 from atomq.keys import (
     SEP,
+    ExchangeKeys,
     LateQueueKeys,
     LateRegisterKeys,
     Layout,
     QueueKeys,
     RegisterKeys,
     check_name,
+    hash_slot,
     is_queue_key,
     namespace,
     namespace_in,
@@ -42,12 +44,45 @@ def test_the_names_in_the_stock_layout() -> None:
         *keys.ready,
     }
     assert len(keys.every()) == len(set(keys.every()))
+    assert (keys.nowhere, keys.slot, keys.sharded) == ((), 0, 0), "all is in one place"
+    assert keys.put("a-1") == "_atomq.{celery}.put.a-1"
+    assert keys.producer("p") == "_atomq.{celery}.producer.p"
 
 
 def test_the_names_in_the_cluster_layout_with_a_prefix() -> None:
     keys = QueueKeys("q", prefix="app:", layout="cluster", steps=(0, 5), sep=":")
     assert keys.ready == ("app:q", "{app:q}:5")
     assert keys.meta == "_atomq.{app:q}.meta"
+    assert (keys.nowhere, keys.sharded) == (("_atomq.{app:q}.looked",), 1)
+    # What fleets of other steps put is purged too.
+    assert {"app:q", *(f"{{app:q}}:{n}" for n in range(1, 10))} <= {*keys.purge}
+    assert not {"{app:q}:0", "{app:q}:10"} & {*keys.purge}
+
+
+def test_a_partition_knows_its_queue() -> None:
+    wholes = {"q": "q", "q#1": "q", "plain": ""}
+    found = [QueueKeys(name, whole=whole) for name, whole in wholes.items()]
+    assert [(each.whole, each.part) for each in found] == [("q", "p"), ("q", "p"), ("plain", "")]
+
+
+@pytest.mark.parametrize("key", ["", "q", "{q}", "a{q}b{r}", "a{}b{r}", "a{b", "a}b{", "é{ü}"])
+def test_the_slot_of_a_key_is_that_of_the_server(key: str) -> None:
+    assert hash_slot(key) == key_slot(key.encode())
+
+
+def test_the_register_and_an_exchange_have_the_slot_of_their_keys() -> None:
+    register, exchange = RegisterKeys("app{1}:"), ExchangeKeys("celery", "app:")
+    assert register.every == tuple(
+        f"_atomq.register{{.app%7B1%7D:}}.{name}" for name in ("queues", "processes", "alive")
+    )
+    assert register.probe == "_atomq.register{.app%7B1%7D:}.probe"
+    assert RegisterKeys("app%7B1%7D:", written=True).every == register.every
+    assert exchange.bindings == "_atomq.{app:celery}.bindings"
+    assert exchange.probe == "_atomq.{app:celery}.probe"
+    for slot, key in ((register.slot, register.queues), (exchange.slot, exchange.bindings)):
+        assert slot == key_slot(key.encode())
+    same = QueueKeys("celery", prefix="app:", layout="cluster")
+    assert exchange.slot == same.slot, "an exchange lies beside the queue of its name"
 
 
 @given(
@@ -100,10 +135,20 @@ def test_names_no_queue_may_have(name: str, says: str) -> None:
         check_name(name)
 
 
+@pytest.mark.parametrize("name", ["x" * 512, "ü" * 256, "x", "_celery", "kombu._atomq."])
+def test_names_that_a_queue_may_have(name: str) -> None:
+    check_name(name)
+
+
 def test_braces_are_for_the_stock_layout_only() -> None:
     assert QueueKeys("a{b}c").unacked == "_atomq.{a%7Bb%7Dc}.unacked"
     with pytest.raises(InvalidArgument, match="no braces"):
         QueueKeys("a{b}c", layout="cluster")
+    for name in ("a{b", "a}b"):
+        with pytest.raises(InvalidArgument, match="no braces"):
+            QueueKeys(name, layout="cluster")
+        with pytest.raises(InvalidArgument, match="no braces"):
+            QueueKeys("q", prefix=name, layout="cluster")
 
 
 def test_priorities_and_steps() -> None:
@@ -111,6 +156,7 @@ def test_priorities_and_steps() -> None:
     assert [keys.step_of(priority) for priority in range(10)] == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4]
     assert [keys.priority_of(step) for step in (0, 1, 2, 3, 4, 9)] == [0, 0, 3, 6, 9, 9]
     assert QueueKeys("q", steps=(0,)).step_of(9) == 1
+    assert keys.step_of(-1) == 1, "as others may have written"
 
 
 def test_the_keys_of_each_script_are_keys_of_the_queue() -> None:

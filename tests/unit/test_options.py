@@ -52,6 +52,11 @@ def test_every_option_is_described_for_the_docs() -> None:
     assert rows["prefetch"].default == 64
     assert rows["lease"].type == "a number above 0, at most 31622400"
     assert rows["layout"].type == "'stock', 'cluster' or None"
+    assert rows["master_name"].type == "text that is not empty or None"
+    assert rows["global_keyprefix"].type == "text"
+    names = [*PROPERTIES]
+    at = names.index("ssl") + 1
+    assert [*rows] == [*names[:at], *PROPERTIES["ssl"]["properties"], *names[at:]]
 
 
 def test_options_need_no_jsonschema() -> None:
@@ -68,6 +73,9 @@ def test_values_arrive_in_the_types_of_the_dataclass() -> None:
     assert options.priority_steps == (0, 5)
     assert options.virtual_host == options.database == 3
     assert options.lease == 0.5
+    for host, number in (("/", 0), ("", 0), ("/3", 3), (3, 3)):
+        assert Options.of(virtual_host=host, db=number).database == number
+        assert Options.of(virtual_host=host).virtual_host == number
 
 
 def test_keywords_win_over_the_mapping() -> None:
@@ -84,7 +92,8 @@ def test_options_can_be_given_as_options_and_changed() -> None:
 
 
 def test_options_are_frozen_hashable_and_travel_to_a_spawned_child() -> None:
-    options = Options.of(ssl={"ssl_ca_certs": "/ca"}, sentinel_kwargs={"password": "x"})
+    mappings = {"ssl": {"ssl_ca_certs": "/ca"}, "sentinel_kwargs": {"password": "x"}}
+    options = Options.of(mappings, socket_keepalive_options={"TCP_KEEPCNT": 2})
     assert pickle.loads(pickle.dumps(options)) == options
     assert hash(options) == hash(pickle.loads(pickle.dumps(options)))
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -107,6 +116,28 @@ def test_times_in_milliseconds() -> None:
     assert (options.max_lease_ms, options.dedup_window_ms) == (1500, 2000)
     assert (options.result_ttl_ms, options.visibility_timeout_ms) == (3000, 4000)
     assert Options().max_lease_ms is None
+    windows = [Options(retry_budget=seconds).call_window_ms for seconds in (0, 10, 60, 61)]
+    assert windows == [120_000, 120_000, 120_000, 122_000], "twice as long as calls are repeated"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ""),
+        ({"dead_max": 5}, "5 0"),
+        ({"dead_ttl": 1.5}, "0 1500"),
+        ({"dead_max": 5, "dead_ttl": 2}, "5 2000"),
+    ],
+)
+def test_which_dead_letters_are_kept(given: dict[str, Any], expected: str) -> None:
+    assert Options.of(given).dead_kept == expected
+
+
+def test_the_limits_of_a_consumer_are_those_that_there_are() -> None:
+    assert Options().limits == {"max_deliveries": 20, "lease_seconds": 60}
+    every = {"max_lease": 7, "dead_max": 5, "dead_ttl": 2, "max_deliveries": None}
+    expected = {"max_lease_seconds": 7, "dead_max": 5, "dead_ttl_seconds": 2, "lease_seconds": 0.5}
+    assert Options.of(every, lease=0.5).limits == expected
 
 
 def test_tls_settings_may_stand_beside_the_other_options() -> None:
@@ -138,13 +169,24 @@ def test_whole_floats_and_ranges_are_whole_numbers_and_lists() -> None:
 
 
 class Provider:
+    __hash__ = None  # type: ignore[assignment] # as of a dataclass
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __repr__(self) -> str:
+        return "Provider(hunter2)"
+
     def get_credentials(self) -> tuple[str, str]:
         return "user", "secret"
 
 
 @pytest.mark.parametrize("provider", [Provider(), "package.module.Class", "package.module:Class"])
 def test_a_credential_provider_is_an_object_or_an_import_path(provider: object) -> None:
-    assert Options.of(credential_provider=provider).credential_provider is provider
+    options = Options.of(credential_provider=provider)
+    assert options.credential_provider is provider
+    assert hash(options) == hash(Options())
+    assert "rovider" not in repr(options)
 
 
 # ── what is wrong ─────────────────────────────────────────────────────────────────────────────
@@ -211,6 +253,7 @@ def test_every_fault_is_listed_in_the_order_given() -> None:
         "ssl_ca_cert",
         "ca",
     ]
+    assert len(faults(ssl={"ssl_cert_reqs": "maybe", "ssl_check_hostname": "no"})) == 2
 
 
 @pytest.mark.parametrize(
@@ -280,6 +323,7 @@ def test_a_long_value_is_shortened() -> None:
     ("name", "text", "value"),
     [
         ("visibility_timeout", "3600", 3600),
+        ("prefetch", "1", 1),
         ("lease", "0.5", 0.5),
         ("max_lease", "none", None),
         ("max_deliveries", "None", None),
