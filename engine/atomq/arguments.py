@@ -128,12 +128,27 @@ def text(name: str, value: Any, most: int, *, least: int = 0) -> str:
         raise InvalidArgument(
             f"{name} must be text of {least} to {most} characters, got {shown(value)}"
         )
+    if not is_utf_8(value):
+        raise InvalidArgument(f"{name} cannot be written as UTF-8: {shown(value)}")
+    return value
+
+
+def is_utf_8(value: str) -> bool:
+    """Whether text can be written as UTF-8: half of a surrogate pair cannot."""
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise InvalidArgument(f"{name} cannot be written as UTF-8: {shown(value)}") from None
-    return value
+            return False
+    return True
+
+
+def texts(name: str, given: Any, what: str) -> Sequence[str]:
+    """A list of texts; one text alone is none, for its characters would be taken for them."""
+    known = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+    known = known and all(isinstance(each, str) for each in given)
+    expect(name, given, known, f"a list of {what}")
+    return given  # type: ignore[no-any-return]
 
 
 def readable(given: str, most: int) -> str:

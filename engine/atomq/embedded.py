@@ -24,6 +24,7 @@ import sys
 import time
 from pathlib import Path
 
+from atomq.arguments import seconds
 from atomq.embedded_home import EmbeddedServer, Home, resolved
 from atomq.errors import EmbeddedServerError
 from atomq.file_locks import drop, give_back, take
@@ -54,6 +55,7 @@ def start(directory: str | os.PathLike[str], *, timeout: float = 30.0) -> Embedd
     """
     if sys.platform == "win32":
         raise EmbeddedServerError("the embedded server needs Linux or macOS; use redis://host")
+    timeout = seconds("timeout", timeout)
     home = Home(directory)
     home.create()
     patience = _Patience(home, _ANSWER, timeout)
@@ -78,6 +80,7 @@ def stop(directory: str | os.PathLike[str], *, timeout: float = 30.0) -> bool:
     directory belongs to another user, or the server is not gone after `timeout` seconds, or cannot
     be known for certain from another process.
     """
+    timeout = seconds("timeout", timeout)
     home = Home(directory)
     if not home.trusted() or not (home.path / "server.lock").exists():
         return False

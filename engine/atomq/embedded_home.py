@@ -19,7 +19,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from atomq.errors import EmbeddedServerError
+from atomq.arguments import shown
+from atomq.errors import EmbeddedServerError, InvalidArgument
 from atomq.file_locks import give_back, take
 
 # A socket's address holds 108 bytes on Linux and 104 on macOS.
@@ -47,10 +48,13 @@ def resolved(directory: str | os.PathLike[str]) -> Path:
 
     Raises `EmbeddedServerError` where no directory can be meant: the home of a user that is not
     there, as in `~stranger/q`, a relative path in a current directory that was removed, a loop of
-    symlinks, a NUL.
+    symlinks, a NUL. Raises `InvalidArgument` for what is no path.
     """
     try:
         return Path(os.path.realpath(Path(directory).expanduser()))
+    except TypeError:
+        given = shown(directory)
+        raise InvalidArgument(f"directory must be text or an os.PathLike, got {given}") from None
     except (OSError, RuntimeError, ValueError) as error:
         raise EmbeddedServerError(f"{str(directory)!r} is no directory: {error}") from error
 

@@ -35,7 +35,7 @@ def check_handler(
         kinds.append(inspect.unwrap(bare))
     if any(map(inspect.iscoroutinefunction, kinds)) != awaited:
         raise InvalidArgument(
-            f"AsyncQueue.work needs a coroutine function (async def), got {handler!r}"
+            f"AsyncQueue needs a coroutine function (async def), got {handler!r}"
             if awaited
             else f"{what} is called here, and not awaited, as {handler!r} has to be: {instead}"
         )

@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from atomq import calls, flows, tracing
+from atomq.arguments import shown, texts
 from atomq.calls import QueueOverview
 from atomq.client import Engine
 from atomq.errors import (
@@ -69,7 +70,7 @@ class AtomqCollector(Collector):
     `engine` is an engine or a server's URL; options are those of an engine made of it. With
     `queues` only these are read, and no workers: for a user that may read no others. Any thread may
     scrape. While the server cannot be reached there is `atomq_up 0` and nothing else. Raises
-    `InvalidAddress` and `InvalidOptions`; a scrape raises nothing.
+    `InvalidArgument`, as `InvalidAddress` and `InvalidOptions` are; a scrape raises nothing.
     """
 
     def __init__(
@@ -79,10 +80,12 @@ class AtomqCollector(Collector):
             options.setdefault("retry_budget", PATIENCE)
             engine = Engine(engine, **options)
             engine.verified = True  # it only reads, and this user may do no more
+        elif not isinstance(engine, Engine):
+            raise InvalidArgument(f"a collector needs an Engine or a URL, got {shown(engine)}")
         elif options:
             raise InvalidArgument("options belong to the engine: give a URL, or them to Engine")
         self.engine = engine
-        self._queues = None if queues is None else list(queues)
+        self._queues = None if queues is None else list(texts("queues", queues, "their names"))
         self._was_up = True
 
     def register(self, registry: CollectorRegistry = REGISTRY) -> AtomqCollector:
@@ -293,7 +296,7 @@ class WorkHistograms:
                 registry=registry,
                 buckets=wait_buckets,
             )
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise InvalidArgument(f"these histograms cannot be made: {error}") from error
         self._registry = registry
         tracing.watch(self)
@@ -331,6 +334,8 @@ def wsgi_app(collector: AtomqCollector) -> Callable[..., Iterable[bytes]]:
     While the server is away, or a partition does not answer, it answers 503, and of a queue that is
     neither there nor in the register 404: never a 0 on which a fleet would be scaled down.
     """
+    if not isinstance(collector, AtomqCollector):
+        raise InvalidArgument(f"the app needs an AtomqCollector, got {shown(collector)}")
     registry = CollectorRegistry(auto_describe=False)
     collector.register(registry)
     metrics: Callable[..., Iterable[bytes]] = make_wsgi_app(registry)

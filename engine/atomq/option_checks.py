@@ -119,6 +119,9 @@ def _add_what_no_schema_says(options: Mapping[str, Any], found: dict[str, str]) 
     def fault(name: str) -> None:
         found[name] = _fault(name, options[name], properties()[name])
 
+    for name, value in options.items():
+        if isinstance(value, str) and name not in found and not arguments.is_utf_8(value):
+            found[name] = f"{name}: what it has cannot be written as UTF-8"
     steps = options.get("priority_steps")
     if steps is not None and "priority_steps" not in found and list(steps) != sorted(steps):
         fault("priority_steps")

@@ -67,6 +67,7 @@ def overview(
     if limit is not None:
         arguments.whole("limit", limit, 1, calls.MOST)
     if names is not None:
+        arguments.texts("names", names, "names of queues")
         yield from read.these(names)
         yield from read.copies(names)
         read.check()

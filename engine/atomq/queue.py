@@ -627,7 +627,10 @@ class Receiver(ReceiverBase[Queue, Message]):
         return messages
 
     def return_unstarted(self, messages: Iterable[Message]) -> None:
-        """Give back what was received and no handler began to work on. Never raises."""
+        """Give back what was received and no handler began to work on.
+
+        Raises `InvalidArgument` for what is no message, and nothing else.
+        """
         if given := self._unstarted(messages):
             given[0]._queue._return(given)
 

@@ -643,7 +643,10 @@ class AsyncReceiver(ReceiverBase[AsyncQueue, AsyncMessage]):
         return messages
 
     async def return_unstarted(self, messages: Iterable[AsyncMessage]) -> None:
-        """Give back what was received and no handler began to work on. Never raises."""
+        """Give back what was received and no handler began to work on.
+
+        Raises `InvalidArgument` for what is no message, and nothing else.
+        """
         if given := self._unstarted(messages):
             await to_the_end(given[0]._queue._return(given))
 

@@ -19,7 +19,7 @@ from atomq.client import Engine
 from atomq.errors import InvalidArgument, ServerFull, ServerUnavailable
 from atomq.flows import Begun, Consumer, Flow, Refused, Stop, clock
 from atomq.leases import LeaseKeeper
-from atomq.message_base import MessageT, QueueT, settling
+from atomq.message_base import MessageT, QueueT, messages_of, settling
 from atomq.queue_base import QueueBase
 from atomq.register import Consuming
 from atomq.shared import members
@@ -264,7 +264,8 @@ class ReceiverBase(Generic[QueueT, MessageT]):
     def _unstarted(self, messages: Iterable[MessageT]) -> list[MessageT]:
         """What this process has to give back: a forked child has none of its parent's."""
         process = self._keeper.process
-        return [m for m in messages if m._process is process and not (m.lost or m.settled)]
+        given = messages_of(messages)
+        return [m for m in given if m._process is process and not (m.lost or m.settled)]
 
     def _leave(self) -> Any:
         """The waiter, which is to be closed, once; None: there is nothing to leave."""

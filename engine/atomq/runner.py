@@ -104,7 +104,8 @@ class Runner(EngineBase):
         the answer is where the next page begins. With `names` only these, and no processes.
 
         A queue that cannot be read is in `unreadable`, and the others are there. Raises
-        `ServerUnavailable` while the server is away, `PermissionDenied` if this user may not read.
+        `ServerUnavailable` while the server is away, `PermissionDenied` if this user may not read,
+        `InvalidArgument` for what is no list of names.
         """
         return self.run(overview(self.keys, self.register.keys, names, after, limit))
 

@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from atomq import embedded
-from atomq.arguments import Seconds, seconds
+from atomq.arguments import Seconds, expect, seconds, whole
 from atomq.client import Engine
 from atomq.errors import InvalidArgument
+from atomq.handlers import check_handler, check_result
 from atomq.queue import Message, Queue
 
 if TYPE_CHECKING:
     from atomq.queue_aio import AsyncMessage, AsyncQueue
 
 _MOST = 10_000
+_LARGEST = 1 << 62
 _MEMORY = "memory://atomq-testing"
 _INI = "Where the fixtures of atomq put queues: memory (the default), embedded, or a URL."
 
@@ -36,13 +38,18 @@ def drain(queue: Queue, handler: Callable[[Message], Any], *, most: int = _MOST)
 
     What the handler raises comes out of it, once the message is released as `work` releases it.
     Messages that are delayed and not due stay; so do those that wait after a failure (see
-    `Clock.advance`). Raises `AssertionError` after `most` messages, for handlers that put more.
+    `Clock.advance`). Raises `AssertionError` after `most` messages, for handlers that put more,
+    and `InvalidArgument` for what is no queue or would not do the work, as `work` does.
     """
+    expect("queue", queue, isinstance(queue, Queue), "a Queue (drain_async takes an AsyncQueue)")
+    check_handler(handler, awaited=False, instead="use drain_async, or a plain function")
+    whole("most", most, 1, _LARGEST)
     results: list[Any] = []
     while (message := queue.claim()) is not None:
         _check(len(results), most)
         with message:
-            results.append(handler(message))
+            results.append(result := handler(message))
+            check_result(result)
     return results
 
 
@@ -50,12 +57,22 @@ async def drain_async(
     queue: AsyncQueue, handler: Callable[[AsyncMessage], Awaitable[Any]], *, most: int = _MOST
 ) -> list[Any]:
     """`drain` for an `AsyncQueue` and a coroutine function."""
+    known = isinstance(queue, _async_queue())
+    expect("queue", queue, known, "an AsyncQueue (drain takes a Queue)")
+    check_handler(handler, awaited=True)
+    whole("most", most, 1, _LARGEST)
     results: list[Any] = []
     while (message := await queue.claim()) is not None:
         _check(len(results), most)
         async with message:
             results.append(await handler(message))
     return results
+
+
+def _async_queue() -> type[AsyncQueue]:
+    from atomq.queue_aio import AsyncQueue  # by now asyncio's side was imported
+
+    return AsyncQueue
 
 
 def _check(done: int, most: int) -> None:

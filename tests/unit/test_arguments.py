@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from atomq import (
     AsyncEngine,
@@ -21,7 +22,10 @@ from atomq import (
     Receiver,
     Serializer,
     arguments,
+    embedded,
 )
+from atomq.metrics import AtomqCollector, WorkHistograms, wsgi_app
+from atomq.testing import drain, drain_async
 
 pytest.importorskip("fakeredis")
 
@@ -148,6 +152,24 @@ MADE: list[tuple[Callable[[], Any], str]] = [
     (lambda: Receiver(Queue("q", URL)), "takes a list of queues"),
     (lambda: Receiver([1]), "takes a list of queues"),
     (lambda: Receiver(many(1001)), "at most 1000 queues, got 1001"),
+    (lambda: Receiver(many(1)).return_unstarted([3]), "must be claimed messages: 3"),
+    (lambda: Engine(URL, global_keyprefix="\udce9"), "global_keyprefix: .* written as UTF-8"),
+    (lambda: Engine(URL, username="\udce9"), "username: .* cannot be written as UTF-8"),
+    (lambda: Engine(URL).overview("orders"), "names must be a list of names of queues"),
+    (lambda: Engine(URL).overview([[]]), "names must be a list of names of queues"),
+    (lambda: AtomqCollector(None), "needs an Engine or a URL, got None"),
+    (lambda: AtomqCollector(URL, queues="orders"), "queues must be a list of their names"),
+    (lambda: WorkHistograms(CollectorRegistry(), run_buckets=5), "histograms cannot be made"),
+    (lambda: wsgi_app(URL), "needs an AtomqCollector"),
+    (lambda: embedded.status(None), "directory must be text or an os.PathLike, got None"),
+    (lambda: embedded.start("nowhere", timeout="5"), "timeout must be seconds"),
+    (lambda: embedded.stop("nowhere", timeout=None), "timeout must be seconds"),
+    (lambda: drain(URL, print), "queue must be a Queue"),
+    (lambda: drain(Queue("q", URL), None), "a handler must be a function"),
+    (lambda: drain(Queue("q", URL), asyncio.sleep), "use drain_async, or a plain function"),
+    (lambda: drain(Queue("q", URL), print, most=0), "most must be a whole number from 1"),
+    (lambda: asyncio.run(drain_async(Queue("q", URL), print)), "queue must be an AsyncQueue"),
+    (lambda: asyncio.run(drain_async(AsyncQueue("q", URL), print)), "needs a coroutine function"),
 ]
 ASKED: list[tuple[Callable[[Any], Any], str]] = [
     (lambda q: q.put(1, delay="3"), "delay must be seconds from 0"),

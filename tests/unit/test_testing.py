@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from atomq import AsyncMessage, AsyncQueue, Queue
+from atomq import AsyncMessage, AsyncQueue, InvalidArgument, Queue
 from atomq.testing import Clock, drain, drain_async
 
 URL = "memory://test-testing"
@@ -44,6 +44,13 @@ def test_what_a_handler_raises_comes_out_of_drain_and_the_message_is_tried_again
         assert drain(queue, lambda _: None) == []
         clock.advance(timedelta(minutes=1))
         assert drain(queue, lambda message: message.deliveries) == [2]
+
+
+def test_a_handler_whose_work_nothing_awaits_is_named(queue: Queue) -> None:
+    queue.put("x")
+    with pytest.raises(InvalidArgument, match="which nothing awaits"):
+        drain(queue, lambda _: asyncio.sleep(0))
+    assert queue.state().delayed == 1, "it is not acked"
 
 
 def test_handlers_that_never_end_are_named(queue: Queue) -> None:
