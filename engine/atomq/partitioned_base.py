@@ -32,7 +32,7 @@ from atomq.flows import Flow, Sleep, ask
 from atomq.keys import QueueKeys
 from atomq.message_base import MessageBase
 from atomq.partition_record import PartitionRecord
-from atomq.partitions import MOST, PartitionMap, letter_mark
+from atomq.partitions import MOST, PartitionMap
 from atomq.queue_base import EngineT, Item, QueueBase, check_key, names_of_dead
 
 log = logging.getLogger("atomq.queue")
@@ -158,6 +158,8 @@ class PartitionedBase(QueueBase[EngineT]):
         least, first = min(self._given, default=0.0), random.randrange(count)
         new = [least + (at - first) % count / count for at in range(count)]
         self._given = [*self._given[:count], *new[len(self._given) :]]
+        if self._parts:  # first: a partition that the map knows is one of them
+            self._parts = parts
         self._map, self._turn = found, self._turn % count
         self._parts = parts  # last: where there are any, there is the rest
 
@@ -400,15 +402,15 @@ class PartitionedBase(QueueBase[EngineT]):
         return merging.peeked(part, found, limit, 0 if part == "dead" else offset)
 
     def _get(self, message_id: str) -> Flow[calls.MessageStatus]:
-        home, parts = (yield from self._with(message_id, None)), self._parts
-        at = next((i for i, part in enumerate(parts) if part is home), 0)
+        at = home = yield from self._with(message_id, None)
         found: calls.MessageStatus = yield from home._get(message_id)
         if self._map.marked(message_id) is None:
-            for i, part in enumerate(parts):
+            for part in self._parts:
                 if found.state in ("unknown", "gone") and part is not home:
                     elsewhere = yield from part._get(message_id)
-                    at, found = (at, found) if elsewhere.state == "unknown" else (i, elsewhere)
-        return replace(found, letter=found.letter + letter_mark(at)) if found.letter else found
+                    at, found = (at, found) if elsewhere.state == "unknown" else (part, elsewhere)
+        letter = found.letter and found.letter + at._id_suffix.replace("+", "")  # letter_mark of it
+        return replace(found, letter=letter) if letter else found
 
     def _cancel(self, ids: Sequence[str]) -> Flow[list[Verdict]]:
         return self._in_turn(ids, flows.cancel)

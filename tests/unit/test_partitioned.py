@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from atomq import Item, Queue, partitioned_base
+from atomq import Item, PartitionedQueue, Queue, partitioned_base
 from atomq.calls import Counts, MessageStatus, Peeked, Published, QueueState, Verdict
 from atomq.errors import (
     AtomqError,
@@ -603,6 +603,48 @@ def test_a_message_is_sought_in_all_unless_its_id_says_where(
     were_asked = found_in(q, states)
     found = parts.run(q._get(message_id))
     assert (found.state, were_asked, found.letter) == (state, asked, letter)
+
+
+def test_a_letter_says_where_it_lies_whatever_another_thread_learns_meanwhile(
+    parts: Parts, q: Any
+) -> None:
+    found_in(q, {1: ("dead", "5-0")})
+    chosen = q._part
+
+    def part(at: int) -> Any:
+        found = chosen(at)
+        q._parts = []  # another thread has deleted the queue
+        return found
+
+    q._part = part
+    assert parts.run(q._get("x#1")).letter == "5-0#1"
+
+
+def test_what_is_asked_while_another_thread_learns_goes_where_the_id_says(parts: Parts) -> None:
+    asked: list[str] = []
+
+    def verb(keys: Any, ids: Any) -> Flow[list[Verdict]]:
+        asked.append(keys.name)
+        return [Verdict.DONE for _ in ids]
+        yield
+
+    class Looked(PartitionedQueue):
+        looks = False
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if self.looks and name in ("_map", "_parts"):
+                type(self).looks = False
+                parts.run(self._in_turn(["x#+3"], verb))
+                type(self).looks = True
+
+    queue: Any = Looked("q", engine_of("redis"), partitions=3)
+    parts.run(queue._loaded())
+    more = raised_elsewhere(parts, queue, 4)
+    Looked.looks = True
+    parts.run(queue._current())
+    assert len(asked) == 3
+    assert {*asked} == {more.names[3]}
 
 
 def test_ids_are_sought_first_where_they_should_be_and_then_in_the_others(
