@@ -6,12 +6,14 @@ Both have the same methods, for `queue.py` is made from `queue_aio.py`.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Thread, current_thread
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -20,6 +22,7 @@ from atomq.errors import MessageCancelled
 from atomq.flows import Pace
 from atomq.message_base import MessageBase
 from atomq.receiver_base import Ending
+from atomq.shared import members
 
 M = TypeVar("M", bound=MessageBase[Any])
 
@@ -150,6 +153,11 @@ class Tasks(Generic[M]):
             await self._give_back(self._held.values())
 
 
+def interrupted(message: Any) -> None:
+    """Leave the block of a message as Ctrl-C does."""
+    message.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+
+
 class Threads(Generic[M]):
     """At most `most` threads at once, which end with its block.
 
@@ -170,11 +178,13 @@ class Threads(Generic[M]):
         self._most = most
         self._pace = pace
         self._threads: list[Thread] = []
+        self._held: dict[Thread, M] = {}
         self._begun: SimpleQueue[M | None] = SimpleQueue()  # None: all threads end
         self._free: SimpleQueue[None] = SimpleQueue()  # one thing for each without a message
         for _ in range(most):
             self._free.put(None)
         self.ending = ending
+        _open.add(self)
 
     def one_is_free(self) -> bool:
         """Wait until another one may begin. True."""
@@ -202,12 +212,13 @@ class Threads(Generic[M]):
     def _work(self) -> None:
         while (message := self._begun.get()) is not None:
             began = time.monotonic()
+            self._held[current_thread()] = message
             try:
                 self._handle(message)
             except BaseException as error:  # noqa: BLE001 - it is raised by the caller's thread
                 self.ending.error = error
             finally:
-                del message
+                del message, self._held[current_thread()]
                 self._pace.worked(time.monotonic() - began)
                 self._free.put(None)
         self._begun.put(None)  # for the next one
@@ -235,3 +246,19 @@ class Threads(Generic[M]):
         for thread in self._threads:
             if thread.is_alive():  # one that could not be started cannot be joined
                 thread.join()
+
+    def interrupt(self) -> None:
+        """The process ends, and these threads with it: what they work on goes back."""
+        for message in list(self._held.values()):
+            with suppress(Exception):
+                interrupted(message)
+
+
+_open: weakref.WeakSet[Threads[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _at_exit() -> None:
+    # Python waits for threads first. If some still work, Ctrl-C ended that, or they are daemons.
+    for workers in members(_open):
+        workers.interrupt()

@@ -271,6 +271,35 @@ queue.keeper.ack_later(queue.keys, queue.claim().receipt)
     queue.engine.close()
 
 
+def test_what_threads_work_on_when_ctrl_c_ends_the_program_goes_back(server: Server) -> None:
+    import subprocess
+
+    queue = Queue("q", server.url)
+    queue.put_many(range(2))
+    program = f"""
+import os, signal, threading
+from atomq import Queue
+from atomq.workers import Threads
+def again(*_):
+    raise KeyboardInterrupt
+Threads._join = again  # the second one, while it waits for the handlers
+threading._shutdown = lambda *_: None  # and the third one, while Python waits for their threads
+both = threading.Barrier(2)
+def handler(message):
+    if both.wait() == 0:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    threading.Event().wait()
+Queue("q", {server.url!r}).work(handler, concurrency=2)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30)
+    assert done.returncode == -2, done.stderr
+    assert done.stderr.rstrip().endswith(b"KeyboardInterrupt")
+    state = queue.state()
+    assert (state.ready, state.unacked, state.stats["released"]) == (2, 0, 2)
+    assert [claimed.deliveries for claimed in queue.claim_many(2)] == [2, 2]
+    queue.engine.close()
+
+
 def test_a_worker_told_by_a_signal_finishes_its_message_and_gives_the_rest_back(
     server: Server,
 ) -> None:

@@ -302,6 +302,40 @@ def test_the_error_of_a_thread_is_for_its_caller() -> None:
     assert hall.ending.error is error
 
 
+class Left:
+    """A message that notes how its block was left, and fails there if it has to."""
+
+    def __init__(self, left: list[Any], error: Exception | None = None) -> None:
+        self.left, self.error = left, error
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.left.append((self, kind, type(error), trace))
+        if self.error is not None:
+            raise self.error
+
+
+def test_what_threads_still_work_on_at_the_end_of_the_process_is_interrupted() -> None:
+    hall, left = Hall(3), []  # type: ignore[var-annotated]
+    done, fails, works = Left(left), Left(left, AttributeError()), Left(left)
+    hall.go.release()
+    with hall as threads:
+        assert threads.one_is_free()
+        threads.begin(done)
+        assert threads.one_is_free()
+        threads.all_are_free()
+        for many, one in enumerate((fails, works)):
+            assert threads.one_is_free()
+            threads.begin(one)
+            while len(threads._held) <= many:
+                pass
+        module._at_exit()
+        hall.go.release(2)
+    how = (KeyboardInterrupt, KeyboardInterrupt, None)
+    assert left == [(fails, *how), (works, *how)]
+    module._at_exit()
+    assert len(left) == 2
+
+
 def test_what_no_thread_could_be_started_for_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
