@@ -88,7 +88,7 @@ def _older(session: Session) -> list[dict[str, Any]]:
     from atomq.cli.discovery import older_workers
 
     return [
-        row(Process(each.name, int(each.settings.get("server_ms", 0)), dict(each.settings)))
+        row(Process(each.name, _of(each.settings, "server_ms", int) or 0, dict(each.settings)))
         for each in older_workers(session)
     ]
 

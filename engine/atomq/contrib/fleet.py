@@ -172,8 +172,9 @@ class Worker:
 
     @property
     def skew_ms(self) -> int:
-        """How far its clock is ahead of the server's."""
-        return int(self.settings.get("clock_ms", 0)) - int(self.settings.get("server_ms", 0))
+        """How far its clock is ahead of the server's; 0 if it says no number."""
+        clock, server = self.settings.get("clock_ms", 0), self.settings.get("server_ms", 0)
+        return clock - server if isinstance(clock, int) and isinstance(server, int) else 0
 
     def __str__(self) -> str:
         return f"{self.settings.get('host', '?')} (pid {self.settings.get('pid', '?')})"
@@ -214,6 +215,6 @@ def disagreements(fleet: Sequence[Worker]) -> list[str]:
             faults.append(f"{name} differs: {said}")
     skews = sorted(fleet, key=lambda worker: worker.skew_ms)
     if skews and skews[-1].skew_ms - skews[0].skew_ms > SKEW_MS:
-        seconds = (skews[-1].skew_ms - skews[0].skew_ms) / 1000
-        faults.append(f"the clocks of {skews[0]} and {skews[-1]} differ by {seconds:.0f} s")
+        seconds = (skews[-1].skew_ms - skews[0].skew_ms) // 1000
+        faults.append(f"the clocks of {skews[0]} and {skews[-1]} differ by {seconds} s")
     return faults
