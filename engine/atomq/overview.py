@@ -137,8 +137,6 @@ class _Read:
         try:
             answers = yield from ask(Together(asked))
         except ServerUnavailable as error:  # none of these was answered
-            if len(groups[0]) > 1:
-                raise
             answers = [error] * len(groups)
         for group, answer in zip(groups, answers, strict=True):
             if isinstance(answer, AtomqError):

@@ -1325,6 +1325,102 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         INSTANT: ("if time.monotonic() >= until:  # a soft shutdown: its tasks have time",),
     },
+    "engine/atomq/arguments.py": {
+        "what the short way leaves out the long one takes": tuple(
+            f"if type(value) is int and low {low} value {high} high:  # as nearly always"
+            for low, high in (("<", "<="), ("<=", "<"))
+        ),
+        "no text has fewer characters than none": (
+            "def text(name: str, value: Any, most: int, *, least: int = -1) -> str:",
+        ),
+        "no number of seconds is just as many ms": (
+            "if not known or not 0 <= number * 1000 < LAST_MS:",
+        ),
+        "0 is 0": ("return float(number) if number >= 0 else 0.0",),
+    },
+    "engine/atomq/option_checks.py": {
+        "there is one: first and last": (
+            'hint = f" (did you mean {nearest[ -1]}?)" if nearest else ""',
+            "return words[ -1] if len(words) == 1 else f\"{', '.join(words[:-1])} or {words[-1]}\"",
+        ),
+        "the nearest comes first": (
+            "nearest = difflib.get_close_matches(str(name), list(known), n= 2)",
+        ),
+    },
+    "engine/atomq/address.py": {
+        "there is one: first and last": (
+            'hint = f" (did you mean {nearest[ -1]}://?)" if nearest else f"; {_LOOKS_LIKE}"',
+        ),
+        "the nearest comes first": ("nearest = difflib.get_close_matches(scheme, _SCHEMES, n= 2)",),
+        "what makes an address says it": ("sentinel_tls: bool = True",),
+    },
+    "engine/atomq/overview.py": {
+        "it is a group of one: first and last": ("self.unreadable[group[ -1].name] = answer",),
+        "all have one layout": (
+            'groups = [[queue] for queue in page] if page[ -1].layout == "cluster" else [page]',
+        ),
+    },
+    "engine/atomq/contrib/cluster_client.py": {
+        FOR_EVER: (
+            *(f"for half in {halves}" for halves in ("(0, 2)", "( -1, 1)")),
+            (
+                'next(tag for n in itertools.count() if hash_slot(tag := f"{{{n}}}") // '
+                "(SLOTS // 1) == half)"
+            ),
+        ),
+        "it finds one in each half too": (
+            (
+                'next(tag for n in itertools.count() if hash_slot(tag := f"{{{n}}}") // '
+                "(SLOTS // 3) == half)"
+            ),
+        ),
+        SET_BEFORE: tuple(f"self._said_at = self._heard_at = {at}" for at in (1.0, -1.0)),
+        INSTANT: ("if line.talk.under_way and now - self._heard_at >= DEAF:",),
+    },
+    "engine/atomq/contrib/fleet.py": {
+        SET_BEFORE: tuple(f"self._said = {at}" for at in (1.0, -1.0)),
+        LONG_AGO: tuple(f"self._next = {at}" for at in (1.0, -1.0)),
+        "somewhat more or less; tests read it": (
+            *(
+                f"LEAVING = {seconds}  # seconds that a consumer which leaves waits for the node "
+                "of its queue"
+                for seconds in (1.5, -0.5)
+            ),
+            *(f"KEPT_MS = {ms}" for ms in (59999, 60001)),
+        ),
+    },
+    "engine/atomq/metrics.py": {
+        "the collector says by itself what it has": (
+            "registry = CollectorRegistry(auto_describe=True)",
+        ),
+        "any bound will do between what counts and what no float holds": (
+            *(
+                f"_MOST = {most}  # what counts is less; of what others wrote no float may hold it"
+                for most in ("1 << 62", "1 << 64", "2 << 63")
+            ),
+            "if abs(value) <= _MOST:",
+            "return value if isinstance(value, int) and abs(value) <= _MOST else 0",
+        ),
+    },
+    "engine/atomq/keys.py": {
+        LONG_AGO: tuple(
+            f"self.{name} = {at}" for name in ("noted", "looking") for at in (1.0, -1.0)
+        ),
+    },
+    "engine/atomq/queue_base.py": {
+        "one more or less of them": tuple(
+            f"self._idle: deque[Any] = deque(maxlen= {most})  # receivers; of more at a time some "
+            "are forgotten"
+            for most in (63, 65)
+        ),
+        "there is one: first and last": ("_parts([part])[ -1],",),
+        "512 s and 1024 s are more than 300 s": (
+            "return min(300.0, 2.0 ** min(deliveries - 1, 10)) * random.uniform(0.75, 1.25)",
+        ),
+        "the first step is 1 for any of them": (
+            "step=self.keys.step_of(item.priority) if item.priority != -1 else 1,",
+        ),
+    },
     "engine/atomq/contrib/kombu/hand_over.py": {
         FOR_EVER: ("if not lapsed(oldest[1].receipt):",),
     },

@@ -115,6 +115,11 @@ TESTS = {
         "tests/unit",
         "tests/contrib",
     ],
+    "engine/atomq/contrib/fleet.py": ["tests/unit/test_fleet.py", "tests/contrib/test_fleet.py"],
+    "engine/atomq/contrib/cluster_client.py": [
+        "tests/unit/test_cluster_client.py",
+        "tests/contrib/test_cluster.py",
+    ],
     "engine/atomq/conversation.py": [
         "tests/unit/test_conversation.py tests/unit/test_kombu_poller.py",
         "tests/unit/test_waiting.py tests/unit/test_kombu_intake.py",
@@ -225,6 +230,10 @@ TESTS = {
     "engine/atomq/arguments.py": ["tests/unit/test_arguments.py"],
     "engine/atomq/option*.py": ["tests/unit/test_options.py tests/unit/test_address.py"],
     "engine/atomq/address.py": ["tests/unit/test_address.py"],
+    "engine/atomq/overview.py": [
+        "tests/unit/test_overview.py",
+        "tests/conformance/test_overview.py",
+    ],
     "engine/atomq/metrics.py": ["tests/unit/test_metrics.py", "tests/conformance/test_metrics.py"],
     "engine/atomq/keys.py": ["tests/unit/test_keys.py"],
     "engine/atomq/gathering.py": ["tests/unit/test_gathering.py"],

@@ -49,6 +49,8 @@ def test_tls_checks_certificate_and_host_name(scheme: str) -> None:
         ("redis://:@h", "h", 6379, None, None, 0),
         ("redis://@h/", "h", 6379, None, None, 0),
         ("redis://h/7/", "h", 6379, None, None, 7),
+        ("redis://h:1", "h", 1, None, None, 0),
+        ("redis://h:65535", "h", 65535, None, None, 0),
         ("redis:///4", "localhost", 6379, None, None, 4),
         ("redis://[::1]:63/2", "::1", 63, None, None, 2),
         ("redis://u:p@[fe80::1%25eth0]", "fe80::1%eth0", 6379, "u", "p", 0),
@@ -97,6 +99,7 @@ def test_sentinels_with_user_and_database_of_the_first_url(scheme: str) -> None:
     )
     assert (address.kind, address.master_name) == ("sentinel", "mymaster")
     assert address.nodes == (Node("a", 26380), Node("b", 26379), Node("::1", 26379))
+    assert (address.host, address.port) == ("a", 26380)
     assert (address.username, address.password, address.db) == ("u", "pw", 3)
     assert (address.tls, address.sentinel_tls) == (None, False)
 
@@ -127,6 +130,14 @@ def test_cluster_nodes(scheme: str, tls: dict[str, Any] | None) -> None:
     address = Address.parse(f"{scheme}://u:p@a:7000;{scheme}://b")
     assert (address.kind, address.nodes) == ("cluster", (Node("a", 7000), Node("b", 6379)))
     assert (address.username, address.password, address.tls) == ("u", "p", tls)
+
+
+@pytest.mark.parametrize(("scheme", "of_one"), [("redis", "redis"), ("valkeys", "rediss")])
+def test_a_node_of_a_cluster_is_reached_as_the_cluster_is(scheme: str, of_one: str) -> None:
+    address = Address.parse(f"{scheme}+cluster://u:p@a;{scheme}+cluster://b", lease=7)
+    node = address.of_node("c", 7000)
+    assert (node.kind, node.safe_url) == ("tcp", f"{of_one}://u:***@c:7000/0")
+    assert (node.password, node.tls, node.options) == ("p", address.tls, address.options)
 
 
 def test_an_embedded_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +214,11 @@ def test_tls_settings_in_the_query() -> None:
     assert Address.parse("redis://h", ssl=True).tls == CHECKED
     assert Address.parse("redis://h", ssl={}).tls is None
     assert Address.parse("redis+socket:///s", ssl=True).tls is None
+
+
+@pytest.mark.parametrize("url", ["embedded:///x", "memory://", "unix:///s", "redis://h"])
+def test_no_tls_is_what_servers_without_it_have(url: str) -> None:
+    assert Address.parse(url, ssl=False).tls is None
 
 
 @pytest.mark.parametrize(

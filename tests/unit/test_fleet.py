@@ -72,8 +72,13 @@ def test_a_queue_is_left_with_the_last_connection_that_consumes_it() -> None:
     assert server.asked == []
     one.leave("q", by=2)
     assert [asked.split()[1] for asked in server.asked] == ["q"]
+    server.asked.clear()
+    one.stay(["q"], by=1)
+    one.stay(["q"], by=2)
     one.lost(by=1)  # the process goes on
-    assert len(server.asked) == 1
+    assert server.asked == ["attend q"] * 2
+    one.leave("q", by=2)
+    assert len(server.asked) == 3, "nobody else is left"
     server.names.clear()
     one.pass_by("r")
     assert "me.pops" in server.names
@@ -121,6 +126,7 @@ def test_what_is_consumed_is_said_now_and_then_or_if_it_is_new(
     assert server.asked == ["attend b", "attend a", "attend b"]
     assert server.engine.register.said == [["b"], ["a", "b"], ["a", "b"]]
     assert one._consuming.idle() == 0
+    assert (one._consuming.concurrency, one._consuming.about) == (1, {"kind": "kombu"})
     now[0] += 3
     assert one._consuming.idle() == 3
     server.asked.clear()
@@ -190,7 +196,8 @@ def test_clocks_that_differ_by_more_than_ten_seconds_are_named(clocks: Any, said
 
 
 def test_who_says_no_time_is_as_late_as_the_server() -> None:
-    assert [Worker("w", settings).skew_ms for settings in ({}, {"clock_ms": 3})] == [0, 3]
+    said: list[dict[str, Any]] = [{}, {"clock_ms": "3"}, {"clock_ms": 3}]
+    assert [Worker("w", settings).skew_ms for settings in said] == [0, 0, 3]
     assert Worker("w", {"server_ms": 3}).skew_ms == -3
     assert str(Worker("w", {})) == "? (pid ?)"
 

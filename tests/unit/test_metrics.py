@@ -258,6 +258,22 @@ def test_work_is_timed_by_how_it_ended(work: Work) -> None:
     WorkHistograms(work.registry).close()  # there is room for others again
 
 
+def test_the_buckets_are_those_that_dashboards_have(work: Work) -> None:
+    work(time.time())
+    found: dict[str, list[float]] = {}
+    for family in work.registry.collect():
+        for sample in family.samples:
+            if "le" in sample.labels:
+                found.setdefault(sample.name, []).append(float(sample.labels["le"]))
+    fractions = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5]
+    run, wait = (
+        found["atomq_message_run_seconds_bucket"],
+        found["atomq_message_wait_seconds_bucket"],
+    )
+    assert run == [*fractions, 10, 30, 60, 300, 1800, float("inf")]
+    assert wait == [1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, float("inf")]
+
+
 def test_the_wait_is_that_for_the_first_delivery_of_what_says_when_it_was_put(work: Work) -> None:
     for put, deliveries in ((None, 1), (time.time() - 100, 2), (time.time() + 100, 1)):
         work(put, deliveries)
