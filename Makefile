@@ -107,7 +107,10 @@ run: venv ## watch it work: workers of the library, then a Celery app on stock K
 # ── proof ───────────────────────────────────────────────────────────────────────────────────────
 
 .PHONY: test test-fast test-long battle battle-celery battle-cluster lint format conformance mutants bench bench-quick bench-core versus-stock screenshots docs
-test: tools lint ## lint, and all tests, on every kind of server where it may differ
+test: tools install ## lint, and all tests, on every kind of server where it may differ
+	@# pytest rewrites each file of tests, and keeps that: once, beside lint, and not in each process.
+	@mkdir -p .cache; $(BIN)/python -m pytest --collect-only -qq > .cache/collected.txt 2>&1 & \
+	  $(MAKE) lint; linted=$$?; wait; exit $$linted
 	@export RERUNS=$(RERUNS); $(call tests,-r fEsR)
 
 test-fast: install ## the tests that take no more than a few seconds
