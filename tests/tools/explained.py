@@ -1360,6 +1360,10 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             'groups = [[queue] for queue in page] if page[ -1].layout == "cluster" else [page]',
         ),
     },
+    "engine/atomq/contrib/kombu/control.py": {
+        "it is asked whether the mark is there": ("setattr(extended, _MARK, False)",),
+        FOR_EVER: ("left = left[batch.index(found[-1].name) - 1 if full else len(batch) :]",),
+    },
     "engine/atomq/contrib/cluster_client.py": {
         FOR_EVER: (
             *(f"for half in {halves}" for halves in ("(0, 2)", "( -1, 1)")),

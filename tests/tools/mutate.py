@@ -92,6 +92,10 @@ TESTS = {
         "tests/unit/test_kombu_shards.py",
         "tests/contrib/test_cluster.py",
     ],
+    "engine/atomq/contrib/kombu/control.py": [
+        "tests/unit/test_kombu_control.py",
+        "tests/contrib/test_eta.py",
+    ],
     "engine/atomq/contrib/kombu/waker.py": ["tests/unit/test_kombu_waker.py", "tests/contrib"],
     "engine/atomq/contrib/kombu/node_bindings.py": [
         "tests/unit/test_kombu_node_bindings.py",

@@ -124,13 +124,12 @@ def _described(hostname: str, one: Peeked) -> dict[str, Any]:
         args, kwargs = headers.get("argsrepr"), headers.get("kwargsrepr")
         if envelope.decoded.get("content-type") == "application/json":
             args, kwargs, _ = json.loads(envelope.data)
-    except (AtomqError, ValueError, TypeError):
+    except (AtomqError, ValueError, TypeError, RecursionError):
         pass  # its worker reports it when it is due; here it is listed with what is known
     info = properties.get("delivery_info")
-    due = datetime.fromtimestamp((one.time_ms or 0) / 1000, UTC)
     return {
         # As the task has it; the server counts in milliseconds.
-        "eta": eta if isinstance(eta := headers.get("eta"), str) else due.isoformat(),
+        "eta": eta if isinstance(eta := headers.get("eta"), str) else _as_eta(one.time_ms),
         "priority": 6,  # of Celery's timer, as for those a worker holds itself
         "request": {
             "id": headers.get("id") or one.name,
@@ -149,6 +148,14 @@ def _described(hostname: str, one: Peeked) -> dict[str, Any]:
             "worker_pid": None,
         },
     }
+
+
+def _as_eta(time_ms: int | None) -> str | None:
+    """A time of the server as Celery writes an eta; None for one that no date can say."""
+    try:
+        return datetime.fromtimestamp((time_ms or 0) / 1000, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 # ── revoke ────────────────────────────────────────────────────────────────────────────────────
