@@ -346,7 +346,7 @@ _OF_OTHERS = {
     "InconsistencyError: Probably the key ('_kombu.binding.celery') has been removed",
     "OOM command not allowed", "NOSCRIPT", "NOPERM", "…reply.celery.pidbox",
     "certificate verify failed", "Reject(requeue=True)", "KeyError: 'No such transport: atomq'",
-    "atomq queues", "fixture 'atomq_queue' not found",
+    "KeyError: 'zstd'", "atomq queues", "fixture 'atomq_queue' not found",
 }  # fmt: skip
 
 
