@@ -1360,6 +1360,14 @@ EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
             'groups = [[queue] for queue in page] if page[ -1].layout == "cluster" else [page]',
         ),
     },
+    "engine/atomq/shared.py": {
+        SET_BEFORE: tuple(f"self._thread = {number}" for number in (1, -1)),
+        FOR_EVER: (
+            *("if not others is not None:", "if others is None:", "if not cancelling():"),
+            "if not self._thread == threading.get_ident():",
+            "if self._thread != threading.get_ident():",
+        ),
+    },
     "engine/atomq/contrib/kombu/control.py": {
         "it is asked whether the mark is there": ("setattr(extended, _MARK, False)",),
         FOR_EVER: ("left = left[batch.index(found[-1].name) - 1 if full else len(batch) :]",),

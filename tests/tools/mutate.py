@@ -239,6 +239,8 @@ TESTS = {
         "tests/conformance/test_overview.py",
     ],
     "engine/atomq/metrics.py": ["tests/unit/test_metrics.py", "tests/conformance/test_metrics.py"],
+    "engine/atomq/shared.py": ["tests/unit/test_shared.py"],
+    "engine/atomq/assets.py": ["tests/unit/test_assets.py"],
     "engine/atomq/keys.py": ["tests/unit/test_keys.py"],
     "engine/atomq/gathering.py": ["tests/unit/test_gathering.py"],
     "engine/atomq/gathering_threads.py": ["tests/unit/test_gathering_threads.py"],
