@@ -32,7 +32,7 @@ from atomq.flows import Flow, Sleep, ask
 from atomq.keys import QueueKeys
 from atomq.message_base import MessageBase
 from atomq.partition_record import PartitionRecord
-from atomq.partitions import MOST, PartitionMap
+from atomq.partitions import MOST, PartitionMap, letter_mark
 from atomq.queue_base import EngineT, Item, QueueBase, check_key, names_of_dead
 
 log = logging.getLogger("atomq.queue")
@@ -151,7 +151,7 @@ class PartitionedBase(QueueBase[EngineT]):
         known = {part.name: part for part in self._parts}
         self._read_at = time.monotonic()
         parts = [
-            known.get(name) or self._partition(name, found.mark(at))
+            known.get(name) or self._partition(name, at, found.mark(at))
             for at, name in enumerate(found.names)
         ]
         count = len(parts)
@@ -163,12 +163,12 @@ class PartitionedBase(QueueBase[EngineT]):
         self._map, self._turn = found, self._turn % count
         self._parts = parts  # last: where there are any, there is the rest
 
-    def _partition(self, name: str, mark: str) -> Any:
+    def _partition(self, name: str, at: int, mark: str) -> Any:
         part = self._partition_type(
             name, self.engine, serializer=self.serializer, backoff=self.backoff
         )
         part._writer, part._durability, part._id_suffix = self._writer, self._durability, mark
-        part._tracked = self._tracked
+        part._tracked, part._position = self._tracked, at
         part.keys = self.engine.partition_keys(name, self.name)
         return part
 
@@ -409,7 +409,7 @@ class PartitionedBase(QueueBase[EngineT]):
                 if found.state in ("unknown", "gone") and part is not home:
                     elsewhere = yield from part._get(message_id)
                     at, found = (at, found) if elsewhere.state == "unknown" else (part, elsewhere)
-        letter = found.letter and found.letter + at._id_suffix.replace("+", "")  # letter_mark of it
+        letter = found.letter and found.letter + letter_mark(at._position)
         return replace(found, letter=letter) if letter else found
 
     def _cancel(self, ids: Sequence[str]) -> Flow[list[Verdict]]:

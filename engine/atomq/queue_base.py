@@ -77,6 +77,7 @@ class QueueBase(Generic[EngineT]):
     is_partitioned: ClassVar[bool] = False
     _engine_type: ClassVar[type[Any]]
     _id_suffix = ""  # of the ids that it makes
+    _position = 0  # of a partition, in its queue
 
     def __init__(
         self,
