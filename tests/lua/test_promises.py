@@ -845,6 +845,19 @@ def test_10_a_claim_costs_the_same_whatever_waits(rig: Rig, part: str) -> None:
     raise AssertionError(f"µs of a claim, {MANY} against 20: {ratios}")
 
 
+# The least that handing out a hundred expired leases could take: what they do to their two keys.
+LEAST = """
+for i = 1, 100 do
+  local name, text = "n" .. i, string.rep("x", 200) .. i
+  redis.call("ZADD", KEYS[1], i, name)
+  redis.call("HSET", KEYS[2], name, text)
+  redis.call("HGET", KEYS[2], name)
+  redis.call("ZREM", KEYS[1], name)
+  redis.call("HDEL", KEYS[2], name)
+end
+"""
+
+
 @pytest.mark.alone
 @pytest.mark.parametrize("layout", ["stock"], indirect=True)
 def test_10_restoring_many_expired_leases_holds_the_server_never_long(rig: Rig) -> None:
@@ -855,16 +868,22 @@ def test_10_restoring_many_expired_leases_holds_the_server_never_long(rig: Rig) 
         q.put(*range(first, first + 1000))
         q.take(1000)
     q.expire()
-    spent = []
-    for _ in range(count // 100):
+    least = rig.db.register_script(LEAST)
+    spent, bare = [], []
+    for i in range(count // 100):
         claim = cost(q, q.claiming(100))
         assert len(claim.result.deliveries) == 100
         spent.append(min(claim.micros, claim.cpu))
+        if i % 4 == 0:
+            rig.db.config_resetstat()
+            least(["least zset", "least hash"], [], rig.db)
+            bare.append(int(rig.db.info("commandstats")["cmdstat_evalsha"]["usec"]))
     assert q.claim().more == ()
     spent.sort()
-    assert spent[len(spent) // 2] <= 2000
+    # A machine may be half as fast as another, or as itself an hour ago.
+    assert spent[len(spent) // 2] <= 1.5 * statistics.median(bare)
     # The kernel may charge a call for its own work.
-    assert spent[-1 - len(spent) // 100] <= 5000, spent[-10:]
+    assert spent[-1 - len(spent) // 100] <= max(5000, 4 * statistics.median(bare)), spent[-10:]
 
 
 @pytest.mark.alone

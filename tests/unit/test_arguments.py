@@ -279,3 +279,8 @@ def test_a_partition_has_no_partitions() -> None:
         with pytest.raises(InvalidArgument, match=f"'{name}' is a partition of 'orders'"):
             Queue(name, whole.engine, partitions=number).put(1)
     whole.delete()
+
+
+@pytest.mark.parametrize("given", [["a", "b"], ("a",), {"a", "b"}, {"a": 1}.keys(), []])
+def test_texts_are_a_list_or_a_set_of_them(given: Any) -> None:
+    assert arguments.texts("names", given, "names of queues") is given
